@@ -1,0 +1,100 @@
+# Everything that a developer or a build server runs. Each target sets up what it lacks and is quick the second time.
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The cluster that `make cluster` keeps up, for tests to use again: PROJECTIONIST_CLUSTER=default make test
+NAME ?= default
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/projectionist
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+PLATFORM := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+# `quick` compiles much faster, for trying things out: make image PROFILE=quick
+PROFILE ?= release
+BINARY := $(TARGET_DIR)/$(PLATFORM)/$(PROFILE)/projectionist
+IMAGE := docker.io/library/projectionist:dev
+ARCHIVE := $(TARGET_DIR)/image/projectionist.tar
+LARGEST_IMAGE := 26214400
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+BED := cargo run --quiet --package test-cluster --
+
+CRD := crds/projections.projectionist.dev.yaml
+CHART := charts/projectionist
+CHART_CRD := $(CHART)/files/projections.projectionist.dev.yaml
+MANIFEST := manifests/install.yaml
+RENDER := template projectionist $(CHART) --namespace projectionist --no-hooks --set namespace.create=true
+
+.PHONY: help build test lint demo bench cluster cluster-down image generate packages prepare binary
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+build: packages ## Compile everything for development
+	cargo build --workspace --all-targets
+
+test: prepare ## Run all tests, on real servers and a real cluster
+	cargo test --workspace
+
+lint: packages $(DENY) ## Check format, clippy, licences, and that the generated files are up to date
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	$(DENY) --workspace check --hide-inclusion-graph licenses bans sources
+	@mkdir -p $(TARGET_DIR)/generated
+	cargo run --quiet --package projectionist -- crd > $(TARGET_DIR)/generated/crd.yaml
+	diff -u $(CRD) $(TARGET_DIR)/generated/crd.yaml || { echo "$(CRD) is out of date: run make generate" >&2; exit 1; }
+	diff -u $(CRD) $(CHART_CRD) || { echo "$(CHART_CRD) is out of date: run make generate" >&2; exit 1; }
+	helm=$$($(BED) program helm) && $$helm $(RENDER) > $(TARGET_DIR)/generated/manifest.yaml
+	diff -u $(MANIFEST) $(TARGET_DIR)/generated/manifest.yaml || { echo "$(MANIFEST) is out of date: run make generate" >&2; exit 1; }
+
+generate: packages ## Write crds/, the chart's copy of it and manifests/ anew from code and chart
+	@mkdir -p $(dir $(CRD)) $(dir $(CHART_CRD)) $(dir $(MANIFEST)) $(TARGET_DIR)/generated
+	cargo run --quiet --package projectionist -- crd > $(TARGET_DIR)/generated/crd.yaml
+	cp $(TARGET_DIR)/generated/crd.yaml $(CRD)
+	cp $(CRD) $(CHART_CRD)
+	helm=$$($(BED) program helm) && $$helm $(RENDER) > $(TARGET_DIR)/generated/manifest.yaml
+	cp $(TARGET_DIR)/generated/manifest.yaml $(MANIFEST)
+
+demo: image prepare ## Show workers scaled by lag on a real cluster (ARGS="--help" lists options)
+	cargo run --quiet --package demo -- $(ARGS)
+
+bench: image prepare ## Measure, and print all the numbers
+	cargo run --quiet --release --package bench
+
+cluster: packages ## Bring the test cluster up and leave it up (NAME=default)
+	$(BED) up --name $(NAME)
+
+cluster-down: packages ## Take it down without a trace
+	$(BED) down --name $(NAME)
+
+image: binary ## Build the container image into target/image/projectionist.tar
+	@$(MAKE) --no-print-directory $(ARCHIVE)
+
+binary: packages
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --profile $(PROFILE) --package projectionist --bin projectionist --target $(PLATFORM)
+
+# Written beside and moved into place, since several tests may ask for it at once.
+$(ARCHIVE): $(BINARY) Dockerfile
+	@command -v buildah > /dev/null || $(BED) packages
+	@set -e; work=$(TARGET_DIR)/image/work-$$$$; \
+	builder="buildah --root $$PWD/$$work/storage --runroot $$PWD/$$work/run --storage-driver vfs"; \
+	case $(TARGET_DIR) in /*) builder="buildah --root $$work/storage --runroot $$work/run --storage-driver vfs";; esac; \
+	trap 'rm -rf "$$work"' EXIT; mkdir -p $$work/context; cp $(BINARY) $$work/context/projectionist; \
+	$$builder build --quiet --isolation chroot --timestamp 0 --file Dockerfile --tag $(IMAGE) $$work/context > /dev/null; \
+	$$builder push --quiet $(IMAGE) docker-archive:$$work/image.tar:$(IMAGE); \
+	[ $$(stat -c %s $$work/image.tar) -le $(LARGEST_IMAGE) ] || { echo "the image is larger than 25 MiB" >&2; exit 1; }; \
+	mv $$work/image.tar $@; ls -lh $@ | awk '{print "$(IMAGE): " $$5 " in " $$9}'
+
+# What has to be there before anything of ours can be compiled. The rest the test bed installs itself.
+packages:
+	@command -v cargo > /dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }
+	@if ! command -v cc > /dev/null || ! command -v ar > /dev/null; then \
+		install="apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev ca-certificates"; \
+		if [ "$$(id -u)" = 0 ]; then sh -c "$$install"; else echo "a C linker is missing; as root: $$install" >&2; exit 1; fi; \
+	fi
+
+prepare: packages
+	@$(BED) prepare
+
+$(DENY):
+	cargo install --quiet --locked cargo-deny --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION)
