@@ -1,0 +1,388 @@
+//! The cluster as a test sees it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, anyhow, bail};
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use crate::binaries::Binaries;
+use crate::instance::{Instance, target_dir, workspace};
+use crate::network;
+use crate::options::ClusterOptions;
+use crate::postgres::Postgres;
+use crate::supervise::Report;
+
+/// Names a cluster that `make cluster` keeps up, for tests to use instead of one of their own.
+pub const REUSE_VARIABLE: &str = "PROJECTIONIST_CLUSTER";
+/// How many directories of earlier test clusters' logs are kept.
+const KEPT_LOGS: usize = 10;
+
+/// A running cluster. Dropping it takes it down if this process started it; so does the death of this process.
+#[derive(Debug)]
+pub struct Cluster {
+    instance: Instance,
+    binaries: Binaries,
+    supervisor: Option<Child>,
+}
+
+impl Cluster {
+    /// Brings up a cluster of this process's own, or connects to the one that `PROJECTIONIST_CLUSTER` names, whose options
+    /// are then its own.
+    ///
+    /// # Errors
+    /// When the cluster does not come up: the message says which step failed and where the logs are.
+    pub fn start(options: &ClusterOptions) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        match std::env::var(REUSE_VARIABLE) {
+            Ok(name) if !name.is_empty() => Self::connect(&name),
+            _ => {
+                let count = COUNT.fetch_add(1, Ordering::Relaxed);
+                let name = format!("test-{}-{count}", std::process::id());
+                prune_logs(&target_dir().join("test-cluster"));
+                Self::start_named(&Instance::new(&name, None)?, options)
+            }
+        }
+    }
+
+    /// The cluster that all tests of one process share, with default options, brought up by the first to ask.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`]; later callers get the first one's error.
+    pub fn shared() -> Result<&'static Self> {
+        static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
+        let shared =
+            SHARED.get_or_init(|| Self::start(&ClusterOptions::default()).map_err(|error| format!("{error:#}")));
+        shared.as_ref().map_err(|error| anyhow!("{error}"))
+    }
+
+    /// Brings up the given instance as this process's own.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_named(instance: &Instance, options: &ClusterOptions) -> Result<Self> {
+        let supervisor = launch(&supervisor_program()?, instance, options, true)?;
+        Ok(Self { instance: instance.clone(), binaries: Binaries::locate()?, supervisor: Some(supervisor) })
+    }
+
+    /// Brings up the given instance so that it outlives this process, which has to be `test-cluster` itself.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_detached(instance: &Instance, options: &ClusterOptions) -> Result<()> {
+        launch(&std::env::current_exe()?, instance, options, false).map(drop)
+    }
+
+    /// Connects to the running cluster of that name, which stays up afterwards.
+    ///
+    /// # Errors
+    /// When none is up.
+    pub fn connect(name: &str) -> Result<Self> {
+        Ok(Self { instance: Instance::running(name)?, binaries: Binaries::locate()?, supervisor: None })
+    }
+
+    /// Where the cluster's files are.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// Takes the cluster down now, and says so if anything stayed.
+    ///
+    /// # Errors
+    /// When something could not be removed; the message lists it.
+    pub fn stop(mut self) -> Result<()> {
+        self.end_supervisor();
+        let left = crate::teardown::everything_left(&self.instance);
+        if left.is_empty() { Ok(()) } else { bail!("the test cluster left behind: {}", left.join(", ")) }
+    }
+
+    fn end_supervisor(&mut self) {
+        let Some(mut supervisor) = self.supervisor.take() else { return };
+        drop(supervisor.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while matches!(supervisor.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                // It hangs. A test that waited for it would hang as well, so the work is done here.
+                let _ = supervisor.kill();
+                let _ = supervisor.wait();
+                if let Err(error) = crate::teardown::down(&self.instance) {
+                    crate::say(&format!("{error:#}"));
+                }
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Moves the calling thread into the cluster's network. Call it before a runtime is built: threads that start later are inside too.
+    ///
+    /// # Errors
+    /// When the cluster is gone.
+    pub fn enter(&self) -> Result<()> {
+        network::enter(&self.instance.network_namespace())
+    }
+
+    /// Runs a future on a runtime of its own inside the cluster's network. A panic in it is the caller's.
+    ///
+    /// # Errors
+    /// When the network cannot be entered or the runtime not be built.
+    pub fn block_on<F>(&self, body: F) -> Result<F::Output>
+    where
+        F: Future + Send,
+        F::Output: Send,
+    {
+        network::inside(&self.instance.network_namespace(), || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()?;
+            Ok(runtime.block_on(body))
+        })?
+    }
+
+    /// A client with an administrator's rights, for use inside [`Cluster::block_on`] or after [`Cluster::enter`].
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn client(&self) -> Result<Client> {
+        client_from(&self.instance.kubeconfig()).await
+    }
+
+    /// A command inside the cluster's network, with the cached programs in `PATH` and `KUBECONFIG` set.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let cached = self.binaries.program(program);
+        let mut command = network::command_inside(&self.instance.network_namespace(), cached);
+        let helm = self.instance.dir().join("helm");
+        command
+            .env("PATH", self.binaries.search_path())
+            .env("KUBECONFIG", self.instance.kubeconfig())
+            .env("KUBECACHEDIR", self.instance.dir().join("kube-cache"))
+            .env("HELM_CACHE_HOME", helm.join("cache"))
+            .env("HELM_CONFIG_HOME", helm.join("config"))
+            .env("HELM_DATA_HOME", helm.join("data"))
+            .env("CONTAINERD_ADDRESS", self.instance.containerd_socket())
+            .env("CONTAINERD_NAMESPACE", "k8s.io")
+            .env(REUSE_VARIABLE, self.instance.name());
+        command
+    }
+
+    /// What `kubectl` prints.
+    ///
+    /// # Errors
+    /// When it fails; the message holds what it wrote to standard error.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.run("kubectl", args, None)
+    }
+
+    /// What `helm` prints.
+    ///
+    /// # Errors
+    /// As [`Cluster::kubectl`].
+    pub fn helm(&self, args: &[&str]) -> Result<String> {
+        self.run("helm", args, None)
+    }
+
+    /// Applies YAML of one or more objects, as `kubectl apply -f -`.
+    ///
+    /// # Errors
+    /// When the API server refuses it; the message holds its sentence.
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        self.run("kubectl", &["apply", "-f", "-"], Some(yaml))
+    }
+
+    /// A new namespace whose name begins with `prefix`, so that tests on one cluster do not meet.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn namespace(&self, prefix: &str) -> Result<String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        // A cluster that is used again has seen other processes, whose numbers may come back.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() & 0xff_ffff;
+        let name = format!("{prefix}-{now:x}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.kubectl(&["create", "namespace", &name])?;
+        let found = || self.kubectl(&["get", "serviceaccount", "default", "-n", &name]);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = found() {
+            // Pods are refused until the namespace has its service account.
+            if Instant::now() > deadline {
+                return Err(error.context(format!("the namespace {name} got no default service account")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(name)
+    }
+
+    /// Makes the images of a docker-archive known to the node.
+    ///
+    /// # Errors
+    /// When containerd refuses it.
+    pub fn import_image(&self, archive: &Path) -> Result<()> {
+        import(&self.instance, archive)
+    }
+
+    /// A PostgreSQL server on the node's address, which pods reach, too.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn postgres(&self) -> Result<Postgres> {
+        Postgres::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
+    }
+
+    /// Kills one program of the cluster, such as `kube-apiserver` or `kubelet`; the supervisor starts it again.
+    ///
+    /// # Errors
+    /// When no such program runs.
+    pub fn kill(&self, program: &str) -> Result<()> {
+        let pid = crate::processes::noted_pid(&self.instance, program);
+        let pid =
+            pid.with_context(|| format!("no program {program:?} runs in the cluster {:?}", self.instance.name()))?;
+        crate::processes::signal(pid, rustix::process::Signal::KILL);
+        Ok(())
+    }
+
+    /// What a person would look at after a failed test: objects, events, pods and their logs, and where the cluster's own logs are.
+    #[must_use]
+    pub fn describe_failure(&self, namespace: &str) -> String {
+        let mut text = format!("cluster logs: {}\n", self.instance.logs().display());
+        for args in [
+            &["get", "all,hpa,pdb", "-n", namespace, "-o", "wide"][..],
+            &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"],
+            &["describe", "pods", "-n", namespace],
+        ] {
+            text.push_str(&self.section(args));
+        }
+        let pods = self.kubectl(&["get", "pods", "-n", namespace, "-o", "name"]).unwrap_or_default();
+        for pod in pods.lines() {
+            text.push_str(&self.section(&["logs", pod, "-n", namespace, "--all-containers", "--tail=50"]));
+        }
+        text
+    }
+
+    fn section(&self, args: &[&str]) -> String {
+        let answer = self.kubectl(args).unwrap_or_else(|error| format!("{error:#}"));
+        format!("--- kubectl {}\n{answer}\n", args.join(" "))
+    }
+
+    fn run(&self, program: &str, args: &[&str], input: Option<&str>) -> Result<String> {
+        let mut command = self.command(program);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("running {program}"))?;
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+            stdin.write_all(input.as_bytes()).with_context(|| format!("writing to {program}"))?;
+        }
+        let output = child.wait_with_output().with_context(|| format!("waiting for {program}"))?;
+        text_of(&format!("{program} {}", args.join(" ")), &output)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.end_supervisor();
+    }
+}
+
+pub(crate) async fn client_from(kubeconfig: &Path) -> Result<Client> {
+    // Someone else may have chosen one for this process already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = Kubeconfig::read_from(kubeconfig)?;
+    let mut config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+    // A test must see each refusal, and not what the tenth attempt brought.
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+pub(crate) fn import(instance: &Instance, archive: &Path) -> Result<()> {
+    let output = Command::new("ctr")
+        .arg("--address")
+        .arg(instance.containerd_socket())
+        .args(["--namespace", "k8s.io", "images", "import"])
+        .arg(archive)
+        .output()
+        .context("running ctr")?;
+    text_of(&format!("ctr images import {}", archive.display()), &output).map(drop)
+}
+
+fn text_of(what: &str, output: &Output) -> Result<String> {
+    if !output.status.success() {
+        bail!("`{what}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Starts the supervisor and waits for its verdict.
+fn launch(program: &Path, instance: &Instance, options: &ClusterOptions, until_stdin_closes: bool) -> Result<Child> {
+    let mut command = Command::new(program);
+    command.args(["supervise", "--name", instance.name(), "--dir"]).arg(instance.dir()).args(options.to_arguments());
+    if until_stdin_closes {
+        command.arg("--until-stdin-closes").stdin(Stdio::piped());
+    } else {
+        command.stdin(Stdio::null());
+    }
+    // Its standard error must not be ours: a reader of ours would wait for a cluster that stays up.
+    let mut supervisor = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("starting {}", program.display()))?;
+    let reports = supervisor.stdout.take().context("the supervisor has no output")?;
+    for line in BufReader::new(reports).lines() {
+        match serde_json::from_str(&line?)? {
+            Report::Progress(text) => crate::say(&text),
+            Report::Ready => return Ok(supervisor),
+            Report::Failed(text) => {
+                let _ = supervisor.wait();
+                bail!("the test cluster {:?} did not come up: {text}", instance.name());
+            }
+        }
+    }
+    let status = supervisor.wait()?;
+    bail!(
+        "the supervisor of the test cluster {:?} ended ({status}) without a word; logs: {}",
+        instance.name(),
+        instance.logs().display()
+    )
+}
+
+/// The `test-cluster` program beside the running test, built first if its sources are newer.
+fn supervisor_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding the running program")?;
+    let profile = own
+        .ancestors()
+        .find(|dir| dir.join("deps").is_dir())
+        .map_or_else(|| target_dir().join("debug"), Path::to_owned);
+    let program = profile.join("test-cluster");
+    let built = std::fs::metadata(&program).and_then(|file| file.modified()).ok();
+    let sources = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).into_iter().flatten().flatten();
+    let newest = sources.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max();
+    if built.is_some() && newest <= built {
+        return Ok(program);
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--package", "test-cluster", "--bin", "test-cluster"]).current_dir(workspace());
+    if profile.file_name().is_some_and(|name| name == "release") {
+        cargo.arg("--release");
+    }
+    let output = cargo.stdin(Stdio::null()).output().context("running cargo")?;
+    text_of("cargo build --package test-cluster", &output)?;
+    Ok(program)
+}
+
+/// Keeps the logs of the last few test clusters.
+fn prune_logs(root: &Path) {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let mut old: Vec<(SystemTime, PathBuf)> = entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("test-"))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    old.sort();
+    for (_, path) in old.iter().rev().skip(KEPT_LOGS) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if Instance::running(&name).is_err() {
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}

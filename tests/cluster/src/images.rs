@@ -1,0 +1,112 @@
+//! Container images without a registry: built by buildah from a static binary, kept as docker-archive files.
+//!
+//! The project's own image is built by the same `make image` that a user runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::binaries::{cache_dir, short_hash};
+use crate::instance::{target_dir, workspace};
+
+/// The project's image, as `make image` names it.
+pub const PROJECT_IMAGE: &str = "docker.io/library/projectionist:dev";
+/// What holds a pod's namespaces.
+pub const PAUSE_IMAGE: &str = "docker.io/library/pause:test-cluster";
+/// An image of the bed's own with a few small tools: `pause`, `print`, `resolve`, `serve`, `fetch`, `fail`.
+pub const TOOLBOX_IMAGE: &str = "docker.io/library/toolbox:test-cluster";
+
+const TOOLBOX_SOURCE: &str = include_str!("../images/toolbox/toolbox.rs");
+const RECIPES: [(&str, &str, &str); 2] = [
+    ("toolbox", TOOLBOX_IMAGE, include_str!("../images/toolbox/Dockerfile")),
+    ("pause", PAUSE_IMAGE, include_str!("../images/toolbox/Dockerfile.pause")),
+];
+
+/// The docker-archive of the project's image, built first if the code is newer. The first time takes some minutes.
+///
+/// # Errors
+/// When the build fails; the message ends with its last lines.
+pub fn image() -> Result<PathBuf> {
+    crate::packages::ensure()?;
+    let output = Command::new("make")
+        .args(["--no-print-directory", "image"])
+        .current_dir(workspace())
+        .stdin(Stdio::null())
+        .output()
+        .context("running `make image`")?;
+    succeed("`make image`", &output)?;
+    Ok(target_dir().join("image/projectionist.tar"))
+}
+
+/// The archives of the bed's own images, built once for this machine.
+///
+/// # Errors
+/// When rustc or buildah fails.
+pub(crate) fn own_images() -> Result<Vec<PathBuf>> {
+    let key = short_hash(&[TOOLBOX_SOURCE.as_bytes(), RECIPES[0].2.as_bytes(), RECIPES[1].2.as_bytes()]);
+    let dir = cache_dir()?.join(format!("images-{key}"));
+    let archives = RECIPES.map(|(name, _, _)| dir.join(format!("{name}.tar"))).to_vec();
+    if !dir.exists() {
+        crate::say("building the test cluster's own images, once for this machine");
+        let partial = dir.with_extension(format!("partial-{}", std::process::id()));
+        let built = build_own(&partial);
+        if built.is_ok() && !dir.exists() {
+            fs::rename(&partial, &dir).with_context(|| format!("moving {} into place", dir.display()))?;
+        }
+        let _ = fs::remove_dir_all(&partial);
+        built?;
+    }
+    Ok(archives)
+}
+
+fn build_own(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let source = dir.join("toolbox.rs");
+    fs::write(&source, TOOLBOX_SOURCE)?;
+    let output = Command::new("rustc")
+        .args(["--edition=2024", "-Copt-level=s", "-Ctarget-feature=+crt-static", "-Cstrip=symbols", "-o"])
+        .arg(dir.join("toolbox"))
+        .arg(&source)
+        .output()
+        .context("running rustc")?;
+    succeed("compiling the toolbox", &output)?;
+    for (name, image, recipe) in RECIPES {
+        fs::write(dir.join("Dockerfile"), recipe)?;
+        build(dir, image, &dir.join(format!("{name}.tar")))?;
+    }
+    for leftover in ["Dockerfile", "toolbox.rs", "toolbox"] {
+        fs::remove_file(dir.join(leftover))?;
+    }
+    Ok(())
+}
+
+/// Builds the directory's Dockerfile into a docker-archive, with storage of its own that is gone afterwards.
+fn build(context: &Path, image: &str, archive: &Path) -> Result<()> {
+    let storage = context.join("storage");
+    let buildah = |args: &[&str]| -> Result<()> {
+        let output = Command::new("buildah")
+            .arg(format!("--root={}/root", storage.display()))
+            .arg(format!("--runroot={}/run", storage.display()))
+            .arg("--storage-driver=vfs")
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .context("running buildah")?;
+        succeed(&format!("buildah {}", args.first().unwrap_or(&"")), &output)
+    };
+    let place = context.display().to_string();
+    buildah(&["build", "--isolation=chroot", "--timestamp=0", "--tag", image, &place])?;
+    buildah(&["push", image, &format!("docker-archive:{}:{image}", archive.display())])?;
+    fs::remove_dir_all(&storage).with_context(|| format!("removing {}", storage.display()))
+}
+
+fn succeed(what: &str, output: &std::process::Output) -> Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&str> = text.lines().collect();
+    bail!("{what} failed ({}):\n{}", output.status, lines[lines.len().saturating_sub(30)..].join("\n"))
+}
