@@ -1,0 +1,158 @@
+//! The names of conditions and reasons: part of the interface, so they are constants in one place.
+
+use std::fmt;
+
+/// The conditions of a Projection.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ConditionType {
+    /// The Projection is understood, measured and running as asked.
+    Ready,
+    /// The event source and the read store answer.
+    SourceReachable,
+    /// Head and checkpoint make sense together, so lag is a number.
+    LagKnown,
+    /// No event waits longer than `lag.target`.
+    WithinTarget,
+    /// The checkpoint moves while there is work.
+    Progressing,
+    /// At least one worker is ready, or none is wanted.
+    Available,
+}
+
+impl ConditionType {
+    /// Every condition, in the order in which they are shown.
+    pub const ALL: [Self; 6] =
+        [Self::Ready, Self::SourceReachable, Self::LagKnown, Self::WithinTarget, Self::Progressing, Self::Available];
+
+    /// The name in `status.conditions[].type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::SourceReachable => "SourceReachable",
+            Self::LagKnown => "LagKnown",
+            Self::WithinTarget => "WithinTarget",
+            Self::Progressing => "Progressing",
+            Self::Available => "Available",
+        }
+    }
+}
+
+/// The value of a condition.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl ConditionStatus {
+    /// The name in `status.conditions[].status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// Why a condition has its value: one CamelCase word for machines, beside a message for people.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Reason {
+            /// The name in `status.conditions[].reason` and in Events.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Nothing to complain about.
+    AsExpected,
+    /// The first sample has not been taken yet.
+    NotMeasuredYet,
+    /// `spec.suspend` is set.
+    Suspended,
+    /// The spec cannot be carried out; the message names the field.
+    InvalidSpec,
+    /// The Secret does not exist in the Projection's namespace.
+    SecretNotFound,
+    /// The Secret exists without the key.
+    SecretKeyMissing,
+    /// The operator may not read the Secret.
+    SecretForbidden,
+    /// The connection string cannot be read.
+    ConnectionStringInvalid,
+    /// Nobody listens at the address.
+    ConnectionRefused,
+    /// The host name has no address.
+    HostNotFound,
+    /// The database refused the user or password.
+    AuthenticationFailed,
+    /// The server has no such database.
+    DatabaseNotFound,
+    /// TLS could not be agreed on or the certificate did not verify.
+    TlsFailed,
+    /// The database did not answer in time.
+    TimedOut,
+    /// The database has no connection left for us.
+    TooManyConnections,
+    /// The user may not read the table.
+    PermissionDenied,
+    /// There is no such table.
+    TableNotFound,
+    /// There is no such column.
+    ColumnNotFound,
+    /// A column has a type that cannot serve its purpose.
+    ColumnTypeUnsuitable,
+    /// The database is a replica, where writers in flight cannot be seen.
+    SourceIsReplica,
+    /// The answer made no sense.
+    InvalidAnswer,
+    /// Any other failure of the source or read store.
+    SourceFailed,
+    /// The last sample is too old to act on.
+    SampleTooOld,
+    /// The projection has never committed a checkpoint.
+    NeverCommitted,
+    /// The checkpoint is beyond the source's head.
+    CheckpointBeyondHead,
+    /// The checkpoint went backwards.
+    CheckpointRewound,
+    /// Events wait longer than the target.
+    BehindTarget,
+    /// There is work and the checkpoint has not moved for long.
+    CheckpointFrozen,
+    /// The workload has no ready worker.
+    NoWorkerReady,
+    /// The workload that `projector.existing` names does not exist.
+    WorkloadNotFound,
+    /// An object that the operator would make exists and belongs to somebody else.
+    NotOwned,
+    /// The API server refused an object that the operator made.
+    ApplyFailed,
+    /// There is no projector: the Projection is only measured.
+    MeasureOnly,
+    /// The autoscaler cannot read or use its metric.
+    AutoscalerInactive,
+    /// The number of workers changed.
+    Scaled,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,131 @@
+//! What the operator reports about a Projection.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What is known about a Projection. A field that is absent is unknown, never zero.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectionStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the projection stands, in one word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// The source's newest positions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadStatus>,
+    /// The lowest position that every shard has durably processed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// Events between checkpoint and safe head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingStatus>,
+    /// Age in seconds of the oldest unprocessed event, 0 when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staleness_seconds: Option<f64>,
+    /// How many workers are needed, asked for and ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<WorkersStatus>,
+    /// The rates that the number of workers is computed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rates: Option<RatesStatus>,
+    /// Ready, SourceReachable, LagKnown, WithinTarget, Progressing, Available.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a projection stands.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Phase {
+    /// Not measured yet, or its workload does not exist yet.
+    Pending,
+    /// Behind its lag target, reading history.
+    CatchingUp,
+    /// Within its lag target.
+    Live,
+    /// There is work, and the checkpoint does not move.
+    Stuck,
+    /// Switched off by `spec.suspend`.
+    Suspended,
+    /// The operator cannot run it as written; the Ready condition says why.
+    Failed,
+}
+
+/// The source's newest positions, as the source writes them.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct HeadStatus {
+    /// The highest committed position.
+    pub raw: String,
+    /// The highest position below which everything is committed.
+    pub safe: String,
+}
+
+/// How many events wait.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct PendingStatus {
+    /// Events between checkpoint and safe head.
+    pub value: i64,
+    /// False when the value is an upper bound.
+    pub exact: bool,
+}
+
+/// How many workers there should be and are.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkersStatus {
+    /// What holds the lag target, within the bounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub required: Option<i32>,
+    /// What the workload is asked to run (its `spec.replicas`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired: Option<i32>,
+    /// Workers that are ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<i32>,
+    /// `ready/required`, for the eye.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// What keeps the required number from being another one.
+    pub bound_by: BoundBy,
+    /// True while the workload's pods are being replaced or started: rates are not learnt meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rolling: bool,
+    /// The sentence behind the required number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What bounds the required number of workers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum BoundBy {
+    /// Nothing: the number is what the load asks for.
+    #[default]
+    None,
+    /// More workers than shards would idle.
+    Shards,
+    /// `scaling.maxWorkers`.
+    Max,
+    /// `scaling.minWorkers`.
+    Min,
+    /// `ordering: Strict` allows one worker.
+    Ordering,
+}
+
+/// What was measured of arrivals and workers. Events per second.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RatesStatus {
+    /// Events that arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrival_per_second: Option<f64>,
+    /// Events that one busy worker handles; absent until learnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_worker_per_second: Option<f64>,
+    /// Seconds until nothing waits at today's rates; absent when the backlog does not shrink or a rate is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_seconds: Option<f64>,
+}

@@ -1,0 +1,70 @@
+//! Names that more than one room must agree on: labels, annotations, field managers, environment variables, metrics.
+
+/// The API group of the resource.
+pub const GROUP: &str = "projectionist.dev";
+
+/// Field manager of everything that the operator declares except the number of workers.
+pub const FIELD_MANAGER: &str = "projectionist";
+/// Field manager of `spec.replicas` alone, so that declaring the rest never takes it back from the autoscaler.
+pub const SCALE_FIELD_MANAGER: &str = "projectionist-scale";
+/// Field manager of the Projection's status.
+pub const STATUS_FIELD_MANAGER: &str = "projectionist-status";
+
+/// Label with the name of the Projection, on every object made for it.
+pub const PROJECTION_LABEL: &str = "projectionist.dev/projection";
+/// The standard label that tells who manages an object; its value is [`FIELD_MANAGER`].
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Pod template annotation with a hash of the built-in projector's configuration, so that a change rolls the workers.
+pub const CONFIG_HASH_ANNOTATION: &str = "projectionist.dev/config-hash";
+
+/// Annotation with a hash of what the operator last declared of an object, so that a restart need not declare everything anew.
+pub const APPLIED_HASH_ANNOTATION: &str = "projectionist.dev/applied-hash";
+
+/// Label in metric selectors that names one projection.
+pub const METRIC_PROJECTION_LABEL: &str = "projection";
+
+/// Environment variables that every worker gets.
+pub mod worker_env {
+    /// The Projection's name.
+    pub const PROJECTION: &str = "PROJECTION_NAME";
+    /// The Projection's namespace.
+    pub const NAMESPACE: &str = "PROJECTION_NAMESPACE";
+    /// The worker's own name (the pod's).
+    pub const WORKER: &str = "PROJECTION_WORKER";
+    /// The number of shards, where it is known.
+    pub const SHARDS: &str = "PROJECTION_SHARDS";
+    /// Connection string of the event source.
+    pub const EVENT_SOURCE_URL: &str = "EVENT_SOURCE_URL";
+    /// Connection string of the read store.
+    pub const READ_STORE_URL: &str = "READ_STORE_URL";
+    /// Schema of the read model, where one is given.
+    pub const READ_STORE_SCHEMA: &str = "READ_STORE_SCHEMA";
+}
+
+/// Where the built-in projector finds its configuration (a mounted ConfigMap).
+pub const PROJECTOR_CONFIG_PATH: &str = "/etc/projectionist/projector.json";
+/// The key of that file in the ConfigMap.
+pub const PROJECTOR_CONFIG_KEY: &str = "projector.json";
+
+/// The checkpoint table of the built-in projector, in the read store.
+pub const CHECKPOINT_TABLE: &str = "projectionist_checkpoints";
+
+/// Metrics of `external.metrics.k8s.io`.
+pub mod metric {
+    /// Events between checkpoint and safe head.
+    pub const PENDING_EVENTS: &str = "projection_pending_events";
+    /// Age of the oldest unprocessed event.
+    pub const STALENESS_SECONDS: &str = "projection_staleness_seconds";
+    /// Workers that hold the lag target, within the bounds.
+    pub const REQUIRED_WORKERS: &str = "projection_required_workers";
+    /// The same number as pending events, by the name that queues use.
+    pub const QUEUE_LENGTH: &str = "projection_queue_length";
+    /// Events that arrive per second.
+    pub const ARRIVAL_RATE: &str = "projection_arrival_rate";
+    /// Seconds until nothing waits.
+    pub const DRAIN_SECONDS: &str = "projection_drain_seconds";
+
+    /// All of them, in the order in which discovery and documentation list them.
+    pub const ALL: [&str; 6] =
+        [PENDING_EVENTS, QUEUE_LENGTH, STALENESS_SECONDS, REQUIRED_WORKERS, ARRIVAL_RATE, DRAIN_SECONDS];
+}
