@@ -1,0 +1,153 @@
+//! The safe head of a log whose positions are handed out before their transactions commit.
+//!
+//! A sequence gives position 5 to one transaction and 6 to the next; the second may commit first. Whoever reads up to 6 then and
+//! remembers 6 never sees 5. What helps is to know who may still be writing: a transaction that holds a position holds a
+//! lock on the log's table or its sequence until it ends. So a head `H` that was read **before** the list of writers is safe as soon as
+//! each writer of that list has ended: whoever got a position up to `H` had it before `H` was read, and has either ended
+//! (its events are visible to every later snapshot, or will never be) or is in the list.
+//! Where no position is missing up to some point, that point is safe at once: nothing can appear in between.
+//!
+//! Frozen rows, long transactions on other tables and other databases do not matter to it, which they do to a rule by `xmin`.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::Position;
+
+/// What the server calls a transaction; never used again by another one while the server runs.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WriterId(pub String);
+
+/// A transaction that may hold positions which are not visible yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Writer {
+    /// Its identity.
+    pub id: WriterId,
+    /// Its server process, unless it is a prepared transaction.
+    pub pid: Option<i32>,
+    /// How long it has been open, where the server tells.
+    pub open_for: Option<Duration>,
+}
+
+/// Follows one log and says up to where it may be read.
+#[derive(Clone, Debug, Default)]
+pub struct SafeHead {
+    safe: Option<Position>,
+    candidates: VecDeque<Candidate>,
+}
+
+#[derive(Clone, Debug)]
+struct Candidate {
+    head: Position,
+    writers: BTreeSet<WriterId>,
+}
+
+/// More candidates than this are merged: the newest two become one, which is safe, only later.
+const MOST_CANDIDATES: usize = 64;
+
+impl SafeHead {
+    /// The highest position known to be safe, once there is one.
+    pub fn position(&self) -> Option<Position> {
+        self.safe
+    }
+
+    /// Takes in one observation and returns the safe head.
+    ///
+    /// `head` must have been read before `writers`; whatever is read up to the answer must be read in a snapshot taken after both.
+    /// `dense_until` is the end of the run of positions without a gap that starts at the last safe head or at a checkpoint,
+    /// if anything follows there. It may be read in any snapshot.
+    pub fn observe(&mut self, head: Position, writers: &[Writer], dense_until: Option<Position>) -> Option<Position> {
+        let running: BTreeSet<WriterId> = writers.iter().map(|writer| writer.id.clone()).collect();
+        for candidate in &mut self.candidates {
+            candidate.writers.retain(|id| running.contains(id));
+        }
+        while self.candidates.front().is_some_and(|candidate| candidate.writers.is_empty()) {
+            let drained = self.candidates.pop_front().map(|candidate| candidate.head);
+            self.safe = self.safe.max(drained);
+        }
+        if running.is_empty() {
+            self.candidates.clear();
+            self.safe = self.safe.max(Some(head));
+        } else if self.safe.is_none_or(|safe| head > safe) {
+            self.remember(head, running);
+        }
+        self.safe = self.safe.max(dense_until);
+        self.safe
+    }
+
+    /// Forgets everything: for a log that was emptied or restored.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    fn remember(&mut self, head: Position, writers: BTreeSet<WriterId>) {
+        let full = self.candidates.len() >= MOST_CANDIDATES;
+        match self.candidates.back_mut() {
+            Some(newest) if newest.head == head => {
+                // The same head with other writers: those of the first look are the ones that count.
+            }
+            Some(newest) if full => {
+                newest.head = head;
+                newest.writers.extend(writers);
+            }
+            _ => self.candidates.push_back(Candidate { head, writers }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writers(names: &[&str]) -> Vec<Writer> {
+        names.iter().map(|name| Writer { id: WriterId((*name).to_owned()), pid: None, open_for: None }).collect()
+    }
+
+    #[test]
+    fn a_head_without_writers_is_safe_at_once() {
+        let mut safe_head = SafeHead::default();
+        assert_eq!(safe_head.observe(Position(7), &[], None), Some(Position(7)));
+    }
+
+    #[test]
+    fn a_head_waits_for_the_writers_that_were_there_when_it_was_seen() {
+        let mut safe_head = SafeHead::default();
+        safe_head.observe(Position(4), &[], None);
+        assert_eq!(safe_head.observe(Position(6), &writers(&["a", "b"]), None), Some(Position(4)));
+        assert_eq!(safe_head.observe(Position(8), &writers(&["b", "c"]), None), Some(Position(4)), "b still writes");
+        assert_eq!(
+            safe_head.observe(Position(9), &writers(&["c"]), None),
+            Some(Position(6)),
+            "c came after 6 was seen"
+        );
+        assert_eq!(safe_head.observe(Position(9), &[], None), Some(Position(9)));
+    }
+
+    #[test]
+    fn a_log_without_gaps_needs_to_wait_for_nobody() {
+        let mut safe_head = SafeHead::default();
+        safe_head.observe(Position(4), &[], None);
+        assert_eq!(safe_head.observe(Position(9), &writers(&["a"]), Some(Position(7))), Some(Position(7)));
+    }
+
+    #[test]
+    fn never_goes_back_and_knows_nothing_at_first() {
+        let mut safe_head = SafeHead::default();
+        assert_eq!(safe_head.observe(Position(9), &writers(&["a"]), None), None);
+        assert_eq!(safe_head.observe(Position(9), &[], None), Some(Position(9)));
+        assert_eq!(safe_head.observe(Position(8), &writers(&["b"]), Some(Position(3))), Some(Position(9)));
+    }
+
+    #[test]
+    fn one_endless_writer_does_not_make_it_grow() {
+        let mut safe_head = SafeHead::default();
+        for head in 0..10_000 {
+            let short = format!("short-{head}");
+            assert_eq!(safe_head.observe(Position(head), &writers(&["endless", &short]), None), None);
+        }
+        assert!(safe_head.candidates.len() <= MOST_CANDIDATES);
+        assert_eq!(safe_head.observe(Position(10_000), &[], None), Some(Position(10_000)));
+    }
+}

@@ -1,0 +1,92 @@
+//! One look at a source and its projection's checkpoint: what a probe answers.
+
+use std::{fmt, time::Duration};
+
+/// An event's place in the log. Grows with time; may have gaps, so a difference of positions is no count.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Position(pub i64);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The source's newest positions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Head {
+    /// The highest committed position.
+    pub raw: Position,
+    /// The highest position below which everything is committed.
+    pub safe: Position,
+}
+
+/// How far the projection has come.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CheckpointState {
+    /// No checkpoint was ever written: how much is pending cannot be told from "nothing".
+    NeverCommitted,
+    /// The checkpoint of each shard, at least one, in the order of the shards.
+    Committed(Vec<Position>),
+}
+
+impl CheckpointState {
+    /// The position up to which every shard is done.
+    pub fn lowest(&self) -> Option<Position> {
+        match self {
+            Self::NeverCommitted => None,
+            Self::Committed(shards) => shards.iter().min().copied(),
+        }
+    }
+
+    /// The furthest that any shard has come.
+    pub fn highest(&self) -> Option<Position> {
+        match self {
+            Self::NeverCommitted => None,
+            Self::Committed(shards) => shards.iter().max().copied(),
+        }
+    }
+}
+
+/// Events between checkpoint and safe head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pending {
+    /// How many.
+    pub events: u64,
+    /// False when it is an upper bound.
+    pub exact: bool,
+}
+
+/// A transaction that keeps the safe head below the raw head.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BlockingWriter {
+    /// The server process, for `pg_stat_activity` or `pg_terminate_backend`; absent for a prepared transaction.
+    pub pid: Option<i32>,
+    /// How long its transaction has been open, where the server tells.
+    pub open_for: Option<Duration>,
+}
+
+/// One consistent measurement of one projection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// When it was taken, on a clock that never goes back (time since the process started).
+    pub at: Duration,
+    /// When it was taken, for people and for the metrics API's time stamps.
+    pub taken: jiff::Timestamp,
+    /// The source's newest positions.
+    pub head: Head,
+    /// How far the projection has come. Read before the head, so that a healthy checkpoint is never beyond it.
+    pub checkpoint: CheckpointState,
+    /// What waits. Absent when the projection has never committed, or when the answer made no sense.
+    pub pending: Option<Pending>,
+    /// What waits in each shard, where the shards of events are known; empty where they are not.
+    pub pending_by_shard: Vec<u64>,
+    /// Events that came below the safe head since measuring this source began: a counter that only grows.
+    pub arrived: u64,
+    /// Age of the oldest unprocessed event by the source's own clock; zero when nothing is pending, absent when unknown.
+    pub staleness: Option<Duration>,
+    /// How far the newest looked-at event's time lies in the future of the source's clock, zero normally.
+    pub ahead_of_clock: Duration,
+    /// Who holds the safe head back, where somebody does.
+    pub blocked_by: Option<BlockingWriter>,
+}
