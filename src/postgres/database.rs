@@ -1,0 +1,271 @@
+//! One connection to one database for all who need it: opened when first asked for, reopened with growing pauses, never two at a time.
+//!
+//! Knows statements and channels, not what they are for.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{MutexGuard, Notify},
+    time::{Instant, timeout_at},
+};
+use tokio_postgres::{Error, Statement};
+
+use super::{ConnectError, ConnectionIdentity, Session, classify, connect, quote_identifier};
+use crate::{api::Reason, snapshot::Unknown};
+
+/// The name that `pg_stat_activity` shows for the sampler's connections.
+pub const APPLICATION_NAME: &str = "projectionist-sampler";
+/// No statement of ours may run longer on the server, so that none is left behind when the client gives up.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// A locked table costs the others on the same connection no more than this.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// For telling the server that we give up.
+const CANCEL_DEADLINE: Duration = Duration::from_millis(500);
+
+/// A database, whether connected or not.
+#[derive(Debug)]
+pub struct Database {
+    identity: ConnectionIdentity,
+    slot: tokio::sync::Mutex<Option<Live>>,
+    wake: Arc<Notify>,
+    channels: Mutex<BTreeSet<String>>,
+    refusals: Mutex<Option<Refusal>>,
+    opened: AtomicU64,
+}
+
+/// An open connection with what was prepared on it.
+#[derive(Debug)]
+pub struct Live {
+    /// The connection.
+    pub session: Session,
+    /// Which connection to this database it is, counted from 1: what was prepared on another one is void.
+    pub number: u64,
+    statements: HashMap<String, Statement>,
+    listening: BTreeSet<String>,
+    forwarder: tokio::task::JoinHandle<()>,
+}
+
+/// The right to use the connection alone. Dropping it closes the connection, since a statement may still be running on it;
+/// [`Lease::give_back`] keeps it.
+#[derive(Debug)]
+pub struct Lease<'a> {
+    /// The connection.
+    pub live: Live,
+    slot: MutexGuard<'a, Option<Live>>,
+}
+
+#[derive(Clone, Debug)]
+struct Refusal {
+    times: u32,
+    retry_at: Instant,
+    why: Unknown,
+}
+
+impl Database {
+    /// A database that nobody has connected to yet.
+    pub fn new(identity: ConnectionIdentity) -> Self {
+        Self {
+            identity,
+            slot: tokio::sync::Mutex::default(),
+            wake: Arc::default(),
+            channels: Mutex::default(),
+            refusals: Mutex::default(),
+            opened: AtomicU64::new(0),
+        }
+    }
+
+    /// Which database it is, for messages.
+    pub fn identity(&self) -> &ConnectionIdentity {
+        &self.identity
+    }
+
+    /// How many connections have been opened so far.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// The channels to listen on, on this connection and every later one. Takes effect with the next lease.
+    pub fn listen(&self, channels: BTreeSet<String>) {
+        *self.channels.lock().unwrap_or_else(PoisonError::into_inner) = channels;
+    }
+
+    /// Returns when a notification has come since the last call, or the connection has ended.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The connection, opened if need be.
+    ///
+    /// # Errors
+    /// Why there is none. Between attempts the last failure is repeated without asking the server.
+    pub async fn lease(&self, deadline: Instant) -> Result<Lease<'_>, Unknown> {
+        let mut slot = timeout_at(deadline, self.slot.lock()).await.map_err(|_| self.timed_out())?;
+        let open = slot.take().filter(|live| !live.session.client.is_closed());
+        let live = match open {
+            Some(live) => live,
+            None => self.open(deadline).await?,
+        };
+        let mut lease = Lease { live, slot };
+        match timeout_at(deadline, self.follow_channels(&mut lease.live)).await {
+            Ok(Ok(())) => Ok(lease),
+            Ok(Err(error)) => Err(self.failed(&error)),
+            Err(_) => {
+                lease.abandon().await;
+                Err(self.timed_out())
+            }
+        }
+    }
+
+    /// The words for a deadline that has passed.
+    pub fn timed_out(&self) -> Unknown {
+        Unknown {
+            reason: Reason::TimedOut,
+            message: format!(
+                "{}: no answer in time: is the server overloaded or stopped, or a table locked? See pg_stat_activity and pg_locks",
+                self.identity.settings()
+            ),
+        }
+    }
+
+    /// The words for a failed statement.
+    pub fn failed(&self, error: &Error) -> Unknown {
+        let (reason, message) = classify(error);
+        Unknown { reason, message: format!("{}: {message}", self.identity.settings()) }
+    }
+
+    async fn open(&self, deadline: Instant) -> Result<Live, Unknown> {
+        let refused = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(refusal) = refused.as_ref().filter(|refusal| Instant::now() < refusal.retry_at) {
+            return Err(refusal.why.clone());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.connect(left).await {
+            Ok(live) => {
+                *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                Ok(live)
+            }
+            Err(error) => {
+                let why = Unknown { reason: error.reason(), message: error.to_string() };
+                let times = refused.map_or(0, |refusal| refusal.times) + 1;
+                let retry_at = Instant::now() + pause(times, rand::random_range(0.0..1.0));
+                *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Refusal { times, retry_at, why: why.clone() });
+                Err(why)
+            }
+        }
+    }
+
+    async fn connect(&self, deadline: Duration) -> Result<Live, ConnectError> {
+        let settings = self.identity.settings();
+        let mut session = connect(settings, APPLICATION_NAME, deadline).await?;
+        let set = format!(
+            "set default_transaction_read_only = on; set statement_timeout = {}; set lock_timeout = {}; \
+             set idle_in_transaction_session_timeout = 10000",
+            STATEMENT_TIMEOUT.as_millis(),
+            LOCK_TIMEOUT.as_millis()
+        );
+        tokio::time::timeout(deadline, session.client.batch_execute(&set))
+            .await
+            .map_err(|_| ConnectError::TimedOut { database: settings.to_string(), seconds: deadline.as_secs_f64() })?
+            .map_err(|error| {
+                let (reason, message) = classify(&error);
+                ConnectError::Refused { reason, database: settings.to_string(), message }
+            })?;
+        let number = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut notifications = session.take_notifications();
+        let wake = Arc::clone(&self.wake);
+        let forwarder = tokio::spawn(async move {
+            while notifications.recv().await.is_some() {
+                wake.notify_one();
+            }
+            // The connection has ended: whoever waits should learn why at once.
+            wake.notify_one();
+        });
+        Ok(Live { session, number, statements: HashMap::new(), listening: BTreeSet::new(), forwarder })
+    }
+
+    async fn follow_channels(&self, live: &mut Live) -> Result<(), Error> {
+        let wanted = self.channels.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if wanted == live.listening {
+            return Ok(());
+        }
+        let added = wanted.difference(&live.listening).map(|channel| format!("listen {}", quote_identifier(channel)));
+        let gone = live.listening.difference(&wanted).map(|channel| format!("unlisten {}", quote_identifier(channel)));
+        let statements = added.chain(gone).collect::<Vec<_>>().join("; ");
+        live.session.client.batch_execute(&statements).await?;
+        live.listening = wanted;
+        Ok(())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.forwarder.abort();
+    }
+}
+
+impl Live {
+    /// The statement, prepared once on this connection.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn prepared(&mut self, sql: &str) -> Result<Statement, Error> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.session.client.prepare(sql).await?;
+        self.statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    /// Prepares the statement anew when it is needed next: the table may have changed.
+    pub fn forget(&mut self, sql: &str) {
+        self.statements.remove(sql);
+    }
+}
+
+impl Lease<'_> {
+    /// Leaves the connection open for the next one. Only when no statement is running on it.
+    pub fn give_back(self) {
+        let Self { live, mut slot } = self;
+        *slot = Some(live).filter(|live| !live.session.client.is_closed());
+    }
+
+    /// Stops what is running and closes the connection, before anyone else can open another.
+    pub async fn abandon(self) {
+        let Self { live, slot } = self;
+        live.session.cancel(CANCEL_DEADLINE).await;
+        drop(live);
+        drop(slot);
+    }
+}
+
+/// How long to wait after so many refusals in a row: doubling, with up to half of it added or taken by `random` (0 to 1).
+fn pause(refusals: u32, random: f64) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << refusals.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
+    doubled.mul_f64(0.5 + random).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_differ() {
+        assert_eq!(pause(1, 0.5), Duration::from_millis(250));
+        assert_eq!(pause(1, 0.0), Duration::from_millis(125));
+        assert_eq!(pause(3, 0.5), Duration::from_secs(1));
+        assert_eq!(pause(6, 0.0), Duration::from_secs(4));
+        assert_eq!(pause(99, 0.5), LONGEST_PAUSE);
+        assert_eq!(pause(99, 1.0), LONGEST_PAUSE);
+    }
+}

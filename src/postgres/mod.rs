@@ -1,0 +1,18 @@
+//! How to reach a PostgreSQL server, ask it safely, and say what went wrong in words that help.
+//!
+//! Knows nothing of Projections, samples or workers: the sampler and the built-in projector both build on it. Identifiers come in
+//! as the user wrote them and leave quoted; a password leaves only towards the server.
+
+mod classify;
+mod connect;
+mod database;
+mod quote;
+pub mod safe_head;
+mod settings;
+mod tls;
+
+pub use classify::{classify, is_authentication_failure};
+pub use connect::{ConnectError, Session, connect};
+pub use database::{APPLICATION_NAME, Database, Lease, Live};
+pub use quote::{quote_identifier, quote_table, shard_expression};
+pub use settings::{ConnectionIdentity, ConnectionSettings};

@@ -1,0 +1,398 @@
+//! Looks at an event table and says up to which position it may be read without missing an event that is still in flight.
+//!
+//! [`Log::look`] reads the head, then, in a later statement, who may still be writing; [`Follower`] draws the conclusion from look to look
+//! (the argument is in [`crate::lag::SafeHead`]). Whatever is read or counted up to its answer must be read in a statement after
+//! the look.
+//!
+//! A transaction that writes holds `RowExclusiveLock` on the table (or a partition of it) from before its position is handed out until it has
+//! ended; one that only drew a position holds the same lock on the sequence. Stronger locks do not matter: whoever holds one and then writes
+//! holds this one as well, and `VACUUM` or `CREATE INDEX` must not look like writers. The lock is let go after the commit has become visible.
+//! What it cannot see: positions drawn in one transaction and written in a later one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tokio_postgres::{
+    Client, Error, Statement,
+    types::{Kind, Type},
+};
+
+use super::{classify, quote_identifier, quote_table};
+use crate::{
+    api::{EventTable, Reason},
+    lag::{BlockingWriter, Position, SafeHead, Writer, WriterId},
+};
+
+/// Why a log cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The server refused or failed.
+    #[error("event table {table}: {}", classify(.source).1)]
+    Postgres {
+        /// The table as the spec names it.
+        table: String,
+        /// The error.
+        source: Error,
+    },
+    /// The table is there and cannot serve.
+    #[error("event table {table}: {message}")]
+    Unsuitable {
+        /// The table as the spec names it.
+        table: String,
+        /// The class of failure.
+        reason: Reason,
+        /// What, and what to do.
+        message: String,
+    },
+}
+
+impl LogError {
+    /// The reason for a condition.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Postgres { source, .. } => classify(source).0,
+            Self::Unsuitable { reason, .. } => *reason,
+        }
+    }
+
+    /// True when the connection itself is gone.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Postgres { source, .. } if source.as_db_error().is_none())
+    }
+}
+
+/// One look at a log.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Look {
+    /// The highest committed position; 0 while the table is empty.
+    pub head: Position,
+    /// Who may have been writing when the head was read.
+    pub writers: Vec<Writer>,
+}
+
+impl Look {
+    /// The writer that has been open for longest: the one to name when the safe head does not move.
+    pub fn oldest_writer(&self) -> Option<BlockingWriter> {
+        let oldest = self.writers.iter().max_by_key(|writer| writer.open_for)?;
+        Some(BlockingWriter { pid: oldest.pid, open_for: oldest.open_for })
+    }
+}
+
+/// An event table with the statements that watch it, prepared on one connection.
+#[derive(Clone)]
+pub struct Log {
+    name: String,
+    regclass: String,
+    head: Statement,
+    writers: Statement,
+    dense: Statement,
+}
+
+/// The table with its partitions and the sequences behind their columns.
+const WATCHED: &str = "
+with recursive log(relid) as (
+    select cast($1::text as regclass)::oid
+    union
+    select i.inhrelid from pg_catalog.pg_inherits i join log on i.inhparent = log.relid
+), sequences(relid) as (
+    select d.objid
+    from log
+    join pg_catalog.pg_depend d on d.refobjid = log.relid and d.refclassid = 'pg_catalog.pg_class'::regclass
+        and d.classid = 'pg_catalog.pg_class'::regclass and d.deptype in ('a', 'i')
+    join pg_catalog.pg_class s on s.oid = d.objid and s.relkind = 'S'
+    union
+    select d.refobjid
+    from log
+    join pg_catalog.pg_attrdef a on a.adrelid = log.relid
+    join pg_catalog.pg_depend d on d.objid = a.oid and d.classid = 'pg_catalog.pg_attrdef'::regclass
+        and d.refclassid = 'pg_catalog.pg_class'::regclass
+    join pg_catalog.pg_class s on s.oid = d.refobjid and s.relkind = 'S'
+)";
+
+impl Log {
+    /// Checks that the table can be followed and prepares what watches it.
+    ///
+    /// # Errors
+    /// The table or a column is missing or has an unsuitable type, it is a view, or its sequence hands out positions in bunches
+    /// (`CACHE`), so that a later transaction may write an earlier position.
+    pub async fn prepare(client: &Client, table: &EventTable) -> Result<Self, LogError> {
+        let name = table.table.clone();
+        let failed = |source| LogError::Postgres { table: name.clone(), source };
+        let regclass = quote_table(&table.table);
+        let (position, recorded_at) = (quote_identifier(&table.position), quote_identifier(&table.recorded_at));
+        let columns =
+            client.prepare(&format!("select {position}, {recorded_at} from {regclass}")).await.map_err(failed)?;
+        check_types(table, &columns)?;
+        let kind = format!(
+            "{WATCHED} select c.relkind::text,
+                 (select max(q.seqcache) from pg_catalog.pg_sequence q where q.seqrelid in (select relid from sequences))
+             from pg_catalog.pg_class c where c.oid = cast($1::text as regclass)::oid"
+        );
+        let kind = client.query_one(&kind, &[&regclass]).await.map_err(failed)?;
+        check_kind(table, kind.try_get(0).map_err(failed)?, kind.try_get(1).map_err(failed)?)?;
+        let head = client
+            .prepare(&format!(
+                "select (select max({position}) from {regclass})::bigint, pg_catalog.pg_is_in_recovery()"
+            ))
+            .await
+            .map_err(failed)?;
+        let writers = client
+            .prepare(&format!(
+                "{WATCHED} select l.virtualtransaction, max(l.pid),
+                     max(extract(epoch from clock_timestamp() - a.xact_start))::float8
+                 from pg_catalog.pg_locks l
+                 left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+                 where l.locktype = 'relation' and l.granted and l.mode = 'RowExclusiveLock'
+                     and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+                     and l.relation in (select relid from log union all select relid from sequences)
+                     and l.pid is distinct from pg_backend_pid()
+                 group by l.virtualtransaction"
+            ))
+            .await
+            .map_err(failed)?;
+        let dense = client
+            .prepare(&format!(
+                "with run as (
+                     select p, row_number() over (order by p) as n
+                     from (select {position}::bigint as p from {regclass} where {position} > $1::bigint order by {position} limit $2::bigint) s
+                 )
+                 select max(p) from run where n < coalesce((select min(n) from run where p <> $1::bigint + n), $2::bigint + 1)"
+            ))
+            .await
+            .map_err(failed)?;
+        Ok(Self { name, regclass, head, writers, dense })
+    }
+
+    /// Reads the head, and then who may have been writing meanwhile.
+    ///
+    /// # Errors
+    /// Those of the server, and `SourceIsReplica` on a standby, which does not see the writers of its primary.
+    pub async fn look(&self, client: &Client) -> Result<Look, LogError> {
+        let failed = |source| LogError::Postgres { table: self.name.clone(), source };
+        let row = client.query_one(&self.head, &[]).await.map_err(failed)?;
+        if row.try_get::<_, bool>(1).map_err(failed)? {
+            return Err(LogError::Unsuitable {
+                table: self.name.clone(),
+                reason: Reason::SourceIsReplica,
+                message: "the database is a replica, where transactions in flight on the primary cannot be seen: connect to the primary"
+                    .to_owned(),
+            });
+        }
+        let head: Option<i64> = row.try_get(0).map_err(failed)?;
+        // Must be a later statement than the head's: see the module.
+        let writers = client.query(&self.writers, &[&self.regclass]).await.map_err(failed)?;
+        let writers = writers
+            .iter()
+            .map(|row| {
+                Ok(Writer {
+                    id: WriterId(row.try_get(0)?),
+                    pid: row.try_get(1)?,
+                    open_for: row
+                        .try_get::<_, Option<f64>>(2)?
+                        .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
+                })
+            })
+            .collect::<Result<_, Error>>()
+            .map_err(failed)?;
+        Ok(Look { head: Position(head.unwrap_or(0)), writers })
+    }
+
+    /// The end of the run of positions without a gap that begins right after `from`, looking at `limit` events at most. `None` when the
+    /// next position is missing.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn dense_until(&self, client: &Client, from: Position, limit: u32) -> Result<Option<Position>, LogError> {
+        let failed = |source| LogError::Postgres { table: self.name.clone(), source };
+        let row = client.query_one(&self.dense, &[&from.0, &i64::from(limit)]).await.map_err(failed)?;
+        Ok(row.try_get::<_, Option<i64>>(0).map_err(failed)?.map(Position))
+    }
+}
+
+/// [`Log::prepare`] and [`Log::look`] in one, for whoever looks only once.
+///
+/// # Errors
+/// Those of both.
+pub async fn look(client: &Client, table: &EventTable) -> Result<Look, LogError> {
+    Log::prepare(client, table).await?.look(client).await
+}
+
+fn check_kind(table: &EventTable, relkind: &str, sequence_cache: Option<i64>) -> Result<(), LogError> {
+    let unsuitable =
+        |reason, message: String| Err(LogError::Unsuitable { table: table.table.clone(), reason, message });
+    match (relkind, sequence_cache) {
+        ("r" | "p", None | Some(..=1)) => Ok(()),
+        ("r" | "p", Some(cache)) => unsuitable(
+            Reason::ColumnTypeUnsuitable,
+            format!(
+                "its sequence hands {cache} positions at once to each session, so that a later transaction may append at an earlier position and nobody would notice: alter sequence … cache 1"
+            ),
+        ),
+        _ => unsuitable(
+            Reason::InvalidSpec,
+            "spec.source.postgres.eventTable.table must be a table: through a view nobody sees who is writing"
+                .to_owned(),
+        ),
+    }
+}
+
+fn check_types(table: &EventTable, columns: &Statement) -> Result<(), LogError> {
+    let unsuitable = |column: &str, wanted: &str, found: &Type| LogError::Unsuitable {
+        table: table.table.clone(),
+        reason: Reason::ColumnTypeUnsuitable,
+        message: format!("column {column} must be {wanted}, not {found}"),
+    };
+    for (index, column) in columns.columns().iter().enumerate() {
+        let type_ = base_type(column.type_());
+        let wanted = match index {
+            0 if ![Type::INT2, Type::INT4, Type::INT8].contains(type_) => "smallint, integer or bigint",
+            1 if ![Type::TIMESTAMPTZ, Type::TIMESTAMP].contains(type_) => "timestamptz or timestamp",
+            _ => continue,
+        };
+        return Err(unsuitable(column.name(), wanted, type_));
+    }
+    Ok(())
+}
+
+/// The type behind a domain.
+pub(crate) fn base_type(type_: &Type) -> &Type {
+    match type_.kind() {
+        Kind::Domain(inner) => base_type(inner),
+        _ => type_,
+    }
+}
+
+/// Follows one log from look to look.
+#[derive(Clone, Debug, Default)]
+pub struct Follower {
+    safe_head: SafeHead,
+    head: Option<Position>,
+    running: BTreeSet<WriterId>,
+    /// The names under which a prepared transaction may have been seen before it was prepared.
+    earlier_names: BTreeMap<WriterId, BTreeSet<WriterId>>,
+}
+
+impl Follower {
+    /// The highest position known to be safe, once there is one.
+    pub fn position(&self) -> Option<Position> {
+        self.safe_head.position()
+    }
+
+    /// From where [`Log::dense_until`] should be asked before [`Self::observe`], if its answer can help: the last safe head, or else the
+    /// checkpoint, a position that somebody has found to be safe before.
+    pub fn dense_from(&self, look: &Look, checkpoint: Option<Position>) -> Option<Position> {
+        if look.writers.is_empty() || self.head.is_some_and(|before| look.head < before) {
+            return None;
+        }
+        self.position().or(checkpoint).filter(|from| *from < look.head)
+    }
+
+    /// True when the look shows a head before the one seen last: the log was emptied or restored.
+    pub fn went_back(&self, look: &Look) -> bool {
+        self.head.is_some_and(|before| look.head < before)
+    }
+
+    /// Takes in a look, with the end of the run without a gap where that was asked for, and returns the safe head. Starts anew when the
+    /// log went back.
+    pub fn observe(&mut self, look: &Look, dense_until: Option<Position>) -> Option<Position> {
+        if self.went_back(look) {
+            *self = Self::default();
+        }
+        self.head = Some(look.head);
+        let writers = self.with_earlier_names(&look.writers);
+        self.safe_head.observe(look.head, &writers, dense_until)
+    }
+
+    /// `PREPARE TRANSACTION` gives a writer another name, under which it goes on holding its positions. Which one it was cannot be told, so
+    /// each writer that vanished when a prepared one appeared is taken to live on for as long as that does.
+    fn with_earlier_names(&mut self, writers: &[Writer]) -> Vec<Writer> {
+        let now: BTreeSet<WriterId> = writers.iter().map(|writer| writer.id.clone()).collect();
+        let vanished: BTreeSet<WriterId> = self.running.difference(&now).cloned().collect();
+        self.earlier_names.retain(|prepared, _| now.contains(prepared));
+        for prepared in writers.iter().filter(|writer| writer.pid.is_none()) {
+            self.earlier_names.entry(prepared.id.clone()).or_insert_with(|| vanished.clone());
+        }
+        let mut all = writers.to_vec();
+        let mut names = now;
+        for name in self.earlier_names.values().flatten() {
+            if names.insert(name.clone()) {
+                all.push(Writer { id: name.clone(), pid: None, open_for: None });
+            }
+        }
+        self.running = names;
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(head: i64, writers: &[(&str, Option<i32>)]) -> Look {
+        let writers = writers
+            .iter()
+            .map(|(id, pid)| Writer { id: WriterId((*id).to_owned()), pid: *pid, open_for: None })
+            .collect();
+        Look { head: Position(head), writers }
+    }
+
+    #[test]
+    fn a_transaction_that_is_prepared_meanwhile_still_holds_the_head() {
+        let mut follower = Follower::default();
+        follower.observe(&look(4, &[]), None);
+        assert_eq!(follower.observe(&look(6, &[("3/7", Some(11))]), None), Some(Position(4)));
+        assert_eq!(follower.observe(&look(6, &[("-1/900", None)]), None), Some(Position(4)), "prepared, not ended");
+        assert_eq!(follower.observe(&look(8, &[("-1/900", None)]), None), Some(Position(4)));
+        assert_eq!(follower.observe(&look(8, &[]), None), Some(Position(8)));
+    }
+
+    #[test]
+    fn an_old_prepared_transaction_does_not_keep_ended_writers_alive() {
+        let mut follower = Follower::default();
+        follower.observe(&look(4, &[("-1/900", None)]), Some(Position(4)));
+        follower.observe(&look(6, &[("-1/900", None), ("3/7", Some(11))]), Some(Position(4)));
+        follower.observe(&look(6, &[("-1/900", None)]), None);
+        assert!(!follower.running.contains(&WriterId("3/7".to_owned())));
+    }
+
+    #[test]
+    fn a_log_that_went_back_is_followed_anew() {
+        let mut follower = Follower::default();
+        follower.observe(&look(40, &[]), None);
+        let emptied = look(0, &[("3/7", Some(11))]);
+        assert!(follower.went_back(&emptied));
+        assert_eq!(follower.dense_from(&emptied, Some(Position(40))), None);
+        assert_eq!(follower.observe(&emptied, None), None, "nothing is known of the new log yet");
+        assert_eq!(follower.observe(&look(2, &[]), None), Some(Position(2)));
+    }
+
+    #[test]
+    fn asks_for_the_run_without_a_gap_only_where_it_helps() {
+        let mut follower = Follower::default();
+        let busy = look(9, &[("3/7", Some(11))]);
+        assert_eq!(follower.dense_from(&busy, None), None, "from where?");
+        assert_eq!(follower.dense_from(&busy, Some(Position(5))), Some(Position(5)));
+        assert_eq!(follower.dense_from(&look(9, &[]), Some(Position(5))), None, "nobody writes");
+        follower.observe(&look(9, &[]), None);
+        assert_eq!(follower.dense_from(&busy, Some(Position(5))), None, "all is safe");
+        assert_eq!(follower.dense_from(&look(12, &[("3/8", Some(11))]), Some(Position(5))), Some(Position(9)));
+    }
+
+    #[test]
+    fn names_the_writer_that_is_open_for_longest() {
+        let mut busy = look(9, &[("3/7", Some(11)), ("4/1", Some(12))]);
+        busy.writers[1].open_for = Some(Duration::from_secs(9));
+        assert_eq!(busy.oldest_writer().unwrap().pid, Some(12));
+    }
+
+    #[test]
+    fn a_view_and_a_caching_sequence_are_refused() {
+        let table = EventTable::default();
+        assert!(check_kind(&table, "r", Some(1)).is_ok());
+        assert!(check_kind(&table, "p", None).is_ok());
+        assert_eq!(check_kind(&table, "v", None).unwrap_err().reason(), Reason::InvalidSpec);
+        assert_eq!(check_kind(&table, "r", Some(50)).unwrap_err().reason(), Reason::ColumnTypeUnsuitable);
+    }
+}

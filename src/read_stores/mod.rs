@@ -1,0 +1,3 @@
+//! Where projections keep how far they have come: one module a store. Only reads.
+
+pub mod postgres;

@@ -1,0 +1,240 @@
+//! Checkpoints in PostgreSQL: all projections of one table in one statement.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::{Error, types::Type};
+
+use crate::{
+    api::{CheckpointLocation, Reason},
+    lag::{CheckpointState, Position},
+    postgres::{Database, Live, classify, quote_identifier, quote_table, safe_head::base_type},
+    snapshot::Unknown,
+};
+
+/// One projection's checkpoint, and whether it tells what was done exactly.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Checkpoint {
+    /// The positions.
+    pub state: CheckpointState,
+    /// False when there were several rows for one name: then the state holds the lowest and the highest of them, and what has been done between
+    /// the two is not known.
+    pub exact: bool,
+}
+
+/// What was read, or why not, for each location asked for.
+pub type Checkpoints = HashMap<CheckpointLocation, Result<Checkpoint, Unknown>>;
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Table {
+    table: String,
+    name_column: String,
+    position_column: String,
+    sharded: bool,
+}
+
+/// Reads the checkpoints at `locations`, one statement a table, before `deadline`. A failing table does not affect the others.
+pub async fn read(database: &Database, locations: &BTreeSet<CheckpointLocation>, deadline: Instant) -> Checkpoints {
+    let mut answers = Checkpoints::new();
+    let mut tables: HashMap<Table, Vec<&CheckpointLocation>> = HashMap::new();
+    for location in locations {
+        tables.entry(table_of(location)).or_default().push(location);
+    }
+    let mut lease = match database.lease(deadline).await {
+        Ok(lease) => lease,
+        Err(unknown) => return all(locations.iter(), &unknown),
+    };
+    for (table, asked) in tables {
+        match timeout_at(deadline, read_table(&mut lease.live, &table, &asked)).await {
+            Ok(Ok(found)) => answers.extend(found),
+            Ok(Err(unknown)) => {
+                let message = format!("{}: {}", database.identity().settings(), unknown.message);
+                answers.extend(all(asked.into_iter(), &Unknown { message, ..unknown }));
+            }
+            Err(_) => {
+                lease.abandon().await;
+                let unread = locations.iter().filter(|location| !answers.contains_key(*location)).collect::<Vec<_>>();
+                answers.extend(all(unread.into_iter(), &database.timed_out()));
+                return answers;
+            }
+        }
+    }
+    lease.give_back();
+    answers
+}
+
+fn all<'a>(locations: impl Iterator<Item = &'a CheckpointLocation>, unknown: &Unknown) -> Checkpoints {
+    locations.map(|location| (location.clone(), Err(unknown.clone()))).collect()
+}
+
+fn table_of(location: &CheckpointLocation) -> Table {
+    Table {
+        table: location.table.clone(),
+        name_column: location.name_column.clone(),
+        position_column: location.position_column.clone(),
+        sharded: location.shards.is_some(),
+    }
+}
+
+fn statement(table: &Table) -> String {
+    let (name, position) = (quote_identifier(&table.name_column), quote_identifier(&table.position_column));
+    let from = quote_table(&table.table);
+    if table.sharded {
+        format!(
+            "select {name}::text, array_agg({position}::bigint order by shard), array_agg(shard::int order by shard)
+             from {from} where {name} = any($1::text[]) group by {name}"
+        )
+    } else {
+        // A few aggregates rather than the rows: a wrong name column must not fetch a million of them.
+        format!(
+            "select {name}::text, array[min({position})::bigint, max({position})::bigint], count(*)
+             from {from} where {name} = any($1::text[]) group by {name}"
+        )
+    }
+}
+
+async fn read_table(live: &mut Live, table: &Table, asked: &[&CheckpointLocation]) -> Result<Checkpoints, Unknown> {
+    let sql = statement(table);
+    let outcome = async {
+        check_type(live, table).await?;
+        let prepared = live.prepared(&sql).await.map_err(|error| refused(table, &error))?;
+        let names: Vec<&str> = asked.iter().map(|location| location.name.as_str()).collect();
+        live.session.client.query(&prepared, &[&names]).await.map_err(|error| refused(table, &error))
+    };
+    let rows = match outcome.await {
+        Ok(rows) => rows,
+        // The builtin projector makes its table when it starts: until then it has committed nothing.
+        Err(unknown) if table.sharded && unknown.reason == Reason::TableNotFound => Vec::new(),
+        Err(unknown) => {
+            live.forget(&sql);
+            live.forget(&columns(table));
+            return Err(unknown);
+        }
+    };
+    let mut found: HashMap<String, Row> = HashMap::new();
+    for row in &rows {
+        let read = || -> Result<(String, Row), Error> {
+            let positions: Vec<Option<i64>> = row.try_get(1)?;
+            Ok(if table.sharded {
+                (row.try_get(0)?, Row::Sharded { positions, shards: row.try_get(2)? })
+            } else {
+                (row.try_get(0)?, Row::Plain { positions, count: row.try_get(2)? })
+            })
+        };
+        let (name, row) = read().map_err(|error| refused(table, &error))?;
+        found.insert(name, row);
+    }
+    Ok(asked.iter().map(|location| ((*location).clone(), interpret(location, found.get(&location.name)))).collect())
+}
+
+/// What the server answered for one name.
+#[derive(Clone, Debug)]
+enum Row {
+    Plain { positions: Vec<Option<i64>>, count: i64 },
+    Sharded { positions: Vec<Option<i64>>, shards: Vec<i32> },
+}
+
+fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpoint, Unknown> {
+    let never = Ok(Checkpoint { state: CheckpointState::NeverCommitted, exact: true });
+    match row {
+        None => never,
+        Some(Row::Plain { positions, count }) => match positions[..] {
+            [Some(lowest), _] if *count == 1 => {
+                Ok(Checkpoint { state: CheckpointState::Committed(vec![Position(lowest)]), exact: true })
+            }
+            [Some(lowest), Some(highest)] => Ok(Checkpoint {
+                state: CheckpointState::Committed(vec![Position(lowest), Position(highest)]),
+                exact: false,
+            }),
+            _ => never,
+        },
+        Some(Row::Sharded { positions, shards }) => {
+            let expected = location.shards.unwrap_or(1);
+            let complete = shards.iter().copied().eq(0..i32::try_from(expected).unwrap_or(i32::MAX));
+            let positions: Option<Vec<Position>> = positions.iter().map(|position| position.map(Position)).collect();
+            match positions {
+                Some(positions) if complete => {
+                    Ok(Checkpoint { state: CheckpointState::Committed(positions), exact: true })
+                }
+                _ => Err(Unknown {
+                    reason: Reason::InvalidAnswer,
+                    message: format!(
+                        "checkpoint table {}: {} has {} shards where {expected} are expected: was it made with another spec.scaling.shards?",
+                        location.table,
+                        location.name,
+                        shards.len()
+                    ),
+                }),
+            }
+        }
+    }
+}
+
+fn columns(table: &Table) -> String {
+    format!("select {} from {}", quote_identifier(&table.position_column), quote_table(&table.table))
+}
+
+async fn check_type(live: &mut Live, table: &Table) -> Result<(), Unknown> {
+    let prepared = live.prepared(&columns(table)).await.map_err(|error| refused(table, &error))?;
+    let Some(column) = prepared.columns().first() else { return Ok(()) };
+    let type_ = base_type(column.type_());
+    if [Type::INT2, Type::INT4, Type::INT8].contains(type_) {
+        return Ok(());
+    }
+    Err(Unknown {
+        reason: Reason::ColumnTypeUnsuitable,
+        message: format!(
+            "checkpoint table {}: column {} must be smallint, integer or bigint, not {type_}",
+            table.table, table.position_column
+        ),
+    })
+}
+
+fn refused(table: &Table, error: &Error) -> Unknown {
+    let (reason, message) = classify(error);
+    Unknown { reason, message: format!("checkpoint table {}: {message}", table.table) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn location(shards: Option<u32>) -> CheckpointLocation {
+        CheckpointLocation {
+            table: "checkpoints".to_owned(),
+            name_column: "projection".to_owned(),
+            position_column: "position".to_owned(),
+            name: "orders".to_owned(),
+            shards,
+        }
+    }
+
+    #[test]
+    fn no_row_and_a_row_without_a_position_are_never_committed_and_not_zero() {
+        for row in [None, Some(Row::Plain { positions: vec![None, None], count: 1 })] {
+            let checkpoint = interpret(&location(None), row.as_ref()).unwrap();
+            assert_eq!(checkpoint.state, CheckpointState::NeverCommitted);
+        }
+    }
+
+    #[test]
+    fn several_rows_of_one_name_tell_only_a_bound() {
+        let row = Row::Plain { positions: vec![Some(3), Some(9)], count: 4 };
+        let checkpoint = interpret(&location(None), Some(&row)).unwrap();
+        assert_eq!(checkpoint.state.lowest(), Some(Position(3)));
+        assert!(!checkpoint.exact);
+    }
+
+    #[test]
+    fn shards_must_be_complete() {
+        let row = |shards: Vec<i32>| Row::Sharded { positions: vec![Some(5); shards.len()], shards };
+        assert_eq!(
+            interpret(&location(Some(3)), Some(&row(vec![0, 1, 2]))).unwrap().state,
+            CheckpointState::Committed(vec![Position(5); 3])
+        );
+        for wrong in [vec![0, 1], vec![0, 1, 3], vec![0, 1, 2, 3]] {
+            let unknown = interpret(&location(Some(3)), Some(&row(wrong))).unwrap_err();
+            assert_eq!(unknown.reason, Reason::InvalidAnswer);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What is known of every projection: takes in answers, runs the models, and says what is worth telling. No IO.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube::ResourceExt;
+
+use super::plan::key_of;
+use crate::{
+    api::{Checkpoint, Ordering, Projection, ReadStore, Reason, Source},
+    lag::{Bounds, Fault, Model, Sample, Workers},
+    snapshot::{Measured, Observation, ProjectionKey, Snapshot, Unknown},
+};
+
+/// A checkpoint that does not move for so long while there is work is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(300);
+/// Numbers that change without a consequence are told no more often than this.
+const TELL_NUMBERS_EVERY: Duration = Duration::from_secs(5);
+
+/// An answer, or the reason why there is none.
+#[derive(Clone, Debug)]
+pub(super) struct Reported {
+    pub(super) key: ProjectionKey,
+    pub(super) uid: Arc<str>,
+    pub(super) generation: i64,
+    pub(super) result: Result<Sample, Unknown>,
+    pub(super) valid_until: Instant,
+}
+
+/// What was taken in of a report.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Taken {
+    /// The projection is gone, replaced or changed since it was asked about.
+    Ignored,
+    /// The observation changed in numbers only.
+    Numbers,
+    /// The observation changed in a way that asks for action.
+    Material,
+    /// Nothing changed.
+    Same,
+}
+
+#[derive(Default)]
+pub(super) struct Board {
+    entries: HashMap<ProjectionKey, Entry>,
+    published: Snapshot,
+    dirty: BTreeSet<Arc<str>>,
+    untold: BTreeSet<ProjectionKey>,
+}
+
+struct Entry {
+    observation: Arc<Observation>,
+    generation: i64,
+    measures: Measures,
+    model: Model,
+    answered: bool,
+    told: Option<Instant>,
+}
+
+/// The parts of a spec that decide what is measured: a change makes earlier samples meaningless.
+#[derive(Clone, PartialEq)]
+struct Measures {
+    source: Source,
+    checkpoint: Option<Checkpoint>,
+    read_store: Option<ReadStore>,
+    builtin: bool,
+    shards: Option<u32>,
+}
+
+impl Board {
+    /// Follows the set of known Projections.
+    pub(super) fn sync(&mut self, projections: &[Arc<Projection>]) {
+        let mut known = HashSet::new();
+        for projection in projections {
+            let key = key_of(projection);
+            known.insert(key.clone());
+            self.sync_one(key, projection);
+        }
+        let gone: Vec<ProjectionKey> = self.entries.keys().filter(|key| !known.contains(*key)).cloned().collect();
+        for key in gone {
+            self.entries.remove(&key);
+            self.untold.remove(&key);
+            self.dirty.insert(key.namespace);
+        }
+    }
+
+    fn sync_one(&mut self, key: ProjectionKey, projection: &Projection) {
+        let uid = projection.uid().unwrap_or_default();
+        let measures = Measures::of(projection);
+        let generation = projection.metadata.generation.unwrap_or_default();
+        match self.entries.get_mut(&key) {
+            Some(entry) if *entry.observation.uid == *uid && entry.measures == measures => {
+                entry.generation = generation;
+                if *entry.observation.labels != *projection.labels() {
+                    Arc::make_mut(&mut entry.observation).labels = Arc::new(projection.labels().clone());
+                    self.dirty.insert(key.namespace);
+                }
+            }
+            _ => {
+                let not_yet = Unknown {
+                    reason: Reason::NotMeasuredYet,
+                    message: "the first sample has not been taken yet".to_owned(),
+                };
+                let observation = Observation {
+                    uid: uid.into(),
+                    labels: Arc::new(projection.labels().clone()),
+                    measured: None,
+                    failure: Some(not_yet),
+                };
+                self.entries.insert(
+                    key.clone(),
+                    Entry {
+                        observation: Arc::new(observation),
+                        generation,
+                        measures,
+                        model: remembering(projection),
+                        answered: false,
+                        told: None,
+                    },
+                );
+                self.untold.insert(key.clone());
+                self.dirty.insert(key.namespace);
+            }
+        }
+    }
+
+    /// Takes in an answer about `projection`, the newest version that is known of it.
+    pub(super) fn take(&mut self, reported: Reported, projection: &Projection, now: Instant) -> Taken {
+        let Some(entry) = self.entries.get_mut(&reported.key) else { return Taken::Ignored };
+        if entry.observation.uid != reported.uid || entry.generation != reported.generation {
+            return Taken::Ignored;
+        }
+        entry.answered = true;
+        let outcome = reported.result.and_then(|sample| {
+            let assessment = entry.model.observe(&sample, workers(projection), bounds(projection)).map_err(unknown)?;
+            Ok(Measured { sample, assessment, valid_until: reported.valid_until })
+        });
+        let before = Arc::clone(&entry.observation);
+        let after = match outcome {
+            Ok(measured) => Observation { measured: Some(Arc::new(measured)), failure: None, ..(*before).clone() },
+            Err(failure) => Observation { failure: Some(failure), ..(*before).clone() },
+        };
+        let taken = compare(&before, &after, projection.spec.lag.target.0);
+        if taken == Taken::Same && after == *before {
+            return taken;
+        }
+        entry.observation = Arc::new(after);
+        self.dirty.insert(Arc::clone(&reported.key.namespace));
+        let due = entry.told.is_none_or(|told| now.duration_since(told) >= TELL_NUMBERS_EVERY);
+        if taken == Taken::Material || (taken == Taken::Numbers && due) {
+            entry.told = Some(now);
+            self.untold.insert(reported.key);
+        }
+        taken
+    }
+
+    /// Notes whose last measurement has become too old between `since` and `now`.
+    pub(super) fn expire(&mut self, since: Instant, now: Instant) {
+        for (key, entry) in &self.entries {
+            let until = entry.observation.measured.as_ref().map(|measured| measured.valid_until);
+            if until.is_some_and(|until| until > since && until <= now) {
+                self.untold.insert(key.clone());
+            }
+        }
+    }
+
+    /// True when every known projection has been answered for at least once.
+    pub(super) fn all_answered(&self) -> bool {
+        self.entries.values().all(|entry| entry.answered)
+    }
+
+    /// A newer snapshot, if there is anything new. What did not change is shared with the last one.
+    pub(super) fn snapshot(&mut self) -> Option<Snapshot> {
+        if self.dirty.is_empty() {
+            return None;
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut changed: HashMap<Arc<str>, BTreeMap<Arc<str>, Arc<Observation>>> = HashMap::new();
+        for (key, entry) in &self.entries {
+            if dirty.contains(&key.namespace) {
+                let namespace = changed.entry(Arc::clone(&key.namespace)).or_default();
+                namespace.insert(Arc::clone(&key.name), Arc::clone(&entry.observation));
+            }
+        }
+        for namespace in dirty {
+            match changed.remove(&namespace) {
+                Some(observations) => self.published.namespaces.insert(namespace, Arc::new(observations)),
+                None => self.published.namespaces.remove(&namespace),
+            };
+        }
+        Some(self.published.clone())
+    }
+
+    /// Whom to tell about; each until `tell` accepts it.
+    pub(super) fn tell(&mut self, mut tell: impl FnMut(ProjectionKey) -> bool) {
+        while let Some(key) = self.untold.pop_first() {
+            if !tell(key.clone()) {
+                self.untold.insert(key);
+                return;
+            }
+        }
+    }
+}
+
+impl Measures {
+    fn of(projection: &Projection) -> Self {
+        let spec = &projection.spec;
+        Self {
+            source: spec.source.clone(),
+            checkpoint: spec.checkpoint.clone(),
+            read_store: spec.read_store.clone(),
+            builtin: spec.is_builtin(),
+            shards: spec.shard_count(),
+        }
+    }
+}
+
+fn remembering(projection: &Projection) -> Model {
+    let status = projection.status.as_ref();
+    let per_worker = status.and_then(|status| status.rates.as_ref()).and_then(|rates| rates.per_worker_per_second);
+    let required = status.and_then(|status| status.workers.as_ref()).and_then(|workers| workers.required);
+    Model::remembering(per_worker, required.and_then(|required| u32::try_from(required).ok()))
+}
+
+fn workers(projection: &Projection) -> Workers {
+    let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
+    workers.map_or_else(Workers::default, |workers| Workers {
+        ready: workers.ready.and_then(|ready| u32::try_from(ready).ok()).unwrap_or(0),
+        rolling: workers.rolling,
+    })
+}
+
+fn bounds(projection: &Projection) -> Bounds {
+    let (spec, scaling) = (&projection.spec, &projection.spec.scaling);
+    let at_least_one = |count: i32| u32::try_from(count).unwrap_or(1).max(1);
+    Bounds {
+        target: spec.lag.target.0,
+        min: at_least_one(scaling.min_workers),
+        max: at_least_one(scaling.most_workers()),
+        // Workers that compete for events are not limited by shards.
+        shards: spec.shard_count().filter(|_| scaling.ordering != Ordering::None),
+        strict: scaling.ordering == Ordering::Strict,
+        stuck_after: STUCK_AFTER,
+    }
+}
+
+fn unknown(fault: Fault) -> Unknown {
+    let reason = match fault {
+        Fault::NeverCommitted => Reason::NeverCommitted,
+        Fault::CheckpointBeyondHead { .. } => Reason::CheckpointBeyondHead,
+        Fault::PendingUnknown => Reason::InvalidAnswer,
+    };
+    Unknown { reason, message: fault.to_string() }
+}
+
+/// How two observations of one projection differ.
+fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken {
+    let reason = |observation: &Observation| observation.failure.as_ref().map(|failure| failure.reason);
+    if reason(before) != reason(after) {
+        return Taken::Material;
+    }
+    if before.failure != after.failure {
+        return Taken::Numbers;
+    }
+    let (Some(old), Some(new)) = (&before.measured, &after.measured) else {
+        return if before.measured.is_some() == after.measured.is_some() { Taken::Same } else { Taken::Material };
+    };
+    let decides = |measured: &Measured| {
+        let assessment = &measured.assessment;
+        (
+            (assessment.required.workers, assessment.required.limit, assessment.stuck, assessment.rewound),
+            assessment.pending.events == 0,
+            assessment.staleness.map(|staleness| staleness > target),
+            measured.sample.blocked_by.as_ref().map(|writer| writer.pid),
+        )
+    };
+    if decides(old) != decides(new) {
+        return Taken::Material;
+    }
+    let numbers = |measured: &Measured| {
+        (
+            measured.assessment.pending,
+            measured.sample.head,
+            measured.sample.checkpoint.clone(),
+            measured.assessment.staleness,
+        )
+    };
+    if numbers(old) == numbers(new) { Taken::Same } else { Taken::Numbers }
+}
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

@@ -1,0 +1,183 @@
+//! What the board makes of answers, by tables.
+
+use super::*;
+use crate::lag::{CheckpointState, Head, Pending, Position};
+
+fn projection(name: &str, uid: &str, table: &str) -> Arc<Projection> {
+    Arc::new(
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "projectionist.dev/v1alpha1",
+            "kind": "Projection",
+            "metadata": { "namespace": "shop", "name": name, "uid": uid, "generation": 1 },
+            "spec": {
+                "source": { "postgres": { "connection": { "secretRef": { "name": "db" } }, "eventTable": { "table": table } } },
+                "checkpoint": { "readStore": {} },
+                "readStore": { "postgres": { "connection": { "secretRef": { "name": "db" } } } },
+                "lag": { "target": "30s" },
+            },
+        }))
+        .unwrap(),
+    )
+}
+
+fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
+    Sample {
+        at: Duration::from_secs(second),
+        taken: jiff::Timestamp::UNIX_EPOCH,
+        head: Head { raw: Position(100), safe: Position(100) },
+        checkpoint: CheckpointState::Committed(vec![Position(checkpoint)]),
+        pending: Some(Pending { events: pending, exact: true }),
+        pending_by_shard: Vec::new(),
+        arrived: 0,
+        staleness: Some(Duration::from_secs(pending)),
+        ahead_of_clock: Duration::ZERO,
+        blocked_by: None,
+    }
+}
+
+fn reported(name: &str, uid: &str, result: Result<Sample, Unknown>) -> Reported {
+    let key = ProjectionKey { namespace: "shop".into(), name: name.into() };
+    let valid_until = Instant::now() + Duration::from_secs(5);
+    Reported { key, uid: uid.into(), generation: 1, result, valid_until }
+}
+
+fn refused() -> Unknown {
+    Unknown { reason: Reason::ConnectionRefused, message: "nobody listens".to_owned() }
+}
+
+fn told(board: &mut Board) -> Vec<String> {
+    let mut told = Vec::new();
+    board.tell(|key| {
+        told.push(key.name.to_string());
+        true
+    });
+    told
+}
+
+#[test]
+fn a_projection_is_known_before_it_is_measured_and_the_round_ends_with_the_last_answer() {
+    let mut board = Board::default();
+    assert!(board.all_answered(), "none is known");
+    let (a, b) = (projection("a", "1", "events"), projection("b", "2", "events"));
+    board.sync(&[Arc::clone(&a), Arc::clone(&b)]);
+    assert!(!board.all_answered());
+    let snapshot = board.snapshot().unwrap();
+    let observation = snapshot.get("shop", "a").unwrap();
+    assert_eq!(observation.current(Instant::now()).unwrap_err().reason, Reason::NotMeasuredYet);
+    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+    assert!(!board.all_answered());
+    board.take(reported("b", "2", Err(refused())), &b, Instant::now());
+    assert!(board.all_answered());
+}
+
+#[test]
+fn a_failure_keeps_the_last_good_measurement_until_it_is_too_old() {
+    let mut board = Board::default();
+    let a = projection("a", "1", "events");
+    board.sync(&[Arc::clone(&a)]);
+    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+    assert_eq!(board.take(reported("a", "1", Err(refused())), &a, Instant::now()), Taken::Material);
+    let snapshot = board.snapshot().unwrap();
+    let observation = snapshot.get("shop", "a").unwrap();
+    assert_eq!(observation.current(Instant::now()).unwrap().assessment.pending.events, 10);
+    let later = Instant::now() + Duration::from_secs(6);
+    assert_eq!(observation.current(later).unwrap_err().reason, Reason::ConnectionRefused);
+    told(&mut board);
+    board.expire(Instant::now(), later);
+    assert_eq!(told(&mut board), ["a"], "that it is too old now asks for action");
+    board.expire(later, later + Duration::from_secs(1));
+    assert!(told(&mut board).is_empty());
+}
+
+#[test]
+fn a_namesake_and_another_source_start_anew() {
+    for replacement in [projection("a", "2", "events"), projection("a", "1", "other")] {
+        let mut board = Board::default();
+        let a = projection("a", "1", "events");
+        board.sync(&[Arc::clone(&a)]);
+        board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+        board.sync(&[Arc::clone(&replacement)]);
+        let snapshot = board.snapshot().unwrap();
+        assert!(snapshot.get("shop", "a").unwrap().measured.is_none());
+    }
+    let mut board = Board::default();
+    let a = projection("a", "2", "events");
+    board.sync(&[Arc::clone(&a)]);
+    assert_eq!(board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now()), Taken::Ignored);
+    assert_eq!(board.take(reported("b", "1", Ok(sample(1, 90, 10))), &a, Instant::now()), Taken::Ignored);
+}
+
+#[test]
+fn a_deleted_projection_leaves_nothing() {
+    let mut board = Board::default();
+    board.sync(&[projection("a", "1", "events")]);
+    board.snapshot();
+    board.sync(&[]);
+    assert!(board.snapshot().unwrap().namespaces.is_empty());
+    assert!(told(&mut board).is_empty());
+    assert!(board.snapshot().is_none(), "nothing new");
+}
+
+#[test]
+fn what_the_model_refuses_is_unknown_with_its_reason() {
+    let mut board = Board::default();
+    let a = projection("a", "1", "events");
+    board.sync(&[Arc::clone(&a)]);
+    let never = Sample { checkpoint: CheckpointState::NeverCommitted, pending: None, ..sample(1, 0, 0) };
+    for (sample, reason) in [
+        (never, Reason::NeverCommitted),
+        (sample(2, 101, 0), Reason::CheckpointBeyondHead),
+        (Sample { pending: None, ..sample(3, 90, 0) }, Reason::InvalidAnswer),
+    ] {
+        board.take(reported("a", "1", Ok(sample)), &a, Instant::now());
+        let snapshot = board.snapshot().unwrap();
+        assert_eq!(snapshot.get("shop", "a").unwrap().current(Instant::now()).unwrap_err().reason, reason);
+    }
+}
+
+#[test]
+fn what_asks_for_action_is_told_at_once_and_mere_numbers_now_and_then() {
+    let mut board = Board::default();
+    let a = projection("a", "1", "events");
+    board.sync(&[Arc::clone(&a)]);
+    let start = Instant::now();
+    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, start);
+    assert_eq!(told(&mut board), ["a"]);
+    assert_eq!(board.take(reported("a", "1", Ok(sample(2, 91, 9))), &a, start), Taken::Numbers);
+    assert!(told(&mut board).is_empty());
+    board.take(reported("a", "1", Ok(sample(3, 92, 8))), &a, start + TELL_NUMBERS_EVERY);
+    assert_eq!(told(&mut board), ["a"]);
+    assert_eq!(board.take(reported("a", "1", Ok(sample(4, 92, 40))), &a, start + TELL_NUMBERS_EVERY), Taken::Material);
+    assert_eq!(told(&mut board), ["a"], "beyond the target");
+}
+
+#[test]
+fn whom_nobody_could_be_told_about_is_told_about_later() {
+    let mut board = Board::default();
+    board.sync(&[projection("a", "1", "events"), projection("b", "2", "events")]);
+    board.tell(|_| false);
+    assert_eq!(told(&mut board), ["a", "b"]);
+}
+
+#[test]
+fn other_namespaces_are_shared_between_snapshots() {
+    let mut board = Board::default();
+    let a = projection("a", "1", "events");
+    let mut elsewhere = (*projection("b", "2", "events")).clone();
+    elsewhere.metadata.namespace = Some("other".to_owned());
+    board.sync(&[Arc::clone(&a), Arc::new(elsewhere)]);
+    let before = board.snapshot().unwrap();
+    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+    let after = board.snapshot().unwrap();
+    assert!(Arc::ptr_eq(&before.namespaces["other"], &after.namespaces["other"]));
+    assert!(!Arc::ptr_eq(&before.namespaces["shop"], &after.namespaces["shop"]));
+}
+
+#[test]
+fn shards_limit_only_workers_that_keep_an_order() {
+    let mut projection = (*projection("a", "1", "events")).clone();
+    projection.spec.scaling.shards = crate::api::Shards::Count(6);
+    assert_eq!(bounds(&projection).shards, Some(6));
+    projection.spec.scaling.ordering = Ordering::None;
+    assert_eq!(bounds(&projection).shards, None);
+}

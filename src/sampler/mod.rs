@@ -1,0 +1,171 @@
+//! Who is sampled when: groups Projections by database, polls each database in a task of its own, and publishes what it finds.
+//!
+//! Reads Projections and Secrets, never writes to the cluster. Everything that decides is in [`plan`] and [`board`], which do no IO.
+
+mod board;
+mod plan;
+mod planner;
+mod poll;
+mod secrets;
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+pub use board::STUCK_AFTER;
+pub use secrets::{LARGEST_VALUE, SecretText, Secrets};
+
+use crate::{
+    api::{Projection, Reason},
+    snapshot::{ProjectionKey, SharedSnapshot},
+};
+use board::{Board, Reported};
+
+/// Snapshots are published no more often than this.
+const PUBLISH_EVERY: Duration = Duration::from_millis(50);
+/// Observations that became too old are looked for this often.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// Reports that are taken in before a snapshot is published.
+const REPORTS_AT_ONCE: usize = 4_096;
+
+/// What the sampler works with.
+pub struct SamplerInputs {
+    /// The Projections. The sampler waits until they have been listed once.
+    pub projections: Store<Projection>,
+    /// Changes its value when any Projection changes.
+    pub changed: watch::Receiver<u64>,
+    /// Where connection strings come from.
+    pub secrets: Arc<dyn Secrets>,
+    /// Where the observations go.
+    pub snapshot: SharedSnapshot,
+    /// Told which Projection's observation has changed: at once when it asks for action, every 5 s at most for mere numbers. When it is full
+    /// the sampler tries again later; it never waits for it.
+    pub changes: mpsc::Sender<ProjectionKey>,
+    /// Becomes true, and stays so, when each known Projection has a first sample or a known failure.
+    pub first_round: watch::Sender<bool>,
+    /// Counters.
+    pub metrics: Arc<SamplerMetrics>,
+}
+
+/// What the sampler did so far, for a metrics page.
+#[derive(Debug, Default)]
+pub struct SamplerMetrics {
+    /// Samples taken, one a projection and poll.
+    pub samples: AtomicU64,
+    /// Failures instead of samples.
+    pub failures: AtomicU64,
+    /// Polls of a source.
+    pub polls: AtomicU64,
+    /// Time spent in polls, in microseconds.
+    pub poll_microseconds: AtomicU64,
+    /// Polls that a source asked for (`NOTIFY`).
+    pub pushes: AtomicU64,
+    /// Distinct databases that are spoken to now: one connection each at most.
+    pub databases: AtomicU64,
+    /// Snapshots published.
+    pub snapshots: AtomicU64,
+}
+
+impl SamplerMetrics {
+    fn count(&self, good: bool) {
+        let counter = if good { &self.samples } else { &self.failures };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Samples until `shutdown` is ready; then all connections are closed.
+pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
+    let SamplerInputs { projections, mut changed, secrets, snapshot, changes, first_round, metrics } = inputs;
+    let mut shutdown = std::pin::pin!(shutdown);
+    tokio::select! {
+        () = &mut shutdown => return,
+        ready = projections.wait_until_ready() => if ready.is_err() {
+            tracing::error!("the watch of Projections ended before it began: nothing is sampled");
+            return;
+        },
+    }
+    let (report, mut reports) = mpsc::unbounded_channel::<Reported>();
+    let (refused, refusals) = mpsc::unbounded_channel::<ProjectionKey>();
+    let (known, known_here) = watch::channel(Vec::new());
+    let planner = planner::Planner::new(secrets, report, Arc::clone(&metrics));
+    let _planner = AbortOnDrop(tokio::spawn(planner.run(known_here, refusals)));
+    let mut board = Board::default();
+    let mut publish_at = Some(Instant::now());
+    let mut expired_until = std::time::Instant::now();
+    let mut expire = interval(EXPIRE_EVERY);
+    expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut resync = true;
+    let mut buffer = Vec::new();
+    loop {
+        if std::mem::take(&mut resync) {
+            changed.mark_unchanged();
+            let all = projections.state();
+            board.sync(&all);
+            known.send_replace(all);
+        }
+        tokio::select! {
+            () = &mut shutdown => return,
+            result = changed.changed() => match result {
+                Ok(()) => resync = true,
+                // Nobody will tell of changes any more: the operator is ending.
+                Err(_) => return,
+            },
+            count = reports.recv_many(&mut buffer, REPORTS_AT_ONCE) => {
+                if count == 0 {
+                    tracing::error!("the sampler's planner ended: nothing is sampled any more");
+                    return;
+                }
+                for reported in buffer.drain(..) {
+                    if reported.result.as_ref().is_err_and(|unknown| unknown.reason == Reason::AuthenticationFailed) {
+                        // The planner ends only with this task.
+                        let _ = refused.send(reported.key.clone());
+                    }
+                    let reference = ObjectRef::new(&reported.key.name).within(&reported.key.namespace);
+                    if let Some(projection) = projections.get(&reference) {
+                        board.take(reported, &projection, std::time::Instant::now());
+                    }
+                }
+            }
+            () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
+                publish_at = None;
+                if let Some(newer) = board.snapshot() {
+                    snapshot.publish(newer);
+                    metrics.snapshots.fetch_add(1, Ordering::Relaxed);
+                    publish_at = Some(Instant::now() + PUBLISH_EVERY);
+                }
+                // Only after publishing: whoever is told looks there.
+                board.tell(|key| !matches!(changes.try_send(key), Err(mpsc::error::TrySendError::Full(_))));
+                if board.all_answered() {
+                    first_round.send_if_modified(|done| !std::mem::replace(done, true));
+                }
+                continue;
+            }
+            _ = expire.tick() => {
+                let now = std::time::Instant::now();
+                board.expire(expired_until, now);
+                expired_until = now;
+            }
+        }
+        publish_at = publish_at.or_else(|| Some(Instant::now()));
+    }
+}
+
+/// Ends a task together with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

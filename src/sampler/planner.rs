@@ -1,0 +1,155 @@
+//! Keeps one polling task a source in step with the Projections and their Secrets.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, sleep_until},
+};
+
+use super::{
+    AbortOnDrop, SamplerMetrics, Secrets,
+    board::Reported,
+    plan::{Need, Plan, SecretName, SourcePlan, key_of, need, plan},
+    poll::{Work, poll},
+    secrets::SecretCache,
+};
+use crate::{
+    api::Projection,
+    postgres::{ConnectionIdentity, Database},
+    snapshot::{ProjectionKey, Unknown, valid_for},
+    sources::{
+        Ask,
+        postgres::{PostgresProbe, Question},
+    },
+};
+
+/// Old Secrets are looked for this often.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// Changes within this time are planned together.
+const PLAN_GAP: Duration = Duration::from_millis(100);
+
+type Known = Vec<Arc<Projection>>;
+
+pub(super) struct Planner {
+    secrets: Arc<dyn Secrets>,
+    cache: SecretCache,
+    reports: mpsc::UnboundedSender<Reported>,
+    metrics: Arc<SamplerMetrics>,
+    started: Instant,
+    databases: HashMap<ConnectionIdentity, Arc<Database>>,
+    running: HashMap<ConnectionIdentity, Running>,
+    needed: HashMap<ProjectionKey, [SecretName; 2]>,
+}
+
+struct Running {
+    work: watch::Sender<Work<Question>>,
+    _task: AbortOnDrop,
+}
+
+impl Planner {
+    pub(super) fn new(
+        secrets: Arc<dyn Secrets>,
+        reports: mpsc::UnboundedSender<Reported>,
+        metrics: Arc<SamplerMetrics>,
+    ) -> Self {
+        Self {
+            secrets,
+            cache: SecretCache::default(),
+            reports,
+            metrics,
+            started: Instant::now(),
+            databases: HashMap::new(),
+            running: HashMap::new(),
+            needed: HashMap::new(),
+        }
+    }
+
+    /// Runs until `known` is dropped. `refusals` names projections whose database did not accept the user.
+    pub(super) async fn run(
+        mut self,
+        mut known: watch::Receiver<Known>,
+        mut refusals: mpsc::UnboundedReceiver<ProjectionKey>,
+    ) {
+        let mut refused = Vec::new();
+        loop {
+            let projections = known.borrow_and_update().clone();
+            self.plan(&projections).await;
+            let refresh_at = tokio::time::Instant::now() + REFRESH_EVERY;
+            sleep(PLAN_GAP).await;
+            tokio::select! {
+                changed = known.changed() => if changed.is_err() { return },
+                _ = refusals.recv_many(&mut refused, 1_024) => {
+                    let names = refused.drain(..).filter_map(|key| self.needed.get(&key)).flatten().cloned();
+                    self.cache.distrust(names.collect::<HashSet<_>>());
+                }
+                () = sleep_until(refresh_at) => {}
+            }
+        }
+    }
+
+    async fn plan(&mut self, projections: &[Arc<Projection>]) {
+        let mut needs = Vec::new();
+        for projection in projections {
+            match need(projection) {
+                Ok(need) => needs.push(need),
+                Err(unknown) => self.report(
+                    key_of(projection),
+                    projection.metadata.uid.as_deref().unwrap_or_default().into(),
+                    projection.metadata.generation.unwrap_or_default(),
+                    unknown,
+                ),
+            }
+        }
+        self.needed = needs.iter().map(|need| (need.key.clone(), [need.events.clone(), need.store.clone()])).collect();
+        let names: HashSet<SecretName> = self.needed.values().flatten().cloned().collect();
+        self.cache.refresh(names, &self.secrets).await;
+        let Plan { sources, failures, databases } = plan(needs, &self.cache.settings());
+        for (need, unknown) in failures {
+            self.report(need.key, need.uid, need.generation, unknown);
+        }
+        // A rotated password makes another identity: its tasks and connections end here, and only its.
+        self.running.retain(|identity, _| sources.contains_key(identity));
+        self.databases.retain(|identity, _| databases.contains(identity));
+        for identity in databases {
+            self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
+        }
+        self.metrics.databases.store(u64::try_from(self.databases.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        for (identity, source) in sources {
+            self.follow(identity, source);
+        }
+    }
+
+    fn follow(&mut self, identity: ConnectionIdentity, source: SourcePlan) {
+        let asks = source.asks.into_iter().filter_map(|(need, store)| {
+            let store = Arc::clone(self.databases.get(&store)?);
+            let Need { key, uid, generation, table, checkpoint, .. } = need;
+            Some(Arc::new(Ask { key, uid, generation, question: Question::new(&table, store, checkpoint) }))
+        });
+        let work = Work { asks: asks.collect(), interval: source.interval };
+        if let Some(running) = self.running.get(&identity) {
+            running.work.send_if_modified(|before| {
+                let modified = before.asks != work.asks || before.interval != work.interval;
+                *before = work;
+                modified
+            });
+            return;
+        }
+        let Some(database) = self.databases.get(&identity) else { return };
+        let probe = PostgresProbe::new(Arc::clone(database), self.started);
+        let (work, work_there) = watch::channel(work);
+        let task = poll(probe, work_there, self.reports.clone(), Arc::clone(&self.metrics));
+        self.running.insert(identity, Running { work, _task: AbortOnDrop(tokio::spawn(task)) });
+    }
+
+    fn report(&self, key: ProjectionKey, uid: Arc<str>, generation: i64, unknown: Unknown) {
+        self.metrics.count(false);
+        let valid_until = Instant::now() + valid_for(REFRESH_EVERY);
+        // Nobody listens any more when the operator ends.
+        let _ = self.reports.send(Reported { key, uid, generation, result: Err(unknown), valid_until });
+    }
+}

@@ -1,0 +1,93 @@
+//! One task a source: polls at its interval with jitter, and at once when the source pushes. Knows no kind of source.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{SamplerMetrics, board::Reported};
+use crate::{
+    snapshot::valid_for,
+    sources::{Ask, Pace, Probe},
+};
+
+/// Pushes that come within this time of the beginning of a poll are answered together.
+const PUSH_GAP: Duration = Duration::from_millis(50);
+/// However often a source pushes, polling takes no more than one part in so many of its connection's time.
+const PUSH_REST: u32 = 5;
+/// The distance of polls while something settles.
+const SOON: Duration = Duration::from_millis(200);
+
+/// What a task has to do.
+#[derive(Clone, Debug)]
+pub(super) struct Work<Question> {
+    pub(super) asks: Vec<Arc<Ask<Question>>>,
+    pub(super) interval: Duration,
+}
+
+/// Runs until `work` is dropped.
+pub(super) async fn poll<P: Probe>(
+    mut probe: P,
+    mut work: watch::Receiver<Work<P::Question>>,
+    reports: mpsc::UnboundedSender<Reported>,
+    metrics: Arc<SamplerMetrics>,
+) {
+    loop {
+        let started = Instant::now();
+        let Work { asks, interval } = work.borrow_and_update().clone();
+        let valid = valid_for(interval);
+        let mut report = |ask: &Ask<P::Question>, result: Result<_, _>| {
+            metrics.count(result.is_ok());
+            // Nobody listens any more when the operator ends.
+            let _ = reports.send(Reported {
+                key: ask.key.clone(),
+                uid: Arc::clone(&ask.uid),
+                generation: ask.generation,
+                result,
+                valid_until: std::time::Instant::now() + valid,
+            });
+        };
+        let pace = probe.measure(&asks, &mut report).await;
+        metrics.polls.fetch_add(1, Ordering::Relaxed);
+        let polled = started.elapsed();
+        let spent = u64::try_from(polled.as_micros()).unwrap_or(u64::MAX);
+        metrics.poll_microseconds.fetch_add(spent, Ordering::Relaxed);
+        let next = started + next_poll(interval, pace, rand::random_range(0.0..1.0));
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = probe.woken() => {
+                metrics.pushes.fetch_add(1, Ordering::Relaxed);
+                sleep_until(started + PUSH_GAP.max(polled * PUSH_REST)).await;
+            }
+            changed = work.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// How long after the beginning of a poll the next one begins: the interval, a tenth more or less as `random` (0 to 1) says, so
+/// that sources and replicas of the operator do not poll in step.
+fn next_poll(interval: Duration, pace: Pace, random: f64) -> Duration {
+    let interval = match pace {
+        Pace::Usual => interval,
+        Pace::Soon => interval.min(SOON),
+    };
+    interval.mul_f64(0.9 + 0.2 * random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_are_spread_around_the_interval() {
+        let interval = Duration::from_secs(5);
+        assert_eq!(next_poll(interval, Pace::Usual, 0.0), Duration::from_millis(4_500));
+        assert_eq!(next_poll(interval, Pace::Usual, 1.0), Duration::from_millis(5_500));
+        assert_eq!(next_poll(interval, Pace::Soon, 0.5), SOON);
+    }
+}

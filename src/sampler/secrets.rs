@@ -1,0 +1,167 @@
+//! Connection strings from Secrets: read when first needed, again every half minute, and at once when a database refuses them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, future::BoxFuture};
+use tokio::time::{Instant, timeout};
+
+use super::plan::SecretName;
+use crate::{api::Reason, postgres::ConnectionSettings, snapshot::Unknown};
+
+/// The largest value that is read from a Secret, in bytes.
+pub const LARGEST_VALUE: usize = 1 << 20;
+const TRUST_FOR: Duration = Duration::from_secs(30);
+const RETRY_FAILED_AFTER: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(5);
+const AT_ONCE: usize = 16;
+
+/// A value that is never shown.
+#[derive(Clone)]
+pub struct SecretText(pub String);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(…)")
+    }
+}
+
+/// Where Secrets come from.
+pub trait Secrets: Send + Sync + 'static {
+    /// One key of one Secret. The reason of a failure is `SecretNotFound`, `SecretKeyMissing` or `SecretForbidden` where the cluster says so; any
+    /// other one means that the cluster could not be asked. Messages need not name the Secret.
+    fn get<'a>(&'a self, namespace: &'a str, name: &'a str, key: &'a str)
+    -> BoxFuture<'a, Result<SecretText, Unknown>>;
+}
+
+/// What was read, with its age.
+#[derive(Default)]
+pub(super) struct SecretCache {
+    entries: HashMap<SecretName, Entry>,
+}
+
+struct Entry {
+    settings: Result<ConnectionSettings, Unknown>,
+    read: Instant,
+}
+
+impl SecretCache {
+    /// Forgets names that nobody needs and reads those that are missing or old.
+    pub(super) async fn refresh(&mut self, needed: HashSet<SecretName>, secrets: &Arc<dyn Secrets>) {
+        self.entries.retain(|name, _| needed.contains(name));
+        let now = Instant::now();
+        let due = needed.into_iter().filter(|name| self.entries.get(name).is_none_or(|entry| entry.is_due(now)));
+        let due: Vec<SecretName> = due.collect();
+        let mut reading = futures::stream::iter(due)
+            .map(|name| {
+                let secrets = Arc::clone(secrets);
+                async move {
+                    let value = timeout(DEADLINE, secrets.get(&name.namespace, &name.name, &name.key)).await;
+                    (name, value.unwrap_or_else(|_| Err(no_answer())))
+                }
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((name, value)) = reading.next().await {
+            let settings = value.and_then(|text| parse(&text));
+            // That the cluster does not answer says nothing about the Secret.
+            let unanswered = settings.as_ref().is_err_and(|unknown| !is_answer(unknown.reason));
+            match self.entries.get_mut(&name).filter(|entry| unanswered && entry.settings.is_ok()) {
+                Some(known) => known.read = Instant::now(),
+                None => {
+                    self.entries.insert(name, Entry { settings, read: Instant::now() });
+                }
+            }
+        }
+    }
+
+    /// Makes these be read anew, unless that has only just been done.
+    pub(super) fn distrust(&mut self, names: impl IntoIterator<Item = SecretName>) {
+        let now = Instant::now();
+        for name in names {
+            if let Some(entry) = self.entries.get_mut(&name)
+                && let Some(aged) = now.checked_sub(TRUST_FOR)
+                && now.duration_since(entry.read) > RETRY_FAILED_AFTER
+            {
+                entry.read = aged;
+            }
+        }
+    }
+
+    pub(super) fn settings(&self) -> HashMap<SecretName, Result<ConnectionSettings, Unknown>> {
+        self.entries.iter().map(|(name, entry)| (name.clone(), entry.settings.clone())).collect()
+    }
+}
+
+impl Entry {
+    fn is_due(&self, now: Instant) -> bool {
+        let trusted_for = if self.settings.is_ok() { TRUST_FOR } else { RETRY_FAILED_AFTER };
+        now.duration_since(self.read) >= trusted_for
+    }
+}
+
+fn parse(text: &SecretText) -> Result<ConnectionSettings, Unknown> {
+    if text.0.len() > LARGEST_VALUE {
+        return Err(Unknown {
+            reason: Reason::ConnectionStringInvalid,
+            message: "the value is larger than 1 MiB, which no connection string is".to_owned(),
+        });
+    }
+    ConnectionSettings::parse(&text.0).map_err(|error| Unknown { reason: error.reason(), message: error.to_string() })
+}
+
+fn is_answer(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::SecretNotFound | Reason::SecretKeyMissing | Reason::SecretForbidden | Reason::ConnectionStringInvalid
+    )
+}
+
+fn no_answer() -> Unknown {
+    Unknown { reason: Reason::TimedOut, message: "the API server did not answer in time".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    struct Answers(Mutex<Vec<Result<SecretText, Unknown>>>);
+
+    impl Secrets for Answers {
+        fn get<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<SecretText, Unknown>> {
+            let next = self.0.lock().unwrap().pop().unwrap_or_else(|| Err(no_answer()));
+            Box::pin(async { next })
+        }
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_is_away_says_nothing_about_a_secret_but_a_deleted_one_does() {
+        let name = SecretName { namespace: "shop".into(), name: "db".to_owned(), key: "url".to_owned() };
+        let gone = Unknown { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
+        let good = SecretText("postgres://u:p@db/events".to_owned());
+        let secrets: Arc<dyn Secrets> = Arc::new(Answers(Mutex::new(vec![Err(gone), Err(no_answer()), Ok(good)])));
+        let mut cache = SecretCache::default();
+        let mut after_reading = async || {
+            for entry in cache.entries.values_mut() {
+                entry.read = entry.read.checked_sub(TRUST_FOR).unwrap();
+            }
+            cache.refresh(HashSet::from([name.clone()]), &secrets).await;
+            cache.settings()[&name].as_ref().map_err(|unknown| unknown.reason).err()
+        };
+        assert_eq!(after_reading().await, None);
+        assert_eq!(after_reading().await, None, "not answered: the last value holds");
+        assert_eq!(after_reading().await, Some(Reason::SecretNotFound));
+    }
+
+    #[test]
+    fn a_huge_value_is_refused_and_none_is_shown() {
+        let huge = SecretText("q".repeat(LARGEST_VALUE + 1));
+        assert_eq!(parse(&huge).unwrap_err().reason, Reason::ConnectionStringInvalid);
+        assert!(!format!("{huge:?}").contains('q'));
+    }
+}

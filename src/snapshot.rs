@@ -1,0 +1,123 @@
+//! The latest assessment of every projection, for many readers and one writer.
+//!
+//! The sampler publishes a whole new [`Snapshot`]; the controller and the metrics API read it without waiting for anybody.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    api::Reason,
+    lag::{Assessment, Sample},
+};
+
+/// Namespace and name of a Projection.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ProjectionKey {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl std::fmt::Display for ProjectionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Why a projection's lag is unknown, in the words of a condition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unknown {
+    /// For machines.
+    pub reason: Reason,
+    /// For people: what, where, and what to do. Holds no secret.
+    pub message: String,
+}
+
+/// A sample together with what was made of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// What the probe answered.
+    pub sample: Sample,
+    /// What it means.
+    pub assessment: Assessment,
+    /// From this moment on it is too old to act on.
+    pub valid_until: Instant,
+}
+
+/// What is known of one projection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// The projection's UID, so that a namesake created later does not inherit an observation.
+    pub uid: Arc<str>,
+    /// The Projection's labels, for selectors.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// The last good measurement, kept while it is valid even if the source fails meanwhile.
+    pub measured: Option<Arc<Measured>>,
+    /// Why the newest attempt failed, if it did; also set before the first attempt (`NotMeasuredYet`).
+    pub failure: Option<Unknown>,
+}
+
+impl Observation {
+    /// The measurement to act on at `now`, or why there is none.
+    pub fn current(&self, now: Instant) -> Result<&Measured, Unknown> {
+        match (&self.measured, &self.failure) {
+            (Some(measured), _) if now < measured.valid_until => Ok(measured),
+            (_, Some(failure)) => Err(failure.clone()),
+            (Some(measured), None) => Err(Unknown {
+                reason: Reason::SampleTooOld,
+                message: format!(
+                    "the last sample was taken at {} and there has been none since: the operator may be overloaded",
+                    measured.sample.taken
+                ),
+            }),
+            (None, None) => {
+                Err(Unknown { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() })
+            }
+        }
+    }
+}
+
+/// The projections of one namespace, by name.
+pub type Observations = BTreeMap<Arc<str>, Arc<Observation>>;
+
+/// What is known of all projections at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// By namespace. Maps are shared between snapshots until they change.
+    pub namespaces: HashMap<Arc<str>, Arc<Observations>>,
+}
+
+impl Snapshot {
+    /// One projection.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Observation>> {
+        self.namespaces.get(namespace)?.get(name)
+    }
+}
+
+/// The cell that holds the newest snapshot. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct SharedSnapshot(Arc<ArcSwap<Snapshot>>);
+
+impl SharedSnapshot {
+    /// The newest snapshot.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Puts a newer one in its place. Only the sampler does.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
+    }
+}
+
+/// How long a sample may be acted on: twice the polling interval, at most a minute, so that one lost poll does not matter and
+/// a source that is gone does not look fresh for ever. A floor keeps very short intervals from flapping.
+pub fn valid_for(interval: Duration) -> Duration {
+    (interval * 2).clamp(Duration::from_secs(5), Duration::from_secs(60))
+}

@@ -1,0 +1,68 @@
+//! What there is to know of a projection in order to measure it on PostgreSQL.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    api::{CheckpointLocation, EventTable},
+    postgres::{ConnectionIdentity, Database},
+};
+
+/// Event table and checkpoint of one projection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Question {
+    /// The event table; without the channel and the columns that measuring does not need, so that projections which differ in those share it.
+    pub table: EventTable,
+    /// The channel to listen on.
+    pub notify_channel: Option<String>,
+    /// The read store.
+    pub store: StoreRef,
+    /// The checkpoint in it.
+    pub checkpoint: CheckpointLocation,
+}
+
+/// A database, equal to another when they are the same one.
+#[derive(Clone)]
+pub struct StoreRef(pub Arc<Database>);
+
+impl StoreRef {
+    /// Which.
+    pub fn identity(&self) -> &ConnectionIdentity {
+        self.0.identity()
+    }
+}
+
+impl fmt::Debug for StoreRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.identity().fmt(f)
+    }
+}
+
+impl PartialEq for StoreRef {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for StoreRef {}
+
+impl Question {
+    /// The question for an event table of the spec.
+    pub fn new(table: &EventTable, store: Arc<Database>, checkpoint: CheckpointLocation) -> Self {
+        let without = EventTable::default();
+        Self {
+            table: EventTable {
+                table: table.table.clone(),
+                position: table.position.clone(),
+                recorded_at: table.recorded_at.clone(),
+                // Only the shards of the built-in projector are told by it.
+                stream: if checkpoint.shards.is_some() { table.stream.clone() } else { without.stream },
+                type_: without.type_,
+                data: without.data,
+                notify_channel: None,
+            },
+            notify_channel: table.notify_channel.clone(),
+            store: StoreRef(store),
+            checkpoint,
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! One event table with all projections that read it: look, then count what waits, in a fixed number of statements.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio_postgres::Error;
+
+use super::{
+    AskRef,
+    counting::{Segment, ShardRow, Waiting, scan_limit, segments, unsigned, waiting_by_shard, waiting_from},
+};
+use crate::{
+    api::{EventTable, Reason},
+    lag::{CheckpointState, Head, Pending, Position, Sample},
+    postgres::{
+        Live, classify, quote_identifier, quote_table,
+        safe_head::{Follower, Log, LogError, Look},
+        shard_expression,
+    },
+    read_stores::postgres::Checkpoint,
+    snapshot::{ProjectionKey, Unknown},
+};
+
+/// How many events the run without a gap is followed over in one poll.
+const DENSE_RUN: u32 = 10_000;
+/// What was counted is counted anew after so long even if nothing moved: somebody may have deleted events.
+const TRUST_COUNTS_FOR: Duration = Duration::from_secs(30);
+/// So many polls in a row come soon when the safe head lags behind the head; then whoever holds it back is no short transaction.
+const SOON_POLLS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A projection with the checkpoint that was read for it, before the table is looked at.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    pub(super) ask: AskRef,
+    pub(super) checkpoint: Checkpoint,
+}
+
+/// What is remembered of a table from poll to poll.
+pub(super) struct Table {
+    table: EventTable,
+    /// The statements, and the number of the connection on which they were prepared.
+    log: Option<(u64, Log)>,
+    follower: Follower,
+    arrived: u64,
+    /// Up to where arrivals have been counted.
+    arrived_until: Option<Position>,
+    counted: HashMap<ProjectionKey, Counted>,
+    failures: u32,
+    retry_at: Option<Instant>,
+    settling: u32,
+}
+
+struct Counted {
+    safe: Position,
+    checkpoint: Checkpoint,
+    at: Instant,
+    waiting: Waiting,
+}
+
+type Answer = (AskRef, Result<Sample, Unknown>);
+
+impl Table {
+    pub(super) fn new(table: EventTable) -> Self {
+        Self {
+            table,
+            log: None,
+            follower: Follower::default(),
+            arrived: 0,
+            arrived_until: None,
+            counted: HashMap::new(),
+            failures: 0,
+            retry_at: None,
+            settling: 0,
+        }
+    }
+
+    /// Failures in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// False while it pauses after a failure.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.retry_at.is_none_or(|retry_at| now >= retry_at)
+    }
+
+    /// Takes note of a failure: the next attempts come at growing distances.
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.log = None;
+        self.retry_at = Some(now + pause(self.failures));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// True when another look soon is likely to tell more.
+    pub(super) fn is_settling(&self) -> bool {
+        (1..=SOON_POLLS).contains(&self.settling)
+    }
+
+    /// One sample for each projection.
+    pub(super) async fn measure(
+        &mut self,
+        live: &mut Live,
+        wanted: &[Wanted],
+        started: std::time::Instant,
+    ) -> Result<Vec<Answer>, Unknown> {
+        let (look, safe) = self.look(live, wanted).await.map_err(|error| self.log_failed(&error))?;
+        let (at, taken) = (started.elapsed(), jiff::Timestamp::now());
+        self.failures = 0;
+        self.retry_at = None;
+        self.settling = if safe == Some(look.head) { 0 } else { self.settling.saturating_add(1) };
+        let Some(safe) = safe else {
+            let unknown = held_from_the_start(&self.table, &look);
+            return Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), Err(unknown.clone()))).collect());
+        };
+        if let Err(error) = self.count(live, wanted, safe).await {
+            live.forget(&self.segments_sql());
+            return Err(self.statement_failed(&error));
+        }
+        let head = Head { raw: look.head, safe };
+        let blocked_by = if safe < look.head { look.oldest_writer() } else { None };
+        let sample = |wanted: &Wanted| {
+            let counted = self.counted.get(&wanted.ask.key);
+            let (staleness, ahead_of_clock) =
+                counted.map_or((None, Duration::ZERO), |counted| counted.waiting.oldest.after(counted.at.elapsed()));
+            Sample {
+                at,
+                taken,
+                head,
+                checkpoint: wanted.checkpoint.state.clone(),
+                pending: counted.map(|counted| Pending {
+                    exact: counted.waiting.pending.exact && wanted.checkpoint.exact,
+                    ..counted.waiting.pending
+                }),
+                pending_by_shard: counted.map(|counted| counted.waiting.by_shard.clone()).unwrap_or_default(),
+                arrived: self.arrived,
+                staleness,
+                ahead_of_clock,
+                blocked_by: blocked_by.clone(),
+            }
+        };
+        Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), Ok(sample(wanted)))).collect())
+    }
+
+    async fn look(&mut self, live: &Live, wanted: &[Wanted]) -> Result<(Look, Option<Position>), LogError> {
+        let client = &live.session.client;
+        let log = match self.log.take().filter(|(number, _)| *number == live.number) {
+            Some((_, log)) => log,
+            None => Log::prepare(client, &self.table).await?,
+        };
+        let look = log.look(client).await?;
+        if self.follower.went_back(&look) {
+            self.counted.clear();
+            self.arrived_until = None;
+        }
+        let furthest = wanted.iter().filter_map(|wanted| wanted.checkpoint.state.lowest()).max();
+        let dense_until = match self.follower.dense_from(&look, furthest) {
+            Some(from) => log.dense_until(client, from, DENSE_RUN).await?,
+            None => None,
+        };
+        self.log = Some((live.number, log));
+        let safe = self.follower.observe(&look, dense_until);
+        Ok((look, safe))
+    }
+
+    /// Brings `counted` and `arrived` up to date. What is at or below the safe head never changes, so where neither checkpoint nor safe head moved the
+    /// last count still holds.
+    async fn count(&mut self, live: &mut Live, wanted: &[Wanted], safe: Position) -> Result<(), Error> {
+        if self.counted.len() > wanted.len() * 2 + 16 {
+            self.counted.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
+        }
+        let moved: Vec<&Wanted> = wanted.iter().filter(|wanted| !self.holds(wanted, safe)).collect();
+        let mut plain = Vec::new();
+        let mut sharded: BTreeMap<u32, Vec<(&Wanted, &[Position])>> = BTreeMap::new();
+        for wanted in moved {
+            match (&wanted.checkpoint.state, wanted.ask.question.checkpoint.shards) {
+                (CheckpointState::NeverCommitted, _) => {
+                    self.counted.remove(&wanted.ask.key);
+                }
+                (CheckpointState::Committed(positions), Some(shards)) => {
+                    sharded.entry(shards).or_default().push((wanted, positions));
+                }
+                (CheckpointState::Committed(_), None) => plain.push(wanted),
+            }
+        }
+        let before = self.arrived_until.filter(|before| *before < safe);
+        let points = plain.iter().filter_map(|wanted| wanted.checkpoint.state.lowest());
+        let cut = segments(points.chain(before), safe);
+        let counted = if cut.is_empty() { Vec::new() } else { self.count_segments(live, &cut).await? };
+        if let Some(before) = before {
+            self.arrived = self.arrived.saturating_add(waiting_from(&counted, before).pending.events);
+        }
+        self.arrived_until = Some(safe);
+        for wanted in plain {
+            let lowest = wanted.checkpoint.state.lowest().unwrap_or(safe);
+            self.remember(wanted, safe, waiting_from(&counted, lowest));
+        }
+        for (shards, group) in sharded {
+            self.count_shards(live, shards, &group, safe).await?;
+        }
+        Ok(())
+    }
+
+    fn holds(&self, wanted: &Wanted, safe: Position) -> bool {
+        self.counted.get(&wanted.ask.key).is_some_and(|counted| {
+            counted.safe == safe && counted.checkpoint == wanted.checkpoint && counted.at.elapsed() < TRUST_COUNTS_FOR
+        })
+    }
+
+    fn remember(&mut self, wanted: &Wanted, safe: Position, waiting: Waiting) {
+        let counted = Counted { safe, checkpoint: wanted.checkpoint.clone(), at: Instant::now(), waiting };
+        self.counted.insert(wanted.ask.key.clone(), counted);
+    }
+
+    async fn count_segments(&self, live: &mut Live, cut: &[(i64, i64)]) -> Result<Vec<Segment>, Error> {
+        let statement = live.prepared(&self.segments_sql()).await?;
+        let (low, high): (Vec<i64>, Vec<i64>) = cut.iter().copied().unzip();
+        let limit = scan_limit(cut.len());
+        let rows = live.session.client.query(&statement, &[&low, &high, &limit]).await?;
+        rows.iter()
+            .zip(cut)
+            .map(|(row, bounds)| {
+                let found: Option<bool> = row.try_get(1)?;
+                Ok(Segment::new(*bounds, row.try_get(0)?, limit, found.unwrap_or(false), row.try_get(2)?))
+            })
+            .collect()
+    }
+
+    async fn count_shards(
+        &mut self,
+        live: &mut Live,
+        shards: u32,
+        group: &[(&Wanted, &[Position])],
+        safe: Position,
+    ) -> Result<(), Error> {
+        let lowest = |positions: &[Position]| positions.iter().min().copied().unwrap_or(safe);
+        let (behind, done): (Vec<_>, Vec<_>) = group.iter().partition(|(_, positions)| lowest(positions) < safe);
+        for (wanted, positions) in done {
+            self.remember(wanted, safe, Waiting::nothing(positions.len()));
+        }
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let statement = live.prepared(&self.shards_sql(shards)).await?;
+        let from: Vec<i64> = behind.iter().map(|(_, positions)| lowest(positions).0).collect();
+        let each: Vec<i64> = behind.iter().flat_map(|(_, positions)| positions.iter().map(|at| at.0)).collect();
+        let limit = scan_limit(behind.len());
+        let rows = match live.session.client.query(&statement, &[&from, &safe.0, &each, &limit]).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                live.forget(&self.shards_sql(shards));
+                return Err(error);
+            }
+        };
+        let mut found: HashMap<usize, Vec<ShardRow>> = HashMap::new();
+        for row in &rows {
+            let index: i64 = row.try_get(0)?;
+            let oldest: Option<i64> = row.try_get(5)?;
+            let age: Option<f64> = row.try_get(6)?;
+            found.entry(usize::try_from(index - 1).unwrap_or(usize::MAX)).or_default().push(ShardRow {
+                shard: usize::try_from(unsigned(row.try_get::<_, i32>(1)?.into())).unwrap_or(usize::MAX),
+                scanned: row.try_get(2)?,
+                pending: row.try_get(3)?,
+                last: row.try_get(4)?,
+                oldest: oldest.map(|position| (position, age)),
+            });
+        }
+        for (index, (wanted, positions)) in behind.into_iter().enumerate() {
+            let rows = found.remove(&index).unwrap_or_default();
+            self.remember(wanted, safe, waiting_by_shard(&rows, positions, safe, limit));
+        }
+        Ok(())
+    }
+
+    /// One row a segment: events (at most the limit), whether there is one, and the age of the first.
+    fn segments_sql(&self) -> String {
+        let (table, position, recorded_at) = self.quoted();
+        format!(
+            "select counted.n, first.found, first.age
+             from unnest($1::bigint[], $2::bigint[]) with ordinality as s(low, high, i)
+             cross join lateral (
+                 select count(*) as n from (
+                     select 1 from {table} where {position} > s.low and {position} <= s.high order by {position} limit $3::bigint
+                 ) e
+             ) counted
+             left join lateral (
+                 select true as found, extract(epoch from clock_timestamp() - {recorded_at})::float8 as age
+                 from {table} where {position} > s.low and {position} <= s.high order by {position} limit 1
+             ) first on true
+             order by s.i"
+        )
+    }
+
+    /// One row a projection and shard that has events after the projection's lowest checkpoint.
+    fn shards_sql(&self, shards: u32) -> String {
+        let (table, position, recorded_at) = self.quoted();
+        let shard = shard_expression(&quote_identifier(&self.table.stream), shards);
+        format!(
+            "select e.i, e.shard, count(*), count(*) filter (where e.waits), max(e.p), min(e.p) filter (where e.waits),
+                 extract(epoch from clock_timestamp() - (array_agg(e.r order by e.p) filter (where e.waits))[1])::float8
+             from (
+                 select a.i, s.p, s.r, s.shard, s.p > ($3::bigint[])[((a.i - 1) * {shards})::int + s.shard + 1] as waits
+                 from unnest($1::bigint[]) with ordinality as a(low, i)
+                 cross join lateral (
+                     select {position}::bigint as p, {recorded_at} as r, {shard} as shard
+                     from {table} where {position} > a.low and {position} <= $2::bigint order by {position} limit $4::bigint
+                 ) s
+             ) e
+             group by e.i, e.shard"
+        )
+    }
+
+    fn quoted(&self) -> (String, String, String) {
+        (
+            quote_table(&self.table.table),
+            quote_identifier(&self.table.position),
+            quote_identifier(&self.table.recorded_at),
+        )
+    }
+
+    fn log_failed(&self, error: &LogError) -> Unknown {
+        Unknown { reason: error.reason(), message: error.to_string() }
+    }
+
+    fn statement_failed(&self, error: &Error) -> Unknown {
+        let (reason, message) = classify(error);
+        Unknown { reason, message: format!("event table {}: {message}", self.table.table) }
+    }
+}
+
+fn held_from_the_start(table: &EventTable, look: &Look) -> Unknown {
+    let who = match look.oldest_writer() {
+        Some(writer) => match writer.pid {
+            Some(pid) => format!("the transaction of server process {pid}"),
+            None => "a prepared transaction".to_owned(),
+        },
+        None => "a transaction".to_owned(),
+    };
+    Unknown {
+        reason: Reason::NotMeasuredYet,
+        message: format!(
+            "event table {}: {who} has been writing since before measuring began, and until it ends nobody knows which events are still missing: see pg_stat_activity",
+            table.table
+        ),
+    }
+}
+
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_table_is_asked_less_often_and_at_most_five_seconds_apart() {
+        assert_eq!([0, 1, 2, 3, 99].map(pause).map(|pause| pause.as_secs()), [1, 2, 4, 5, 5]);
+        let mut table = Table::new(EventTable::default());
+        let now = Instant::now();
+        assert!(table.is_due(now));
+        table.failed(now);
+        assert!(!table.is_due(now));
+        assert!(table.is_due(now + FIRST_PAUSE));
+    }
+
+    #[test]
+    fn looks_again_soon_only_for_a_while() {
+        let mut table = Table::new(EventTable::default());
+        assert!(!table.is_settling());
+        table.settling = 1;
+        assert!(table.is_settling());
+        table.settling = SOON_POLLS + 1;
+        assert!(!table.is_settling());
+    }
+}

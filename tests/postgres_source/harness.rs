@@ -1,0 +1,172 @@
+//! A running sampler with its Projections and Secrets in hand, and databases for it to look at.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock},
+    time::{Duration, Instant},
+};
+
+use futures::future::BoxFuture;
+use kube::runtime::{
+    reflector::{self, store::Writer},
+    watcher::Event,
+};
+use projectionist::{
+    api::{Projection, Reason},
+    lag::Pending,
+    sampler::{self, SamplerInputs, SamplerMetrics, SecretText, Secrets},
+    snapshot::{Measured, Observation, SharedSnapshot, Unknown},
+};
+use serde_json::{Value, json};
+use test_cluster::Postgres;
+use tokio::sync::{mpsc, watch};
+use tokio_postgres::Client;
+
+pub const SOON: Duration = Duration::from_secs(120);
+
+/// One server for all tests that neither stop nor reconfigure it.
+pub fn server() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(|| Postgres::on_loopback().unwrap())
+}
+
+#[derive(Default)]
+pub struct Given(pub Mutex<HashMap<String, String>>);
+
+impl Secrets for Given {
+    fn get<'a>(&'a self, _: &'a str, name: &'a str, _: &'a str) -> BoxFuture<'a, Result<SecretText, Unknown>> {
+        let found = self.0.lock().unwrap().get(name).cloned().map(SecretText);
+        Box::pin(async {
+            found.ok_or(Unknown { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })
+        })
+    }
+}
+
+/// A running sampler with its Projections in hand.
+pub struct Running {
+    writer: Writer<Projection>,
+    changed: watch::Sender<u64>,
+    pub secrets: Arc<Given>,
+    snapshot: SharedSnapshot,
+    pub first_round: watch::Receiver<bool>,
+    pub metrics: Arc<SamplerMetrics>,
+    _changes: mpsc::Receiver<projectionist::snapshot::ProjectionKey>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Running {
+    pub fn start(secrets: &[(&str, &str)]) -> Self {
+        let (projections, mut writer) = reflector::store();
+        writer.apply_watcher_event(&Event::Init);
+        writer.apply_watcher_event(&Event::InitDone);
+        let given = secrets.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect();
+        let secrets = Arc::new(Given(Mutex::new(given)));
+        let (changed, changed_there) = watch::channel(0);
+        let (changes, changes_here) = mpsc::channel(64);
+        let (first_round, first_round_here) = watch::channel(false);
+        let (snapshot, metrics) = (SharedSnapshot::default(), Arc::new(SamplerMetrics::default()));
+        let task = tokio::spawn(sampler::run(
+            SamplerInputs {
+                projections,
+                changed: changed_there,
+                secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,
+                snapshot: snapshot.clone(),
+                changes,
+                first_round,
+                metrics: Arc::clone(&metrics),
+            },
+            std::future::pending(),
+        ));
+        let _changes = changes_here;
+        Self { writer, changed, secrets, snapshot, first_round: first_round_here, metrics, _changes, task }
+    }
+
+    /// Declares a Projection; `change` edits its spec.
+    pub fn declare(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut spec = json!({
+            "source": { "postgres": { "connection": { "secretRef": { "name": "db" } }, "eventTable": {} } },
+            "checkpoint": { "readStore": {} },
+            "readStore": { "postgres": { "connection": { "secretRef": { "name": "db" } } } },
+            "lag": { "target": "5s" },
+        });
+        change(&mut spec);
+        let projection: Projection = serde_json::from_value(json!({
+            "apiVersion": "projectionist.dev/v1alpha1",
+            "kind": "Projection",
+            "metadata": { "namespace": "shop", "name": name, "uid": name, "generation": 1 },
+            "spec": spec,
+        }))
+        .unwrap();
+        self.writer.apply_watcher_event(&Event::Apply(projection));
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    pub fn observation(&self, name: &str) -> Option<Arc<Observation>> {
+        self.snapshot.load().get("shop", name).cloned()
+    }
+
+    pub async fn wait(&self, what: &str, name: &str, holds: impl Fn(&Observation) -> bool) -> Arc<Observation> {
+        let until = Instant::now() + SOON;
+        loop {
+            match self.observation(name) {
+                Some(observation) if holds(&observation) => return observation,
+                last if Instant::now() > until => panic!("{name}: {what}: not within {SOON:?}; last seen: {last:#?}"),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    pub async fn wait_measured(&self, what: &str, name: &str, holds: impl Fn(&Measured) -> bool) -> Arc<Measured> {
+        let good = |seen: &Observation| seen.failure.is_none() && seen.measured.as_ref().is_some_and(|m| holds(m));
+        self.wait(what, name, good).await.measured.clone().unwrap()
+    }
+
+    pub async fn wait_pending(&self, name: &str, events: u64) -> Arc<Measured> {
+        let what = format!("{events} pending");
+        self.wait_measured(&what, name, |m| m.assessment.pending == Pending { events, exact: true }).await
+    }
+
+    pub async fn wait_unknown(&self, name: &str, reason: Reason) -> Unknown {
+        let failed = |seen: &Observation| seen.failure.as_ref().is_some_and(|failure| failure.reason == reason);
+        let unknown = self.wait(&format!("{reason}"), name, failed).await.failure.clone().unwrap();
+        assert!(!unknown.message.contains("hunter2"));
+        unknown
+    }
+}
+
+pub const TABLES: &str = "
+    create table events (position bigint generated always as identity primary key, stream text not null default 's',
+        type text not null default 't', data jsonb not null default '{}', recorded_at timestamptz default clock_timestamp());
+    create table checkpoints (projection text primary key, position bigint);";
+
+pub async fn database(server: &Postgres, name: &str) -> (String, Client) {
+    let url = server.create_database(name).await.unwrap();
+    let client = server.connect(name).await.unwrap();
+    client.batch_execute(TABLES).await.unwrap();
+    (url, client)
+}
+
+pub async fn append(client: &Client, count: i64) {
+    client
+        .execute("insert into events (stream) select 's' || n from generate_series(1, $1::bigint) n", &[&count])
+        .await
+        .unwrap();
+}
+
+pub async fn commit(client: &Client, name: &str, position: i64) {
+    let upsert =
+        "insert into checkpoints values ($1, $2) on conflict (projection) do update set position = excluded.position";
+    client.execute(upsert, &[&name, &position]).await.unwrap();
+}
+
+pub async fn sampler_connections(client: &Client, database: &str) -> i64 {
+    let count =
+        "select count(*) from pg_stat_activity where application_name = 'projectionist-sampler' and datname = $1";
+    client.query_one(count, &[&database]).await.unwrap().get(0)
+}
