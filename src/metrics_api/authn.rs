@@ -1,0 +1,272 @@
+//! Who asks: by the aggregator's word, by a client certificate, by a token, or nobody.
+//!
+//! The aggregator passes its callers on in headers. They count only on a connection whose client certificate the front proxy's
+//! authority signed for an allowed name; otherwise they are as if they were not there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue};
+use percent_encoding::percent_decode_str;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Every caller who is somebody belongs to it.
+const AUTHENTICATED: &str = "system:authenticated";
+/// Who is nobody in particular, by the names that the API server has for it and passes on.
+const ANONYMOUS: &str = "system:anonymous";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// `id-kp-clientAuth`, 1.3.6.1.5.5.7.3.2, without tag and length. Required, not only where usages are listed: an authority may
+/// also sign certificates that say nothing of what they are for.
+const FOR_CLIENTS: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
+/// Longer ones are no tokens of a cluster, and would only fill memory.
+const LONGEST_TOKEN: usize = 8 * 1024;
+
+/// A caller.
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// The UID, where there is one.
+    pub uid: Option<String>,
+    /// The groups.
+    pub groups: BTreeSet<String>,
+    /// What else the authenticator said.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl User {
+    /// In the group of those who are somebody, unless the caller is anonymous: what is granted to every authenticated user
+    /// would otherwise be granted to the world.
+    pub(super) fn authenticated(mut self) -> Self {
+        if self.name != ANONYMOUS && !self.groups.contains(UNAUTHENTICATED) {
+            self.groups.insert(AUTHENTICATED.to_owned());
+        }
+        self
+    }
+}
+
+/// Whom to believe, as `kube-system/extension-apiserver-authentication` says.
+#[derive(Clone, Debug, Default)]
+pub struct ClientAuthorities {
+    /// Who may pass callers on.
+    pub request_header: Option<RequestHeader>,
+    /// Who signs certificates of users.
+    pub client_authorities: Vec<TrustAnchor<'static>>,
+}
+
+/// The front proxy: its authority, the names it may have and the headers it uses.
+#[derive(Clone, Debug)]
+pub struct RequestHeader {
+    authorities: Vec<TrustAnchor<'static>>,
+    /// Empty: any name.
+    allowed_names: Vec<String>,
+    username_headers: Vec<String>,
+    uid_headers: Vec<String>,
+    group_headers: Vec<String>,
+    extra_prefixes: Vec<String>,
+}
+
+impl ClientAuthorities {
+    /// Reads the data of the ConfigMap.
+    ///
+    /// # Errors
+    /// Which key cannot be read, and why. A key that is absent only means that nobody is believed by it.
+    pub fn from_config(data: &BTreeMap<String, String>) -> Result<Self, String> {
+        let client_authorities = anchors(data, "client-ca-file")?;
+        let authorities = anchors(data, "requestheader-client-ca-file")?;
+        let list = |key: &str| -> Result<Vec<String>, String> {
+            let text = data.get(key).map_or("[]", String::as_str);
+            serde_json::from_str(text).map_err(|error| format!("{key} is not a JSON array of strings: {error}"))
+        };
+        let request_header = RequestHeader {
+            allowed_names: list("requestheader-allowed-names")?,
+            username_headers: list("requestheader-username-headers")?,
+            uid_headers: list("requestheader-uid-headers")?,
+            group_headers: list("requestheader-group-headers")?,
+            extra_prefixes: list("requestheader-extra-headers-prefix")?,
+            authorities,
+        };
+        let usable = !request_header.authorities.is_empty() && !request_header.username_headers.is_empty();
+        Ok(Self { request_header: usable.then_some(request_header), client_authorities })
+    }
+
+    /// What a client certificate stands for.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Standing {
+        let Some((leaf, intermediates)) = chain.split_first() else { return Standing::NoCertificate };
+        let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Standing::Stranger };
+        let common_name = certificate.subject().iter_common_name().last().and_then(|name| name.as_str().ok());
+        if let Some(proxy) = &self.request_header {
+            let allowed =
+                |name: &str| proxy.allowed_names.is_empty() || proxy.allowed_names.iter().any(|it| it == name);
+            if signed_by(&proxy.authorities, leaf, intermediates, now) && allowed(common_name.unwrap_or_default()) {
+                return Standing::FrontProxy;
+            }
+        }
+        match common_name {
+            Some(name) if !name.is_empty() && signed_by(&self.client_authorities, leaf, intermediates, now) => {
+                let groups = certificate.subject().iter_organization();
+                let groups = groups.filter_map(|group| group.as_str().ok()).map(ToOwned::to_owned).collect();
+                Standing::User(User { name: name.to_owned(), groups, ..User::default() }.authenticated())
+            }
+            _ => Standing::Stranger,
+        }
+    }
+
+    /// The caller whom the front proxy names, if it names one.
+    pub fn passed_on(&self, headers: &HeaderMap) -> Option<User> {
+        let proxy = self.request_header.as_ref()?;
+        let first = |names: &[String]| {
+            let values = names.iter().filter_map(|name| text(headers.get(name.as_str())?));
+            values.filter(|value| !value.is_empty()).map(ToOwned::to_owned).next()
+        };
+        let groups = proxy.group_headers.iter().flat_map(|name| headers.get_all(name.as_str()));
+        let mut user = User {
+            name: first(&proxy.username_headers)?,
+            uid: first(&proxy.uid_headers),
+            groups: groups.filter_map(text).map(ToOwned::to_owned).collect(),
+            extra: BTreeMap::new(),
+        };
+        for (name, value) in headers {
+            let (name, Some(value)) = (name.as_str(), text(value)) else { continue };
+            // Names of headers are lower case here already.
+            let key = proxy.extra_prefixes.iter().find_map(|prefix| name.strip_prefix(&prefix.to_ascii_lowercase()));
+            if let Some(key) = key {
+                let key = percent_decode_str(key).decode_utf8_lossy().into_owned();
+                user.extra.entry(key).or_default().push(value.to_owned());
+            }
+        }
+        Some(user.authenticated())
+    }
+}
+
+/// What a client certificate makes of a connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// There is none.
+    NoCertificate,
+    /// Nobody whom we believe signed it.
+    Stranger,
+    /// It may pass callers on.
+    FrontProxy,
+    /// It is this user's own.
+    User(User),
+}
+
+/// Names need not be ASCII.
+fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
+}
+
+/// A bearer token, if the request has one.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && (1..=LONGEST_TOKEN).contains(&token.len())).then_some(token)
+}
+
+fn anchors(data: &BTreeMap<String, String>, key: &str) -> Result<Vec<TrustAnchor<'static>>, String> {
+    let Some(pem) = data.get(key) else { return Ok(Vec::new()) };
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .map(|der| {
+            let der = der.map_err(|_| format!("{key} is not PEM"))?;
+            let anchor =
+                anchor_from_trusted_cert(&der).map_err(|error| format!("{key} holds no authority: {error}"))?;
+            Ok(anchor.to_owned())
+        })
+        .collect()
+}
+
+fn signed_by(
+    authorities: &[TrustAnchor<'static>],
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> bool {
+    let Ok(certificate) = EndEntityCert::try_from(leaf) else { return false };
+    let usage = KeyUsage::required(FOR_CLIENTS);
+    certificate.verify_for_usage(ALL_VERIFICATION_ALGS, authorities, intermediates, now, usage, None, None).is_ok()
+}
+
+/// How long an answer about a token may be used again.
+pub const TOKEN_CACHED_FOR: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authorities(data: &[(&str, &str)]) -> Result<ClientAuthorities, String> {
+        let data = data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        ClientAuthorities::from_config(&data)
+    }
+
+    fn with_headers() -> ClientAuthorities {
+        ClientAuthorities {
+            request_header: Some(RequestHeader {
+                authorities: Vec::new(),
+                allowed_names: Vec::new(),
+                username_headers: vec!["X-Remote-User".to_owned()],
+                uid_headers: vec!["X-Remote-Uid".to_owned()],
+                group_headers: vec!["X-Remote-Group".to_owned()],
+                extra_prefixes: vec!["X-Remote-Extra-".to_owned()],
+            }),
+            client_authorities: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_group_and_extra_of_the_passed_on_caller_counts() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-remote-user", "ann"),
+            ("x-remote-group", "one"),
+            ("x-remote-group", "two"),
+            ("x-remote-extra-acme.example%2fteam", "orders"),
+            ("x-remote-extra-scopes", "a"),
+            ("x-remote-extra-scopes", "b"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        let user = with_headers().passed_on(&headers).unwrap();
+        assert_eq!(user.name, "ann");
+        assert_eq!(user.groups.iter().map(String::as_str).collect::<Vec<_>>(), ["one", AUTHENTICATED, "two"]);
+        assert_eq!(user.extra["acme.example/team"], ["orders"]);
+        assert_eq!(user.extra["scopes"], ["a", "b"]);
+    }
+
+    #[test]
+    fn nobody_is_passed_on_without_a_name() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-remote-group", "system:masters".parse().unwrap());
+        assert_eq!(with_headers().passed_on(&headers), None);
+        headers.append("x-remote-user", "".parse().unwrap());
+        assert_eq!(with_headers().passed_on(&headers), None);
+    }
+
+    #[test]
+    fn an_empty_config_believes_nobody_and_a_broken_one_is_refused_by_key() {
+        let empty = authorities(&[]).unwrap();
+        assert!(empty.request_header.is_none() && empty.client_authorities.is_empty());
+        let error = authorities(&[("requestheader-allowed-names", "front")]).unwrap_err();
+        assert!(error.starts_with("requestheader-allowed-names is not a JSON array"), "{error}");
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(authorities(&[("client-ca-file", broken)]).unwrap_err().starts_with("client-ca-file"));
+    }
+
+    #[test]
+    fn only_bearer_tokens_are_tokens() {
+        let token = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.append("authorization", text.parse().unwrap());
+            bearer(&headers).map(ToOwned::to_owned)
+        };
+        assert_eq!(token("Bearer abc"), Some("abc".to_owned()));
+        assert_eq!(token("bearer  abc "), Some("abc".to_owned()));
+        for text in ["Basic abc", "Bearer", "Bearer ", "abc"] {
+            assert_eq!(token(text), None, "{text:?}");
+        }
+    }
+}

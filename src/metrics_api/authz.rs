@@ -1,0 +1,273 @@
+//! Who may ask what: attributes of a request, and answers of the cluster remembered for a moment.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Semaphore;
+
+use super::{GROUP, ReviewError, Reviews, User, VERSION, authn::TOKEN_CACHED_FOR, target::Target};
+
+/// How long an answer holds, allowed or not.
+const CACHED_FOR: Duration = Duration::from_secs(10);
+/// About so many answers are remembered; beyond that the older half goes.
+const MOST_CACHED: usize = 4096;
+/// An answer that takes longer is none.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(6);
+/// Questions to the cluster at once. Whoever invents tokens can fill only the tokens' share, so that callers whom a certificate
+/// proves are not kept waiting.
+const MOST_ACCESS_REVIEWS: usize = 32;
+const MOST_TOKEN_REVIEWS: usize = 8;
+/// Who may do everything without being looked up, so that the aggregator is answered even while the API server is busy.
+const MASTERS: &str = "system:masters";
+
+/// What a request wants to do, in the terms of RBAC.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Attributes {
+    /// Read the values of a metric in a namespace.
+    Metric {
+        /// The namespace.
+        namespace: String,
+        /// The metric, which is RBAC's resource.
+        metric: String,
+    },
+    /// Read a path that is no resource.
+    Path(String),
+}
+
+impl Attributes {
+    /// RBAC's verb: values come as a list.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Metric { .. } => "list",
+            Self::Path(_) => "get",
+        }
+    }
+
+    /// RBAC's API group and version of a metric.
+    pub fn group_version(&self) -> (&'static str, &'static str) {
+        (GROUP, VERSION)
+    }
+
+    pub(super) fn of(target: &Target, path: &str) -> Self {
+        match target {
+            Target::Values { namespace, metric } => {
+                Self::Metric { namespace: namespace.clone(), metric: metric.clone() }
+            }
+            _ => Self::Path(path.to_owned()),
+        }
+    }
+}
+
+/// Asks the cluster, and remembers what it said.
+pub(super) struct Gate<R> {
+    reviews: R,
+    access: Remembered<(User, Attributes), Result<(), String>>,
+    tokens: Remembered<String, Option<User>>,
+    access_room: Semaphore,
+    token_room: Semaphore,
+}
+
+impl<R: Reviews> Gate<R> {
+    pub(super) fn new(reviews: R) -> Self {
+        Self {
+            reviews,
+            access: Remembered::default(),
+            tokens: Remembered::default(),
+            access_room: Semaphore::new(MOST_ACCESS_REVIEWS),
+            token_room: Semaphore::new(MOST_TOKEN_REVIEWS),
+        }
+    }
+
+    /// Whether the user may; an error is not a yes.
+    pub(super) async fn may(&self, user: &User, attributes: &Attributes) -> Result<Result<(), String>, ReviewError> {
+        if user.groups.contains(MASTERS) {
+            return Ok(Ok(()));
+        }
+        let question = (user.clone(), attributes.clone());
+        if let Some(answer) = self.access.get(&question, CACHED_FOR) {
+            return Ok(answer);
+        }
+        let answer = in_time(&self.access_room, self.reviews.may(user, attributes)).await?;
+        self.access.put(question, answer.clone());
+        Ok(answer)
+    }
+
+    /// Whose token it is.
+    pub(super) async fn user_of_token(&self, token: &str) -> Result<Option<User>, ReviewError> {
+        if let Some(user) = self.tokens.get(&token.to_owned(), TOKEN_CACHED_FOR) {
+            return Ok(user);
+        }
+        let user = in_time(&self.token_room, self.reviews.user_of_token(token)).await?;
+        // Who has no name is nobody.
+        let user = user.filter(|user| !user.name.is_empty()).map(User::authenticated);
+        self.tokens.put(token.to_owned(), user.clone());
+        Ok(user)
+    }
+}
+
+async fn in_time<T>(room: &Semaphore, review: impl Future<Output = Result<T, ReviewError>>) -> Result<T, ReviewError> {
+    let asked = async {
+        let _place = room.acquire().await.map_err(|_| ReviewError("no more questions are asked".to_owned()))?;
+        review.await
+    };
+    let late = |_| ReviewError(format!("there was no answer within {} s", REVIEW_TIMEOUT.as_secs()));
+    tokio::time::timeout(REVIEW_TIMEOUT, asked).await.map_err(late)?
+}
+
+/// A bounded memory of answers: two halves, of which the older is dropped when the newer is full. So neither a flood of questions
+/// keeps others from being remembered, nor does anybody search through it.
+struct Remembered<K, V>(Mutex<Halves<K, V>>);
+
+struct Halves<K, V> {
+    newer: HashMap<K, (Instant, V)>,
+    older: HashMap<K, (Instant, V)>,
+}
+
+impl<K, V> Default for Remembered<K, V> {
+    fn default() -> Self {
+        Self(Mutex::new(Halves { newer: HashMap::new(), older: HashMap::new() }))
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> Remembered<K, V> {
+    fn get(&self, key: &K, lasts: Duration) -> Option<V> {
+        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = answers.newer.get(key).or_else(|| answers.older.get(key));
+        answer.filter(|(since, _)| since.elapsed() < lasts).map(|(_, answer)| answer.clone())
+    }
+
+    fn put(&self, key: K, answer: V) {
+        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.newer.len() >= MOST_CACHED / 2 {
+            answers.older = std::mem::take(&mut answers.newer);
+        }
+        answers.newer.insert(key, (Instant::now(), answer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Cluster {
+        asked: AtomicU32,
+        down: bool,
+    }
+
+    impl Reviews for Cluster {
+        fn user_of_token<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, ReviewError>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let user = (token == "good").then(|| User { name: "ann".to_owned(), ..User::default() });
+            Box::pin(async move { Ok(user) })
+        }
+
+        fn may<'a>(
+            &'a self,
+            user: &'a User,
+            _: &'a Attributes,
+        ) -> BoxFuture<'a, Result<Result<(), String>, ReviewError>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let answer = if user.name == "ann" { Ok(()) } else { Err("no".to_owned()) };
+            Box::pin(async move { if self.down { Err(ReviewError("down".to_owned())) } else { Ok(answer) } })
+        }
+    }
+
+    fn user(name: &str, groups: &[&str]) -> User {
+        User {
+            name: name.to_owned(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            ..User::default()
+        }
+    }
+
+    fn path() -> Attributes {
+        Attributes::Path("/apis".to_owned())
+    }
+
+    #[tokio::test]
+    async fn the_cluster_is_asked_once_for_a_yes_and_once_for_a_no() {
+        let gate = Gate::new(Cluster::default());
+        for _ in 0..5 {
+            assert_eq!(gate.may(&user("ann", &[]), &path()).await.unwrap(), Ok(()));
+            assert_eq!(gate.may(&user("bob", &[]), &path()).await.unwrap(), Err("no".to_owned()));
+        }
+        assert_eq!(gate.reviews.asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn another_group_is_another_question() {
+        let gate = Gate::new(Cluster::default());
+        gate.may(&user("ann", &["a"]), &path()).await.unwrap().unwrap();
+        gate.may(&user("ann", &["b"]), &path()).await.unwrap().unwrap();
+        assert_eq!(gate.reviews.asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_not_a_yes_and_is_not_remembered() {
+        let gate = Gate::new(Cluster { down: true, ..Cluster::default() });
+        for _ in 0..3 {
+            assert!(gate.may(&user("ann", &[]), &path()).await.is_err());
+        }
+        assert_eq!(gate.reviews.asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn masters_need_not_be_looked_up() {
+        let gate = Gate::new(Cluster { down: true, ..Cluster::default() });
+        assert_eq!(gate.may(&user("kube-aggregator", &[MASTERS]), &path()).await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_token_is_nobodys() {
+        let gate = Gate::new(Cluster::default());
+        assert_eq!(gate.user_of_token("bad").await.unwrap(), None);
+        assert_eq!(gate.user_of_token("good").await.unwrap().unwrap().name, "ann");
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_a_flood_does_not_keep_the_newest_out() {
+        let remembered = Remembered::default();
+        for key in 0..3 * MOST_CACHED {
+            remembered.put(key, ());
+            assert_eq!(remembered.get(&key, Duration::from_secs(60)), Some(()));
+        }
+        let halves = remembered.0.lock().unwrap();
+        assert!(halves.newer.len() + halves.older.len() <= MOST_CACHED);
+    }
+
+    #[test]
+    fn an_answer_is_not_remembered_for_ever() {
+        let remembered = Remembered::default();
+        remembered.put("key", ());
+        assert_eq!(remembered.get(&"key", Duration::ZERO), None);
+    }
+
+    struct Hanging;
+
+    impl Reviews for Hanging {
+        fn user_of_token<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<User>, ReviewError>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn may<'a>(&'a self, _: &'a User, _: &'a Attributes) -> BoxFuture<'a, Result<Result<(), String>, ReviewError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_hangs_is_not_waited_for() {
+        let gate = Gate::new(Hanging);
+        let start = Instant::now();
+        assert!(gate.may(&user("ann", &[]), &path()).await.is_err());
+        assert!(start.elapsed() < REVIEW_TIMEOUT * 2);
+    }
+}

@@ -1,0 +1,83 @@
+//! The Kubernetes metrics API: discovery, values and errors as the aggregator, `kubectl` and the HorizontalPodAutoscaler expect them.
+//!
+//! A room of its own: it knows a trait for values ([`MetricValues`]) and one for questions to the cluster ([`Reviews`]), and nothing
+//! of Projections, sources or controllers. It answers from memory; no request waits for a source.
+
+pub mod authn;
+mod authz;
+pub mod certificate;
+mod discovery;
+mod openapi;
+mod peer;
+pub mod quantity;
+mod reply;
+mod routes;
+pub mod selector;
+pub mod server;
+mod target;
+pub mod tls;
+mod types;
+
+use std::collections::BTreeMap;
+
+use futures::future::BoxFuture;
+
+pub use authn::{ClientAuthorities, User};
+pub use authz::Attributes;
+pub use quantity::Quantity;
+pub use selector::Selector;
+pub use server::{ServeOptions, serve};
+
+/// The API group that is served.
+pub const GROUP: &str = "external.metrics.k8s.io";
+/// Its version.
+pub const VERSION: &str = "v1beta1";
+
+/// One value of an external metric.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExternalValue {
+    /// Labels that tell the values of one metric apart.
+    pub labels: BTreeMap<String, String>,
+    /// When it was measured.
+    pub timestamp: jiff::Timestamp,
+    /// The seconds over which it was computed, where it is no momentary value.
+    pub window_seconds: Option<u64>,
+    /// The value.
+    pub value: Quantity,
+}
+
+/// Why there is no value. The message reaches a person through `kubectl describe hpa`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ValueError {
+    /// There is no such metric, or nothing that the selector names: 404.
+    NotFound(String),
+    /// It exists and its value is not known now: 503, so that an autoscaler holds.
+    Unavailable(String),
+}
+
+/// Where values come from. Answers from memory.
+pub trait MetricValues: Send + Sync + 'static {
+    /// All values of a metric in a namespace that a selector matches; complete, or an error. Never empty.
+    ///
+    /// # Errors
+    /// [`ValueError`]
+    fn external(&self, namespace: &str, metric: &str, selector: &Selector) -> Result<Vec<ExternalValue>, ValueError>;
+}
+
+/// A question to the cluster could not be answered.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ReviewError(pub String);
+
+/// What only the cluster can answer about a caller.
+pub trait Reviews: Send + Sync + 'static {
+    /// Whose token this is; `None` if nobody's.
+    fn user_of_token<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, ReviewError>>;
+
+    /// Whether the user may do this; if not, why, in the cluster's words.
+    fn may<'a>(
+        &'a self,
+        user: &'a User,
+        attributes: &'a Attributes,
+    ) -> BoxFuture<'a, Result<Result<(), String>, ReviewError>>;
+}

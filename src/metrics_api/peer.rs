@@ -1,0 +1,61 @@
+//! The other end of a connection: its certificate, judged anew for each set of authorities and every few seconds.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+use super::{ClientAuthorities, authn::Standing};
+
+/// A certificate may expire while its connection lives.
+const JUDGED_FOR: Duration = Duration::from_secs(5);
+
+/// Who is at the other end.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    chain: Vec<CertificateDer<'static>>,
+    judged: Mutex<Option<Judged>>,
+    known: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Judged {
+    by: Arc<ClientAuthorities>,
+    at: Instant,
+    standing: Standing,
+}
+
+impl Peer {
+    pub(super) fn new(chain: Vec<CertificateDer<'static>>) -> Self {
+        Self { chain, judged: Mutex::default(), known: AtomicBool::new(false) }
+    }
+
+    /// What the certificate stands for today. New authorities judge anew, so that a rotated one counts at once, on open
+    /// connections, too.
+    pub(super) fn standing(&self, authorities: &Arc<ClientAuthorities>) -> Standing {
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*judged {
+            Some(last) if Arc::ptr_eq(&last.by, authorities) && last.at.elapsed() < JUDGED_FOR => last.standing.clone(),
+            _ => {
+                let standing = authorities.judge(&self.chain, UnixTime::now());
+                *judged = Some(Judged { by: authorities.clone(), at: Instant::now(), standing: standing.clone() });
+                standing
+            }
+        }
+    }
+
+    /// A request on this connection had an identity.
+    pub(super) fn identified(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+
+    /// True once [`Peer::identified`].
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,263 @@
+//! The accept loop: bounded, patient with nobody, and closed with care.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::{Either, ready},
+};
+use http::Request;
+use hyper::{
+    body::Incoming,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+use warp::Reply;
+
+use super::{
+    ClientAuthorities, MetricValues, Reviews,
+    authz::Gate,
+    discovery::Discovery,
+    openapi::OpenApi,
+    peer::Peer,
+    routes::{self, Api},
+    tls::{self, CertificateWatch},
+};
+
+/// Connections at once; the aggregator needs one or two.
+const MOST_CONNECTIONS: usize = 512;
+/// Of which one address may have so many.
+const MOST_CONNECTIONS_OF_ONE: usize = 128;
+/// A connection on which nobody said who he is ends after this: probes are done by then, and room is scarce.
+const IDENTIFIED_WITHIN: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const LARGEST_HEADERS: usize = 64 * 1024;
+const MOST_STREAMS: u32 = 250;
+/// A connection is closed after this, so that replicas come to share the load: HTTP/2 keeps to one replica for as long as it lives.
+const CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// How long requests under way may take to end when the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the server is made of.
+pub struct ServeOptions<V, R> {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The serving certificate; until there is one, handshakes fail.
+    pub certificate: CertificateWatch,
+    /// Whom to believe.
+    pub authorities: watch::Receiver<Arc<ClientAuthorities>>,
+    /// The values.
+    pub values: V,
+    /// Questions to the cluster.
+    pub reviews: R,
+}
+
+/// Why the server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken or not ours.
+    #[error("the metrics API cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// TLS could not be set up.
+    #[error("the metrics API cannot serve TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Serves until `shutdown`, then lets the requests under way end.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn serve<V: MetricValues, R: Reviews>(
+    options: ServeOptions<V, R>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let address = options.listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
+    serve_on(listener, options, shutdown).await
+}
+
+/// As [`serve`], on a listener that is there already.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub async fn serve_on<V: MetricValues, R: Reviews>(
+    listener: TcpListener,
+    options: ServeOptions<V, R>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(options.certificate)?));
+    let api = Arc::new(Api {
+        values: options.values,
+        gate: Gate::new(options.reviews),
+        authorities: options.authorities,
+        discovery: Discovery::new(),
+        openapi: OpenApi::new(),
+    });
+    let room = Arc::new(Room::default());
+    let (stop, stopped) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => {
+                    // Closed at once instead of kept waiting: there may be another replica.
+                    let Some(place) = room.take(from.ip()) else {
+                        tracing::debug!("a connection of {from} to the metrics API was refused: there is no room");
+                        continue;
+                    };
+                    let (acceptor, api, stopped) = (acceptor.clone(), api.clone(), stopped.clone());
+                    connections.spawn(connection(stream, acceptor, api, stopped).map(move |()| drop(place)));
+                }
+                Err(error) => {
+                    // Out of file descriptors, mostly: accepting again at once would only spin.
+                    tracing::warn!("a connection to the metrics API could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("requests to the metrics API were cut off {} s after the stop", DRAIN.as_secs());
+    }
+    Ok(())
+}
+
+/// Places for connections, in all and for each address.
+#[derive(Debug, Default)]
+struct Room(Mutex<HashMap<IpAddr, usize>>);
+
+/// Given back when dropped.
+#[derive(Debug)]
+struct Place {
+    room: Arc<Room>,
+    address: IpAddr,
+}
+
+impl Room {
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = taken.get(&address).copied().unwrap_or_default();
+        if of_it >= MOST_CONNECTIONS_OF_ONE || taken.values().sum::<usize>() >= MOST_CONNECTIONS {
+            return None;
+        }
+        taken.insert(address, of_it + 1);
+        Some(Place { room: self.clone(), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(&self.address) {
+            Some(of_it) if *of_it > 1 => *of_it -= 1,
+            _ => {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+async fn connection<V: MetricValues, R: Reviews>(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    api: Arc<Api<V, R>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    // Small answers must not wait for more.
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!("a TLS handshake failed: {error}"),
+        Err(_) => return tracing::debug!("a TLS handshake took too long"),
+    };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = Arc::new(Peer::new(chain.iter().map(|certificate| certificate.clone().into_owned()).collect()));
+    let routes = TowerToHyperService::new(warp::service(routes::filter(api, peer.clone())));
+    let service = service_fn(move |request: Request<Incoming>| match routes::without_path(&request) {
+        Some(refusal) => Either::Left(ready(Ok(refusal.into_response()))),
+        None => Either::Right(routes.call(request)),
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(LARGEST_HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MOST_STREAMS)
+        .max_header_list_size(u32::try_from(LARGEST_HEADERS).unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(30));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let age = CONNECTION_AGE.mul_f64(rand::random_range(0.8..1.2));
+    let nobody = async {
+        tokio::time::sleep(IDENTIFIED_WITHIN).await;
+        if peer.is_known() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        result = connection.as_mut() => return log_end(result),
+        () = tokio::time::sleep(age) => {}
+        () = nobody => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    // Who does not take the hint is cut off.
+    if let Ok(result) = tokio::time::timeout(DRAIN, connection).await {
+        log_end(result);
+    }
+}
+
+fn log_end(result: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = result {
+        tracing::debug!("a connection to the metrics API ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_address_gets_all_the_room_and_places_come_back() {
+        let room = Arc::new(Room::default());
+        let one = IpAddr::from([10, 0, 0, 1]);
+        let mut held: Vec<Place> = std::iter::from_fn(|| room.take(one)).collect();
+        assert_eq!(held.len(), MOST_CONNECTIONS_OF_ONE);
+        assert!(room.take("::ffff:10.0.0.1".parse().unwrap()).is_none(), "the same address in another form");
+        for last in 2..=9 {
+            held.extend(std::iter::from_fn(|| room.take(IpAddr::from([10, 0, 0, last]))));
+        }
+        assert_eq!(held.len(), MOST_CONNECTIONS);
+        held.clear();
+        assert!(room.0.lock().unwrap().is_empty());
+        assert!(room.take(one).is_some());
+    }
+}

@@ -1,0 +1,188 @@
+//! Callers who want to hurt: what they get, and what everybody else gets meanwhile.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use hyper::body::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
+
+use crate::harness::{METRIC, Server};
+
+/// Answers of a server to raw bytes, until it closes or is silent for long.
+async fn raw(server: &Server, as_ann: bool, request: &[u8]) -> String {
+    let identity = as_ann.then(|| server.users.client("ann"));
+    let mut stream = server.tls(identity, "http/1.1").await;
+    stream.write_all(request).await.unwrap();
+    let mut answer = vec![0; 64 * 1024];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut answer)).await;
+    let length = read.expect("no answer within 5 s").unwrap_or(0);
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn a_post_of_a_gibibyte_is_refused_unread() {
+    let server = Server::start().await;
+    let request = format!("POST {METRIC} HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\nabc");
+    let answer = raw(&server, true, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("allow: get"), "{answer}");
+}
+
+#[tokio::test]
+async fn connect_upgrade_and_old_protocols_open_nothing() {
+    let server = Server::start().await;
+    for (request, code) in [
+        ("CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n".to_owned(), "400"),
+        ("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("GET /../../healthz HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        (format!("GET {METRIC} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), "200"),
+        (format!("GET {METRIC} HTTP/1.0\r\n\r\n"), "200"),
+        (format!("GET https://elsewhere{METRIC} HTTP/1.1\r\nHost: x\r\n\r\n"), "200"),
+    ] {
+        let answer = raw(&server, true, request.as_bytes()).await;
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        assert_eq!(status, code, "{request:.40}: {answer:.300}");
+        assert!(answer.to_ascii_lowercase().contains("content-type: application/json"), "{request:.40}: {answer:.300}");
+    }
+}
+
+#[tokio::test]
+async fn long_names_and_paths_are_refused_at_once() {
+    let server = Server::start().await;
+    let mut client = server.connect(Some(server.users.client("ann"))).await;
+    client.get("/apis", &[]).await;
+    let values = "/apis/external.metrics.k8s.io/v1beta1/namespaces";
+    for path in [format!("{values}/shop/{}", "m".repeat(3_000)), format!("{values}/{}/lag", "n".repeat(300))] {
+        let asked = server.cluster.asked.lock().unwrap().len();
+        let start = Instant::now();
+        assert_eq!(client.get(&path, &[]).await.0, 400, "{path:.80}");
+        assert!(start.elapsed() < Duration::from_millis(100));
+        assert_eq!(server.cluster.asked.lock().unwrap().len(), asked, "not worth a question to the cluster");
+    }
+    let late = format!("{METRIC}?labelSelector=a%3Db&x=%zz");
+    assert_eq!(client.get(&late, &[]).await.0, 400, "a query is understood whole or refused");
+}
+
+#[tokio::test]
+async fn one_address_that_takes_all_the_room_leaves_some_to_others() {
+    let server = Server::start().await;
+    let mut held = Vec::new();
+    for _ in 0..700 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        held.extend(tokio::time::timeout(Duration::from_secs(2), socket.connect(server.address)).await);
+    }
+    let start = Instant::now();
+    let code = tokio::time::timeout(Duration::from_secs(3), server.get(Some(server.users.client("ann")), METRIC, &[]));
+    assert_eq!(code.await.expect("others wait").0, 200);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn who_never_says_who_he_is_is_sent_away() {
+    let server = Server::start().await;
+    let (mut silent, mut probing) = (server.tls(None, "http/1.1").await, server.connect(None).await);
+    let mut known = server.connect(Some(server.users.client("ann"))).await;
+    assert_eq!(known.get(METRIC, &[]).await.0, 200);
+    let mut answer = Vec::new();
+    let silence = tokio::time::timeout(Duration::from_secs(120), silent.read_to_end(&mut answer));
+    assert!(silence.await.is_ok(), "a connection without a request is still open");
+    tokio::time::timeout(Duration::from_secs(120), async {
+        while probing.0.ready().await.is_ok() {
+            probing.get("/healthz", &[]).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    })
+    .await
+    .expect("a connection on which nobody ever identified himself is still open");
+    assert_eq!(known.get(METRIC, &[]).await.0, 200, "who is known stays");
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection_of_who_sends_them_and_nobody_elses() {
+    let server = Server::start().await;
+    let mut other = server.connect(Some(server.users.client("ann"))).await;
+    let attacker = server.tls(Some(server.users.client("ann")), "h2").await;
+    let attack = tokio::spawn(async move {
+        let (mut sender, connection) = h2::client::handshake(attacker).await.unwrap();
+        let connection = tokio::spawn(connection);
+        for _ in 0..20_000 {
+            let Ok(ready) = sender.clone().ready().await else { break };
+            sender = ready;
+            let request = http::Request::get(format!("https://metrics.system.svc{METRIC}")).body(()).unwrap();
+            let Ok((_, mut stream)) = sender.send_request(request, true) else { break };
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        drop(sender);
+        tokio::time::timeout(Duration::from_secs(120), connection).await
+    });
+    let mut slowest = Duration::ZERO;
+    while !attack.is_finished() {
+        let start = Instant::now();
+        assert_eq!(other.get(METRIC, &[]).await.0, 200);
+        slowest = slowest.max(start.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(slowest < Duration::from_secs(2), "another caller waited {slowest:?}");
+    let end = attack.await.unwrap();
+    assert!(end.is_ok(), "the attacker's connection is still open");
+}
+
+#[tokio::test]
+async fn a_header_bomb_over_http2_is_refused() {
+    let server = Server::start().await;
+    let mut client = server.connect(Some(server.users.client("ann"))).await;
+    let filler = "x".repeat(4_000);
+    let names: Vec<String> = (0..64).map(|number| format!("x-filler-{number}")).collect();
+    let mut request = http::Request::get(format!("https://metrics.system.svc{METRIC}"));
+    for name in &names {
+        request = request.header(name, &filler);
+    }
+    let answer = client.0.send_request(request.body(http_body_util::Full::<Bytes>::default()).unwrap()).await;
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status() == 431));
+    assert_eq!(server.get(Some(server.users.client("ann")), METRIC, &[]).await.0, 200);
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_never_repeated_in_an_answer_or_a_log() {
+    const CANARY: &str = "canary-7f3a9d";
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let server = Server::start().await;
+    let bearer = format!("Bearer {CANARY}");
+    let mut client = server.connect(None).await;
+    for path in [METRIC, "/apis", "/healthz", "/nothing", "/apis/%zz"] {
+        let answer = client.send("GET", path, &[("Authorization", &bearer)]).await;
+        assert!(!String::from_utf8_lossy(answer.body()).contains(CANARY), "{path}");
+        assert!(!format!("{:?}", answer.headers()).contains(CANARY), "{path}");
+    }
+    // Somebody known by certificate is denied: the line for whoever audits is there, and the token beside it is not.
+    let mut denied = server.connect(Some(server.users.client("bob"))).await;
+    assert_eq!(denied.send("GET", METRIC, &[("Authorization", &bearer)]).await.status(), 403);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("denied") && log.contains("bob"), "the log was not captured: {log}");
+    assert!(!log.contains(CANARY));
+}

@@ -1,0 +1,232 @@
+//! A server with real certificates, and a client that can be anybody.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use projectionist::metrics_api::{
+    Attributes, ClientAuthorities, ExternalValue, MetricValues, Quantity, ReviewError, Reviews, Selector, ServeOptions,
+    User, ValueError, certificate, server::serve_on,
+};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
+};
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+pub(crate) const METRIC: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop/lag";
+
+/// An authority of clients and what it signs.
+pub(crate) struct Authority {
+    pub(crate) pem: String,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
+}
+
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    pub(crate) fn sign(&self, name: &str, groups: &[&str], usage: ExtendedKeyUsagePurpose) -> Identity {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        for group in groups {
+            params.distinguished_name.push(DnType::OrganizationName, *group);
+        }
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+    }
+
+    /// Signs a certificate with the fields that `change` leaves.
+    pub(crate) fn sign_changed(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+    }
+
+    pub(crate) fn client(&self, name: &str) -> Identity {
+        self.sign(name, &[], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+}
+
+pub(crate) struct Constant;
+
+impl MetricValues for Constant {
+    fn external(&self, namespace: &str, metric: &str, _: &Selector) -> Result<Vec<ExternalValue>, ValueError> {
+        match (namespace, metric) {
+            ("shop", "lag") => Ok(vec![ExternalValue {
+                labels: BTreeMap::new(),
+                timestamp: jiff::Timestamp::UNIX_EPOCH,
+                window_seconds: None,
+                value: Quantity::count(7),
+            }]),
+            ("shop", "hidden") => Err(ValueError::Unavailable("the database does not answer".to_owned())),
+            _ => Err(ValueError::NotFound("there is no such metric".to_owned())),
+        }
+    }
+}
+
+/// A cluster in which only `ann` may read and `good` is a token of hers.
+#[derive(Clone, Default)]
+pub(crate) struct Cluster {
+    pub(crate) down: Arc<AtomicBool>,
+    /// Whom it was asked about.
+    pub(crate) asked: Arc<Mutex<Vec<User>>>,
+    /// Tokens that it was asked about.
+    pub(crate) tokens: Arc<AtomicUsize>,
+}
+
+impl Reviews for Cluster {
+    fn user_of_token<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, ReviewError>> {
+        self.tokens.fetch_add(1, Ordering::Relaxed);
+        let user = (token == "good").then(|| User { name: "ann".to_owned(), ..User::default() });
+        Box::pin(async move { Ok(user) })
+    }
+
+    fn may<'a>(&'a self, user: &'a User, _: &'a Attributes) -> BoxFuture<'a, Result<Result<(), String>, ReviewError>> {
+        self.asked.lock().unwrap().push(user.clone());
+        let down = self.down.load(Ordering::Relaxed);
+        let may = if user.name == "ann" { Ok(()) } else { Err("no role".to_owned()) };
+        Box::pin(async move { if down { Err(ReviewError("down".to_owned())) } else { Ok(may) } })
+    }
+}
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) server_ca: String,
+    pub(crate) front: Authority,
+    pub(crate) users: Authority,
+    pub(crate) cluster: Cluster,
+    pub(crate) authorities: watch::Sender<Arc<ClientAuthorities>>,
+    pub(crate) certificates: watch::Sender<Option<Arc<certificate::CertificateBundle>>>,
+    pub(crate) stop: Option<oneshot::Sender<()>>,
+    pub(crate) task: tokio::task::JoinHandle<()>,
+}
+
+pub(crate) fn authorities(front: &str, users: &str) -> Arc<ClientAuthorities> {
+    let config = [
+        ("client-ca-file", users),
+        ("requestheader-client-ca-file", front),
+        ("requestheader-allowed-names", r#"["front-proxy-client"]"#),
+        ("requestheader-username-headers", r#"["X-Remote-User"]"#),
+        ("requestheader-group-headers", r#"["X-Remote-Group"]"#),
+        ("requestheader-extra-headers-prefix", r#"["X-Remote-Extra-"]"#),
+    ];
+    let config = config.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    Arc::new(ClientAuthorities::from_config(&config).unwrap())
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (front, users, cluster) = (Authority::new(), Authority::new(), Cluster::default());
+        let bundle = certificate::issue("metrics", "system", jiff::Timestamp::now()).unwrap();
+        let server_ca = bundle.ca_pem.clone();
+        let (certificates, certificate) = watch::channel(Some(Arc::new(bundle)));
+        let (authorities_sender, authorities) = watch::channel(authorities(&front.pem, &users.pem));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let options =
+            ServeOptions { listen: address, certificate, authorities, values: Constant, reviews: cluster.clone() };
+        let task = tokio::spawn(async move {
+            serve_on(listener, options, async move { drop(stopped.await) }).await.unwrap();
+        });
+        Self {
+            address,
+            server_ca,
+            front,
+            users,
+            cluster,
+            authorities: authorities_sender,
+            certificates,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    pub(crate) async fn tls(&self, identity: Option<Identity>, alpn: &str) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.server_ca.as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let mut config = match identity {
+            Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        Self::handshake(config, stream).await.unwrap()
+    }
+
+    async fn handshake(config: ClientConfig, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        TlsConnector::from(Arc::new(config)).connect("metrics.system.svc".try_into().unwrap(), stream).await
+    }
+
+    pub(crate) async fn connect(&self, identity: Option<Identity>) -> Connection {
+        let stream = self.tls(identity, "h2").await;
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Connection(sender)
+    }
+
+    pub(crate) async fn get(
+        &self,
+        identity: Option<Identity>,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (u16, Value, HeaderMap) {
+        self.connect(identity).await.get(path, headers).await
+    }
+}
+
+pub(crate) struct Connection(pub(crate) hyper::client::conn::http2::SendRequest<Full<Bytes>>);
+
+impl Connection {
+    pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
+        let mut request = Request::builder().method(method).uri(format!("https://metrics.system.svc{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.0.send_request(request.body(Full::default()).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+    }
+
+    pub(crate) async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> (u16, Value, HeaderMap) {
+        let response = self.send("GET", path, headers).await;
+        let body = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
+        (response.status().as_u16(), body, response.headers().clone())
+    }
+}
+
+pub(crate) const AS_ANN: &[(&str, &str)] = &[("X-Remote-User", "ann")];
+pub(crate) const AS_MASTER: &[(&str, &str)] = &[("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
