@@ -1,0 +1,236 @@
+//! The checkpoint table in the read store: how far each shard is, and whose it is.
+//!
+//! Every change of a row is guarded by owner and fence. The fence grows with each change of hands, so a worker that was thought dead and
+//! comes back finds its commit refused, together with the effects in the same transaction.
+
+use tokio_postgres::{Client, Error, Row};
+
+use super::{config::ProjectorConfig, error::ProjectorError};
+use crate::{
+    names::CHECKPOINT_TABLE,
+    postgres::{quote_identifier, quote_table},
+};
+
+/// The workers of each projection and until when they count as alive.
+const WORKER_TABLE: &str = "projectionist_workers";
+
+/// A shard in hand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Held {
+    /// Counts the changes of hands.
+    pub(super) fence: i64,
+    /// What the table says.
+    pub(super) committed: i64,
+    /// Up to where nothing is left to do: beyond `committed` when there was nothing to do in between.
+    pub(super) position: i64,
+}
+
+/// Both tables' names, ready for SQL, and the projection's.
+#[derive(Clone, Debug)]
+pub(super) struct Tables {
+    pub(super) checkpoints: String,
+    pub(super) workers: String,
+    pub(super) projection: String,
+    /// The checkpoint table as people call it.
+    shown: String,
+    schema: Option<String>,
+}
+
+impl Tables {
+    pub(super) fn of(config: &ProjectorConfig) -> Self {
+        let named = |table: &str| match &config.schema {
+            Some(schema) => format!("{schema}.{table}"),
+            None => table.to_owned(),
+        };
+        Self {
+            checkpoints: quote_table(&named(CHECKPOINT_TABLE)),
+            workers: quote_table(&named(WORKER_TABLE)),
+            projection: config.projection.clone(),
+            shown: named(CHECKPOINT_TABLE),
+            schema: config.schema.clone(),
+        }
+    }
+
+    /// Makes schema, tables and rows where they are missing. Asks for the right to create only if something must be created.
+    pub(super) async fn create(&self, client: &Client, shards: u32) -> Result<(), ProjectorError> {
+        let failed = ProjectorError::doing("read store: making the checkpoint table");
+        // Two workers that create the same table at once would both fail.
+        client
+            .batch_execute("begin; select pg_advisory_xact_lock(hashtextextended('projectionist tables', 0))")
+            .await
+            .map_err(&failed)?;
+        if let Some(schema) = &self.schema {
+            let find = "select from pg_catalog.pg_namespace where nspname = $1::text";
+            if client.query_opt(find, &[schema]).await.map_err(&failed)?.is_none() {
+                let create = format!("create schema if not exists {}", quote_identifier(schema));
+                client.batch_execute(&create).await.map_err(&failed)?;
+            }
+        }
+        let missing = "select to_regclass($1::text) is null or to_regclass($2::text) is null";
+        let missing = client.query_one(missing, &[&self.checkpoints, &self.workers]).await.map_err(&failed)?;
+        if missing.try_get(0).map_err(&failed)? {
+            client.batch_execute(&self.definition()).await.map_err(&failed)?;
+        }
+        self.create_rows(client, shards).await?;
+        client.batch_execute("commit").await.map_err(&failed)
+    }
+
+    fn definition(&self) -> String {
+        // Both are small and updated all the time: room in the page keeps their updates away from the indexes.
+        format!(
+            "create table if not exists {checkpoints} (
+                 projection text not null,
+                 shard int not null,
+                 shards int not null,
+                 position bigint not null default 0,
+                 owner text,
+                 fence bigint not null default 0,
+                 updated_at timestamptz not null default now(),
+                 primary key (projection, shard)
+             ) with (fillfactor = 30);
+             create table if not exists {workers} (
+                 projection text not null,
+                 worker text not null,
+                 name text not null,
+                 lease_until timestamptz not null,
+                 backend_pid int,
+                 backend_start timestamptz,
+                 primary key (projection, worker)
+             ) with (fillfactor = 30)",
+            checkpoints = self.checkpoints,
+            workers = self.workers,
+        )
+    }
+
+    async fn create_rows(&self, client: &Client, shards: u32) -> Result<(), ProjectorError> {
+        let failed = ProjectorError::doing("read store: making the checkpoints");
+        let count = i32::try_from(shards).unwrap_or(i32::MAX);
+        let other = format!(
+            "select shards from {} where projection = $1 and (shards <> $2 or shard >= $2) limit 1",
+            self.checkpoints
+        );
+        if let Some(row) = client.query_opt(&other, &[&self.projection, &count]).await.map_err(&failed)? {
+            return Err(ProjectorError::ShardsChanged {
+                projection: self.projection.clone(),
+                table: self.shown.clone(),
+                found: row.try_get(0).map_err(&failed)?,
+                configured: shards,
+            });
+        }
+        let insert = format!(
+            "insert into {} (projection, shard, shards) select $1, n, $2 from generate_series(0, $2 - 1) as n
+             on conflict do nothing",
+            self.checkpoints
+        );
+        client.execute(&insert, &[&self.projection, &count]).await.map_err(&failed)?;
+        Ok(())
+    }
+
+    /// True for the row `w` of a worker that is alive: its lease has not run out by the database's clock, and the connection it renewed it on
+    /// is still there. The latter is why a killed worker's shards need not wait for the former.
+    pub(super) fn alive(&self) -> &'static str {
+        "(w.lease_until > clock_timestamp() and (w.backend_pid is null or exists (
+             select from pg_catalog.pg_stat_activity a where a.pid = w.backend_pid
+                 and (a.backend_start is null or a.backend_start = w.backend_start))))"
+    }
+
+    /// Takes those of `shards` that are free, and tells where they stand.
+    pub(super) async fn take(&self, client: &Client, me: &str, shards: &[u32]) -> Result<Vec<(u32, Held)>, Error> {
+        let take = format!(
+            "with free as materialized (
+                 select c.shard from {checkpoints} c
+                 where c.projection = $1 and c.shard = any($3::int[]) and not exists (
+                     select from {workers} w
+                     where w.projection = c.projection and w.worker = c.owner and {alive})
+                 order by c.shard
+                 for update of c skip locked
+             )
+             update {checkpoints} c set owner = $2, fence = c.fence + 1, updated_at = now()
+             from free where c.projection = $1 and c.shard = free.shard
+             returning c.shard, c.fence, c.position",
+            checkpoints = self.checkpoints,
+            workers = self.workers,
+            alive = self.alive(),
+        );
+        let rows = client.query(&take, &[&self.projection, &me, &signed(shards)]).await?;
+        rows.iter().map(held).collect()
+    }
+
+    /// What the table says is mine.
+    pub(super) async fn mine(&self, client: &Client, me: &str) -> Result<Vec<(u32, Held)>, Error> {
+        let mine =
+            format!("select shard, fence, position from {} where projection = $1 and owner = $2", self.checkpoints);
+        let rows = client.query(&mine, &[&self.projection, &me]).await?;
+        rows.iter().map(held).collect()
+    }
+
+    /// Gives shards back, with the positions reached, and tells the others.
+    pub(super) async fn release(&self, client: &Client, me: &str, shards: &[(u32, Held)]) -> Result<(), Error> {
+        let release = format!(
+            "update {} c set owner = null, updated_at = now(), position = case when c.position = u.before then u.position else c.position end
+             from unnest($3::int[], $4::bigint[], $5::bigint[], $6::bigint[]) as u(shard, fence, before, position)
+             where c.projection = $1 and c.shard = u.shard and c.owner = $2 and c.fence = u.fence",
+            self.checkpoints
+        );
+        let rows = Rows::of(shards.iter().map(|(shard, held)| (*shard, *held, held.position)));
+        client
+            .execute(&release, &[&self.projection, &me, &rows.shards, &rows.fences, &rows.before, &rows.positions])
+            .await?;
+        self.announce(client).await
+    }
+
+    /// Tells all workers of the projection that something changed hands.
+    pub(super) async fn announce(&self, client: &Client) -> Result<(), Error> {
+        let announce = "select pg_notify('projectionist:' || md5($1::text), '')";
+        client.execute(announce, &[&self.projection]).await.map(drop)
+    }
+
+    /// The statement behind [`Advance`].
+    pub(super) fn advance(&self) -> String {
+        format!(
+            "update {} c set position = u.position, updated_at = now()
+             from unnest($3::int[], $4::bigint[], $5::bigint[], $6::bigint[]) as u(shard, fence, before, position)
+             where c.projection = $1 and c.shard = u.shard and c.owner = $2 and c.fence = u.fence
+                 and c.position = u.before",
+            self.checkpoints
+        )
+    }
+}
+
+/// Rows of the checkpoint table, column by column.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rows {
+    pub(super) shards: Vec<i32>,
+    pub(super) fences: Vec<i64>,
+    pub(super) before: Vec<i64>,
+    pub(super) positions: Vec<i64>,
+}
+
+impl Rows {
+    /// Each shard with its new position.
+    pub(super) fn of(rows: impl Iterator<Item = (u32, Held, i64)>) -> Self {
+        let mut columns = Self::default();
+        for (shard, held, position) in rows {
+            columns.shards.extend(signed(&[shard]));
+            columns.fences.push(held.fence);
+            columns.before.push(held.committed);
+            columns.positions.push(position);
+        }
+        columns
+    }
+
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.shards.len()
+    }
+}
+
+fn signed(shards: &[u32]) -> Vec<i32> {
+    shards.iter().filter_map(|shard| i32::try_from(*shard).ok()).collect()
+}
+
+fn held(row: &Row) -> Result<(u32, Held), Error> {
+    let shard = u32::try_from(row.try_get::<_, i32>(0)?).unwrap_or_default();
+    let position = row.try_get(2)?;
+    Ok((shard, Held { fence: row.try_get(1)?, committed: position, position }))
+}

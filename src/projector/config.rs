@@ -1,0 +1,144 @@
+//! What a worker of the built-in projector is told to do: the file that the operator mounts.
+//!
+//! No connection string is part of it: those come by the environment, from a Secret, and this comes from a ConfigMap that anybody
+//! in the namespace may read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{BuiltinProjector, EventTable, Shards};
+
+/// How many events one transaction handles at most, where the Projection does not say.
+pub const DEFAULT_BATCH_SIZE: u32 = 500;
+/// The largest batch that may be asked for, as in the resource's schema.
+const LARGEST_BATCH: u32 = 10_000;
+
+/// One projection's work. Written by the operator as JSON under [`crate::names::PROJECTOR_CONFIG_KEY`].
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProjectorConfig {
+    /// `namespace/name` of the Projection: its name in the checkpoint table.
+    pub projection: String,
+    /// Where the events are.
+    pub event_table: EventTable,
+    /// The read model's schema; the user's own search path where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// How many shards the streams are hashed to.
+    pub shards: u32,
+    /// How many events one transaction handles at most.
+    pub batch_size: u32,
+    /// SQL that makes the read model's tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<String>,
+    /// One SQL statement for each type of event.
+    pub handlers: BTreeMap<String, String>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not what the operator writes.
+    #[error(
+        "the projector's configuration cannot be read: {0}. Do the operator and the worker's image have the same version?"
+    )]
+    Unreadable(String),
+    /// A value makes no sense.
+    #[error("the projector's configuration: {field} {rule}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
+}
+
+impl ProjectorConfig {
+    /// The configuration for a Projection with this built-in projector.
+    pub fn new(
+        projection: String,
+        event_table: EventTable,
+        schema: Option<String>,
+        shards: u32,
+        projector: &BuiltinProjector,
+    ) -> Self {
+        Self {
+            projection,
+            event_table,
+            schema,
+            shards,
+            batch_size: projector.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
+            setup: projector.setup.clone(),
+            handlers: projector.handlers.clone(),
+        }
+    }
+
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    /// When it is not JSON of this shape or a value is out of its range.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_json::from_str(text).map_err(|error| ConfigError::Unreadable(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Holds when every value is within its range.
+    ///
+    /// # Errors
+    /// Names the field that is not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let rules = [
+            (
+                "projection",
+                "must be namespace/name",
+                self.projection.split('/').filter(|part| !part.is_empty()).count() == 2,
+            ),
+            ("shards", "must be from 1 to 1024", (1..=Shards::MOST).contains(&self.shards)),
+            ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
+            ("handlers", "must name at least one type of event", !self.handlers.is_empty()),
+        ];
+        match rules.into_iter().find(|(_, _, holds)| !holds) {
+            Some((field, rule, _)) => Err(ConfigError::Invalid { field, rule }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ProjectorConfig {
+        ProjectorConfig {
+            projection: "shop/orders".to_owned(),
+            event_table: EventTable::default(),
+            schema: None,
+            shards: 24,
+            batch_size: DEFAULT_BATCH_SIZE,
+            setup: None,
+            handlers: BTreeMap::from([("OrderPlaced".to_owned(), "select 1".to_owned())]),
+        }
+    }
+
+    #[test]
+    fn what_the_operator_writes_the_worker_reads() {
+        let text = serde_json::to_string(&config()).unwrap();
+        assert!(text.contains("\"eventTable\":{") && text.contains("\"batchSize\":500"), "{text}");
+        assert_eq!(ProjectorConfig::from_json(&text), Ok(config()));
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_refused_by_its_name() {
+        for (broken, field) in [
+            (ProjectorConfig { projection: "orders".to_owned(), ..config() }, "projection"),
+            (ProjectorConfig { shards: 0, ..config() }, "shards"),
+            (ProjectorConfig { shards: 1025, ..config() }, "shards"),
+            (ProjectorConfig { batch_size: 0, ..config() }, "batchSize"),
+            (ProjectorConfig { handlers: BTreeMap::new(), ..config() }, "handlers"),
+        ] {
+            assert!(broken.check().unwrap_err().to_string().contains(field), "{broken:?}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What goes wrong in a worker, in words for whoever reads its log at night.
+
+use std::{future::Future, io, net::SocketAddr, time::Duration};
+
+use tokio::time::timeout;
+use tokio_postgres::{Error, error::SqlState};
+
+use super::{config::ConfigError, sql::SqlError};
+use crate::postgres::{ConnectError, classify, safe_head::LogError};
+
+/// The server's messages are cut here.
+const LONGEST_MESSAGE: usize = 500;
+
+/// Why a worker does not work. Holds no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectorError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A handler is no statement that can be run.
+    #[error("handler of event type {event_type}: {source}")]
+    Handler {
+        /// The type it is for.
+        event_type: String,
+        /// Why.
+        source: SqlError,
+    },
+    /// The read store does not accept a handler.
+    #[error("handler of event type {event_type}: the read store refuses it: {message}")]
+    HandlerRefused {
+        /// The type it is for.
+        event_type: String,
+        /// The database's words.
+        message: String,
+    },
+    /// A handler failed on an event.
+    #[error(
+        "handler of event type {event_type} failed on the event at position {position}: {message}. Its shard waits there until handler, read model or event is mended"
+    )]
+    EventFailed {
+        /// The event's type.
+        event_type: String,
+        /// The event's position.
+        position: i64,
+        /// The database's words.
+        message: String,
+    },
+    /// The setup SQL failed.
+    #[error("the setup SQL failed on the read store: {0}")]
+    Setup(String),
+    /// Checkpoints were made for another number of shards.
+    #[error(
+        "{projection} has checkpoints for {found} shards in {table} and is told to use {configured}: streams would move between checkpoints. Set spec.scaling.shards back to {found}, or create the Projection under another name to rebuild"
+    )]
+    ShardsChanged {
+        /// The projection.
+        projection: String,
+        /// The checkpoint table.
+        table: String,
+        /// What the table holds.
+        found: i32,
+        /// What the configuration says.
+        configured: u32,
+    },
+    /// There is no connection.
+    #[error("{what}: {source}")]
+    Connection {
+        /// Which database.
+        what: &'static str,
+        /// Why.
+        source: ConnectError,
+    },
+    /// A connection string cannot be read.
+    #[error("{what}: {source}")]
+    ConnectionString {
+        /// The environment variable that holds it.
+        what: &'static str,
+        /// Why.
+        source: ConnectError,
+    },
+    /// The event source cannot be followed.
+    #[error("event source: {0}")]
+    Log(#[from] LogError),
+    /// A statement of our own failed.
+    #[error("{doing}: {message}", message = database_message(.source))]
+    Statement {
+        /// What it was for and where.
+        doing: &'static str,
+        /// Why.
+        source: Error,
+    },
+    /// A database does not answer.
+    #[error("{doing}: no answer within {seconds} s: is the database overloaded or stopped, or the network cut?")]
+    TimedOut {
+        /// What it was for and where.
+        doing: &'static str,
+        /// The deadline in seconds.
+        seconds: u64,
+    },
+    /// The health endpoint cannot listen.
+    #[error("health endpoint: cannot listen at {address}: {source}")]
+    Health {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A batch did not end in time after the signal to stop.
+    #[error(
+        "the batch in hand did not end within {seconds} s of the signal to stop: it is rolled back and will be done again by another worker"
+    )]
+    DrainTimedOut {
+        /// The deadline in seconds.
+        seconds: u64,
+    },
+}
+
+impl ProjectorError {
+    /// True when trying again cannot help: only another configuration can.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::Handler { .. }
+                | Self::ConnectionString { .. }
+                | Self::ShardsChanged { .. }
+                | Self::Health { .. }
+                | Self::DrainTimedOut { .. }
+        )
+    }
+
+    /// For `map_err` behind a statement.
+    pub(super) fn doing(doing: &'static str) -> impl Fn(Error) -> Self {
+        move |source| Self::Statement { doing, source }
+    }
+}
+
+/// The database's own words with its code; never the detail, which quotes rows.
+pub(super) fn database_message(error: &Error) -> String {
+    let Some(answer) = error.as_db_error() else { return classify(error).1 };
+    let mut message: String = answer.message().chars().filter(|c| !c.is_control()).take(LONGEST_MESSAGE).collect();
+    if let Some(constraint) = answer.constraint().filter(|name| !message.contains(name)) {
+        message.push_str(&format!(", constraint {constraint}"));
+    }
+    format!("{message} (SQLSTATE {})", answer.code().code())
+}
+
+/// What to do after a failed statement of a handler.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Failure {
+    /// Another transaction got in the way: the same again may succeed at once.
+    Contention,
+    /// The statement does not suit the event.
+    Handler,
+    /// The connection, the server or what was prepared there is of no more use.
+    Connection,
+}
+
+/// Tells whose fault it is.
+pub(super) fn failure(error: &Error) -> Failure {
+    let Some(answer) = error.as_db_error() else { return Failure::Connection };
+    let code = answer.code();
+    match code.code() {
+        c if c.starts_with("40") => Failure::Contention,
+        c if c.starts_with("08") || c.starts_with("53") || c.starts_with("57P") || c.starts_with("58") => {
+            Failure::Connection
+        }
+        _ if *code == SqlState::READ_ONLY_SQL_TRANSACTION
+            || *code == SqlState::INVALID_SQL_STATEMENT_NAME
+            || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+            // "cached plan must not change result type": somebody altered a table under us.
+            || *code == SqlState::FEATURE_NOT_SUPPORTED =>
+        {
+            Failure::Connection
+        }
+        _ => Failure::Handler,
+    }
+}
+
+/// Holds a deadline.
+pub(super) async fn within<T>(
+    doing: &'static str,
+    deadline: Duration,
+    work: impl Future<Output = Result<T, ProjectorError>>,
+) -> Result<T, ProjectorError> {
+    match timeout(deadline, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ProjectorError::TimedOut { doing, seconds: deadline.as_secs() }),
+    }
+}

@@ -1,0 +1,256 @@
+//! Reads the events of the shards in hand, in the order of their positions and never beyond the safe head.
+
+use std::time::Duration;
+
+use futures::{StreamExt, pin_mut};
+use tokio_postgres::{Error, Row, Statement, types::ToSql};
+
+use super::{
+    config::ProjectorConfig,
+    error::{ProjectorError, within},
+    mapping::{Event, JsonText},
+};
+use crate::{
+    lag::{BlockingWriter, Position},
+    postgres::{
+        ConnectionSettings, Session, connect, quote_identifier, quote_table,
+        safe_head::{Follower, Log},
+        shard_expression,
+    },
+};
+
+/// For opening a connection.
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// For one statement on the source; the server is told to give up a little earlier.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How many events one statement looks at, at most, in search of those of the shards in hand: a bound for its time.
+const WINDOW: i64 = 50_000;
+/// A batch is cut where its events' bodies come to so many bytes, so that a worker's memory does not depend on them.
+const MOST_BYTES: usize = 4 << 20;
+
+/// The log is read in the order of its index: with these plans off, the first rows come before the last have been found.
+const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '25s'; set lock_timeout = '5s'; \
+     set idle_in_transaction_session_timeout = '10s'; set jit = off; set enable_seqscan = off; set enable_bitmapscan = off";
+
+/// What a look at the log showed.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    /// The highest position that may be read up to, once that is known.
+    pub(super) safe: Option<Position>,
+    /// The highest committed position.
+    pub(super) head: Position,
+    /// Who holds the safe head back.
+    pub(super) blocked_by: Option<BlockingWriter>,
+}
+
+/// Which events to read.
+#[derive(Clone, Debug)]
+pub(super) struct Range {
+    /// For each shard, whether in hand or not, the position after which to read.
+    pub(super) after: Vec<i64>,
+    /// For each shard the last position to read.
+    pub(super) until: Vec<i64>,
+}
+
+impl Range {
+    /// Nothing of any shard.
+    pub(super) fn nothing(shards: u32) -> Self {
+        let shards = shards as usize;
+        Self { after: vec![i64::MAX; shards], until: vec![i64::MIN; shards] }
+    }
+
+    /// Adds one shard. One that has nothing to read is left out.
+    pub(super) fn add(&mut self, shard: u32, after: i64, until: i64) {
+        if let (Some(a), Some(u)) = (self.after.get_mut(shard as usize), self.until.get_mut(shard as usize))
+            && after < until
+        {
+            (*a, *u) = (after, until);
+        }
+    }
+
+    /// The positions before the first and at the last to look at; `None` when there is nothing to read.
+    pub(super) fn bounds(&self) -> Option<(i64, i64)> {
+        let (from, until) = (self.after.iter().min()?, self.until.iter().max()?);
+        (from < until).then_some((*from, *until))
+    }
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    /// The events with a handler, in order.
+    pub(super) events: Vec<Event>,
+    /// The position up to which these are all.
+    pub(super) reach: i64,
+    /// Their bodies are so large that no more were read.
+    pub(super) cut: bool,
+}
+
+/// A connection to the event source.
+pub(super) struct Reader {
+    session: Session,
+    log: Log,
+    follower: Follower,
+    window: Statement,
+    fetch: Statement,
+    /// Between these positions there are no more than [`WINDOW`] events.
+    known_window: (i64, i64),
+    listens: bool,
+    types: Vec<String>,
+    dense_limit: u32,
+}
+
+impl Reader {
+    pub(super) async fn open(
+        settings: &ConnectionSettings,
+        application: &str,
+        config: &ProjectorConfig,
+        types: Vec<String>,
+    ) -> Result<Self, ProjectorError> {
+        let session = connect(settings, application, CONNECT_DEADLINE)
+            .await
+            .map_err(|source| ProjectorError::Connection { what: "event source", source })?;
+        within("event source: preparing", DEADLINE, async {
+            let table = &config.event_table;
+            let failed = ProjectorError::doing("event source: preparing to read");
+            session.client.batch_execute(SESSION).await.map_err(&failed)?;
+            let log = Log::prepare(&session.client, table).await?;
+            let (window, fetch) = statements(config);
+            let window = session.client.prepare(&window).await.map_err(&failed)?;
+            let fetch = session.client.prepare(&fetch).await.map_err(&failed)?;
+            if let Some(channel) = &table.notify_channel {
+                let listen = format!("listen {}", quote_identifier(channel));
+                session.client.batch_execute(&listen).await.map_err(&failed)?;
+            }
+            Ok((log, window, fetch))
+        })
+        .await
+        .map(|(log, window, fetch)| Self {
+            session,
+            log,
+            follower: Follower::default(),
+            window,
+            fetch,
+            known_window: (0, 0),
+            listens: config.event_table.notify_channel.is_some(),
+            types,
+            dense_limit: config.batch_size.saturating_mul(2).max(1_000),
+        })
+    }
+
+    /// True when the source tells of new events.
+    pub(super) fn listens(&self) -> bool {
+        self.listens
+    }
+
+    /// Looks where the safe head is. `checkpoint` is a position that some worker has found safe before.
+    pub(super) async fn look(&mut self, checkpoint: Position) -> Result<Seen, ProjectorError> {
+        let (log, client, follower) = (&self.log, &self.session.client, &mut self.follower);
+        within("event source: looking at the head", DEADLINE, async {
+            let look = log.look(client).await?;
+            let dense_until = match follower.dense_from(&look, Some(checkpoint)) {
+                Some(from) => log.dense_until(client, from, self.dense_limit).await?,
+                None => None,
+            };
+            let safe = follower.observe(&look, dense_until);
+            Ok(Seen { safe, head: look.head, blocked_by: look.oldest_writer() })
+        })
+        .await
+    }
+
+    /// Reads up to `limit` events; `None` when the range is empty. `range` must not reach beyond the safe head.
+    pub(super) async fn fetch(&mut self, range: &Range, limit: usize) -> Result<Option<Fetched>, ProjectorError> {
+        let Some(bounds) = range.bounds() else { return Ok(None) };
+        let doing = "event source: reading events";
+        within(doing, DEADLINE, async {
+            self.read(range, bounds, limit).await.map(Some).map_err(ProjectorError::doing(doing))
+        })
+        .await
+    }
+
+    async fn read(&mut self, range: &Range, (from, until): (i64, i64), limit: usize) -> Result<Fetched, Error> {
+        let mut reach = self.window_end(from, until).await?;
+        let limit_sql = i64::try_from(limit).unwrap_or(i64::MAX);
+        let parameters: [&(dyn ToSql + Sync); 6] = [&from, &reach, &self.types, &range.after, &range.until, &limit_sql];
+        let rows = self.session.client.query_raw(&self.fetch, parameters).await?;
+        pin_mut!(rows);
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next().await {
+            let event = event(&row?)?;
+            bytes += event.data.as_ref().map_or(0, |data| data.0.len());
+            events.push(event);
+            if bytes > MOST_BYTES {
+                break;
+            }
+        }
+        let cut = bytes > MOST_BYTES;
+        if let Some(last) = events.last().filter(|_| cut || events.len() >= limit) {
+            reach = last.position;
+        }
+        Ok(Fetched { events, reach, cut })
+    }
+
+    /// The position up to which one statement may look, beginning after `from`.
+    async fn window_end(&mut self, from: i64, until: i64) -> Result<i64, Error> {
+        let (begin, end) = self.known_window;
+        if begin <= from && from < end {
+            return Ok(end.min(until));
+        }
+        // There are no more events than positions, so that most times nobody needs to count.
+        if until.saturating_sub(from) <= WINDOW {
+            return Ok(until);
+        }
+        let row = self.session.client.query_one(&self.window, &[&from, &until, &WINDOW]).await?;
+        let (count, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        let end = last.filter(|_| count >= WINDOW).unwrap_or(until);
+        self.known_window = (from, end);
+        Ok(end)
+    }
+
+    /// Returns when the source has told of new events; never when it does not tell.
+    pub(super) async fn woken(&mut self) {
+        if !self.listens {
+            std::future::pending::<()>().await;
+        }
+        // At the end of the connection too: the next statement says why.
+        if self.session.notifications.recv().await.is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        while self.session.notifications.try_recv().is_ok() {}
+    }
+}
+
+fn statements(config: &ProjectorConfig) -> (String, String) {
+    let table = &config.event_table;
+    let from = quote_table(&table.table);
+    let position = quote_identifier(&table.position);
+    let (stream, type_) = (quote_identifier(&table.stream), quote_identifier(&table.type_));
+    let (recorded_at, data) = (quote_identifier(&table.recorded_at), quote_identifier(&table.data));
+    // An event without a stream must belong somewhere.
+    let shard = shard_expression(&stream, config.shards);
+    let window = format!(
+        "select count(*), max(p)::bigint
+         from (select {position} as p from {from} where {position} > $1::bigint and {position} <= $2::bigint
+               order by {position} limit $3::bigint) s"
+    );
+    // What each shard needs comes as arrays rather than as a table to join, so that reading in order can stop at the limit.
+    let fetch = format!(
+        "select {position}::bigint, {shard}, {type_}::text, {stream}::text, {recorded_at}::timestamptz, {data}::text
+         from {from}
+         where {position} > $1::bigint and {position} <= $2::bigint and {type_}::text = any($3::text[])
+             and {position} > ($4::bigint[])[{shard} + 1] and {position} <= ($5::bigint[])[{shard} + 1]
+         order by {position} limit $6::bigint"
+    );
+    (window, fetch)
+}
+
+fn event(row: &Row) -> Result<Event, Error> {
+    Ok(Event {
+        position: row.try_get(0)?,
+        shard: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
+        event_type: row.try_get(2)?,
+        stream: row.try_get(3)?,
+        recorded_at: row.try_get(4)?,
+        data: row.try_get::<_, Option<String>>(5)?.map(JsonText),
+    })
+}

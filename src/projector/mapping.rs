@@ -1,0 +1,151 @@
+//! Which statement runs for which type of event, and how an event is bound to it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::BytesMut;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio_postgres::{
+    Client,
+    types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
+};
+
+use super::{
+    error::{Failure, ProjectorError, database_message, failure},
+    sql::{self, Parameter},
+};
+
+/// Statements that are being prepared at the same time.
+const PREPARED_AT_ONCE: usize = 16;
+
+type Failed = Box<dyn std::error::Error + Sync + Send>;
+
+/// A `timestamptz` as the server counts it, passed on without a look at it: infinity and the years before Christ included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Timestamp([u8; 8]);
+
+impl<'a> FromSql<'a> for Timestamp {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Failed> {
+        Ok(Self(raw.try_into()?))
+    }
+
+    fn accepts(type_: &Type) -> bool {
+        *type_ == Type::TIMESTAMPTZ
+    }
+}
+
+impl ToSql for Timestamp {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Failed> {
+        out.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(type_: &Type) -> bool {
+        *type_ == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
+/// JSON as text, passed on without a look at it: large numbers keep all their digits.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct JsonText(pub(super) String);
+
+/// The first byte of a `jsonb` on the wire.
+const JSONB_VERSION: u8 = 1;
+
+impl ToSql for JsonText {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Failed> {
+        out.extend_from_slice(&[JSONB_VERSION]);
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(type_: &Type) -> bool {
+        *type_ == Type::JSONB
+    }
+
+    to_sql_checked!();
+}
+
+/// One event, as it goes from the source to the read store.
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub(super) position: i64,
+    pub(super) shard: u32,
+    pub(super) event_type: String,
+    pub(super) stream: Option<String>,
+    pub(super) recorded_at: Option<Timestamp>,
+    pub(super) data: Option<JsonText>,
+}
+
+impl Event {
+    fn value(&self, parameter: Parameter) -> &(dyn ToSql + Sync) {
+        match parameter {
+            Parameter::Position => &self.position,
+            Parameter::Type => &self.event_type,
+            Parameter::Stream => &self.stream,
+            Parameter::RecordedAt => &self.recorded_at,
+            Parameter::Data => &self.data,
+        }
+    }
+}
+
+/// The handlers, understood.
+#[derive(Clone, Debug)]
+pub(super) struct Mapping(BTreeMap<String, sql::Statement>);
+
+impl Mapping {
+    /// Reads the handlers.
+    ///
+    /// # Errors
+    /// Names the type of event whose handler is wrong, and why.
+    pub(super) fn parse(handlers: &BTreeMap<String, String>) -> Result<Self, ProjectorError> {
+        let parsed = handlers.iter().map(|(event_type, text)| match sql::parse(text) {
+            Ok(statement) => Ok((event_type.clone(), statement)),
+            Err(source) => Err(ProjectorError::Handler { event_type: event_type.clone(), source }),
+        });
+        Ok(Self(parsed.collect::<Result<_, _>>()?))
+    }
+
+    /// The types of event that have a handler.
+    pub(super) fn event_types(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// Has every handler prepared on this connection.
+    ///
+    /// # Errors
+    /// Names the type of event whose handler the server does not accept, and why.
+    pub(super) async fn prepare(&self, client: &Client) -> Result<Handlers, ProjectorError> {
+        let prepared = stream::iter(self.0.clone()).map(|(event_type, statement)| async move {
+            match client.prepare(&statement.text).await {
+                Ok(prepared) => Ok((event_type, Handler { prepared, parameters: statement.parameters })),
+                Err(error) if failure(&error) == Failure::Connection && error.as_db_error().is_none() => {
+                    Err(ProjectorError::Statement { doing: "read store: preparing the handlers", source: error })
+                }
+                Err(error) => Err(ProjectorError::HandlerRefused { event_type, message: database_message(&error) }),
+            }
+        });
+        Ok(Handlers(prepared.buffered(PREPARED_AT_ONCE).try_collect().await?))
+    }
+}
+
+struct Handler {
+    prepared: tokio_postgres::Statement,
+    parameters: Vec<Parameter>,
+}
+
+/// The handlers, prepared on one connection.
+pub(super) struct Handlers(HashMap<String, Handler>);
+
+impl Handlers {
+    /// The statement for an event and what to bind to it; `None` for a type without a handler.
+    pub(super) fn bind<'a>(
+        &'a self,
+        event: &'a Event,
+    ) -> Option<(&'a tokio_postgres::Statement, Vec<&'a (dyn ToSql + Sync)>)> {
+        let handler = self.0.get(&event.event_type)?;
+        let values = handler.parameters.iter().map(|parameter| event.value(*parameter)).collect();
+        Some((&handler.prepared, values))
+    }
+}

@@ -1,0 +1,24 @@
+//! The built-in projector: a worker that runs the user's SQL for each event against the read store, effects and checkpoint in
+//! one transaction.
+//!
+//! Knows no cluster: it is told by a file and two connection strings, and shares the work with its siblings through leases in the
+//! read store alone.
+
+mod batch;
+mod checkpoint;
+mod config;
+mod error;
+mod events;
+mod health;
+mod mapping;
+mod members;
+mod run;
+mod shares;
+mod sql;
+mod stuck;
+mod worker;
+
+pub use config::{ConfigError, DEFAULT_BATCH_SIZE, ProjectorConfig};
+pub use error::ProjectorError;
+pub use run::{RunOptions, run};
+pub use sql::SqlError;

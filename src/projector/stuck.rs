@@ -1,0 +1,102 @@
+//! Shards that wait just before an event that failed, and when to try it again. Pure: the time comes in.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+/// The pause before a failed event is tried again: doubles from the first to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+#[derive(Clone, Copy, Debug)]
+struct Stuck {
+    position: i64,
+    times: u32,
+    retry_at: Instant,
+}
+
+/// The stuck among a worker's shards.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StuckShards(BTreeMap<u32, Stuck>);
+
+impl StuckShards {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The last position of the shard that may be read as usual.
+    pub(super) fn last_before(&self, shard: u32) -> Option<i64> {
+        self.0.get(&shard).map(|stuck| stuck.position - 1)
+    }
+
+    /// A shard whose event's time has come, with that event's position. `reached` tells how far a shard has come: what lies before the event
+    /// comes first.
+    pub(super) fn due(&self, now: Instant, reached: impl Fn(u32) -> Option<i64>) -> Option<(u32, i64)> {
+        let due = self.0.iter().find(|(shard, stuck)| {
+            stuck.retry_at <= now && reached(**shard).is_some_and(|position| position >= stuck.position - 1)
+        });
+        due.map(|(shard, stuck)| (*shard, stuck.position))
+    }
+
+    /// When the next event's time comes.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.0.values().map(|stuck| stuck.retry_at).min()
+    }
+
+    /// Takes in a failure and returns the pause until the next try.
+    pub(super) fn fail(&mut self, shard: u32, position: i64, now: Instant) -> Duration {
+        let times = self.0.get(&shard).filter(|stuck| stuck.position == position).map_or(0, |stuck| stuck.times);
+        let pause = RETRY.0.saturating_mul(1 << times.min(10)).min(RETRY.1);
+        self.0.insert(shard, Stuck { position, times: times.saturating_add(1), retry_at: now + pause });
+        pause
+    }
+
+    /// Forgets shards that are no longer in hand (`None`) or have come past their event; returns the latter with that event's position.
+    pub(super) fn settle(&mut self, reached: impl Fn(u32) -> Option<i64>) -> Vec<(u32, i64)> {
+        let mut passed = Vec::new();
+        self.0.retain(|shard, stuck| match reached(*shard) {
+            Some(position) if position >= stuck.position => {
+                passed.push((*shard, stuck.position));
+                false
+            }
+            Some(_) => true,
+            None => false,
+        });
+        passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_before_the_failed_event_comes_first_and_then_its_time() {
+        let (mut stuck, now) = (StuckShards::default(), Instant::now());
+        let pause = stuck.fail(3, 50, now);
+        assert_eq!(stuck.last_before(3), Some(49));
+        assert_eq!(stuck.last_before(4), None);
+        assert_eq!(stuck.due(now, |_| Some(49)), None, "too early");
+        assert_eq!(stuck.due(now + pause, |_| Some(40)), None, "not there yet");
+        assert_eq!(stuck.due(now + pause, |_| None), None, "not ours");
+        assert_eq!(stuck.due(now + pause, |_| Some(49)), Some((3, 50)));
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_begin_anew_with_another_event() {
+        let (mut stuck, now) = (StuckShards::default(), Instant::now());
+        let pauses: Vec<u128> = (0..8).map(|_| stuck.fail(3, 50, now).as_millis()).collect();
+        assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+        assert_eq!(stuck.fail(3, 60, now).as_millis(), 500);
+    }
+
+    #[test]
+    fn a_shard_is_no_longer_stuck_once_it_has_passed_or_is_gone() {
+        let (mut stuck, now) = (StuckShards::default(), Instant::now());
+        for shard in [1, 2, 3] {
+            stuck.fail(shard, 50, now);
+        }
+        let reached = |shard| [None, Some(49), Some(50), None][shard as usize];
+        assert_eq!(stuck.settle(reached), [(2, 50)]);
+        assert!(stuck.last_before(1).is_some() && stuck.last_before(3).is_none());
+    }
+}

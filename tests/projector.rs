@@ -1,0 +1,14 @@
+//! The built-in projector against a real PostgreSQL: nothing lost, nothing twice, everything in order.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+#[path = "projector/bench.rs"]
+mod bench;
+#[path = "projector/faults.rs"]
+mod faults;
+#[path = "projector/handlers.rs"]
+mod handlers;
+#[path = "projector/sharing.rs"]
+mod sharing;
+#[path = "projector/workshop.rs"]
+mod workshop;

@@ -1,0 +1,144 @@
+//! Writers in flight, and databases that go away.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use test_cluster::{Postgres, always_is, eventually_is};
+
+use crate::workshop::{APPLY, PATIENCE, Workshop, server};
+
+const APPEND: &str = "insert into events (stream, type, data) values ('cart', 'Counted', '{\"n\": 1}')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_commits_late_is_waited_for_and_handled_in_order() {
+    let shop = Workshop::open("interleaved", APPLY).await;
+    let worker = shop.start("a");
+    shop.shared(&[12]).await;
+    let slow = server().connect("interleaved_events").await.unwrap();
+    shop.events.append("cart", "Counted", &json!({"n": 1})).await.unwrap();
+    shop.applied(1).await;
+    slow.batch_execute(&format!("begin; {APPEND}")).await.unwrap();
+    shop.events.append("cart", "Counted", &json!({"n": 3})).await.unwrap();
+    let count = || shop.try_ask::<i64>("select count(*) from applied");
+    always_is(Duration::from_secs(2), "the later event waits", |count| *count == 1, count).await.unwrap();
+    slow.batch_execute("commit").await.unwrap();
+    shop.assert_exact(3).await;
+    // A position that is never used must not stop it for good.
+    slow.batch_execute(&format!("begin; {APPEND}")).await.unwrap();
+    shop.events.append("cart", "Counted", &json!({"n": 4})).await.unwrap();
+    slow.batch_execute("rollback").await.unwrap();
+    shop.assert_exact(4).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_without_a_pause_do_not_keep_events_waiting() {
+    let shop = Workshop::open("busy_writers", "insert into applied (position, stream, n) select :position, extract(epoch from clock_timestamp() - :recorded_at)::text, (:data->>'n')::bigint").await;
+    let worker = shop.start("a");
+    shop.shared(&[12]).await;
+    let until = Instant::now() + Duration::from_secs(4);
+    let writers = (0..4).map(|_| async {
+        let client = server().connect("busy_writers_events").await.unwrap();
+        let mut appended = 0;
+        while Instant::now() < until {
+            // At every moment several transactions are open that have written.
+            client.batch_execute("begin").await.unwrap();
+            client.batch_execute("insert into events (stream, type, data, recorded_at) values ('cart', 'Counted', '{\"n\": 1}', clock_timestamp()); select pg_sleep(0.03); commit").await.unwrap();
+            appended += 1;
+        }
+        appended
+    });
+    let appended: i64 = futures::future::join_all(writers).await.into_iter().sum();
+    shop.applied(appended).await;
+    let late: Vec<f64> = shop
+        .store
+        .query_one(
+            "select percentile_disc(array[0.5, 0.99, 1]) within group (order by stream::float8) from applied",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    println!(
+        "{appended} events by four overlapping writers: append to effect p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
+        late[0] * 1e3,
+        late[1] * 1e3,
+        late[2] * 1e3
+    );
+    assert!(late[1] < 1.0, "{late:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_never_ends_does_not_keep_what_has_no_gap_before_it_waiting() {
+    let shop = Workshop::open("endless_writer", APPLY).await;
+    shop.events.append_events(10).await.unwrap();
+    let endless = server().connect("endless_writer_events").await.unwrap();
+    // A writer like any other, for all that the locks tell; it was there before the worker.
+    endless.batch_execute("begin; lock table events in row exclusive mode").await.unwrap();
+    let worker = shop.start("a");
+    shop.applied(10).await;
+    for n in 0..5 {
+        let started = Instant::now();
+        shop.events.append("cart", "Counted", &json!({"n": n})).await.unwrap();
+        shop.applied(11 + n).await;
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+    endless.batch_execute("commit").await.unwrap();
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_the_database_it_goes_on_by_itself() {
+    let server = Postgres::on_loopback().unwrap();
+    let shop = Workshop::open_on(&server, "restarted", APPLY).await;
+    let worker = shop.start("a");
+    shop.shared(&[12]).await;
+    shop.events.append_events(500).await.unwrap();
+    server.stop().unwrap();
+    worker.says("503").await;
+    server.start().unwrap();
+    worker.says("200 OK").await;
+    let events = test_cluster::EventStore::open(&server, "restarted_events", "events").await.unwrap();
+    events.append_events(500).await.unwrap();
+    let store = server.connect("restarted_reads").await.unwrap();
+    let shop = Workshop { events, store, ..shop };
+    shop.assert_exact(1_000).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_read_model_holds_the_shards_and_the_lease() {
+    let shop = Workshop::open("locked", APPLY).await;
+    let worker = shop.start("a");
+    shop.shared(&[12]).await;
+    let locker = server().connect("locked_reads").await.unwrap();
+    locker.batch_execute("begin; lock table applied").await.unwrap();
+    shop.events.append_events(10).await.unwrap();
+    always_is(
+        Duration::from_secs(12),
+        "the shards are held",
+        |held| *held == [12],
+        || async { Ok::<_, anyhow::Error>(shop.holdings().await) },
+    )
+    .await
+    .unwrap();
+    locker.batch_execute("commit").await.unwrap();
+    shop.assert_exact(10).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_notifications_events_are_found_by_looking() {
+    let mut shop = Workshop::open("silent", APPLY).await;
+    shop.config.event_table.notify_channel = None;
+    let worker = shop.start("a");
+    shop.shared(&[12]).await;
+    let started = Instant::now();
+    shop.events.append_events(1).await.unwrap();
+    eventually_is(PATIENCE, "it is found", |n| *n == 1, || shop.try_ask::<i64>("select count(*) from applied"))
+        .await
+        .unwrap();
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    worker.stop().await;
+}

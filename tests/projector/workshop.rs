@@ -1,0 +1,253 @@
+//! An event store, a read store and workers: what every test begins with.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use projectionist::{
+    api::EventTable,
+    projector::{ProjectorConfig, ProjectorError, RunOptions, run},
+};
+use test_cluster::{EventStore, Postgres, eventually_is};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+use tokio_postgres::{Client, types::FromSqlOwned};
+
+/// Generous: a passing test never waits for it, and machines are noisy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+/// Writes down what was handled, and in which order.
+pub(crate) const APPLY: &str =
+    "insert into applied (position, stream, n) values (:position, :stream, (:data->>'n')::bigint)";
+pub(crate) const SETUP: &str = "create table if not exists applied (
+     seq bigserial, position bigint, stream text, n bigint, backend int default pg_backend_pid());
+     create table if not exists totals (stream text primary key, sum numeric not null, events bigint not null)";
+
+/// One server for all tests that neither stop nor reconfigure it.
+pub(crate) fn server() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        // Only who asks for a log gets one: RUST_LOG=projectionist=debug.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
+        Postgres::on_loopback().unwrap()
+    })
+}
+
+/// Two databases and what is to be done between them.
+pub(crate) struct Workshop {
+    pub(crate) events: EventStore,
+    pub(crate) store: Client,
+    pub(crate) config: ProjectorConfig,
+    pub(crate) source_url: String,
+    pub(crate) store_url: String,
+}
+
+impl Workshop {
+    pub(crate) async fn open(name: &str, handler: &str) -> Self {
+        Self::open_on(server(), name, handler).await
+    }
+
+    pub(crate) async fn open_on(server: &Postgres, name: &str, handler: &str) -> Self {
+        let (source, store) = (format!("{name}_events"), format!("{name}_reads"));
+        let source_url = server.create_database(&source).await.unwrap();
+        let store_url = server.create_database(&store).await.unwrap();
+        Self {
+            events: EventStore::create_events_table(server, &source, "events").await.unwrap(),
+            store: server.connect(&store).await.unwrap(),
+            config: ProjectorConfig {
+                projection: format!("shop/{name}"),
+                event_table: EventTable { notify_channel: Some("events".to_owned()), ..EventTable::default() },
+                schema: None,
+                shards: 12,
+                batch_size: 100,
+                setup: Some(SETUP.to_owned()),
+                handlers: BTreeMap::from([("Counted".to_owned(), handler.to_owned())]),
+            },
+            source_url,
+            store_url,
+        }
+    }
+
+    pub(crate) fn options(&self, worker: &str) -> RunOptions {
+        RunOptions {
+            config: self.config.clone(),
+            event_source_url: self.source_url.clone(),
+            read_store_url: self.store_url.clone(),
+            worker_name: worker.to_owned(),
+            health_listen: None,
+        }
+    }
+
+    /// Starts a worker inside the test.
+    pub(crate) fn start(&self, worker: &str) -> Worker {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let options = RunOptions { health_listen: Some(address), ..self.options(worker) };
+        let task = tokio::spawn(run(options, async {
+            let _ = stopped.await;
+        }));
+        Worker { task, stop: Some(stop), health: address }
+    }
+
+    /// Starts a worker as a process of its own, as in a pod; it can be killed.
+    pub(crate) fn start_process(&self, worker: &str) -> Process {
+        let files = tempfile::tempdir().unwrap();
+        let config = files.path().join("projector.json");
+        std::fs::write(&config, serde_json::to_string(&self.config).unwrap()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_projectionist"))
+            .args(["projector", "--health-listen=127.0.0.1:0", "--config"])
+            .arg(&config)
+            .env("EVENT_SOURCE_URL", &self.source_url)
+            .env("READ_STORE_URL", &self.store_url)
+            .env("PROJECTION_WORKER", worker)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process { child, _files: files }
+    }
+
+    /// One value from the read store.
+    pub(crate) async fn ask<T: FromSqlOwned>(&self, query: &str) -> T {
+        self.try_ask(query).await.unwrap()
+    }
+
+    pub(crate) async fn try_ask<T: FromSqlOwned>(&self, query: &str) -> anyhow::Result<T> {
+        Ok(self.store.query_one(query, &[]).await?.try_get(0)?)
+    }
+
+    /// Waits until so many rows are in `applied`.
+    pub(crate) async fn applied(&self, count: i64) {
+        eventually_is(
+            PATIENCE,
+            "the events are handled",
+            |seen| *seen >= count,
+            || async {
+                Ok::<_, anyhow::Error>(self.try_ask::<i64>("select count(*) from applied").await.unwrap_or(-1))
+            },
+        )
+        .await
+        .unwrap();
+        assert_eq!(self.ask::<i64>("select count(*) from applied").await, count, "none twice");
+    }
+
+    /// How many shards each worker holds, most first.
+    pub(crate) async fn holdings(&self) -> Vec<i64> {
+        let rows = self
+            .store
+            .query(
+                "select count(*) from projectionist_checkpoints where owner is not null group by owner order by 1 desc",
+                &[],
+            )
+            .await;
+        rows.unwrap_or_default().iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Waits until the workers hold so many shards each.
+    pub(crate) async fn shared(&self, holdings: &[i64]) -> Duration {
+        let started = std::time::Instant::now();
+        eventually_is(
+            PATIENCE,
+            "the shards are shared",
+            |seen| seen == holdings,
+            || async { Ok::<_, anyhow::Error>(self.holdings().await) },
+        )
+        .await
+        .unwrap();
+        started.elapsed()
+    }
+
+    /// The read store holds every event of the event store once, and each stream's in order.
+    pub(crate) async fn assert_exact(&self, events: i64) {
+        self.applied(events).await;
+        assert_eq!(self.ask::<i64>("select count(distinct position) from applied").await, events, "each event once");
+        let written: i64 = self
+            .events
+            .client()
+            .query_one("select sum((data->>'n')::bigint)::bigint from events", &[])
+            .await
+            .unwrap()
+            .get(0);
+        assert_eq!(self.ask::<i64>("select sum(n)::bigint from applied").await, written, "the sums are equal");
+        let disorder = "select count(*) from (
+             select position < lag(position) over (partition by stream order by seq) as wrong from applied) s where wrong";
+        assert_eq!(self.ask::<i64>(disorder).await, 0, "the order of each stream holds");
+    }
+}
+
+/// A worker as a task of the test.
+pub(crate) struct Worker {
+    task: JoinHandle<Result<(), ProjectorError>>,
+    stop: Option<oneshot::Sender<()>>,
+    health: SocketAddr,
+}
+
+impl Worker {
+    /// As SIGTERM does.
+    pub(crate) async fn stop(mut self) {
+        self.stop.take();
+        (&mut self.task).await.unwrap().unwrap();
+    }
+
+    /// How it ended by itself.
+    pub(crate) async fn ended(mut self) -> ProjectorError {
+        tokio::time::timeout(PATIENCE, &mut self.task).await.expect("it ends").unwrap().unwrap_err()
+    }
+
+    /// The answer of `/readyz`.
+    pub(crate) async fn readiness(&self) -> anyhow::Result<String> {
+        let mut connection = TcpStream::connect(self.health).await?;
+        connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// Waits until it is ready, or says this.
+    pub(crate) async fn says(&self, words: &str) -> String {
+        eventually_is(PATIENCE, "the worker says it", |answer: &String| answer.contains(words), || self.readiness())
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A worker as a process; killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    _files: tempfile::TempDir,
+}
+
+impl Process {
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
