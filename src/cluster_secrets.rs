@@ -1,0 +1,66 @@
+//! Connection strings from the cluster's Secrets. Gets single Secrets by name; never lists or watches them, so that the operator needs
+//! no more than `get`.
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+
+use crate::{
+    api::Reason,
+    sampler::{LARGEST_VALUE, SecretText, Secrets},
+    snapshot::Unknown,
+};
+
+/// The Secrets of the cluster that a client speaks to.
+#[derive(Clone)]
+pub struct ClusterSecrets {
+    client: Client,
+}
+
+impl ClusterSecrets {
+    /// Reads with this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    async fn read(&self, namespace: &str, name: &str, key: &str) -> Result<SecretText, Unknown> {
+        let unknown = |reason, message: String| Unknown { reason, message };
+        let secret = Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await;
+        let secret = secret.map_err(|error| match &error {
+            kube::Error::Api(status) if status.code == 404 => unknown(
+                Reason::SecretNotFound,
+                "there is no such Secret: create it in the Projection's namespace".to_owned(),
+            ),
+            kube::Error::Api(status) if status.code == 403 => unknown(
+                Reason::SecretForbidden,
+                "the operator may not read it: grant get on secrets in this namespace to its service account"
+                    .to_owned(),
+            ),
+            error => unknown(Reason::SourceFailed, format!("the API server could not be asked: {error}")),
+        })?;
+        let mut data = secret.data.unwrap_or_default();
+        let value = data.remove(key).ok_or_else(|| {
+            let mut keys: Vec<&str> = data.keys().map(String::as_str).take(10).collect();
+            keys.sort_unstable();
+            let has = if keys.is_empty() { "no keys".to_owned() } else { format!("the keys {}", keys.join(", ")) };
+            unknown(Reason::SecretKeyMissing, format!("the Secret has {has}"))
+        })?;
+        if value.0.len() > LARGEST_VALUE {
+            return Err(unknown(Reason::ConnectionStringInvalid, "the value is larger than 1 MiB".to_owned()));
+        }
+        String::from_utf8(value.0)
+            .map(SecretText)
+            .map_err(|_| unknown(Reason::ConnectionStringInvalid, "the value is not UTF-8 text".to_owned()))
+    }
+}
+
+impl Secrets for ClusterSecrets {
+    fn get<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<SecretText, Unknown>> {
+        Box::pin(self.read(namespace, name, key))
+    }
+}

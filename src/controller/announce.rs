@@ -1,0 +1,89 @@
+//! Which Events a change of status deserves: a condition that turns bad and back, a changed number of workers. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::api::{ConditionType, ProjectionStatus, Reason};
+
+/// An Event to publish.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Announcement {
+    /// Something is wrong.
+    pub warning: bool,
+    /// One word for machines. The same reason is counted up, not repeated.
+    pub reason: String,
+    /// What was done or seen; tells apart Events of one reason.
+    pub action: String,
+    /// The message.
+    pub note: String,
+}
+
+/// Longer notes are refused.
+const LONGEST_NOTE: usize = 1_000;
+
+/// Compares two statuses.
+pub fn announcements(before: &ProjectionStatus, after: &ProjectionStatus) -> Vec<Announcement> {
+    let mut all: Vec<Announcement> = Vec::new();
+    for type_ in ConditionType::ALL.into_iter().rev() {
+        let find = |status: &ProjectionStatus| find(status, type_).cloned();
+        let Some(now) = find(after) else { continue };
+        let announcement = change(type_, find(before).as_ref(), &now);
+        // Ready repeats what another condition says.
+        all.extend(announcement.filter(|one| !all.iter().any(|other| other.reason == one.reason)));
+    }
+    all.extend(scaled(before, after));
+    all
+}
+
+fn find(status: &ProjectionStatus, type_: ConditionType) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == type_.as_str())
+}
+
+fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> Option<Announcement> {
+    let was = before.map(|before| before.status.as_str());
+    if now.status == "False" {
+        if was == Some("False") && before.is_some_and(|before| before.reason == now.reason) {
+            return None;
+        }
+        // Every workload begins without a ready worker.
+        if now.reason == Reason::NoWorkerReady.as_str() && find_true(before).is_none() {
+            return None;
+        }
+        return Some(announcement(true, &now.reason, type_, &now.message));
+    }
+    // Ready says it when all is well again; the others' being well is part of that.
+    let well_again = type_ == ConditionType::Ready && now.status == "True" && was.is_some() && was != Some("True");
+    well_again.then(|| announcement(false, ConditionType::Ready.as_str(), type_, &now.message))
+}
+
+fn find_true(condition: Option<&Condition>) -> Option<&Condition> {
+    condition.filter(|condition| condition.status == "True")
+}
+
+fn scaled(before: &ProjectionStatus, after: &ProjectionStatus) -> Option<Announcement> {
+    let desired = |status: &ProjectionStatus| status.workers.as_ref().and_then(|workers| workers.desired);
+    let (from, to) = (desired(before)?, desired(after)?);
+    if from == to {
+        return None;
+    }
+    let why = after.workers.as_ref().and_then(|workers| workers.reason.clone());
+    let why = why.map_or_else(String::new, |why| format!(" (required: {why})"));
+    Some(Announcement {
+        warning: false,
+        reason: Reason::Scaled.as_str().to_owned(),
+        action: format!("ScaleTo{to}"),
+        note: short(&format!("scaled from {from} to {to} workers{why}")),
+    })
+}
+
+fn announcement(warning: bool, reason: &str, type_: ConditionType, note: &str) -> Announcement {
+    Announcement { warning, reason: reason.to_owned(), action: format!("Observe{}", type_.as_str()), note: short(note) }
+}
+
+/// The limit is in bytes; a character has at most four.
+fn short(note: &str) -> String {
+    if note.len() <= LONGEST_NOTE {
+        note.to_owned()
+    } else {
+        note.chars().take(LONGEST_NOTE / 4).chain(['…']).collect()
+    }
+}

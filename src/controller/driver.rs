@@ -1,0 +1,172 @@
+//! Runs reconciling: a bounded number of Projections at once, each alone, only while this replica leads.
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
+
+use kube::{Client, runtime::reflector::Store};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+
+use super::{
+    apply::Applier,
+    existing::ExistingWorkloads,
+    live::LiveIndex,
+    plan_autoscaler::ServerAbilities,
+    plan_pods::WorkerImage,
+    queue::{Ended, Queue},
+    reconcile::Reconciler,
+    report::Reports,
+};
+use crate::{
+    api::Projection,
+    metrics::ControllerMetrics,
+    snapshot::{ProjectionKey, SharedSnapshot},
+};
+
+/// Projections reconciled at once.
+const AT_ONCE: usize = 16;
+/// A round that takes longer has failed: an API server that hangs must not hold a place for ever.
+const ROUND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What the controller works with.
+pub struct ControllerInputs {
+    /// The API server.
+    pub client: Client,
+    /// This replica's name.
+    pub identity: String,
+    /// All Projections.
+    pub projections: Store<Projection>,
+    /// What is there of the objects made for them.
+    pub index: LiveIndex,
+    /// What is measured.
+    pub snapshot: SharedSnapshot,
+    /// Who must be looked at, from the watches.
+    pub triggers: (mpsc::UnboundedSender<ProjectionKey>, mpsc::UnboundedReceiver<ProjectionKey>),
+    /// Who must be looked at, from the sampler.
+    pub changes: mpsc::Receiver<ProjectionKey>,
+    /// Whether this replica leads.
+    pub leading: watch::Receiver<bool>,
+    /// Whether everything has been listed once.
+    pub synced: watch::Receiver<bool>,
+    /// The built-in projector's image.
+    pub image: WorkerImage,
+    /// What the API server can do.
+    pub server: ServerAbilities,
+    /// Counters.
+    pub metrics: Arc<ControllerMetrics>,
+}
+
+/// Reconciles while leading, until `shutdown`.
+pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
+    let ControllerInputs {
+        client,
+        identity,
+        projections,
+        index,
+        snapshot,
+        triggers: (trigger, mut triggers),
+        mut changes,
+        mut leading,
+        mut synced,
+        image,
+        server,
+        metrics,
+    } = inputs;
+    let reconciler = Arc::new(Reconciler {
+        projections: projections.clone(),
+        index: index.clone(),
+        existing: ExistingWorkloads::new(client.clone(), trigger),
+        snapshot,
+        applier: Applier::new(client.clone(), index),
+        reports: Reports::new(client, &identity),
+        image,
+        server,
+        metrics: Arc::clone(&metrics),
+        memory: std::sync::Mutex::new(HashMap::new()),
+    });
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut work = Work { reconciler, metrics, queue: Queue::default(), running: JoinSet::new() };
+    let mut active = false;
+    loop {
+        let should = *leading.borrow_and_update() && *synced.borrow_and_update();
+        if should && !active {
+            for projection in projections.state() {
+                let metadata = &projection.metadata;
+                if let (Some(namespace), Some(name)) = (&metadata.namespace, &metadata.name) {
+                    work.queue.push(ProjectionKey { namespace: namespace.as_str().into(), name: name.as_str().into() });
+                }
+            }
+        } else if !should && active {
+            work.stop();
+        }
+        active = should;
+        if active {
+            work.start();
+        }
+        let due = work.queue.next_due().filter(|_| active && work.running.len() < AT_ONCE);
+        tokio::select! {
+            () = &mut shutdown => break,
+            changed = leading.changed() => if changed.is_err() { break },
+            changed = synced.changed() => if changed.is_err() { break },
+            Some(key) = triggers.recv() => if active { work.queue.push(key) },
+            Some(key) = changes.recv() => if active { work.queue.push(key) },
+            // After an abnormal end it is not known whose it was: all begin anew.
+            Some(done) = work.running.join_next() => if !work.ended(done) {
+                work.stop();
+                active = false;
+            },
+            () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+        }
+    }
+    work.stop();
+}
+
+struct Work {
+    reconciler: Arc<Reconciler>,
+    metrics: Arc<ControllerMetrics>,
+    queue: Queue,
+    running: JoinSet<(ProjectionKey, Ended)>,
+}
+
+impl Work {
+    fn start(&mut self) {
+        while self.running.len() < AT_ONCE {
+            let Some(key) = self.queue.pop(Instant::now()) else { return };
+            let (reconciler, metrics) = (Arc::clone(&self.reconciler), Arc::clone(&self.metrics));
+            self.running.spawn(async move {
+                let began = Instant::now();
+                let ended = timeout(ROUND_TIMEOUT, reconciler.reconcile(&key, rand::random())).await;
+                metrics.reconciles.inc();
+                metrics.duration.observe(began.elapsed().as_secs_f64());
+                let ended = ended.unwrap_or_else(|_| {
+                    tracing::warn!("reconciling {key} took more than {} s and was given up", ROUND_TIMEOUT.as_secs());
+                    metrics.failures.inc();
+                    Ended::Failed
+                });
+                (key, ended)
+            });
+        }
+    }
+
+    fn ended(&mut self, done: Result<(ProjectionKey, Ended), tokio::task::JoinError>) -> bool {
+        match done {
+            Ok((key, ended)) => {
+                self.queue.ended(key, ended, Instant::now(), rand::random());
+                true
+            }
+            Err(error) => {
+                tracing::error!("a reconcile ended abnormally: {error}");
+                false
+            }
+        }
+    }
+
+    /// At once: whoever leads now writes now.
+    fn stop(&mut self) {
+        self.running = JoinSet::new();
+        self.queue = Queue::default();
+        self.reconciler.forget();
+    }
+}

@@ -1,0 +1,127 @@
+//! Workloads that are there already (`spec.projector.existing`): each is watched by name, for as long as a Projection names it.
+//!
+//! They do not carry our label, so the watches of our own objects do not see them; and watching all workloads of a cluster to
+//! see a few would cost more than it tells.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::StreamExt as _;
+use kube::{
+    Api, Client,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use tokio::sync::mpsc;
+
+use super::live::Live;
+use crate::{api::ExistingKind, snapshot::ProjectionKey};
+
+/// How the API server calls a kind of workload.
+pub fn api_resource(kind: ExistingKind) -> ApiResource {
+    let plural = match kind {
+        ExistingKind::Deployment => "deployments",
+        ExistingKind::StatefulSet => "statefulsets",
+    };
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("apps", "v1", kind.as_str()), plural)
+}
+
+/// What is known of a workload.
+#[derive(Clone, Debug)]
+pub enum Look {
+    /// The watch has only begun.
+    NotYet,
+    /// There is none of this name.
+    Missing,
+    /// As it is.
+    Found(Arc<Live>),
+}
+
+struct Watched {
+    kind: ExistingKind,
+    name: String,
+    state: Arc<Mutex<Look>>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The watches, at most one for each Projection.
+pub struct ExistingWorkloads {
+    client: Client,
+    triggers: mpsc::UnboundedSender<ProjectionKey>,
+    watched: Mutex<HashMap<ProjectionKey, Watched>>,
+}
+
+impl ExistingWorkloads {
+    /// Reports through `triggers` whose workload changed.
+    pub fn new(client: Client, triggers: mpsc::UnboundedSender<ProjectionKey>) -> Self {
+        Self { client, triggers, watched: Mutex::default() }
+    }
+
+    /// What is known of the workload that a Projection names; starts to watch it at the first look.
+    pub fn look(&self, projection: &ProjectionKey, kind: ExistingKind, name: &str) -> Look {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = watched.get(projection).filter(|watched| watched.kind == kind && watched.name == name);
+        if let Some(watched) = same {
+            return watched.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        let state = Arc::new(Mutex::new(Look::NotYet));
+        let api = Api::namespaced_with(self.client.clone(), &projection.namespace, &api_resource(kind));
+        let follow = follow(api, name.to_owned(), Arc::clone(&state), projection.clone(), self.triggers.clone());
+        let task = tokio::spawn(follow).abort_handle();
+        watched.insert(projection.clone(), Watched { kind, name: name.to_owned(), state, task });
+        Look::NotYet
+    }
+
+    /// The Projection names none any more.
+    pub fn forget(&self, projection: &ProjectionKey) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(projection);
+    }
+
+    /// Ends all watches.
+    pub fn clear(&self) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+async fn follow(
+    api: Api<DynamicObject>,
+    name: String,
+    state: Arc<Mutex<Look>>,
+    projection: ProjectionKey,
+    triggers: mpsc::UnboundedSender<ProjectionKey>,
+) {
+    // Not `watch_object`: for a dynamic type it would need the type at hand.
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = std::pin::pin!(watcher(api, only).default_backoff());
+    let mut listed = false;
+    while let Some(event) = events.next().await {
+        let look = match event {
+            Ok(watcher::Event::Init) => {
+                listed = false;
+                continue;
+            }
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                listed = true;
+                Look::Found(Arc::new(Live::from_object(&object)))
+            }
+            Ok(watcher::Event::InitDone) if listed => continue,
+            Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Look::Missing,
+            Err(error) => {
+                tracing::warn!("watching the workload {}/{name}: {error}", projection.namespace);
+                continue;
+            }
+        };
+        *state.lock().unwrap_or_else(PoisonError::into_inner) = look;
+        if triggers.send(projection.clone()).is_err() {
+            return;
+        }
+    }
+}

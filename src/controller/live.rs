@@ -1,0 +1,285 @@
+//! What the cluster holds of the objects made for Projections, in a compact form: an index that watches feed and reconciling
+//! reads, so that a reconcile that changes nothing asks the API server nothing.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use kube::core::DynamicObject;
+use serde_json::{Value, json};
+
+use super::parts::Part;
+use crate::{names, snapshot::ProjectionKey};
+
+/// One object, as far as the operator needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Live {
+    /// The object's UID.
+    pub uid: String,
+    /// The version that the API server gave it.
+    pub resource_version: String,
+    /// The UID of the Projection that controls it, if one does.
+    pub controlled_by: Option<String>,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// The hash of what the operator last declared.
+    pub applied_hash: Option<String>,
+    /// Metadata, spec and data as JSON text: parsed only when there is something to compare.
+    pub body: Box<str>,
+    /// Of a workload: its number of workers.
+    pub workers: WorkerCounts,
+    /// Who owns `spec.replicas`, by field manager.
+    pub replica_managers: Vec<String>,
+    /// Of an autoscaler: why it does not scale, in its own words, if it does not.
+    pub autoscaler_inactive: Option<String>,
+}
+
+/// The numbers of a workload.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct WorkerCounts {
+    /// `spec.replicas`.
+    pub desired: Option<i32>,
+    /// Ready pods.
+    pub ready: i32,
+    /// Pods are being replaced, started or stopped.
+    pub rolling: bool,
+}
+
+impl Live {
+    /// Reads an object as the API server gave it.
+    pub fn from_object(object: &DynamicObject) -> Self {
+        let metadata = &object.metadata;
+        let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        let annotations = metadata.annotations.clone().unwrap_or_default();
+        let data = &object.data;
+        let body = json!({
+            "metadata": {
+                "name": metadata.name, "namespace": metadata.namespace, "labels": metadata.labels,
+                "annotations": annotations, "ownerReferences": metadata.owner_references,
+            },
+            "spec": data.get("spec"),
+            "data": data.get("data"),
+        });
+        Self {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+            controlled_by: owner.map(|owner| owner.uid.clone()),
+            deleting: metadata.deletion_timestamp.is_some(),
+            applied_hash: annotations.get(names::APPLIED_HASH_ANNOTATION).cloned(),
+            body: body.to_string().into_boxed_str(),
+            workers: counts(data, metadata.generation),
+            replica_managers: replica_managers(object),
+            autoscaler_inactive: autoscaler_inactive(data),
+        }
+    }
+
+    /// Metadata, spec and data.
+    pub fn parsed(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The same, whatever version the API server gave it: nothing that we look at differs.
+    fn looks_like(&self, other: &Self) -> bool {
+        let Self {
+            uid,
+            resource_version: _,
+            controlled_by,
+            deleting,
+            applied_hash,
+            body,
+            workers,
+            replica_managers,
+            autoscaler_inactive,
+        } = self;
+        *uid == other.uid
+            && *controlled_by == other.controlled_by
+            && *deleting == other.deleting
+            && *applied_hash == other.applied_hash
+            && *body == other.body
+            && *workers == other.workers
+            && *replica_managers == other.replica_managers
+            && *autoscaler_inactive == other.autoscaler_inactive
+    }
+
+    /// Versions count upwards; where they cannot be read, the later arrival is taken for the newer one.
+    fn is_older_than(&self, other: &Self) -> bool {
+        match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
+            (Ok(mine), Ok(theirs)) => mine < theirs,
+            _ => false,
+        }
+    }
+}
+
+fn counts(data: &Value, generation: Option<i64>) -> WorkerCounts {
+    let number = |path: &str| data.pointer(path).and_then(Value::as_i64).and_then(|number| i32::try_from(number).ok());
+    let status = |field: &str| number(&format!("/status/{field}")).unwrap_or(0);
+    let desired = number("/spec/replicas");
+    let observed = data.pointer("/status/observedGeneration").and_then(Value::as_i64);
+    let wanted = desired.unwrap_or(0);
+    WorkerCounts {
+        desired,
+        ready: status("readyReplicas"),
+        rolling: observed < generation
+            || status("replicas") != wanted
+            || status("updatedReplicas") < wanted
+            || status("unavailableReplicas") > 0
+            || status("readyReplicas") < wanted,
+    }
+}
+
+fn replica_managers(object: &DynamicObject) -> Vec<String> {
+    let entries = object.metadata.managed_fields.iter().flatten();
+    let owns = |fields: &Value| fields.pointer("/f:spec/f:replicas").is_some();
+    entries
+        .filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| owns(&fields.0)))
+        .filter_map(|entry| entry.manager.clone())
+        .collect()
+}
+
+fn autoscaler_inactive(data: &Value) -> Option<String> {
+    let conditions = data.pointer("/status/conditions")?.as_array()?;
+    let condition = conditions.iter().find(|condition| {
+        let is = |key: &str, value: &str| condition.get(key).is_some_and(|found| found == value);
+        // At zero workers, which is our kill switch, it is disabled by design.
+        is("type", "ScalingActive") && is("status", "False") && !is("reason", "ScalingDisabled")
+    })?;
+    let text = |key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default();
+    Some(format!("{}: {}", text("reason"), text("message")))
+}
+
+/// The Projection that an object was made for: by its controller, or else by its label.
+pub fn made_for(object: &DynamicObject) -> Option<ProjectionKey> {
+    let metadata = &object.metadata;
+    let namespace = metadata.namespace.as_deref()?;
+    let owner = metadata.owner_references.iter().flatten().find(|owner| {
+        owner.controller == Some(true) && owner.kind == "Projection" && owner.api_version.starts_with(names::GROUP)
+    });
+    let label = || metadata.labels.as_ref().and_then(|labels| labels.get(names::PROJECTION_LABEL));
+    let name = owner.map(|owner| &owner.name).or_else(label)?;
+    Some(ProjectionKey { namespace: namespace.into(), name: name.as_str().into() })
+}
+
+/// Kind, namespace and name.
+type Address = (Part, String, String);
+
+/// All live objects that carry our label. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct LiveIndex(Arc<RwLock<HashMap<Address, Arc<Live>>>>);
+
+impl LiveIndex {
+    /// One object.
+    pub fn get(&self, part: Part, namespace: &str, name: &str) -> Option<Arc<Live>> {
+        let objects = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        objects.get(&(part, namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Takes in what a watch or an answer said; an older word does not replace a newer one of the same object. Returns whether
+    /// anything that matters changed.
+    pub fn put(&self, part: Part, namespace: &str, name: &str, live: Live) -> bool {
+        let mut objects = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let address = (part, namespace.to_owned(), name.to_owned());
+        let before = objects.get(&address);
+        if before.is_some_and(|before| before.uid == live.uid && live.is_older_than(before)) {
+            return false;
+        }
+        let changed = before.is_none_or(|before| !before.looks_like(&live));
+        objects.insert(address, Arc::new(live));
+        changed
+    }
+
+    /// Forgets an object; a namesake that came since stays.
+    pub fn remove(&self, part: Part, namespace: &str, name: &str, uid: &str) {
+        let mut objects = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let address = (part, namespace.to_owned(), name.to_owned());
+        if objects.get(&address).is_some_and(|live| live.uid == uid) {
+            objects.remove(&address);
+        }
+    }
+
+    /// After a complete list of one kind in one namespace (or in all): forgets what was not in it. Returns the names of those.
+    pub fn retain(
+        &self,
+        part: Part,
+        namespace: Option<&str>,
+        listed: &HashSet<(String, String)>,
+    ) -> Vec<(String, String)> {
+        let mut objects = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = Vec::new();
+        objects.retain(|(kind, space, name), _| {
+            let concerned = *kind == part && namespace.is_none_or(|namespace| namespace == space);
+            let keep = !concerned || listed.contains(&(space.clone(), name.clone()));
+            if !keep {
+                gone.push((space.clone(), name.clone()));
+            }
+            keep
+        });
+        gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(json: Value) -> DynamicObject {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn deployment(version: &str, ready: i32) -> DynamicObject {
+        object(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {
+                "name": "orders", "namespace": "shop", "uid": "d-1", "resourceVersion": version, "generation": 3,
+                "ownerReferences": [{"apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "name": "orders", "uid": "u-1", "controller": true}],
+                "managedFields": [
+                    {"manager": "projectionist", "operation": "Apply", "fieldsV1": {"f:spec": {"f:selector": {}}}},
+                    {"manager": "kube-controller-manager", "operation": "Update", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+                ],
+            },
+            "spec": {"replicas": 2},
+            "status": {"observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "readyReplicas": ready, "unavailableReplicas": 2 - ready},
+        }))
+    }
+
+    #[test]
+    fn reads_what_matters_of_a_deployment() {
+        let live = Live::from_object(&deployment("10", 2));
+        assert_eq!(live.controlled_by.as_deref(), Some("u-1"));
+        assert_eq!(live.workers, WorkerCounts { desired: Some(2), ready: 2, rolling: false });
+        assert_eq!(live.replica_managers, ["kube-controller-manager"]);
+        assert!(Live::from_object(&deployment("10", 1)).workers.rolling);
+        assert_eq!(made_for(&deployment("10", 2)).unwrap().to_string(), "shop/orders");
+    }
+
+    #[test]
+    fn an_autoscaler_that_cannot_scale_says_why_and_a_sleeping_one_nothing() {
+        let autoscaler = |reason: &str| {
+            Live::from_object(&object(json!({
+                "metadata": {"name": "orders", "namespace": "shop"},
+                "status": {"conditions": [{"type": "ScalingActive", "status": "False", "reason": reason, "message": "no metric"}]},
+            })))
+        };
+        let inactive = autoscaler("FailedGetExternalMetric").autoscaler_inactive;
+        assert_eq!(inactive.as_deref(), Some("FailedGetExternalMetric: no metric"));
+        assert_eq!(autoscaler("ScalingDisabled").autoscaler_inactive, None);
+    }
+
+    #[test]
+    fn an_old_word_does_not_replace_a_newer_one_and_a_mere_new_version_is_no_change() {
+        let index = LiveIndex::default();
+        let put = |version, ready| {
+            index.put(Part::Deployment, "shop", "orders", Live::from_object(&deployment(version, ready)))
+        };
+        assert!(put("10", 2));
+        assert!(!put("9", 0), "older");
+        assert_eq!(index.get(Part::Deployment, "shop", "orders").unwrap().workers.ready, 2);
+        assert!(!put("11", 2), "same but for its version");
+        assert!(put("12", 1));
+        index.remove(Part::Deployment, "shop", "orders", "other");
+        assert!(index.get(Part::Deployment, "shop", "orders").is_some());
+        let gone = index.retain(Part::Deployment, Some("elsewhere"), &HashSet::new());
+        assert!(gone.is_empty());
+        assert_eq!(index.retain(Part::Deployment, None, &HashSet::new()).len(), 1);
+    }
+}

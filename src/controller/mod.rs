@@ -1,0 +1,34 @@
+//! Makes the cluster follow the Projections, on the leader only: gather → validate → plan (pure) → apply → status.
+//!
+//! Each step is a file and hands its result on as a type. Only `apply` and `report` write to the cluster.
+
+mod announce;
+mod apply;
+mod driver;
+mod existing;
+mod live;
+mod parts;
+mod plan;
+mod plan_autoscaler;
+mod plan_budget;
+mod plan_configuration;
+mod plan_deployment;
+mod plan_pods;
+mod plan_scale;
+#[cfg(test)]
+mod plan_tests;
+mod queue;
+mod reconcile;
+mod report;
+mod status;
+#[cfg(test)]
+mod status_tests;
+mod validate;
+mod watches;
+
+pub use driver::{ControllerInputs, run};
+pub use live::LiveIndex;
+pub use parts::Part;
+pub use plan_autoscaler::ServerAbilities;
+pub use plan_pods::WorkerImage;
+pub use watches::{follow_part, follow_projections};

@@ -1,0 +1,52 @@
+//! What the cluster should hold for one Projection: the sum of the `plan_*` decisions. Pure.
+
+use super::{
+    parts::{Desired, Part},
+    plan_autoscaler::{ServerAbilities, Target, plan_autoscaler},
+    plan_budget::plan_budget,
+    plan_configuration::plan_configuration,
+    plan_deployment::plan_deployment,
+    plan_pods::WorkerImage,
+    plan_scale::{ScalePlan, ScaleView, plan_scale},
+    validate::{Pods, Validated, Workload},
+};
+
+/// What the cluster should hold, and how many workers to set, if any.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Objects to be there, in the order in which to make them. A kind that is not among them is not wanted.
+    pub desired: Vec<Desired>,
+    /// What to do about the number of workers; `Leave` where there is no workload to scale.
+    pub scale: ScalePlan,
+}
+
+impl Plan {
+    /// True when this kind of object is wanted.
+    pub fn wants(&self, part: Part) -> bool {
+        self.desired.iter().any(|desired| desired.part == part)
+    }
+}
+
+/// Plans.
+pub fn plan(validated: &Validated, view: ScaleView, image: &WorkerImage, server: ServerAbilities) -> Plan {
+    let Validated { owner, workload, workers } = validated;
+    let autoscaler = |target: Target<'_>| workers.autoscaled.then(|| plan_autoscaler(workers, target, owner, server));
+    match workload {
+        Workload::MeasureOnly => Plan { desired: Vec::new(), scale: ScalePlan::Leave },
+        Workload::Existing { kind, name } => Plan {
+            desired: autoscaler(Target { kind: kind.as_str(), name }).into_iter().collect(),
+            // It is not ours to make: without it there is nothing to scale.
+            scale: if view.replicas.is_some() { plan_scale(workers, view) } else { ScalePlan::Leave },
+        },
+        Workload::Own { pods, environment, strict } => {
+            let configuration = match pods {
+                Pods::Builtin { configuration, .. } => Some(plan_configuration(configuration, owner)),
+                Pods::Template { .. } => None,
+            };
+            let deployment = plan_deployment(pods, environment, *strict, owner, image);
+            let target = autoscaler(Target { kind: "Deployment", name: &deployment.name });
+            let desired = configuration.into_iter().chain([deployment, plan_budget(owner)]).chain(target).collect();
+            Plan { desired, scale: plan_scale(workers, view) }
+        }
+    }
+}

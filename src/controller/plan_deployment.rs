@@ -1,0 +1,32 @@
+//! The Deployment of the workers, without their number: that belongs to the autoscaler. See `plan_scale`.
+
+use serde_json::{Map, json};
+
+use super::{
+    parts::{Desired, Owner, Part},
+    plan_pods::{WorkerImage, plan_pods},
+    validate::{Environment, Pods},
+};
+use crate::names;
+
+/// The Deployment. `strict`: a rollout ends the old worker before it starts the new one.
+pub fn plan_deployment(
+    pods: &Pods,
+    environment: &Environment,
+    strict: bool,
+    owner: &Owner,
+    image: &WorkerImage,
+) -> Desired {
+    let strategy = if strict {
+        json!({ "type": "Recreate" })
+    } else {
+        json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } })
+    };
+    let spec = json!({
+        "selector": { "matchLabels": { names::PROJECTION_LABEL: owner.name } },
+        "strategy": strategy,
+        "revisionHistoryLimit": 3,
+        "template": plan_pods(pods, environment, owner, image),
+    });
+    Desired::new(Part::Deployment, owner, Map::from_iter([("spec".to_owned(), spec)]))
+}

@@ -1,0 +1,186 @@
+//! The pods of a Deployment of ours: what the team wrote, or the built-in projector; with the environment that every worker
+//! gets, and *restricted* Pod Security wherever the team's template is silent.
+//!
+//! Pure. Adds, never removes: a field that the template sets is the team's.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    parts::{Owner, fingerprint},
+    validate::{Environment, Pods},
+};
+use crate::names::{self, worker_env};
+
+/// What the operator's own settings add.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WorkerImage {
+    /// The image that holds the built-in projector.
+    pub image: String,
+    /// When nodes pull it.
+    pub pull_policy: String,
+}
+
+/// The port of the built-in projector's health answers.
+const HEALTH_PORT: u16 = 8080;
+/// No user of the host has an id so high.
+const WORKER_UID: u32 = 65_532;
+/// The name of the built-in projector's container and volume.
+const PROJECTOR: &str = "projector";
+const CONFIGURATION: &str = "configuration";
+
+/// `spec.template` of the Deployment.
+pub fn plan_pods(pods: &Pods, environment: &Environment, owner: &Owner, image: &WorkerImage) -> Value {
+    let (mut metadata, mut spec) = match pods {
+        Pods::Template { metadata, spec } => (metadata.clone(), spec.clone()),
+        Pods::Builtin { configuration, resources } => builtin(configuration, resources.as_ref(), owner, image),
+    };
+    within(&mut metadata, "labels", |labels| {
+        labels.entry(names::MANAGED_BY_LABEL).or_insert_with(|| json!(names::FIELD_MANAGER));
+        labels.insert(names::PROJECTION_LABEL.to_owned(), json!(owner.name));
+    });
+    secure_pod(&mut spec);
+    let variables = variables(environment, owner);
+    let windows = spec.get("os").and_then(|os| os.get("name")).is_some_and(|name| name == "windows");
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Value::Object(container) = container else { continue };
+            add_variables(container, &variables);
+            if !windows {
+                secure_container(container);
+            }
+        }
+    }
+    json!({ "metadata": metadata, "spec": spec })
+}
+
+/// Changes the object at `key`, made if it is absent. Validation has refused anything but an object.
+fn within(fields: &mut Map<String, Value>, key: &str, change: impl FnOnce(&mut Map<String, Value>)) {
+    if let Value::Object(object) = fields.entry(key).or_insert_with(|| json!({})) {
+        change(object);
+    }
+}
+
+fn fields(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn builtin(
+    configuration: &Value,
+    resources: Option<&Value>,
+    owner: &Owner,
+    image: &WorkerImage,
+) -> (Map<String, Value>, Map<String, Value>) {
+    let directory = names::PROJECTOR_CONFIG_PATH.rsplit_once('/').map_or("/", |(directory, _)| directory);
+    let resources = resources
+        .cloned()
+        .unwrap_or_else(|| json!({ "requests": { "cpu": "50m", "memory": "32Mi" }, "limits": { "memory": "128Mi" } }));
+    let probe = |path: &str, period: u32| json!({ "httpGet": { "path": path, "port": "health", "scheme": "HTTP" }, "periodSeconds": period, "timeoutSeconds": 3 });
+    let metadata = json!({
+        "annotations": { names::CONFIG_HASH_ANNOTATION: format!("{:016x}", fingerprint(configuration)) },
+    });
+    let spec = json!({
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": WORKER_UID, "runAsGroup": WORKER_UID,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "enableServiceLinks": false,
+        "topologySpreadConstraints": [{
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": { "matchLabels": { names::PROJECTION_LABEL: owner.name } },
+        }],
+        "containers": [{
+            "name": PROJECTOR,
+            "image": image.image,
+            "imagePullPolicy": image.pull_policy,
+            "args": ["projector"],
+            "ports": [{ "name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP" }],
+            "livenessProbe": probe("/healthz", 10),
+            "readinessProbe": probe("/readyz", 2),
+            "resources": resources,
+            "securityContext": { "readOnlyRootFilesystem": true },
+            "volumeMounts": [{ "name": CONFIGURATION, "mountPath": directory, "readOnly": true }],
+        }],
+        "volumes": [{
+            "name": CONFIGURATION,
+            "configMap": { "name": super::parts::Part::ConfigMap.object_name(&owner.name) },
+        }],
+    });
+    (fields(metadata), fields(spec))
+}
+
+fn secure_pod(spec: &mut Map<String, Value>) {
+    // Whoever names a service account wants its token.
+    if !spec.contains_key("serviceAccountName") && !spec.contains_key("serviceAccount") {
+        spec.entry("automountServiceAccountToken").or_insert(json!(false));
+    }
+    if spec.get("os").and_then(|os| os.get("name")).is_some_and(|name| name == "windows") {
+        return;
+    }
+    within(spec, "securityContext", |context| {
+        context.entry("seccompProfile").or_insert_with(|| json!({ "type": "RuntimeDefault" }));
+        // Root, asked for by its number, is an answer, too.
+        if context.get("runAsUser").and_then(Value::as_i64) != Some(0) {
+            context.entry("runAsNonRoot").or_insert(json!(true));
+        }
+    });
+}
+
+fn secure_container(container: &mut Map<String, Value>) {
+    within(container, "securityContext", |context| {
+        if context.get("runAsUser").and_then(Value::as_i64) == Some(0) {
+            // The pod's default would contradict it, and the node would refuse the container.
+            context.entry("runAsNonRoot").or_insert(json!(false));
+        }
+        let added = context.get("capabilities").and_then(|all| all.get("add")).and_then(Value::as_array);
+        let administers =
+            added.is_some_and(|added| added.iter().any(|one| one == "SYS_ADMIN" || one == "CAP_SYS_ADMIN"));
+        if context.get("privileged") == Some(&json!(true)) {
+            return;
+        }
+        // The API server refuses the contradiction.
+        if !administers {
+            context.entry("allowPrivilegeEscalation").or_insert(json!(false));
+        }
+        within(context, "capabilities", |capabilities| {
+            capabilities.entry("drop").or_insert_with(|| json!(["ALL"]));
+        });
+    });
+}
+
+fn variables(environment: &Environment, owner: &Owner) -> Vec<(&'static str, Value)> {
+    let Environment { shards, event_source, read_store, schema } = environment;
+    let value = |text: &str| json!({ "value": text });
+    let secret = |reference: &crate::api::SecretKeyRef| json!({ "valueFrom": { "secretKeyRef": { "name": reference.name, "key": reference.key } } });
+    let all = [
+        (worker_env::PROJECTION, Some(value(&owner.name))),
+        (worker_env::NAMESPACE, Some(value(&owner.namespace))),
+        (
+            worker_env::WORKER,
+            Some(json!({ "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } })),
+        ),
+        (worker_env::SHARDS, shards.map(|shards| value(&shards.to_string()))),
+        (worker_env::EVENT_SOURCE_URL, event_source.as_ref().map(secret)),
+        (worker_env::READ_STORE_URL, read_store.as_ref().map(secret)),
+        (worker_env::READ_STORE_SCHEMA, schema.as_deref().map(value)),
+    ];
+    all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
+}
+
+/// Ours first, so that the team's own may refer to them; a name that the team sets stays the team's.
+fn add_variables(container: &mut Map<String, Value>, variables: &[(&'static str, Value)]) {
+    let theirs = container.get("env").and_then(Value::as_array).cloned().unwrap_or_default();
+    let is_theirs = |name: &str| theirs.iter().any(|variable| variable.get("name").is_some_and(|given| given == name));
+    let ours = variables.iter().filter(|(name, _)| !is_theirs(name)).map(|(name, value)| {
+        let mut variable = value.clone();
+        variable["name"] = json!(name);
+        variable
+    });
+    let all: Vec<Value> = ours.collect::<Vec<_>>().into_iter().chain(theirs.iter().cloned()).collect();
+    container.insert("env".to_owned(), Value::Array(all));
+}

@@ -1,0 +1,335 @@
+//! One Projection, once: gather → validate → plan → apply → status. Each step is elsewhere; here is their order, and what is
+//! remembered of a Projection between two rounds.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use kube::runtime::reflector::{ObjectRef, Store};
+
+use super::{
+    announce::announcements,
+    apply::{Applier, Memos, ScaleTarget},
+    existing::{ExistingWorkloads, Look},
+    live::{Live, LiveIndex},
+    parts::{Owner, Part},
+    plan::{Plan, plan},
+    plan_autoscaler::ServerAbilities,
+    plan_pods::WorkerImage,
+    plan_scale::ScaleView,
+    queue::{Ended, backoff},
+    report::Reports,
+    status::{Known, Problem, Urgency, WorkloadView, next_status, urgency},
+    validate::{Validated, Workload, validate},
+};
+use crate::{
+    api::{ExistingKind, Phase, Projection, ProjectionStatus, Reason},
+    metrics::ControllerMetrics,
+    snapshot::{ProjectionKey, SharedSnapshot},
+};
+
+/// Measured numbers are written no more often than this.
+const NUMBERS_EVERY: Duration = Duration::from_secs(10);
+
+/// What reconciling works with.
+pub struct Reconciler {
+    pub(super) projections: Store<Projection>,
+    pub(super) index: LiveIndex,
+    pub(super) existing: ExistingWorkloads,
+    pub(super) snapshot: SharedSnapshot,
+    pub(super) applier: Applier,
+    pub(super) reports: Reports,
+    pub(super) image: WorkerImage,
+    pub(super) server: ServerAbilities,
+    pub(super) metrics: Arc<ControllerMetrics>,
+    pub(super) memory: Mutex<HashMap<ProjectionKey, Memory>>,
+}
+
+/// What is remembered of one Projection between two rounds; losing it costs a few writes, nothing else.
+#[derive(Debug, Default)]
+pub struct Memory {
+    uid: String,
+    memos: Memos,
+    refusal: Option<Refusal>,
+    /// The status that we wrote last, and when: our own word is newer than the watch's.
+    written: Option<(ProjectionStatus, Instant)>,
+}
+
+/// A plan that could not be carried out, and until when it is not tried again unless something changes.
+#[derive(Clone, Debug)]
+struct Refusal {
+    plan: Plan,
+    seen: Vec<Option<Arc<Live>>>,
+    problem: Problem,
+    failures: u32,
+    until: Instant,
+}
+
+/// What is there when a round begins.
+struct Gathered {
+    projection: Arc<Projection>,
+    previous: ProjectionStatus,
+}
+
+impl Reconciler {
+    /// One round. `jitter` from 0 to 1 spreads what failed together.
+    pub async fn reconcile(&self, key: &ProjectionKey, jitter: f64) -> Ended {
+        let mut memory = self.take_memory(key);
+        let Some(gathered) = self.gather(key, &mut memory) else {
+            self.existing.forget(key);
+            return Ended::Settled;
+        };
+        let ended = self.round(key, &gathered, &mut memory, jitter).await;
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
+        ended
+    }
+
+    /// Forgets everything: another replica may write until we lead again.
+    pub fn forget(&self) {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.existing.clear();
+    }
+
+    fn take_memory(&self, key: &ProjectionKey) -> Memory {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key).unwrap_or_default()
+    }
+
+    /// `None`: there is no such Projection any more, or it is going; what it made is collected with it.
+    fn gather(&self, key: &ProjectionKey, memory: &mut Memory) -> Option<Gathered> {
+        let projection = self.projections.get(&ObjectRef::new(&key.name).within(&key.namespace))?;
+        if projection.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let uid = projection.metadata.uid.clone().unwrap_or_default();
+        if memory.uid != uid {
+            *memory = Memory { uid, ..Memory::default() };
+        }
+        let written = memory.written.as_ref().map(|(status, _)| status.clone());
+        let previous = written.or_else(|| projection.status.clone()).unwrap_or_default();
+        Some(Gathered { projection, previous })
+    }
+
+    async fn round(&self, key: &ProjectionKey, gathered: &Gathered, memory: &mut Memory, jitter: f64) -> Ended {
+        let Gathered { projection, previous } = gathered;
+        let existing = projection.spec.projector.as_ref().and_then(|projector| projector.existing.as_ref());
+        if existing.is_some_and(|named| matches!(self.existing.look(key, named.kind, &named.name), Look::NotYet)) {
+            // Not known is not missing. The watch calls again with its first answer.
+            return Ended::Settled;
+        }
+        let observation = self.snapshot.load().get(&key.namespace, &key.name).cloned();
+        let observation = observation.filter(|observation| *observation.uid == *memory.uid);
+        let now = Instant::now();
+        let measured = observation.as_ref().map_or_else(
+            || {
+                Err(crate::snapshot::Unknown {
+                    reason: Reason::NotMeasuredYet,
+                    message: "no sample has been taken yet".to_owned(),
+                })
+            },
+            |observation| observation.current(now),
+        );
+        let mut known = Known {
+            generation: projection.metadata.generation,
+            suspended: projection.spec.suspend,
+            target: projection.spec.lag.target.0,
+            workload: WorkloadView::Absent,
+            problem: None,
+            measured,
+            failure: observation.as_ref().and_then(|observation| observation.failure.as_ref()),
+            autoscaler_inactive: None,
+        };
+        let mut retry = None;
+        let mut autoscaler = None;
+        match validate(projection) {
+            Err(invalid) => {
+                let message = invalid.to_string();
+                known.problem = Some(Problem { reason: Reason::InvalidSpec, message, lasting: true });
+                known.workload = self.workload_of(key);
+            }
+            Ok(validated) => {
+                let required = known.measured.as_ref().ok().map(|all| all.assessment.required.workers);
+                let required = required.and_then(|workers| i32::try_from(workers).ok());
+                let was_suspended = previous.phase == Some(Phase::Suspended);
+                let (problem, again) =
+                    self.carry_out(key, projection, &validated, required, was_suspended, memory, jitter).await;
+                (known.problem, retry) = (problem, again);
+                known.workload = match &validated.workload {
+                    Workload::MeasureOnly => WorkloadView::NotWanted,
+                    Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
+                    Workload::Own { .. } => self.workload_of(key),
+                };
+                let name = Part::HorizontalPodAutoscaler.object_name(&key.name);
+                autoscaler = self.index.get(Part::HorizontalPodAutoscaler, &key.namespace, &name);
+            }
+        }
+        known.autoscaler_inactive = autoscaler
+            .as_ref()
+            .filter(|live| live.controlled_by.as_deref() == Some(memory.uid.as_str()))
+            .and_then(|live| live.autoscaler_inactive.as_deref());
+        let owner = Owner { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: memory.uid.clone() };
+        let next = next_status(&known, previous, Timestamp::now());
+        self.report(&owner, previous, next, memory, retry).await
+    }
+
+    /// Plans and applies, unless the very same was refused a moment ago.
+    #[allow(clippy::too_many_arguments)] // One step of one round: a struct for it would only repeat the names.
+    async fn carry_out(
+        &self,
+        key: &ProjectionKey,
+        projection: &Projection,
+        validated: &Validated,
+        required: Option<i32>,
+        was_suspended: bool,
+        memory: &mut Memory,
+        jitter: f64,
+    ) -> (Option<Problem>, Option<Duration>) {
+        let (replicas, target) = match &validated.workload {
+            Workload::Existing { kind, name } => {
+                if let Some(problem) = self.rival(projection, *kind, name) {
+                    return (Some(problem), Some(NUMBERS_EVERY));
+                }
+                match self.existing.look(key, *kind, name) {
+                    Look::NotYet => return (None, None),
+                    Look::Missing => return (Some(missing(key, *kind, name)), None),
+                    Look::Found(live) => {
+                        if live.controlled_by.is_some() && live.applied_hash.is_some() {
+                            return (Some(made_by_us(key, *kind, name)), None);
+                        }
+                        (live.workers.desired, ScaleTarget::Existing(*kind, name.clone()))
+                    }
+                }
+            }
+            Workload::MeasureOnly | Workload::Own { .. } => {
+                self.existing.forget(key);
+                let live = self.index.get(Part::Deployment, &key.namespace, &Part::Deployment.object_name(&key.name));
+                let ours = live.filter(|live| live.controlled_by.as_deref() == Some(validated.owner.uid.as_str()));
+                (ours.and_then(|live| live.workers.desired), ScaleTarget::Own)
+            }
+        };
+        let view = ScaleView { replicas, required, was_suspended };
+        let plan = plan(validated, view, &self.image, self.server);
+        let seen: Vec<_> = Part::ALL
+            .into_iter()
+            .map(|part| self.index.get(part, &key.namespace, &part.object_name(&key.name)))
+            .collect();
+        let before = memory.refusal.take().filter(|refusal| refusal.plan == plan && refusal.seen == seen);
+        if let Some(refusal) = &before {
+            let left = refusal.until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                let answer = (Some(refusal.problem.clone()), Some(left));
+                memory.refusal = before;
+                return answer;
+            }
+        }
+        match self.applier.apply(&validated.owner, &plan, &target, &mut memory.memos).await {
+            Ok(()) => (None, None),
+            Err(problem) => {
+                let failures = before.map_or(0, |refusal| refusal.failures.saturating_add(1));
+                let wait = backoff(failures, jitter);
+                self.metrics.failures.inc();
+                memory.refusal =
+                    Some(Refusal { plan, seen, problem: problem.clone(), failures, until: Instant::now() + wait });
+                (Some(problem), Some(wait))
+            }
+        }
+    }
+
+    fn workload_of(&self, key: &ProjectionKey) -> WorkloadView {
+        let name = Part::Deployment.object_name(&key.name);
+        view(self.index.get(Part::Deployment, &key.namespace, &name).as_deref())
+    }
+
+    fn existing_workload(&self, key: &ProjectionKey, kind: ExistingKind, name: &str) -> Option<Arc<Live>> {
+        match self.existing.look(key, kind, name) {
+            Look::Found(live) => Some(live),
+            Look::NotYet | Look::Missing => None,
+        }
+    }
+
+    /// Another Projection that names the same workload and did so earlier.
+    fn rival(&self, projection: &Projection, kind: ExistingKind, name: &str) -> Option<Problem> {
+        let age =
+            |one: &Projection| (one.metadata.creation_timestamp.clone().map(|time| time.0), one.metadata.uid.clone());
+        let rival = self.projections.find(|other| {
+            let existing = other.spec.projector.as_ref().and_then(|projector| projector.existing.as_ref());
+            other.metadata.namespace == projection.metadata.namespace
+                && existing.is_some_and(|existing| existing.kind == kind && existing.name == name)
+                && age(other) < age(projection)
+        })?;
+        let rival = rival.metadata.name.as_deref().unwrap_or_default().to_owned();
+        Some(Problem {
+            reason: Reason::InvalidSpec,
+            message: format!(
+                "spec.projector.existing.name: the Projection {rival} scales {} {name} already",
+                kind.as_str()
+            ),
+            lasting: true,
+        })
+    }
+
+    async fn report(
+        &self,
+        owner: &Owner,
+        previous: &ProjectionStatus,
+        next: ProjectionStatus,
+        memory: &mut Memory,
+        retry: Option<Duration>,
+    ) -> Ended {
+        let again = retry.map_or(Ended::Settled, Ended::Again);
+        match urgency(previous, &next) {
+            Urgency::Never => return again,
+            Urgency::Soon => {
+                let since = memory.written.as_ref().map(|(_, at)| at.elapsed());
+                if let Some(left) =
+                    since.and_then(|since| NUMBERS_EVERY.checked_sub(since)).filter(|left| !left.is_zero())
+                {
+                    return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
+                }
+            }
+            Urgency::Now => {}
+        }
+        self.metrics.status_writes.inc();
+        match self.reports.write_status(owner, &next).await {
+            Ok(()) => {
+                let events = announcements(previous, &next);
+                memory.written = Some((next, Instant::now()));
+                self.reports.publish(owner, events).await;
+                again
+            }
+            // Gone meanwhile; the watch will tell.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ended::Settled,
+            Err(error) => {
+                tracing::warn!("the status of {}/{} could not be written: {error}", owner.namespace, owner.name);
+                self.metrics.failures.inc();
+                Ended::Failed
+            }
+        }
+    }
+}
+
+fn view(live: Option<&Live>) -> WorkloadView {
+    live.filter(|live| !live.deleting).map_or(WorkloadView::Absent, |live| WorkloadView::Present(live.workers))
+}
+
+fn missing(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {
+    Problem {
+        reason: Reason::WorkloadNotFound,
+        message: format!("spec.projector.existing: there is no {} {}/{name}", kind.as_str(), key.namespace),
+        lasting: true,
+    }
+}
+
+fn made_by_us(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {
+    Problem {
+        reason: Reason::InvalidSpec,
+        message: format!(
+            "spec.projector.existing.name: the {} {}/{name} was made for another Projection, which scales it",
+            kind.as_str(),
+            key.namespace
+        ),
+        lasting: true,
+    }
+}

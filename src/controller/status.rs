@@ -1,0 +1,362 @@
+//! What is reported about a Projection: a pure function from what is known now and what was reported before.
+//!
+//! A transition time changes only with the condition's status. What is unknown is absent, never zero.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::live::WorkerCounts;
+use crate::{
+    api::{
+        BoundBy, ConditionStatus, ConditionType, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus,
+        Reason, WorkersStatus,
+    },
+    lag::Limit,
+    snapshot::{Measured, Unknown},
+};
+
+/// Why the Projection does not run as asked, as far as the cluster is concerned.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    /// For machines.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+    /// It will not go away by itself.
+    pub lasting: bool,
+}
+
+/// The workload that runs the workers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WorkloadView {
+    /// None is wanted: the Projection is only measured.
+    NotWanted,
+    /// It does not exist (yet).
+    Absent,
+    /// It exists.
+    Present(WorkerCounts),
+}
+
+/// What is known now.
+#[derive(Clone, Debug)]
+pub struct Known<'a> {
+    /// The spec's generation.
+    pub generation: Option<i64>,
+    /// `spec.suspend`.
+    pub suspended: bool,
+    /// `spec.lag.target`.
+    pub target: Duration,
+    /// The workload.
+    pub workload: WorkloadView,
+    /// What went wrong in validating or applying.
+    pub problem: Option<Problem>,
+    /// The measurement to act on, or why there is none.
+    pub measured: Result<&'a Measured, Unknown>,
+    /// Why the newest attempt to measure failed, if it did.
+    pub failure: Option<&'a Unknown>,
+    /// Why the autoscaler does not scale, in its own words.
+    pub autoscaler_inactive: Option<&'a str>,
+}
+
+/// The status to report.
+pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestamp) -> ProjectionStatus {
+    let assessment = known.measured.as_ref().ok().map(|measured| &measured.assessment);
+    let sample = known.measured.as_ref().ok().map(|measured| &measured.sample);
+    let verdicts = verdicts(known);
+    let kept_rate = previous.rates.and_then(|rates| rates.per_worker_per_second);
+    let rates = RatesStatus {
+        arrival_per_second: assessment.and_then(|all| all.rates.arrival).map(|rate| significant(rate, 2)),
+        // What was learnt outlives an outage and a restart.
+        per_worker_per_second: assessment
+            .and_then(|all| all.rates.per_worker)
+            .map(|rate| significant(rate, 3))
+            .or(kept_rate),
+        drain_seconds: assessment.and_then(|all| all.drain).map(|drain| significant(drain.as_secs_f64(), 2)),
+    };
+    ProjectionStatus {
+        observed_generation: known.generation,
+        phase: Some(phase(known, previous)),
+        head: sample.map(|sample| HeadStatus { raw: sample.head.raw.to_string(), safe: sample.head.safe.to_string() }),
+        checkpoint: sample.and_then(|sample| sample.checkpoint.lowest()).map(|position| position.to_string()),
+        pending: assessment.map(|all| PendingStatus {
+            value: i64::try_from(all.pending.events).unwrap_or(i64::MAX),
+            exact: all.pending.exact,
+        }),
+        staleness_seconds: assessment
+            .and_then(|all| all.staleness)
+            .map(|age| (age.as_secs_f64() * 10.0).round() / 10.0),
+        workers: Some(workers(known)),
+        rates: (rates != RatesStatus::default()).then_some(rates),
+        conditions: ConditionType::ALL
+            .into_iter()
+            .zip(verdicts)
+            .map(|(type_, verdict)| condition(type_, verdict, known.generation, previous, now))
+            .collect(),
+    }
+}
+
+fn workers(known: &Known<'_>) -> WorkersStatus {
+    let required = known.measured.as_ref().ok().map(|measured| &measured.assessment.required);
+    let counts = match known.workload {
+        WorkloadView::Present(counts) => Some(counts),
+        WorkloadView::NotWanted | WorkloadView::Absent => None,
+    };
+    let number = required.map(|required| i32::try_from(required.workers).unwrap_or(i32::MAX));
+    let ready = counts.map(|counts| counts.ready);
+    let shown = |number: Option<i32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+    WorkersStatus {
+        required: number,
+        desired: counts.and_then(|counts| counts.desired),
+        ready,
+        summary: (ready.is_some() || number.is_some()).then(|| match known.workload {
+            WorkloadView::NotWanted => format!("-/{}", shown(number)),
+            _ => format!("{}/{}", shown(ready), shown(number)),
+        }),
+        bound_by: required.map_or(BoundBy::None, |required| match required.limit {
+            Limit::None => BoundBy::None,
+            Limit::Shards => BoundBy::Shards,
+            Limit::Max => BoundBy::Max,
+            Limit::Min => BoundBy::Min,
+            Limit::Ordering => BoundBy::Ordering,
+        }),
+        rolling: counts.is_some_and(|counts| counts.rolling),
+        reason: required.map(|required| required.reason.clone()),
+    }
+}
+
+fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
+    if known.problem.as_ref().is_some_and(|problem| problem.lasting) {
+        return Phase::Failed;
+    }
+    let asleep = matches!(known.workload, WorkloadView::Present(WorkerCounts { desired: Some(0), .. }));
+    // Until the workers are back it is still switched off; resuming reads this, so that a crash in between loses nothing.
+    if known.suspended || (previous.phase == Some(Phase::Suspended) && asleep) {
+        return Phase::Suspended;
+    }
+    if known.workload == WorkloadView::Absent {
+        return Phase::Pending;
+    }
+    match &known.measured {
+        Ok(measured) if measured.assessment.stuck => Phase::Stuck,
+        Ok(measured) if within_target(measured, known.target) == Some(false) => Phase::CatchingUp,
+        Ok(_) => Phase::Live,
+        // Workers go on as they are: so does the last word about them. LagKnown says that it is not measured now.
+        Err(_) => match previous.phase {
+            Some(last @ (Phase::CatchingUp | Phase::Live | Phase::Stuck)) => last,
+            _ => Phase::Pending,
+        },
+    }
+}
+
+fn within_target(measured: &Measured, target: Duration) -> Option<bool> {
+    measured.assessment.staleness.map(|staleness| staleness <= target)
+}
+
+/// A condition before its times are known.
+#[derive(Clone, Debug)]
+struct Verdict {
+    status: ConditionStatus,
+    reason: Reason,
+    message: String,
+}
+
+fn holds(message: &str) -> Verdict {
+    Verdict { status: ConditionStatus::True, reason: Reason::AsExpected, message: message.to_owned() }
+}
+
+fn fails(reason: Reason, message: impl Into<String>) -> Verdict {
+    Verdict { status: ConditionStatus::False, reason, message: message.into() }
+}
+
+fn unknown(unknown: &Unknown) -> Verdict {
+    Verdict { status: ConditionStatus::Unknown, reason: unknown.reason, message: unknown.message.clone() }
+}
+
+/// In the order of [`ConditionType::ALL`].
+fn verdicts(known: &Known<'_>) -> [Verdict; 6] {
+    let reachable = reachable(known);
+    let lag = lag_known(known);
+    let within = match &known.measured {
+        Err(why) => unknown(why),
+        Ok(measured) => match within_target(measured, known.target) {
+            Some(true) => holds("no event waits longer than spec.lag.target"),
+            Some(false) => fails(Reason::BehindTarget, "the oldest event waits longer than spec.lag.target"),
+            None => Verdict {
+                status: ConditionStatus::Unknown,
+                reason: Reason::InvalidAnswer,
+                message: "the age of the oldest waiting event is not known".to_owned(),
+            },
+        },
+    };
+    let progressing = progressing(known);
+    let available = available(known);
+    let ready = ready([&reachable, &lag, &progressing, &available], known);
+    [ready, reachable, lag, within, progressing, available]
+}
+
+/// These say that an answer came, though not a usable one.
+fn is_an_answer(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NeverCommitted | Reason::CheckpointBeyondHead | Reason::CheckpointRewound | Reason::InvalidAnswer
+    )
+}
+
+fn reachable(known: &Known<'_>) -> Verdict {
+    let why = known.failure.or(known.measured.as_ref().err());
+    match why {
+        None => holds("the event source and the read store answer"),
+        Some(why) if is_an_answer(why.reason) => holds("the event source and the read store answer"),
+        Some(why) if matches!(why.reason, Reason::NotMeasuredYet | Reason::SampleTooOld) => unknown(why),
+        Some(why) => fails(why.reason, &why.message),
+    }
+}
+
+fn lag_known(known: &Known<'_>) -> Verdict {
+    match &known.measured {
+        Ok(measured) => match measured.assessment.rewound {
+            None => holds("pending events and staleness are measured"),
+            Some((from, to)) => fails(
+                Reason::CheckpointRewound,
+                format!(
+                    "the checkpoint went back from {from} to {to}: events are handled again, or two projectors share it"
+                ),
+            ),
+        },
+        Err(why) if is_an_answer(why.reason) => fails(why.reason, &why.message),
+        Err(why) => unknown(why),
+    }
+}
+
+fn progressing(known: &Known<'_>) -> Verdict {
+    match &known.measured {
+        Err(why) => unknown(why),
+        Ok(measured) if measured.assessment.stuck && !known.suspended => {
+            let at = measured.sample.checkpoint.lowest().map_or_else(String::new, |position| format!(" at {position}"));
+            fails(
+                Reason::CheckpointFrozen,
+                format!("events wait, but the checkpoint has not moved{at} for long: see the workers' logs"),
+            )
+        }
+        Ok(_) => holds("the checkpoint moves, or nothing waits"),
+    }
+}
+
+fn available(known: &Known<'_>) -> Verdict {
+    match known.workload {
+        WorkloadView::NotWanted => Verdict {
+            status: ConditionStatus::True,
+            reason: Reason::MeasureOnly,
+            message: "there is no spec.projector: the Projection is only measured".to_owned(),
+        },
+        _ if known.suspended => Verdict {
+            status: ConditionStatus::True,
+            reason: Reason::Suspended,
+            message: "spec.suspend is set: no worker is wanted".to_owned(),
+        },
+        WorkloadView::Absent => match &known.problem {
+            Some(problem) => fails(problem.reason, &problem.message),
+            None => fails(Reason::NoWorkerReady, "the workload does not exist yet"),
+        },
+        WorkloadView::Present(WorkerCounts { ready: 1.., .. }) => holds("at least one worker is ready"),
+        WorkloadView::Present(_) => {
+            fails(Reason::NoWorkerReady, "no worker is ready: see the workload's pods and their events")
+        }
+    }
+}
+
+fn ready(parts: [&Verdict; 4], known: &Known<'_>) -> Verdict {
+    if let Some(problem) = &known.problem {
+        return fails(problem.reason, &problem.message);
+    }
+    if let Some(bad) = parts.into_iter().find(|part| part.status == ConditionStatus::False) {
+        return bad.clone();
+    }
+    if let Some(open) = parts.into_iter().find(|part| part.status == ConditionStatus::Unknown) {
+        return open.clone();
+    }
+    if let Some(why) = known.autoscaler_inactive.filter(|_| !known.suspended) {
+        return fails(Reason::AutoscalerInactive, format!("the HorizontalPodAutoscaler does not scale: {why}"));
+    }
+    if known.suspended {
+        return Verdict {
+            status: ConditionStatus::True,
+            reason: Reason::Suspended,
+            message: "spec.suspend is set: measured, without workers".to_owned(),
+        };
+    }
+    holds("measured and running as asked")
+}
+
+fn condition(
+    type_: ConditionType,
+    verdict: Verdict,
+    generation: Option<i64>,
+    previous: &ProjectionStatus,
+    now: Timestamp,
+) -> Condition {
+    let Verdict { status, reason, message } = verdict;
+    let before = previous.conditions.iter().find(|condition| condition.type_ == type_.as_str());
+    let since =
+        before.filter(|before| before.status == status.as_str()).map(|before| before.last_transition_time.clone());
+    Condition {
+        type_: type_.as_str().to_owned(),
+        status: status.as_str().to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: cut(message),
+        observed_generation: generation,
+        // The API server keeps whole seconds: finer ones would look like a difference for ever.
+        last_transition_time: since.unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+    }
+}
+
+/// The schema of a condition allows 32,768 characters; nobody reads more than a few hundred.
+fn cut(message: String) -> String {
+    const MOST: usize = 1_024;
+    if message.chars().count() <= MOST { message } else { message.chars().take(MOST - 1).chain(['…']).collect() }
+}
+
+/// Rounds to so many significant digits, so that noise is no change; to tenths at the finest.
+fn significant(value: f64, digits: i32) -> f64 {
+    if value < 0.05 || !value.is_finite() {
+        return 0.0;
+    }
+    let scale = 10_f64.powi(digits - 1 - whole_digits(value)).min(10.0);
+    (value * scale).round() / scale
+}
+
+/// The power of ten of the first digit.
+#[allow(clippy::cast_possible_truncation)] // At most 308.
+fn whole_digits(value: f64) -> i32 {
+    value.log10().floor() as i32
+}
+
+/// How soon a new status is to be written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Urgency {
+    /// Not at all: nothing changed.
+    Never,
+    /// Some time soon: only measured numbers changed.
+    Soon,
+    /// Now: something that people or the sampler act on changed.
+    Now,
+}
+
+/// Compares what is reported with what was.
+pub fn urgency(before: &ProjectionStatus, after: &ProjectionStatus) -> Urgency {
+    if before == after {
+        return Urgency::Never;
+    }
+    let acted_on = |status: &ProjectionStatus| {
+        let conditions: Vec<_> = status
+            .conditions
+            .iter()
+            .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone()))
+            .collect();
+        let workers = status.workers.clone().map(|workers| WorkersStatus { reason: None, ..workers });
+        (status.observed_generation, status.phase, workers, status.pending.is_some(), conditions)
+    };
+    if acted_on(before) == acted_on(after) { Urgency::Soon } else { Urgency::Now }
+}

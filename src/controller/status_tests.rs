@@ -1,0 +1,244 @@
+//! What is reported, case by case.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{
+    announce::announcements,
+    live::WorkerCounts,
+    status::{Known, Problem, Urgency, WorkloadView, next_status, urgency},
+};
+use crate::{
+    api::{BoundBy, Phase, ProjectionStatus, Reason},
+    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
+    snapshot::{Measured, Unknown},
+};
+
+fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
+    let pending = Pending { events: pending, exact: true };
+    let staleness = Some(Duration::from_secs_f64(staleness));
+    Measured {
+        sample: Sample {
+            at: Duration::from_secs(10),
+            taken: Timestamp::UNIX_EPOCH,
+            head: Head { raw: Position(1_042), safe: Position(1_040) },
+            checkpoint: CheckpointState::Committed(vec![Position(1_035), Position(1_031)]),
+            pending: Some(pending),
+            pending_by_shard: Vec::new(),
+            arrived: 0,
+            staleness,
+            ahead_of_clock: Duration::ZERO,
+            blocked_by: None,
+        },
+        assessment: Assessment {
+            pending,
+            staleness,
+            rates: Rates { arrival: Some(98.76), per_worker: Some(49.94) },
+            drain: None,
+            required: Required { workers: 2, limit: Limit::Shards, reason: "2 workers: because".to_owned() },
+            frozen_for: Duration::ZERO,
+            stuck,
+            rewound: None,
+        },
+        valid_until: Instant::now(),
+    }
+}
+
+fn unknown(reason: Reason) -> Unknown {
+    Unknown { reason, message: format!("{reason} it is") }
+}
+
+fn present(desired: i32, ready: i32) -> WorkloadView {
+    WorkloadView::Present(WorkerCounts { desired: Some(desired), ready, rolling: ready < desired })
+}
+
+fn known(measured: Result<&Measured, Unknown>) -> Known<'_> {
+    Known {
+        generation: Some(1),
+        suspended: false,
+        target: Duration::from_secs(30),
+        workload: present(2, 2),
+        problem: None,
+        measured,
+        failure: None,
+        autoscaler_inactive: None,
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn status(known: &Known<'_>) -> ProjectionStatus {
+    next_status(known, &ProjectionStatus::default(), at(100))
+}
+
+fn condition(status: &ProjectionStatus, type_: &str) -> (String, String) {
+    let found = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
+    (found.status.clone(), found.reason.clone())
+}
+
+fn is(status: &ProjectionStatus, type_: &str, value: &str, reason: Reason) {
+    assert_eq!(condition(status, type_), (value.to_owned(), reason.as_str().to_owned()), "{type_}");
+}
+
+#[test]
+fn all_is_well_and_the_numbers_are_rounded() {
+    let good = measured(9, 1.4321, false);
+    let status = status(&known(Ok(&good)));
+    assert_eq!(status.phase, Some(Phase::Live));
+    assert_eq!(status.staleness_seconds, Some(1.4));
+    assert_eq!(status.checkpoint.as_deref(), Some("1031"), "the lowest shard");
+    assert_eq!(status.pending.unwrap().value, 9);
+    let workers = status.workers.clone().unwrap();
+    assert_eq!((workers.summary.as_deref(), workers.bound_by), (Some("2/2"), BoundBy::Shards));
+    let rates = status.rates.unwrap();
+    assert_eq!((rates.arrival_per_second, rates.per_worker_per_second), (Some(99.0), Some(49.9)));
+    for type_ in ["Ready", "SourceReachable", "LagKnown", "WithinTarget", "Progressing", "Available"] {
+        is(&status, type_, "True", Reason::AsExpected);
+    }
+}
+
+#[test]
+fn what_is_unknown_is_absent_and_what_was_learnt_is_kept() {
+    let good = measured(9, 1.0, false);
+    let before = status(&known(Ok(&good)));
+    let mut down = known(Err(unknown(Reason::ConnectionRefused)));
+    let refused = unknown(Reason::ConnectionRefused);
+    down.failure = Some(&refused);
+    let after = next_status(&down, &before, at(200));
+    assert_eq!((after.pending, after.staleness_seconds, after.checkpoint.as_ref()), (None, None, None));
+    assert!(after.head.is_none());
+    let workers = after.workers.clone().unwrap();
+    assert_eq!((workers.required, workers.ready, workers.summary.as_deref()), (None, Some(2), Some("2/?")));
+    assert_eq!(after.rates.unwrap().per_worker_per_second, Some(49.9));
+    assert_eq!(after.phase, Some(Phase::Live), "the workers go on");
+    is(&after, "SourceReachable", "False", Reason::ConnectionRefused);
+    is(&after, "LagKnown", "Unknown", Reason::ConnectionRefused);
+    is(&after, "Ready", "False", Reason::ConnectionRefused);
+}
+
+#[test]
+fn a_failed_attempt_shows_while_the_last_good_value_still_holds() {
+    let good = measured(9, 1.0, false);
+    let timed_out = unknown(Reason::TimedOut);
+    let status = status(&Known { failure: Some(&timed_out), ..known(Ok(&good)) });
+    is(&status, "SourceReachable", "False", Reason::TimedOut);
+    is(&status, "LagKnown", "True", Reason::AsExpected);
+    assert!(status.pending.is_some());
+}
+
+#[test]
+fn an_answer_that_makes_no_sense_is_an_answer() {
+    for reason in [Reason::NeverCommitted, Reason::CheckpointBeyondHead] {
+        let why = unknown(reason);
+        let status = status(&Known { failure: Some(&why), ..known(Err(why.clone())) });
+        is(&status, "SourceReachable", "True", Reason::AsExpected);
+        is(&status, "LagKnown", "False", reason);
+        is(&status, "Ready", "False", reason);
+    }
+}
+
+#[test]
+fn before_the_first_sample_nothing_is_claimed() {
+    let status = status(&known(Err(unknown(Reason::NotMeasuredYet))));
+    assert_eq!(status.phase, Some(Phase::Pending));
+    for type_ in ["Ready", "SourceReachable", "LagKnown", "WithinTarget", "Progressing"] {
+        is(&status, type_, "Unknown", Reason::NotMeasuredYet);
+    }
+}
+
+#[test]
+fn each_case_has_its_phase() {
+    let (live, behind, stuck) = (measured(9, 1.0, false), measured(9, 31.0, false), measured(9, 400.0, true));
+    let problem = |lasting| Some(Problem { reason: Reason::ApplyFailed, message: "no".to_owned(), lasting });
+    for (case, expected) in [
+        (known(Ok(&behind)), Phase::CatchingUp),
+        (known(Ok(&stuck)), Phase::Stuck),
+        (Known { suspended: true, workload: present(0, 0), ..known(Ok(&behind)) }, Phase::Suspended),
+        (Known { workload: WorkloadView::Absent, ..known(Ok(&live)) }, Phase::Pending),
+        (Known { workload: WorkloadView::NotWanted, ..known(Ok(&live)) }, Phase::Live),
+        (Known { problem: problem(true), ..known(Ok(&live)) }, Phase::Failed),
+        (Known { problem: problem(false), ..known(Ok(&live)) }, Phase::Live),
+    ] {
+        assert_eq!(status(&case).phase, Some(expected), "{case:?}");
+    }
+    is(&status(&known(Ok(&stuck))), "Progressing", "False", Reason::CheckpointFrozen);
+    is(&status(&known(Ok(&behind))), "WithinTarget", "False", Reason::BehindTarget);
+}
+
+#[test]
+fn suspended_lasts_until_the_workers_are_back() {
+    let good = measured(9, 1.0, false);
+    let asleep = Known { suspended: true, workload: present(0, 0), ..known(Ok(&good)) };
+    let suspended = status(&asleep);
+    is(&suspended, "Ready", "True", Reason::Suspended);
+    let resuming = Known { suspended: false, ..asleep };
+    assert_eq!(next_status(&resuming, &suspended, at(200)).phase, Some(Phase::Suspended));
+    let back = known(Ok(&good));
+    assert_eq!(next_status(&back, &suspended, at(200)).phase, Some(Phase::Live));
+}
+
+#[test]
+fn without_a_ready_worker_it_is_not_available_and_a_measured_one_always_is() {
+    let good = measured(0, 0.0, false);
+    let idle = status(&Known { workload: present(2, 0), ..known(Ok(&good)) });
+    is(&idle, "Available", "False", Reason::NoWorkerReady);
+    is(&idle, "Ready", "False", Reason::NoWorkerReady);
+    let only = status(&Known { workload: WorkloadView::NotWanted, ..known(Ok(&good)) });
+    is(&only, "Available", "True", Reason::MeasureOnly);
+    assert_eq!(only.workers.unwrap().summary.as_deref(), Some("-/2"));
+    let inactive = status(&Known { autoscaler_inactive: Some("FailedGetScale: gone"), ..known(Ok(&good)) });
+    is(&inactive, "Ready", "False", Reason::AutoscalerInactive);
+}
+
+#[test]
+fn a_transition_time_changes_only_with_the_status() {
+    let (good, other) = (measured(9, 1.0, false), measured(9, 40.0, false));
+    let first = next_status(&known(Ok(&good)), &ProjectionStatus::default(), at(100));
+    let second = next_status(&known(Ok(&other)), &first, at(200));
+    let time = |status: &ProjectionStatus, type_: &str| {
+        status.conditions.iter().find(|one| one.type_ == type_).unwrap().last_transition_time.0
+    };
+    assert_eq!(time(&second, "WithinTarget"), at(200));
+    assert_eq!(time(&second, "Ready"), at(100));
+}
+
+#[test]
+fn nothing_is_written_for_nothing_numbers_soon_and_changes_now() {
+    let good = measured(9, 1.0, false);
+    let before = status(&known(Ok(&good)));
+    let next = |known: &Known<'_>| next_status(known, &before, at(500));
+    assert_eq!(urgency(&before, &next(&known(Ok(&good)))), Urgency::Never);
+    assert_eq!(urgency(&before, &next(&known(Ok(&measured(10, 1.2, false))))), Urgency::Soon);
+    assert_eq!(urgency(&before, &next(&known(Ok(&measured(10, 31.0, false))))), Urgency::Now);
+    assert_eq!(urgency(&before, &next(&Known { workload: present(3, 2), ..known(Ok(&good)) })), Urgency::Now);
+    assert_eq!(urgency(&before, &next(&Known { generation: Some(2), ..known(Ok(&good)) })), Urgency::Now);
+}
+
+#[test]
+fn events_tell_of_bad_turns_and_of_the_way_back_once_each() {
+    let good = measured(9, 1.0, false);
+    let well = status(&known(Ok(&good)));
+    let refused = unknown(Reason::ConnectionRefused);
+    let down = next_status(&Known { failure: Some(&refused), ..known(Err(refused.clone())) }, &well, at(200));
+    let told = announcements(&well, &down);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].warning && told[0].reason == "ConnectionRefused" && told[0].note == "ConnectionRefused it is");
+    assert_eq!(announcements(&down, &down), []);
+    let back = announcements(&down, &well);
+    assert_eq!((back.len(), back[0].warning, back[0].reason.as_str()), (1, false, "Ready"));
+    let fresh = status(&Known { workload: present(2, 0), ..known(Ok(&good)) });
+    assert_eq!(announcements(&ProjectionStatus::default(), &fresh), [], "every workload begins without a ready worker");
+}
+
+#[test]
+fn a_change_of_workers_is_told_with_its_reason() {
+    let good = measured(9, 1.0, false);
+    let (two, five) = (status(&known(Ok(&good))), status(&Known { workload: present(5, 5), ..known(Ok(&good)) }));
+    let told = announcements(&two, &five);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].reason, "Scaled");
+    assert_eq!(told[0].note, "scaled from 2 to 5 workers (required: 2 workers: because)");
+}

@@ -1,0 +1,258 @@
+//! From a Projection as written to one that can be carried out. Nothing after this step reads the raw spec.
+//!
+//! Most mistakes are refused by the API server (schema and CEL). Here is what those cannot see, and what an object from
+//! before a newer rule may still hold. Every message names the field.
+
+use serde_json::{Map, Value, json};
+
+use super::parts::Owner;
+use crate::{
+    api::{
+        Autoscaler, BuiltinProjector, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec, Projector,
+        Scaling, SecretKeyRef,
+    },
+    names,
+    projector::ProjectorConfig,
+};
+
+/// A Projection that can be carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    /// Whom objects are made for.
+    pub owner: Owner,
+    /// What runs the workers.
+    pub workload: Workload,
+    /// How many of them, and who decides.
+    pub workers: WorkerBounds,
+}
+
+/// What runs the workers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Workload {
+    /// Nothing of ours: the Projection is only measured.
+    MeasureOnly,
+    /// A workload of the team's own; only its scale is touched.
+    Existing {
+        /// Its kind.
+        kind: ExistingKind,
+        /// Its name.
+        name: String,
+    },
+    /// A Deployment that the operator makes.
+    Own {
+        /// Its pods.
+        pods: Pods,
+        /// Environment of every worker.
+        environment: Environment,
+        /// Never two workers at once, not even during a rollout.
+        strict: bool,
+    },
+}
+
+/// The pods of a Deployment of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pods {
+    /// The team's own template: checked to have an object of metadata and an object of spec with containers.
+    Template {
+        /// Labels and annotations.
+        metadata: Map<String, Value>,
+        /// The pod spec.
+        spec: Map<String, Value>,
+    },
+    /// The built-in projector.
+    Builtin {
+        /// The content of its configuration file.
+        configuration: Value,
+        /// Resources, where the user gives them.
+        resources: Option<Value>,
+    },
+}
+
+/// What every worker finds in its environment.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Environment {
+    /// The number of shards, where it is known.
+    pub shards: Option<u32>,
+    /// Where the event source's connection string is.
+    pub event_source: Option<SecretKeyRef>,
+    /// Where the read store's connection string is.
+    pub read_store: Option<SecretKeyRef>,
+    /// The read model's schema.
+    pub schema: Option<String>,
+}
+
+/// How many workers there may be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerBounds {
+    /// Fewest, at least 1.
+    pub min: i32,
+    /// Most that are of use: bounded by shards and ordering, at least `min`.
+    pub max: i32,
+    /// The kill switch.
+    pub suspended: bool,
+    /// A HorizontalPodAutoscaler of ours scales.
+    pub autoscaled: bool,
+    /// The second rule of the autoscaler, where there is one.
+    pub pending_per_worker: Option<i64>,
+    /// The autoscaler's behavior, where the user gives it.
+    pub behavior: Option<Value>,
+}
+
+/// Why a Projection cannot be carried out.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Invalid {
+    /// A field holds something that cannot be used.
+    #[error("{field} {problem}")]
+    Field {
+        /// The path of the field.
+        field: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// The API server always sets these.
+    #[error("the object has no {0}")]
+    Incomplete(&'static str),
+}
+
+fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
+    Invalid::Field { field: field.into(), problem: problem.into() }
+}
+
+/// Checks a Projection.
+pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
+    let metadata = &projection.metadata;
+    let owner = Owner {
+        namespace: metadata.namespace.clone().ok_or(Invalid::Incomplete("metadata.namespace"))?,
+        name: metadata.name.clone().ok_or(Invalid::Incomplete("metadata.name"))?,
+        uid: metadata.uid.clone().ok_or(Invalid::Incomplete("metadata.uid"))?,
+    };
+    let spec = &projection.spec;
+    // Label values and the names of pods are made from it.
+    if owner.name.len() > 52 {
+        return Err(invalid("metadata.name", "must have at most 52 characters"));
+    }
+    let workload = workload(spec, &owner)?;
+    let workers = bounds(spec, &workload)?;
+    Ok(Validated { owner, workload, workers })
+}
+
+fn workload(spec: &ProjectionSpec, owner: &Owner) -> Result<Workload, Invalid> {
+    let Some(projector) = &spec.projector else { return Ok(Workload::MeasureOnly) };
+    let pods = match projector {
+        Projector { template: None, builtin: None, existing: Some(existing) } => {
+            return Ok(Workload::Existing { kind: existing.kind, name: existing.name.clone() });
+        }
+        Projector { template: Some(template), builtin: None, existing: None } => pods_of(template)?,
+        Projector { template: None, builtin: Some(builtin), existing: None } => built_in(builtin, spec, owner)?,
+        _ => return Err(invalid("spec.projector", "must have exactly one of template, builtin and existing")),
+    };
+    let environment = Environment {
+        shards: spec.shard_count(),
+        event_source: spec.source.postgres.as_ref().map(|source| source.connection.secret_ref.clone()),
+        read_store: read_store(spec).map(|store| store.connection.secret_ref.clone()),
+        schema: read_store(spec).and_then(|store| store.schema.clone()),
+    };
+    Ok(Workload::Own { pods, environment, strict: spec.scaling.ordering == Ordering::Strict })
+}
+
+fn read_store(spec: &ProjectionSpec) -> Option<&crate::api::PostgresReadStore> {
+    spec.read_store.as_ref().and_then(|store| store.postgres.as_ref())
+}
+
+fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) -> Result<Pods, Invalid> {
+    let source = spec.source.postgres.as_ref().ok_or_else(|| invalid("spec.source.postgres", "is required"))?;
+    let store = read_store(spec).ok_or_else(|| {
+        invalid("spec.readStore.postgres", "is required with spec.projector.builtin, which writes there")
+    })?;
+    let configuration = ProjectorConfig::new(
+        format!("{}/{}", owner.namespace, owner.name),
+        source.event_table.clone(),
+        store.schema.clone(),
+        spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS),
+        builtin,
+    );
+    configuration.check().map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
+    Ok(Pods::Builtin {
+        configuration: json!(configuration),
+        resources: builtin.resources.as_ref().map(|resources| json!(resources)),
+    })
+}
+
+fn pods_of(template: &PodTemplate) -> Result<Pods, Invalid> {
+    let at = |path: &str| format!("spec.projector.template.{path}");
+    let object = |value: Option<&Value>, path: &str| match value {
+        None => Ok(None),
+        Some(Value::Object(fields)) => Ok(Some(fields.clone())),
+        Some(_) => Err(invalid(at(path), "must be an object")),
+    };
+    let metadata = object(template.0.get("metadata"), "metadata")?.unwrap_or_default();
+    for labels in ["labels", "annotations"] {
+        object(metadata.get(labels), &format!("metadata.{labels}"))?;
+    }
+    if metadata.get("labels").and_then(|labels| labels.get(names::PROJECTION_LABEL)).is_some() {
+        let field = at(&format!("metadata.labels[{}]", names::PROJECTION_LABEL));
+        return Err(invalid(field, "must be absent: the operator finds the workers by it"));
+    }
+    let spec = object(template.0.get("spec"), "spec")?.ok_or_else(|| invalid(at("spec"), "is required"))?;
+    let policy = spec.get("restartPolicy");
+    if policy.is_some_and(|policy| policy != "Always") {
+        return Err(invalid(at("spec.restartPolicy"), "must be Always or absent: workers run for ever"));
+    }
+    object(spec.get("securityContext"), "spec.securityContext")?;
+    let mut seen = std::collections::BTreeSet::new();
+    for list in ["containers", "initContainers"] {
+        let containers = match spec.get(list) {
+            Some(Value::Array(containers)) if list == "initContainers" || !containers.is_empty() => containers,
+            None if list == "initContainers" => continue,
+            _ => return Err(invalid(at(&format!("spec.{list}")), "must be a list of containers, with at least one")),
+        };
+        for (index, container) in containers.iter().enumerate() {
+            let path = format!("spec.{list}[{index}]");
+            let Value::Object(fields) = container else { return Err(invalid(at(&path), "must be an object")) };
+            let name = fields.get("name").and_then(Value::as_str).unwrap_or_default();
+            if name.is_empty() || !seen.insert(name.to_owned()) {
+                return Err(invalid(at(&format!("{path}.name")), "must be given and unique in the pod"));
+            }
+            let variables = fields.get("env");
+            let is_list = |value: &Value| value.as_array().is_some_and(|items| items.iter().all(Value::is_object));
+            if variables.is_some_and(|variables| !is_list(variables)) {
+                return Err(invalid(at(&format!("{path}.env")), "must be a list of objects with name and value"));
+            }
+            let context = object(fields.get("securityContext"), &format!("{path}.securityContext"))?;
+            object(
+                context.as_ref().and_then(|context| context.get("capabilities")),
+                &format!("{path}.securityContext.capabilities"),
+            )?;
+        }
+    }
+    Ok(Pods::Template { metadata, spec })
+}
+
+fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, Invalid> {
+    let Scaling { min_workers, max_workers: _, ordering, shards: _, behavior, autoscaler } = &spec.scaling;
+    let most = spec.scaling.most_workers();
+    if *min_workers < 1 {
+        return Err(invalid("spec.scaling.minWorkers", "must be at least 1"));
+    }
+    if *min_workers > most {
+        return Err(invalid(
+            "spec.scaling.minWorkers",
+            format!("must not be greater than maxWorkers, which is {most}"),
+        ));
+    }
+    let useful = match ordering {
+        Ordering::Strict => 1,
+        Ordering::PerKey => {
+            spec.shard_count().map_or(most, |shards| i32::try_from(shards).unwrap_or(i32::MAX).min(most))
+        }
+        Ordering::None => most,
+    };
+    Ok(WorkerBounds {
+        min: *min_workers,
+        max: useful.max(*min_workers),
+        suspended: spec.suspend,
+        autoscaled: *autoscaler == Autoscaler::Managed && *workload != Workload::MeasureOnly,
+        pending_per_worker: spec.lag.pending_per_worker,
+        behavior: behavior.as_ref().map(|behavior| json!(behavior)),
+    })
+}
