@@ -1,0 +1,266 @@
+//! The composition root: which room gets which, and in which order they end. Decides nothing else.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use kube::{Client, CustomResourceExt as _, runtime::reflector};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    api::Projection,
+    cli::{Cli, Command, OperatorArgs, ProjectorArgs, Scope, UninstallArgs},
+    cluster_secrets::ClusterSecrets,
+    controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerImage},
+    delegated_auth::{ClusterReviews, follow_authorities},
+    leader::{self, LeaderSettings},
+    metrics::{ControllerMetrics, Metrics},
+    metrics_api::{self, ClientAuthorities, ServeOptions},
+    names::worker_env,
+    projector::{self, ProjectorConfig, RunOptions},
+    readiness::{Readiness, may_reconcile},
+    sampler::{self, SamplerInputs, SamplerMetrics},
+    served_metrics::ServedMetrics,
+    serving_certificate::{self, CertificateSettings},
+    shutdown::Shutdown,
+    snapshot::SharedSnapshot,
+    telemetry,
+    uninstall::{self, UninstallSettings},
+};
+
+/// Changes that the sampler may have reported and the controller not yet taken; the sampler waits with more.
+const UNTAKEN_CHANGES: usize = 1_024;
+/// The Lease that tells who reconciles.
+const LEASE: &str = "projectionist";
+/// The APIService that leads to the metrics API.
+const API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
+
+/// Runs what the command line says.
+///
+/// # Errors
+/// When it cannot; the message says what to do.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Crd => print(&crd_yaml()?),
+        Command::Version => print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Operator(args) => {
+            telemetry::start_logging(&args.log)?;
+            runtime()?.block_on(operator(*args))
+        }
+        Command::Projector(args) => {
+            telemetry::start_logging(&args.log)?;
+            runtime()?.block_on(projector(args))
+        }
+        Command::Uninstall(args) => {
+            telemetry::start_logging(&args.log)?;
+            runtime()?.block_on(remove(args))
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the async runtime could not start")
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).context("writing to standard output")
+}
+
+/// The CustomResourceDefinition as YAML.
+///
+/// # Errors
+/// When it cannot be written as YAML.
+pub fn crd_yaml() -> anyhow::Result<String> {
+    serde_saphyr::to_string(&Projection::crd()).context("writing the CustomResourceDefinition as YAML")
+}
+
+async fn remove(args: UninstallArgs) -> anyhow::Result<()> {
+    let UninstallArgs { namespace, deployment, watch_namespace, timeout_seconds, log: _ } = args;
+    let watch_namespaces = match Scope::from_names(&watch_namespace) {
+        Scope::Cluster => Vec::new(),
+        Scope::Namespaces(names) => names,
+    };
+    let settings =
+        UninstallSettings { namespace, deployment, watch_namespaces, timeout: Duration::from_secs(timeout_seconds) };
+    let client = client().await?;
+    Ok(uninstall::run(client, settings).await?)
+}
+
+async fn client() -> anyhow::Result<Client> {
+    Client::try_default().await.context("the API server's address or credentials could not be found")
+}
+
+async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
+    let ProjectorArgs { config: path, health_listen, log: _ } = args;
+    let text = tokio::fs::read_to_string(&path).await;
+    let text = text.with_context(|| format!("the projector's configuration {} could not be read", path.display()))?;
+    let config = ProjectorConfig::from_json(&text).with_context(|| format!("in {}", path.display()))?;
+    let variable = |name: &str| {
+        let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+        value.with_context(|| format!("the environment variable {name} is not set: the operator sets it for workers"))
+    };
+    let options = RunOptions {
+        config,
+        event_source_url: variable(worker_env::EVENT_SOURCE_URL)?,
+        read_store_url: variable(worker_env::READ_STORE_URL)?,
+        worker_name: variable(worker_env::WORKER)?,
+        health_listen: Some(health_listen),
+    };
+    let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
+    Ok(projector::run(options, shutdown.asked()).await?)
+}
+
+async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
+    let OperatorArgs {
+        metrics_api_listen,
+        telemetry_listen,
+        namespace,
+        identity,
+        service,
+        worker_image,
+        worker_image_pull_policy,
+        watch_namespace,
+        log: _,
+    } = args;
+    let namespaces: Vec<Option<String>> =
+        Scope::from_names(&watch_namespace).namespaces().into_iter().map(|name| name.map(ToOwned::to_owned)).collect();
+    let shutdown = Shutdown::on_signals()?;
+    let client = client().await?;
+    let telemetry_listener = telemetry::bind(telemetry_listen).await?;
+
+    let snapshot = SharedSnapshot::default();
+    let index = LiveIndex::default();
+    let (projections, writer) = reflector::store::<Projection>();
+    let (trigger, triggers) = mpsc::unbounded_channel();
+    let (change, changes) = mpsc::channel(UNTAKEN_CHANGES);
+    let (changed, changed_here) = watch::channel(0);
+    let (lead, leading) = watch::channel(false);
+    let (first_round, first_round_done) = watch::channel(false);
+    let (certificate, certificates) = watch::channel(None);
+    let (believe, authorities) = watch::channel(Arc::new(ClientAuthorities::default()));
+    let (reconcilable, synced) = watch::channel(false);
+    let sampler_metrics = Arc::new(SamplerMetrics::default());
+    let controller_metrics = Arc::new(ControllerMetrics::default());
+    let metrics =
+        Metrics::new(&controller_metrics, Arc::clone(&sampler_metrics), snapshot.clone(), projections.clone());
+
+    let mut readiness = Readiness::default();
+    let believing = readiness.condition("the request-header configuration of kube-system");
+    readiness.follow("the first round of samples", first_round_done.clone());
+    let has_certificate = readiness.condition("the serving certificate");
+    let mut lists = Vec::new();
+    // These follow the cluster for as long as the process lives, and end with it.
+    let mut followers = JoinSet::new();
+    let (listed, list) = watch::channel(false);
+    readiness.follow("the list of Projections", list.clone());
+    lists.push(list);
+    followers.spawn(controller::follow_projections(
+        client.clone(),
+        namespaces.clone(),
+        writer,
+        changed,
+        trigger.clone(),
+        listed,
+    ));
+    for part in Part::ALL {
+        let (listed, list) = watch::channel(false);
+        readiness.follow("the lists of workloads", list.clone());
+        lists.push(list);
+        followers.spawn(controller::follow_part(
+            client.clone(),
+            namespaces.clone(),
+            part,
+            index.clone(),
+            trigger.clone(),
+            listed,
+        ));
+    }
+    followers.spawn(may_reconcile(lists, first_round_done, reconcilable));
+    followers.spawn(tell_of_certificate(certificates.clone(), has_certificate));
+    followers.spawn(telemetry::serve(telemetry_listener, metrics, readiness, shutdown.clone()));
+
+    let server = server_abilities(&client, &shutdown).await;
+    // These end on the signal, each in its own way.
+    let mut rooms = JoinSet::new();
+    let certificate_settings =
+        CertificateSettings { namespace: namespace.clone(), service, api_services: vec![API_SERVICE.to_owned()] };
+    rooms.spawn(ok(serving_certificate::run(client.clone(), certificate_settings, certificate, shutdown.asked())));
+    rooms.spawn(ok(follow_authorities(client.clone(), believe, believing, shutdown.asked())));
+    let sampling = SamplerInputs {
+        projections: projections.clone(),
+        changed: changed_here,
+        secrets: Arc::new(ClusterSecrets::new(client.clone())),
+        snapshot: snapshot.clone(),
+        changes: change,
+        first_round,
+        metrics: sampler_metrics,
+    };
+    rooms.spawn(ok(sampler::run(sampling, shutdown.asked())));
+    let serving = ServeOptions {
+        listen: metrics_api_listen,
+        certificate: certificates,
+        authorities,
+        values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()),
+        reviews: ClusterReviews::new(client.clone()),
+    };
+    let asked = shutdown.asked();
+    rooms.spawn(async move { metrics_api::serve(serving, asked).await.map_err(anyhow::Error::from) });
+    let reconciling = ControllerInputs {
+        client: client.clone(),
+        identity: identity.clone(),
+        projections,
+        index,
+        snapshot,
+        triggers: (trigger, triggers),
+        changes,
+        leading,
+        synced,
+        image: WorkerImage { image: worker_image, pull_policy: worker_image_pull_policy },
+        server,
+        metrics: controller_metrics,
+    };
+    let controller = tokio::spawn(controller::run(reconciling, shutdown.asked()));
+    let leader_settings = LeaderSettings { namespace, identity, lease_name: LEASE.to_owned() };
+    // The Lease is given back only after the last write of reconciling.
+    let given_up = async move {
+        let _ = controller.await;
+    };
+    rooms.spawn(ok(leader::run(client, leader_settings, lead, given_up)));
+
+    while let Some(ended) = rooms.join_next().await {
+        ended.context("a part of the operator ended abnormally")??;
+        if !shutdown.is_asked() {
+            anyhow::bail!("a part of the operator ended by itself; the log says which and why");
+        }
+    }
+    Ok(())
+}
+
+async fn ok(room: impl Future<Output = ()>) -> anyhow::Result<()> {
+    room.await;
+    Ok(())
+}
+
+async fn tell_of_certificate<T>(mut certificates: watch::Receiver<Option<T>>, there: watch::Sender<bool>) {
+    if certificates.wait_for(Option::is_some).await.is_ok() {
+        there.send_replace(true);
+    }
+    there.closed().await;
+}
+
+/// Asks until the API server answers or the process is to end: a wrong guess would rewrite every autoscaler.
+async fn server_abilities(client: &Client, shutdown: &Shutdown) -> ServerAbilities {
+    loop {
+        match client.apiserver_version().await {
+            Ok(version) => return ServerAbilities::of_version(&version.major, &version.minor),
+            Err(error) => tracing::warn!("the API server does not tell its version: {error}"),
+        }
+        tokio::select! {
+            () = shutdown.asked() => return ServerAbilities::default(),
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+        }
+    }
+}

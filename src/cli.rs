@@ -1,0 +1,166 @@
+//! The command line: raw arguments and environment variables, and the settings they resolve to.
+//!
+//! Reads nothing but arguments and environment; starts nothing.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs CQRS projections on Kubernetes and scales them by how far behind they are.
+#[derive(Debug, Parser)]
+#[command(name = "projectionist", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator: measure, serve the metrics API, and, as the leader, reconcile.
+    Operator(Box<OperatorArgs>),
+    /// Run one worker of the built-in projector.
+    Projector(ProjectorArgs),
+    /// Print the CustomResourceDefinition as YAML.
+    Crd,
+    /// Remove what the operator made for Projections (a Helm pre-delete hook); Projections and the CRD stay.
+    Uninstall(UninstallArgs),
+    /// Print the version.
+    Version,
+}
+
+/// How to log.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// Lines for people, or JSON for machines.
+    #[arg(long, env = "PROJECTIONIST_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Levels: `info`, or by module, such as `info,projectionist::sampler=debug`.
+    #[arg(long, env = "PROJECTIONIST_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Arguments of `projectionist operator`.
+#[derive(Args, Clone, Debug)]
+pub struct OperatorArgs {
+    /// Where to serve `external.metrics.k8s.io` over TLS.
+    #[arg(long, env = "PROJECTIONIST_METRICS_API_LISTEN", default_value = "0.0.0.0:6443")]
+    pub metrics_api_listen: SocketAddr,
+    /// Where to serve `/healthz`, `/livez`, `/readyz` and `/metrics` over plain HTTP.
+    #[arg(long, env = "PROJECTIONIST_TELEMETRY_LISTEN", default_value = "0.0.0.0:8080")]
+    pub telemetry_listen: SocketAddr,
+    /// The operator's own namespace, which holds its Lease and its serving certificate.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// This replica's own name, unique among the replicas.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: String,
+    /// The Service in front of the metrics API; the serving certificate is made out to it.
+    #[arg(long, env = "PROJECTIONIST_SERVICE", default_value = "projectionist")]
+    pub service: String,
+    /// The image that workers of the built-in projector run.
+    #[arg(long, env = "PROJECTIONIST_IMAGE")]
+    pub worker_image: String,
+    /// When nodes pull that image.
+    #[arg(long, env = "PROJECTIONIST_WORKER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub worker_image_pull_policy: String,
+    /// Watch only these namespaces. Default: all.
+    #[arg(long, env = "PROJECTIONIST_WATCH_NAMESPACE", value_delimiter = ',')]
+    pub watch_namespace: Vec<String>,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Arguments of `projectionist projector`. Connection strings come by environment alone, so that no process list shows them.
+#[derive(Args, Clone, Debug)]
+pub struct ProjectorArgs {
+    /// The configuration file.
+    #[arg(long, env = "PROJECTIONIST_PROJECTOR_CONFIG", default_value = crate::names::PROJECTOR_CONFIG_PATH)]
+    pub config: std::path::PathBuf,
+    /// Where to serve `/healthz` and `/readyz`.
+    #[arg(long, env = "PROJECTIONIST_HEALTH_LISTEN", default_value = "0.0.0.0:8080")]
+    pub health_listen: SocketAddr,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Arguments of `projectionist uninstall`.
+#[derive(Args, Clone, Debug)]
+pub struct UninstallArgs {
+    /// The operator's own namespace.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// The operator's own Deployment, which is scaled to 0 first so that it puts nothing back.
+    #[arg(long, env = "PROJECTIONIST_DEPLOYMENT", default_value = "projectionist")]
+    pub deployment: String,
+    /// Remove only from these namespaces. Default: all.
+    #[arg(long, env = "PROJECTIONIST_WATCH_NAMESPACE", value_delimiter = ',')]
+    pub watch_namespace: Vec<String>,
+    /// Give up after so many seconds.
+    #[arg(long, default_value_t = 120)]
+    pub timeout_seconds: u64,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Which namespaces the operator looks at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// All.
+    Cluster,
+    /// Only these, in order, each once.
+    Namespaces(Vec<String>),
+}
+
+impl Scope {
+    /// From the repeated option: none means all; empty names (an unset variable in a manifest) do not count.
+    pub fn from_names(names: &[String]) -> Self {
+        let mut names: Vec<String> =
+            names.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+        names.sort();
+        names.dedup();
+        if names.is_empty() { Self::Cluster } else { Self::Namespaces(names) }
+    }
+
+    /// One entry for each set of API requests: `None` stands for all namespaces.
+    pub fn namespaces(&self) -> Vec<Option<&str>> {
+        match self {
+            Self::Cluster => vec![None],
+            Self::Namespaces(names) => names.iter().map(|name| Some(name.as_str())).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_empty_namespace_list_means_all_namespaces() {
+        assert_eq!(Scope::from_names(&[]), Scope::Cluster);
+        assert_eq!(Scope::from_names(&[String::new(), " ".to_owned()]), Scope::Cluster);
+        assert_eq!(
+            Scope::from_names(&["b".to_owned(), "a ".to_owned(), "b".to_owned()]),
+            Scope::Namespaces(vec!["a".to_owned(), "b".to_owned()])
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! Projectionist runs CQRS projections on Kubernetes and scales them by how far behind they are.
+//!
+//! Data flows one way. Watched Projections tell the [`sampler`] what to measure; [`sources`] and [`read_stores`] ask the
+//! databases; [`lag`] turns samples into an assessment; [`snapshot`] holds the latest of them. The [`controller`] (on the
+//! leader only) makes the cluster follow, and the [`metrics_api`] answers the HorizontalPodAutoscaler, both from the snapshot.
+
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod cluster_secrets;
+pub mod controller;
+pub mod delegated_auth;
+pub mod lag;
+pub mod leader;
+pub mod metrics;
+pub mod metrics_api;
+pub mod names;
+pub mod postgres;
+pub mod projector;
+pub mod read_stores;
+pub mod readiness;
+pub mod sampler;
+pub mod served_metrics;
+pub mod serving_certificate;
+pub mod shutdown;
+pub mod snapshot;
+pub mod sources;
+pub mod telemetry;
+pub mod uninstall;

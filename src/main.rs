@@ -1,0 +1,21 @@
+//! The `projectionist` program: parses the command line and runs what it says.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use projectionist::{app, cli::Cli};
+
+fn main() -> ExitCode {
+    // Before anything else: rustls has no default when it is built with explicit features only.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("projectionist: a TLS provider was installed before main");
+        return ExitCode::FAILURE;
+    }
+    match app::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("projectionist: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What the operator tells Prometheus about itself and about Projections.
+//!
+//! Labels are namespaces and names of Projections, never texts of errors. Gauges of Projections are read from the snapshot when
+//! somebody asks, so those of a deleted one are gone with it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use kube::runtime::reflector::{ObjectRef, Store};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, text::encode},
+    metrics::{MetricType, counter::Counter, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::{
+    api::Projection,
+    sampler::SamplerMetrics,
+    snapshot::{Measured, SharedSnapshot},
+};
+
+/// What the controller counts.
+#[derive(Debug)]
+pub struct ControllerMetrics {
+    /// Rounds.
+    pub reconciles: Counter,
+    /// Rounds in which something could not be written.
+    pub failures: Counter,
+    /// Seconds a round took.
+    pub duration: Histogram,
+    /// Writes of a status.
+    pub status_writes: Counter,
+}
+
+impl Default for ControllerMetrics {
+    fn default() -> Self {
+        Self {
+            reconciles: Counter::default(),
+            failures: Counter::default(),
+            duration: Histogram::new([0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0]),
+            status_writes: Counter::default(),
+        }
+    }
+}
+
+/// All metrics, as a page.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+}
+
+impl Metrics {
+    /// Puts them together.
+    pub fn new(
+        controller: &ControllerMetrics,
+        sampler: Arc<SamplerMetrics>,
+        snapshot: SharedSnapshot,
+        projections: Store<Projection>,
+    ) -> Self {
+        let mut registry = Registry::with_prefix("projectionist");
+        registry.register("reconciles", "Rounds of reconciling a Projection", controller.reconciles.clone());
+        registry.register(
+            "reconcile_failures",
+            "Rounds in which something could not be written",
+            controller.failures.clone(),
+        );
+        registry.register("reconcile_duration_seconds", "Time that a round took", controller.duration.clone());
+        registry.register("status_writes", "Writes of a Projection's status", controller.status_writes.clone());
+        registry.register_collector(Box::new(SamplerPage(sampler)));
+        registry.register_collector(Box::new(ProjectionPage { snapshot, projections }));
+        Self { registry: Arc::new(registry) }
+    }
+
+    /// The page, in the OpenMetrics text format.
+    pub fn page(&self) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}
+
+#[derive(Debug)]
+struct SamplerPage(Arc<SamplerMetrics>);
+
+impl Collector for SamplerPage {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let SamplerMetrics { samples, failures, polls, poll_microseconds, pushes, databases, snapshots } = &*self.0;
+        for (name, help, value) in [
+            ("samples", "Samples taken, one a Projection and poll", samples),
+            ("sample_failures", "Failures instead of samples", failures),
+            ("polls", "Polls of a source", polls),
+            ("pushes", "Polls that a source asked for", pushes),
+            ("snapshots", "Snapshots published", snapshots),
+        ] {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, u64, u64>(&value.load(Ordering::Relaxed), None)?;
+        }
+        encoder
+            .encode_descriptor("poll_seconds", "Time spent in polls", None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, f64, u64>(&seconds(poll_microseconds), None)?;
+        let databases = i64::try_from(databases.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        encoder
+            .encode_descriptor("databases", "Distinct databases that are spoken to now", None, MetricType::Gauge)?
+            .encode_gauge(&databases)
+    }
+}
+
+/// Microseconds stay far below 2^53, above which a float would round them.
+#[allow(clippy::cast_precision_loss)]
+fn seconds(microseconds: &AtomicU64) -> f64 {
+    microseconds.load(Ordering::Relaxed) as f64 / 1e6
+}
+
+struct ProjectionPage {
+    snapshot: SharedSnapshot,
+    projections: Store<Projection>,
+}
+
+impl fmt::Debug for ProjectionPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProjectionPage")
+    }
+}
+
+/// A gauge's value, where it is known: an unknown one is absent, never zero.
+type Reading = fn(&Measured) -> Option<f64>;
+
+impl ProjectionPage {
+    /// Counts stay far below 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    const READINGS: [(&'static str, &'static str, Reading); 3] = [
+        ("projection_required_workers", "Workers that hold the lag target, within the bounds", |measured| {
+            Some(f64::from(measured.assessment.required.workers))
+        }),
+        ("projection_pending_events", "Events between checkpoint and safe head", |measured| {
+            Some(measured.assessment.pending.events as f64)
+        }),
+        ("projection_staleness_seconds", "Age of the oldest unprocessed event", |measured| {
+            measured.assessment.staleness.map(|staleness| staleness.as_secs_f64())
+        }),
+    ];
+
+    fn ready(&self, namespace: &str, name: &str) -> Option<f64> {
+        let projection = self.projections.get(&ObjectRef::new(name).within(namespace))?;
+        projection.status.as_ref()?.workers.as_ref()?.ready.map(f64::from)
+    }
+}
+
+impl Collector for ProjectionPage {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (snapshot, now) = (self.snapshot.load(), Instant::now());
+        let all = || {
+            snapshot
+                .namespaces
+                .iter()
+                .flat_map(|(namespace, all)| all.iter().map(move |(name, observation)| (namespace, name, observation)))
+        };
+        for (metric, help, reading) in Self::READINGS {
+            let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+            for (namespace, name, observation) in all() {
+                if let Some(value) = observation.current(now).ok().and_then(reading) {
+                    family.encode_family(&labels(namespace, name))?.encode_gauge(&value)?;
+                }
+            }
+        }
+        let help = "Workers that are ready, by the Projection's status";
+        let mut family = encoder.encode_descriptor("projection_ready_workers", help, None, MetricType::Gauge)?;
+        for (namespace, name, _) in all() {
+            if let Some(value) = self.ready(namespace, name) {
+                family.encode_family(&labels(namespace, name))?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn labels<'a>(namespace: &'a str, name: &'a str) -> [(&'static str, &'a str); 2] {
+    [("namespace", namespace), ("projection", name)]
+}

@@ -1,0 +1,78 @@
+//! What the process tells about itself: log lines, and a plain HTTP port with `/healthz`, `/livez`, `/readyz` and `/metrics`.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+use warp::{Filter as _, Reply as _, http::StatusCode};
+
+use crate::{
+    cli::{LogArgs, LogFormat},
+    metrics::Metrics,
+    readiness::Readiness,
+    shutdown::Shutdown,
+};
+
+/// Why the process cannot tell about itself.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The levels cannot be read.
+    #[error("--log-level {0:?} is not a filter such as info or info,projectionist::sampler=debug")]
+    LogLevel(String),
+    /// The address is taken or not ours.
+    #[error("telemetry cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Starts to write log lines to standard error.
+///
+/// # Errors
+/// When the levels cannot be read.
+pub fn start_logging(log: &LogArgs) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(&log.log_level).map_err(|_| TelemetryError::LogLevel(log.log_level.clone()))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call, as in tests, keeps the first.
+    let _ = match log.log_format {
+        LogFormat::Text => lines.with_ansi(false).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+/// Binds the port, so that a taken one is told at the start.
+///
+/// # Errors
+/// When it is taken.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, TelemetryError> {
+    TcpListener::bind(address).await.map_err(|source| TelemetryError::Listen { address, source })
+}
+
+/// Serves until the process ends: also while the rest shuts down, so that probes see a process that is alive and not ready.
+pub async fn serve(listener: TcpListener, metrics: Metrics, readiness: Readiness, shutdown: Shutdown) {
+    let alive = warp::path!("healthz").or(warp::path!("livez")).unify().map(|| warp::reply::Response::new("ok".into()));
+    let ready = warp::path!("readyz").map(move || {
+        let missing = readiness.missing();
+        let problem = if shutdown.is_asked() {
+            "shutting down".to_owned()
+        } else if missing.is_empty() {
+            return warp::reply::Response::new("ok".into());
+        } else {
+            format!("not ready: waiting for {}", missing.join(", "))
+        };
+        warp::reply::with_status(problem, StatusCode::SERVICE_UNAVAILABLE).into_response()
+    });
+    let page = warp::path!("metrics").map(move || match metrics.page() {
+        Ok(page) => {
+            warp::reply::with_header(page, "content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
+                .into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    });
+    let routes = alive.or(ready).unify().or(page).unify();
+    warp::serve(warp::get().and(routes).boxed()).incoming(listener).run().await;
+}
