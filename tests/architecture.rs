@@ -1,0 +1,229 @@
+//! Holds the house to its plan: which room may know which, and no circles. Reads the sources' `crate::` and `super::` paths.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Module path of each file, with its code: no comments, no text of tests.
+fn modules() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    let mut left = vec![root.clone()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = module_name(&root, &path);
+                if name != "main" && name != "lib" && !name.contains("tests") {
+                    found.insert(name, code(&fs::read_to_string(&path).unwrap()));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn module_name(root: &Path, path: &Path) -> String {
+    let relative: PathBuf = path.strip_prefix(root).unwrap().with_extension("");
+    let parts: Vec<String> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    parts.join("::").trim_end_matches("::mod").to_owned()
+}
+
+fn code(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let kept: Vec<&str> = lines.filter(|line| !line.trim_start().starts_with("pub use")).collect();
+    kept.join("\n")
+}
+
+/// Every path that begins with `crate::` or `super::`, with braces spelled out.
+fn paths(module: &str, code: &str) -> BTreeSet<String> {
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    let mut all = BTreeSet::new();
+    for (marker, base) in [("crate::", String::new()), ("super::", format!("{parent}::"))] {
+        for (at, _) in code.match_indices(marker) {
+            // `super::super` or `xcrate::` would be another word.
+            let before = code[..at].chars().next_back();
+            if before.is_none_or(|before| !before.is_alphanumeric() && before != '_' && before != ':') {
+                spell_out(&base, &code[at + marker.len()..], &mut all);
+            }
+        }
+    }
+    all
+}
+
+fn spell_out(prefix: &str, rest: &str, all: &mut BTreeSet<String>) {
+    if let Some(group) = rest.strip_prefix('{') {
+        let (mut depth, mut item) = (1, String::new());
+        for letter in group.chars() {
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 || (depth == 1 && letter == ',') {
+                spell_out(prefix, item.trim(), all);
+                item.clear();
+            } else {
+                item.push(letter);
+            }
+            if depth == 0 {
+                return;
+            }
+        }
+        return;
+    }
+    let word: String = rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+    let path = format!("{prefix}{word}");
+    match rest[word.len()..].strip_prefix("::") {
+        Some(deeper) if !word.is_empty() => spell_out(&format!("{path}::"), deeper, all),
+        _ => drop(all.insert(path.trim_end_matches("::").to_owned())),
+    }
+}
+
+/// Which files each file uses.
+fn uses(modules: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut graph = BTreeMap::new();
+    for (module, code) in modules {
+        let mut used = BTreeSet::new();
+        for path in paths(module, code) {
+            let mut candidate = path.as_str();
+            loop {
+                if modules.contains_key(candidate) {
+                    if candidate != module {
+                        used.insert(candidate.to_owned());
+                    }
+                    break;
+                }
+                match candidate.rsplit_once("::") {
+                    Some((shorter, _)) => candidate = shorter,
+                    None => break,
+                }
+            }
+        }
+        graph.insert(module.clone(), used);
+    }
+    graph
+}
+
+fn room(module: &str) -> &str {
+    module.split("::").next().unwrap_or(module)
+}
+
+#[test]
+fn the_reader_of_paths_reads_what_rust_reads() {
+    let code =
+        "use crate::{api::{Reason, Shards}, names};\nuse super::{parts::Part, plan};\nlet x = crate::lag::Sample;";
+    let found: Vec<String> = paths("controller::apply", code).into_iter().collect();
+    assert_eq!(
+        found,
+        ["api::Reason", "api::Shards", "controller::parts::Part", "controller::plan", "lag::Sample", "names"]
+    );
+}
+
+#[test]
+fn no_room_knows_what_it_must_not() {
+    let modules = modules();
+    let graph = uses(&modules);
+    // Who; whom it must not use.
+    let never: [(&str, &[&str]); 8] = [
+        ("lag", &["api", "snapshot", "sources", "read_stores", "sampler", "controller", "metrics_api", "postgres"]),
+        ("api", &["lag", "snapshot", "sampler", "controller", "metrics_api", "sources", "postgres"]),
+        ("metrics_api", &["controller", "sources", "read_stores", "sampler", "api", "snapshot", "cluster_secrets"]),
+        ("sources", &["controller", "metrics_api", "cluster_secrets"]),
+        ("read_stores", &["controller", "metrics_api", "cluster_secrets"]),
+        ("sampler", &["controller", "metrics_api", "cluster_secrets", "leader"]),
+        ("projector", &["controller", "metrics_api", "sampler", "leader", "cluster_secrets"]),
+        ("controller", &["sources", "read_stores", "metrics_api", "postgres", "leader", "app"]),
+    ];
+    for (module, used) in &graph {
+        for (who, forbidden) in never {
+            let bad: Vec<_> =
+                used.iter().filter(|used| room(module) == who && forbidden.contains(&room(used))).collect();
+            assert!(bad.is_empty(), "{module} must not use {bad:?}");
+        }
+        assert!(module == "app" || !used.contains("app"), "{module} uses the composition root");
+    }
+}
+
+#[test]
+fn what_is_pure_knows_no_io() {
+    for (module, code) in modules() {
+        let plans = module.starts_with("controller::plan")
+            || ["status", "announce", "queue", "parts", "validate"]
+                .iter()
+                .any(|name| module == format!("controller::{name}"));
+        let words: &[&str] = if room(&module) == "lag" {
+            &["kube::", "tokio::", "warp::", "Instant::now", "Timestamp::now", "rand::", "std::fs", "std::net"]
+        } else if plans {
+            &["Client", "tokio::", "Instant::now", "Timestamp::now", "rand::", ".await", "std::fs"]
+        } else if room(&module) == "metrics_api" {
+            &["kube::"]
+        } else {
+            &[]
+        };
+        for word in words {
+            assert!(!code.contains(word), "{module} contains {word}");
+        }
+    }
+}
+
+#[test]
+fn only_few_write_to_the_cluster() {
+    let may =
+        ["controller::apply", "controller::report", "leader", "serving_certificate", "uninstall", "delegated_auth"];
+    for (module, code) in modules() {
+        for word in ["PatchParams", "PostParams", "DeleteParams", "Patch::"] {
+            assert!(!code.contains(word) || may.contains(&module.as_str()), "{module} writes to the cluster ({word})");
+        }
+    }
+}
+
+#[test]
+fn there_is_no_circle_of_files() {
+    let modules = modules();
+    let graph = uses(&modules);
+    // A room's face (mod.rs) re-exports its files, and they may use each other's names through it: they count as themselves.
+    let edges = |module: &str| -> Vec<String> {
+        let is_own_face = |used: &str| module.starts_with(&format!("{used}::"));
+        graph[module].iter().filter(|used| !is_own_face(used)).cloned().collect()
+    };
+    let mut done = BTreeSet::new();
+    for start in modules.keys() {
+        let mut path = Vec::new();
+        visit(start, &edges, &mut path, &mut done);
+    }
+}
+
+fn visit(module: &str, edges: &dyn Fn(&str) -> Vec<String>, path: &mut Vec<String>, done: &mut BTreeSet<String>) {
+    if done.contains(module) {
+        return;
+    }
+    if let Some(begin) = path.iter().position(|passed| passed == module) {
+        panic!("a circle: {} → {module}", path[begin..].join(" → "));
+    }
+    path.push(module.to_owned());
+    for used in edges(module) {
+        visit(&used, edges, path, done);
+    }
+    path.pop();
+    done.insert(module.to_owned());
+}
+
+#[test]
+fn no_file_is_longer_than_a_sitting() {
+    // Tests count, too; a little more than the 400 lines aimed at.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for module in modules().keys() {
+        let path = root.join(module.replace("::", "/"));
+        let file = [path.with_extension("rs"), path.join("mod.rs")].into_iter().find(|file| file.exists()).unwrap();
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        assert!(lines <= 500, "{module} has {lines} lines");
+    }
+}

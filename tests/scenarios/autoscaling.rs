@@ -1,0 +1,128 @@
+//! A real HorizontalPodAutoscaler scales real workers by how far behind they are.
+
+use std::time::Duration;
+
+use serde_json::json;
+use test_cluster::always_is;
+
+use crate::shop::Shop;
+use crate::stage::{play, together};
+
+#[test]
+fn a_burst_scales_the_workers_out_and_quiet_scales_them_back() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "burst").await?;
+        shop.apply(&shop.projection(
+            "orders",
+            &json!({"spec": {"scaling": {
+                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
+            }}}),
+        ))?;
+        shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
+
+        shop.events.append_events(1_500).await?;
+        shop.workers_are("orders", "the burst has brought all four workers", |ready| ready == 4).await?;
+        let projection = shop.projection_is("orders", "status shows the bound", |projection| {
+            let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
+            workers.is_some_and(|workers| workers.required == Some(4) && workers.ready == Some(4))
+        });
+        projection.await?;
+
+        shop.read_model_is_whole("orders").await?;
+        shop.workers_are("orders", "quiet has sent three of them away", |ready| ready == 1).await?;
+        shop.condition_is("orders", "WithinTarget", "True", "").await?;
+        shop.condition_is("orders", "Ready", "True", "").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn queue_length_scales_beside_the_target_where_it_is_asked_for() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "queue").await?;
+        // The target is never in danger; only the second rule asks for workers.
+        shop.apply(&shop.projection("orders", &json!({"spec": {"lag": {"target": "24h", "pendingPerWorker": 200}}})))?;
+        shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
+        shop.events.append_events(1_500).await?;
+        shop.workers_are("orders", "there is a worker for every 200 events", |ready| ready >= 3).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_suspended_projection_has_no_workers_and_is_still_measured() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "suspended").await?;
+        shop.apply(&shop.projection("orders", &json!({})))?;
+        shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
+
+        shop.apply(&shop.projection("orders", &json!({"spec": {"suspend": true}})))?;
+        shop.workers_are("orders", "the worker is gone", |ready| ready == 0).await?;
+        shop.events.append_events(30).await?;
+        shop.projection_is("orders", "30 events are pending", |projection| {
+            let status = projection.status.clone().unwrap_or_default();
+            status.pending.is_some_and(|pending| pending.value == 30 && pending.exact)
+        })
+        .await?;
+        shop.metric_is("projection_pending_events", "orders", |value| value == "30").await?;
+
+        shop.stage.cluster.kubectl(&["scale", "deployment/orders", "--replicas=3", "-n", &shop.namespace])?;
+        test_cluster::eventually_is(
+            crate::stage::PATIENCE,
+            "the kill switch holds",
+            |replicas| *replicas == 0,
+            || shop.replicas("orders"),
+        )
+        .await?;
+        always_is(Duration::from_secs(5), "nobody wakes them", |replicas| *replicas == 0, || shop.replicas("orders"))
+            .await?;
+
+        shop.apply(&shop.projection("orders", &json!({"spec": {"suspend": false}})))?;
+        shop.read_model_is_whole("orders").await
+    });
+}
+
+#[test]
+fn an_existing_deployment_is_scaled_and_otherwise_left_as_it_is() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "existing").await?;
+        shop.events.append_events(900).await?;
+        shop.commit("orders", 1).await?;
+        shop.apply(&json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "team-workers", "namespace": shop.namespace},
+            "spec": {
+                "selector": {"matchLabels": {"app": "team-workers"}},
+                "template": {
+                    "metadata": {"labels": {"app": "team-workers"}},
+                    "spec": {"containers": [{"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}]},
+                },
+            },
+        }))?;
+        let before = shop.deployments().get("team-workers").await?;
+        shop.apply(&shop.measured(
+            "orders",
+            &json!({"spec": {
+                "lag": {"pendingPerWorker": 300},
+                "projector": {"existing": {"kind": "Deployment", "name": "team-workers"}},
+            }}),
+        ))?;
+        shop.workers_are("team-workers", "900 pending bring three workers", |ready| ready >= 3).await?;
+        let after = shop.deployments().get("team-workers").await?;
+        anyhow::ensure!(
+            after.spec.as_ref().map(|spec| &spec.template) == before.spec.as_ref().map(|spec| &spec.template)
+        );
+        anyhow::ensure!(after.metadata.owner_references.is_none() && after.metadata.labels == before.metadata.labels);
+        anyhow::ensure!(shop.made("deployment,pdb")?.is_empty(), "it made something besides the HPA");
+
+        shop.delete("orders").await?;
+        let gone = || async { Ok::<_, anyhow::Error>(shop.made("hpa")?.is_empty()) };
+        test_cluster::eventually(crate::stage::PATIENCE, "the HPA is gone", gone).await?;
+        anyhow::ensure!(shop.replicas("team-workers").await? >= 3, "the team's workload was touched on the way out");
+        Ok(())
+    });
+}

@@ -1,0 +1,17 @@
+//! The promises of the product, each as a sentence, on a real cluster with real databases, workers and autoscalers.
+//!
+//! One cluster and one installed operator serve all tests. Tests that disturb the operator itself hold the stage alone.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod autoscaling;
+mod causes;
+mod lifecycle;
+mod metrics_reads;
+mod operator_faults;
+mod refusals;
+mod repair;
+mod sharing;
+mod shop;
+mod source_faults;
+mod stage;
+mod uninstall;

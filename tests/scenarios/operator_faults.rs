@@ -1,0 +1,121 @@
+//! The operator may die, fail over and be upgraded: metrics are read all the while, and the workers do not notice.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::DeleteParams};
+use serde_json::json;
+use test_cluster::{eventually, eventually_is};
+
+use crate::shop::Shop;
+use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
+
+/// Reads a metric through the aggregator about 50 times a second until told to stop.
+#[derive(Default)]
+struct Reader {
+    done: AtomicBool,
+    reads: AtomicU32,
+    failures: Mutex<Vec<String>>,
+}
+
+impl Reader {
+    async fn read_on(&self, shop: &Shop<'_>) {
+        while !self.done.load(Ordering::Relaxed) {
+            if let Err(error) = shop.metric("projection_pending_events", "orders").await {
+                self.failures.lock().unwrap().push(format!("{error:#}"));
+            }
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Does something to the operator while the metric is read all the time; no read may fail.
+async fn without_a_failed_read(
+    stage: &'static Stage,
+    name: &str,
+    disturb: impl AsyncFnOnce(&Shop<'_>) -> Result<()>,
+) -> Result<()> {
+    let shop = Arc::new(Shop::open(stage, name).await?);
+    shop.commit("orders", 0).await?;
+    shop.apply(&shop.measured("orders", &json!({})))?;
+    stage.operator_is_whole(&shop.client).await?;
+    shop.metric_is("projection_pending_events", "orders", |_| true).await?;
+    let reader = Arc::new(Reader::default());
+    // A task of its own: Helm is waited for without giving way.
+    let reading = tokio::spawn({
+        let (reader, shop) = (reader.clone(), shop.clone());
+        async move { reader.read_on(&shop).await }
+    });
+    let disturbed = disturb(&shop).await;
+    // A last second of reads after it is over.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    reader.done.store(true, Ordering::Relaxed);
+    reading.await?;
+    disturbed?;
+    let failures = reader.failures.lock().unwrap().clone();
+    let reads = reader.reads.load(Ordering::Relaxed);
+    ensure!(failures.is_empty(), "{} of {reads} reads failed, the first: {}", failures.len(), failures[0]);
+    ensure!(reads > 50, "only {reads} reads");
+    Ok(())
+}
+
+async fn shop_metric(shop: &Shop<'_>) -> Result<bool> {
+    shop.metric("projection_pending_events", "orders").await.map(|_| true)
+}
+
+#[test]
+fn an_upgrade_of_the_operator_fails_no_metric_read() {
+    let _turn = alone();
+    play(|stage| async move {
+        without_a_failed_read(stage, "upgrade", async |shop: &Shop<'_>| {
+            stage.helm_upgrade(&["--set=podAnnotations.upgraded=yes"])?;
+            stage.operator_is_whole(&shop.client).await
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_killed_leader_is_followed_by_the_other_replica() {
+    let _turn = alone();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "leader").await?;
+        shop.apply(&shop.projection("orders", &json!({})))?;
+        shop.workers_are("orders", "the worker is ready", |ready| ready == 1).await?;
+        let before = stage.leader(&shop.client).await?;
+        let pods: Api<Pod> = Api::namespaced(shop.client.clone(), SYSTEM);
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        pods.delete(&before, &now).await?;
+        let leader = || async { stage.leader(&shop.client).await };
+        eventually_is(PATIENCE, "another replica leads", |leader| *leader != before, leader).await?;
+        // What the old leader would have done is done: work goes on, and a Projection made now is run.
+        shop.events.append_events(100).await?;
+        shop.apply(&shop.projection("invoices", &json!({})))?;
+        shop.read_model_is_whole("orders").await?;
+        shop.read_model_is_whole("invoices").await?;
+        stage.operator_is_whole(&shop.client).await
+    });
+}
+
+#[test]
+fn with_the_whole_operator_gone_the_workers_go_on() {
+    let _turn = alone();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "gone").await?;
+        shop.apply(&shop.projection("orders", &json!({})))?;
+        shop.workers_are("orders", "the worker is ready", |ready| ready == 1).await?;
+        stage.cluster.kubectl(&["scale", "deployment/projectionist", "--replicas=0", "-n", SYSTEM])?;
+        let pods = || async { Ok::<_, anyhow::Error>(stage.operator_pods(&shop.client).await?.is_empty()) };
+        eventually(PATIENCE, "the operator is gone", pods).await?;
+        shop.events.append_events(100).await?;
+        shop.read_model_is_whole("orders").await?;
+        ensure!(shop.replicas("orders").await? >= 1);
+        stage.cluster.kubectl(&["scale", "deployment/projectionist", "--replicas=2", "-n", SYSTEM])?;
+        stage.operator_is_whole(&shop.client).await?;
+        eventually(PATIENCE, "the metric is back", || shop_metric(&shop)).await
+    });
+}

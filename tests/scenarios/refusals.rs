@@ -1,0 +1,100 @@
+//! A wrong Projection is refused by `kubectl apply` with a sentence that names the field.
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use crate::shop::Shop;
+use crate::stage::{play, together};
+
+#[test]
+fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "refusals").await?;
+        let cases: Vec<(Value, &str, &str)> = vec![
+            (json!({"source": {"postgres": null}}), "spec.source", "exactly one source"),
+            (json!({"readStore": {"postgres": null}}), "spec.readStore", "exactly one store"),
+            (json!({"readStore": null}), "spec.readStore.postgres", "is required with spec.projector.builtin"),
+            (json!({"checkpoint": {"readStore": {}}}), "spec.checkpoint", "must be absent with spec.projector.builtin"),
+            (json!({"projector": null}), "spec.checkpoint", "is required"),
+            (
+                json!({"projector": {"existing": {"kind": "Deployment", "name": "x"}}}),
+                "spec.projector",
+                "exactly one of template, builtin and existing",
+            ),
+            (
+                json!({"projector": {"builtin": {"handlers": {"Counted": null}}}}),
+                "spec.projector.builtin.handlers",
+                "at least 1",
+            ),
+            (json!({"lag": null}), "spec.lag", "Required value"),
+            (json!({"lag": {"target": "soon"}}), "spec.lag.target", "must be a duration such as 30s"),
+            (json!({"lag": {"target": "0s"}}), "spec.lag.target", "from 1s to 168h"),
+            (json!({"lag": {"target": "200h"}}), "spec.lag.target", "from 1s to 168h"),
+            (json!({"lag": {"pendingPerWorker": 0}}), "spec.lag.pendingPerWorker", "greater than or equal to 1"),
+            (json!({"scaling": {"minWorkers": 0}}), "spec.scaling.minWorkers", "greater than or equal to 1"),
+            (
+                json!({"scaling": {"minWorkers": 5}}),
+                "spec.scaling",
+                "minWorkers must not be greater than spec.scaling.maxWorkers",
+            ),
+            (json!({"scaling": {"ordering": "Strict"}}), "spec.scaling", "maxWorkers must be 1"),
+            (
+                json!({"scaling": {"ordering": "None"}}),
+                "spec.scaling.ordering",
+                "PerKey or Strict with spec.projector.builtin",
+            ),
+            (json!({"scaling": {"ordering": "Sometimes"}}), "spec.scaling.ordering", "Unsupported value"),
+            (json!({"scaling": {"shards": 0}}), "spec.scaling.shards", "Auto or a number"),
+            (json!({"scaling": {"shards": "Many"}}), "spec.scaling.shards", "Auto or a number"),
+            (json!({"scaling": {"autoscaler": "Keda"}}), "spec.scaling.autoscaler", "Unsupported value"),
+            (
+                json!({"source": {"postgres": {"eventTable": {"table": "events; drop table events"}}}}),
+                "spec.source.postgres.eventTable.table",
+                "should match",
+            ),
+            (
+                json!({"source": {"postgres": {"connection": {"secretRef": {"name": ""}}}}}),
+                "secretRef.name",
+                "at least 1",
+            ),
+            (json!({"laag": {}}), "spec.laag", "unknown field"),
+        ];
+        for (change, field, sentence) in cases {
+            let refused = shop.apply(&shop.projection("wrong", &json!({"spec": change})));
+            let error = format!("{:#}", refused.err().with_context(|| format!("{change} was accepted"))?);
+            ensure!(
+                error.contains(field) && error.contains(sentence),
+                "{change} was refused without {field:?} and {sentence:?}:\n{error}"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_must_not_change_cannot_be_changed() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "immutable").await?;
+        shop.apply(&shop.projection("orders", &json!({"spec": {"suspend": true}})))?;
+        for (change, sentence) in [
+            (json!({"scaling": {"shards": 8}}), "spec.scaling.shards cannot be changed"),
+            (json!({"scaling": {"shards": null}}), "spec.scaling.shards cannot be changed"),
+            (json!({"scaling": {"ordering": "Strict", "maxWorkers": 1}}), "spec.scaling.ordering cannot be changed"),
+            (
+                json!({"projector": {"builtin": null, "existing": {"kind": "Deployment", "name": "x"}}, "checkpoint": {"readStore": {}}}),
+                "spec.projector cannot be changed to another kind",
+            ),
+        ] {
+            let refused = shop.apply(&shop.projection("orders", &json!({"spec": change})));
+            let error = format!("{:#}", refused.err().with_context(|| format!("{change} was accepted"))?);
+            ensure!(error.contains(sentence), "{error}");
+        }
+        shop.apply(&shop.projection(
+            "orders",
+            &json!({"spec": {"suspend": true, "scaling": {"maxWorkers": 8}, "lag": {"target": "1m30s"}}}),
+        ))?;
+        Ok(())
+    });
+}

@@ -1,0 +1,141 @@
+//! Whatever happens to the database, the workers stay, the metric turns to an error and never to zero, and all goes on afterwards.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use test_cluster::{always_is, eventually};
+
+use crate::shop::Shop;
+use crate::stage::{PATIENCE, Stage, play, together};
+
+/// A shop with a backlog that keeps four workers busy for minutes.
+async fn busy<'a>(stage: &'a Stage, server: &'a test_cluster::Postgres, name: &str) -> Result<Shop<'a>> {
+    let shop = Shop::open_on(stage, server, name).await?;
+    shop.apply(&shop.projection(
+        "orders",
+        &json!({"spec": {"scaling": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}}),
+    ))?;
+    shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
+    shop.events.append_events(4_000).await?;
+    shop.workers_are("orders", "the backlog has brought all four workers", |ready| ready == 4).await?;
+    Ok(shop)
+}
+
+/// The metric is an error that says why, and the HPA holds.
+async fn unknown_and_held(shop: &Shop<'_>, reason: &str) -> Result<()> {
+    shop.condition_is("orders", "LagKnown", "Unknown", reason).await?;
+    shop.condition_is("orders", "SourceReachable", "False", reason).await?;
+    eventually(PATIENCE, "the metric is an error that says why", || async {
+        Ok::<_, anyhow::Error>(match shop.refusal("projection_required_workers", "orders").await? {
+            Some((503, message)) if message.contains(reason) => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        })
+    })
+    .await?;
+    // Several looks of the autoscaler, which here looks every two seconds and would scale in at once.
+    let wanted = |replicas: &i32| *replicas == 4;
+    always_is(Duration::from_secs(15), "the workers are held", wanted, || shop.replicas("orders")).await
+}
+
+#[test]
+fn the_workers_hold_while_the_database_is_stopped_and_go_on_when_it_is_back() {
+    let _turn = together();
+    play(|stage| async move {
+        let server = stage.cluster.postgres()?;
+        let shop = busy(stage, &server, "stopped").await?;
+        server.stop()?;
+        unknown_and_held(&shop, "ConnectionRefused").await?;
+        server.start()?;
+        shop.condition_is("orders", "SourceReachable", "True", "").await?;
+        shop.read_model_is_whole("orders").await
+    });
+}
+
+#[test]
+fn the_workers_hold_while_the_database_hangs_and_go_on_when_it_answers() {
+    let _turn = together();
+    play(|stage| async move {
+        let server = stage.cluster.postgres()?;
+        let shop = busy(stage, &server, "hanging").await?;
+        server.pause()?;
+        let held = unknown_and_held(&shop, "TimedOut").await;
+        server.resume()?;
+        held?;
+        shop.condition_is("orders", "SourceReachable", "True", "").await?;
+        shop.read_model_is_whole("orders").await
+    });
+}
+
+#[test]
+fn the_workers_hold_while_the_event_table_is_locked_and_go_on_when_it_is_free() {
+    let _turn = together();
+    play(|stage| async move {
+        let server = stage.cluster.postgres()?;
+        let shop = busy(stage, &server, "locked").await?;
+        let locker = server.connect(&shop.database).await?;
+        locker.batch_execute("begin; lock table events in access exclusive mode").await?;
+        unknown_and_held(&shop, "TimedOut").await?;
+        locker.batch_execute("rollback").await?;
+        shop.condition_is("orders", "SourceReachable", "True", "").await?;
+        shop.read_model_is_whole("orders").await
+    });
+}
+
+#[test]
+fn nonsense_from_the_database_is_unknown_and_not_zero() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "nonsense").await?;
+        shop.events.append_events(10).await?;
+        shop.commit("orders", 4).await?;
+        shop.apply(&shop.measured("orders", &json!({})))?;
+        eventually(PATIENCE, "6 are pending", || async {
+            shop.metric("projection_pending_events", "orders").await.map(|value| value == "6")
+        })
+        .await?;
+
+        // As after a restore from an older backup.
+        shop.commit("orders", 4_000).await?;
+        let message = shop.condition_is("orders", "LagKnown", "False", "CheckpointBeyondHead").await?;
+        ensure!(message.contains("4000") && message.contains("10"), "{message}");
+        let refused = || shop.refusal("projection_pending_events", "orders");
+        let (code, message) = eventually(PATIENCE, "the metric is an error", refused).await?;
+        ensure!(code == 503 && message.contains("beyond"), "{code} {message}");
+
+        shop.events.client().execute("update checkpoints set position = null", &[]).await?;
+        shop.condition_is("orders", "LagKnown", "False", "NeverCommitted").await.context("a NULL checkpoint")?;
+        shop.commit("orders", 9).await?;
+        eventually(PATIENCE, "1 is pending", || async {
+            shop.metric("projection_pending_events", "orders").await.map(|value| value == "1")
+        })
+        .await
+    });
+}
+
+#[test]
+fn an_uncommitted_earlier_position_is_not_skipped() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "interleaved").await?;
+        shop.apply(&shop.projection("orders", &json!({})))?;
+        shop.workers_are("orders", "the worker is ready", |ready| ready == 1).await?;
+        let slow = shop.server.connect(&shop.database).await?;
+        slow.batch_execute("begin; insert into events (stream, type, data) values ('slow', 'Counted', '{\"n\": 1}')")
+            .await?;
+        shop.events.append("fast", "Counted", &json!({"n": 2})).await?;
+        let blocked = shop.projection_is("orders", "the safe head is held below the raw head", |projection| {
+            let head = projection.status.as_ref().and_then(|status| status.head.clone()).unwrap_or_default();
+            head.raw == "2" && head.safe == "0"
+        });
+        blocked.await?;
+        let reader = shop.server.connect(&shop.database).await?;
+        let rows = || async {
+            Ok::<i64, tokio_postgres::Error>(reader.query_one("select count(*) from orders.seen", &[]).await?.get(0))
+        };
+        always_is(Duration::from_secs(3), "nothing is read past the open transaction", |count| *count == 0, rows)
+            .await?;
+        slow.batch_execute("commit").await?;
+        shop.read_model_is_whole("orders").await
+    });
+}

@@ -1,0 +1,130 @@
+//! The cluster with the operator installed by Helm, shared by all tests of the run.
+
+use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
+use kube::{Api, Client, api::ListParams};
+use test_cluster::{Cluster, ClusterOptions, Postgres, eventually};
+
+/// Where the operator is installed.
+pub(crate) const SYSTEM: &str = "projectionist";
+/// How long a test waits for something that takes seconds on a quiet machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What all tests share.
+pub(crate) struct Stage {
+    pub(crate) cluster: Cluster,
+    /// The database server of every test that does not break it.
+    pub(crate) postgres: Postgres,
+}
+
+static QUIET: RwLock<()> = RwLock::new(());
+
+/// Keeps the operator undisturbed (`Together`) or to oneself (`Alone`) until the end of a test.
+pub(crate) enum Turn {
+    Together(#[allow(dead_code)] RwLockReadGuard<'static, ()>),
+    Alone(#[allow(dead_code)] RwLockWriteGuard<'static, ()>),
+}
+
+impl Stage {
+    fn set() -> Result<Self> {
+        // A short period, so that a test sees many looks of the autoscaler; the demo runs with the usual 15 s.
+        let cluster = Cluster::start(&ClusterOptions::default().hpa_sync_period("2s"))?;
+        cluster.import_image(&test_cluster::images::image()?)?;
+        let postgres = cluster.postgres()?;
+        let stage = Self { cluster, postgres };
+        stage.install()?;
+        Ok(stage)
+    }
+
+    /// `helm install`, with settings that suit a node without a registry.
+    pub(crate) fn install(&self) -> Result<()> {
+        self.helm_upgrade(&[])
+    }
+
+    /// `helm upgrade --install`, waiting until everything is ready.
+    pub(crate) fn helm_upgrade(&self, further: &[&str]) -> Result<()> {
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/projectionist");
+        let mut args = vec![
+            "upgrade",
+            "--install",
+            "projectionist",
+            chart,
+            "--namespace",
+            SYSTEM,
+            "--create-namespace",
+            "--wait",
+            "--timeout=180s",
+            "--set=image.repository=docker.io/library/projectionist",
+            "--set=image.tag=dev",
+            "--set=image.pullPolicy=Never",
+        ];
+        args.extend(further);
+        let installed = self.cluster.helm(&args).map(drop);
+        installed.with_context(|| self.cluster.describe_failure(SYSTEM))?;
+        self.cluster.kubectl(&[
+            "wait",
+            "--for=condition=Available",
+            "--timeout=60s",
+            "apiservice/v1beta1.external.metrics.k8s.io",
+        ])?;
+        Ok(())
+    }
+
+    /// The name of the replica that leads.
+    pub(crate) async fn leader(&self, client: &Client) -> Result<String> {
+        let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM);
+        let lease = leases.get("projectionist").await?;
+        let holder = lease.spec.and_then(|spec| spec.holder_identity).filter(|holder| !holder.is_empty());
+        holder.context("nobody holds the Lease")
+    }
+
+    /// The operator's pods.
+    pub(crate) async fn operator_pods(&self, client: &Client) -> Result<Vec<Pod>> {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM);
+        Ok(pods.list(&ListParams::default().labels("app.kubernetes.io/name=projectionist")).await?.items)
+    }
+
+    /// Waits until every replica of the operator is ready.
+    pub(crate) async fn operator_is_whole(&self, client: &Client) -> Result<()> {
+        let deployments: Api<Deployment> = Api::namespaced(client.clone(), SYSTEM);
+        eventually(PATIENCE, "both replicas of the operator are ready", || async {
+            let status = deployments.get("projectionist").await?.status.unwrap_or_default();
+            Ok::<_, kube::Error>(
+                status.ready_replicas == Some(2) && status.updated_replicas == Some(2) && status.replicas == Some(2),
+            )
+        })
+        .await
+    }
+}
+
+/// The stage, set by the first test that asks.
+pub(crate) fn stage() -> Result<&'static Stage> {
+    static STAGE: OnceLock<Result<Stage, String>> = OnceLock::new();
+    let stage = STAGE.get_or_init(|| Stage::set().map_err(|error| format!("{error:#}")));
+    stage.as_ref().map_err(|error| anyhow!("{error}"))
+}
+
+/// For tests that leave the operator alone.
+pub(crate) fn together() -> Turn {
+    Turn::Together(QUIET.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// For tests that kill, upgrade or remove the operator.
+pub(crate) fn alone() -> Turn {
+    Turn::Alone(QUIET.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// Runs a test inside the cluster's network; on failure the namespaces' state is part of the message.
+pub(crate) fn play<F>(body: impl FnOnce(&'static Stage) -> F)
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    let stage = stage().unwrap_or_else(|error| panic!("{error:#}"));
+    match stage.cluster.block_on(body(stage)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) | Err(error) => panic!("{error:?}\n{}", stage.cluster.describe_failure(SYSTEM)),
+    }
+}
