@@ -1,0 +1,71 @@
+//! `make bench`: installs the operator on a cluster of its own and measures what it costs and how fast it is.
+//!
+//! Every figure of a comparison comes from one run on one machine; read ratios rather than milliseconds.
+#![allow(clippy::print_stdout)]
+
+mod fixtures;
+mod freshness;
+mod load;
+mod memory;
+mod reads;
+mod static_server;
+mod writes;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use test_cluster::{Cluster, ClusterOptions};
+
+use fixtures::Fixtures;
+
+/// What to measure with.
+#[derive(Clone, Debug, Parser)]
+struct Options {
+    /// Projections in the cluster while reads are measured
+    #[arg(long, default_value_t = 1_000)]
+    projections: usize,
+    /// Seconds of each load
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Seconds over which writes at rest are counted
+    #[arg(long, default_value_t = 60)]
+    rest_seconds: u64,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let audit = writes::Audit::prepare()?;
+    let cluster_options = audit
+        .flags()
+        .into_iter()
+        .fold(ClusterOptions::default(), |all, flag| all.api_server_flag(&flag))
+        .controller_manager_flag("--concurrent-horizontal-pod-autoscaler-syncs=50")
+        .controller_manager_flag("--kube-api-qps=500")
+        .controller_manager_flag("--kube-api-burst=1000");
+    let cluster = Cluster::start(&cluster_options)?;
+    let measured = cluster.block_on(measure(&cluster, &audit, &options))?;
+    cluster.stop()?;
+    measured
+}
+
+async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) -> Result<()> {
+    let fixtures = Fixtures::set(cluster).await?;
+    println!("machine: {} processors; one node, two replicas of the operator\n", std::thread::available_parallelism()?);
+
+    println!("memory of a replica (resident)");
+    let idle = memory::settled().await?;
+    println!("  no Projection: {idle}");
+
+    fixtures.create_measured(options.projections).await?;
+    let full = memory::settled().await?;
+    println!("  {} Projections: {full} (goal: 30 MiB + 15 MiB per 1,000)\n", options.projections);
+
+    let static_server = static_server::start(&fixtures).await?;
+    reads::compare(&fixtures, &static_server, options.projections, Duration::from_secs(options.seconds)).await?;
+    freshness::append_to_metric(&fixtures).await?;
+    writes::at_rest(audit, Duration::from_secs(options.rest_seconds)).await?;
+
+    fixtures.delete_measured().await?;
+    fixtures.time_to_autoscalers(options.projections).await
+}

@@ -1,0 +1,116 @@
+//! Metric reads through the aggregator, beside a server that answers a constant through the same aggregator.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::{
+    fixtures::{Fixtures, NAMESPACE, measured},
+    load::{self, Latencies},
+    static_server::StaticServer,
+};
+
+/// Loads alternate so often, so that a noisy moment of the machine meets both.
+const ROUNDS: u32 = 4;
+
+pub(crate) async fn compare(
+    fixtures: &Fixtures<'_>,
+    other: &StaticServer,
+    projections: usize,
+    length: Duration,
+) -> Result<()> {
+    println!("metric GET through the aggregator, {projections} Projections, open loop\n");
+    println!("  {:<34} {:>9} {:>9} {:>9}", "", "p50", "p99", "");
+    let ours = move |index: usize| {
+        format!(
+            "/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/projection_required_workers?labelSelector=projection%3Dmeasured-{}",
+            index.wrapping_mul(7919) % projections
+        )
+    };
+    let constant = |_| other.path().to_owned();
+    for rate in [67, 300] {
+        let (static_one, our_one) = alternate(fixtures, rate, length, constant, ours).await?;
+        row(&format!("static server, {rate}/s"), &static_one, None);
+        row(&format!("Projectionist, {rate}/s"), &our_one, Some(&static_one));
+    }
+
+    let hanging = fixtures.cluster.postgres()?;
+    let url = hanging.create_database("hanging").await?;
+    hang(fixtures, &hanging, &url).await?;
+    let (static_one, our_one) = alternate(fixtures, 300, length, constant, ours).await?;
+    row("static server, 300/s", &static_one, None);
+    row("Projectionist, 300/s, a source hangs", &our_one, Some(&static_one));
+    hanging.resume()?;
+    println!("  (goal: at most 1.25 × the static server, and no change while a source hangs)");
+    Ok(())
+}
+
+/// A Projection on another server, which stops answering with its connections open.
+async fn hang(fixtures: &Fixtures<'_>, server: &test_cluster::Postgres, url: &str) -> Result<()> {
+    let client = server.connect("hanging").await?;
+    client
+        .batch_execute(
+            "create table events (position bigint generated always as identity primary key, recorded_at timestamptz default now());
+             create table checkpoints (projection text primary key, position bigint);
+             insert into checkpoints values ('hanging', 0)",
+        )
+        .await?;
+    let literal = format!("--from-literal=url={url}");
+    fixtures.cluster.kubectl(&["create", "secret", "generic", "hanging", "-n", NAMESPACE, &literal])?;
+    let mut projection = measured("hanging", "hanging");
+    projection["spec"]["source"]["postgres"]["eventTable"] = json!({});
+    fixtures.cluster.apply(&projection.to_string())?;
+    let path = format!(
+        "/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/projection_pending_events?labelSelector=projection%3Dhanging"
+    );
+    test_cluster::eventually(Duration::from_secs(60), "it is measured", || async {
+        fixtures.get(&path).await.map(|_| true)
+    })
+    .await?;
+    server.pause()?;
+    test_cluster::eventually(Duration::from_secs(120), "it is unknown", || async {
+        Ok::<_, anyhow::Error>(fixtures.get(&path).await.is_err())
+    })
+    .await
+}
+
+async fn alternate(
+    fixtures: &Fixtures<'_>,
+    rate: u32,
+    length: Duration,
+    first: impl Fn(usize) -> String,
+    second: impl Fn(usize) -> String,
+) -> Result<(Latencies, Latencies)> {
+    let (mut of_first, mut of_second) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        of_first.push(one(fixtures, rate, length / ROUNDS, &first).await?);
+        of_second.push(one(fixtures, rate, length / ROUNDS, &second).await?);
+    }
+    Ok((Latencies::merged(of_first), Latencies::merged(of_second)))
+}
+
+async fn one(
+    fixtures: &Fixtures<'_>,
+    rate: u32,
+    length: Duration,
+    path: impl Fn(usize) -> String,
+) -> Result<Latencies> {
+    load::run(rate, length, |index| {
+        let (client, path) = (fixtures.client.clone(), path(index));
+        async move {
+            client.request_text(http::Request::get(path).body(Vec::new())?).await?;
+            Ok(())
+        }
+    })
+    .await
+}
+
+fn row(what: &str, latencies: &Latencies, beside: Option<&Latencies>) {
+    let (p50, p99) = (latencies.percentile(50), latencies.percentile(99));
+    let ratio = beside.map_or(String::new(), |other| {
+        let of = |percent| latencies.percentile(percent).as_secs_f64() / other.percentile(percent).as_secs_f64();
+        format!("{:.2} × / {:.2} ×", of(50), of(99))
+    });
+    println!("  {what:<36} {:>6.2} ms {:>6.2} ms   {ratio}", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3);
+}

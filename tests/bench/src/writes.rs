@@ -1,0 +1,77 @@
+//! What the operator writes to the API server while nothing happens, from the API server's own audit log.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+const POLICY: &str = r#"apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    verbs: [create, update, patch, delete, deletecollection]
+    userGroups: ["system:serviceaccounts:projectionist"]
+  - level: None
+"#;
+
+/// Reviews are questions that the API takes as `create`; the Lease is how leadership works.
+const NO_CHANGE: [&str; 3] = ["subjectaccessreviews", "tokenreviews", "leases"];
+
+/// The audit log of a cluster that is about to start.
+pub(crate) struct Audit {
+    policy: PathBuf,
+    log: PathBuf,
+}
+
+impl Audit {
+    pub(crate) fn prepare() -> Result<Self> {
+        let directory = std::env::temp_dir().join(format!("projectionist-bench-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        let audit = Self { policy: directory.join("policy.yaml"), log: directory.join("audit.log") };
+        fs::write(&audit.policy, POLICY)?;
+        Ok(audit)
+    }
+
+    pub(crate) fn flags(&self) -> Vec<String> {
+        vec![
+            format!("--audit-policy-file={}", self.policy.display()),
+            format!("--audit-log-path={}", self.log.display()),
+        ]
+    }
+
+    fn lines(&self) -> Result<Vec<String>> {
+        let text = fs::read_to_string(&self.log).context("reading the audit log")?;
+        Ok(text.lines().map(ToOwned::to_owned).collect())
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        if let Some(directory) = self.log.parent() {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+pub(crate) async fn at_rest(audit: &Audit, length: Duration) -> Result<()> {
+    // Status follows the last appends at its own pace.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let before = audit.lines()?.len();
+    tokio::time::sleep(length).await;
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for line in &audit.lines()?[before..] {
+        let event: Value = serde_json::from_str(line)?;
+        let resource = event["objectRef"]["resource"].as_str().unwrap_or("?");
+        let subresource = event["objectRef"]["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+        *counts.entry(format!("{resource}{subresource}")).or_default() += 1;
+    }
+    let leases = counts.get("leases").copied().unwrap_or(0);
+    counts.retain(|resource, _| !NO_CHANGE.contains(&resource.as_str()));
+    println!(
+        "\nwrites in {} s at rest, by the API server's audit log\n  {} besides {leases} of the Lease (goal: 0): {counts:?}",
+        length.as_secs(),
+        counts.values().sum::<u32>()
+    );
+    Ok(())
+}
