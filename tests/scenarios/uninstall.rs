@@ -7,6 +7,38 @@ use test_cluster::eventually;
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, SYSTEM, alone, play};
 
+/// What a user does who has no Helm: sets the image and applies.
+const PLAIN: &str = include_str!("../../manifests/install.yaml");
+
+#[test]
+fn the_plain_manifests_install_an_operator_that_runs_projections() {
+    let _turn = alone();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "plain").await?;
+        stage.cluster.helm(&["uninstall", "projectionist", "--namespace", SYSTEM, "--wait", "--timeout=180s"])?;
+        let plain = PLAIN.replace("projectionist:0.1.0", test_cluster::images::PROJECT_IMAGE);
+        let file = stage.cluster.instance().dir().join("install.yaml");
+        std::fs::write(&file, &plain)?;
+        let file = file.display().to_string();
+        stage.cluster.kubectl(&["apply", "--server-side", "-f", &file])?;
+        stage.operator_is_whole(&shop.client).await?;
+        shop.apply(&shop.projection("orders", &json!({})))?;
+        shop.events.append_events(50).await?;
+        shop.read_model_is_whole("orders").await?;
+        shop.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
+
+        // As its head says: first the Projections, then the rest. The CustomResourceDefinition and the namespace, which others here still
+        // need, stay.
+        shop.delete("orders").await?;
+        let gone = || async { Ok::<_, anyhow::Error>(shop.made("deployment,hpa,pdb,configmap,pod")?.is_empty()) };
+        eventually(PATIENCE, "no worker is left", gone).await?;
+        let label = "--selector=app.kubernetes.io/name=projectionist";
+        let kinds = "clusterroles,clusterrolebindings,roles,rolebindings,deployments,services,serviceaccounts,leases,networkpolicies,apiservices,poddisruptionbudgets";
+        stage.cluster.kubectl(&["delete", kinds, "--all-namespaces", label])?;
+        stage.cluster.install_operator(&[])
+    });
+}
+
 #[test]
 fn uninstalling_leaves_no_api_service_and_no_worker_and_installing_again_goes_on() {
     let _turn = alone();
@@ -34,9 +66,14 @@ fn uninstalling_leaves_no_api_service_and_no_worker_and_installing_again_goes_on
             "name",
         ])?;
         ensure!(left.trim().is_empty(), "left behind: {left}");
+        let keyless = || async {
+            let secrets = stage.cluster.kubectl(&["get", "secrets", "-n", SYSTEM, "-o", "name"])?;
+            Ok::<_, anyhow::Error>(if secrets.contains("serving-cert") { Err(secrets) } else { Ok(()) })
+        };
+        eventually(PATIENCE, "the serving certificate has gone with its Service", keyless).await?;
         ensure!(shop.projections().get("orders").await.is_ok(), "the Projection was deleted");
 
-        stage.install()?;
+        stage.cluster.install_operator(&[])?;
         shop.events.append_events(50).await?;
         shop.read_model_is_whole("orders").await
     });
