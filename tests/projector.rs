@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-#[path = "projector/bench.rs"]
-mod bench;
 #[path = "projector/faults.rs"]
 mod faults;
 #[path = "projector/handlers.rs"]
