@@ -95,6 +95,26 @@ pub struct PostgresSource {
 pub struct Connection {
     /// The Secret and the key that hold the connection string, such as `postgres://user:password@host:5432/database?sslmode=verify-full`.
     pub secret_ref: SecretKeyRef,
+    /// The Secret and the key that hold the certificate authority (PEM) that signed the server's certificate. Used where the connection string
+    /// verifies it (`sslmode=verify-full` or `verify-ca`). Default: the public authorities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+}
+
+/// One key of a Secret in the Projection's namespace, with a certificate authority.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct CaSecretRef {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key in the Secret. Default: `ca.crt`.
+    #[serde(default = "default_ca_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn default_ca_key() -> String {
+    "ca.crt".to_owned()
 }
 
 /// One key of a Secret in the Projection's namespace.

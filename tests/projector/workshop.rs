@@ -82,7 +82,9 @@ impl Workshop {
         RunOptions {
             config: self.config.clone(),
             event_source_url: self.source_url.clone(),
+            event_source_ca: None,
             read_store_url: self.store_url.clone(),
+            read_store_ca: None,
             worker_name: worker.to_owned(),
             health_listen: None,
         }

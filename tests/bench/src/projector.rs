@@ -32,7 +32,9 @@ pub(crate) async fn events_per_second(cluster: &Cluster) -> Result<()> {
             handlers: BTreeMap::from([("Counted".to_owned(), UPSERT.to_owned())]),
         },
         event_source_url: url.clone(),
+        event_source_ca: None,
         read_store_url: url,
+        read_store_ca: None,
         worker_name: "bench".to_owned(),
         health_listen: None,
     };
