@@ -8,6 +8,8 @@ mod bench;
 mod faults;
 #[path = "projector/handlers.rs"]
 mod handlers;
+#[path = "projector/positions.rs"]
+mod positions;
 #[path = "projector/sharing.rs"]
 mod sharing;
 #[path = "projector/workshop.rs"]

@@ -6,6 +6,7 @@
 mod classify;
 mod connect;
 mod database;
+mod positions;
 mod quote;
 pub mod safe_head;
 mod settings;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod harness;
+mod positions;
 
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,7 @@ async fn a_writer_on_a_partition_holds_the_safe_head() {
     let partitioned = "drop table events; create sequence positions;
         create table events (position bigint not null default nextval('positions'), recorded_at timestamptz default now()) partition by range (position);
         create table events_1 partition of events for values from (0) to (1000);
-        create index on events (position);";
+        create unique index on events (position);";
     client.batch_execute(partitioned).await.unwrap();
     commit(&client, "a", 0).await;
     let mut sampler = Running::start(&[("db", &url)]);
@@ -225,7 +226,7 @@ async fn each_failure_has_its_reason_and_concerns_only_its_projection() {
     server().create_role("reader", "hunter2").await.unwrap();
     client
         .batch_execute(
-            "grant select on events, checkpoints to reader; create table hidden (like events);
+            "grant select on events, checkpoints to reader; create table hidden (like events including all);
              create table odd (position text, recorded_at text); create view seen as select * from events;
              create table bunched (position bigserial primary key, recorded_at timestamptz);
              alter sequence bunched_position_seq cache 20;
