@@ -218,7 +218,7 @@ mod tests {
     fn the_advice_fits_the_table() {
         let plain = Facts { unvouched: Some("events".to_owned()), one_sequence: true, ..Facts::default() };
         assert!(refusal(&plain).ends_with("create unique index concurrently on \"events\" (\"position\")"));
-        let by_position = Facts { partitioned: true, in_parts: true, keys: keys(&["position"]), ..plain.clone() };
+        let by_position = Facts { partitioned: true, in_parts: true, keys: keys(&["position"]), ..plain };
         assert!(refusal(&by_position).contains("create unique index on \"events\" (\"position\");"));
         let by_time = Facts { keys: keys(&["position", "at"]), ..by_position.clone() };
         assert!(refusal(&by_time).ends_with("create unique index on \"events\" (\"position\", \"at\")"));
