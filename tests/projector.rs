@@ -4,6 +4,8 @@
 
 #[path = "projector/bench.rs"]
 mod bench;
+#[path = "projector/discretion.rs"]
+mod discretion;
 #[path = "projector/faults.rs"]
 mod faults;
 #[path = "projector/handlers.rs"]

@@ -230,7 +230,10 @@ async fn each_failure_has_its_reason_and_concerns_only_its_projection() {
              create table odd (position text, recorded_at text); create view seen as select * from events;
              create table bunched (position bigserial primary key, recorded_at timestamptz);
              alter sequence bunched_position_seq cache 20;
-             create table odd_checkpoints (projection text, position numeric)",
+             create table odd_checkpoints (projection text, position numeric);
+             create table raw_checkpoints (projection text, position text); insert into raw_checkpoints values ('quoting', 'hunter2');
+             create view quoting_checkpoints as select projection, position::bigint as position from raw_checkpoints;
+             grant select on quoting_checkpoints to reader",
         )
         .await
         .unwrap();
@@ -267,6 +270,7 @@ async fn each_failure_has_its_reason_and_concerns_only_its_projection() {
         ("no-checkpoints", Reason::TableNotFound, Box::new(checkpoint("table", "nowhere"))),
         ("no-checkpoint-column", Reason::ColumnNotFound, Box::new(checkpoint("positionColumn", "place"))),
         ("odd-checkpoints", Reason::ColumnTypeUnsuitable, Box::new(checkpoint("table", "odd_checkpoints"))),
+        ("quoting", Reason::ColumnTypeUnsuitable, Box::new(checkpoint("table", "quoting_checkpoints"))),
         ("never", Reason::NeverCommitted, Box::new(|_: &mut Value| {})),
         ("wrong", Reason::AuthenticationFailed, Box::new(secret("wrong"))),
         ("nodb", Reason::DatabaseNotFound, Box::new(secret("nodb"))),
