@@ -140,7 +140,9 @@ pub struct EventTable {
     /// The table, optionally with its schema: `events` or `store.events`. Default: `events`.
     #[schemars(length(max = 127), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$"))]
     pub table: String,
-    /// The column with the position: an integer from a sequence, growing, possibly with gaps. Default: `position`.
+    /// The column with the position: an integer from a sequence, growing with every append, possibly with gaps. It must be above 0 and
+    /// unique over the whole table, by a unique index on this column alone; a table partitioned by something else needs one on this column and
+    /// the partition key, and a single sequence that feeds the column. Default: `position`.
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub position: String,
     /// The column with the time of the append (`timestamptz`). Default: `recorded_at`.

@@ -4,6 +4,7 @@
 
 mod connections;
 mod harness;
+mod positions;
 
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ async fn a_writer_on_a_partition_holds_the_safe_head() {
     let partitioned = "drop table events; create sequence positions;
         create table events (position bigint not null default nextval('positions'), recorded_at timestamptz default now()) partition by range (position);
         create table events_1 partition of events for values from (0) to (1000);
-        create index on events (position);";
+        create unique index on events (position);";
     client.batch_execute(partitioned).await.unwrap();
     commit(&client, "a", 0).await;
     let mut sampler = Running::start(&[("db", &url)]);
@@ -223,11 +224,14 @@ async fn each_failure_has_its_reason_and_concerns_only_its_projection() {
     server().create_role("reader", "hunter2").await.unwrap();
     client
         .batch_execute(
-            "grant select on events, checkpoints to reader; create table hidden (like events);
+            "grant select on events, checkpoints to reader; create table hidden (like events including all);
              create table odd (position text, recorded_at text); create view seen as select * from events;
              create table bunched (position bigserial primary key, recorded_at timestamptz);
              alter sequence bunched_position_seq cache 20;
-             create table odd_checkpoints (projection text, position numeric)",
+             create table odd_checkpoints (projection text, position numeric);
+             create table raw_checkpoints (projection text, position text); insert into raw_checkpoints values ('quoting', 'hunter2');
+             create view quoting_checkpoints as select projection, position::bigint as position from raw_checkpoints;
+             grant select on quoting_checkpoints to reader",
         )
         .await
         .unwrap();
@@ -264,6 +268,7 @@ async fn each_failure_has_its_reason_and_concerns_only_its_projection() {
         ("no-checkpoints", Reason::TableNotFound, Box::new(checkpoint("table", "nowhere"))),
         ("no-checkpoint-column", Reason::ColumnNotFound, Box::new(checkpoint("positionColumn", "place"))),
         ("odd-checkpoints", Reason::ColumnTypeUnsuitable, Box::new(checkpoint("table", "odd_checkpoints"))),
+        ("quoting", Reason::ColumnTypeUnsuitable, Box::new(checkpoint("table", "quoting_checkpoints"))),
         ("never", Reason::NeverCommitted, Box::new(|_: &mut Value| {})),
         ("wrong", Reason::AuthenticationFailed, Box::new(secret("wrong"))),
         ("nodb", Reason::DatabaseNotFound, Box::new(secret("nodb"))),
