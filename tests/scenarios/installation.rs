@@ -1,4 +1,4 @@
-//! `helm uninstall` leaves neither an APIService nor a worker behind, and takes no Projection away.
+//! Installing with and without Helm, for all namespaces or for some, and uninstalling.
 
 use anyhow::ensure;
 use serde_json::json;
@@ -36,6 +36,46 @@ fn the_plain_manifests_install_an_operator_that_runs_projections() {
         let kinds = "clusterroles,clusterrolebindings,roles,rolebindings,deployments,services,serviceaccounts,leases,networkpolicies,apiservices,poddisruptionbudgets";
         stage.cluster.kubectl(&["delete", kinds, "--all-namespaces", label])?;
         stage.cluster.install_operator(&[])
+    });
+}
+
+#[test]
+fn an_operator_of_some_namespaces_runs_projections_there_and_may_nothing_elsewhere() {
+    let _turn = alone();
+    play(|stage| async move {
+        let (inside, outside) = (Shop::open(stage, "inside").await?, Shop::open(stage, "outside").await?);
+        // Made before, so that a right that is left over would show.
+        outside.apply(&outside.projection("before", &json!({})))?;
+        outside.workers_are("before", "it runs as long as all namespaces are watched", |ready| ready == 1).await?;
+        stage.cluster.install_operator(&[&format!("--set=watchNamespaces={{{}}}", inside.namespace)])?;
+        stage.operator_is_whole(&inside.client).await?;
+
+        inside.apply(&inside.projection("orders", &json!({})))?;
+        outside.apply(&outside.projection("orders", &json!({})))?;
+        inside.events.append_events(50).await?;
+        inside.read_model_is_whole("orders").await?;
+        inside.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
+        let untouched = outside.projections().get("orders").await?;
+        ensure!(untouched.status.is_none(), "a Projection outside got a status");
+        ensure!(outside.deployments().get_opt("orders").await?.is_none(), "a Projection outside got workers");
+        ensure!(
+            outside.replicas("before").await? == 1,
+            "workers of a namespace that is not watched any more were touched"
+        );
+
+        let account = "--as=system:serviceaccount:projectionist:projectionist";
+        for (namespace, wanted) in [(&inside.namespace, "yes"), (&outside.namespace, "no")] {
+            for what in ["get secrets", "create deployments", "delete deployments", "patch horizontalpodautoscalers"] {
+                let mut args = vec!["auth", "can-i", account, "-n", namespace];
+                args.extend(what.split(' '));
+                // The answer `no` is an exit code, too.
+                let answer = stage.cluster.kubectl(&args).unwrap_or_else(|error| format!("{error:#}"));
+                let may = if answer.trim() == "yes" { "yes" } else { "no" };
+                ensure!(may == wanted, "{what} in {namespace}: {answer}");
+            }
+        }
+        stage.cluster.install_operator(&[])?;
+        stage.operator_is_whole(&inside.client).await
     });
 }
 
