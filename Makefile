@@ -58,8 +58,8 @@ generate: packages ## Write crds/, the chart's copy of it and manifests/ anew fr
 demo: image prepare ## Show workers scaled by lag on a real cluster (ARGS="--help" lists options)
 	cargo run --quiet --package demo -- $(ARGS)
 
-bench: image prepare ## Measure, and print all the numbers
-	cargo run --quiet --release --package bench
+bench: image prepare ## Measure, and print all the numbers (ARGS="--help" lists options)
+	cargo run --quiet --release --package bench -- $(ARGS)
 
 cluster: packages ## Bring the test cluster up and leave it up (NAME=default)
 	$(BED) up --name $(NAME)

@@ -5,9 +5,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures::future::try_join_all;
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, GetParams, Patch, PatchParams, Preconditions},
     core::DynamicObject,
 };
 use serde_json::{Value, json};
@@ -65,10 +66,7 @@ impl Applier {
         target: &ScaleTarget,
         memos: &mut Memos,
     ) -> Result<(), Problem> {
-        let mut found = Vec::with_capacity(plan.desired.len());
-        for desired in &plan.desired {
-            found.push(self.find_ours(owner, desired).await?);
-        }
+        let found = try_join_all(plan.desired.iter().map(|desired| self.find_ours(owner, desired))).await?;
         // Nothing is written before it is clear that every name is ours or free.
         for (desired, live) in plan.desired.iter().zip(found) {
             match live {
@@ -98,10 +96,11 @@ impl Applier {
         let known = self.index.get(*part, &owner.namespace, name);
         let live = match known {
             Some(live) => live,
-            // Not among those with our label: it may still be there, without the label or somebody else's.
-            None => match self.api(*part, &owner.namespace).get_opt(name).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(object)) => Arc::new(Live::from_object(&object)),
+            // Not among those with our label: it may still be there, without the label or somebody else's. The API server's cache will do, since
+            // what is made at the same moment conflicts below.
+            None => match self.api(*part, &owner.namespace).get_with(name, &GetParams::any()).await {
+                Ok(object) => Arc::new(Live::from_object(&object)),
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(None),
                 Err(error) => return Err(failed("could not read", *part, owner, name, &error)),
             },
         };
@@ -128,12 +127,14 @@ impl Applier {
         memos: &mut Memos,
     ) -> Result<(), Problem> {
         let (mut body, replicas) = (desired.body.clone(), created_with(scale));
-        if desired.part == Part::Deployment {
+        // One worker is the API server's default, which nobody owns, so that nothing has to be handed over.
+        let with_replicas = desired.part == Part::Deployment && replicas != 1;
+        if with_replicas {
             body["spec"]["replicas"] = json!(replicas);
         }
         // Not forced: should somebody have made one meanwhile, the conflict is told instead of taken.
         let live = self.patch(owner, desired, &body, &PatchParams::apply(names::FIELD_MANAGER), memos).await?;
-        if live.controlled_by.as_deref() == Some(owner.uid.as_str()) && desired.part == Part::Deployment {
+        if live.controlled_by.as_deref() == Some(owner.uid.as_str()) && with_replicas {
             self.hand_over(owner, desired, &live, memos).await?;
         }
         Ok(())

@@ -22,7 +22,7 @@ use super::{
     plan_scale::ScaleView,
     queue::{Ended, backoff},
     report::Reports,
-    status::{Known, Problem, Urgency, WorkloadView, next_status, urgency},
+    status::{Known, Problem, Urgency, WorkloadView, next_status, numbers_every, urgency},
     validate::{Validated, Workload, validate},
 };
 use crate::{
@@ -31,8 +31,8 @@ use crate::{
     snapshot::{ProjectionKey, SharedSnapshot},
 };
 
-/// Measured numbers are written no more often than this.
-const NUMBERS_EVERY: Duration = Duration::from_secs(10);
+/// A Projection that another one keeps from its workload is looked at again so often.
+const RIVAL_EVERY: Duration = Duration::from_secs(10);
 
 /// What reconciling works with.
 pub struct Reconciler {
@@ -189,7 +189,7 @@ impl Reconciler {
         let (replicas, target) = match &validated.workload {
             Workload::Existing { kind, name } => {
                 if let Some(problem) = self.rival(projection, *kind, name) {
-                    return (Some(problem), Some(NUMBERS_EVERY));
+                    return (Some(problem), Some(RIVAL_EVERY));
                 }
                 match self.existing.look(key, *kind, name) {
                     Look::NotYet => return (None, None),
@@ -282,10 +282,9 @@ impl Reconciler {
         match urgency(previous, &next) {
             Urgency::Never => return again,
             Urgency::Soon => {
+                let every = numbers_every(self.projections.len());
                 let since = memory.written.as_ref().map(|(_, at)| at.elapsed());
-                if let Some(left) =
-                    since.and_then(|since| NUMBERS_EVERY.checked_sub(since)).filter(|left| !left.is_zero())
-                {
+                if let Some(left) = since.and_then(|since| every.checked_sub(since)).filter(|left| !left.is_zero()) {
                     return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
                 }
             }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{
     announce::announcements,
     live::WorkerCounts,
-    status::{Known, Problem, Urgency, WorkloadView, next_status, urgency},
+    status::{Known, Problem, Urgency, WorkloadView, next_status, numbers_every, urgency},
 };
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
@@ -215,6 +215,29 @@ fn nothing_is_written_for_nothing_numbers_soon_and_changes_now() {
     assert_eq!(urgency(&before, &next(&known(Ok(&measured(10, 31.0, false))))), Urgency::Now);
     assert_eq!(urgency(&before, &next(&Known { workload: present(3, 2), ..known(Ok(&good)) })), Urgency::Now);
     assert_eq!(urgency(&before, &next(&Known { generation: Some(2), ..known(Ok(&good)) })), Urgency::Now);
+}
+
+#[test]
+fn an_age_that_grows_is_told_again_when_it_has_grown_by_a_quarter() {
+    let at_age = |age: f64| status(&known(Ok(&measured(9, age, false))));
+    let before = at_age(20.0);
+    for (age, wanted) in [(20.4, Urgency::Never), (25.0, Urgency::Never), (25.1, Urgency::Soon), (14.9, Urgency::Soon)]
+    {
+        assert_eq!(urgency(&before, &at_age(age)), wanted, "{age}");
+    }
+    // Small ages differ by less than anybody sees; what crosses the target is told at once.
+    assert_eq!(urgency(&at_age(0.1), &at_age(0.3)), Urgency::Never);
+    assert_eq!(urgency(&at_age(29.9), &at_age(30.1)), Urgency::Now);
+    // An age that is not known any more, or again.
+    let unknown = ProjectionStatus { staleness_seconds: None, ..before.clone() };
+    assert_eq!((urgency(&before, &unknown), urgency(&unknown, &before)), (Urgency::Soon, Urgency::Soon));
+}
+
+#[test]
+fn the_numbers_of_many_projections_come_less_often() {
+    for (projections, seconds) in [(0, 10), (200, 10), (1_000, 50)] {
+        assert_eq!(numbers_every(projections), Duration::from_secs(seconds), "{projections}");
+    }
 }
 
 #[test]

@@ -99,6 +99,15 @@ impl<'a> Fixtures<'a> {
         Ok(list["items"].as_array().map_or(0, Vec::len))
     }
 
+    /// Commits every Projection's checkpoint at the head.
+    pub(crate) async fn catch_up(&self) -> Result<()> {
+        self.events
+            .client()
+            .execute("update checkpoints set position = (select max(position) from events)", &[])
+            .await?;
+        Ok(())
+    }
+
     /// One GET through the API server.
     pub(crate) async fn get(&self, path: &str) -> Result<String> {
         Ok(self.client.request_text(http::Request::get(path).body(Vec::new())?).await?)

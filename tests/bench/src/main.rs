@@ -15,7 +15,7 @@ mod writes;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use test_cluster::{Cluster, ClusterOptions};
 
 use fixtures::Fixtures;
@@ -36,6 +36,25 @@ struct Options {
     /// Seconds over which writes at rest are counted
     #[arg(long, default_value_t = 60)]
     rest_seconds: u64,
+    /// Only these figures, besides memory
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Figure>,
+}
+
+/// A group of figures.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Figure {
+    Reads,
+    Freshness,
+    Writes,
+    Projector,
+    Autoscalers,
+}
+
+impl Options {
+    fn measures(&self, figure: Figure) -> bool {
+        self.only.is_empty() || self.only.contains(&figure)
+    }
 }
 
 fn main() -> Result<()> {
@@ -63,13 +82,23 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     let full = memory::settled().await?;
     println!("  {} Projections: {full} (goal: 30 MiB + 15 MiB per 1,000)\n", options.projections);
 
-    let static_server = static_server::start(&fixtures).await?;
-    reads::compare(&fixtures, &static_server, options.projections, Duration::from_secs(options.seconds)).await?;
-    freshness::append_to_metric(&fixtures).await?;
-    writes::at_rest(audit, Duration::from_secs(options.rest_seconds)).await?;
-
-    projector::events_per_second(cluster).await?;
-
-    fixtures.delete_measured().await?;
-    fixtures.time_to_autoscalers(options.projections).await
+    if options.measures(Figure::Reads) {
+        let static_server = static_server::start(&fixtures).await?;
+        reads::compare(&fixtures, &static_server, options.projections, Duration::from_secs(options.seconds)).await?;
+    }
+    if options.measures(Figure::Freshness) {
+        freshness::append_to_metric(&fixtures).await?;
+    }
+    if options.measures(Figure::Writes) {
+        writes::at_rest(audit, &fixtures, Duration::from_secs(options.rest_seconds)).await?;
+    }
+    if options.measures(Figure::Projector) {
+        projector::events_per_second(cluster).await?;
+    }
+    if options.measures(Figure::Autoscalers) {
+        fixtures.catch_up().await?;
+        fixtures.delete_measured().await?;
+        fixtures.time_to_autoscalers(options.projections).await?;
+    }
+    Ok(())
 }

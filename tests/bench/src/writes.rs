@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::fixtures::Fixtures;
+
 const POLICY: &str = r#"apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -17,6 +19,9 @@ rules:
 
 /// Reviews are questions that the API takes as `create`; the Lease is how leadership works.
 const NO_CHANGE: [&str; 3] = ["subjectaccessreviews", "tokenreviews", "leases"];
+
+/// From the last change until its numbers have been written.
+const SETTLE: Duration = Duration::from_secs(90);
 
 /// The audit log of a cluster that is about to start.
 pub(crate) struct Audit {
@@ -54,9 +59,19 @@ impl Drop for Audit {
     }
 }
 
-pub(crate) async fn at_rest(audit: &Audit, length: Duration) -> Result<()> {
+/// Counts while nothing is appended: first with events that wait in every Projection, so that ages grow, then with none.
+pub(crate) async fn at_rest(audit: &Audit, fixtures: &Fixtures<'_>, length: Duration) -> Result<()> {
+    println!("\nwrites in {} s, by the API server's audit log", length.as_secs());
     // Status follows the last appends at its own pace.
-    tokio::time::sleep(Duration::from_secs(30)).await;
+    tokio::time::sleep(SETTLE).await;
+    println!("  while events wait and nothing moves: {}", count(audit, length).await?);
+    fixtures.catch_up().await?;
+    tokio::time::sleep(SETTLE).await;
+    println!("  at rest: {} (goal: 0 besides the Lease)", count(audit, length).await?);
+    Ok(())
+}
+
+async fn count(audit: &Audit, length: Duration) -> Result<String> {
     let before = audit.lines()?.len();
     tokio::time::sleep(length).await;
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
@@ -68,10 +83,5 @@ pub(crate) async fn at_rest(audit: &Audit, length: Duration) -> Result<()> {
     }
     let leases = counts.get("leases").copied().unwrap_or(0);
     counts.retain(|resource, _| !NO_CHANGE.contains(&resource.as_str()));
-    println!(
-        "\nwrites in {} s at rest, by the API server's audit log\n  {} besides {leases} of the Lease (goal: 0): {counts:?}",
-        length.as_secs(),
-        counts.values().sum::<u32>()
-    );
-    Ok(())
+    Ok(format!("{} besides {leases} of the Lease: {counts:?}", counts.values().sum::<u32>()))
 }
