@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures::FutureExt;
@@ -281,13 +281,12 @@ fn window_seconds(metric: &str) -> Option<u64> {
 
 fn quantity(measured: &Measured, metric: &str) -> Option<Quantity> {
     let assessment = &measured.assessment;
-    let seconds = |duration: Option<Duration>| duration.and_then(|duration| Quantity::measured(duration.as_secs_f64()));
     match metric {
         metric::PENDING_EVENTS | metric::QUEUE_LENGTH => Some(Quantity::count(assessment.pending.events)),
-        metric::STALENESS_SECONDS => seconds(assessment.staleness),
+        metric::STALENESS_SECONDS => assessment.staleness.map(Quantity::seconds),
         metric::REQUIRED_WORKERS => Some(Quantity::count(u64::from(assessment.required.workers))),
         metric::ARRIVAL_RATE => assessment.rates.arrival.and_then(Quantity::measured),
-        metric::DRAIN_SECONDS => seconds(assessment.drain),
+        metric::DRAIN_SECONDS => assessment.drain.map(Quantity::seconds),
         _ => None,
     }
 }

@@ -1,3 +1,7 @@
+//! What is answered of which snapshot, in both groups.
+
+use std::time::Duration;
+
 use kube::runtime::watcher;
 
 use super::*;
