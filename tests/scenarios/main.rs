@@ -8,6 +8,7 @@ mod causes;
 mod lifecycle;
 mod metrics_reads;
 mod operator_faults;
+mod own_autoscalers;
 mod refusals;
 mod repair;
 mod sharing;
