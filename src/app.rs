@@ -103,7 +103,9 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     let options = RunOptions {
         config,
         event_source_url: variable(worker_env::EVENT_SOURCE_URL)?,
+        event_source_ca: std::env::var(worker_env::EVENT_SOURCE_CA).ok(),
         read_store_url: variable(worker_env::READ_STORE_URL)?,
+        read_store_ca: std::env::var(worker_env::READ_STORE_CA).ok(),
         worker_name: variable(worker_env::WORKER)?,
         health_listen: Some(health_listen),
     };

@@ -35,8 +35,12 @@ pub mod worker_env {
     pub const SHARDS: &str = "PROJECTION_SHARDS";
     /// Connection string of the event source.
     pub const EVENT_SOURCE_URL: &str = "EVENT_SOURCE_URL";
+    /// Certificate authority of the event source (PEM), where one is given.
+    pub const EVENT_SOURCE_CA: &str = "EVENT_SOURCE_CA";
     /// Connection string of the read store.
     pub const READ_STORE_URL: &str = "READ_STORE_URL";
+    /// Certificate authority of the read store (PEM), where one is given.
+    pub const READ_STORE_CA: &str = "READ_STORE_CA";
     /// Schema of the read model, where one is given.
     pub const READ_STORE_SCHEMA: &str = "READ_STORE_SCHEMA";
 }

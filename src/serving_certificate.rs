@@ -1,19 +1,24 @@
 //! The metrics API's serving certificate: kept in a Secret, made once by whichever replica is first, renewed before it expires, and
 //! made known to the aggregator through the APIService.
 //!
-//! Follows the one Secret and the one APIService by watches; writes only when something is missing, about to expire or wrong. An
+//! Follows the one Secret and the APIServices by watches; writes only when something is missing, about to expire or wrong. An
 //! APIService that points to somebody else's service is reported and never changed.
+//!
+//! A change of authority fails no read: the new one is announced beside the old one before anybody serves with it, and a Secret that
+//! somebody deleted is written again with what is served.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::{
-    ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    ByteString,
+    api::core::v1::{Secret, Service},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
@@ -29,6 +34,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 /// How soon a failed attempt is repeated.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How long every API server has to hear of a new authority before anybody serves with it.
+const SETTLE: Duration = Duration::from_secs(5);
 
 const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
@@ -57,7 +64,9 @@ impl CertificateSettings {
 enum Plan {
     /// It holds a certificate that will do.
     Keep(CertificateBundle),
-    /// There is none, or none that can be read: issue everything.
+    /// There is none, or none that can be read, and what is served will do: write it again, so that nobody has to learn a new authority.
+    Restore(CertificateBundle),
+    /// There is none anywhere: issue everything.
     Issue,
     /// The certificate expires soon or is made out to other names: issue another one under the same authority, so that
     /// nobody has to learn a new one.
@@ -75,7 +84,11 @@ pub async fn run(
     let changes = keeper.changes();
     tokio::pin!(shutdown, changes);
     loop {
-        let pause = match keeper.keep(&current).await {
+        let kept = tokio::select! {
+            kept = keeper.keep(&current) => kept,
+            () = &mut shutdown => return,
+        };
+        let pause = match kept {
             Ok(()) => LOOK_EVERY,
             Err(error) => {
                 tracing::warn!("the serving certificate is not in place yet: {error}");
@@ -95,6 +108,8 @@ pub async fn run(
 enum KeepError {
     #[error("Secret {name}: {source}")]
     Secret { name: String, source: kube::Error },
+    #[error("Service {name}: {source}")]
+    Service { name: String, source: kube::Error },
     #[error("APIService {name}: {source}")]
     ApiService { name: String, source: kube::Error },
     #[error("the certificate could not be issued: {0}")]
@@ -132,8 +147,20 @@ impl Keeper {
     }
 
     async fn keep(&self, current: &watch::Sender<Option<Arc<CertificateBundle>>>) -> Result<(), KeepError> {
-        let bundle = self.bundle().await?;
-        let ca = bundle.ca_pem.clone();
+        let held = current.borrow().clone();
+        let bundle = self.bundle(held.as_deref()).await?;
+        let mut announced = Ok(());
+        for name in &self.settings.api_services {
+            announced = announced.and(self.announce(name, &bundle.ca_pem).await);
+        }
+        if let Some(held) = held.as_deref().filter(|held| held.not_after > Timestamp::now()) {
+            // What is served is still trusted: no reason to serve with what may not be.
+            announced?;
+            if held.authority() != bundle.authority() {
+                tokio::time::sleep(SETTLE).await;
+            }
+            announced = Ok(());
+        }
         current.send_if_modified(|held| {
             let news = held.as_ref().is_none_or(|held| held.cert_pem != bundle.cert_pem);
             if news {
@@ -141,38 +168,51 @@ impl Keeper {
             }
             news
         });
-        for name in &self.settings.api_services {
-            self.announce(name, &ca).await?;
-        }
-        Ok(())
+        announced
     }
 
     /// What the Secret holds, after making or renewing it where that is due.
-    async fn bundle(&self) -> Result<CertificateBundle, KeepError> {
+    async fn bundle(&self, held: Option<&CertificateBundle>) -> Result<CertificateBundle, KeepError> {
         let name = self.settings.secret_name();
         let failed = |source| KeepError::Secret { name: name.clone(), source };
         let secrets = self.secrets();
         loop {
             let secret = secrets.get_opt(&name).await.map_err(failed)?;
             let now = Timestamp::now();
-            let bundle = match plan(secret.as_ref(), &self.settings, now) {
+            let (done, bundle) = match plan(secret.as_ref(), held, &self.settings, now) {
                 Plan::Keep(bundle) => return Ok(bundle),
-                Plan::Issue => certificate::issue(&self.settings.service, &self.settings.namespace, now)?,
+                Plan::Restore(bundle) => ("wrote the serving certificate's Secret again", bundle),
+                Plan::Issue => {
+                    let issued = certificate::issue(&self.settings.service, &self.settings.namespace, now)?;
+                    ("issued a serving certificate", issued)
+                }
                 Plan::Renew(bundle) => {
-                    certificate::renew(&bundle, &self.settings.service, &self.settings.namespace, now)?
+                    let renewed = certificate::renew(&bundle, &self.settings.service, &self.settings.namespace, now)?;
+                    ("renewed the serving certificate", renewed)
                 }
             };
             let written = match secret {
-                None => secrets.create(&PostParams::default(), &self.secret(&bundle, ObjectMeta::default())).await,
+                None => {
+                    let metadata = ObjectMeta { owner_references: self.owner().await?, ..ObjectMeta::default() };
+                    secrets.create(&PostParams::default(), &self.secret(&bundle, metadata)).await
+                }
                 // With its resource version: of two replicas, one writes and the other reads again.
                 Some(old) => secrets.replace(&name, &PostParams::default(), &self.secret(&bundle, old.metadata)).await,
             };
             match written {
-                Ok(_) => tracing::info!("issued a serving certificate, valid until {}", bundle.not_after),
+                Ok(_) => tracing::info!("{done}, valid until {}", bundle.not_after),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(failed(error)),
             }
         }
+    }
+
+    /// The Service, whose certificate goes when it goes: an uninstallation leaves no key behind.
+    async fn owner(&self) -> Result<Option<Vec<OwnerReference>>, KeepError> {
+        let name = self.settings.service.clone();
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &self.settings.namespace);
+        let service = services.get_opt(&name).await.map_err(|source| KeepError::Service { name, source })?;
+        Ok(service.and_then(|service| service.owner_ref(&())).map(|owner| vec![owner]))
     }
 
     fn secret(&self, bundle: &CertificateBundle, metadata: ObjectMeta) -> Secret {
@@ -248,12 +288,21 @@ fn announcement(service: &APIService, settings: &CertificateSettings, ca_pem: &s
     }
 }
 
-fn plan(secret: Option<&Secret>, settings: &CertificateSettings, now: Timestamp) -> Plan {
-    let Some(bundle) = secret.and_then(|secret| secret.data.as_ref()).and_then(read) else { return Plan::Issue };
-    if certificate::needs_renewal(&bundle, &settings.service, &settings.namespace, now) {
-        Plan::Renew(bundle)
-    } else {
-        Plan::Keep(bundle)
+fn plan(
+    secret: Option<&Secret>,
+    held: Option<&CertificateBundle>,
+    settings: &CertificateSettings,
+    now: Timestamp,
+) -> Plan {
+    let stored = secret.and_then(|secret| secret.data.as_ref()).and_then(read);
+    let lasts =
+        |bundle: &CertificateBundle| !certificate::needs_renewal(bundle, &settings.service, &settings.namespace, now);
+    match (stored, held) {
+        (Some(bundle), _) if lasts(&bundle) => Plan::Keep(bundle),
+        (None, Some(held)) if lasts(held) => Plan::Restore(held.clone()),
+        (Some(bundle), _) => Plan::Renew(bundle),
+        (None, Some(held)) => Plan::Renew(held.clone()),
+        (None, None) => Plan::Issue,
     }
 }
 
@@ -310,10 +359,23 @@ mod tests {
             (CERTIFICATE, &bundle.cert_pem),
             (KEY, &bundle.key_pem),
         ]);
-        assert!(matches!(plan(Some(&whole), &settings(), now), Plan::Keep(_)));
+        let garbage = keep(&[(CA_CERTIFICATE, "garbage")]);
+        assert!(matches!(plan(Some(&whole), None, &settings(), now), Plan::Keep(_)));
         let later = now.checked_add(jiff::SignedDuration::from_hours(24 * 300)).unwrap();
-        assert!(matches!(plan(Some(&whole), &settings(), later), Plan::Renew(_)));
-        assert!(matches!(plan(None, &settings(), now), Plan::Issue));
-        assert!(matches!(plan(Some(&keep(&[(CA_CERTIFICATE, "garbage")])), &settings(), now), Plan::Issue));
+        assert!(matches!(plan(Some(&whole), None, &settings(), later), Plan::Renew(_)));
+        assert!(matches!(plan(None, None, &settings(), now), Plan::Issue));
+        assert!(matches!(plan(Some(&garbage), None, &settings(), now), Plan::Issue));
+        // Deleted or spoilt while it is served: the very same goes back, since the aggregator trusts its authority.
+        for secret in [None, Some(&garbage)] {
+            assert!(
+                matches!(plan(secret, Some(&bundle), &settings(), now), Plan::Restore(held) if held.cert_pem == bundle.cert_pem)
+            );
+            assert!(matches!(plan(secret, Some(&bundle), &settings(), later), Plan::Renew(_)));
+        }
+        // What another replica stored counts more than what this one holds.
+        let other = certificate::issue("projectionist", "system", now).unwrap();
+        assert!(
+            matches!(plan(Some(&whole), Some(&other), &settings(), now), Plan::Keep(kept) if kept.cert_pem == bundle.cert_pem)
+        );
     }
 }

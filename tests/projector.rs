@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-#[path = "projector/bench.rs"]
-mod bench;
+#[path = "projector/discretion.rs"]
+mod discretion;
 #[path = "projector/faults.rs"]
 mod faults;
 #[path = "projector/handlers.rs"]
 mod handlers;
+#[path = "projector/positions.rs"]
+mod positions;
 #[path = "projector/sharing.rs"]
 mod sharing;
 #[path = "projector/workshop.rs"]

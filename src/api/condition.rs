@@ -117,6 +117,8 @@ reasons! {
     ColumnNotFound,
     /// A column has a type that cannot serve its purpose.
     ColumnTypeUnsuitable,
+    /// Positions are not proven unique, or an event has one that is never read.
+    PositionUnsuitable,
     /// The database is a replica, where writers in flight cannot be seen.
     SourceIsReplica,
     /// The answer made no sense.

@@ -14,8 +14,8 @@ pub use derived::CheckpointLocation;
 pub use duration::{HumanDuration, ParseDurationError};
 pub use shards::Shards;
 pub use spec::{
-    Autoscaler, BuiltinProjector, Checkpoint, CheckpointTable, Connection, EventTable, ExistingKind, ExistingWorkload,
-    Lag, Ordering, PodTemplate, PostgresReadStore, PostgresSource, Projection, ProjectionSpec, Projector, ReadStore,
-    Scaling, SecretKeyRef, Source,
+    Autoscaler, BuiltinProjector, CaSecretRef, Checkpoint, CheckpointTable, Connection, EventTable, ExistingKind,
+    ExistingWorkload, Lag, Ordering, PodTemplate, PostgresReadStore, PostgresSource, Projection, ProjectionSpec,
+    Projector, ReadStore, Scaling, SecretKeyRef, Source,
 };
 pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};

@@ -95,6 +95,26 @@ pub struct PostgresSource {
 pub struct Connection {
     /// The Secret and the key that hold the connection string, such as `postgres://user:password@host:5432/database?sslmode=verify-full`.
     pub secret_ref: SecretKeyRef,
+    /// The Secret and the key that hold the certificate authority (PEM) that signed the server's certificate. Used where the connection string
+    /// verifies it (`sslmode=verify-full` or `verify-ca`). Default: the public authorities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+}
+
+/// One key of a Secret in the Projection's namespace, with a certificate authority.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct CaSecretRef {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key in the Secret. Default: `ca.crt`.
+    #[serde(default = "default_ca_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn default_ca_key() -> String {
+    "ca.crt".to_owned()
 }
 
 /// One key of a Secret in the Projection's namespace.
@@ -120,7 +140,9 @@ pub struct EventTable {
     /// The table, optionally with its schema: `events` or `store.events`. Default: `events`.
     #[schemars(length(max = 127), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$"))]
     pub table: String,
-    /// The column with the position: an integer from a sequence, growing, possibly with gaps. Default: `position`.
+    /// The column with the position: an integer from a sequence, growing with every append, possibly with gaps. It must be above 0 and
+    /// unique over the whole table, by a unique index on this column alone; a table partitioned by something else needs one on this column and
+    /// the partition key, and a single sequence that feeds the column. Default: `position`.
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub position: String,
     /// The column with the time of the append (`timestamptz`). Default: `recorded_at`.

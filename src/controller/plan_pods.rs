@@ -9,7 +9,10 @@ use super::{
     parts::{Owner, fingerprint},
     validate::{Environment, Pods},
 };
-use crate::names::{self, worker_env};
+use crate::{
+    api::Connection,
+    names::{self, worker_env},
+};
 
 /// What the operator's own settings add.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -156,7 +159,11 @@ fn secure_container(container: &mut Map<String, Value>) {
 fn variables(environment: &Environment, owner: &Owner) -> Vec<(&'static str, Value)> {
     let Environment { shards, event_source, read_store, schema } = environment;
     let value = |text: &str| json!({ "value": text });
-    let secret = |reference: &crate::api::SecretKeyRef| json!({ "valueFrom": { "secretKeyRef": { "name": reference.name, "key": reference.key } } });
+    let secret = |name: &str, key: &str| json!({ "valueFrom": { "secretKeyRef": { "name": name, "key": key } } });
+    let url = |from: &Option<Connection>| from.as_ref().map(|it| secret(&it.secret_ref.name, &it.secret_ref.key));
+    let ca = |from: &Option<Connection>| {
+        from.as_ref().and_then(|it| it.ca_secret_ref.as_ref()).map(|ca| secret(&ca.name, &ca.key))
+    };
     let all = [
         (worker_env::PROJECTION, Some(value(&owner.name))),
         (worker_env::NAMESPACE, Some(value(&owner.namespace))),
@@ -165,8 +172,10 @@ fn variables(environment: &Environment, owner: &Owner) -> Vec<(&'static str, Val
             Some(json!({ "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } })),
         ),
         (worker_env::SHARDS, shards.map(|shards| value(&shards.to_string()))),
-        (worker_env::EVENT_SOURCE_URL, event_source.as_ref().map(secret)),
-        (worker_env::READ_STORE_URL, read_store.as_ref().map(secret)),
+        (worker_env::EVENT_SOURCE_URL, url(event_source)),
+        (worker_env::EVENT_SOURCE_CA, ca(event_source)),
+        (worker_env::READ_STORE_URL, url(read_store)),
+        (worker_env::READ_STORE_CA, ca(read_store)),
         (worker_env::READ_STORE_SCHEMA, schema.as_deref().map(value)),
     ];
     all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::parts::Owner;
 use crate::{
     api::{
-        Autoscaler, BuiltinProjector, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec, Projector,
-        Scaling, SecretKeyRef,
+        Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,
+        Projector, Scaling,
     },
     names,
     projector::ProjectorConfig,
@@ -43,7 +43,7 @@ pub enum Workload {
         /// Its pods.
         pods: Pods,
         /// Environment of every worker.
-        environment: Environment,
+        environment: Box<Environment>,
         /// Never two workers at once, not even during a rollout.
         strict: bool,
     },
@@ -74,9 +74,9 @@ pub struct Environment {
     /// The number of shards, where it is known.
     pub shards: Option<u32>,
     /// Where the event source's connection string is.
-    pub event_source: Option<SecretKeyRef>,
+    pub event_source: Option<Connection>,
     /// Where the read store's connection string is.
-    pub read_store: Option<SecretKeyRef>,
+    pub read_store: Option<Connection>,
     /// The read model's schema.
     pub schema: Option<String>,
 }
@@ -148,11 +148,11 @@ fn workload(spec: &ProjectionSpec, owner: &Owner) -> Result<Workload, Invalid> {
     };
     let environment = Environment {
         shards: spec.shard_count(),
-        event_source: spec.source.postgres.as_ref().map(|source| source.connection.secret_ref.clone()),
-        read_store: read_store(spec).map(|store| store.connection.secret_ref.clone()),
+        event_source: spec.source.postgres.as_ref().map(|source| source.connection.clone()),
+        read_store: read_store(spec).map(|store| store.connection.clone()),
         schema: read_store(spec).and_then(|store| store.schema.clone()),
     };
-    Ok(Workload::Own { pods, environment, strict: spec.scaling.ordering == Ordering::Strict })
+    Ok(Workload::Own { pods, environment: Box::new(environment), strict: spec.scaling.ordering == Ordering::Strict })
 }
 
 fn read_store(spec: &ProjectionSpec) -> Option<&crate::api::PostgresReadStore> {

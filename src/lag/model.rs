@@ -81,9 +81,24 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub struct Model {
     learner: RateLearner,
+    /// The last sample that told the lag; gone after one that did not, since rates are learnt between neighbours only.
     last: Option<Last>,
     required: Option<u32>,
-    moved_at: Option<Duration>,
+    /// Outlives samples that tell no lag: what is unknown has not moved.
+    watched: Option<Watched>,
+    /// Where the checkpoint was stuck before the process was started anew, until the first one is seen.
+    stuck_at: Option<Position>,
+}
+
+/// A checkpoint and for how long it has been seen not to move while there was work. A sum, and no point in time, so that a clock that begins
+/// anew takes nothing away.
+#[derive(Clone, Debug)]
+struct Watched {
+    checkpoint: CheckpointState,
+    /// Events were seen to wait. Before that nothing asks it to move, not even during a time without samples.
+    waited_for: bool,
+    seen_at: Duration,
+    frozen_for: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -100,9 +115,10 @@ struct Last {
 const QUEUED: Duration = Duration::from_secs(1);
 
 impl Model {
-    /// Starts with what an earlier run learnt: the rate per worker in events per second and the last answer.
-    pub fn remembering(per_worker: Option<f64>, required: Option<u32>) -> Self {
-        Self { learner: RateLearner::remembering(per_worker), last: None, required, moved_at: None }
+    /// Starts with what an earlier run learnt: the rate per worker in events per second, the last answer, and the lowest checkpoint if it was
+    /// stuck there.
+    pub fn remembering(per_worker: Option<f64>, required: Option<u32>, stuck_at: Option<Position>) -> Self {
+        Self { learner: RateLearner::remembering(per_worker), last: None, required, watched: None, stuck_at }
     }
 
     /// Takes in one sample.
@@ -111,7 +127,7 @@ impl Model {
             Ok(pending) => pending,
             Err(fault) => {
                 self.last = None;
-                self.moved_at = None;
+                self.watch(sample, None, bounds);
                 return Err(fault);
             }
         };
@@ -121,7 +137,7 @@ impl Model {
         if let Some(last) = self.last.as_ref().filter(|_| !restarted) {
             self.learner.observe(interval(last, sample, pending, workers));
         }
-        let frozen_for = self.frozen_for(sample, pending);
+        let frozen_for = self.watch(sample, Some(pending), bounds);
         let stuck = frozen_for >= bounds.stuck_after;
         let rates = self.learner.rates();
         let required = required(
@@ -164,12 +180,24 @@ impl Model {
         (now < before).then_some((before, now))
     }
 
-    fn frozen_for(&mut self, sample: &Sample, pending: Pending) -> Duration {
-        let moved = self.last.as_ref().is_none_or(|last| last.checkpoint != sample.checkpoint) || pending.events == 0;
-        if moved {
-            self.moved_at = Some(sample.at);
-        }
-        self.moved_at.map_or(Duration::ZERO, |moved_at| sample.at.saturating_sub(moved_at))
+    /// Follows the checkpoint, and returns how long it has not moved although there is work. Only another checkpoint or the knowledge that
+    /// nothing waits ends that time; a sample that tells neither, or none at all, lets it go on.
+    fn watch(&mut self, sample: &Sample, pending: Option<Pending>, bounds: Bounds) -> Duration {
+        let Some(lowest) = sample.checkpoint.lowest() else { return Duration::ZERO };
+        let stuck_before = self.stuck_at.take() == Some(lowest);
+        let same = self.watched.take().filter(|before| before.checkpoint == sample.checkpoint);
+        let waits = pending.map(|pending| pending.events > 0);
+        let frozen_for = match &same {
+            _ if waits == Some(false) => Duration::ZERO,
+            Some(before) if before.waited_for => before.frozen_for + sample.at.saturating_sub(before.seen_at),
+            // For how long nobody remembers, but that it was long enough.
+            None if stuck_before => bounds.stuck_after,
+            _ => Duration::ZERO,
+        };
+        let waited_for = waits.unwrap_or_else(|| stuck_before || same.is_some_and(|before| before.waited_for));
+        let checkpoint = sample.checkpoint.clone();
+        self.watched = Some(Watched { checkpoint, waited_for, seen_at: sample.at, frozen_for });
+        frozen_for
     }
 }
 
@@ -215,154 +243,5 @@ fn drain(pending: Pending, rates: Rates, workers: Workers) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lag::{Head, Limit};
-
-    const BOUNDS: Bounds = Bounds {
-        target: Duration::from_secs(10),
-        min: 1,
-        max: 10,
-        shards: None,
-        strict: false,
-        stuck_after: Duration::from_secs(300),
-    };
-
-    /// A source and its workers, second by second: positions are counts here.
-    struct World {
-        now: u64,
-        head: u64,
-        done: u64,
-        workers: u32,
-        model: Model,
-    }
-
-    impl World {
-        fn new(workers: u32) -> Self {
-            Self { now: 0, head: 0, done: 0, workers, model: Model::remembering(None, None) }
-        }
-
-        fn sample(&self) -> Sample {
-            let pending = self.head - self.done;
-            Sample {
-                at: Duration::from_secs(self.now),
-                taken: jiff::Timestamp::UNIX_EPOCH,
-                head: Head { raw: position(self.head), safe: position(self.head) },
-                checkpoint: CheckpointState::Committed(vec![position(self.done)]),
-                pending: Some(Pending { events: pending, exact: true }),
-                pending_by_shard: Vec::new(),
-                arrived: self.head,
-                staleness: Some(Duration::from_secs(pending / 100)),
-                ahead_of_clock: Duration::ZERO,
-                blocked_by: None,
-            }
-        }
-
-        fn second(&mut self, arrived: u64, each_does: u64) -> Assessment {
-            self.now += 1;
-            self.head += arrived;
-            self.done = self.head.min(self.done + each_does * u64::from(self.workers));
-            let workers = Workers { ready: self.workers, rolling: false };
-            self.model.observe(&self.sample(), workers, BOUNDS).unwrap()
-        }
-    }
-
-    fn position(at: u64) -> Position {
-        Position(i64::try_from(at).unwrap())
-    }
-
-    #[test]
-    fn learns_from_a_backlog_and_then_asks_for_what_the_load_needs() {
-        let mut world = World::new(1);
-        for _ in 0..10 {
-            world.second(300, 50);
-        }
-        let assessment = world.second(300, 50);
-        assert_eq!(assessment.rates.per_worker, Some(50.0));
-        // 300/s arrive, and the backlog goes in what is left: more than the 6 workers that would merely keep up.
-        assert_eq!((assessment.required.workers, assessment.required.limit), (10, Limit::Max));
-        world.workers = 10;
-        for _ in 0..60 {
-            world.second(300, 50);
-        }
-        let assessment = world.second(300, 50);
-        assert_eq!(assessment.pending.events, 0);
-        assert_eq!(assessment.required.workers, 8, "300/s with a margin of a fifth at 50/s each");
-    }
-
-    #[test]
-    fn workers_that_wait_for_events_do_not_look_slow() {
-        let mut world = World::new(1);
-        for _ in 0..10 {
-            world.second(300, 50);
-        }
-        world.workers = 10;
-        for _ in 0..300 {
-            world.second(20, 50);
-        }
-        let assessment = world.second(20, 50);
-        assert_eq!(assessment.rates.per_worker, Some(50.0));
-        assert_eq!(assessment.required.workers, 1);
-    }
-
-    #[test]
-    fn a_checkpoint_that_does_not_move_is_stuck_after_the_bound_and_not_before() {
-        let mut world = World::new(1);
-        world.second(100, 50);
-        for _ in 0..299 {
-            assert!(!world.second(1, 0).stuck);
-        }
-        let assessment = world.second(1, 0);
-        assert!(assessment.stuck);
-        assert_eq!(assessment.frozen_for, Duration::from_secs(300));
-        assert!(!world.second(1, 50).stuck);
-    }
-
-    #[test]
-    fn a_checkpoint_beyond_the_head_is_a_fault_and_not_zero() {
-        let mut world = World::new(1);
-        world.second(100, 100);
-        let mut sample = world.sample();
-        sample.head = Head { raw: position(40), safe: position(40) };
-        let fault = world.model.observe(&sample, Workers::default(), BOUNDS).unwrap_err();
-        assert_eq!(fault, Fault::CheckpointBeyondHead { checkpoint: position(100), head: position(40) });
-    }
-
-    #[test]
-    fn never_committed_is_a_fault_and_not_zero() {
-        let mut world = World::new(1);
-        let sample = Sample { checkpoint: CheckpointState::NeverCommitted, pending: None, ..world.sample() };
-        assert_eq!(world.model.observe(&sample, Workers::default(), BOUNDS), Err(Fault::NeverCommitted));
-    }
-
-    #[test]
-    fn a_rewound_checkpoint_is_told_and_teaches_no_rate() {
-        let mut world = World::new(1);
-        for _ in 0..10 {
-            world.second(300, 50);
-        }
-        let known = world.second(300, 50).rates.per_worker;
-        world.done = 0;
-        let assessment = world.second(300, 0);
-        assert_eq!(assessment.rewound, Some((position(550), position(0))));
-        assert_eq!(assessment.rates.per_worker, known);
-    }
-
-    #[test]
-    fn drain_time_is_unknown_while_the_backlog_does_not_shrink() {
-        let mut world = World::new(1);
-        for _ in 0..10 {
-            world.second(300, 50);
-        }
-        assert_eq!(world.second(300, 50).drain, None);
-        world.workers = 20;
-        let assessment = world.second(300, 50);
-        let seconds = assessment.drain.unwrap().as_secs_f64();
-        let expected = as_float(assessment.pending.events) / (1000.0 - assessment.rates.arrival.unwrap());
-        assert!((seconds - expected).abs() < 1e-6, "{seconds} {expected}");
-        while world.head > world.done {
-            world.second(0, 50);
-        }
-        assert_eq!(world.second(0, 50).drain, Some(Duration::ZERO));
-    }
-}
+#[path = "model_tests.rs"]
+mod tests;

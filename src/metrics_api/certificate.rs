@@ -19,7 +19,7 @@ const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
 /// An authority and a serving certificate signed by it, in PEM.
 #[derive(Clone)]
 pub struct CertificateBundle {
-    /// The authority's certificate, which the aggregator trusts.
+    /// The authority's certificate, which the aggregator trusts, and after it the one that it replaced.
     pub ca_pem: String,
     /// The authority's private key.
     pub ca_key_pem: String,
@@ -54,6 +54,11 @@ pub enum CertificateError {
 }
 
 impl CertificateBundle {
+    /// The certificate of the authority that signed this one, in PEM, without those that it replaced.
+    pub fn authority(&self) -> &str {
+        first_pem(&self.ca_pem)
+    }
+
     /// Reads a bundle from where it was stored.
     ///
     /// # Errors
@@ -127,7 +132,13 @@ pub fn issue(service: &str, namespace: &str, now: Timestamp) -> Result<Certifica
     sign(certificate.pem(), key.serialize_pem(), service, namespace, now)
 }
 
-/// Another serving certificate by the same authority; by a new one, should the old authority expire first.
+fn first_pem(pem: &str) -> &str {
+    const END: &str = "-----END CERTIFICATE-----";
+    pem.find(END).map_or(pem, |end| &pem[..end + END.len()])
+}
+
+/// Another serving certificate by the same authority; by a new one, should the old authority expire first. The old one stays trusted
+/// beside it, for as long as somebody may still serve with its certificate.
 ///
 /// # Errors
 /// As [`issue`].
@@ -138,7 +149,9 @@ pub fn renew(
     now: Timestamp,
 ) -> Result<CertificateBundle, CertificateError> {
     if bundle.ca_not_after < later(now, VALIDITY_DAYS)? {
-        return issue(service, namespace, now);
+        let mut issued = issue(service, namespace, now)?;
+        issued.ca_pem = format!("{}\n{}\n", issued.authority().trim_end(), bundle.authority());
+        return Ok(issued);
     }
     sign(bundle.ca_pem.clone(), bundle.ca_key_pem.clone(), service, namespace, now)
 }
@@ -159,7 +172,7 @@ fn sign(
     namespace: &str,
     now: Timestamp,
 ) -> Result<CertificateBundle, CertificateError> {
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&ca_key_pem)?)?;
+    let issuer = Issuer::from_ca_cert_pem(first_pem(&ca_pem), KeyPair::from_pem(&ca_key_pem)?)?;
     let names = dns_names(service, namespace);
     let mut serving = CertificateParams::new(names.to_vec())?;
     serving.distinguished_name.push(DnType::CommonName, names[0].clone());
@@ -234,7 +247,16 @@ mod tests {
     #[test]
     fn an_authority_at_its_end_is_replaced() {
         let bundle = issued();
-        assert_ne!(renew(&bundle, "projectionist", "system", at(3_400)).unwrap().ca_pem, bundle.ca_pem);
+        let renewed = renew(&bundle, "projectionist", "system", at(3_400)).unwrap();
+        assert_ne!(renewed.authority(), bundle.authority());
+        // Both are trusted until the next change, after storage as well, and only the newer one signs.
+        let read = stored(&renewed, &renewed, &renewed, &renewed).unwrap();
+        assert_eq!(read.ca_pem.matches("BEGIN CERTIFICATE").count(), 2);
+        assert!(read.ca_pem.contains(bundle.authority()));
+        let again = renew(&read, "projectionist", "system", at(3_700)).unwrap();
+        assert_eq!(again.authority(), renewed.authority());
+        let third = renew(&again, "projectionist", "system", at(6_900)).unwrap();
+        assert_eq!(third.ca_pem.matches("BEGIN CERTIFICATE").count(), 2, "the first is forgotten by then");
     }
 
     #[test]

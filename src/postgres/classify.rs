@@ -4,17 +4,17 @@ use std::{error::Error as _, io};
 
 use tokio_postgres::{Error, error::SqlState};
 
+use super::words::{named, repeatable, shortened};
 use crate::api::Reason;
 
-/// Server messages are cut here, so that a hostile server cannot fill a status.
-const LONGEST_SERVER_MESSAGE: usize = 300;
-
 /// The reason, and what happened and what to do about it. The caller says where it happened. Holds no secret: neither the connection
-/// string nor a parameter value is ever part of such an error.
+/// string nor a parameter value nor what stands in a row is ever part of such an error.
 pub fn classify(error: &Error) -> (Reason, String) {
     if let Some(answer) = error.as_db_error() {
         let (reason, advice) = by_code(answer.code());
-        return (reason, with_advice(&shortened(answer.message()), advice));
+        let what =
+            repeatable(answer).unwrap_or_else(|| format!("{} (SQLSTATE {})", named(answer), answer.code().code()));
+        return (reason, with_advice(&what, advice));
     }
     if let Some(io_error) = error.source().and_then(|cause| cause.downcast_ref::<io::Error>())
         && let Some((reason, message)) = by_io(io_error, &error.to_string())
@@ -131,14 +131,6 @@ fn with_advice(what: &str, advice: &str) -> String {
     }
 }
 
-fn shortened(text: &str) -> String {
-    let mut short: String = text.chars().filter(|c| !c.is_control()).take(LONGEST_SERVER_MESSAGE).collect();
-    if text.chars().count() > LONGEST_SERVER_MESSAGE {
-        short.push('…');
-    }
-    short
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,10 +164,5 @@ mod tests {
         assert_eq!(by_io(&lookup, "error connecting to server").map(|found| found.0), Some(Reason::HostNotFound));
         let certificate = io::Error::new(io::ErrorKind::InvalidData, "invalid peer certificate");
         assert_eq!(by_io(&certificate, "error performing TLS handshake").map(|found| found.0), None);
-    }
-
-    #[test]
-    fn a_talkative_server_is_cut_short() {
-        assert_eq!(shortened(&"x".repeat(10_000)).chars().count(), LONGEST_SERVER_MESSAGE + 1);
     }
 }

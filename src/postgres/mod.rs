@@ -6,13 +6,17 @@
 mod classify;
 mod connect;
 mod database;
+mod positions;
 mod quote;
 pub mod safe_head;
 mod settings;
+mod sqlstate;
 mod tls;
+mod words;
 
 pub use classify::{classify, is_authentication_failure};
 pub use connect::{ConnectError, Session, connect};
 pub use database::{APPLICATION_NAME, Database, Lease, Live};
 pub use quote::{quote_identifier, quote_table, shard_expression};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
+pub use words::{is_stale_plan, named, repeatable};

@@ -19,7 +19,7 @@ use tokio_postgres::{
     types::{Kind, Type},
 };
 
-use super::{classify, quote_identifier, quote_table};
+use super::{classify, positions, quote_identifier, quote_table};
 use crate::{
     api::{EventTable, Reason},
     lag::{BlockingWriter, Position, SafeHead, Writer, WriterId},
@@ -115,8 +115,8 @@ impl Log {
     /// Checks that the table can be followed and prepares what watches it.
     ///
     /// # Errors
-    /// The table or a column is missing or has an unsuitable type, it is a view, or its sequence hands out positions in bunches
-    /// (`CACHE`), so that a later transaction may write an earlier position.
+    /// The table or a column is missing or unsuitable, positions are not unique and above 0, it is a view, or its sequence hands out
+    /// positions in bunches (`CACHE`), so that a later transaction may write an earlier position.
     pub async fn prepare(client: &Client, table: &EventTable) -> Result<Self, LogError> {
         let name = table.table.clone();
         let failed = |source| LogError::Postgres { table: name.clone(), source };
@@ -132,6 +132,9 @@ impl Log {
         );
         let kind = client.query_one(&kind, &[&regclass]).await.map_err(failed)?;
         check_kind(table, kind.try_get(0).map_err(failed)?, kind.try_get(1).map_err(failed)?)?;
+        if let Some(message) = positions::objection(client, table).await.map_err(failed)? {
+            return Err(LogError::Unsuitable { table: name, reason: Reason::PositionUnsuitable, message });
+        }
         let head = client
             .prepare(&format!(
                 "select (select max({position}) from {regclass})::bigint, pg_catalog.pg_is_in_recovery()"

@@ -6,12 +6,9 @@ use tokio::time::timeout;
 use tokio_postgres::{Error, error::SqlState};
 
 use super::{config::ConfigError, sql::SqlError};
-use crate::postgres::{ConnectError, classify, safe_head::LogError};
+use crate::postgres::{ConnectError, classify, is_stale_plan, named, repeatable, safe_head::LogError};
 
-/// The server's messages are cut here.
-const LONGEST_MESSAGE: usize = 500;
-
-/// Why a worker does not work. Holds no secret.
+/// Why a worker does not work. Holds no secret, and nothing of what an event or a row holds but position and type.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
     /// The configuration cannot be used.
@@ -30,7 +27,7 @@ pub enum ProjectorError {
     HandlerRefused {
         /// The type it is for.
         event_type: String,
-        /// The database's words.
+        /// What the database says, as far as it may be repeated.
         message: String,
     },
     /// A handler failed on an event.
@@ -42,7 +39,7 @@ pub enum ProjectorError {
         event_type: String,
         /// The event's position.
         position: i64,
-        /// The database's words.
+        /// What the database says, as far as it may be repeated.
         message: String,
     },
     /// The setup SQL failed.
@@ -135,14 +132,22 @@ impl ProjectorError {
     }
 }
 
-/// The database's own words with its code; never the detail, which quotes rows.
+/// The database's own words with its code, or where they might quote an event or a row, what kind of error it is and how to read them.
 pub(super) fn database_message(error: &Error) -> String {
     let Some(answer) = error.as_db_error() else { return classify(error).1 };
-    let mut message: String = answer.message().chars().filter(|c| !c.is_control()).take(LONGEST_MESSAGE).collect();
-    if let Some(constraint) = answer.constraint().filter(|name| !message.contains(name)) {
-        message.push_str(&format!(", constraint {constraint}"));
+    let code = answer.code().code();
+    match repeatable(answer) {
+        Some(mut words) => {
+            if let Some(constraint) = answer.constraint().filter(|name| !words.contains(name)) {
+                words.push_str(&format!(", constraint {constraint}"));
+            }
+            format!("{words} (SQLSTATE {code})")
+        }
+        None => format!(
+            "{} (SQLSTATE {code}; the database's words may quote values and are left out: to read them, run the SQL by hand in psql with the same values)",
+            named(answer)
+        ),
     }
-    format!("{message} (SQLSTATE {})", answer.code().code())
 }
 
 /// What to do after a failed statement of a handler.
@@ -168,8 +173,8 @@ pub(super) fn failure(error: &Error) -> Failure {
         _ if *code == SqlState::READ_ONLY_SQL_TRANSACTION
             || *code == SqlState::INVALID_SQL_STATEMENT_NAME
             || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
-            // "cached plan must not change result type": somebody altered a table under us.
-            || *code == SqlState::FEATURE_NOT_SUPPORTED =>
+            // Somebody altered a table under us. Others of that code, such as a unit that `date_trunc` does not know, are an event's.
+            || is_stale_plan(answer) =>
         {
             Failure::Connection
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
-use tokio_postgres::{Error, Row, Statement, types::ToSql};
+use tokio_postgres::{Error, Row, RowStream, Statement, types::ToSql};
 
 use super::{
     config::ProjectorConfig,
@@ -75,6 +75,18 @@ impl Range {
     }
 }
 
+/// What came of reading.
+#[derive(Debug)]
+pub(super) enum Fetch {
+    /// There was nothing to read.
+    Nothing,
+    /// The log does not reach as far as it was to be read any more: events were deleted since the look. What is missing may come back, so that
+    /// nothing is done with the rest.
+    WentBack,
+    /// Events, or none in a range that has none.
+    Events(Fetched),
+}
+
 /// What was read.
 #[derive(Debug)]
 pub(super) struct Fetched {
@@ -93,6 +105,7 @@ pub(super) struct Reader {
     follower: Follower,
     window: Statement,
     fetch: Statement,
+    reaches: Statement,
     /// Between these positions there are no more than [`WINDOW`] events.
     known_window: (i64, i64),
     listens: bool,
@@ -115,22 +128,24 @@ impl Reader {
             let failed = ProjectorError::doing("event source: preparing to read");
             session.client.batch_execute(SESSION).await.map_err(&failed)?;
             let log = Log::prepare(&session.client, table).await?;
-            let (window, fetch) = statements(config);
-            let window = session.client.prepare(&window).await.map_err(&failed)?;
-            let fetch = session.client.prepare(&fetch).await.map_err(&failed)?;
+            let statements = statements(config);
+            let window = session.client.prepare(&statements.window).await.map_err(&failed)?;
+            let fetch = session.client.prepare(&statements.fetch).await.map_err(&failed)?;
+            let reaches = session.client.prepare(&statements.reaches).await.map_err(&failed)?;
             if let Some(channel) = &table.notify_channel {
                 let listen = format!("listen {}", quote_identifier(channel));
                 session.client.batch_execute(&listen).await.map_err(&failed)?;
             }
-            Ok((log, window, fetch))
+            Ok((log, window, fetch, reaches))
         })
         .await
-        .map(|(log, window, fetch)| Self {
+        .map(|(log, window, fetch, reaches)| Self {
             session,
             log,
             follower: Follower::default(),
             window,
             fetch,
+            reaches,
             known_window: (0, 0),
             listens: config.event_table.notify_channel.is_some(),
             types,
@@ -158,36 +173,27 @@ impl Reader {
         .await
     }
 
-    /// Reads up to `limit` events; `None` when the range is empty. `range` must not reach beyond the safe head.
-    pub(super) async fn fetch(&mut self, range: &Range, limit: usize) -> Result<Option<Fetched>, ProjectorError> {
-        let Some(bounds) = range.bounds() else { return Ok(None) };
+    /// Reads up to `limit` events. `range` must not reach beyond the safe head.
+    pub(super) async fn fetch(&mut self, range: &Range, limit: usize) -> Result<Fetch, ProjectorError> {
+        let Some(bounds) = range.bounds() else { return Ok(Fetch::Nothing) };
         let doing = "event source: reading events";
-        within(doing, DEADLINE, async {
-            self.read(range, bounds, limit).await.map(Some).map_err(ProjectorError::doing(doing))
-        })
-        .await
+        within(doing, DEADLINE, async { self.read(range, bounds, limit).await.map_err(ProjectorError::doing(doing)) })
+            .await
     }
 
-    async fn read(&mut self, range: &Range, (from, until): (i64, i64), limit: usize) -> Result<Fetched, Error> {
-        let mut reach = self.window_end(from, until).await?;
+    async fn read(&mut self, range: &Range, (from, until): (i64, i64), limit: usize) -> Result<Fetch, Error> {
+        let end = self.window_end(from, until).await?;
         let limit_sql = i64::try_from(limit).unwrap_or(i64::MAX);
-        let parameters: [&(dyn ToSql + Sync); 6] = [&from, &reach, &self.types, &range.after, &range.until, &limit_sql];
-        let rows = self.session.client.query_raw(&self.fetch, parameters).await?;
-        pin_mut!(rows);
-        let (mut events, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = rows.next().await {
-            let event = event(&row?)?;
-            bytes += event.data.as_ref().map_or(0, |data| data.0.len());
-            events.push(event);
-            if bytes > MOST_BYTES {
-                break;
-            }
-        }
-        let cut = bytes > MOST_BYTES;
-        if let Some(last) = events.last().filter(|_| cut || events.len() >= limit) {
-            reach = last.position;
-        }
-        Ok(Fetched { events, reach, cut })
+        let parameters: [&(dyn ToSql + Sync); 6] = [&from, &end, &self.types, &range.after, &range.until, &limit_sql];
+        let rows = async {
+            let rows = self.session.client.query_raw(&self.fetch, parameters).await?;
+            collect(rows, limit, end).await
+        };
+        // Sent together, and answered one after the other: a log that reaches the end afterwards did so when it was read.
+        let end_only: [&(dyn ToSql + Sync); 1] = [&end];
+        let (fetched, reaches) = tokio::join!(biased; rows, self.session.client.query_one(&self.reaches, &end_only));
+        let (fetched, reaches) = (fetched?, reaches?.try_get::<_, bool>(0)?);
+        Ok(if reaches { Fetch::Events(fetched) } else { Fetch::WentBack })
     }
 
     /// The position up to which one statement may look, beginning after `from`.
@@ -220,7 +226,30 @@ impl Reader {
     }
 }
 
-fn statements(config: &ProjectorConfig) -> (String, String) {
+/// Takes rows up to a limit of number and size; `end` is how far they would go.
+async fn collect(rows: RowStream, limit: usize, end: i64) -> Result<Fetched, Error> {
+    pin_mut!(rows);
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next().await {
+        let event = event(&row?)?;
+        bytes += event.data.as_ref().map_or(0, |data| data.0.len());
+        events.push(event);
+        if bytes > MOST_BYTES {
+            break;
+        }
+    }
+    let cut = bytes > MOST_BYTES;
+    let last = events.last().filter(|_| cut || events.len() >= limit).map(|last| last.position);
+    Ok(Fetched { events, reach: last.unwrap_or(end), cut })
+}
+
+struct Statements {
+    window: String,
+    fetch: String,
+    reaches: String,
+}
+
+fn statements(config: &ProjectorConfig) -> Statements {
     let table = &config.event_table;
     let from = quote_table(&table.table);
     let position = quote_identifier(&table.position);
@@ -241,7 +270,8 @@ fn statements(config: &ProjectorConfig) -> (String, String) {
              and {position} > ($4::bigint[])[{shard} + 1] and {position} <= ($5::bigint[])[{shard} + 1]
          order by {position} limit $6::bigint"
     );
-    (window, fetch)
+    let reaches = format!("select exists (select from {from} where {position} >= $1::bigint)");
+    Statements { window, fetch, reaches }
 }
 
 fn event(row: &Row) -> Result<Event, Error> {

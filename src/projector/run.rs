@@ -33,8 +33,12 @@ pub struct RunOptions {
     pub config: ProjectorConfig,
     /// The event source's connection string.
     pub event_source_url: String,
+    /// The authority that signed its certificate (PEM); `None`: a public one.
+    pub event_source_ca: Option<String>,
     /// The read store's connection string.
     pub read_store_url: String,
+    /// The authority that signed its certificate (PEM); `None`: a public one.
+    pub read_store_ca: Option<String>,
     /// Tells this worker from the others of the projection: the pod's name.
     pub worker_name: String,
     /// Where to serve `/healthz` and `/readyz`.
@@ -59,16 +63,29 @@ struct Life {
 /// What only another configuration can mend: a handler that is no statement, another number of shards than the checkpoints were made for,
 /// a connection string that cannot be read, a health address that is taken. And when the batch in hand did not end in time after `shutdown`.
 pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Result<(), ProjectorError> {
-    let RunOptions { config, event_source_url, read_store_url, worker_name, health_listen } = options;
+    let RunOptions {
+        config,
+        event_source_url,
+        event_source_ca,
+        read_store_url,
+        read_store_ca,
+        worker_name,
+        health_listen,
+    } = options;
     config.check()?;
-    let settings = |what, url: &str| {
-        ConnectionSettings::parse(url).map_err(|source| ProjectorError::ConnectionString { what, source })
+    let settings = |what, url: &str, ca: Option<String>| {
+        let settings = ConnectionSettings::parse(url);
+        let settings = settings.map_err(|source| ProjectorError::ConnectionString { what, source })?;
+        Ok::<_, ProjectorError>(match ca {
+            Some(ca) => settings.with_ca(ca.as_bytes()),
+            None => settings,
+        })
     };
     let life = Life {
         mapping: Mapping::parse(&config.handlers)?,
         tables: Tables::of(&config),
-        source: settings("EVENT_SOURCE_URL", &event_source_url)?,
-        store: settings("READ_STORE_URL", &read_store_url)?,
+        source: settings("EVENT_SOURCE_URL", &event_source_url, event_source_ca)?,
+        store: settings("READ_STORE_URL", &read_store_url, read_store_ca)?,
         application: application_name(&config.projection),
         name: worker_name,
         health: Health::default(),

@@ -17,7 +17,7 @@ use super::{
     batch::{self, Failed, Pace},
     checkpoint::{Held, Rows, Tables},
     error::{Failure, ProjectorError, database_message, failure},
-    events::{Fetched, Range, Reader},
+    events::{Fetch, Fetched, Range, Reader},
     health::Health,
     mapping::{Event, Handlers},
     members::{self, View},
@@ -206,9 +206,17 @@ impl Worker {
             (range, retrying) = self.range();
         }
         let limit = if retrying { 1 } else { self.limit };
-        let Some(fetched) = self.reader.fetch(&range, limit).await? else {
-            self.commit_idle().await?;
-            return Ok(Step::Rest(self.rest(blocked)));
+        let fetched = match self.reader.fetch(&range, limit).await? {
+            Fetch::Events(fetched) => fetched,
+            Fetch::Nothing => {
+                self.commit_idle().await?;
+                return Ok(Step::Rest(self.rest(blocked)));
+            }
+            Fetch::WentBack => {
+                // To be looked for anew before anything else is read.
+                self.safe = i64::MIN;
+                return Ok(Step::Rest(self.rest(false)));
+            }
         };
         self.pause = SOON;
         if fetched.cut {

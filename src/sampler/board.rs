@@ -10,8 +10,8 @@ use kube::ResourceExt;
 
 use super::plan::key_of;
 use crate::{
-    api::{Checkpoint, Ordering, Projection, ReadStore, Reason, Source},
-    lag::{Bounds, Fault, Model, Sample, Workers},
+    api::{Checkpoint, ConditionType, Ordering, Projection, ReadStore, Reason, Source},
+    lag::{Bounds, Fault, Model, Position, Sample, Workers},
     snapshot::{Measured, Observation, ProjectionKey, Snapshot, Unknown},
 };
 
@@ -222,7 +222,19 @@ fn remembering(projection: &Projection) -> Model {
     let status = projection.status.as_ref();
     let per_worker = status.and_then(|status| status.rates.as_ref()).and_then(|rates| rates.per_worker_per_second);
     let required = status.and_then(|status| status.workers.as_ref()).and_then(|workers| workers.required);
-    Model::remembering(per_worker, required.and_then(|required| u32::try_from(required).ok()))
+    let required = required.and_then(|required| u32::try_from(required).ok());
+    Model::remembering(per_worker, required, stuck_at(projection))
+}
+
+/// Where the checkpoint was stuck by the last word about this spec: an alert that is on must not go off because the operator starts anew.
+/// A checkpoint that was not stuck yet is watched anew, since nobody writes down when it moved last: that would cost a write for each move.
+fn stuck_at(projection: &Projection) -> Option<Position> {
+    let status = projection.status.as_ref()?;
+    let stuck = status.conditions.iter().any(|condition| {
+        condition.type_ == ConditionType::Progressing.as_str() && condition.reason == Reason::CheckpointFrozen.as_str()
+    });
+    let current = status.observed_generation == projection.metadata.generation;
+    status.checkpoint.as_ref().filter(|_| stuck && current)?.parse().ok().map(Position)
 }
 
 fn workers(projection: &Projection) -> Workers {

@@ -181,3 +181,27 @@ fn shards_limit_only_workers_that_keep_an_order() {
     projection.spec.scaling.ordering = Ordering::None;
     assert_eq!(bounds(&projection).shards, None);
 }
+
+#[test]
+fn stuck_by_the_last_word_about_this_spec_is_stuck_from_the_first_sample_on() {
+    let stuck_after_restart = |checkpoint: &str, observed_generation: i64, reason: &str| {
+        let mut a = projection("a", "1", "events");
+        Arc::make_mut(&mut a).status = Some(
+            serde_json::from_value(serde_json::json!({
+                "observedGeneration": observed_generation,
+                "checkpoint": checkpoint,
+                "conditions": [{ "type": "Progressing", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+            }))
+            .unwrap(),
+        );
+        let mut board = Board::default();
+        board.sync(&[Arc::clone(&a)]);
+        board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+        let snapshot = board.snapshot().unwrap();
+        snapshot.get("shop", "a").unwrap().measured.as_ref().unwrap().assessment.stuck
+    };
+    assert!(stuck_after_restart("90", 1, "CheckpointFrozen"));
+    assert!(!stuck_after_restart("80", 1, "CheckpointFrozen"), "it moved meanwhile");
+    assert!(!stuck_after_restart("90", 0, "CheckpointFrozen"), "said about another source, perhaps");
+    assert!(!stuck_after_restart("90", 1, "AsExpected"));
+}

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +15,7 @@ use crate::{
     snapshot::{ProjectionKey, Unknown},
 };
 
-/// The name of a connection string: namespace, Secret and key.
+/// One value in a Secret.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SecretName {
     /// The Secret's (and the Projection's) namespace.
@@ -23,6 +24,21 @@ pub struct SecretName {
     pub name: String,
     /// The key in it.
     pub key: String,
+}
+
+impl fmt::Display for SecretName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret {}/{}, key {}", self.namespace, self.name, self.key)
+    }
+}
+
+/// What a connection is made of.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ConnectionName {
+    /// The connection string.
+    pub url: SecretName,
+    /// The certificate authority, where it is not a public one.
+    pub ca: Option<SecretName>,
 }
 
 /// What measuring one projection takes.
@@ -35,11 +51,11 @@ pub struct Need {
     /// The generation of its spec.
     pub generation: i64,
     /// Where the events are.
-    pub events: SecretName,
+    pub events: ConnectionName,
     /// The event table.
     pub table: EventTable,
     /// Where the checkpoint is.
-    pub store: SecretName,
+    pub store: ConnectionName,
     /// The checkpoint.
     pub checkpoint: CheckpointLocation,
     /// The lag target.
@@ -88,17 +104,21 @@ pub fn need(projection: &Projection) -> Result<Need, Unknown> {
     let checkpoint = spec
         .checkpoint_location(&key.namespace, &key.name)
         .ok_or_else(|| invalid("spec.checkpoint is missing: where does the projector commit how far it has come?"))?;
-    let secret = |connection: &Connection| SecretName {
+    let secret = |name: &str, secret_key: &str| SecretName {
         namespace: Arc::clone(&key.namespace),
-        name: connection.secret_ref.name.clone(),
-        key: connection.secret_ref.key.clone(),
+        name: name.to_owned(),
+        key: secret_key.to_owned(),
+    };
+    let connection = |Connection { secret_ref, ca_secret_ref }: &Connection| ConnectionName {
+        url: secret(&secret_ref.name, &secret_ref.key),
+        ca: ca_secret_ref.as_ref().map(|ca| secret(&ca.name, &ca.key)),
     };
     Ok(Need {
         uid: projection.uid().unwrap_or_default().into(),
         generation: projection.metadata.generation.unwrap_or_default(),
-        events: secret(&source.connection),
+        events: connection(&source.connection),
         table: source.event_table.clone(),
-        store: secret(&store.connection),
+        store: connection(&store.connection),
         checkpoint,
         target: spec.lag.target.0,
         key,
@@ -106,21 +126,17 @@ pub fn need(projection: &Projection) -> Result<Need, Unknown> {
 }
 
 /// Groups the needs by database.
-pub fn plan(needs: Vec<Need>, settings: &HashMap<SecretName, Result<ConnectionSettings, Unknown>>) -> Plan {
+pub fn plan(needs: Vec<Need>, settings: &HashMap<ConnectionName, Result<ConnectionSettings, Unknown>>) -> Plan {
     let mut plan = Plan::default();
     for need in needs {
-        let identity = |secret: &SecretName, field: &str| match settings.get(secret) {
+        let identity = |name: &ConnectionName, field: &str| match settings.get(name) {
             Some(Ok(settings)) => Ok(settings.identity()),
-            Some(Err(unknown)) => Err(Unknown {
-                reason: unknown.reason,
-                message: format!(
-                    "{field}: Secret {}/{}, key {}: {}",
-                    secret.namespace, secret.name, secret.key, unknown.message
-                ),
-            }),
+            Some(Err(unknown)) => {
+                Err(Unknown { reason: unknown.reason, message: format!("{field}: {}", unknown.message) })
+            }
             None => Err(Unknown {
                 reason: Reason::NotMeasuredYet,
-                message: format!("Secret {}/{} has not been read yet", secret.namespace, secret.name),
+                message: format!("{field}: {} has not been read yet", name.url),
             }),
         };
         let both = identity(&need.events, "spec.source.postgres.connection")
@@ -166,8 +182,9 @@ mod tests {
         .unwrap()
     }
 
-    fn settings(pairs: &[(&str, &str)]) -> HashMap<SecretName, Result<ConnectionSettings, Unknown>> {
-        let name = |name: &str| SecretName { namespace: "shop".into(), name: name.to_owned(), key: "url".to_owned() };
+    fn settings(pairs: &[(&str, &str)]) -> HashMap<ConnectionName, Result<ConnectionSettings, Unknown>> {
+        let secret = |name: &str| SecretName { namespace: "shop".into(), name: name.to_owned(), key: "url".to_owned() };
+        let name = |name: &str| ConnectionName { url: secret(name), ca: None };
         pairs.iter().map(|(secret, url)| (name(secret), Ok(ConnectionSettings::parse(url).unwrap()))).collect()
     }
 
@@ -194,12 +211,12 @@ mod tests {
             .map(|(n, s)| need(&projection(n, s, "good", "30s")).unwrap());
         let mut known = settings(&[("good", "postgres://u:p@db/events"), ("bad", "postgres://u:p@db/events")]);
         let missing = Unknown { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
-        *known.iter_mut().find(|(name, _)| name.name == "bad").unwrap().1 = Err(missing);
+        *known.iter_mut().find(|(name, _)| name.url.name == "bad").unwrap().1 = Err(missing);
         let plan = plan(needs.to_vec(), &known);
         assert_eq!(plan.sources.values().map(|source| source.asks.len()).sum::<usize>(), 1);
         let reasons: Vec<Reason> = plan.failures.iter().map(|(_, unknown)| unknown.reason).collect();
         assert_eq!(reasons, [Reason::SecretNotFound, Reason::NotMeasuredYet]);
-        assert!(plan.failures[0].1.message.contains("spec.source.postgres.connection: Secret shop/bad"));
+        assert_eq!(plan.failures[0].1.message, "spec.source.postgres.connection: there is none");
     }
 
     #[test]

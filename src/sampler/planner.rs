@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     AbortOnDrop, SamplerMetrics, Secrets,
     board::Reported,
-    plan::{Need, Plan, SecretName, SourcePlan, key_of, need, plan},
+    plan::{ConnectionName, Need, Plan, SourcePlan, key_of, need, plan},
     poll::{Work, poll},
     secrets::SecretCache,
 };
@@ -43,7 +43,7 @@ pub(super) struct Planner {
     started: Instant,
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
     running: HashMap<ConnectionIdentity, Running>,
-    needed: HashMap<ProjectionKey, [SecretName; 2]>,
+    needed: HashMap<ProjectionKey, [ConnectionName; 2]>,
 }
 
 struct Running {
@@ -106,7 +106,7 @@ impl Planner {
             }
         }
         self.needed = needs.iter().map(|need| (need.key.clone(), [need.events.clone(), need.store.clone()])).collect();
-        let names: HashSet<SecretName> = self.needed.values().flatten().cloned().collect();
+        let names: HashSet<ConnectionName> = self.needed.values().flatten().cloned().collect();
         self.cache.refresh(names, &self.secrets).await;
         let Plan { sources, failures, databases } = plan(needs, &self.cache.settings());
         for (need, unknown) in failures {

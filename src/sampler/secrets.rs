@@ -10,7 +10,7 @@ use std::{
 use futures::{StreamExt, future::BoxFuture};
 use tokio::time::{Instant, timeout};
 
-use super::plan::SecretName;
+use super::plan::{ConnectionName, SecretName};
 use crate::{api::Reason, postgres::ConnectionSettings, snapshot::Unknown};
 
 /// The largest value that is read from a Secret, in bytes.
@@ -41,7 +41,7 @@ pub trait Secrets: Send + Sync + 'static {
 /// What was read, with its age.
 #[derive(Default)]
 pub(super) struct SecretCache {
-    entries: HashMap<SecretName, Entry>,
+    entries: HashMap<ConnectionName, Entry>,
 }
 
 struct Entry {
@@ -51,22 +51,21 @@ struct Entry {
 
 impl SecretCache {
     /// Forgets names that nobody needs and reads those that are missing or old.
-    pub(super) async fn refresh(&mut self, needed: HashSet<SecretName>, secrets: &Arc<dyn Secrets>) {
+    pub(super) async fn refresh(&mut self, needed: HashSet<ConnectionName>, secrets: &Arc<dyn Secrets>) {
         self.entries.retain(|name, _| needed.contains(name));
         let now = Instant::now();
         let due = needed.into_iter().filter(|name| self.entries.get(name).is_none_or(|entry| entry.is_due(now)));
-        let due: Vec<SecretName> = due.collect();
+        let due: Vec<ConnectionName> = due.collect();
         let mut reading = futures::stream::iter(due)
             .map(|name| {
                 let secrets = Arc::clone(secrets);
                 async move {
-                    let value = timeout(DEADLINE, secrets.get(&name.namespace, &name.name, &name.key)).await;
-                    (name, value.unwrap_or_else(|_| Err(no_answer())))
+                    let settings = settings(&name, &secrets).await;
+                    (name, settings)
                 }
             })
             .buffer_unordered(AT_ONCE);
-        while let Some((name, value)) = reading.next().await {
-            let settings = value.and_then(|text| parse(&text));
+        while let Some((name, settings)) = reading.next().await {
             // That the cluster does not answer says nothing about the Secret.
             let unanswered = settings.as_ref().is_err_and(|unknown| !is_answer(unknown.reason));
             match self.entries.get_mut(&name).filter(|entry| unanswered && entry.settings.is_ok()) {
@@ -79,7 +78,7 @@ impl SecretCache {
     }
 
     /// Makes these be read anew, unless that has only just been done.
-    pub(super) fn distrust(&mut self, names: impl IntoIterator<Item = SecretName>) {
+    pub(super) fn distrust(&mut self, names: impl IntoIterator<Item = ConnectionName>) {
         let now = Instant::now();
         for name in names {
             if let Some(entry) = self.entries.get_mut(&name)
@@ -91,7 +90,7 @@ impl SecretCache {
         }
     }
 
-    pub(super) fn settings(&self) -> HashMap<SecretName, Result<ConnectionSettings, Unknown>> {
+    pub(super) fn settings(&self) -> HashMap<ConnectionName, Result<ConnectionSettings, Unknown>> {
         self.entries.iter().map(|(name, entry)| (name.clone(), entry.settings.clone())).collect()
     }
 }
@@ -101,6 +100,32 @@ impl Entry {
         let trusted_for = if self.settings.is_ok() { TRUST_FOR } else { RETRY_FAILED_AFTER };
         now.duration_since(self.read) >= trusted_for
     }
+}
+
+/// Reads what a connection is made of. A failure names the Secret that it is about.
+async fn settings(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<ConnectionSettings, Unknown> {
+    let ConnectionName { url, ca } = name;
+    let settings = parse(&read(url, secrets).await?).map_err(|unknown| about(url, &unknown))?;
+    let Some(ca) = ca else { return Ok(settings) };
+    let pem = read(ca, secrets).await?;
+    if !settings.verifies_certificate() {
+        return Err(Unknown {
+            reason: Reason::ConnectionStringInvalid,
+            message: format!(
+                "{url}: {ca} holds a certificate authority, and this sslmode verifies nothing: add sslmode=verify-full"
+            ),
+        });
+    }
+    Ok(settings.with_ca(pem.0.as_bytes()))
+}
+
+async fn read(name: &SecretName, secrets: &Arc<dyn Secrets>) -> Result<SecretText, Unknown> {
+    let value = timeout(DEADLINE, secrets.get(&name.namespace, &name.name, &name.key)).await;
+    value.unwrap_or_else(|_| Err(no_answer())).map_err(|unknown| about(name, &unknown))
+}
+
+fn about(name: &SecretName, unknown: &Unknown) -> Unknown {
+    Unknown { reason: unknown.reason, message: format!("{name}: {}", unknown.message) }
 }
 
 fn parse(text: &SecretText) -> Result<ConnectionSettings, Unknown> {
@@ -141,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_api_server_that_is_away_says_nothing_about_a_secret_but_a_deleted_one_does() {
-        let name = SecretName { namespace: "shop".into(), name: "db".to_owned(), key: "url".to_owned() };
+        let name = ConnectionName { url: secret("db", "url"), ca: None };
         let gone = Unknown { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
         let good = SecretText("postgres://u:p@db/events".to_owned());
         let secrets: Arc<dyn Secrets> = Arc::new(Answers(Mutex::new(vec![Err(gone), Err(no_answer()), Ok(good)])));
@@ -156,6 +181,32 @@ mod tests {
         assert_eq!(after_reading().await, None);
         assert_eq!(after_reading().await, None, "not answered: the last value holds");
         assert_eq!(after_reading().await, Some(Reason::SecretNotFound));
+    }
+
+    fn secret(name: &str, key: &str) -> SecretName {
+        SecretName { namespace: "shop".into(), name: name.to_owned(), key: key.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn an_authority_makes_another_connection_and_is_no_use_where_nothing_is_verified() {
+        let name = ConnectionName { url: secret("db", "url"), ca: Some(secret("ca", "ca.crt")) };
+        let read = async |url: &str, ca: Result<SecretText, Unknown>| {
+            let secrets: Arc<dyn Secrets> = Arc::new(Answers(Mutex::new(vec![ca, Ok(SecretText(url.to_owned()))])));
+            settings(&name, &secrets).await
+        };
+        let pem = || Ok(SecretText("-----BEGIN CERTIFICATE-----".to_owned()));
+        let verifying = "postgres://u:hunter2@db/events?sslmode=verify-full";
+        let with = read(verifying, pem()).await.unwrap();
+        assert_ne!(with.identity(), ConnectionSettings::parse(verifying).unwrap().identity());
+        let idle = read("postgres://u:hunter2@db/events", pem()).await.unwrap_err();
+        assert_eq!(idle.reason, Reason::ConnectionStringInvalid);
+        assert_eq!(
+            idle.message,
+            "Secret shop/db, key url: Secret shop/ca, key ca.crt holds a certificate authority, and this sslmode verifies nothing: add sslmode=verify-full"
+        );
+        let gone = Unknown { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() };
+        let missing = read(verifying, Err(gone)).await.unwrap_err();
+        assert_eq!(missing.message, "Secret shop/ca, key ca.crt: there is no such Secret");
     }
 
     #[test]

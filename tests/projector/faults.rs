@@ -1,6 +1,9 @@
 //! Writers in flight, and databases that go away.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use serde_json::json;
 use test_cluster::{Postgres, always_is, eventually_is};
@@ -33,39 +36,28 @@ async fn an_event_that_commits_late_is_waited_for_and_handled_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_without_a_pause_do_not_keep_events_waiting() {
-    let shop = Workshop::open("busy_writers", "insert into applied (position, stream, n) select :position, extract(epoch from clock_timestamp() - :recorded_at)::text, (:data->>'n')::bigint").await;
+    let shop = Workshop::open("busy_writers", APPLY).await;
     let worker = shop.start("a");
     shop.shared(&[12]).await;
-    let until = Instant::now() + Duration::from_secs(4);
-    let writers = (0..4).map(|_| async {
+    let enough = AtomicBool::new(false);
+    let writers = futures::future::join_all((0..4).map(|_| async {
         let client = server().connect("busy_writers_events").await.unwrap();
         let mut appended = 0;
-        while Instant::now() < until {
+        while !enough.load(Ordering::Relaxed) {
             // At every moment several transactions are open that have written.
-            client.batch_execute("begin").await.unwrap();
-            client.batch_execute("insert into events (stream, type, data, recorded_at) values ('cart', 'Counted', '{\"n\": 1}', clock_timestamp()); select pg_sleep(0.03); commit").await.unwrap();
+            client.batch_execute(&format!("begin; {APPEND}; select pg_sleep(0.03); commit")).await.unwrap();
             appended += 1;
         }
         appended
-    });
-    let appended: i64 = futures::future::join_all(writers).await.into_iter().sum();
-    shop.applied(appended).await;
-    let late: Vec<f64> = shop
-        .store
-        .query_one(
-            "select percentile_disc(array[0.5, 0.99, 1]) within group (order by stream::float8) from applied",
-            &[],
-        )
-        .await
-        .unwrap()
-        .get(0);
-    println!(
-        "{appended} events by four overlapping writers: append to effect p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
-        late[0] * 1e3,
-        late[1] * 1e3,
-        late[2] * 1e3
-    );
-    assert!(late[1] < 1.0, "{late:?}");
+    }));
+    let handled = async {
+        let count = || shop.try_ask::<i64>("select count(*) from applied");
+        let seen = eventually_is(PATIENCE, "events are handled between the writers", |count| *count >= 50, count).await;
+        enough.store(true, Ordering::Relaxed);
+        seen.unwrap()
+    };
+    let (appended, _): (Vec<i64>, _) = tokio::join!(writers, handled);
+    shop.assert_exact(appended.into_iter().sum()).await;
     worker.stop().await;
 }
 
@@ -79,10 +71,8 @@ async fn a_writer_that_never_ends_does_not_keep_what_has_no_gap_before_it_waitin
     let worker = shop.start("a");
     shop.applied(10).await;
     for n in 0..5 {
-        let started = Instant::now();
         shop.events.append("cart", "Counted", &json!({"n": n})).await.unwrap();
         shop.applied(11 + n).await;
-        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     }
     endless.batch_execute("commit").await.unwrap();
     worker.stop().await;
@@ -104,6 +94,29 @@ async fn after_a_restart_of_the_database_it_goes_on_by_itself() {
     let store = server.connect("restarted_reads").await.unwrap();
     let shop = Workshop { events, store, ..shop };
     shop.assert_exact(1_000).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_gone_and_come_back_are_not_passed_over() {
+    let handler = "insert into applied (position, stream, n) select :position, :stream, (:data->>'n')::bigint from pg_sleep(0.02)";
+    let mut shop = Workshop::open("restored", handler).await;
+    shop.config.batch_size = 10;
+    let worker = shop.start("a");
+    shop.shared(&[12]).await;
+    shop.events.append_events(400).await.unwrap();
+    let count = || shop.try_ask::<i64>("select count(*) from applied");
+    eventually_is(PATIENCE, "some are handled", |count| *count > 0, count).await.unwrap();
+    // As when an older backup is put into the running database, and then a newer one.
+    let events = shop.events.client();
+    events.batch_execute("create table newer as select * from events; delete from events").await.unwrap();
+    let handled: i64 = shop.ask("select count(*) from applied").await;
+    assert!(handled < 400, "nothing was left to pass over");
+    let still = Duration::from_secs(2);
+    let furthest = || shop.try_ask::<i64>("select max(position) from projectionist_checkpoints");
+    always_is(still, "nobody goes on beyond the end", |position| *position < 400, furthest).await.unwrap();
+    events.batch_execute("insert into events overriding system value select * from newer").await.unwrap();
+    shop.assert_exact(400).await;
     worker.stop().await;
 }
 
@@ -134,11 +147,7 @@ async fn without_notifications_events_are_found_by_looking() {
     shop.config.event_table.notify_channel = None;
     let worker = shop.start("a");
     shop.shared(&[12]).await;
-    let started = Instant::now();
     shop.events.append_events(1).await.unwrap();
-    eventually_is(PATIENCE, "it is found", |n| *n == 1, || shop.try_ask::<i64>("select count(*) from applied"))
-        .await
-        .unwrap();
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    shop.applied(1).await;
     worker.stop().await;
 }

@@ -82,7 +82,9 @@ impl Workshop {
         RunOptions {
             config: self.config.clone(),
             event_source_url: self.source_url.clone(),
+            event_source_ca: None,
             read_store_url: self.store_url.clone(),
+            read_store_ca: None,
             worker_name: worker.to_owned(),
             health_listen: None,
         }
@@ -101,21 +103,24 @@ impl Workshop {
 
     /// Starts a worker as a process of its own, as in a pod; it can be killed.
     pub(crate) fn start_process(&self, worker: &str) -> Process {
+        let health = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let files = tempfile::tempdir().unwrap();
+        let output = std::fs::File::create(files.path().join("output")).unwrap();
         let config = files.path().join("projector.json");
         std::fs::write(&config, serde_json::to_string(&self.config).unwrap()).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_projectionist"))
-            .args(["projector", "--health-listen=127.0.0.1:0", "--config"])
+            .args(["projector", &format!("--health-listen={health}"), "--config"])
             .arg(&config)
+            .env("PROJECTIONIST_LOG_LEVEL", "trace")
             .env("EVENT_SOURCE_URL", &self.source_url)
             .env("READ_STORE_URL", &self.store_url)
             .env("PROJECTION_WORKER", worker)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
             .spawn()
             .unwrap();
-        Process { child, _files: files }
+        Process { child, health, files }
     }
 
     /// One value from the read store.
@@ -207,11 +212,7 @@ impl Worker {
 
     /// The answer of `/readyz`.
     pub(crate) async fn readiness(&self) -> anyhow::Result<String> {
-        let mut connection = TcpStream::connect(self.health).await?;
-        connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await?;
-        Ok(answer)
+        readiness(self.health).await
     }
 
     /// Waits until it is ready, or says this.
@@ -228,16 +229,35 @@ impl Drop for Worker {
     }
 }
 
+async fn readiness(health: SocketAddr) -> anyhow::Result<String> {
+    let mut connection = TcpStream::connect(health).await?;
+    connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
 /// A worker as a process; killed when dropped.
 pub(crate) struct Process {
     child: Child,
-    _files: tempfile::TempDir,
+    health: SocketAddr,
+    files: tempfile::TempDir,
 }
 
 impl Process {
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
+    }
+
+    /// All that it has written so far, of every level.
+    pub(crate) fn output(&self) -> String {
+        std::fs::read_to_string(self.files.path().join("output")).unwrap()
+    }
+
+    /// The answer of `/readyz`.
+    pub(crate) async fn readiness(&self) -> anyhow::Result<String> {
+        readiness(self.health).await
     }
 
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {

@@ -5,6 +5,7 @@
 
 mod autoscaling;
 mod causes;
+mod installation;
 mod lifecycle;
 mod metrics_reads;
 mod operator_faults;
@@ -15,4 +16,3 @@ mod sharing;
 mod shop;
 mod source_faults;
 mod stage;
-mod uninstall;

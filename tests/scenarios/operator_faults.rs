@@ -10,7 +10,7 @@ use kube::{Api, api::DeleteParams};
 use serde_json::json;
 use test_cluster::{eventually, eventually_is};
 
-use crate::shop::Shop;
+use crate::shop::{Shop, busy};
 use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 
 /// Reads a metric through the aggregator about 50 times a second until told to stop.
@@ -63,16 +63,12 @@ async fn without_a_failed_read(
     Ok(())
 }
 
-async fn shop_metric(shop: &Shop<'_>) -> Result<bool> {
-    shop.metric("projection_pending_events", "orders").await.map(|_| true)
-}
-
 #[test]
 fn an_upgrade_of_the_operator_fails_no_metric_read() {
     let _turn = alone();
     play(|stage| async move {
         without_a_failed_read(stage, "upgrade", async |shop: &Shop<'_>| {
-            stage.helm_upgrade(&["--set=podAnnotations.upgraded=yes"])?;
+            stage.cluster.install_operator(&["--set=podAnnotations.upgraded=yes"])?;
             stage.operator_is_whole(&shop.client).await
         })
         .await
@@ -102,20 +98,22 @@ fn a_killed_leader_is_followed_by_the_other_replica() {
 }
 
 #[test]
-fn with_the_whole_operator_gone_the_workers_go_on() {
+fn with_the_whole_operator_gone_the_workers_are_held_and_go_on() {
     let _turn = alone();
     play(|stage| async move {
-        let shop = Shop::open(stage, "gone").await?;
-        shop.apply(&shop.projection("orders", &json!({})))?;
-        shop.workers_are("orders", "the worker is ready", |ready| ready == 1).await?;
+        let shop = busy(stage, &stage.postgres, "gone").await?;
         stage.cluster.kubectl(&["scale", "deployment/projectionist", "--replicas=0", "-n", SYSTEM])?;
         let pods = || async { Ok::<_, anyhow::Error>(stage.operator_pods(&shop.client).await?.is_empty()) };
         eventually(PATIENCE, "the operator is gone", pods).await?;
+        let unavailable = || shop.refusal("projection_required_workers", "orders");
+        let (code, message) = eventually(PATIENCE, "the metric is an error", unavailable).await?;
+        ensure!(code == 503, "{code} {message}");
+        shop.holds_four_workers().await?;
         shop.events.append_events(100).await?;
         shop.read_model_is_whole("orders").await?;
-        ensure!(shop.replicas("orders").await? >= 1);
+        ensure!(shop.replicas("orders").await? == 4, "workers were taken away because nobody measured");
         stage.cluster.kubectl(&["scale", "deployment/projectionist", "--replicas=2", "-n", SYSTEM])?;
         stage.operator_is_whole(&shop.client).await?;
-        eventually(PATIENCE, "the metric is back", || shop_metric(&shop)).await
+        shop.metric_is("projection_pending_events", "orders", |value| value == "0").await
     });
 }

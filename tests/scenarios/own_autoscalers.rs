@@ -251,7 +251,7 @@ fn the_chart_leaves_a_group_alone_that_somebody_else_holds_and_takes_it_when_it_
     let _turn = alone();
     play(|stage| async move {
         let names = || stage.cluster.kubectl(&["get", "apiservices", "-o", "name"]);
-        stage.helm_upgrade(&["--set=customMetrics.enabled=false"])?;
+        stage.cluster.install_operator(&["--set=customMetrics.enabled=false"])?;
         ensure!(!names()?.contains("custom.metrics.k8s.io"), "{}", names()?);
         // Without a service it leads to the API server itself: somebody else's in any case.
         let foreign = json!({
@@ -260,7 +260,7 @@ fn the_chart_leaves_a_group_alone_that_somebody_else_holds_and_takes_it_when_it_
             "spec": {"group": "custom.metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100},
         });
         stage.cluster.apply(&foreign.to_string())?;
-        let upgraded = stage.helm_upgrade(&[]);
+        let upgraded = stage.cluster.install_operator(&[]);
         let beside = names()?;
         let held = stage.cluster.kubectl(&["get", "apiservice", "v1beta1.custom.metrics.k8s.io", "-o", "json"])?;
         stage.cluster.kubectl(&["delete", "apiservice", "v1beta1.custom.metrics.k8s.io"])?;
@@ -269,14 +269,14 @@ fn the_chart_leaves_a_group_alone_that_somebody_else_holds_and_takes_it_when_it_
         let held: Value = serde_json::from_str(&held)?;
         ensure!(held["spec"]["service"].is_null() && held["spec"]["caBundle"].is_null(), "{held}");
 
-        stage.helm_upgrade(&[])?;
+        stage.cluster.install_operator(&[])?;
         available(stage)?;
         let client = stage.cluster.client().await?;
         stage.operator_is_whole(&client).await?;
         let answers = || async { Ok::<_, anyhow::Error>(raw(stage, "/apis/custom.metrics.k8s.io/v1beta2").is_ok()) };
         eventually_is(PATIENCE, "the group is served", |served| *served, answers).await?;
         // A second look keeps what is ours.
-        stage.helm_upgrade(&[])?;
+        stage.cluster.install_operator(&[])?;
         ensure!(names()?.contains("v1beta2.custom.metrics.k8s.io"), "{}", names()?);
         Ok(())
     });

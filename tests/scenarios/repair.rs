@@ -101,8 +101,10 @@ fn a_killed_worker_neither_loses_nor_repeats_an_event() {
     let _turn = together();
     play(|stage| async move {
         let shop = running(stage, "killed").await?;
-        shop.events.append_events(1_200).await?;
+        shop.events.append_events(2_000).await?;
         shop.workers_are("orders", "there are several workers", |ready| ready >= 3).await?;
+        let handled: i64 = shop.reader().await?.query_one("select count(*) from orders.seen", &[]).await?.get(0);
+        ensure!(handled < 2_000, "nothing was left to lose when the workers were killed");
         let pods: Api<Pod> = Api::namespaced(shop.client.clone(), &shop.namespace);
         let list = pods.list(&kube::api::ListParams::default()).await?;
         for pod in list.items.iter().take(2) {

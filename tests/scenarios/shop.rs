@@ -1,13 +1,14 @@
 //! A namespace with an event store, a read store and Projections: what most tests begin with.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler};
 use kube::{Api, Client, ResourceExt, api::DeleteParams};
 use projectionist::api::Projection;
 use serde_json::{Value, json};
-use test_cluster::{EventStore, Postgres, eventually, eventually_is};
+use test_cluster::{EventStore, Postgres, always_is, eventually, eventually_is};
 
 use crate::stage::{PATIENCE, Stage};
 
@@ -213,10 +214,22 @@ impl<'a> Shop<'a> {
         deployment.spec.and_then(|spec| spec.replicas).context("no replicas in the Deployment")
     }
 
+    /// The four workers of a [`busy`] shop stay, through several looks of the autoscaler, which here looks every two seconds and would
+    /// scale in at once.
+    pub(crate) async fn holds_four_workers(&self) -> Result<()> {
+        let wanted = |replicas: &i32| *replicas == 4;
+        always_is(Duration::from_secs(15), "the workers are held", wanted, || self.replicas("orders")).await
+    }
+
+    /// A connection to the database, which holds the events and the read models.
+    pub(crate) async fn reader(&self) -> Result<tokio_postgres::Client> {
+        self.server.connect(&self.database).await
+    }
+
     /// Waits until every event is in the read model, then checks that each is there exactly once with what it said.
     pub(crate) async fn read_model_is_whole(&self, name: &str) -> Result<()> {
         let schema = name.replace('-', "_");
-        let reader = self.server.connect(&self.database).await?;
+        let reader = self.reader().await?;
         let (missing, unequal) = (
             format!(
                 "select count(*) from events e where not exists (select from {schema}.seen s where s.position = e.position)"
@@ -270,6 +283,19 @@ impl<'a> Shop<'a> {
         ])?;
         Ok(text.lines().map(ToOwned::to_owned).collect())
     }
+}
+
+/// A shop with a backlog that keeps four workers busy for minutes.
+pub(crate) async fn busy<'a>(stage: &'a Stage, server: &'a Postgres, name: &str) -> Result<Shop<'a>> {
+    let shop = Shop::open_on(stage, server, name).await?;
+    shop.apply(&shop.projection(
+        "orders",
+        &json!({"spec": {"scaling": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}}),
+    ))?;
+    shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
+    shop.events.append_events(4_000).await?;
+    shop.workers_are("orders", "the backlog has brought all four workers", |ready| ready == 4).await?;
+    Ok(shop)
 }
 
 /// Phase, for conditions in tests.

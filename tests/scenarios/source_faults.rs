@@ -6,26 +6,17 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use test_cluster::{always_is, eventually};
 
-use crate::shop::Shop;
-use crate::stage::{PATIENCE, Stage, play, together};
+use crate::shop::{Shop, busy};
+use crate::stage::{PATIENCE, play, together};
 
-/// A shop with a backlog that keeps four workers busy for minutes.
-async fn busy<'a>(stage: &'a Stage, server: &'a test_cluster::Postgres, name: &str) -> Result<Shop<'a>> {
-    let shop = Shop::open_on(stage, server, name).await?;
-    shop.apply(&shop.projection(
-        "orders",
-        &json!({"spec": {"scaling": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}}),
-    ))?;
-    shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
-    shop.events.append_events(4_000).await?;
-    shop.workers_are("orders", "the backlog has brought all four workers", |ready| ready == 4).await?;
-    Ok(shop)
-}
-
-/// The metric is an error that says why, and the HPA holds.
+/// The source cannot be read: the metric is an error that says why, and the HPA holds.
 async fn unknown_and_held(shop: &Shop<'_>, reason: &str) -> Result<()> {
     shop.condition_is("orders", "LagKnown", "Unknown", reason).await?;
     shop.condition_is("orders", "SourceReachable", "False", reason).await?;
+    refused_and_held(shop, reason).await
+}
+
+async fn refused_and_held(shop: &Shop<'_>, reason: &str) -> Result<()> {
     eventually(PATIENCE, "the metric is an error that says why", || async {
         Ok::<_, anyhow::Error>(match shop.refusal("projection_required_workers", "orders").await? {
             Some((503, message)) if message.contains(reason) => Ok(()),
@@ -33,9 +24,7 @@ async fn unknown_and_held(shop: &Shop<'_>, reason: &str) -> Result<()> {
         })
     })
     .await?;
-    // Several looks of the autoscaler, which here looks every two seconds and would scale in at once.
-    let wanted = |replicas: &i32| *replicas == 4;
-    always_is(Duration::from_secs(15), "the workers are held", wanted, || shop.replicas("orders")).await
+    shop.holds_four_workers().await
 }
 
 #[test]
@@ -110,6 +99,26 @@ fn nonsense_from_the_database_is_unknown_and_not_zero() {
             shop.metric("projection_pending_events", "orders").await.map(|value| value == "1")
         })
         .await
+    });
+}
+
+#[test]
+fn the_workers_hold_while_the_log_ends_before_the_checkpoint_and_go_on_when_it_is_whole() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = busy(stage, &stage.postgres, "restored").await?;
+        // As after a restore from an older backup, and then from a newer one.
+        let database = shop.reader().await?;
+        database
+            .batch_execute("create table newer as select * from events; delete from events where position > 1")
+            .await?;
+        shop.condition_is("orders", "LagKnown", "False", "CheckpointBeyondHead").await?;
+        refused_and_held(&shop, "CheckpointBeyondHead").await?;
+        database
+            .batch_execute("insert into events overriding system value select * from newer where position > 1")
+            .await?;
+        shop.condition_is("orders", "LagKnown", "True", "").await?;
+        shop.read_model_is_whole("orders").await
     });
 }
 

@@ -9,7 +9,7 @@ use kube::{Api, Client, api::ListParams};
 use test_cluster::{Cluster, ClusterOptions, Postgres, eventually};
 
 /// Where the operator is installed.
-pub(crate) const SYSTEM: &str = "projectionist";
+pub(crate) const SYSTEM: &str = test_cluster::OPERATOR_NAMESPACE;
 /// How long a test waits for something that takes seconds on a quiet machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -34,43 +34,8 @@ impl Stage {
         let cluster = Cluster::start(&ClusterOptions::default().hpa_sync_period("2s"))?;
         cluster.import_image(&test_cluster::images::image()?)?;
         let postgres = cluster.postgres()?;
-        let stage = Self { cluster, postgres };
-        stage.install()?;
-        Ok(stage)
-    }
-
-    /// `helm install`, with settings that suit a node without a registry.
-    pub(crate) fn install(&self) -> Result<()> {
-        self.helm_upgrade(&[])
-    }
-
-    /// `helm upgrade --install`, waiting until everything is ready.
-    pub(crate) fn helm_upgrade(&self, further: &[&str]) -> Result<()> {
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/projectionist");
-        let mut args = vec![
-            "upgrade",
-            "--install",
-            "projectionist",
-            chart,
-            "--namespace",
-            SYSTEM,
-            "--create-namespace",
-            "--wait",
-            "--timeout=180s",
-            "--set=image.repository=docker.io/library/projectionist",
-            "--set=image.tag=dev",
-            "--set=image.pullPolicy=Never",
-        ];
-        args.extend(further);
-        let installed = self.cluster.helm(&args).map(drop);
-        installed.with_context(|| self.cluster.describe_failure(SYSTEM))?;
-        self.cluster.kubectl(&[
-            "wait",
-            "--for=condition=Available",
-            "--timeout=60s",
-            "apiservice/v1beta1.external.metrics.k8s.io",
-        ])?;
-        Ok(())
+        cluster.install_operator(&[])?;
+        Ok(Self { cluster, postgres })
     }
 
     /// The name of the replica that leads.
@@ -125,6 +90,7 @@ where
     let stage = stage().unwrap_or_else(|error| panic!("{error:#}"));
     match stage.cluster.block_on(body(stage)) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) | Err(error) => panic!("{error:?}\n{}", stage.cluster.describe_failure(SYSTEM)),
+        // The cause comes last, where a person looks first; a backtrace through the runtime would only hide it.
+        Ok(Err(error)) | Err(error) => panic!("{}\n{error:#}", stage.cluster.describe_failure(SYSTEM)),
     }
 }

@@ -30,20 +30,7 @@ pub(crate) struct Fixtures<'a> {
 impl<'a> Fixtures<'a> {
     pub(crate) async fn set(cluster: &'a Cluster) -> Result<Self> {
         cluster.import_image(&test_cluster::images::image()?)?;
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/projectionist");
-        cluster.helm(&[
-            "install",
-            "projectionist",
-            chart,
-            "--namespace",
-            "projectionist",
-            "--create-namespace",
-            "--wait",
-            "--timeout=180s",
-            "--set=image.repository=docker.io/library/projectionist",
-            "--set=image.tag=dev",
-            "--set=image.pullPolicy=Never",
-        ])?;
+        cluster.install_operator(&[])?;
         let client = cluster.client().await?;
         cluster.kubectl(&["create", "namespace", NAMESPACE])?;
         let postgres = cluster.postgres()?;

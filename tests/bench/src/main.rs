@@ -7,6 +7,7 @@ mod fixtures;
 mod freshness;
 mod load;
 mod memory;
+mod projector;
 mod reads;
 mod static_server;
 mod writes;
@@ -18,6 +19,10 @@ use clap::Parser;
 use test_cluster::{Cluster, ClusterOptions};
 
 use fixtures::Fixtures;
+
+/// What the controller manager gets beyond its defaults, with which it would look at a thousand HPAs for longer than its period.
+const CONTROLLER_FLAGS: [&str; 3] =
+    ["--concurrent-horizontal-pod-autoscaler-syncs=50", "--kube-api-qps=500", "--kube-api-burst=1000"];
 
 /// What to measure with.
 #[derive(Clone, Debug, Parser)]
@@ -36,13 +41,9 @@ struct Options {
 fn main() -> Result<()> {
     let options = Options::parse();
     let audit = writes::Audit::prepare()?;
-    let cluster_options = audit
-        .flags()
-        .into_iter()
-        .fold(ClusterOptions::default(), |all, flag| all.api_server_flag(&flag))
-        .controller_manager_flag("--concurrent-horizontal-pod-autoscaler-syncs=50")
-        .controller_manager_flag("--kube-api-qps=500")
-        .controller_manager_flag("--kube-api-burst=1000");
+    let cluster_options =
+        audit.flags().into_iter().fold(ClusterOptions::default(), |all, flag| all.api_server_flag(&flag));
+    let cluster_options = CONTROLLER_FLAGS.iter().fold(cluster_options, |all, flag| all.controller_manager_flag(flag));
     let cluster = Cluster::start(&cluster_options)?;
     let measured = cluster.block_on(measure(&cluster, &audit, &options))?;
     cluster.stop()?;
@@ -51,7 +52,8 @@ fn main() -> Result<()> {
 
 async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) -> Result<()> {
     let fixtures = Fixtures::set(cluster).await?;
-    println!("machine: {} processors; one node, two replicas of the operator\n", std::thread::available_parallelism()?);
+    println!("machine: {} processors; one node, two replicas of the operator", std::thread::available_parallelism()?);
+    println!("the HPA controller: {}\n", CONTROLLER_FLAGS.join(" "));
 
     println!("memory of a replica (resident)");
     let idle = memory::settled().await?;
@@ -65,6 +67,8 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     reads::compare(&fixtures, &static_server, options.projections, Duration::from_secs(options.seconds)).await?;
     freshness::append_to_metric(&fixtures).await?;
     writes::at_rest(audit, Duration::from_secs(options.rest_seconds)).await?;
+
+    projector::events_per_second(cluster).await?;
 
     fixtures.delete_measured().await?;
     fixtures.time_to_autoscalers(options.projections).await

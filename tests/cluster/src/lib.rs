@@ -21,6 +21,7 @@ pub mod images;
 pub mod instance;
 mod kernel;
 pub mod network;
+mod operator;
 mod options;
 pub mod packages;
 mod pki;
@@ -36,6 +37,7 @@ pub use cluster::Cluster;
 pub use events::EventStore;
 pub use eventually::{Look, always_is, eventually, eventually_is};
 pub use instance::Instance;
+pub use operator::OPERATOR_NAMESPACE;
 pub use options::ClusterOptions;
 pub use postgres::Postgres;
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use test_cluster::binaries::Binaries;
 use test_cluster::instance::Lock;
-use test_cluster::{Cluster, ClusterOptions, Instance, packages, supervise, teardown};
+use test_cluster::{Cluster, ClusterOptions, Instance, Postgres, packages, supervise, teardown};
 
 /// A real one-node Kubernetes on this machine, without containers engines, registries or hosted clusters
 #[derive(Debug, Parser)]
@@ -59,6 +59,8 @@ enum Action {
         /// The file
         archive: PathBuf,
     },
+    /// Run a PostgreSQL server on loopback for as long as this command runs, and print its URL
+    Postgres,
     /// Bring a cluster up and keep it for as long as this command runs
     Hold {
         #[command(flatten)]
@@ -121,6 +123,13 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Hold { which, options } => {
             let cluster = Cluster::start_named(&Instance::new(&which.name, None)?, &options)?;
             announce(cluster.instance(), started);
+            loop {
+                std::thread::park();
+            }
+        }
+        Action::Postgres => {
+            let server = Postgres::on_loopback()?;
+            let _ = writeln!(std::io::stdout(), "{}", server.url("postgres"));
             loop {
                 std::thread::park();
             }

@@ -67,6 +67,31 @@ impl Postgres {
         Self::create(Some(network.to_owned()), address)
     }
 
+    /// A standby of this server, which follows it, on loopback.
+    ///
+    /// # Errors
+    /// When this server is away or the standby does not start.
+    pub fn standby(&self) -> Result<Self> {
+        Self::create_from(None, "127.0.0.1", Some(&self.url(SUPERUSER)))
+    }
+
+    /// Makes the server offer TLS with this certificate and key (PEM), from the next start on.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn offer_tls(&self, certificate: &str, key: &str) -> Result<()> {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data().join(name);
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            // The server refuses a key that others may read.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            self.hand_over(&path)?;
+        }
+        let mut settings = fs::File::options().append(true).open(self.data().join("postgresql.auto.conf"))?;
+        writeln!(settings, "ssl = on")?;
+        Ok(())
+    }
+
     /// `postgres://…` for the superuser, the same for tests and pods.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
@@ -197,6 +222,11 @@ impl Postgres {
     }
 
     fn create(network: Option<PathBuf>, host: &str) -> Result<Self> {
+        Self::create_from(network, host, None)
+    }
+
+    /// A server of its own, or a standby of the one at `primary`.
+    fn create_from(network: Option<PathBuf>, host: &str, primary: Option<&str>) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let programs = packages::postgres_programs()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -219,7 +249,11 @@ impl Postgres {
             .context("starting the server's keeper")?;
         let address = SocketAddr::new(host.parse()?, 0);
         let mut server = Self { programs, root, network, address, account, keeper };
-        server.initialise()?;
+        server.hand_over(&server.root)?;
+        match primary {
+            None => server.initialise()?,
+            Some(primary) => server.copy(primary)?,
+        }
         for attempt in 1.. {
             server.address.set_port(server.free_port(host)?);
             server.configure()?;
@@ -245,11 +279,7 @@ impl Postgres {
     fn initialise(&self) -> Result<()> {
         let password = self.root.join("password");
         writeln!(fs::File::create(&password)?, "{PASSWORD}")?;
-        for path in [&self.root, &password] {
-            if let Some((user, group)) = self.account {
-                chown(path, Some(user), Some(group)).with_context(|| format!("handing over {}", path.display()))?;
-            }
-        }
+        self.hand_over(&password)?;
         let arguments = [
             format!("--pgdata={}", self.data().display()),
             format!("--username={SUPERUSER}"),
@@ -261,8 +291,25 @@ impl Postgres {
         ];
         self.run("initdb", &arguments)?;
         let mut access = fs::File::options().append(true).open(self.data().join("pg_hba.conf"))?;
-        writeln!(access, "host all all all scram-sha-256")?;
+        writeln!(access, "host all all all scram-sha-256\nhost replication all all scram-sha-256")?;
         Ok(())
+    }
+
+    fn copy(&self, primary: &str) -> Result<()> {
+        let arguments = [
+            format!("--pgdata={}", self.data().display()),
+            format!("--dbname={primary}"),
+            "--write-recovery-conf".to_owned(),
+            "--checkpoint=fast".to_owned(),
+            "--no-sync".to_owned(),
+        ];
+        self.run("pg_basebackup", &arguments)
+    }
+
+    /// The server runs as another user than we do.
+    fn hand_over(&self, path: &Path) -> Result<()> {
+        let Some((user, group)) = self.account else { return Ok(()) };
+        chown(path, Some(user), Some(group)).with_context(|| format!("handing over {}", path.display()))
     }
 
     fn configure(&self) -> Result<()> {
@@ -273,9 +320,12 @@ impl Postgres {
             self.address.port(),
             self.root.display(),
         );
-        // Written by us as root, read by the server: the later of two settings counts, and this file is read last.
+        // Written by us as root, read by the server: the later of two settings counts, and this file is read last. A standby's holds already
+        // whom it follows.
         let path = self.data().join("postgresql.auto.conf");
-        fs::write(&path, settings).with_context(|| format!("writing {}", path.display()))
+        let file = fs::File::options().append(true).open(&path);
+        let written = file.and_then(|mut file| file.write_all(settings.as_bytes()));
+        written.with_context(|| format!("writing {}", path.display()))
     }
 
     fn control(&self, words: &[&str]) -> Result<()> {

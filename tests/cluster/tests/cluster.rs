@@ -62,7 +62,7 @@ fn a_cluster_runs_pods_resolves_names_and_goes_without_a_trace() {
     let reused = std::env::var_os(test_cluster::cluster::REUSE_VARIABLE).is_some();
 
     pods_reach_each_other_by_name(&cluster).unwrap();
-    the_aggregator_forwards_to_a_registered_server(&cluster).unwrap();
+    the_aggregator_runs_and_publishes_its_callers_certificates(&cluster).unwrap();
     a_database_is_reached_from_tests_and_pods(&cluster).unwrap();
     a_refused_object_is_an_error_with_the_servers_sentence(&cluster);
     the_projects_own_image_runs(&cluster).unwrap();
@@ -111,8 +111,8 @@ fn pods_reach_each_other_by_name(cluster: &Cluster) -> Result<()> {
     outcome.map_err(|error| error.context(cluster.describe_failure(&namespace)))
 }
 
-fn the_aggregator_forwards_to_a_registered_server(cluster: &Cluster) -> Result<()> {
-    // A server that speaks no TLS is enough to see that the aggregator tries the endpoint itself.
+fn the_aggregator_runs_and_publishes_its_callers_certificates(cluster: &Cluster) -> Result<()> {
+    // That it forwards is shown by the scenarios, which install a server of their own behind it.
     cluster.apply(
         "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.bed.example.com}\n\
          spec: {group: bed.example.com, version: v1, groupPriorityMinimum: 100, versionPriority: 100, insecureSkipTLSVerify: true, \

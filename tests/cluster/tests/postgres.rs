@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::future::poll_fn;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,7 @@ async fn a_server_on_loopback_stops_starts_pauses_and_resumes() {
     assert!(url.starts_with("postgres://postgres:"), "{url}");
     let events = EventStore::create_events_table(&server, "orders", "events").await.unwrap();
     assert_eq!(events.append("order-1", "OrderPlaced", &json!({"total": 7})).await.unwrap(), 1);
-    let started = Instant::now();
     assert_eq!(events.append_at(500.0, Duration::from_secs(1)).await.unwrap(), 500);
-    assert!((0.9..3.0).contains(&started.elapsed().as_secs_f64()));
     assert_eq!(events.head().await.unwrap(), 501);
 
     server.pause().unwrap();
@@ -75,39 +74,20 @@ async fn those_who_listen_hear_of_every_append() {
     assert!(hear.try_recv().is_err(), "one notification a statement");
 }
 
-/// Run by the test below in a process of its own, which is then killed.
-#[test]
-#[ignore = "a helper of another test"]
-fn helper_that_starts_a_server_and_hangs() {
-    let server = Postgres::on_loopback().unwrap();
-    std::fs::write(std::env::var("BED_ADDRESS_FILE").unwrap(), server.address().to_string()).unwrap();
-    std::thread::sleep(Duration::from_secs(600));
-}
-
 #[test]
 fn a_killed_owner_leaves_no_server_and_no_files() {
-    let file = std::env::temp_dir().join(format!("bed-address-{}", std::process::id()));
-    let mut owner = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "helper_that_starts_a_server_and_hangs"])
-        .env("BED_ADDRESS_FILE", &file)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let address = loop {
-        match std::fs::read_to_string(&file) {
-            Ok(address) if !address.is_empty() => break address,
-            _ => assert!(Instant::now() < deadline, "the helper started no server"),
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    let mut owner =
+        Command::new(env!("CARGO_BIN_EXE_test-cluster")).arg("postgres").stdout(Stdio::piped()).spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(owner.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let address = url.trim().rsplit('@').next().unwrap().split('/').next().unwrap().to_owned();
     let root = std::env::temp_dir().join(format!("test-postgres-{}-0", owner.id()));
-    assert!(std::net::TcpStream::connect(&address).is_ok() && root.exists());
+    assert!(std::net::TcpStream::connect(&address).is_ok() && root.exists(), "{url}");
     owner.kill().unwrap();
     owner.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
     while std::net::TcpStream::connect(&address).is_ok() || root.exists() {
         assert!(Instant::now() < deadline, "the server or its files outlived their owner");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let _ = std::fs::remove_file(file);
 }

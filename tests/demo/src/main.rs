@@ -13,13 +13,11 @@ mod watch;
 
 use std::{process::ExitCode, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 use projectionist::api::HumanDuration;
 use test_cluster::{Cluster, ClusterOptions, Instance, Postgres};
 
-/// Where the operator is installed.
-const SYSTEM: &str = "projectionist";
 /// Width of the plots, in characters.
 const PLOT_WIDTH: usize = 100;
 
@@ -78,7 +76,7 @@ fn run(options: &Options) -> Result<()> {
     cluster.import_image(&image)?;
     let postgres = cluster.postgres()?;
     step(started, "PostgreSQL is up");
-    install(&cluster)?;
+    cluster.install_operator(&[])?;
     step(started, "helm installed the operator; the metrics API is available");
 
     let played = cluster.block_on(async {
@@ -99,29 +97,6 @@ fn run(options: &Options) -> Result<()> {
     let stopped = cluster.stop();
     // Why it failed matters more than what was left behind.
     played.and(stopped)
-}
-
-/// Installs the chart as a user does, with the image that the node has.
-fn install(cluster: &Cluster) -> Result<()> {
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/projectionist");
-    let installed = cluster.helm(&[
-        "install",
-        "projectionist",
-        chart,
-        "--namespace",
-        SYSTEM,
-        "--create-namespace",
-        "--wait",
-        "--timeout=180s",
-        "--set=image.repository=docker.io/library/projectionist",
-        "--set=image.tag=dev",
-        "--set=image.pullPolicy=Never",
-    ]);
-    installed.with_context(|| cluster.describe_failure(SYSTEM))?;
-    let available =
-        ["wait", "--for=condition=Available", "--timeout=60s", "apiservice/v1beta1.external.metrics.k8s.io"];
-    cluster.kubectl(&available).with_context(|| cluster.describe_failure(SYSTEM))?;
-    Ok(())
 }
 
 /// Load, table, plot, verdict.

@@ -1,0 +1,80 @@
+//! Servers that prove who they are, and servers that only follow another.
+
+use projectionist::api::Reason;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::json;
+use test_cluster::{Postgres, eventually_is};
+
+use crate::harness::{Running, SOON, append, commit, database, server};
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn with_authority(sampler: &mut Running, name: &str, secret: &str) {
+    sampler.declare(name, |spec| {
+        for store in ["source", "readStore"] {
+            spec[store]["postgres"]["connection"] =
+                json!({"secretRef": {"name": secret}, "caSecretRef": {"name": "authority"}});
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_server_is_believed_only_with_a_certificate_of_the_authority_that_is_given_and_for_its_own_name() {
+    let own = Postgres::on_loopback().unwrap();
+    let (url, client) = database(&own, "verified").await;
+    append(&client, 3).await;
+    commit(&client, "a", 1).await;
+    commit(&client, "chain", 1).await;
+    let (ours, other) = (authority(), authority());
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &ours).unwrap();
+    own.offer_tls(&certificate.pem(), &key.serialize_pem()).unwrap();
+    own.stop().unwrap();
+    own.start().unwrap();
+
+    let named = url.replace("127.0.0.1", "localhost");
+    let (full, chain) = (format!("{named}?sslmode=verify-full"), format!("{url}?sslmode=verify-ca"));
+    let wrong_name = format!("{url}?sslmode=verify-full");
+    let mut sampler = Running::start(&[
+        ("full", &full),
+        ("chain", &chain),
+        ("wrong-name", &wrong_name),
+        ("unverified", &named),
+        ("authority", &other.pem()),
+    ]);
+    // Signed by somebody that nobody here trusts.
+    with_authority(&mut sampler, "a", "full");
+    let refused = sampler.wait_unknown("a", Reason::TlsFailed).await;
+    assert!(refused.message.contains("localhost"), "{}", refused.message);
+
+    sampler.secrets.0.lock().unwrap().insert("authority".to_owned(), ours.pem());
+    sampler.wait_pending("a", 2).await;
+    let client = own.connect("verified").await.unwrap();
+    let encrypted = "select bool_and(ssl) from pg_stat_ssl join pg_stat_activity using (pid) where application_name = 'projectionist-sampler'";
+    assert!(client.query_one(encrypted, &[]).await.unwrap().get::<_, bool>(0));
+
+    with_authority(&mut sampler, "chain", "chain");
+    sampler.wait_pending("chain", 2).await;
+    with_authority(&mut sampler, "wrong", "wrong-name");
+    sampler.wait_unknown("wrong", Reason::TlsFailed).await;
+    with_authority(&mut sampler, "idle", "unverified");
+    let idle = sampler.wait_unknown("idle", Reason::ConnectionStringInvalid).await;
+    assert!(idle.message.contains("add sslmode=verify-full"), "{}", idle.message);
+}
+
+#[tokio::test]
+async fn a_standby_is_refused_because_it_does_not_show_who_is_writing() {
+    let (_, client) = database(server(), "followed").await;
+    commit(&client, "a", 0).await;
+    let standby = server().standby().unwrap();
+    let reader = || async { standby.connect("followed").await.map(|_| true) };
+    eventually_is(SOON, "the standby answers", |answers| *answers, reader).await.unwrap();
+    let mut sampler = Running::start(&[("db", &standby.url("followed"))]);
+    sampler.declare("a", |_| {});
+    let refused = sampler.wait_unknown("a", Reason::SourceIsReplica).await;
+    assert!(refused.message.contains("connect to the primary"), "{}", refused.message);
+}
