@@ -23,12 +23,12 @@ fn raw(stage: &Stage, path: &str) -> Result<Value> {
 }
 
 /// The Projection `orders`, which nobody of ours scales, with so many events pending.
-async fn pending<'a>(stage: &'a Stage, name: &str, events: i64) -> Result<Shop<'a>> {
+async fn pending<'a>(stage: &'a Stage, name: &str, events: i64, change: &Value) -> Result<Shop<'a>> {
     available(stage)?;
     let shop = Shop::open(stage, name).await?;
     shop.events.append_events(20).await?;
     shop.commit("orders", 20 - events).await?;
-    shop.apply(&shop.measured("orders", &json!({"metadata": {"labels": {"tier": "gold"}}})))?;
+    shop.apply(&shop.measured("orders", change))?;
     shop.metric_is("projection_pending_events", "orders", |value| value == events.to_string()).await?;
     Ok(shop)
 }
@@ -85,7 +85,11 @@ fn average(quantity: &str) -> Value {
 fn autoscalers_of_a_teams_own_scale_on_each_kind_of_target_of_both_groups() {
     let _turn = together();
     play(|stage| async move {
-        let shop = pending(stage, "targets", 10).await?;
+        let team = json!({"spec": {
+            "scaling": {"autoscaler": "None"},
+            "projector": {"existing": {"kind": "Deployment", "name": "object-average"}},
+        }});
+        let shop = pending(stage, "targets", 10, &team).await?;
         // A Value is held against the whole metric, whatever the replicas: twice the target doubles them until there is no more.
         // An AverageValue is for each replica: 10 events, 4 for each, are 3 replicas.
         let mut by_label = object("pending_events", &value("5"));
@@ -108,6 +112,7 @@ fn autoscalers_of_a_teams_own_scale_on_each_kind_of_target_of_both_groups() {
             shop.workers_are(name, &format!("{name} has scaled in to 1"), |ready| ready == 1).await?;
             shows(&shop, name, "2").await?;
         }
+        ensure!(shop.made("hpa")?.is_empty(), "there is an autoscaler of ours beside the team's");
         Ok(())
     });
 }
@@ -140,7 +145,7 @@ async fn shows(shop: &Shop<'_>, name: &str, pending: &str) -> Result<()> {
 fn a_metric_without_a_value_tells_a_person_why_and_the_workload_is_held() {
     let _turn = together();
     play(|stage| async move {
-        let shop = pending(stage, "reasons", 10).await?;
+        let shop = pending(stage, "reasons", 10, &json!({})).await?;
         team_workload(&shop, "team", 5, &object("drain_seconds", &average("4")))?;
         let describe = || async {
             let text = stage.cluster.kubectl(&["describe", "hpa", "team", "-n", &shop.namespace])?;
@@ -151,22 +156,23 @@ fn a_metric_without_a_value_tells_a_person_why_and_the_workload_is_held() {
         };
         eventually(PATIENCE, "kubectl describe hpa says why there is no value", describe).await?;
         ensure!(shop.replicas("team").await? == 1);
-        let missing = raw(stage, &objects(&shop, "nobody/pending_events")).err().context("nobody has a value")?;
+        let missing =
+            raw(stage, &objects(&shop, "v1beta2", "nobody/pending_events")).err().context("nobody has a value")?;
         ensure!(format!("{missing:#}").contains("there is no Projection"), "{missing:#}");
         Ok(())
     });
 }
 
-fn objects(shop: &Shop<'_>, rest: &str) -> String {
-    let group = "/apis/custom.metrics.k8s.io/v1beta2";
-    format!("{group}/namespaces/{}/projections.projectionist.dev/{rest}", shop.namespace)
+fn objects(shop: &Shop<'_>, version: &str, rest: &str) -> String {
+    let namespace = &shop.namespace;
+    format!("/apis/custom.metrics.k8s.io/{version}/namespaces/{namespace}/projections.projectionist.dev/{rest}")
 }
 
 #[test]
 fn metrics_of_projections_are_read_by_name_by_label_and_all_at_once() {
     let _turn = together();
     play(|stage| async move {
-        let shop = pending(stage, "objects", 10).await?;
+        let shop = pending(stage, "objects", 10, &json!({"metadata": {"labels": {"tier": "gold"}}})).await?;
         shop.commit("returns", 15).await?;
         shop.apply(&shop.measured("returns", &json!({"metadata": {"labels": {"tier": "tin"}}})))?;
         shop.metric_is("projection_pending_events", "returns", |value| value == "5").await?;
@@ -176,22 +182,23 @@ fn metrics_of_projections_are_read_by_name_by_label_and_all_at_once() {
             ("*/pending_events?labelSelector=tier%3Dtin", vec![("returns", "5")]),
             ("*/pending_events?metricLabelSelector=projection%3Dorders", vec![("orders", "10")]),
         ] {
-            let list = raw(stage, &objects(&shop, path))?;
-            let items = list["items"].as_array().cloned().unwrap_or_default();
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let found: Vec<(String, String)> =
-                items.iter().map(|item| (text(&item["describedObject"]["name"]), text(&item["value"]))).collect();
-            let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            ensure!(found == expected, "{path}: {list}");
-            ensure!(
-                items[0]["describedObject"]["kind"] == "Projection" && items[0]["metric"]["name"].is_string(),
-                "{list}"
-            );
+            for version in ["v1beta1", "v1beta2"] {
+                let list = raw(stage, &objects(&shop, version, path))?;
+                let items = list["items"].as_array().cloned().unwrap_or_default();
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let found: Vec<(String, String)> =
+                    items.iter().map(|item| (text(&item["describedObject"]["name"]), text(&item["value"]))).collect();
+                let found: Vec<(&str, &str)> =
+                    found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                ensure!(found == expected, "{version} {path}: {list}");
+                let named = if version == "v1beta1" { &items[0]["metricName"] } else { &items[0]["metric"]["name"] };
+                ensure!(items[0]["describedObject"]["kind"] == "Projection" && named.is_string(), "{list}");
+            }
         }
         // One without a value makes the whole list an error.
         shop.apply(&shop.measured("never-committed", &json!({})))?;
         let refused = || async {
-            let answer = raw(stage, &objects(&shop, "*/pending_events"));
+            let answer = raw(stage, &objects(&shop, "v1beta2", "*/pending_events"));
             Ok::<_, anyhow::Error>(match answer {
                 Err(error) if format!("{error:#}").contains("never-committed is unknown") => Ok(()),
                 other => Err(format!("{other:?}")),
@@ -200,7 +207,7 @@ fn metrics_of_projections_are_read_by_name_by_label_and_all_at_once() {
         eventually(PATIENCE, "the list is an error that names the Projection", refused).await?;
 
         let stranger = format!("system:serviceaccount:{}:default", shop.namespace);
-        let path = objects(&shop, "orders/pending_events");
+        let path = objects(&shop, "v1beta2", "orders/pending_events");
         let error = stage.cluster.kubectl(&["get", "--raw", &path, "--as", &stranger]).err();
         let error = format!("{:#}", error.context("a stranger was answered")?);
         ensure!(error.contains("orbidden"), "{error}");
