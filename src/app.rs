@@ -17,12 +17,12 @@ use crate::{
     delegated_auth::{ClusterReviews, follow_authorities},
     leader::{self, LeaderSettings},
     metrics::{ControllerMetrics, Metrics},
-    metrics_api::{self, ClientAuthorities, ServeOptions},
+    metrics_api::{self, ApiVersion, ClientAuthorities, Offer, ServeOptions},
     names::worker_env,
     projector::{self, ProjectorConfig, RunOptions},
     readiness::{Readiness, may_reconcile},
     sampler::{self, SamplerInputs, SamplerMetrics},
-    served_metrics::ServedMetrics,
+    served_metrics::{ServedMetrics, measured_kind},
     serving_certificate::{self, CertificateSettings},
     shutdown::Shutdown,
     snapshot::SharedSnapshot,
@@ -34,8 +34,6 @@ use crate::{
 const UNTAKEN_CHANGES: usize = 1_024;
 /// The Lease that tells who reconciles.
 const LEASE: &str = "projectionist";
-/// The APIService that leads to the metrics API.
-const API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
 
 /// Runs what the command line says.
 ///
@@ -122,6 +120,8 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         namespace,
         identity,
         service,
+        external_metrics,
+        custom_metrics,
         worker_image,
         worker_image_pull_policy,
         watch_namespace,
@@ -187,8 +187,9 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let server = server_abilities(&client, &shutdown).await;
     // These end on the signal, each in its own way.
     let mut rooms = JoinSet::new();
-    let certificate_settings =
-        CertificateSettings { namespace: namespace.clone(), service, api_services: vec![API_SERVICE.to_owned()] };
+    let offer = Offer { external: external_metrics, objects: custom_metrics.then(measured_kind) };
+    let api_services = offer.versions().into_iter().map(ApiVersion::api_service).collect();
+    let certificate_settings = CertificateSettings { namespace: namespace.clone(), service, api_services };
     rooms.spawn(ok(serving_certificate::run(client.clone(), certificate_settings, certificate, shutdown.asked())));
     rooms.spawn(ok(follow_authorities(client.clone(), believe, believing, shutdown.asked())));
     let sampling = SamplerInputs {
@@ -205,6 +206,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         listen: metrics_api_listen,
         certificate: certificates,
         authorities,
+        offer,
         values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()),
         reviews: ClusterReviews::new(client.clone()),
     };

@@ -53,7 +53,7 @@ pub enum LogFormat {
 /// Arguments of `projectionist operator`.
 #[derive(Args, Clone, Debug)]
 pub struct OperatorArgs {
-    /// Where to serve `external.metrics.k8s.io` over TLS.
+    /// Where to serve the metrics API over TLS.
     #[arg(long, env = "PROJECTIONIST_METRICS_API_LISTEN", default_value = "0.0.0.0:6443")]
     pub metrics_api_listen: SocketAddr,
     /// Where to serve `/healthz`, `/livez`, `/readyz` and `/metrics` over plain HTTP.
@@ -68,6 +68,12 @@ pub struct OperatorArgs {
     /// The Service in front of the metrics API; the serving certificate is made out to it.
     #[arg(long, env = "PROJECTIONIST_SERVICE", default_value = "projectionist")]
     pub service: String,
+    /// Serve `external.metrics.k8s.io`. Off where its APIService leads elsewhere.
+    #[arg(long, env = "PROJECTIONIST_EXTERNAL_METRICS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub external_metrics: bool,
+    /// Serve `custom.metrics.k8s.io`. Off where its APIServices lead elsewhere.
+    #[arg(long, env = "PROJECTIONIST_CUSTOM_METRICS", default_value_t = false, action = clap::ArgAction::Set)]
+    pub custom_metrics: bool,
     /// The image that workers of the built-in projector run.
     #[arg(long, env = "PROJECTIONIST_IMAGE")]
     pub worker_image: String,
@@ -152,6 +158,19 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_metrics_group_is_switched_by_itself() {
+        let groups = |further: &[&str]| {
+            let usual = ["projectionist", "operator", "--namespace=x", "--identity=x", "--worker-image=x"];
+            let Command::Operator(args) = Cli::try_parse_from(usual.iter().chain(further)).unwrap().command else {
+                panic!("another command");
+            };
+            (args.external_metrics, args.custom_metrics)
+        };
+        assert_eq!(groups(&[]), (true, false));
+        assert_eq!(groups(&["--external-metrics=false", "--custom-metrics=true"]), (false, true));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use crate::metrics_api::{Attributes, ClientAuthorities, ReviewError, Reviews, User};
+use crate::metrics_api::{self, Attributes, ClientAuthorities, ReviewError, Reviews, User};
 
 /// Where every cluster says whom extension API servers are to believe.
 const CONFIG_NAMESPACE: &str = "kube-system";
@@ -127,13 +127,17 @@ fn access_review(user: &User, attributes: &Attributes) -> SubjectAccessReviewSpe
     };
     let verb = Some(attributes.verb().to_owned());
     match attributes {
-        Attributes::Metric { namespace, metric } => {
-            let (group, version) = attributes.group_version();
+        Attributes::Resource(resource) => {
+            // Destructured: a field that were forgotten here would grant what nobody granted.
+            let metrics_api::ResourceAttributes { group, version, namespace, resource, name, subresource } = resource;
+            let said = |part: &String| Some(part.clone()).filter(|part| !part.is_empty());
             spec.resource_attributes = Some(ResourceAttributes {
-                group: Some(group.to_owned()),
-                version: Some(version.to_owned()),
-                resource: Some(metric.clone()),
-                namespace: Some(namespace.clone()),
+                group: said(group),
+                version: said(version),
+                namespace: said(namespace),
+                resource: said(resource),
+                name: said(name),
+                subresource: said(subresource),
                 verb,
                 ..ResourceAttributes::default()
             });
@@ -150,17 +154,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_is_a_resource_that_is_listed_in_its_namespace() {
+    fn all_that_a_request_names_reaches_the_cluster() {
         let user = User { name: "ann".to_owned(), groups: ["team".to_owned()].into(), ..User::default() };
-        let metric =
-            Attributes::Metric { namespace: "shop".to_owned(), metric: "projection_pending_events".to_owned() };
-        let spec = access_review(&user, &metric);
-        let resource = spec.resource_attributes.unwrap();
-        assert_eq!(resource.verb.as_deref(), Some("list"));
-        assert_eq!(resource.group.as_deref(), Some("external.metrics.k8s.io"));
-        assert_eq!(resource.resource.as_deref(), Some("projection_pending_events"));
-        assert_eq!(resource.namespace.as_deref(), Some("shop"));
-        assert_eq!((spec.user.as_deref(), spec.groups), (Some("ann"), Some(vec!["team".to_owned()])));
+        let read = |name: &str, subresource: &str| {
+            let attributes = Attributes::Resource(metrics_api::ResourceAttributes {
+                group: "metrics.example.org".to_owned(),
+                version: "v1".to_owned(),
+                namespace: "shop".to_owned(),
+                resource: "things".to_owned(),
+                name: name.to_owned(),
+                subresource: subresource.to_owned(),
+            });
+            let spec = access_review(&user, &attributes);
+            assert_eq!((spec.user.as_deref(), spec.groups), (Some("ann"), Some(vec!["team".to_owned()])));
+            assert_eq!(spec.non_resource_attributes, None);
+            spec.resource_attributes.unwrap()
+        };
+        let expected = |verb: &str, name: Option<&str>, subresource: Option<&str>| ResourceAttributes {
+            group: Some("metrics.example.org".to_owned()),
+            version: Some("v1".to_owned()),
+            namespace: Some("shop".to_owned()),
+            resource: Some("things".to_owned()),
+            name: name.map(ToOwned::to_owned),
+            subresource: subresource.map(ToOwned::to_owned),
+            verb: Some(verb.to_owned()),
+            ..ResourceAttributes::default()
+        };
+        assert_eq!(read("", ""), expected("list", None, None));
+        assert_eq!(read("first", "lag"), expected("get", Some("first"), Some("lag")));
         let path = access_review(&user, &Attributes::Path("/apis".to_owned())).non_resource_attributes.unwrap();
         assert_eq!((path.path.as_deref(), path.verb.as_deref()), (Some("/apis"), Some("get")));
     }

@@ -53,7 +53,7 @@ pub const PROJECTOR_CONFIG_KEY: &str = "projector.json";
 /// The checkpoint table of the built-in projector, in the read store.
 pub const CHECKPOINT_TABLE: &str = "projectionist_checkpoints";
 
-/// Metrics of `external.metrics.k8s.io`.
+/// Metrics of `external.metrics.k8s.io`, and under shorter names of the Projection in `custom.metrics.k8s.io`.
 pub mod metric {
     /// Events between checkpoint and safe head.
     pub const PENDING_EVENTS: &str = "projection_pending_events";
@@ -63,12 +63,19 @@ pub mod metric {
     pub const REQUIRED_WORKERS: &str = "projection_required_workers";
     /// The same number as pending events, by the name that queues use.
     pub const QUEUE_LENGTH: &str = "projection_queue_length";
+    /// Events that were set aside after failing.
+    pub const PARKED_EVENTS: &str = "projection_parked_events";
     /// Events that arrive per second.
     pub const ARRIVAL_RATE: &str = "projection_arrival_rate";
     /// Seconds until nothing waits.
     pub const DRAIN_SECONDS: &str = "projection_drain_seconds";
 
     /// All of them, in the order in which discovery and documentation list them.
-    pub const ALL: [&str; 6] =
-        [PENDING_EVENTS, QUEUE_LENGTH, STALENESS_SECONDS, REQUIRED_WORKERS, ARRIVAL_RATE, DRAIN_SECONDS];
+    pub const ALL: [&str; 7] =
+        [PENDING_EVENTS, QUEUE_LENGTH, STALENESS_SECONDS, REQUIRED_WORKERS, PARKED_EVENTS, ARRIVAL_RATE, DRAIN_SECONDS];
+
+    /// The name of the same metric on the Projection itself, where the object says what it is about.
+    pub fn of_object(external: &str) -> &str {
+        external.strip_prefix("projection_").unwrap_or(external)
+    }
 }

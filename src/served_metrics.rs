@@ -1,29 +1,104 @@
-//! The snapshot as the metrics API serves it.
+//! The snapshot as the metrics API serves it: as external metrics with the Projection as a label, and as metrics of the Projection.
 //!
 //! A projection that is known and has no value now is an error that says why, so that an autoscaler holds; it is never zero and never
 //! left out of a list.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures::FutureExt;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{
+    Resource,
+    runtime::reflector::{ObjectRef, Store},
+};
 
 use crate::{
     api::{Projection, Reason},
-    metrics_api::{ExternalValue, MetricValues, Quantity, Selector, ValueError},
+    lag::ARRIVAL_TIME_CONSTANT,
+    metrics_api::{
+        ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Quantity, Selector, ValueError,
+    },
     names::{METRIC_PROJECTION_LABEL, metric},
     snapshot::{Measured, Observation, SharedSnapshot, Snapshot},
 };
+
+/// The Projection as a kind of object that has metrics.
+pub fn measured_kind() -> MeasuredKind {
+    MeasuredKind {
+        kind: Projection::kind(&()).into_owned(),
+        api_version: Projection::api_version(&()).into_owned(),
+        resource: format!("{}.{}", Projection::plural(&()), Projection::group(&())),
+        metrics: metric::ALL.into_iter().map(|name| metric::of_object(name).to_owned()).collect(),
+    }
+}
 
 /// Answers from the newest snapshot.
 #[derive(Clone)]
 pub struct ServedMetrics {
     snapshot: SharedSnapshot,
     known: Option<Store<Projection>>,
+}
+
+/// What is looked for.
+#[derive(Clone, Debug)]
+struct Search<'a> {
+    namespace: &'a str,
+    metric: &'static str,
+    /// The metric's name in the group that was asked, for messages.
+    called: &'a str,
+    /// Only these, each of which must exist.
+    names: Option<BTreeSet<&'a str>>,
+    selects: Selects<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Selects<'a> {
+    /// An external metric has one set of labels: the Projection's own and, as `projection`, its name.
+    Mixed(&'a Selector),
+    /// A Projection has labels, and its metric has the label `projection`.
+    Apart { object: &'a Selector, metric: &'a Selector },
+}
+
+impl Selects<'_> {
+    fn holds(self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        let of_metric = |key: &str| (key == METRIC_PROJECTION_LABEL).then_some(name);
+        match self {
+            Self::Mixed(selector) => {
+                selector.matches_by(|key| of_metric(key).or_else(|| labels.get(key).map(String::as_str)))
+            }
+            Self::Apart { object, metric } => object.matches(labels) && metric.matches_by(of_metric),
+        }
+    }
+
+    fn wants(self, projection: &Projection) -> bool {
+        let none = BTreeMap::new();
+        let labels = projection.metadata.labels.as_ref().unwrap_or(&none);
+        self.holds(projection.metadata.name.as_deref().unwrap_or_default(), labels)
+    }
+}
+
+impl fmt::Display for Selects<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mixed(selector) => write!(f, "{:?}", selector.to_string()),
+            Self::Apart { object, metric } => {
+                write!(f, "{:?} with the metric's labels {:?}", object.to_string(), metric.to_string())
+            }
+        }
+    }
+}
+
+/// A value of one Projection.
+#[derive(Debug)]
+struct Found {
+    name: Arc<str>,
+    timestamp: jiff::Timestamp,
+    window_seconds: Option<u64>,
+    value: Quantity,
 }
 
 impl ServedMetrics {
@@ -38,42 +113,85 @@ impl ServedMetrics {
         Self { known: Some(projections), ..self }
     }
 
-    fn at(
+    fn external_at(
         &self,
         namespace: &str,
         metric: &str,
         selector: &Selector,
         now: Instant,
     ) -> Result<Vec<ExternalValue>, ValueError> {
-        let Some(metric) = metric::ALL.into_iter().find(|known| *known == metric) else {
+        let Some(known) = metric::ALL.into_iter().find(|known| *known == metric) else {
             return Err(ValueError::NotFound(format!(
                 "there is no metric {metric:?}: there are {}",
                 metric::ALL.join(", ")
             )));
         };
+        let found = self.find(
+            &Search {
+                namespace,
+                metric: known,
+                called: metric,
+                names: selector.named(METRIC_PROJECTION_LABEL),
+                selects: Selects::Mixed(selector),
+            },
+            now,
+        )?;
+        let value = |Found { name, timestamp, window_seconds, value }| ExternalValue {
+            labels: BTreeMap::from([(METRIC_PROJECTION_LABEL.to_owned(), name.to_string())]),
+            timestamp,
+            window_seconds,
+            value,
+        };
+        Ok(found.into_iter().map(value).collect())
+    }
+
+    fn objects_at(&self, query: &ObjectQuery<'_>, now: Instant) -> Result<Vec<ObjectValue>, ValueError> {
+        let ObjectQuery { namespace, name, labels, metric, metric_labels } = *query;
+        let Some(known) = metric::ALL.into_iter().find(|known| metric::of_object(known) == metric) else {
+            return Err(ValueError::NotFound(format!("Projections have no metric {metric:?}")));
+        };
+        let found = self.find(
+            &Search {
+                namespace,
+                metric: known,
+                called: metric,
+                names: name.map(|name| BTreeSet::from([name])),
+                selects: Selects::Apart { object: labels, metric: metric_labels },
+            },
+            now,
+        )?;
+        let value = |Found { name, timestamp, window_seconds, value }| ObjectValue {
+            name: name.to_string(),
+            timestamp,
+            window_seconds,
+            value,
+        };
+        Ok(found.into_iter().map(value).collect())
+    }
+
+    fn find(&self, search: &Search<'_>, now: Instant) -> Result<Vec<Found>, ValueError> {
         if self.known.as_ref().is_some_and(|known| !matches!(known.wait_until_ready().now_or_never(), Some(Ok(())))) {
             return Err(ValueError::Unavailable(
                 "the operator does not know yet which Projections there are".to_owned(),
             ));
         }
         let snapshot = self.snapshot.load();
-        let values = match selector.named(METRIC_PROJECTION_LABEL) {
-            Some(names) => self.named(&snapshot, namespace, metric, selector, &names, now)?,
-            None => self.all(&snapshot, namespace, metric, selector, now)?,
+        let found = match &search.names {
+            Some(names) => self.named(&snapshot, search, names, now)?,
+            None => self.all(&snapshot, search, now)?,
         };
-        if values.is_empty() { Err(nothing(namespace, selector)) } else { Ok(values) }
+        if found.is_empty() { Err(nothing(search)) } else { Ok(found) }
     }
 
     /// Each of the names must exist, since a sum that lacks one is too small; other requirements may still leave it out.
     fn named(
         &self,
         snapshot: &Snapshot,
-        namespace: &str,
-        metric: &str,
-        selector: &Selector,
+        search: &Search<'_>,
         names: &BTreeSet<&str>,
         now: Instant,
-    ) -> Result<Vec<ExternalValue>, ValueError> {
+    ) -> Result<Vec<Found>, ValueError> {
+        let namespace = search.namespace;
         let mut values = Vec::with_capacity(names.len());
         for name in names {
             let observation = snapshot.get(namespace, name);
@@ -82,65 +200,47 @@ impl ServedMetrics {
                 Some(known) => match known.get(&ObjectRef::new(name).within(namespace)) {
                     None => return Err(missing_projection(namespace, name)),
                     Some(projection) if observation.is_some_and(|it| is_of(it, &projection)) => {}
-                    Some(projection) if !wants(selector, &projection) => continue,
-                    Some(_) => return Err(not_measured(namespace, name, metric)),
+                    Some(projection) if !search.selects.wants(&projection) => continue,
+                    Some(_) => return Err(not_measured(search, name)),
                 },
             }
             let observation = observation.ok_or_else(|| missing_projection(namespace, name))?;
-            if selects(selector, name, &observation.labels) {
-                values.push(value(namespace, name, observation, metric, now)?);
+            if search.selects.holds(name, &observation.labels) {
+                values.push(value(search, (*name).into(), observation, now)?);
             }
         }
         Ok(values)
     }
 
-    fn all(
-        &self,
-        snapshot: &Snapshot,
-        namespace: &str,
-        metric: &str,
-        selector: &Selector,
-        now: Instant,
-    ) -> Result<Vec<ExternalValue>, ValueError> {
-        let here = snapshot.namespaces.get(namespace).map(Arc::as_ref);
+    fn all(&self, snapshot: &Snapshot, search: &Search<'_>, now: Instant) -> Result<Vec<Found>, ValueError> {
+        let here = snapshot.namespaces.get(search.namespace).map(Arc::as_ref);
         if let Some(known) = &self.known {
             let unseen = known.find(|projection| {
                 let measured = |name| here.and_then(|here| here.get(name)).is_some_and(|it| is_of(it, projection));
-                projection.metadata.namespace.as_deref() == Some(namespace)
+                projection.metadata.namespace.as_deref() == Some(search.namespace)
                     && !measured(projection.metadata.name.as_deref().unwrap_or_default())
-                    && wants(selector, projection)
+                    && search.selects.wants(projection)
             });
             if let Some(projection) = unseen {
-                return Err(not_measured(namespace, projection.metadata.name.as_deref().unwrap_or_default(), metric));
+                return Err(not_measured(search, projection.metadata.name.as_deref().unwrap_or_default()));
             }
         }
-        let matching = here.into_iter().flatten().filter(|(name, it)| selects(selector, name, &it.labels));
+        let matching = here.into_iter().flatten().filter(|(name, it)| search.selects.holds(name, &it.labels));
         let existing = matching.filter(|(name, _)| {
-            self.known.as_ref().is_none_or(|known| known.get(&ObjectRef::new(name).within(namespace)).is_some())
+            self.known.as_ref().is_none_or(|known| known.get(&ObjectRef::new(name).within(search.namespace)).is_some())
         });
-        existing.map(|(name, observation)| value(namespace, name, observation, metric, now)).collect()
+        existing.map(|(name, observation)| value(search, name.clone(), observation, now)).collect()
     }
 }
 
 impl MetricValues for ServedMetrics {
     fn external(&self, namespace: &str, metric: &str, selector: &Selector) -> Result<Vec<ExternalValue>, ValueError> {
-        self.at(namespace, metric, selector, Instant::now())
+        self.external_at(namespace, metric, selector, Instant::now())
     }
-}
 
-/// The label `projection` is the name; every other one is the Projection's own.
-fn selects(selector: &Selector, name: &str, labels: &BTreeMap<String, String>) -> bool {
-    selector.matches_by(
-        |key| {
-            if key == METRIC_PROJECTION_LABEL { Some(name) } else { labels.get(key).map(String::as_str) }
-        },
-    )
-}
-
-fn wants(selector: &Selector, projection: &Projection) -> bool {
-    let none = BTreeMap::new();
-    let labels = projection.metadata.labels.as_ref().unwrap_or(&none);
-    selects(selector, projection.metadata.name.as_deref().unwrap_or_default(), labels)
+    fn objects(&self, query: &ObjectQuery<'_>) -> Result<Vec<ObjectValue>, ValueError> {
+        self.objects_at(query, Instant::now())
+    }
 }
 
 fn is_of(observation: &Observation, projection: &Projection) -> bool {
@@ -151,46 +251,42 @@ fn missing_projection(namespace: &str, name: &str) -> ValueError {
     ValueError::NotFound(format!("there is no Projection {name:?} in the namespace {namespace:?}"))
 }
 
-fn not_measured(namespace: &str, name: &str, metric: &str) -> ValueError {
-    let reason = Reason::NotMeasuredYet;
-    ValueError::Unavailable(format!(
-        "{metric} of the Projection {namespace}/{name} is unknown: {reason}: no sample has been taken yet"
-    ))
+fn not_measured(search: &Search<'_>, name: &str) -> ValueError {
+    unavailable(search, name, &format!("{}: no sample has been taken yet", Reason::NotMeasuredYet))
 }
 
-fn nothing(namespace: &str, selector: &Selector) -> ValueError {
-    ValueError::NotFound(format!("no Projection in the namespace {namespace:?} matches {:?}", selector.to_string()))
+fn unavailable(Search { namespace, called, .. }: &Search<'_>, name: &str, why: &str) -> ValueError {
+    ValueError::Unavailable(format!("{called} of the Projection {namespace}/{name} is unknown: {why}"))
 }
 
-fn value(
-    namespace: &str,
-    name: &str,
-    observation: &Observation,
-    metric: &str,
-    now: Instant,
-) -> Result<ExternalValue, ValueError> {
-    let unavailable =
-        |why: &str| ValueError::Unavailable(format!("{metric} of the Projection {namespace}/{name} is unknown: {why}"));
-    let measured =
-        observation.current(now).map_err(|unknown| unavailable(&format!("{}: {}", unknown.reason, unknown.message)))?;
-    let quantity = quantity(measured, metric).ok_or_else(|| unavailable(missing(metric)))?;
-    Ok(ExternalValue {
-        labels: BTreeMap::from([(METRIC_PROJECTION_LABEL.to_owned(), name.to_owned())]),
-        timestamp: measured.sample.taken,
-        window_seconds: None,
-        value: quantity,
-    })
+fn nothing(Search { namespace, names, selects, .. }: &Search<'_>) -> ValueError {
+    let which = names.as_ref().map_or("no Projection".to_owned(), |names| {
+        format!("none of the Projections {}", names.iter().copied().collect::<Vec<_>>().join(", "))
+    });
+    ValueError::NotFound(format!("{which} in the namespace {namespace:?} matches {selects}"))
+}
+
+fn value(search: &Search<'_>, name: Arc<str>, observation: &Observation, now: Instant) -> Result<Found, ValueError> {
+    let measured = observation
+        .current(now)
+        .map_err(|unknown| unavailable(search, &name, &format!("{}: {}", unknown.reason, unknown.message)))?;
+    let value = quantity(measured, search.metric).ok_or_else(|| unavailable(search, &name, missing(search.metric)))?;
+    Ok(Found { name, timestamp: measured.sample.taken, window_seconds: window_seconds(search.metric), value })
+}
+
+/// A rate is an average over the last seconds, all else is as of the sample.
+fn window_seconds(metric: &str) -> Option<u64> {
+    (metric == metric::ARRIVAL_RATE).then_some(ARRIVAL_TIME_CONSTANT.as_secs())
 }
 
 fn quantity(measured: &Measured, metric: &str) -> Option<Quantity> {
     let assessment = &measured.assessment;
-    let seconds = |duration: Option<Duration>| duration.and_then(|duration| Quantity::measured(duration.as_secs_f64()));
     match metric {
         metric::PENDING_EVENTS | metric::QUEUE_LENGTH => Some(Quantity::count(assessment.pending.events)),
-        metric::STALENESS_SECONDS => seconds(assessment.staleness),
+        metric::STALENESS_SECONDS => assessment.staleness.map(Quantity::seconds),
         metric::REQUIRED_WORKERS => Some(Quantity::count(u64::from(assessment.required.workers))),
         metric::ARRIVAL_RATE => assessment.rates.arrival.and_then(Quantity::measured),
-        metric::DRAIN_SECONDS => seconds(assessment.drain),
+        metric::DRAIN_SECONDS => assessment.drain.map(Quantity::seconds),
         _ => None,
     }
 }
@@ -200,198 +296,12 @@ fn missing(metric: &str) -> &'static str {
     match metric {
         metric::STALENESS_SECONDS => "the oldest unprocessed event has no time",
         metric::ARRIVAL_RATE => "it takes two samples to know a rate",
+        metric::PARKED_EVENTS => "no event is set aside yet: one that fails stops its shard",
         metric::DRAIN_SECONDS => "the backlog does not shrink, or what a worker does is not learnt yet",
         _ => "it was not measured",
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use kube::runtime::watcher;
-
-    use super::*;
-    use crate::{
-        lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
-        snapshot::Unknown,
-    };
-
-    fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
-        let sample = Sample {
-            at: Duration::from_secs(1),
-            taken: "2026-01-02T03:04:05Z".parse().unwrap(),
-            head: Head { raw: Position(9), safe: Position(9) },
-            checkpoint: CheckpointState::Committed(vec![Position(0)]),
-            pending: Some(Pending { events: pending, exact: true }),
-            pending_by_shard: Vec::new(),
-            arrived: 9,
-            staleness: Some(Duration::from_millis(1_400)),
-            ahead_of_clock: Duration::ZERO,
-            blocked_by: None,
-        };
-        let assessment = Assessment {
-            pending: Pending { events: pending, exact: true },
-            staleness: sample.staleness,
-            rates: Rates { arrival: None, per_worker: None },
-            drain: None,
-            required: Required { workers: 3, limit: Limit::None, reason: String::new() },
-            frozen_for: Duration::ZERO,
-            stuck: false,
-            rewound: None,
-        };
-        Arc::new(Measured { sample, assessment, valid_until })
-    }
-
-    fn served(now: Instant) -> ServedMetrics {
-        let fresh = now + Duration::from_secs(10);
-        let observation = |tier: &str, measured, failure: Option<&str>| {
-            Arc::new(Observation {
-                uid: "u".into(),
-                labels: Arc::new(BTreeMap::from([("tier".to_owned(), tier.to_owned())])),
-                measured,
-                failure: failure
-                    .map(|message| Unknown { reason: Reason::ConnectionRefused, message: message.to_owned() }),
-            })
-        };
-        let shop = BTreeMap::from([
-            ("orders".into(), observation("gold", Some(measured(9, fresh)), None)),
-            ("stale".into(), observation("gold", Some(measured(7, now)), Some("nobody listens at db:5432"))),
-            ("still-good".into(), observation("tin", Some(measured(5, fresh)), Some("nobody listens at db:5432"))),
-            ("new".into(), observation("new", None, None)),
-        ]);
-        let snapshot = SharedSnapshot::default();
-        snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into() });
-        ServedMetrics::new(snapshot)
-    }
-
-    fn ask(metric: &str, selector: &str) -> Result<Vec<String>, ValueError> {
-        let now = Instant::now();
-        let values = served(now).at("shop", metric, &Selector::parse(selector).unwrap(), now)?;
-        Ok(values.into_iter().map(|value| format!("{}={}", value.labels["projection"], value.value)).collect())
-    }
-
-    #[test]
-    fn a_measured_projection_has_its_values() {
-        for (metric, value) in [
-            (metric::PENDING_EVENTS, "orders=9"),
-            (metric::QUEUE_LENGTH, "orders=9"),
-            (metric::STALENESS_SECONDS, "orders=1400m"),
-            (metric::REQUIRED_WORKERS, "orders=3"),
-        ] {
-            assert_eq!(ask(metric, "projection=orders"), Ok(vec![value.to_owned()]));
-        }
-    }
-
-    #[test]
-    fn the_last_good_value_counts_until_it_is_too_old_and_then_the_failure_is_told() {
-        assert_eq!(ask(metric::PENDING_EVENTS, "projection=still-good"), Ok(vec!["still-good=5".to_owned()]));
-        let ValueError::Unavailable(message) = ask(metric::PENDING_EVENTS, "projection=stale").unwrap_err() else {
-            panic!()
-        };
-        assert_eq!(
-            message,
-            "projection_pending_events of the Projection shop/stale is unknown: ConnectionRefused: nobody listens at db:5432"
-        );
-    }
-
-    #[test]
-    fn what_is_not_known_is_an_error_and_not_zero() {
-        for (metric, selector) in [
-            (metric::PENDING_EVENTS, "projection=new"),
-            (metric::ARRIVAL_RATE, "projection=orders"),
-            (metric::DRAIN_SECONDS, "projection=orders"),
-        ] {
-            assert!(matches!(ask(metric, selector), Err(ValueError::Unavailable(_))), "{metric} {selector}");
-        }
-    }
-
-    #[test]
-    fn a_list_is_complete_or_an_error() {
-        assert_eq!(ask(metric::PENDING_EVENTS, "tier in (tin),projection").unwrap(), ["still-good=5"]);
-        assert!(
-            matches!(ask(metric::PENDING_EVENTS, "tier=gold"), Err(ValueError::Unavailable(_))),
-            "one of two is unknown"
-        );
-        assert!(matches!(ask(metric::PENDING_EVENTS, ""), Err(ValueError::Unavailable(_))));
-    }
-
-    #[test]
-    fn what_does_not_exist_is_not_found() {
-        for (metric, selector) in [
-            ("nonexistent", ""),
-            (metric::PENDING_EVENTS, "projection=nobody"),
-            (metric::PENDING_EVENTS, "tier=lead"),
-            (metric::PENDING_EVENTS, "projection=orders,tier=tin"),
-        ] {
-            assert!(matches!(ask(metric, selector), Err(ValueError::NotFound(_))), "{metric} {selector}");
-        }
-    }
-
-    #[test]
-    fn a_set_of_names_is_complete_or_an_error_and_counts_each_once() {
-        assert_eq!(
-            ask(metric::PENDING_EVENTS, "projection in (orders,still-good,orders)").unwrap(),
-            ["orders=9", "still-good=5"]
-        );
-        assert_eq!(
-            ask(metric::PENDING_EVENTS, "projection in (orders,still-good),tier=tin").unwrap(),
-            ["still-good=5"]
-        );
-        let lacking = ask(metric::PENDING_EVENTS, "projection in (orders,nobody)");
-        assert!(matches!(lacking, Err(ValueError::NotFound(_))), "{lacking:?}");
-        let unknown = ask(metric::PENDING_EVENTS, "projection in (orders,new)");
-        assert!(matches!(unknown, Err(ValueError::Unavailable(_))), "{unknown:?}");
-    }
-
-    fn projection(name: &str, uid: &str) -> Projection {
-        serde_json::from_value(serde_json::json!({
-            "apiVersion": "projectionist.dev/v1alpha1",
-            "kind": "Projection",
-            "metadata": {"name": name, "namespace": "shop", "uid": uid, "labels": {"tier": "gold"}},
-            "spec": {
-                "source": {"postgres": {"connection": {"secretRef": {"name": "db"}}, "eventTable": {}}},
-                "lag": {"target": "10s"},
-            },
-        }))
-        .unwrap()
-    }
-
-    fn knowing(projections: Option<&[(&str, &str)]>, metric: &str, selector: &str) -> Result<usize, ValueError> {
-        let (store, mut writer) = kube::runtime::reflector::store();
-        for (name, uid) in projections.unwrap_or_default() {
-            writer.apply_watcher_event(&watcher::Event::Apply(projection(name, uid)));
-        }
-        if projections.is_some() {
-            writer.apply_watcher_event(&watcher::Event::Init);
-            for (name, uid) in projections.unwrap_or_default() {
-                writer.apply_watcher_event(&watcher::Event::InitApply(projection(name, uid)));
-            }
-            writer.apply_watcher_event(&watcher::Event::InitDone);
-        }
-        let now = Instant::now();
-        served(now)
-            .knowing(store)
-            .at("shop", metric, &Selector::parse(selector).unwrap(), now)
-            .map(|values| values.len())
-    }
-
-    #[test]
-    fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_nobody_created_is_not_found() {
-        let unavailable = |answer| matches!(answer, Err(ValueError::Unavailable(_)));
-        let not_found = |answer| matches!(answer, Err(ValueError::NotFound(_)));
-        let ask = |known: Option<&[(&str, &str)]>, selector: &str| knowing(known, metric::PENDING_EVENTS, selector);
-        assert!(unavailable(ask(None, "projection=orders")), "the watch has not answered yet");
-        assert!(unavailable(ask(Some(&[("created", "c")]), "projection=created")));
-        assert!(unavailable(ask(Some(&[("created", "c"), ("orders", "u")]), "")), "a list would lack one");
-        assert!(unavailable(ask(Some(&[("orders", "another")]), "projection=orders")), "a namesake");
-        assert!(unavailable(ask(Some(&[("orders", "another")]), "")), "a namesake");
-        assert!(not_found(ask(Some(&[("orders", "u")]), "projection=nobody")));
-        assert!(
-            not_found(ask(Some(&[("orders", "u")]), "projection=still-good")),
-            "deleted, and still in the snapshot"
-        );
-        assert_eq!(ask(Some(&[("orders", "u")]), "projection=orders"), Ok(1));
-        assert_eq!(ask(Some(&[("orders", "u")]), ""), Ok(1), "the deleted ones do not count");
-        let neither = ask(Some(&[("orders", "u"), ("created", "c")]), "projection in (orders,created),tier!=gold");
-        assert!(not_found(neither), "what the selector leaves out need not be known");
-    }
-}
+#[path = "served_metrics_tests.rs"]
+mod tests;

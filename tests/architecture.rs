@@ -227,3 +227,14 @@ fn no_file_is_longer_than_a_sitting() {
         assert!(lines <= 500, "{module} has {lines} lines");
     }
 }
+
+#[test]
+fn the_chart_grants_every_metric_and_no_other() {
+    let helpers = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/projectionist/templates/_helpers.tpl");
+    let helpers = fs::read_to_string(helpers).unwrap();
+    let names = helpers.split("define \"projectionist.metricNames\"").nth(1).unwrap().split("{{- end").next().unwrap();
+    let granted: Vec<&str> = names.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+    let served: Vec<&str> =
+        projectionist::names::metric::ALL.into_iter().map(projectionist::names::metric::of_object).collect();
+    assert_eq!(granted, served);
+}

@@ -11,7 +11,7 @@ mod sample;
 mod shards;
 
 pub use model::{Assessment, Bounds, Fault, Model, Workers};
-pub use rates::Rates;
+pub use rates::{ARRIVAL_TIME_CONSTANT, Rates};
 pub use required::{Limit, Required};
 pub use safe_head::{SafeHead, Writer, WriterId};
 pub use sample::{BlockingWriter, CheckpointState, Head, Pending, Position, Sample};

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 /// Time constant of the arrival rate's exponential average: short enough to follow a burst within seconds, long enough that
 /// batches of a writer do not show as bursts.
-const ARRIVAL_TIME_CONSTANT: Duration = Duration::from_secs(10);
+pub const ARRIVAL_TIME_CONSTANT: Duration = Duration::from_secs(10);
 /// One observation of the rate per worker needs at least this long.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(2);
 /// The rate per worker is the median of so many windows: one odd window does not move it, three new ones do.

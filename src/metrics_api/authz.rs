@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::Hash,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -9,7 +10,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{GROUP, ReviewError, Reviews, User, VERSION, authn::TOKEN_CACHED_FOR, target::Target};
+use super::{ReviewError, Reviews, User, authn::TOKEN_CACHED_FOR};
 
 /// How long an answer holds, allowed or not.
 const CACHED_FOR: Duration = Duration::from_secs(10);
@@ -24,40 +25,88 @@ const MOST_TOKEN_REVIEWS: usize = 8;
 /// Who may do everything without being looked up, so that the aggregator is answered even while the API server is busy.
 const MASTERS: &str = "system:masters";
 
-/// What a request wants to do, in the terms of RBAC.
+/// What a request wants to read, in the terms of RBAC.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Attributes {
-    /// Read the values of a metric in a namespace.
-    Metric {
-        /// The namespace.
-        namespace: String,
-        /// The metric, which is RBAC's resource.
-        metric: String,
-    },
-    /// Read a path that is no resource.
+    /// A resource.
+    Resource(ResourceAttributes),
+    /// A path that is no resource.
     Path(String),
 }
 
+/// A resource; what a request does not name is empty.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct ResourceAttributes {
+    /// The API group.
+    pub group: String,
+    /// Its version.
+    pub version: String,
+    /// The namespace.
+    pub namespace: String,
+    /// The resource: the metric itself, or the objects that have it.
+    pub resource: String,
+    /// The object; `*` where all are asked for.
+    pub name: String,
+    /// What is read of the object: its metric.
+    pub subresource: String,
+}
+
 impl Attributes {
-    /// RBAC's verb: values come as a list.
+    /// RBAC's verb: what has a name is got, what has none is listed.
     pub fn verb(&self) -> &'static str {
         match self {
-            Self::Metric { .. } => "list",
-            Self::Path(_) => "get",
+            Self::Resource(resource) if resource.name.is_empty() => "list",
+            Self::Resource(_) | Self::Path(_) => "get",
         }
     }
 
-    /// RBAC's API group and version of a metric.
-    pub fn group_version(&self) -> (&'static str, &'static str) {
-        (GROUP, VERSION)
+    /// Reads a path as the API server does, which judges the same request before it sends it here (`NewRequestInfo` in
+    /// k8s.io/apiserver/pkg/endpoints/request): `/apis/GROUP/VERSION[/namespaces/NAMESPACE]/RESOURCE[/NAME[/SUBRESOURCE]]` is a
+    /// resource, and what is shorter is none. A role thus means the same at both doors.
+    ///
+    /// Requests that change something are judged as reads, and then refused to everybody.
+    pub(super) fn of(segments: &[&str]) -> Self {
+        // Slashes at the end do not count.
+        let end = segments.iter().rposition(|segment| !segment.is_empty()).map_or(0, |last| last + 1);
+        let ["apis", group, version, rest @ ..] = &segments[..end] else { return Self::path(segments) };
+        let (namespace, rest) = match rest {
+            [] => return Self::path(segments),
+            // Of the namespace itself; a metric by one of these names could never be granted.
+            ["namespaces", namespace] | ["namespaces", namespace, "status" | "finalize", ..] => (*namespace, rest),
+            ["namespaces", namespace, rest @ ..] => (*namespace, rest),
+            rest => ("", rest),
+        };
+        let part = |index: usize| rest.get(index).copied().unwrap_or_default().to_owned();
+        Self::Resource(ResourceAttributes {
+            group: (*group).to_owned(),
+            version: (*version).to_owned(),
+            namespace: namespace.to_owned(),
+            resource: part(0),
+            name: part(1),
+            subresource: part(2),
+        })
     }
 
-    pub(super) fn of(target: &Target, path: &str) -> Self {
-        match target {
-            Target::Values { namespace, metric } => {
-                Self::Metric { namespace: namespace.clone(), metric: metric.clone() }
+    fn path(segments: &[&str]) -> Self {
+        Self::Path(format!("/{}", segments.join("/")))
+    }
+}
+
+/// As the API server says it when it refuses.
+impl fmt::Display for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{} path {path:?}", self.verb()),
+            Self::Resource(ResourceAttributes { group, version: _, namespace, resource, name: _, subresource }) => {
+                let separator = if subresource.is_empty() { "" } else { "/" };
+                let resource = format!("{resource}{separator}{subresource}");
+                write!(f, "{} resource {resource:?} in API group {group:?}", self.verb())?;
+                if namespace.is_empty() {
+                    f.write_str(" at the cluster scope")
+                } else {
+                    write!(f, " in the namespace {namespace:?}")
+                }
             }
-            _ => Self::Path(path.to_owned()),
         }
     }
 }
@@ -191,6 +240,54 @@ mod tests {
 
     fn path() -> Attributes {
         Attributes::Path("/apis".to_owned())
+    }
+
+    fn attributes(path: &str) -> Attributes {
+        Attributes::of(&path.split('/').skip(1).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_path_is_judged_as_the_api_server_judges_it() {
+        // Path; verb, namespace, resource, name, subresource.
+        for (path, expected) in [
+            ("/namespaces/shop/lag", ["list", "shop", "lag", "", ""]),
+            ("/namespaces/shop/lag/", ["list", "shop", "lag", "", ""]),
+            ("/namespaces/shop/things.example.org/first/lag", ["get", "shop", "things.example.org", "first", "lag"]),
+            ("/namespaces/shop/things.example.org/*/lag", ["get", "shop", "things.example.org", "*", "lag"]),
+            (
+                "/namespaces/shop/things.example.org/first/lag/more",
+                ["get", "shop", "things.example.org", "first", "lag"],
+            ),
+            ("/namespaces/shop", ["get", "shop", "namespaces", "shop", ""]),
+            ("/namespaces/shop/status", ["get", "shop", "namespaces", "shop", "status"]),
+            ("/namespaces", ["list", "", "namespaces", "", ""]),
+            ("/nodes/foo", ["get", "", "nodes", "foo", ""]),
+            ("/blah", ["list", "", "blah", "", ""]),
+        ] {
+            let attributes = attributes(&format!("/apis/custom.metrics.k8s.io/v1beta2{path}"));
+            let Attributes::Resource(resource) = &attributes else { panic!("{path} is no resource") };
+            let ResourceAttributes { group, version, namespace, resource, name, subresource } = resource;
+            assert_eq!((group.as_str(), version.as_str()), ("custom.metrics.k8s.io", "v1beta2"));
+            assert_eq!([attributes.verb(), namespace, resource, name, subresource], expected, "{path}");
+        }
+        for path in ["/", "/apis", "/apis/", "/apis/g", "/apis/g/v", "/apis/g/v/", "/openapi/v3/apis/g/v", "/healthz"] {
+            assert_eq!(attributes(path), Attributes::Path(path.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_what_was_asked_in_the_words_of_the_api_server() {
+        for (path, words) in [
+            ("/apis/g/v/namespaces/shop/lag", "list resource \"lag\" in API group \"g\" in the namespace \"shop\""),
+            (
+                "/apis/g/v/namespaces/shop/things/first/lag",
+                "get resource \"things/lag\" in API group \"g\" in the namespace \"shop\"",
+            ),
+            ("/apis/g/v/things", "list resource \"things\" in API group \"g\" at the cluster scope"),
+            ("/apis", "get path \"/apis\""),
+        ] {
+            assert_eq!(attributes(path).to_string(), words);
+        }
     }
 
     #[tokio::test]

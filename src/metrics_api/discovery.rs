@@ -1,47 +1,61 @@
-//! What the API offers, in each form in which the aggregator and `kubectl` ask for it.
+//! What the API offers, in each form in which the aggregator and `kubectl` ask for it. Made once, from the [`Offer`].
 
 use http::{HeaderMap, HeaderValue, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    GROUP, VERSION,
+    external_v1beta1::ExternalMetricValueList,
+    object_values,
+    offer::{ApiVersion, MeasuredKind, Offer},
     reply::{Answer, Document},
 };
 
 /// The aggregator takes the aggregated form only with exactly this content type, and falls back to the older forms otherwise.
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 /// The resource that stands for all external metrics, since their names are not resources known beforehand.
-const RESOURCE: &str = "externalmetrics";
-const KIND: &str = "ExternalMetricValueList";
+pub(super) const EXTERNAL_METRICS: &str = "externalmetrics";
 
 /// The documents.
 #[derive(Clone, Debug)]
 pub(super) struct Discovery {
     aggregated: Document,
     groups: Document,
-    group: Document,
-    resources: Document,
+    group: Vec<(&'static str, Document)>,
+    resources: Vec<(ApiVersion, Document)>,
 }
 
 impl Discovery {
-    pub(super) fn new() -> Self {
-        let version = json!({"groupVersion": format!("{GROUP}/{VERSION}"), "version": VERSION});
-        let group = json!({"name": GROUP, "versions": [version], "preferredVersion": version});
-        let mut of_one = group.clone();
-        if let Some(fields) = of_one.as_object_mut() {
-            fields.insert("kind".to_owned(), json!("APIGroup"));
-            fields.insert("apiVersion".to_owned(), json!("v1"));
-        }
-        Self {
-            aggregated: Document::with_type(&aggregated(), HeaderValue::from_static(AGGREGATED)),
-            groups: Document::json(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]})),
-            group: Document::json(&of_one),
-            resources: Document::json(&json!({
+    pub(super) fn new(offer: &Offer) -> Self {
+        let versions = offer.versions();
+        let groups = groups(&versions);
+        let all: Vec<Value> = groups.iter().map(|(group, versions)| api_group(group, versions)).collect();
+        let aggregated: Vec<Value> =
+            groups.iter().map(|(group, versions)| aggregated_group(group, versions, offer)).collect();
+        let aggregated = json!({
+            "kind": "APIGroupDiscoveryList",
+            "apiVersion": "apidiscovery.k8s.io/v2",
+            "metadata": {},
+            "items": aggregated,
+        });
+        let alone = |(group, versions): &(&'static str, Vec<ApiVersion>)| {
+            let mut document = api_group(group, versions);
+            document["kind"] = json!("APIGroup");
+            document["apiVersion"] = json!("v1");
+            (*group, Document::json(&document))
+        };
+        let list = |version: ApiVersion| {
+            json!({
                 "kind": "APIResourceList",
                 "apiVersion": "v1",
-                "groupVersion": format!("{GROUP}/{VERSION}"),
-                "resources": [{"name": RESOURCE, "singularName": "", "namespaced": true, "kind": KIND, "verbs": ["get"]}],
-            })),
+                "groupVersion": version.group_version(),
+                "resources": resources(version, offer),
+            })
+        };
+        Self {
+            aggregated: Document::with_type(&aggregated, HeaderValue::from_static(AGGREGATED)),
+            groups: Document::json(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": all})),
+            group: groups.iter().map(alone).collect(),
+            resources: versions.into_iter().map(|version| (version, Document::json(&list(version)))).collect(),
         }
     }
 
@@ -50,37 +64,87 @@ impl Discovery {
         if asks_for_aggregated(request) { self.aggregated.answer(request) } else { self.groups.answer(request) }
     }
 
-    /// `/apis/<group>`
-    pub(super) fn group(&self, request: &HeaderMap) -> Answer {
-        self.group.answer(request)
+    /// `/apis/<group>`, if it is offered.
+    pub(super) fn group(&self, group: &str, request: &HeaderMap) -> Option<Answer> {
+        self.group.iter().find(|(name, _)| *name == group).map(|(_, document)| document.answer(request))
     }
 
-    /// `/apis/<group>/<version>`
-    pub(super) fn resources(&self, request: &HeaderMap) -> Answer {
-        self.resources.answer(request)
+    /// `/apis/<group>/<version>`, if it is offered.
+    pub(super) fn resources(&self, version: ApiVersion, request: &HeaderMap) -> Option<Answer> {
+        self.resources.iter().find(|(offered, _)| *offered == version).map(|(_, document)| document.answer(request))
     }
 }
 
-fn aggregated() -> serde_json::Value {
-    json!({
-        "kind": "APIGroupDiscoveryList",
-        "apiVersion": "apidiscovery.k8s.io/v2",
-        "metadata": {},
-        "items": [{
-            "metadata": {"name": GROUP},
-            "versions": [{
-                "version": VERSION,
+/// The versions by group, in their order.
+fn groups(versions: &[ApiVersion]) -> Vec<(&'static str, Vec<ApiVersion>)> {
+    let mut groups: Vec<(&'static str, Vec<ApiVersion>)> = Vec::new();
+    for version in versions {
+        match groups.iter_mut().find(|(group, _)| *group == version.group()) {
+            Some((_, of_it)) => of_it.push(*version),
+            None => groups.push((version.group(), vec![*version])),
+        }
+    }
+    groups
+}
+
+fn api_group(group: &str, versions: &[ApiVersion]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": version.group_version(), "version": version.version()}))
+        .collect();
+    json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
+}
+
+/// The resources of a version as APIResources: metrics of objects are subresources of theirs.
+fn resources(version: ApiVersion, offer: &Offer) -> Vec<Value> {
+    let resource = |name: &str, kind: &str| json!({"name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": ["get"]});
+    match (version, &offer.objects) {
+        (ApiVersion::ExternalV1Beta1, _) => vec![resource(EXTERNAL_METRICS, ExternalMetricValueList::KIND)],
+        (ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2, Some(MeasuredKind { resource: of, metrics, .. })) => {
+            metrics.iter().map(|metric| resource(&format!("{of}/{metric}"), object_values::KIND)).collect()
+        }
+        (ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2, None) => Vec::new(),
+    }
+}
+
+fn aggregated_group(group: &str, versions: &[ApiVersion], offer: &Offer) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| {
+            json!({
+                "version": version.version(),
                 "freshness": "Current",
-                "resources": [{
-                    "resource": RESOURCE,
-                    "responseKind": {"group": "", "version": "", "kind": KIND},
-                    "scope": "Namespaced",
-                    "singularResource": "",
-                    "verbs": ["get"],
-                }],
-            }],
-        }],
-    })
+                "resources": [aggregated_resource(*version, offer)],
+            })
+        })
+        .collect();
+    json!({"metadata": {"name": group}, "versions": versions})
+}
+
+fn aggregated_resource(version: ApiVersion, offer: &Offer) -> Value {
+    let response = |kind: &str| json!({"group": "", "version": "", "kind": kind});
+    let resource = |name: &str, kind: &str, verbs: &[&str]| {
+        json!({
+            "resource": name,
+            "responseKind": response(kind),
+            "scope": "Namespaced",
+            "singularResource": "",
+            "verbs": verbs,
+        })
+    };
+    match (version, &offer.objects) {
+        (ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2, Some(kind)) => {
+            // The objects themselves are not served here: a parent without kind and verbs only carries its metrics, as the API
+            // server writes it for subresources whose parent is elsewhere.
+            let mut parent = resource(&kind.resource, "", &[]);
+            let metrics = kind.metrics.iter().map(|metric| {
+                json!({"subresource": metric, "responseKind": response(object_values::KIND), "verbs": ["get"]})
+            });
+            parent["subresources"] = metrics.collect();
+            parent
+        }
+        _ => resource(EXTERNAL_METRICS, ExternalMetricValueList::KIND, &["get"]),
+    }
 }
 
 fn asks_for_aggregated(request: &HeaderMap) -> bool {
@@ -97,13 +161,27 @@ mod tests {
 
     use super::*;
 
-    fn asked(accept: &str, etag: Option<&HeaderValue>) -> Answer {
+    fn offer(external: bool, objects: bool) -> Offer {
+        let kind = MeasuredKind {
+            kind: "Thing".to_owned(),
+            api_version: "example.org/v1".to_owned(),
+            resource: "things.example.org".to_owned(),
+            metrics: vec!["lag".to_owned(), "rate".to_owned()],
+        };
+        Offer { external, objects: objects.then_some(kind) }
+    }
+
+    fn asked(offer: &Offer, accept: &str, etag: Option<&HeaderValue>) -> Answer {
         let mut request = HeaderMap::new();
         request.insert(header::ACCEPT, accept.parse().unwrap());
         if let Some(etag) = etag {
             request.insert(header::IF_NONE_MATCH, etag.clone());
         }
-        Discovery::new().groups(&request)
+        Discovery::new(offer).groups(&request)
+    }
+
+    fn json_of(answer: &Answer) -> Value {
+        serde_json::from_slice(answer.body()).unwrap()
     }
 
     #[test]
@@ -111,11 +189,13 @@ mod tests {
         let accept = format!(
             "{AGGREGATED},application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"
         );
-        let answer = asked(&accept, None);
+        let answer = asked(&offer(true, true), &accept, None);
         assert_eq!(answer.headers()[header::CONTENT_TYPE], AGGREGATED);
         let etag = answer.headers()[header::ETAG].clone();
-        let again = asked(&accept, Some(&etag));
+        let again = asked(&offer(true, true), &accept, Some(&etag));
         assert_eq!((again.status(), again.body().len()), (StatusCode::NOT_MODIFIED, 0));
+        let other = asked(&offer(true, false), &accept, Some(&etag));
+        assert_eq!(other.status(), StatusCode::OK, "what changed has another tag");
     }
 
     #[test]
@@ -123,9 +203,72 @@ mod tests {
         for accept in
             ["application/json", "*/*", "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"]
         {
-            let answer = asked(accept, None);
+            let answer = asked(&offer(true, true), accept, None);
             assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/json");
-            assert!(String::from_utf8_lossy(answer.body()).contains("APIGroupList"));
+            assert_eq!(json_of(&answer)["kind"], "APIGroupList");
+        }
+    }
+
+    #[test]
+    fn metrics_of_objects_are_subresources_in_every_form() {
+        let discovery = Discovery::new(&offer(true, true));
+        let none = HeaderMap::new();
+        for version in [ApiVersion::CustomV1Beta1, ApiVersion::CustomV1Beta2] {
+            let list = json_of(&discovery.resources(version, &none).unwrap());
+            assert_eq!(list["groupVersion"], version.group_version());
+            let resource = |name: &str| json!({"name": name, "singularName": "", "namespaced": true, "kind": "MetricValueList", "verbs": ["get"]});
+            assert_eq!(
+                list["resources"],
+                json!([resource("things.example.org/lag"), resource("things.example.org/rate")])
+            );
+        }
+        let group = json_of(&discovery.group("custom.metrics.k8s.io", &none).unwrap());
+        assert_eq!(group["preferredVersion"]["groupVersion"], "custom.metrics.k8s.io/v1beta2");
+        assert_eq!(group["versions"][1]["version"], "v1beta1");
+        let aggregated = json_of(&asked(&offer(true, true), AGGREGATED, None));
+        let names: Vec<&str> = aggregated["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|item| item["metadata"]["name"].as_str())
+            .collect();
+        assert_eq!(names, ["external.metrics.k8s.io", "custom.metrics.k8s.io"]);
+        let custom = &aggregated["items"][1]["versions"];
+        assert_eq!((&custom[0]["version"], &custom[1]["version"]), (&json!("v1beta2"), &json!("v1beta1")));
+        let metric = |name: &str| json!({"subresource": name, "responseKind": {"group": "", "version": "", "kind": "MetricValueList"}, "verbs": ["get"]});
+        assert_eq!(
+            custom[0]["resources"],
+            json!([{
+                "resource": "things.example.org",
+                "responseKind": {"group": "", "version": "", "kind": ""},
+                "scope": "Namespaced",
+                "singularResource": "",
+                "verbs": [],
+                "subresources": [metric("lag"), metric("rate")],
+            }])
+        );
+    }
+
+    #[test]
+    fn what_is_not_offered_is_in_no_form_and_no_list_is_empty() {
+        let none = HeaderMap::new();
+        for (external, objects) in [(true, true), (true, false), (false, true), (false, false)] {
+            let offer = offer(external, objects);
+            let discovery = Discovery::new(&offer);
+            for (version, offered) in [
+                (ApiVersion::ExternalV1Beta1, external),
+                (ApiVersion::CustomV1Beta1, objects),
+                (ApiVersion::CustomV1Beta2, objects),
+            ] {
+                assert_eq!(discovery.group(version.group(), &none).is_some(), offered);
+                let list = discovery.resources(version, &none);
+                assert_eq!(list.is_some(), offered);
+                assert!(list.is_none_or(|list| !json_of(&list)["resources"].as_array().unwrap().is_empty()));
+                for accept in ["*/*", AGGREGATED] {
+                    let all = asked(&offer, accept, None);
+                    assert_eq!(String::from_utf8_lossy(all.body()).contains(version.group()), offered, "{accept}");
+                }
+            }
         }
     }
 }

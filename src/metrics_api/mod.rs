@@ -6,10 +6,17 @@
 pub mod authn;
 mod authz;
 pub mod certificate;
+mod custom_v1beta1;
+mod custom_v1beta2;
 mod discovery;
+mod external_v1beta1;
+mod object_values;
+pub mod offer;
 mod openapi;
+mod path;
 mod peer;
 pub mod quantity;
+mod query;
 mod reply;
 mod routes;
 pub mod selector;
@@ -23,15 +30,11 @@ use std::collections::BTreeMap;
 use futures::future::BoxFuture;
 
 pub use authn::{ClientAuthorities, User};
-pub use authz::Attributes;
+pub use authz::{Attributes, ResourceAttributes};
+pub use offer::{ApiVersion, MeasuredKind, Offer};
 pub use quantity::Quantity;
 pub use selector::Selector;
 pub use server::{ServeOptions, serve};
-
-/// The API group that is served.
-pub const GROUP: &str = "external.metrics.k8s.io";
-/// Its version.
-pub const VERSION: &str = "v1beta1";
 
 /// One value of an external metric.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,6 +47,34 @@ pub struct ExternalValue {
     pub window_seconds: Option<u64>,
     /// The value.
     pub value: Quantity,
+}
+
+/// The value of a metric of one object.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObjectValue {
+    /// The object's name.
+    pub name: String,
+    /// When it was measured.
+    pub timestamp: jiff::Timestamp,
+    /// The seconds over which it was computed, where it is no momentary value.
+    pub window_seconds: Option<u64>,
+    /// The value.
+    pub value: Quantity,
+}
+
+/// Which values of objects are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectQuery<'a> {
+    /// The namespace.
+    pub namespace: &'a str,
+    /// The object; `None` for all of them.
+    pub name: Option<&'a str>,
+    /// Holds for the object's labels.
+    pub labels: &'a Selector,
+    /// One of the offered metrics.
+    pub metric: &'a str,
+    /// Holds for the metric's own labels.
+    pub metric_labels: &'a Selector,
 }
 
 /// Why there is no value. The message reaches a person through `kubectl describe hpa`.
@@ -62,6 +93,13 @@ pub trait MetricValues: Send + Sync + 'static {
     /// # Errors
     /// [`ValueError`]
     fn external(&self, namespace: &str, metric: &str, selector: &Selector) -> Result<Vec<ExternalValue>, ValueError>;
+
+    /// The values of a metric of the objects that a query names; complete, or an error. Never empty, and exactly one where the query
+    /// names the object.
+    ///
+    /// # Errors
+    /// [`ValueError`]
+    fn objects(&self, query: &ObjectQuery<'_>) -> Result<Vec<ObjectValue>, ValueError>;
 }
 
 /// A question to the cluster could not be answered.

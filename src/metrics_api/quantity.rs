@@ -1,6 +1,6 @@
 //! Values as Kubernetes writes quantities: canonical, exact to the milli.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// Above this the autoscaler's arithmetic in milli wraps around: `i64::MAX / 1000`.
 const LARGEST: i64 = i64::MAX / 1000;
@@ -17,16 +17,29 @@ impl Quantity {
         Self { milli: i64::try_from(value).unwrap_or(LARGEST).min(LARGEST) * 1000 }
     }
 
-    /// A measured number, rounded up to the next thousandth as the autoscaler does; `None` for what is no number, infinite or
-    /// negative.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+    /// A time in seconds, rounded up to the next millisecond.
+    pub fn seconds(value: Duration) -> Self {
+        let milli = i64::try_from(value.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
+        Self { milli: milli.min(LARGEST * 1000) }
+    }
+
+    /// A measured number, rounded up to the next thousandth as Kubernetes does; `None` for what is no number, infinite or negative.
+    ///
+    /// The number is taken by its shortest decimal form: 0.07 is `70m`, although the binary number of that name is a trifle more.
+    #[allow(clippy::cast_precision_loss)]
     pub fn measured(value: f64) -> Option<Self> {
         if !value.is_finite() || value < 0.0 {
             return None;
         }
-        // The cast saturates, and what it loses is above the bound.
-        let milli = (value * 1000.0).ceil() as i64;
-        Some(Self { milli: milli.min(LARGEST * 1000) })
+        if value >= LARGEST as f64 {
+            return Some(Self { milli: LARGEST * 1000 });
+        }
+        let decimal = value.abs().to_string();
+        let (whole, fraction) = decimal.split_once('.').unwrap_or((&decimal, ""));
+        let (kept, rest) = fraction.split_at(fraction.len().min(3));
+        let kept: i64 = format!("{kept:0<3}").parse().ok()?;
+        let more = rest.bytes().any(|digit| digit != b'0');
+        Some(Self { milli: whole.parse::<i64>().ok()? * 1000 + kept + i64::from(more) })
     }
 }
 
@@ -54,28 +67,70 @@ mod tests {
 
     use super::*;
 
-    /// Reads a quantity as the API machinery does, in milli.
+    const SUFFIXES: [&str; 8] = ["m", "", "k", "M", "G", "T", "P", "E"];
+
+    /// Reads a quantity by the grammar of the API machinery, in milli: sign, digits, point, suffix.
     fn read(text: &str) -> Option<i128> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let scale: i128 = match &text[digits.len()..] {
-            "m" => 1,
-            "" => 1_000,
-            "k" => 1_000_000,
-            "M" => 1_000_000_000,
-            "G" => 1_000_000_000_000,
-            "T" => 1_000_000_000_000_000,
-            "P" => 1_000_000_000_000_000_000,
-            "E" => 1_000_000_000_000_000_000_000,
-            _ => return None,
+        let (sign, rest) = match text.strip_prefix(['+', '-']) {
+            Some(rest) => (if text.starts_with('-') { -1 } else { 1 }, rest),
+            None => (1, text),
         };
-        digits.parse::<i128>().ok().map(|mantissa| mantissa * scale)
+        let number = rest.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let power = SUFFIXES.iter().position(|suffix| *suffix == &rest[number.len()..])?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let digits = format!("{whole}{fraction}");
+        if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        let scaled = digits.parse::<i128>().ok()? * 1000_i128.pow(u32::try_from(power).ok()?);
+        let divisor = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
+        Some(sign * (scaled + divisor - 1) / divisor)
+    }
+
+    /// Holds what the API machinery holds of the canonical form, and tells the value in milli.
+    fn canonical(quantity: Quantity) -> i128 {
+        let text = quantity.to_string();
+        let mantissa = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        assert!(mantissa.bytes().all(|digit| digit.is_ascii_digit()), "{text}: no sign, no point");
+        assert!(text == "0" || !mantissa.starts_with('0'), "{text}: no leading zero");
+        assert!(text == "0" || text.ends_with('E') || !mantissa.ends_with("000"), "{text}: the suffix is the largest");
+        assert!(mantissa != "0" || text == "0", "{text}: zero has no suffix");
+        read(&text).unwrap_or_else(|| panic!("{text} does not follow the grammar"))
+    }
+
+    #[test]
+    fn the_reader_reads_what_the_api_machinery_reads() {
+        for (text, milli) in [
+            ("0", 0),
+            ("1.5", 1_500),
+            ("1500m", 1_500),
+            ("1k", 1_000_000),
+            (".5", 500),
+            ("5.", 5_000),
+            ("-1", -1_000),
+            ("+2M", 2_000_000_000),
+        ] {
+            assert_eq!(read(text), Some(milli), "{text}");
+        }
+        for text in ["", "m", "1x", "1kk", "1,5", "1 k"] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]
     fn writes_the_canonical_form() {
-        for (value, text) in
-            [(0.0, "0"), (1.5, "1500m"), (1000.0, "1k"), (1234.0, "1234"), (0.0004, "1m"), (2.0e6, "2M")]
-        {
+        for (value, text) in [
+            (0.0, "0"),
+            (-0.0, "0"),
+            (1.5, "1500m"),
+            (1000.0, "1k"),
+            (1234.0, "1234"),
+            (0.0004, "1m"),
+            (2.0e6, "2M"),
+            (0.07, "70m"),
+            (1.0e-300, "1m"),
+            (99.999_000_1, "100"),
+        ] {
             assert_eq!(Quantity::measured(value).unwrap().to_string(), text);
         }
         assert_eq!(Quantity::count(0).to_string(), "0");
@@ -98,18 +153,66 @@ mod tests {
         }
     }
 
+    #[test]
+    fn times_are_exact_to_the_millisecond() {
+        for (time, text) in [
+            (Duration::ZERO, "0"),
+            (Duration::from_nanos(1), "1m"),
+            (Duration::from_millis(70), "70m"),
+            (Duration::from_micros(70_001), "71m"),
+            (Duration::from_secs(3_000), "3k"),
+            (Duration::MAX, "9223372036854775"),
+        ] {
+            assert_eq!(Quantity::seconds(time).to_string(), text);
+        }
+    }
+
     proptest! {
         #[test]
         fn counts_survive_being_written_and_read(value in 0..u64::try_from(LARGEST).unwrap()) {
-            prop_assert_eq!(read(&Quantity::count(value).to_string()), Some(i128::from(value) * 1000));
+            prop_assert_eq!(canonical(Quantity::count(value)), i128::from(value) * 1000);
         }
 
         #[test]
-        fn measured_values_are_exact_to_the_milli_and_never_smaller(milli in 0_i64..1_000_000_000_000) {
+        fn round_counts_get_the_largest_suffix(mantissa in 1_u64..1_000, power in 0_u32..5) {
+            let written = Quantity::count(mantissa * 1000_u64.pow(power)).to_string();
+            prop_assert_eq!(written, format!("{mantissa}{}", SUFFIXES[power as usize + 1]));
+        }
+
+        #[test]
+        fn thousandths_survive_being_measured_written_and_read(milli in 0_i64..1_000_000_000_000_000) {
             #[allow(clippy::cast_precision_loss)]
             let value = milli as f64 / 1000.0;
-            let read = read(&Quantity::measured(value).unwrap().to_string()).unwrap();
-            prop_assert!(read == i128::from(milli) || read == i128::from(milli) + 1);
+            prop_assert_eq!(canonical(Quantity::measured(value).unwrap()), i128::from(milli));
+        }
+
+        #[test]
+        #[allow(clippy::cast_precision_loss)]
+        fn what_is_finer_is_rounded_up(value in 0.0_f64..1e12) {
+            let milli = canonical(Quantity::measured(value).unwrap());
+            prop_assert!(milli as f64 / 1000.0 >= value, "{milli} is less than {value}");
+            prop_assert!((milli - 1) as f64 / 1000.0 <= value, "{milli} is more than the next after {value}");
+        }
+
+        #[test]
+        fn times_survive_being_written_and_read(time in any::<Duration>()) {
+            let milli = i128::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap().min(i128::from(LARGEST) * 1000);
+            prop_assert_eq!(canonical(Quantity::seconds(time)), milli);
+        }
+
+        #[test]
+        fn every_number_is_canonical_within_the_bound_or_none(value in proptest::num::f64::ANY, count in any::<u64>()) {
+            let measured = Quantity::measured(value);
+            prop_assert_eq!(measured.is_some(), value.is_finite() && value >= 0.0);
+            for quantity in measured.into_iter().chain([Quantity::count(count)]) {
+                prop_assert!((0..=i128::from(i64::MAX)).contains(&canonical(quantity)), "{quantity}");
+            }
+        }
+
+        #[test]
+        fn more_is_never_written_as_less(one in 0.0_f64..1e19, other in 0.0_f64..1e19) {
+            let (one, other) = (one.min(other), one.max(other));
+            prop_assert!(Quantity::measured(one) <= Quantity::measured(other));
         }
     }
 }

@@ -7,15 +7,20 @@ use tokio::sync::watch;
 use warp::{Filter, Reply, path::FullPath};
 
 use super::{
-    ClientAuthorities, MetricValues, Reviews, User, ValueError,
+    ClientAuthorities, MetricValues, ObjectQuery, Reviews, User, ValueError,
     authn::{Standing, bearer},
     authz::{Attributes, Gate},
+    custom_v1beta1, custom_v1beta2,
     discovery::Discovery,
+    external_v1beta1::ExternalMetricValueList,
+    object_values::Asked,
+    offer::{ApiVersion, Offer},
     openapi::OpenApi,
+    path,
     peer::Peer,
+    query::Query,
     reply::{self, Answer},
-    target::{Target, label_selector},
-    types::ExternalMetricValueList,
+    target::{ObjectPath, Target},
 };
 
 /// Everything that requests share.
@@ -23,6 +28,7 @@ pub(super) struct Api<V, R> {
     pub(super) values: V,
     pub(super) gate: Gate<R>,
     pub(super) authorities: watch::Receiver<Arc<ClientAuthorities>>,
+    pub(super) offer: Offer,
     pub(super) discovery: Discovery,
     pub(super) openapi: OpenApi,
 }
@@ -49,10 +55,12 @@ pub(super) fn without_path<B>(request: &Request<B>) -> Option<Answer> {
 
 impl<V: MetricValues, R: Reviews> Api<V, R> {
     async fn answer(&self, method: &Method, path: &str, query: &str, headers: &HeaderMap, peer: &Peer) -> Answer {
-        let target = match Target::parse(path) {
-            Ok(target) => target,
-            Err(error) => return reply::failure(StatusCode::BAD_REQUEST, error.to_string()),
+        let segments = match path::segments(path) {
+            Ok(segments) => segments,
+            Err(why) => return reply::failure(StatusCode::BAD_REQUEST, format!("the path cannot be read: {why}")),
         };
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        let target = Target::of(&segments, &self.offer);
         if target == Target::Health && method == Method::GET {
             return reply::text("ok");
         }
@@ -61,7 +69,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
             Err(answer) => return answer,
         };
         peer.identified();
-        let attributes = Attributes::of(&target, path);
+        let attributes = Attributes::of(&segments);
         match self.gate.may(&user, &attributes).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => return forbidden(&user, &attributes, &why),
@@ -85,28 +93,47 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         self.read(&target, path, query, headers)
     }
 
-    fn read(&self, target: &Target, path: &str, query: &str, headers: &HeaderMap) -> Answer {
-        match target {
+    fn read(&self, target: &Target<'_>, path: &str, query: &str, headers: &HeaderMap) -> Answer {
+        let nothing = || reply::failure(StatusCode::NOT_FOUND, format!("there is nothing at {path}"));
+        match *target {
             Target::Health => reply::text("ok"),
             Target::Groups => self.discovery.groups(headers),
-            Target::Group => self.discovery.group(headers),
-            Target::Resources => self.discovery.resources(headers),
+            Target::Group(group) => self.discovery.group(group, headers).unwrap_or_else(nothing),
+            Target::Resources(version) => self.discovery.resources(version, headers).unwrap_or_else(nothing),
             Target::OpenApiV2 => self.openapi.v2(headers),
             Target::OpenApiV3 => self.openapi.v3(headers),
-            Target::OpenApiV3Group => self.openapi.v3_group(headers),
-            Target::Nothing => reply::failure(StatusCode::NOT_FOUND, format!("there is nothing at {path}")),
-            Target::Values { namespace, metric } => {
-                let selector = match label_selector(query) {
-                    Ok(selector) => selector,
-                    Err(error) => return reply::failure(StatusCode::BAD_REQUEST, error.to_string()),
-                };
-                match self.values.external(namespace, metric, &selector) {
-                    Ok(values) => reply::json(&ExternalMetricValueList::of(metric, values)),
-                    Err(ValueError::NotFound(message)) => reply::failure(StatusCode::NOT_FOUND, message),
-                    Err(ValueError::Unavailable(message)) => reply::failure(StatusCode::SERVICE_UNAVAILABLE, message),
-                }
-            }
+            Target::OpenApiV3Group(version) => self.openapi.v3_group(version, headers).unwrap_or_else(nothing),
+            Target::Nothing => nothing(),
+            Target::External { namespace, metric } => answer_or_status(self.external(namespace, metric, query)),
+            Target::Objects(path) => answer_or_status(self.objects(&path, query)),
         }
+    }
+
+    fn external(&self, namespace: &str, metric: &str, query: &str) -> Result<Answer, Refusal> {
+        let query = Query::parse(query).map_err(|why| bad_query(&why))?;
+        let values = self.values.external(namespace, metric, &query.labels)?;
+        Ok(reply::json(&ExternalMetricValueList::of(metric, values)))
+    }
+    fn objects(&self, path: &ObjectPath<'_>, query: &str) -> Result<Answer, Refusal> {
+        let ObjectPath { version, namespace, resource, name, metric } = *path;
+        let missing = |message: String| Refusal { code: StatusCode::NOT_FOUND, message };
+        let measured = self.offer.objects.as_ref().filter(|measured| measured.resource == resource);
+        let kind = measured.ok_or_else(|| missing(format!("the metrics of {resource:?} are not served here")))?;
+        if !kind.metrics.iter().any(|known| known == metric) {
+            let all = kind.metrics.join(", ");
+            return Err(missing(format!("{resource} have no metric {metric:?}: there are {all}")));
+        }
+        let Query { labels, metric_labels } = Query::parse(query).map_err(|why| bad_query(&why))?;
+        let query = ObjectQuery { namespace, name, labels: &labels, metric, metric_labels: &metric_labels };
+        let values = self.values.objects(&query)?;
+        let selector = metric_labels.as_label_selector();
+        let asked = Asked { kind, namespace, metric, selector: selector.as_ref() };
+        Ok(match version {
+            ApiVersion::CustomV1Beta1 => reply::json(&custom_v1beta1::MetricValueList::of(&asked, &values)),
+            ApiVersion::CustomV1Beta2 | ApiVersion::ExternalV1Beta1 => {
+                reply::json(&custom_v1beta2::MetricValueList::of(&asked, &values))
+            }
+        })
     }
 
     /// Who asks: request headers of the front proxy, then a client certificate of their own, then a token. A certificate or token
@@ -136,19 +163,34 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
     }
 }
 
+/// Why there is no answer.
+struct Refusal {
+    code: StatusCode,
+    message: String,
+}
+
+impl From<ValueError> for Refusal {
+    fn from(error: ValueError) -> Self {
+        let (code, message) = match error {
+            ValueError::NotFound(message) => (StatusCode::NOT_FOUND, message),
+            ValueError::Unavailable(message) => (StatusCode::SERVICE_UNAVAILABLE, message),
+        };
+        Self { code, message }
+    }
+}
+
+fn bad_query(why: &str) -> Refusal {
+    Refusal { code: StatusCode::BAD_REQUEST, message: format!("the query cannot be read: {why}") }
+}
+
+fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
+    answer.unwrap_or_else(|Refusal { code, message }| reply::failure(code, message))
+}
+
 /// Says no in the words of RBAC, and leaves a line for whoever audits.
 fn forbidden(user: &User, attributes: &Attributes, why: &str) -> Answer {
-    let (verb, name) = (attributes.verb(), &user.name);
-    let what = match attributes {
-        Attributes::Metric { namespace, metric } => {
-            let (group, _) = attributes.group_version();
-            format!(
-                "User {name:?} cannot {verb} resource {metric:?} in API group {group:?} in the namespace {namespace:?}"
-            )
-        }
-        Attributes::Path(path) => format!("User {name:?} cannot {verb} path {path:?}"),
-    };
-    tracing::info!(target: "audit", user = name, "denied: {what}");
+    let what = format!("User {:?} cannot {attributes}", user.name);
+    tracing::info!(target: "audit", user = user.name, "denied: {what}");
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
     reply::failure(StatusCode::FORBIDDEN, format!("forbidden: {what}{why}"))
 }

@@ -5,6 +5,8 @@ use std::{
     fmt,
 };
 
+use super::types::{LabelRequirement, LabelSelector};
+
 /// A longer selector is refused unread.
 const LONGEST: usize = 16 * 1024;
 /// More requirements than this are refused.
@@ -85,6 +87,29 @@ impl Selector {
             Operator::In(values) if requirement.key == key => Some(values.iter().map(String::as_str).collect()),
             _ => None,
         })
+    }
+
+    /// As objects of Kubernetes hold it. `None` for the empty one, and for one that they cannot hold since it compares numbers.
+    pub(super) fn as_label_selector(&self) -> Option<LabelSelector> {
+        if self.requirements.is_empty() {
+            return None;
+        }
+        let mut selector = LabelSelector::default();
+        for Requirement { key, operator } in &self.requirements {
+            let (operator, values) = match operator {
+                Operator::In(values) if values.len() == 1 && !selector.match_labels.contains_key(key) => {
+                    selector.match_labels.insert(key.clone(), values[0].clone());
+                    continue;
+                }
+                Operator::In(values) => ("In", values.clone()),
+                Operator::NotIn(values) => ("NotIn", values.clone()),
+                Operator::Exists => ("Exists", Vec::new()),
+                Operator::DoesNotExist => ("DoesNotExist", Vec::new()),
+                Operator::GreaterThan(_) | Operator::LessThan(_) => return None,
+            };
+            selector.match_expressions.push(LabelRequirement { key: key.clone(), operator, values });
+        }
+        Some(selector)
     }
 }
 
@@ -333,6 +358,26 @@ mod tests {
         assert_eq!(named("x=1,projection=orders").as_deref(), Some("orders"));
         assert_eq!(named("projection in (b,a,b)").as_deref(), Some("a b"));
         assert_eq!(named("projection!=a"), None);
+    }
+
+    #[test]
+    fn as_an_object_it_holds_every_requirement() {
+        let written = |text: &str| serde_json::to_value(Selector::parse(text).unwrap().as_label_selector()).unwrap();
+        assert_eq!(
+            written("a=b,a=c,d!=e,f in (g,h),i,!j"),
+            serde_json::json!({
+                "matchLabels": {"a": "b"},
+                "matchExpressions": [
+                    {"key": "a", "operator": "In", "values": ["c"]},
+                    {"key": "d", "operator": "NotIn", "values": ["e"]},
+                    {"key": "f", "operator": "In", "values": ["g", "h"]},
+                    {"key": "i", "operator": "Exists"},
+                    {"key": "j", "operator": "DoesNotExist"},
+                ],
+            })
+        );
+        assert_eq!(written("a=b"), serde_json::json!({"matchLabels": {"a": "b"}}));
+        assert!(written("").is_null() && written("a>1,b=c").is_null());
     }
 
     proptest! {

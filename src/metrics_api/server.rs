@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use warp::Reply;
 
 use super::{
-    ClientAuthorities, MetricValues, Reviews,
+    ClientAuthorities, MetricValues, Offer, Reviews,
     authz::Gate,
     discovery::Discovery,
     openapi::OpenApi,
@@ -62,6 +62,8 @@ pub struct ServeOptions<V, R> {
     pub certificate: CertificateWatch,
     /// Whom to believe.
     pub authorities: watch::Receiver<Arc<ClientAuthorities>>,
+    /// What to offer.
+    pub offer: Offer,
     /// The values.
     pub values: V,
     /// Questions to the cluster.
@@ -111,8 +113,9 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         values: options.values,
         gate: Gate::new(options.reviews),
         authorities: options.authorities,
-        discovery: Discovery::new(),
-        openapi: OpenApi::new(),
+        discovery: Discovery::new(&options.offer),
+        openapi: OpenApi::new(&options.offer),
+        offer: options.offer,
     });
     let room = Arc::new(Room::default());
     let (stop, stopped) = watch::channel(false);

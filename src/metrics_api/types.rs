@@ -1,51 +1,59 @@
-//! The wire types that Kubernetes' own libraries do not offer in Rust.
+//! The wire types that several answers share and Kubernetes' own libraries do not offer in Rust.
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{ExternalValue, GROUP, VERSION};
+/// Of a list: there is nothing to say.
+#[derive(Clone, Copy, Debug, Default, JsonSchema, Serialize)]
+#[schemars(inline)]
+pub(super) struct ListMeta {}
 
-/// `external.metrics.k8s.io/v1beta1` ExternalMetricValueList.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct ExternalMetricValueList {
-    kind: &'static str,
-    api_version: String,
-    metadata: ListMeta,
-    items: Vec<ExternalMetricValue>,
+/// A moment as Kubernetes writes it: whole seconds, and never later than it was.
+pub(super) fn time(moment: jiff::Timestamp) -> String {
+    moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-#[derive(Debug, Serialize)]
-struct ListMeta {}
-
-#[derive(Debug, Serialize)]
+/// The object that a value describes.
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ExternalMetricValue {
-    metric_name: String,
-    metric_labels: BTreeMap<String, String>,
-    timestamp: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    window: Option<u64>,
-    value: String,
+#[schemars(inline)]
+pub(super) struct DescribedObject<'a> {
+    /// Its kind.
+    pub(super) kind: &'a str,
+    /// Its namespace.
+    pub(super) namespace: &'a str,
+    /// Its name.
+    pub(super) name: &'a str,
+    /// Its API version.
+    pub(super) api_version: &'a str,
 }
 
-impl ExternalMetricValueList {
-    pub(super) fn of(metric: &str, values: Vec<ExternalValue>) -> Self {
-        let item = |value: ExternalValue| ExternalMetricValue {
-            metric_name: metric.to_owned(),
-            metric_labels: value.labels,
-            timestamp: value.timestamp.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            window: value.window_seconds,
-            value: value.value.to_string(),
-        };
-        Self {
-            kind: "ExternalMetricValueList",
-            api_version: format!("{GROUP}/{VERSION}"),
-            metadata: ListMeta {},
-            items: values.into_iter().map(item).collect(),
-        }
-    }
+/// A label selector: all of its requirements hold.
+#[derive(Clone, Debug, Default, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub(super) struct LabelSelector {
+    /// Labels that must have these values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) match_labels: BTreeMap<String, String>,
+    /// Further requirements.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) match_expressions: Vec<LabelRequirement>,
+}
+
+/// One requirement of a label selector.
+#[derive(Clone, Debug, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(inline)]
+pub(super) struct LabelRequirement {
+    /// The label.
+    pub(super) key: String,
+    /// In, NotIn, Exists or DoesNotExist.
+    pub(super) operator: &'static str,
+    /// The values that In and NotIn speak of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) values: Vec<String>,
 }
 
 /// `v1` Status of a failed request.
@@ -70,29 +78,15 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics_api::Quantity;
 
     #[test]
-    fn a_value_is_written_as_the_autoscaler_reads_it() {
-        let value = ExternalValue {
-            labels: BTreeMap::from([("projection".to_owned(), "orders".to_owned())]),
-            timestamp: "2026-01-02T03:04:05.678Z".parse().unwrap(),
-            window_seconds: None,
-            value: Quantity::measured(1.5).unwrap(),
-        };
-        assert_eq!(
-            serde_json::to_value(ExternalMetricValueList::of("projection_staleness_seconds", vec![value])).unwrap(),
-            serde_json::json!({
-                "kind": "ExternalMetricValueList",
-                "apiVersion": "external.metrics.k8s.io/v1beta1",
-                "metadata": {},
-                "items": [{
-                    "metricName": "projection_staleness_seconds",
-                    "metricLabels": {"projection": "orders"},
-                    "timestamp": "2026-01-02T03:04:05Z",
-                    "value": "1500m",
-                }],
-            })
-        );
+    fn a_moment_is_never_written_later_than_it_was() {
+        for (moment, written) in [
+            ("2026-01-02T03:04:05.999999999Z", "2026-01-02T03:04:05Z"),
+            ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+            ("2026-01-02T05:04:05+02:00", "2026-01-02T03:04:05Z"),
+        ] {
+            assert_eq!(time(moment.parse().unwrap()), written);
+        }
     }
 }

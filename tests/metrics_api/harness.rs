@@ -15,8 +15,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use projectionist::metrics_api::{
-    Attributes, ClientAuthorities, ExternalValue, MetricValues, Quantity, ReviewError, Reviews, Selector, ServeOptions,
-    User, ValueError, certificate, server::serve_on,
+    Attributes, ClientAuthorities, ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Offer,
+    Quantity, ReviewError, Reviews, Selector, ServeOptions, User, ValueError, certificate, server::serve_on,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -92,6 +92,42 @@ impl MetricValues for Constant {
             _ => Err(ValueError::NotFound("there is no such metric".to_owned())),
         }
     }
+
+    /// In the shop there are `first` (gold), `second` (gold) and `third` (tin); `hidden` is known of none of the gold ones.
+    fn objects(&self, query: &ObjectQuery<'_>) -> Result<Vec<ObjectValue>, ValueError> {
+        let mut values = Vec::new();
+        for (name, tier, count) in [("first", "gold", 1), ("second", "gold", 2), ("third", "tin", 3)] {
+            let named = query.name.is_none_or(|wanted| wanted == name);
+            let label = |key: &str, wanted: &str| (key == wanted).then_some(());
+            let selected = query.labels.matches_by(|key| label(key, "tier").map(|()| tier))
+                && query.metric_labels.matches_by(|key| label(key, "thing").map(|()| name));
+            if query.namespace != "shop" || !named || !selected {
+                continue;
+            }
+            if query.metric == "hidden" && tier == "gold" {
+                return Err(ValueError::Unavailable(format!(
+                    "hidden of {name} is unknown: the database does not answer"
+                )));
+            }
+            values.push(ObjectValue {
+                name: name.to_owned(),
+                timestamp: jiff::Timestamp::UNIX_EPOCH,
+                window_seconds: (query.metric == "rate").then_some(10),
+                value: Quantity::count(count),
+            });
+        }
+        if values.is_empty() { Err(ValueError::NotFound("there is no such thing".to_owned())) } else { Ok(values) }
+    }
+}
+
+/// Things, each with three metrics.
+pub(crate) fn things() -> MeasuredKind {
+    MeasuredKind {
+        kind: "Thing".to_owned(),
+        api_version: "example.org/v1".to_owned(),
+        resource: "things.example.org".to_owned(),
+        metrics: ["lag", "rate", "hidden"].map(ToOwned::to_owned).to_vec(),
+    }
 }
 
 /// A cluster in which only `ann` may read and `good` is a token of hers.
@@ -100,6 +136,8 @@ pub(crate) struct Cluster {
     pub(crate) down: Arc<AtomicBool>,
     /// Whom it was asked about.
     pub(crate) asked: Arc<Mutex<Vec<User>>>,
+    /// What they wanted.
+    pub(crate) wanted: Arc<Mutex<Vec<Attributes>>>,
     /// Tokens that it was asked about.
     pub(crate) tokens: Arc<AtomicUsize>,
 }
@@ -111,8 +149,13 @@ impl Reviews for Cluster {
         Box::pin(async move { Ok(user) })
     }
 
-    fn may<'a>(&'a self, user: &'a User, _: &'a Attributes) -> BoxFuture<'a, Result<Result<(), String>, ReviewError>> {
+    fn may<'a>(
+        &'a self,
+        user: &'a User,
+        wanted: &'a Attributes,
+    ) -> BoxFuture<'a, Result<Result<(), String>, ReviewError>> {
         self.asked.lock().unwrap().push(user.clone());
+        self.wanted.lock().unwrap().push(wanted.clone());
         let down = self.down.load(Ordering::Relaxed);
         let may = if user.name == "ann" { Ok(()) } else { Err("no role".to_owned()) };
         Box::pin(async move { if down { Err(ReviewError("down".to_owned())) } else { Ok(may) } })
@@ -146,6 +189,10 @@ pub(crate) fn authorities(front: &str, users: &str) -> Arc<ClientAuthorities> {
 
 impl Server {
     pub(crate) async fn start() -> Self {
+        Self::offering(Offer { external: true, objects: Some(things()) }).await
+    }
+
+    pub(crate) async fn offering(offer: Offer) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -155,8 +202,8 @@ impl Server {
         let (certificates, certificate) = watch::channel(Some(Arc::new(bundle)));
         let (authorities_sender, authorities) = watch::channel(authorities(&front.pem, &users.pem));
         let (stop, stopped) = oneshot::channel::<()>();
-        let options =
-            ServeOptions { listen: address, certificate, authorities, values: Constant, reviews: cluster.clone() };
+        let reviews = cluster.clone();
+        let options = ServeOptions { listen: address, certificate, authorities, offer, values: Constant, reviews };
         let task = tokio::spawn(async move {
             serve_on(listener, options, async move { drop(stopped.await) }).await.unwrap();
         });

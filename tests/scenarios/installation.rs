@@ -90,7 +90,8 @@ fn uninstalling_leaves_no_api_service_and_no_worker_and_installing_again_goes_on
 
         stage.cluster.helm(&["uninstall", "projectionist", "--namespace", SYSTEM, "--wait", "--timeout=180s"])?;
         let services = stage.cluster.kubectl(&["get", "apiservices", "-o", "name"])?;
-        ensure!(!services.contains("external.metrics.k8s.io"), "{services}");
+        let ours = ["external.metrics.k8s.io", "custom.metrics.k8s.io"];
+        ensure!(!ours.iter().any(|group| services.contains(group)), "{services}");
         let hooks = "validatingwebhookconfigurations,mutatingwebhookconfigurations";
         ensure!(!stage.cluster.kubectl(&["get", hooks, "-o", "name"])?.contains("projectionist"));
         let gone = || async { Ok::<_, anyhow::Error>(shop.made("deployment,hpa,pdb,configmap,pod")?.is_empty()) };

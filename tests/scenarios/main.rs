@@ -9,6 +9,7 @@ mod installation;
 mod lifecycle;
 mod metrics_reads;
 mod operator_faults;
+mod own_autoscalers;
 mod refusals;
 mod repair;
 mod sharing;

@@ -56,14 +56,49 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* The metrics that autoscalers may read: names, since RBAC matches a metric's name as a resource. */}}
+{{/*
+Whether custom.metrics.k8s.io is ours. With "auto" only if Helm sees the cluster, where there is always a v1, and no version of the
+group leads elsewhere: one version beside another adapter's would take the autoscalers of others away from it.
+*/}}
+{{- define "projectionist.customMetrics" -}}
+{{- if eq (toString .Values.customMetrics.enabled) "auto" -}}
+{{- $free := not (empty (lookup "apiregistration.k8s.io/v1" "APIService" "" "v1.")) -}}
+{{- range $version := list "v1beta1" "v1beta2" -}}
+{{- $held := lookup "apiregistration.k8s.io/v1" "APIService" "" (printf "%s.custom.metrics.k8s.io" $version) -}}
+{{- if $held -}}
+{{- $service := (dig "spec" "service" nil $held) | default dict -}}
+{{- if or (ne (get $service "name") (include "projectionist.fullname" $)) (ne (get $service "namespace") $.Release.Namespace) -}}
+{{- $free = false -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $free -}}true{{- end -}}
+{{- else if .Values.customMetrics.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* The APIServices that lead to the operator. */}}
+{{- define "projectionist.apiServices" -}}
+{{- $names := list -}}
+{{- if .Values.externalMetrics.enabled -}}
+{{- $names = append $names "v1beta1.external.metrics.k8s.io" -}}
+{{- end -}}
+{{- if include "projectionist.customMetrics" . -}}
+{{- $names = concat $names (list "v1beta1.custom.metrics.k8s.io" "v1beta2.custom.metrics.k8s.io") -}}
+{{- end -}}
+{{- toYaml $names -}}
+{{- end -}}
+
+{{/* The metrics of a Projection: names, since RBAC knows an external metric as a resource, and one of an object as a subresource. */}}
 {{- define "projectionist.metricNames" -}}
-- projection_pending_events
-- projection_queue_length
-- projection_staleness_seconds
-- projection_required_workers
-- projection_arrival_rate
-- projection_drain_seconds
+- pending_events
+- queue_length
+- staleness_seconds
+- required_workers
+- parked_events
+- arrival_rate
+- drain_seconds
 {{- end -}}
 
 {{/* The security of every pod of ours, as Pod Security "restricted" asks and more. */}}

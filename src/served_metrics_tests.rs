@@ -1,0 +1,310 @@
+//! What is answered of which snapshot, in both groups.
+
+use std::time::Duration;
+
+use kube::runtime::watcher;
+
+use super::*;
+use crate::{
+    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
+    snapshot::Unknown,
+};
+
+fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
+    let sample = Sample {
+        at: Duration::from_secs(1),
+        taken: "2026-01-02T03:04:05Z".parse().unwrap(),
+        head: Head { raw: Position(9), safe: Position(9) },
+        checkpoint: CheckpointState::Committed(vec![Position(0)]),
+        pending: Some(Pending { events: pending, exact: true }),
+        pending_by_shard: Vec::new(),
+        arrived: 9,
+        staleness: Some(Duration::from_millis(1_400)),
+        ahead_of_clock: Duration::ZERO,
+        blocked_by: None,
+    };
+    let assessment = Assessment {
+        pending: Pending { events: pending, exact: true },
+        staleness: sample.staleness,
+        rates: Rates { arrival: None, per_worker: None },
+        drain: None,
+        required: Required { workers: 3, limit: Limit::None, reason: String::new() },
+        frozen_for: Duration::ZERO,
+        stuck: false,
+        rewound: None,
+    };
+    Arc::new(Measured { sample, assessment, valid_until })
+}
+
+fn served(now: Instant) -> ServedMetrics {
+    let fresh = now + Duration::from_secs(10);
+    let observation = |tier: &str, measured, failure: Option<&str>| {
+        Arc::new(Observation {
+            uid: "u".into(),
+            labels: Arc::new(BTreeMap::from([("tier".to_owned(), tier.to_owned())])),
+            measured,
+            failure: failure.map(|message| Unknown { reason: Reason::ConnectionRefused, message: message.to_owned() }),
+        })
+    };
+    let shop = BTreeMap::from([
+        ("orders".into(), observation("gold", Some(measured(9, fresh)), None)),
+        ("stale".into(), observation("gold", Some(measured(7, now)), Some("nobody listens at db:5432"))),
+        ("still-good".into(), observation("tin", Some(measured(5, fresh)), Some("nobody listens at db:5432"))),
+        ("new".into(), observation("new", None, None)),
+    ]);
+    let snapshot = SharedSnapshot::default();
+    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into() });
+    ServedMetrics::new(snapshot)
+}
+
+fn ask(metric: &str, selector: &str) -> Result<Vec<String>, ValueError> {
+    let now = Instant::now();
+    let values = served(now).external_at("shop", metric, &Selector::parse(selector).unwrap(), now)?;
+    Ok(values.into_iter().map(|value| format!("{}={}", value.labels["projection"], value.value)).collect())
+}
+
+#[test]
+fn a_measured_projection_has_its_values() {
+    for (metric, value) in [
+        (metric::PENDING_EVENTS, "orders=9"),
+        (metric::QUEUE_LENGTH, "orders=9"),
+        (metric::STALENESS_SECONDS, "orders=1400m"),
+        (metric::REQUIRED_WORKERS, "orders=3"),
+    ] {
+        assert_eq!(ask(metric, "projection=orders"), Ok(vec![value.to_owned()]));
+    }
+}
+
+#[test]
+fn the_last_good_value_counts_until_it_is_too_old_and_then_the_failure_is_told() {
+    assert_eq!(ask(metric::PENDING_EVENTS, "projection=still-good"), Ok(vec!["still-good=5".to_owned()]));
+    let ValueError::Unavailable(message) = ask(metric::PENDING_EVENTS, "projection=stale").unwrap_err() else {
+        panic!()
+    };
+    assert_eq!(
+        message,
+        "projection_pending_events of the Projection shop/stale is unknown: ConnectionRefused: nobody listens at db:5432"
+    );
+}
+
+#[test]
+fn what_is_not_known_is_an_error_and_not_zero() {
+    for (metric, selector) in [
+        (metric::PENDING_EVENTS, "projection=new"),
+        (metric::ARRIVAL_RATE, "projection=orders"),
+        (metric::DRAIN_SECONDS, "projection=orders"),
+    ] {
+        assert!(matches!(ask(metric, selector), Err(ValueError::Unavailable(_))), "{metric} {selector}");
+    }
+}
+
+#[test]
+fn a_list_is_complete_or_an_error() {
+    assert_eq!(ask(metric::PENDING_EVENTS, "tier in (tin),projection").unwrap(), ["still-good=5"]);
+    assert!(
+        matches!(ask(metric::PENDING_EVENTS, "tier=gold"), Err(ValueError::Unavailable(_))),
+        "one of two is unknown"
+    );
+    assert!(matches!(ask(metric::PENDING_EVENTS, ""), Err(ValueError::Unavailable(_))));
+}
+
+#[test]
+fn what_does_not_exist_is_not_found() {
+    for (metric, selector) in [
+        ("nonexistent", ""),
+        (metric::PENDING_EVENTS, "projection=nobody"),
+        (metric::PENDING_EVENTS, "tier=lead"),
+        (metric::PENDING_EVENTS, "projection=orders,tier=tin"),
+    ] {
+        assert!(matches!(ask(metric, selector), Err(ValueError::NotFound(_))), "{metric} {selector}");
+    }
+}
+
+#[test]
+fn a_set_of_names_is_complete_or_an_error_and_counts_each_once() {
+    assert_eq!(
+        ask(metric::PENDING_EVENTS, "projection in (orders,still-good,orders)").unwrap(),
+        ["orders=9", "still-good=5"]
+    );
+    assert_eq!(ask(metric::PENDING_EVENTS, "projection in (orders,still-good),tier=tin").unwrap(), ["still-good=5"]);
+    let lacking = ask(metric::PENDING_EVENTS, "projection in (orders,nobody)");
+    assert!(matches!(lacking, Err(ValueError::NotFound(_))), "{lacking:?}");
+    let unknown = ask(metric::PENDING_EVENTS, "projection in (orders,new)");
+    assert!(matches!(unknown, Err(ValueError::Unavailable(_))), "{unknown:?}");
+}
+
+fn ask_objects(query: &str, labels: &str, metric_labels: &str) -> Result<Vec<String>, ValueError> {
+    let now = Instant::now();
+    let (name, metric) = query.split_once('/').unwrap();
+    let query = ObjectQuery {
+        namespace: "shop",
+        name: Some(name).filter(|name| *name != "*"),
+        labels: &Selector::parse(labels).unwrap(),
+        metric,
+        metric_labels: &Selector::parse(metric_labels).unwrap(),
+    };
+    let values = served(now).objects_at(&query, now)?;
+    Ok(values.into_iter().map(|value| format!("{}={}", value.name, value.value)).collect())
+}
+
+#[test]
+fn every_metric_is_one_of_the_projection_too() {
+    for (metric, value) in [
+        ("pending_events", "orders=9"),
+        ("queue_length", "orders=9"),
+        ("staleness_seconds", "orders=1400m"),
+        ("required_workers", "orders=3"),
+    ] {
+        assert_eq!(ask_objects(&format!("orders/{metric}"), "", ""), Ok(vec![value.to_owned()]));
+    }
+    for metric in measured_kind().metrics {
+        let answer = ask_objects(&format!("orders/{metric}"), "", "");
+        assert!(!matches!(answer, Err(ValueError::NotFound(_))), "{metric}: {answer:?}");
+    }
+    assert!(matches!(ask_objects("orders/projection_pending_events", "", ""), Err(ValueError::NotFound(_))));
+}
+
+#[test]
+fn a_projection_by_name_has_one_value_or_a_reason() {
+    let refusal = |query, labels, metric_labels| match ask_objects(query, labels, metric_labels) {
+        Err(ValueError::NotFound(message)) => ("not found", message),
+        Err(ValueError::Unavailable(message)) => ("unavailable", message),
+        Ok(values) => panic!("{values:?}"),
+    };
+    assert_eq!(
+        refusal("stale/pending_events", "", ""),
+        (
+            "unavailable",
+            "pending_events of the Projection shop/stale is unknown: ConnectionRefused: nobody listens at db:5432"
+                .into()
+        )
+    );
+    assert_eq!(refusal("orders/drain_seconds", "", "").0, "unavailable");
+    assert_eq!(
+        refusal("orders/parked_events", "", ""),
+        (
+            "unavailable",
+            "parked_events of the Projection shop/orders is unknown: no event is set aside yet: one that fails stops its shard".into()
+        )
+    );
+    assert_eq!(
+        refusal("nobody/pending_events", "", ""),
+        ("not found", "there is no Projection \"nobody\" in the namespace \"shop\"".into())
+    );
+    assert_eq!(
+        refusal("orders/pending_events", "", "projection=still-good"),
+        (
+            "not found",
+            "none of the Projections orders in the namespace \"shop\" matches \"\" with the metric's labels \"projection=still-good\"".into()
+        )
+    );
+    assert_eq!(ask_objects("orders/pending_events", "tier=gold", "projection=orders").unwrap(), ["orders=9"]);
+}
+
+#[test]
+fn all_projections_are_complete_or_an_error() {
+    assert!(matches!(ask_objects("*/pending_events", "", ""), Err(ValueError::Unavailable(_))), "two are unknown");
+    assert!(matches!(ask_objects("*/pending_events", "tier=gold", ""), Err(ValueError::Unavailable(_))), "one of two");
+    assert_eq!(ask_objects("*/pending_events", "tier=tin", "").unwrap(), ["still-good=5"]);
+    assert_eq!(
+        ask_objects("*/pending_events", "tier", "projection in (orders,still-good)").unwrap(),
+        ["orders=9", "still-good=5"]
+    );
+    for (labels, metric_labels) in
+        [("tier=lead", ""), ("", "projection=nobody"), ("", "tier=gold"), ("projection=orders", "")]
+    {
+        let answer = ask_objects("*/pending_events", labels, metric_labels);
+        assert!(matches!(answer, Err(ValueError::NotFound(_))), "{labels} {metric_labels}: {answer:?}");
+    }
+}
+
+#[test]
+fn only_a_rate_has_a_window_and_all_have_the_time_of_the_sample() {
+    let now = Instant::now();
+    let mut rated = Measured::clone(&measured(9, now + Duration::from_secs(10)));
+    rated.assessment.rates.arrival = Some(2.5);
+    let snapshot = SharedSnapshot::default();
+    let observation =
+        Observation { uid: "u".into(), labels: Arc::default(), measured: Some(Arc::new(rated)), failure: None };
+    let shop = BTreeMap::from([("orders".into(), Arc::new(observation))]);
+    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into() });
+    let (served, everything) = (ServedMetrics::new(snapshot), Selector::default());
+    for (external, window) in
+        [(metric::ARRIVAL_RATE, Some(10)), (metric::PENDING_EVENTS, None), (metric::STALENESS_SECONDS, None)]
+    {
+        let value = &served.external_at("shop", external, &everything, now).unwrap()[0];
+        assert_eq!((value.timestamp.to_string().as_str(), value.window_seconds), ("2026-01-02T03:04:05Z", window));
+        assert_eq!(value.labels, BTreeMap::from([("projection".to_owned(), "orders".to_owned())]));
+        let query = ObjectQuery {
+            namespace: "shop",
+            name: Some("orders"),
+            labels: &everything,
+            metric: metric::of_object(external),
+            metric_labels: &everything,
+        };
+        let of_object = &served.objects_at(&query, now).unwrap()[0];
+        assert_eq!(
+            (of_object.timestamp, of_object.window_seconds, of_object.value),
+            (value.timestamp, window, value.value)
+        );
+    }
+}
+
+#[test]
+fn the_kind_is_the_projection_as_the_cluster_knows_it() {
+    let kind = measured_kind();
+    assert_eq!(
+        (kind.kind.as_str(), kind.api_version.as_str(), kind.resource.as_str()),
+        ("Projection", "projectionist.dev/v1alpha1", "projections.projectionist.dev")
+    );
+}
+
+fn projection(name: &str, uid: &str) -> Projection {
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "projectionist.dev/v1alpha1",
+        "kind": "Projection",
+        "metadata": {"name": name, "namespace": "shop", "uid": uid, "labels": {"tier": "gold"}},
+        "spec": {
+            "source": {"postgres": {"connection": {"secretRef": {"name": "db"}}, "eventTable": {}}},
+            "lag": {"target": "10s"},
+        },
+    }))
+    .unwrap()
+}
+
+fn knowing(projections: Option<&[(&str, &str)]>, metric: &str, selector: &str) -> Result<usize, ValueError> {
+    let (store, mut writer) = kube::runtime::reflector::store();
+    for (name, uid) in projections.unwrap_or_default() {
+        writer.apply_watcher_event(&watcher::Event::Apply(projection(name, uid)));
+    }
+    if projections.is_some() {
+        writer.apply_watcher_event(&watcher::Event::Init);
+        for (name, uid) in projections.unwrap_or_default() {
+            writer.apply_watcher_event(&watcher::Event::InitApply(projection(name, uid)));
+        }
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+    }
+    let now = Instant::now();
+    served(now)
+        .knowing(store)
+        .external_at("shop", metric, &Selector::parse(selector).unwrap(), now)
+        .map(|values| values.len())
+}
+
+#[test]
+fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_nobody_created_is_not_found() {
+    let unavailable = |answer| matches!(answer, Err(ValueError::Unavailable(_)));
+    let not_found = |answer| matches!(answer, Err(ValueError::NotFound(_)));
+    let ask = |known: Option<&[(&str, &str)]>, selector: &str| knowing(known, metric::PENDING_EVENTS, selector);
+    assert!(unavailable(ask(None, "projection=orders")), "the watch has not answered yet");
+    assert!(unavailable(ask(Some(&[("created", "c")]), "projection=created")));
+    assert!(unavailable(ask(Some(&[("created", "c"), ("orders", "u")]), "")), "a list would lack one");
+    assert!(unavailable(ask(Some(&[("orders", "another")]), "projection=orders")), "a namesake");
+    assert!(unavailable(ask(Some(&[("orders", "another")]), "")), "a namesake");
+    assert!(not_found(ask(Some(&[("orders", "u")]), "projection=nobody")));
+    assert!(not_found(ask(Some(&[("orders", "u")]), "projection=still-good")), "deleted, and still in the snapshot");
+    assert_eq!(ask(Some(&[("orders", "u")]), "projection=orders"), Ok(1));
+    assert_eq!(ask(Some(&[("orders", "u")]), ""), Ok(1), "the deleted ones do not count");
+    let neither = ask(Some(&[("orders", "u"), ("created", "c")]), "projection in (orders,created),tier!=gold");
+    assert!(not_found(neither), "what the selector leaves out need not be known");
+}
