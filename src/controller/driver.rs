@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Projections reconciled at once.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 64;
 /// A round that takes longer has failed: an API server that hangs must not hold a place for ever.
 const ROUND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 

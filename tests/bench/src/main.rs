@@ -82,15 +82,15 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     let full = memory::settled().await?;
     println!("  {} Projections: {full} (goal: 30 MiB + 15 MiB per 1,000)\n", options.projections);
 
-    if options.measures(Figure::Freshness) {
-        freshness::append_to_metric(&fixtures).await?;
-    }
     if options.measures(Figure::Writes) {
         writes::at_rest(audit, &fixtures, Duration::from_secs(options.rest_seconds)).await?;
     }
     if options.measures(Figure::Reads) {
         let static_server = static_server::start(&fixtures).await?;
         reads::compare(&fixtures, &static_server, options.projections, Duration::from_secs(options.seconds)).await?;
+    }
+    if options.measures(Figure::Freshness) {
+        freshness::append_to_metric(&fixtures).await?;
     }
     if options.measures(Figure::Projector) {
         projector::events_per_second(cluster).await?;
