@@ -82,6 +82,8 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     let full = memory::settled().await?;
     println!("  {} Projections: {full} (goal: 30 MiB + 15 MiB per 1,000)\n", options.projections);
 
+    // What new Projections bring with them is over before anything is measured.
+    tokio::time::sleep(writes::SETTLE).await;
     if options.measures(Figure::Writes) {
         writes::at_rest(audit, &fixtures, Duration::from_secs(options.rest_seconds)).await?;
     }

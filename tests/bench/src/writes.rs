@@ -21,7 +21,7 @@ rules:
 const NO_CHANGE: [&str; 3] = ["subjectaccessreviews", "tokenreviews", "leases"];
 
 /// From the last change until its numbers have been written.
-const SETTLE: Duration = Duration::from_secs(90);
+pub(crate) const SETTLE: Duration = Duration::from_secs(90);
 
 /// The audit log of a cluster that is about to start.
 pub(crate) struct Audit {
@@ -62,8 +62,6 @@ impl Drop for Audit {
 /// Counts while nothing is appended: first with events that wait in every Projection, so that ages grow, then with none.
 pub(crate) async fn at_rest(audit: &Audit, fixtures: &Fixtures<'_>, length: Duration) -> Result<()> {
     println!("\nwrites in {} s, by the API server's audit log", length.as_secs());
-    // Status follows the last appends at its own pace.
-    tokio::time::sleep(SETTLE).await;
     println!("  while events wait and nothing moves: {}", count(audit, length).await?);
     fixtures.catch_up().await?;
     tokio::time::sleep(SETTLE).await;
