@@ -2,14 +2,16 @@
 //! made known to the aggregator through the APIService.
 //!
 //! Follows the one Secret and the APIServices by watches; writes only when something is missing, about to expire or wrong. An
-//! APIService that points to somebody else's service is reported and never changed.
+//! APIService that points to somebody else's service is reported (see [`herald`]) and never changed.
 //!
 //! A change of authority fails no read: the new one is announced beside the old one before anybody serves with it, and a Secret that
 //! somebody deleted is written again with what is served.
 
+mod herald;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
@@ -25,9 +27,12 @@ use kube::{
 use serde_json::json;
 use tokio::sync::watch;
 
+pub use herald::tell;
+
 use crate::{
     metrics_api::certificate::{self, CertificateBundle},
     names,
+    registration::{Registration, Unserved},
 };
 
 /// How often expiry is looked at when nothing else happens.
@@ -73,14 +78,16 @@ enum Plan {
     Renew(CertificateBundle),
 }
 
-/// Keeps the certificate until `shutdown`; `current` always holds the newest.
+/// Keeps the certificate until `shutdown`; `current` always holds the newest. `unserved` tells which APIServices do not lead to us, once
+/// that is known.
 pub async fn run(
     client: Client,
     settings: CertificateSettings,
     current: watch::Sender<Option<Arc<CertificateBundle>>>,
+    unserved: watch::Sender<Option<Unserved>>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let keeper = Keeper { client, settings };
+    let keeper = Keeper { client, settings, unserved };
     let changes = keeper.changes();
     tokio::pin!(shutdown, changes);
     loop {
@@ -119,6 +126,7 @@ enum KeepError {
 struct Keeper {
     client: Client,
     settings: CertificateSettings,
+    unserved: watch::Sender<Option<Unserved>>,
 }
 
 impl Keeper {
@@ -129,20 +137,13 @@ impl Keeper {
     /// Something changed in the Secret or in an APIService; what, `keep` looks up itself.
     fn changes(&self) -> stream::BoxStream<'static, ()> {
         let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+        // Of a deleted one, too.
         let secret = watcher(self.secrets(), named(&self.settings.secret_name()));
-        let mut all = vec![secret.default_backoff().applied_objects().map(drop).boxed()];
+        let mut all = vec![secret.default_backoff().touched_objects().map(drop).boxed()];
         for name in &self.settings.api_services {
             let services: Api<APIService> = Api::all(self.client.clone());
-            all.push(watcher(services, named(name)).default_backoff().applied_objects().map(drop).boxed());
+            all.push(watcher(services, named(name)).default_backoff().touched_objects().map(drop).boxed());
         }
-        // A deleted Secret is noticed, too: the watch tells it, and `applied_objects` does not.
-        let deleted = watcher(self.secrets(), named(&self.settings.secret_name())).default_backoff();
-        all.push(
-            deleted
-                .try_filter(|event| std::future::ready(matches!(event, watcher::Event::Delete(_))))
-                .map(drop)
-                .boxed(),
-        );
         stream::select_all(all).boxed()
     }
 
@@ -150,9 +151,16 @@ impl Keeper {
         let held = current.borrow().clone();
         let bundle = self.bundle(held.as_deref()).await?;
         let mut announced = Ok(());
+        let mut unserved = self.unserved.borrow().clone().unwrap_or_default();
         for name in &self.settings.api_services {
-            announced = announced.and(self.announce(name, &bundle.ca_pem).await);
+            // What cannot be read now is as it was.
+            match self.announce(name, &bundle.ca_pem).await {
+                Ok(Some(complaint)) => drop(unserved.insert(name.clone(), complaint)),
+                Ok(None) => drop(unserved.remove(name)),
+                Err(error) => announced = announced.and(Err(error)),
+            }
         }
+        self.unserved.send_if_modified(|known| known.replace(unserved.clone()) != Some(unserved));
         if let Some(held) = held.as_deref().filter(|held| held.not_after > Timestamp::now()) {
             // What is served is still trusted: no reason to serve with what may not be.
             announced?;
@@ -232,60 +240,38 @@ impl Keeper {
         }
     }
 
-    /// Writes our authority into an APIService that leads to us.
-    async fn announce(&self, name: &str, ca_pem: &str) -> Result<(), KeepError> {
+    /// Writes our authority into an APIService if it leads to us; otherwise answers what is wrong with it.
+    async fn announce(&self, name: &str, ca_pem: &str) -> Result<Option<String>, KeepError> {
         let failed = |source| KeepError::ApiService { name: name.to_owned(), source };
         let services: Api<APIService> = Api::all(self.client.clone());
-        let Some(service) = services.get_opt(name).await.map_err(failed)? else {
-            tracing::warn!("there is no APIService {name}: no HorizontalPodAutoscaler can read these metrics");
-            return Ok(());
-        };
-        match announcement(&service, &self.settings, ca_pem) {
-            Announcement::InPlace => Ok(()),
-            Announcement::Foreign(holder) => {
-                tracing::warn!(
-                    "the APIService {name} belongs to {holder}, which stays so: HorizontalPodAutoscalers read their metrics there. Remove that adapter or install with externalMetrics.enabled=false"
-                );
-                Ok(())
-            }
-            Announcement::Write => {
-                let patch = json!({
-                    "metadata": {"resourceVersion": service.resource_version()},
-                    "spec": {"caBundle": ByteString(ca_pem.as_bytes().to_vec())},
-                });
-                match services.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                    Ok(_) => tracing::info!("the APIService {name} trusts our certificate authority"),
-                    // Somebody wrote it meanwhile: the watch tells, and we look again.
-                    Err(kube::Error::Api(status)) if status.code == 409 => {}
-                    Err(error) => return Err(failed(error)),
-                }
-                Ok(())
+        let service = services.get_opt(name).await.map_err(failed)?;
+        let registration = Registration::of(service.as_ref(), &self.settings.namespace, &self.settings.service);
+        if let Some(complaint) = registration.complaint(name) {
+            tracing::warn!("{complaint}");
+            return Ok(Some(complaint));
+        }
+        if let Some(service) = service.filter(|service| !trusts(service, ca_pem)) {
+            let patch = json!({
+                "metadata": {"resourceVersion": service.resource_version()},
+                // Who trusts anybody may have no authority beside.
+                "spec": {"caBundle": ByteString(ca_pem.as_bytes().to_vec()), "insecureSkipTLSVerify": null},
+            });
+            match services.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => tracing::info!("the APIService {name} trusts our certificate authority"),
+                // Somebody wrote it meanwhile: the watch tells, and we look again.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(failed(error)),
             }
         }
+        Ok(None)
     }
 }
 
-/// What to do about an APIService.
-#[derive(Debug, Eq, PartialEq)]
-enum Announcement {
-    InPlace,
-    Write,
-    /// It leads to somebody else's service.
-    Foreign(String),
-}
-
-fn announcement(service: &APIService, settings: &CertificateSettings, ca_pem: &str) -> Announcement {
-    let spec = service.spec.clone().unwrap_or_default();
-    let target = spec.service.unwrap_or_default();
-    let (namespace, name) = (target.namespace.unwrap_or_default(), target.name.unwrap_or_default());
-    if (namespace.as_str(), name.as_str()) != (&settings.namespace, &settings.service) {
-        return Announcement::Foreign(format!("the service {namespace}/{name}"));
-    }
-    if spec.ca_bundle.is_some_and(|held| held.0 == ca_pem.as_bytes()) {
-        Announcement::InPlace
-    } else {
-        Announcement::Write
-    }
+/// Whether an APIService trusts this authority and nobody else.
+fn trusts(service: &APIService, ca_pem: &str) -> bool {
+    let Some(spec) = &service.spec else { return false };
+    spec.insecure_skip_tls_verify != Some(true)
+        && spec.ca_bundle.as_ref().is_some_and(|held| held.0 == ca_pem.as_bytes())
 }
 
 fn plan(
@@ -313,7 +299,7 @@ fn read(data: &BTreeMap<String, ByteString>) -> Option<CertificateBundle> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIServiceSpec, ServiceReference};
+    use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIServiceSpec;
 
     use super::*;
 
@@ -325,23 +311,21 @@ mod tests {
         }
     }
 
-    fn api_service(namespace: &str, name: &str, ca: Option<&str>) -> APIService {
-        let service =
-            ServiceReference { name: Some(name.to_owned()), namespace: Some(namespace.to_owned()), port: None };
-        let ca_bundle = ca.map(|ca| ByteString(ca.as_bytes().to_vec()));
-        let spec = APIServiceSpec { service: Some(service), ca_bundle, ..APIServiceSpec::default() };
-        APIService { spec: Some(spec), ..APIService::default() }
-    }
-
     #[test]
-    fn an_api_service_of_ours_gets_our_authority_and_a_foreign_one_nothing() {
-        let decide = |service: &APIService| announcement(service, &settings(), "ours");
-        assert_eq!(decide(&api_service("system", "projectionist", None)), Announcement::Write);
-        assert_eq!(decide(&api_service("system", "projectionist", Some("old"))), Announcement::Write);
-        assert_eq!(decide(&api_service("system", "projectionist", Some("ours"))), Announcement::InPlace);
-        let foreign = Announcement::Foreign("the service keda/keda-metrics".to_owned());
-        assert_eq!(decide(&api_service("keda", "keda-metrics", None)), foreign);
-        assert!(matches!(decide(&APIService::default()), Announcement::Foreign(_)));
+    fn an_api_service_is_to_trust_our_authority_and_nobody_else() {
+        let holding = |ca: Option<&str>, anybody: bool| APIService {
+            spec: Some(APIServiceSpec {
+                ca_bundle: ca.map(|ca| ByteString(ca.as_bytes().to_vec())),
+                insecure_skip_tls_verify: anybody.then_some(true),
+                ..APIServiceSpec::default()
+            }),
+            ..APIService::default()
+        };
+        for (ca, anybody, good) in
+            [(Some("ours"), false, true), (Some("old"), false, false), (None, false, false), (None, true, false)]
+        {
+            assert_eq!(trusts(&holding(ca, anybody), "ours"), good, "{ca:?} {anybody}");
+        }
     }
 
     #[test]
