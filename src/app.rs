@@ -121,6 +121,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         namespace,
         identity,
         service,
+        certificate_secret,
         external_metrics,
         custom_metrics,
         worker_image,
@@ -193,7 +194,12 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let mut rooms = JoinSet::new();
     let offer = Offer { external: external_metrics, objects: custom_metrics.then(measured_kind) };
     let api_services = offer.versions().into_iter().map(ApiVersion::api_service).collect();
-    let certificate_settings = CertificateSettings { namespace: namespace.clone(), service, api_services };
+    let certificate_settings = CertificateSettings {
+        namespace: namespace.clone(),
+        service,
+        given: certificate_secret.filter(|name| !name.is_empty()),
+        api_services,
+    };
     rooms.spawn(ok(serving_certificate::tell(
         client.clone(),
         certificate_settings.clone(),

@@ -1,37 +1,39 @@
-//! The metrics API's serving certificate: kept in a Secret, made once by whichever replica is first, renewed before it expires, and
-//! made known to the aggregator through the APIService.
+//! The metrics API's serving certificate, and that the aggregator finds it and trusts it.
+//!
+//! Either it is our own (see [`own`]): kept in a Secret, made once by whichever replica is first, renewed before it expires, and made known
+//! through the APIServices. Or it is given: somebody else, such as cert-manager, keeps the Secret and the APIServices' `caBundle`, and
+//! neither is written here.
 //!
 //! Follows the one Secret and the APIServices by watches; writes only when something is missing, about to expire or wrong. An
 //! APIService that points to somebody else's service is reported (see [`herald`]) and never changed.
 //!
-//! A change of authority fails no read: the new one is announced beside the old one before anybody serves with it, and a Secret that
-//! somebody deleted is written again with what is served.
+//! A change of our authority fails no read: the new one is announced beside the old one before anybody serves with it (see [`trust`]), and a
+//! Secret that somebody deleted is written again with what is served.
 
 mod herald;
+mod own;
+mod trust;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::{
-    ByteString,
-    api::core::v1::{Secret, Service},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
-    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
-};
+use k8s_openapi::{ByteString, api::core::v1::Secret, kube_aggregator::pkg::apis::apiregistration::v1::APIService};
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    Api, Client, ResourceExt,
+    api::{Patch, PatchParams},
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub use herald::tell;
 
 use crate::{
-    metrics_api::certificate::{self, CertificateBundle},
-    names,
+    metrics_api::{
+        certificate::{self, CertificateBundle},
+        serving::ServingCertificate,
+    },
     registration::{Registration, Unserved},
 };
 
@@ -41,9 +43,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long every API server has to hear of a new authority before anybody serves with it.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long after its start, and after a change of authority, a replica takes into account that others serve with another one.
+const LINGER: Duration = Duration::from_secs(60);
 
-const CA_CERTIFICATE: &str = "ca.crt";
-const CA_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
@@ -54,28 +56,16 @@ pub struct CertificateSettings {
     pub namespace: String,
     /// The Service in front of the metrics API.
     pub service: String,
+    /// The Secret that somebody else keeps the certificate in; `None`: we keep one of our own.
+    pub given: Option<String>,
     /// The APIServices that lead to it.
     pub api_services: Vec<String>,
 }
 
 impl CertificateSettings {
     fn secret_name(&self) -> String {
-        format!("{}-serving-cert", self.service)
+        self.given.clone().unwrap_or_else(|| format!("{}-serving-cert", self.service))
     }
-}
-
-/// What to do about the Secret.
-#[derive(Debug)]
-enum Plan {
-    /// It holds a certificate that will do.
-    Keep(CertificateBundle),
-    /// There is none, or none that can be read, and what is served will do: write it again, so that nobody has to learn a new authority.
-    Restore(CertificateBundle),
-    /// There is none anywhere: issue everything.
-    Issue,
-    /// The certificate expires soon or is made out to other names: issue another one under the same authority, so that
-    /// nobody has to learn a new one.
-    Renew(CertificateBundle),
 }
 
 /// Keeps the certificate until `shutdown`; `current` always holds the newest. `unserved` tells which APIServices do not lead to us, once
@@ -83,20 +73,24 @@ enum Plan {
 pub async fn run(
     client: Client,
     settings: CertificateSettings,
-    current: watch::Sender<Option<Arc<CertificateBundle>>>,
+    current: watch::Sender<Option<Arc<ServingCertificate>>>,
     unserved: watch::Sender<Option<Unserved>>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let keeper = Keeper { client, settings, unserved };
+    let lingers_until = Instant::now() + LINGER;
+    let mut keeper = Keeper { client, settings, current, unserved, own: None, lingers_until };
     let changes = keeper.changes();
     tokio::pin!(shutdown, changes);
     loop {
         let kept = tokio::select! {
-            kept = keeper.keep(&current) => kept,
+            kept = keeper.keep() => kept,
             () = &mut shutdown => return,
         };
         let pause = match kept {
-            Ok(()) => LOOK_EVERY,
+            Ok(()) => match keeper.lingers_until.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => LOOK_EVERY,
+                left => left,
+            },
             Err(error) => {
                 tracing::warn!("the serving certificate is not in place yet: {error}");
                 RETRY_AFTER
@@ -115,6 +109,12 @@ pub async fn run(
 enum KeepError {
     #[error("Secret {name}: {source}")]
     Secret { name: String, source: kube::Error },
+    #[error(
+        "there is no Secret {0}: who is to issue the certificate (cert-manager) has not done so; see its Certificate"
+    )]
+    NotGiven(String),
+    #[error("Secret {name}: {source}")]
+    Given { name: String, source: certificate::CertificateError },
     #[error("Service {name}: {source}")]
     Service { name: String, source: kube::Error },
     #[error("APIService {name}: {source}")]
@@ -126,7 +126,12 @@ enum KeepError {
 struct Keeper {
     client: Client,
     settings: CertificateSettings,
+    current: watch::Sender<Option<Arc<ServingCertificate>>>,
     unserved: watch::Sender<Option<Unserved>>,
+    /// What is served, where it is our own.
+    own: Option<CertificateBundle>,
+    /// Until then, somebody may serve with another authority than we do.
+    lingers_until: Instant,
 }
 
 impl Keeper {
@@ -147,116 +152,96 @@ impl Keeper {
         stream::select_all(all).boxed()
     }
 
-    async fn keep(&self, current: &watch::Sender<Option<Arc<CertificateBundle>>>) -> Result<(), KeepError> {
-        let held = current.borrow().clone();
-        let bundle = self.bundle(held.as_deref()).await?;
-        let mut announced = Ok(());
-        let mut unserved = self.unserved.borrow().clone().unwrap_or_default();
-        for name in &self.settings.api_services {
-            // What cannot be read now is as it was.
-            match self.announce(name, &bundle.ca_pem).await {
-                Ok(Some(complaint)) => drop(unserved.insert(name.clone(), complaint)),
-                Ok(None) => drop(unserved.remove(name)),
-                Err(error) => announced = announced.and(Err(error)),
-            }
+    async fn keep(&mut self) -> Result<(), KeepError> {
+        if self.settings.given.is_some() {
+            let registered = self.register(&[]).await;
+            let given = self.given().await?;
+            self.serve(given);
+            return registered;
         }
-        self.unserved.send_if_modified(|known| known.replace(unserved.clone()) != Some(unserved));
-        if let Some(held) = held.as_deref().filter(|held| held.not_after > Timestamp::now()) {
+        let held = self.own.clone().filter(|held| held.not_after > Timestamp::now());
+        let bundle = self.bundle(self.own.as_ref()).await?;
+        let serving = ServingCertificate::from_pem(&bundle.cert_pem, &bundle.key_pem)?;
+        let old = held.as_ref().map(CertificateBundle::authority).filter(|old| *old != bundle.authority());
+        let mut needed = vec![bundle.ca_pem.as_str()];
+        needed.extend(old);
+        let registered = self.register(&needed).await;
+        if held.is_some() && registered.is_err() {
             // What is served is still trusted: no reason to serve with what may not be.
-            announced?;
-            if held.authority() != bundle.authority() {
-                tokio::time::sleep(SETTLE).await;
-            }
-            announced = Ok(());
+            return registered;
         }
-        current.send_if_modified(|held| {
-            let news = held.as_ref().is_none_or(|held| held.cert_pem != bundle.cert_pem);
+        if old.is_some() {
+            tokio::time::sleep(SETTLE).await;
+            self.lingers_until = Instant::now() + LINGER;
+        }
+        self.serve(serving);
+        self.own = Some(bundle);
+        registered
+    }
+
+    fn serve(&self, newest: ServingCertificate) {
+        self.current.send_if_modified(|served| {
+            let news = served.as_deref() != Some(&newest);
             if news {
-                *held = Some(Arc::new(bundle));
+                *served = Some(Arc::new(newest));
             }
             news
         });
-        announced
     }
 
-    /// What the Secret holds, after making or renewing it where that is due.
-    async fn bundle(&self, held: Option<&CertificateBundle>) -> Result<CertificateBundle, KeepError> {
+    /// What somebody else put into the Secret. What cannot be used changes nothing: what is served may still be good.
+    async fn given(&self) -> Result<ServingCertificate, KeepError> {
         let name = self.settings.secret_name();
-        let failed = |source| KeepError::Secret { name: name.clone(), source };
-        let secrets = self.secrets();
-        loop {
-            let secret = secrets.get_opt(&name).await.map_err(failed)?;
-            let now = Timestamp::now();
-            let (done, bundle) = match plan(secret.as_ref(), held, &self.settings, now) {
-                Plan::Keep(bundle) => return Ok(bundle),
-                Plan::Restore(bundle) => ("wrote the serving certificate's Secret again", bundle),
-                Plan::Issue => {
-                    let issued = certificate::issue(&self.settings.service, &self.settings.namespace, now)?;
-                    ("issued a serving certificate", issued)
+        let secret = self.secrets().get_opt(&name).await;
+        let secret = secret.map_err(|source| KeepError::Secret { name: name.clone(), source })?;
+        let data = secret.ok_or_else(|| KeepError::NotGiven(name.clone()))?.data.unwrap_or_default();
+        let part = |key| text(&data, key).unwrap_or_default();
+        let serving = ServingCertificate::from_pem(&part(CERTIFICATE), &part(KEY))
+            .map_err(|source| KeepError::Given { name: name.clone(), source })?;
+        let host = format!("{}.{}.svc", self.settings.service, self.settings.namespace);
+        if !serving.is_made_out_to(&host) {
+            tracing::warn!("the certificate in Secret {name} is not made out to {host}: the API server will refuse it");
+        }
+        if serving.not_after <= Timestamp::now() {
+            tracing::warn!("the certificate in Secret {name} has expired: the API server will refuse it");
+        }
+        Ok(serving)
+    }
+
+    /// Looks where the APIServices lead, and has those that lead to us trust these authorities; none: that is somebody else's matter.
+    async fn register(&self, authorities: &[&str]) -> Result<(), KeepError> {
+        let mut result = Ok(());
+        let mut unserved = self.unserved.borrow().clone().unwrap_or_default();
+        for name in &self.settings.api_services {
+            // What cannot be read now is as it was.
+            match self.announce(name, authorities).await {
+                Ok(Some(complaint)) => {
+                    if unserved.get(name) != Some(&complaint) {
+                        tracing::warn!("{complaint}");
+                    }
+                    unserved.insert(name.clone(), complaint);
                 }
-                Plan::Renew(bundle) => {
-                    let renewed = certificate::renew(&bundle, &self.settings.service, &self.settings.namespace, now)?;
-                    ("renewed the serving certificate", renewed)
-                }
-            };
-            let written = match secret {
-                None => {
-                    let metadata = ObjectMeta { owner_references: self.owner().await?, ..ObjectMeta::default() };
-                    secrets.create(&PostParams::default(), &self.secret(&bundle, metadata)).await
-                }
-                // With its resource version: of two replicas, one writes and the other reads again.
-                Some(old) => secrets.replace(&name, &PostParams::default(), &self.secret(&bundle, old.metadata)).await,
-            };
-            match written {
-                Ok(_) => tracing::info!("{done}, valid until {}", bundle.not_after),
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                Err(error) => return Err(failed(error)),
+                Ok(None) => drop(unserved.remove(name)),
+                Err(error) => result = result.and(Err(error)),
             }
         }
+        self.unserved.send_if_modified(|known| known.replace(unserved.clone()) != Some(unserved));
+        result
     }
 
-    /// The Service, whose certificate goes when it goes: an uninstallation leaves no key behind.
-    async fn owner(&self) -> Result<Option<Vec<OwnerReference>>, KeepError> {
-        let name = self.settings.service.clone();
-        let services: Api<Service> = Api::namespaced(self.client.clone(), &self.settings.namespace);
-        let service = services.get_opt(&name).await.map_err(|source| KeepError::Service { name, source })?;
-        Ok(service.and_then(|service| service.owner_ref(&())).map(|owner| vec![owner]))
-    }
-
-    fn secret(&self, bundle: &CertificateBundle, metadata: ObjectMeta) -> Secret {
-        let entries = [
-            (CA_CERTIFICATE, &bundle.ca_pem),
-            (CA_KEY, &bundle.ca_key_pem),
-            (CERTIFICATE, &bundle.cert_pem),
-            (KEY, &bundle.key_pem),
-        ];
-        let mut labels = metadata.labels.unwrap_or_default();
-        labels.insert(names::MANAGED_BY_LABEL.to_owned(), names::FIELD_MANAGER.to_owned());
-        Secret {
-            metadata: ObjectMeta { name: Some(self.settings.secret_name()), labels: Some(labels), ..metadata },
-            data: Some(entries.map(|(key, pem)| (key.to_owned(), ByteString(pem.clone().into_bytes()))).into()),
-            type_: Some("kubernetes.io/tls".to_owned()),
-            ..Secret::default()
-        }
-    }
-
-    /// Writes our authority into an APIService if it leads to us; otherwise answers what is wrong with it.
-    async fn announce(&self, name: &str, ca_pem: &str) -> Result<Option<String>, KeepError> {
+    /// Answers what is wrong with an APIService that does not lead to us.
+    async fn announce(&self, name: &str, authorities: &[&str]) -> Result<Option<String>, KeepError> {
         let failed = |source| KeepError::ApiService { name: name.to_owned(), source };
         let services: Api<APIService> = Api::all(self.client.clone());
         let service = services.get_opt(name).await.map_err(failed)?;
         let registration = Registration::of(service.as_ref(), &self.settings.namespace, &self.settings.service);
         if let Some(complaint) = registration.complaint(name) {
-            tracing::warn!("{complaint}");
             return Ok(Some(complaint));
         }
-        if let Some(service) = service.filter(|service| !trusts(service, ca_pem)) {
-            let patch = json!({
-                "metadata": {"resourceVersion": service.resource_version()},
-                // Who trusts anybody may have no authority beside.
-                "spec": {"caBundle": ByteString(ca_pem.as_bytes().to_vec()), "insecureSkipTLSVerify": null},
-            });
-            match services.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        let lingering = Instant::now() < self.lingers_until;
+        let wanted = service.as_ref().filter(|_| !authorities.is_empty());
+        if let Some(change) = wanted.and_then(|service| distrusts(service, authorities, lingering)) {
+            match services.patch(name, &PatchParams::default(), &Patch::Merge(change)).await {
                 Ok(_) => tracing::info!("the APIService {name} trusts our certificate authority"),
                 // Somebody wrote it meanwhile: the watch tells, and we look again.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
@@ -267,34 +252,21 @@ impl Keeper {
     }
 }
 
-/// Whether an APIService trusts this authority and nobody else.
-fn trusts(service: &APIService, ca_pem: &str) -> bool {
-    let Some(spec) = &service.spec else { return false };
-    spec.insecure_skip_tls_verify != Some(true)
-        && spec.ca_bundle.as_ref().is_some_and(|held| held.0 == ca_pem.as_bytes())
+/// The patch with which an APIService trusts these authorities; `None` if it does.
+fn distrusts(service: &APIService, authorities: &[&str], lingering: bool) -> Option<serde_json::Value> {
+    let spec = service.spec.as_ref();
+    let anybody = spec.and_then(|spec| spec.insecure_skip_tls_verify) == Some(true);
+    let held = spec.and_then(|spec| spec.ca_bundle.as_ref()).map(|held| String::from_utf8_lossy(&held.0).into_owned());
+    // Who trusts anybody may have no authority beside, so that nothing is lost.
+    let ca_bundle = trust::ca_bundle(held.as_deref().unwrap_or_default(), authorities, lingering)?;
+    Some(json!({
+        "metadata": {"resourceVersion": service.resource_version()},
+        "spec": {"caBundle": ByteString(ca_bundle.into_bytes()), "insecureSkipTLSVerify": anybody.then_some(false)},
+    }))
 }
 
-fn plan(
-    secret: Option<&Secret>,
-    held: Option<&CertificateBundle>,
-    settings: &CertificateSettings,
-    now: Timestamp,
-) -> Plan {
-    let stored = secret.and_then(|secret| secret.data.as_ref()).and_then(read);
-    let lasts =
-        |bundle: &CertificateBundle| !certificate::needs_renewal(bundle, &settings.service, &settings.namespace, now);
-    match (stored, held) {
-        (Some(bundle), _) if lasts(&bundle) => Plan::Keep(bundle),
-        (None, Some(held)) if lasts(held) => Plan::Restore(held.clone()),
-        (Some(bundle), _) => Plan::Renew(bundle),
-        (None, Some(held)) => Plan::Renew(held.clone()),
-        (None, None) => Plan::Issue,
-    }
-}
-
-fn read(data: &BTreeMap<String, ByteString>) -> Option<CertificateBundle> {
-    let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
-    CertificateBundle::from_pem(text(CA_CERTIFICATE)?, text(CA_KEY)?, text(CERTIFICATE)?, text(KEY)?).ok()
+fn text(data: &BTreeMap<String, ByteString>, key: &str) -> Option<String> {
+    String::from_utf8(data.get(key)?.0.clone()).ok()
 }
 
 #[cfg(test)]
@@ -303,16 +275,13 @@ mod tests {
 
     use super::*;
 
-    fn settings() -> CertificateSettings {
-        CertificateSettings {
-            namespace: "system".to_owned(),
-            service: "projectionist".to_owned(),
-            api_services: Vec::new(),
-        }
-    }
-
     #[test]
     fn an_api_service_is_to_trust_our_authority_and_nobody_else() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let (ours, old) = (
+            certificate::issue("projectionist", "system", now).unwrap(),
+            certificate::issue("projectionist", "system", now).unwrap(),
+        );
         let holding = |ca: Option<&str>, anybody: bool| APIService {
             spec: Some(APIServiceSpec {
                 ca_bundle: ca.map(|ca| ByteString(ca.as_bytes().to_vec())),
@@ -321,45 +290,15 @@ mod tests {
             }),
             ..APIService::default()
         };
-        for (ca, anybody, good) in
-            [(Some("ours"), false, true), (Some("old"), false, false), (None, false, false), (None, true, false)]
+        let ca = ours.ca_pem.as_str();
+        for (held, anybody, good) in
+            [(Some(ca), false, true), (Some(&*old.ca_pem), false, false), (None, false, false), (None, true, false)]
         {
-            assert_eq!(trusts(&holding(ca, anybody), "ours"), good, "{ca:?} {anybody}");
+            let change = distrusts(&holding(held, anybody), &[ca], false);
+            assert_eq!(change.is_none(), good, "{held:?} {anybody}");
+            if let Some(change) = change {
+                assert_eq!(change["spec"]["insecureSkipTLSVerify"].as_bool(), anybody.then_some(false));
+            }
         }
-    }
-
-    #[test]
-    fn a_secret_is_kept_renewed_or_issued_anew() {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let bundle = certificate::issue("projectionist", "system", now).unwrap();
-        let keep = |data: &[(&str, &str)]| {
-            let data =
-                data.iter().map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec()))).collect();
-            Secret { data: Some(data), ..Secret::default() }
-        };
-        let whole = keep(&[
-            (CA_CERTIFICATE, &bundle.ca_pem),
-            (CA_KEY, &bundle.ca_key_pem),
-            (CERTIFICATE, &bundle.cert_pem),
-            (KEY, &bundle.key_pem),
-        ]);
-        let garbage = keep(&[(CA_CERTIFICATE, "garbage")]);
-        assert!(matches!(plan(Some(&whole), None, &settings(), now), Plan::Keep(_)));
-        let later = now.checked_add(jiff::SignedDuration::from_hours(24 * 300)).unwrap();
-        assert!(matches!(plan(Some(&whole), None, &settings(), later), Plan::Renew(_)));
-        assert!(matches!(plan(None, None, &settings(), now), Plan::Issue));
-        assert!(matches!(plan(Some(&garbage), None, &settings(), now), Plan::Issue));
-        // Deleted or spoilt while it is served: the very same goes back, since the aggregator trusts its authority.
-        for secret in [None, Some(&garbage)] {
-            assert!(
-                matches!(plan(secret, Some(&bundle), &settings(), now), Plan::Restore(held) if held.cert_pem == bundle.cert_pem)
-            );
-            assert!(matches!(plan(secret, Some(&bundle), &settings(), later), Plan::Renew(_)));
-        }
-        // What another replica stored counts more than what this one holds.
-        let other = certificate::issue("projectionist", "system", now).unwrap();
-        assert!(
-            matches!(plan(Some(&whole), Some(&other), &settings(), now), Plan::Keep(kept) if kept.cert_pem == bundle.cert_pem)
-        );
     }
 }
