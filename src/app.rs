@@ -18,9 +18,10 @@ use crate::{
     leader::{self, LeaderSettings},
     metrics::{ControllerMetrics, Metrics},
     metrics_api::{self, ApiVersion, ClientAuthorities, Offer, ServeOptions},
-    names::worker_env,
+    names::{self, worker_env},
     projector::{self, ProjectorConfig, RunOptions},
     readiness::{Readiness, may_reconcile},
+    registration::{Unserved, switched_off},
     sampler::{self, SamplerInputs, SamplerMetrics},
     served_metrics::{ServedMetrics, measured_kind},
     serving_certificate::{self, CertificateSettings},
@@ -120,6 +121,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         namespace,
         identity,
         service,
+        certificate_secret,
         external_metrics,
         custom_metrics,
         worker_image,
@@ -142,6 +144,9 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let (lead, leading) = watch::channel(false);
     let (first_round, first_round_done) = watch::channel(false);
     let (certificate, certificates) = watch::channel(None);
+    let off = (!external_metrics).then_some(names::EXTERNAL_API_SERVICE);
+    let off = off.map(|name| Unserved::from([(name.to_owned(), switched_off(name))]));
+    let (elsewhere, unserved) = watch::channel(off);
     let (believe, authorities) = watch::channel(Arc::new(ClientAuthorities::default()));
     let (reconcilable, synced) = watch::channel(false);
     let sampler_metrics = Arc::new(SamplerMetrics::default());
@@ -189,8 +194,27 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let mut rooms = JoinSet::new();
     let offer = Offer { external: external_metrics, objects: custom_metrics.then(measured_kind) };
     let api_services = offer.versions().into_iter().map(ApiVersion::api_service).collect();
-    let certificate_settings = CertificateSettings { namespace: namespace.clone(), service, api_services };
-    rooms.spawn(ok(serving_certificate::run(client.clone(), certificate_settings, certificate, shutdown.asked())));
+    let certificate_settings = CertificateSettings {
+        namespace: namespace.clone(),
+        service,
+        given: certificate_secret.filter(|name| !name.is_empty()),
+        api_services,
+    };
+    rooms.spawn(ok(serving_certificate::tell(
+        client.clone(),
+        certificate_settings.clone(),
+        identity.clone(),
+        unserved.clone(),
+        leading.clone(),
+        shutdown.asked(),
+    )));
+    rooms.spawn(ok(serving_certificate::run(
+        client.clone(),
+        certificate_settings,
+        certificate,
+        elsewhere,
+        shutdown.asked(),
+    )));
     rooms.spawn(ok(follow_authorities(client.clone(), believe, believing, shutdown.asked())));
     let sampling = SamplerInputs {
         projections: projections.clone(),
@@ -224,6 +248,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         synced,
         image: WorkerImage { image: worker_image, pull_policy: worker_image_pull_policy },
         server,
+        unserved,
         metrics: controller_metrics,
     };
     let controller = tokio::spawn(controller::run(reconciling, shutdown.asked()));

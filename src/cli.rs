@@ -68,6 +68,10 @@ pub struct OperatorArgs {
     /// The Service in front of the metrics API; the serving certificate is made out to it.
     #[arg(long, env = "PROJECTIONIST_SERVICE", default_value = "projectionist")]
     pub service: String,
+    /// The Secret (`tls.crt`, `tls.key`) in the operator's namespace with a serving certificate that somebody else, such as cert-manager, keeps
+    /// and makes known to the APIServices. Default: one of the operator's own.
+    #[arg(long, env = "PROJECTIONIST_CERTIFICATE_SECRET")]
+    pub certificate_secret: Option<String>,
     /// Serve `external.metrics.k8s.io`. Off where its APIService leads elsewhere.
     #[arg(long, env = "PROJECTIONIST_EXTERNAL_METRICS", default_value_t = true, action = clap::ArgAction::Set)]
     pub external_metrics: bool,

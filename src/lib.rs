@@ -19,6 +19,7 @@ pub mod postgres;
 pub mod projector;
 pub mod read_stores;
 pub mod readiness;
+pub mod registration;
 pub mod sampler;
 pub mod served_metrics;
 pub mod serving_certificate;

@@ -53,6 +53,9 @@ pub const PROJECTOR_CONFIG_KEY: &str = "projector.json";
 /// The checkpoint table of the built-in projector, in the read store.
 pub const CHECKPOINT_TABLE: &str = "projectionist_checkpoints";
 
+/// The APIService of the metrics that the operator's own HorizontalPodAutoscalers read.
+pub const EXTERNAL_API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
+
 /// Metrics of `external.metrics.k8s.io`, and under shorter names of the Projection in `custom.metrics.k8s.io`.
 pub mod metric {
     /// Events between checkpoint and safe head.

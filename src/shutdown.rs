@@ -28,6 +28,12 @@ impl Shutdown {
         Ok(Self(receiver))
     }
 
+    /// As somebody else asks.
+    #[cfg(test)]
+    pub(crate) fn following(asked: watch::Receiver<bool>) -> Self {
+        Self(asked)
+    }
+
     /// Whether it has been asked for.
     pub fn is_asked(&self) -> bool {
         *self.0.borrow()

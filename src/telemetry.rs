@@ -79,3 +79,55 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, readiness: Readiness
     let routes = alive.or(ready).unify().or(page).unify();
     warp::serve(warp::get().and(routes).boxed()).incoming(listener).run().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kube::runtime::reflector;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        sync::watch,
+    };
+
+    use super::*;
+    use crate::{metrics::ControllerMetrics, sampler::SamplerMetrics, snapshot::SharedSnapshot};
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn who_knows_nothing_of_the_cluster_is_alive_and_not_ready() {
+        let mut readiness = Readiness::default();
+        let first_round = readiness.condition("the first round of samples");
+        let (ask, asked) = watch::channel(false);
+        let (projections, _writer) = reflector::store();
+        let metrics = Metrics::new(
+            &ControllerMetrics::default(),
+            Arc::new(SamplerMetrics::default()),
+            SharedSnapshot::default(),
+            projections,
+        );
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, metrics, readiness, Shutdown::following(asked)));
+
+        let refused = get(address, "/readyz").await;
+        assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("the first round of samples"), "{refused}");
+        first_round.send_replace(true);
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        ask.send_replace(true);
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        // Nothing of that is a reason to begin anew.
+        for path in ["/livez", "/healthz"] {
+            assert!(get(address, path).await.starts_with("HTTP/1.1 200"));
+        }
+    }
+}

@@ -149,6 +149,10 @@ reasons! {
     MeasureOnly,
     /// The autoscaler cannot read or use its metric.
     AutoscalerInactive,
+    /// The autoscaler reads its metric from somebody else, or from nobody.
+    MetricsNotServed,
+    /// Autoscalers read our metrics again.
+    MetricsServed,
     /// The number of workers changed.
     Scaled,
 }

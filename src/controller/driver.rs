@@ -22,6 +22,7 @@ use super::{
 use crate::{
     api::Projection,
     metrics::ControllerMetrics,
+    registration::Unserved,
     snapshot::{ProjectionKey, SharedSnapshot},
 };
 
@@ -54,6 +55,8 @@ pub struct ControllerInputs {
     pub image: WorkerImage,
     /// What the API server can do.
     pub server: ServerAbilities,
+    /// Which APIServices do not lead to us, once that is known.
+    pub unserved: watch::Receiver<Option<Unserved>>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
 }
@@ -72,6 +75,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         mut synced,
         image,
         server,
+        mut unserved,
         metrics,
     } = inputs;
     let reconciler = Arc::new(Reconciler {
@@ -83,15 +87,17 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         reports: Reports::new(client, &identity),
         image,
         server,
+        unserved: unserved.clone(),
         metrics: Arc::clone(&metrics),
         memory: std::sync::Mutex::new(HashMap::new()),
     });
     let mut shutdown = std::pin::pin!(shutdown);
     let mut work = Work { reconciler, metrics, queue: Queue::default(), running: JoinSet::new() };
     let mut active = false;
+    let mut all_concerned = false;
     loop {
         let should = *leading.borrow_and_update() && *synced.borrow_and_update();
-        if should && !active {
+        if should && (std::mem::take(&mut all_concerned) || !active) {
             for projection in projections.state() {
                 let metadata = &projection.metadata;
                 if let (Some(namespace), Some(name)) = (&metadata.namespace, &metadata.name) {
@@ -110,6 +116,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
             () = &mut shutdown => break,
             changed = leading.changed() => if changed.is_err() { break },
             changed = synced.changed() => if changed.is_err() { break },
+            changed = unserved.changed() => if changed.is_err() { break } else { all_concerned = true },
             Some(key) = triggers.recv() => if active { work.queue.push(key) },
             Some(key) = changes.recv() => if active { work.queue.push(key) },
             // After an abnormal end it is not known whose it was: all begin anew.

@@ -9,6 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::sync::watch;
 
 use super::{
     announce::announcements,
@@ -22,12 +23,13 @@ use super::{
     plan_scale::ScaleView,
     queue::{Ended, backoff},
     report::Reports,
-    status::{Known, Problem, Urgency, WorkloadView, next_status, numbers_every, urgency},
+    status::{Known, Problem, Urgency, WorkloadView, metrics_not_served, next_status, numbers_every, urgency},
     validate::{Validated, Workload, validate},
 };
 use crate::{
     api::{ExistingKind, Phase, Projection, ProjectionStatus, Reason},
     metrics::ControllerMetrics,
+    registration::Unserved,
     snapshot::{ProjectionKey, SharedSnapshot},
 };
 
@@ -44,6 +46,7 @@ pub struct Reconciler {
     pub(super) reports: Reports,
     pub(super) image: WorkerImage,
     pub(super) server: ServerAbilities,
+    pub(super) unserved: watch::Receiver<Option<Unserved>>,
     pub(super) metrics: Arc<ControllerMetrics>,
     pub(super) memory: Mutex<HashMap<ProjectionKey, Memory>>,
 }
@@ -139,6 +142,7 @@ impl Reconciler {
             problem: None,
             measured,
             failure: observation.as_ref().and_then(|observation| observation.failure.as_ref()),
+            metrics_not_served: None,
             autoscaler_inactive: None,
         };
         let mut retry = None;
@@ -161,6 +165,9 @@ impl Reconciler {
                     Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
                     Workload::Own { .. } => self.workload_of(key),
                 };
+                if validated.workers.autoscaled {
+                    known.metrics_not_served = metrics_not_served(self.unserved.borrow().as_ref(), previous);
+                }
                 let name = Part::HorizontalPodAutoscaler.object_name(&key.name);
                 autoscaler = self.index.get(Part::HorizontalPodAutoscaler, &key.namespace, &name);
             }

@@ -14,6 +14,8 @@ use crate::{
         Reason, WorkersStatus,
     },
     lag::Limit,
+    names,
+    registration::Unserved,
     snapshot::{Measured, Unknown},
 };
 
@@ -56,6 +58,8 @@ pub struct Known<'a> {
     pub measured: Result<&'a Measured, Unknown>,
     /// Why the newest attempt to measure failed, if it did.
     pub failure: Option<&'a Unknown>,
+    /// Why the autoscaler that the operator makes cannot read the operator's metrics, if it cannot.
+    pub metrics_not_served: Option<String>,
     /// Why the autoscaler does not scale, in its own words.
     pub autoscaler_inactive: Option<&'a str>,
 }
@@ -274,6 +278,9 @@ fn ready(parts: [&Verdict; 4], known: &Known<'_>) -> Verdict {
     if let Some(bad) = parts.into_iter().find(|part| part.status == ConditionStatus::False) {
         return bad.clone();
     }
+    if let Some(why) = known.metrics_not_served.as_ref().filter(|_| !known.suspended) {
+        return fails(Reason::MetricsNotServed, why);
+    }
     if let Some(open) = parts.into_iter().find(|part| part.status == ConditionStatus::Unknown) {
         return open.clone();
     }
@@ -288,6 +295,19 @@ fn ready(parts: [&Verdict; 4], known: &Known<'_>) -> Verdict {
         };
     }
     holds("measured and running as asked")
+}
+
+/// What to say of a Projection whose autoscaler the operator makes. `known` is where its metrics lead elsewhere; until that is known at all,
+/// what was said before still stands.
+pub fn metrics_not_served(known: Option<&Unserved>, previous: &ProjectionStatus) -> Option<String> {
+    let Some(known) = known else {
+        let said = previous.conditions.iter().find(|said| said.reason == Reason::MetricsNotServed.as_str());
+        return said.map(|said| said.message.clone());
+    };
+    let why = known.get(names::EXTERNAL_API_SERVICE)?;
+    Some(format!(
+        "the HorizontalPodAutoscaler does not read this metric here: {why}; `spec.scaling.autoscaler: None` leaves scaling to somebody else"
+    ))
 }
 
 fn condition(

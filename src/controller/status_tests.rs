@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use super::{
     announce::announcements,
     live::WorkerCounts,
-    status::{Known, Problem, Urgency, WorkloadView, next_status, numbers_every, urgency},
+    status::{Known, Problem, Urgency, WorkloadView, metrics_not_served, next_status, numbers_every, urgency},
 };
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
     lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
+    names,
+    registration::Unserved,
     snapshot::{Measured, Unknown},
 };
 
@@ -62,6 +64,7 @@ fn known(measured: Result<&Measured, Unknown>) -> Known<'_> {
         problem: None,
         measured,
         failure: None,
+        metrics_not_served: None,
         autoscaler_inactive: None,
     }
 }
@@ -264,4 +267,32 @@ fn a_change_of_workers_is_told_with_its_reason() {
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].reason, "Scaled");
     assert_eq!(told[0].note, "scaled from 2 to 5 workers (required: 2 workers: because)");
+}
+
+#[test]
+fn an_autoscaler_that_reads_elsewhere_makes_it_not_ready_until_it_reads_here() {
+    let measured = measured(9, 2.0, false);
+    let elsewhere = Unserved::from([(names::EXTERNAL_API_SERVICE.to_owned(), "it leads to keda".to_owned())]);
+    let custom_alone = Unserved::from([("v1beta1.custom.metrics.k8s.io".to_owned(), "it leads to keda".to_owned())]);
+    let report = |unserved: Option<&Unserved>, suspended: bool, before: &ProjectionStatus| {
+        let metrics_not_served = metrics_not_served(unserved, before);
+        next_status(&Known { metrics_not_served, suspended, ..known(Ok(&measured)) }, before, at(100))
+    };
+    let well = report(Some(&Unserved::new()), false, &ProjectionStatus::default());
+    assert_eq!(condition(&well, "Ready"), ("True".to_owned(), "AsExpected".to_owned()));
+    assert_eq!(report(Some(&custom_alone), false, &well), well, "no autoscaler of ours reads that group");
+
+    let told = report(Some(&elsewhere), false, &well);
+    assert_eq!(condition(&told, "Ready"), ("False".to_owned(), "MetricsNotServed".to_owned()));
+    assert_eq!(told.phase, Some(Phase::Live), "what is measured is as good as before");
+    let message = &told.conditions[0].message;
+    assert!(message.contains("it leads to keda") && message.contains("autoscaler: None"), "{message}");
+    assert_eq!(urgency(&well, &told), Urgency::Now);
+    let events: Vec<_> = announcements(&well, &told).into_iter().map(|one| (one.warning, one.reason)).collect();
+    assert_eq!(events, [(true, "MetricsNotServed".to_owned())]);
+    assert_eq!(condition(&report(Some(&elsewhere), true, &well), "Ready").0, "True", "it does not scale anyhow");
+
+    // A replica that has just begun to lead, and does not know yet.
+    assert_eq!(urgency(&told, &report(None, false, &told)), Urgency::Never);
+    assert_eq!(report(Some(&Unserved::new()), false, &told).conditions[0].reason, "AsExpected");
 }

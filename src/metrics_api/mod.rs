@@ -21,6 +21,7 @@ mod reply;
 mod routes;
 pub mod selector;
 pub mod server;
+pub mod serving;
 mod target;
 pub mod tls;
 mod types;

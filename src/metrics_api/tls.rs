@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, UnixTime},
     server::{
         ClientHello, ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -19,10 +19,10 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-use super::certificate::CertificateBundle;
+use super::serving::ServingCertificate;
 
 /// The certificate as it comes from where it is kept.
-pub type CertificateWatch = watch::Receiver<Option<Arc<CertificateBundle>>>;
+pub type CertificateWatch = watch::Receiver<Option<Arc<ServingCertificate>>>;
 
 /// The server's side of TLS.
 ///
@@ -31,7 +31,7 @@ pub type CertificateWatch = watch::Receiver<Option<Arc<CertificateBundle>>>;
 pub(super) fn server_config(certificates: CertificateWatch) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(AnyClient { algorithms: provider.signature_verification_algorithms });
-    let resolver = Arc::new(Newest { certificates, provider: provider.clone(), held: std::sync::Mutex::default() });
+    let resolver = Arc::new(Newest(certificates));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
@@ -40,43 +40,14 @@ pub(super) fn server_config(certificates: CertificateWatch) -> Result<ServerConf
     Ok(config)
 }
 
-type Held = Option<(Arc<CertificateBundle>, Arc<CertifiedKey>)>;
-
 /// Always answers with the newest certificate.
 #[derive(Debug)]
-struct Newest {
-    certificates: CertificateWatch,
-    provider: Arc<CryptoProvider>,
-    held: std::sync::Mutex<Held>,
-}
+struct Newest(CertificateWatch);
 
 impl ResolvesServerCert for Newest {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let newest = self.certificates.borrow().clone()?;
-        let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((bundle, key)) = &*held
-            && Arc::ptr_eq(bundle, &newest)
-        {
-            return Some(key.clone());
-        }
-        let key = match load(&newest, &self.provider) {
-            Some(key) => key,
-            // The one before may still be good, and refusing everybody surely is not.
-            None => {
-                tracing::error!("the newest serving certificate cannot be loaded");
-                held.as_ref().map(|(_, key)| key.clone())?
-            }
-        };
-        // Remembered also when it could not be loaded, so that it is tried and complained of once.
-        *held = Some((newest, key.clone()));
-        Some(key)
+        self.0.borrow().as_ref().map(|newest| newest.key())
     }
-}
-
-fn load(bundle: &CertificateBundle, provider: &CryptoProvider) -> Option<Arc<CertifiedKey>> {
-    let chain = CertificateDer::pem_slice_iter(bundle.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
-    let key = PrivateKeyDer::from_pem_slice(bundle.key_pem.as_bytes()).ok()?;
-    CertifiedKey::from_der(chain, key, provider).ok().map(Arc::new)
 }
 
 /// Takes any client certificate whose key the client holds.

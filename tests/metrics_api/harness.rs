@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use projectionist::metrics_api::{
     Attributes, ClientAuthorities, ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Offer,
     Quantity, ReviewError, Reviews, Selector, ServeOptions, User, ValueError, certificate, server::serve_on,
+    serving::ServingCertificate,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -169,7 +170,8 @@ pub(crate) struct Server {
     pub(crate) users: Authority,
     pub(crate) cluster: Cluster,
     pub(crate) authorities: watch::Sender<Arc<ClientAuthorities>>,
-    pub(crate) certificates: watch::Sender<Option<Arc<certificate::CertificateBundle>>>,
+    pub(crate) bundle: certificate::CertificateBundle,
+    pub(crate) certificates: watch::Sender<Option<Arc<ServingCertificate>>>,
     pub(crate) stop: Option<oneshot::Sender<()>>,
     pub(crate) task: tokio::task::JoinHandle<()>,
 }
@@ -187,6 +189,11 @@ pub(crate) fn authorities(front: &str, users: &str) -> Arc<ClientAuthorities> {
     Arc::new(ClientAuthorities::from_config(&config).unwrap())
 }
 
+/// With the authority behind it, as cert-manager writes it into `tls.crt` and clients do not need it.
+pub(crate) fn serving(bundle: &certificate::CertificateBundle) -> ServingCertificate {
+    ServingCertificate::from_pem(&format!("{}{}", bundle.cert_pem, bundle.ca_pem), &bundle.key_pem).unwrap()
+}
+
 impl Server {
     pub(crate) async fn start() -> Self {
         Self::offering(Offer { external: true, objects: Some(things()) }).await
@@ -199,7 +206,8 @@ impl Server {
         let (front, users, cluster) = (Authority::new(), Authority::new(), Cluster::default());
         let bundle = certificate::issue("metrics", "system", jiff::Timestamp::now()).unwrap();
         let server_ca = bundle.ca_pem.clone();
-        let (certificates, certificate) = watch::channel(Some(Arc::new(bundle)));
+        let serving = serving(&bundle);
+        let (certificates, certificate) = watch::channel(Some(Arc::new(serving)));
         let (authorities_sender, authorities) = watch::channel(authorities(&front.pem, &users.pem));
         let (stop, stopped) = oneshot::channel::<()>();
         let reviews = cluster.clone();
@@ -209,6 +217,7 @@ impl Server {
         });
         Self {
             address,
+            bundle,
             server_ca,
             front,
             users,

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use harness::{AS_ANN, AS_MASTER, Authority, METRIC, Server, authorities};
+use harness::{AS_ANN, AS_MASTER, Authority, METRIC, Server, authorities, serving};
 
 #[tokio::test]
 async fn the_front_proxy_passes_callers_on_and_each_is_judged_by_himself() {
@@ -98,12 +98,11 @@ async fn a_rotated_authority_counts_at_once_also_on_open_connections() {
 #[tokio::test]
 async fn a_renewed_serving_certificate_is_served_without_a_pause() {
     let server = Server::start().await;
-    let before = server.certificates.borrow().clone().unwrap();
     let mut open = server.connect(Some(server.users.client("ann"))).await;
     let seen = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
     let first = seen(&server.tls(None, "h2").await);
-    let renewed = certificate::renew(&before, "metrics", "system", jiff::Timestamp::now()).unwrap();
-    server.certificates.send_replace(Some(Arc::new(renewed)));
+    let renewed = certificate::renew(&server.bundle, "metrics", "system", jiff::Timestamp::now()).unwrap();
+    server.certificates.send_replace(Some(Arc::new(serving(&renewed))));
     assert_ne!(seen(&server.tls(None, "h2").await), first);
     assert_eq!(open.get(METRIC, &[]).await.0, 200, "open connections go on");
 }

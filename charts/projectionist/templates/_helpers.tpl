@@ -90,6 +90,11 @@ true
 {{- toYaml $names -}}
 {{- end -}}
 
+{{/* The Secret with the serving certificate: not the same whoever keeps it, so that two never write one. */}}
+{{- define "projectionist.certificateSecret" -}}
+{{ include "projectionist.fullname" . }}-serving-{{ if .Values.certManager.enabled }}tls{{ else }}cert{{ end }}
+{{- end -}}
+
 {{/* The metrics of a Projection: names, since RBAC knows an external metric as a resource, and one of an object as a subresource. */}}
 {{- define "projectionist.metricNames" -}}
 - pending_events
