@@ -17,7 +17,7 @@ use crate::{
     delegated_auth::{ClusterReviews, follow_authorities},
     leader::{self, LeaderSettings},
     metrics::{ControllerMetrics, Metrics},
-    metrics_api::{self, ApiVersion, ClientAuthorities, Offer, ServeOptions},
+    metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Offer, Rate, ServeOptions},
     names::{self, worker_env},
     projector::{self, ProjectorConfig, RunOptions},
     readiness::{Readiness, may_reconcile},
@@ -117,6 +117,8 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
 async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let OperatorArgs {
         metrics_api_listen,
+        metrics_api_requests_per_second,
+        metrics_api_request_burst,
         telemetry_listen,
         namespace,
         identity,
@@ -151,8 +153,14 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let (reconcilable, synced) = watch::channel(false);
     let sampler_metrics = Arc::new(SamplerMetrics::default());
     let controller_metrics = Arc::new(ControllerMetrics::default());
-    let metrics =
-        Metrics::new(&controller_metrics, Arc::clone(&sampler_metrics), snapshot.clone(), projections.clone());
+    let api_metrics = ApiMetrics::default();
+    let metrics = Metrics::new(
+        &controller_metrics,
+        &api_metrics,
+        Arc::clone(&sampler_metrics),
+        snapshot.clone(),
+        projections.clone(),
+    );
 
     let mut readiness = Readiness::default();
     let believing = readiness.condition("the request-header configuration of kube-system");
@@ -233,6 +241,8 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         offer,
         values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()),
         reviews: ClusterReviews::new(client.clone()),
+        rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
+        metrics: api_metrics,
     };
     let asked = shutdown.asked();
     rooms.spawn(async move { metrics_api::serve(serving, asked).await.map_err(anyhow::Error::from) });

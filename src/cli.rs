@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::metrics_api::Rate;
+
 /// Runs CQRS projections on Kubernetes and scales them by how far behind they are.
 #[derive(Debug, Parser)]
 #[command(name = "projectionist", version, about, disable_help_subcommand = true)]
@@ -56,6 +58,13 @@ pub struct OperatorArgs {
     /// Where to serve the metrics API over TLS.
     #[arg(long, env = "PROJECTIONIST_METRICS_API_LISTEN", default_value = "0.0.0.0:6443")]
     pub metrics_api_listen: SocketAddr,
+    /// Requests a second that one caller of the metrics API may make of a replica; more are answered 429. 0: no bound.
+    #[arg(long, env = "PROJECTIONIST_METRICS_API_REQUESTS_PER_SECOND", default_value_t = Rate::PER_SECOND)]
+    pub metrics_api_requests_per_second: u32,
+    /// Requests that one caller may make at once, after a pause. Not less than 100: the API server checks several things at once.
+    #[arg(long, env = "PROJECTIONIST_METRICS_API_REQUEST_BURST", default_value_t = Rate::BURST,
+          value_parser = clap::value_parser!(u32).range(100..))]
+    pub metrics_api_request_burst: u32,
     /// Where to serve `/healthz`, `/livez`, `/readyz` and `/metrics` over plain HTTP.
     #[arg(long, env = "PROJECTIONIST_TELEMETRY_LISTEN", default_value = "0.0.0.0:8080")]
     pub telemetry_listen: SocketAddr,

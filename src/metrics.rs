@@ -22,6 +22,7 @@ use prometheus_client::{
 
 use crate::{
     api::Projection,
+    metrics_api::ApiMetrics,
     sampler::SamplerMetrics,
     snapshot::{Measured, SharedSnapshot},
 };
@@ -60,6 +61,7 @@ impl Metrics {
     /// Puts them together.
     pub fn new(
         controller: &ControllerMetrics,
+        api: &ApiMetrics,
         sampler: Arc<SamplerMetrics>,
         snapshot: SharedSnapshot,
         projections: Store<Projection>,
@@ -73,6 +75,11 @@ impl Metrics {
         );
         registry.register("reconcile_duration_seconds", "Time that a round took", controller.duration.clone());
         registry.register("status_writes", "Writes of a Projection's status", controller.status_writes.clone());
+        registry.register(
+            "metrics_api_throttled_requests",
+            "Requests to the metrics API refused since their caller asks too often",
+            api.throttled.clone(),
+        );
         registry.register_collector(Box::new(SamplerPage(sampler)));
         registry.register_collector(Box::new(ProjectionPage { snapshot, projections }));
         Self { registry: Arc::new(registry) }

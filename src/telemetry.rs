@@ -92,7 +92,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::{metrics::ControllerMetrics, sampler::SamplerMetrics, snapshot::SharedSnapshot};
+    use crate::{
+        metrics::ControllerMetrics, metrics_api::ApiMetrics, sampler::SamplerMetrics, snapshot::SharedSnapshot,
+    };
 
     async fn get(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -111,6 +113,7 @@ mod tests {
         let (projections, _writer) = reflector::store();
         let metrics = Metrics::new(
             &ControllerMetrics::default(),
+            &ApiMetrics::default(),
             Arc::new(SamplerMetrics::default()),
             SharedSnapshot::default(),
             projections,

@@ -17,6 +17,7 @@ mod path;
 mod peer;
 pub mod quantity;
 mod query;
+mod rate;
 mod reply;
 mod routes;
 pub mod selector;
@@ -34,8 +35,9 @@ pub use authn::{ClientAuthorities, User};
 pub use authz::{Attributes, ResourceAttributes};
 pub use offer::{ApiVersion, MeasuredKind, Offer};
 pub use quantity::Quantity;
+pub use rate::Rate;
 pub use selector::Selector;
-pub use server::{ServeOptions, serve};
+pub use server::{ApiMetrics, ServeOptions, serve};
 
 /// One value of an external metric.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,8 +1,9 @@
 //! From a request to its answer: read it, find out who asks, ask whether they may, answer from memory.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Method, Request, StatusCode};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 use warp::{Filter, Reply, path::FullPath};
 
@@ -19,6 +20,7 @@ use super::{
     path,
     peer::Peer,
     query::Query,
+    rate::{Callers, Verdict},
     reply::{self, Answer},
     target::{ObjectPath, Target},
 };
@@ -27,6 +29,8 @@ use super::{
 pub(super) struct Api<V, R> {
     pub(super) values: V,
     pub(super) gate: Gate<R>,
+    pub(super) callers: Callers,
+    pub(super) throttled: Counter,
     pub(super) authorities: watch::Receiver<Arc<ClientAuthorities>>,
     pub(super) offer: Offer,
     pub(super) discovery: Discovery,
@@ -69,6 +73,11 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
             Err(answer) => return answer,
         };
         peer.identified();
+        // Before the cluster is asked anything for it.
+        if let Verdict::Refused { first } = self.callers.take(&user.name, Instant::now()) {
+            self.throttled.inc();
+            return too_many(&user, first);
+        }
         let attributes = Attributes::of(&segments);
         match self.gate.may(&user, &attributes).await {
             Ok(Ok(())) => {}
@@ -185,6 +194,16 @@ fn bad_query(why: &str) -> Refusal {
 
 fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
     answer.unwrap_or_else(|Refusal { code, message }| reply::failure(code, message))
+}
+
+/// Says no to who asks too often, and tells whoever reads the log once.
+fn too_many(user: &User, first: bool) -> Answer {
+    if first {
+        tracing::warn!("{:?} asks the metrics API too often: its requests are refused for now", user.name);
+    }
+    let message =
+        format!("User {:?} asks for metrics too often: ask less, or have the operator's limit raised", user.name);
+    reply::failure(StatusCode::TOO_MANY_REQUESTS, message)
 }
 
 /// Says no in the words of RBAC, and leaves a line for whoever audits.

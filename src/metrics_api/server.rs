@@ -21,6 +21,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -35,6 +36,7 @@ use super::{
     discovery::Discovery,
     openapi::OpenApi,
     peer::Peer,
+    rate::{Callers, Rate},
     routes::{self, Api},
     tls::{self, CertificateWatch},
 };
@@ -68,6 +70,17 @@ pub struct ServeOptions<V, R> {
     pub values: V,
     /// Questions to the cluster.
     pub reviews: R,
+    /// How often one caller may ask.
+    pub rate: Rate,
+    /// Where to count.
+    pub metrics: ApiMetrics,
+}
+
+/// What the server counts. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct ApiMetrics {
+    /// Requests that were refused since their caller asks too often.
+    pub throttled: Counter,
 }
 
 /// Why the server does not run.
@@ -112,6 +125,8 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
     let api = Arc::new(Api {
         values: options.values,
         gate: Gate::new(options.reviews),
+        callers: Callers::new(options.rate),
+        throttled: options.metrics.throttled,
         authorities: options.authorities,
         discovery: Discovery::new(&options.offer),
         openapi: OpenApi::new(&options.offer),

@@ -15,9 +15,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use projectionist::metrics_api::{
-    Attributes, ClientAuthorities, ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Offer,
-    Quantity, ReviewError, Reviews, Selector, ServeOptions, User, ValueError, certificate, server::serve_on,
-    serving::ServingCertificate,
+    ApiMetrics, Attributes, ClientAuthorities, ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue,
+    Offer, Quantity, Rate, ReviewError, Reviews, Selector, ServeOptions, User, ValueError, certificate,
+    server::serve_on, serving::ServingCertificate,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -169,6 +169,7 @@ pub(crate) struct Server {
     pub(crate) front: Authority,
     pub(crate) users: Authority,
     pub(crate) cluster: Cluster,
+    pub(crate) metrics: ApiMetrics,
     pub(crate) authorities: watch::Sender<Arc<ClientAuthorities>>,
     pub(crate) bundle: certificate::CertificateBundle,
     pub(crate) certificates: watch::Sender<Option<Arc<ServingCertificate>>>,
@@ -200,6 +201,11 @@ impl Server {
     }
 
     pub(crate) async fn offering(offer: Offer) -> Self {
+        Self::with(offer, |_| {}).await
+    }
+
+    /// With options that `change` has the last word on.
+    pub(crate) async fn with(offer: Offer, change: impl FnOnce(&mut ServeOptions<Constant, Cluster>)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -211,7 +217,18 @@ impl Server {
         let (authorities_sender, authorities) = watch::channel(authorities(&front.pem, &users.pem));
         let (stop, stopped) = oneshot::channel::<()>();
         let reviews = cluster.clone();
-        let options = ServeOptions { listen: address, certificate, authorities, offer, values: Constant, reviews };
+        let metrics = ApiMetrics::default();
+        let mut options = ServeOptions {
+            listen: address,
+            certificate,
+            authorities,
+            offer,
+            values: Constant,
+            reviews,
+            rate: Rate::default(),
+            metrics: metrics.clone(),
+        };
+        change(&mut options);
         let task = tokio::spawn(async move {
             serve_on(listener, options, async move { drop(stopped.await) }).await.unwrap();
         });
@@ -222,6 +239,7 @@ impl Server {
             front,
             users,
             cluster,
+            metrics,
             authorities: authorities_sender,
             certificates,
             stop: Some(stop),

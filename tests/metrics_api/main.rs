@@ -6,6 +6,7 @@ mod custom;
 mod discovery;
 mod harness;
 mod identity;
+mod rate;
 
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -1,0 +1,183 @@
+//! How often one caller may ask: a bucket of tokens for each user, so that a client that has run wild slows nobody but itself.
+//!
+//! The caller is whom a request is made for, not the front proxy that carries everybody's. Time comes in as an argument.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+/// About so many callers are remembered; beyond that those who have not asked for longest are forgotten, and begin anew.
+const MOST_CALLERS: usize = 4096;
+
+/// How often a caller may ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rate {
+    /// Requests a second, for as long as one likes. 0: no bound.
+    pub per_second: u32,
+    /// Requests at once, after a pause.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// Autoscalers of 5,000 workloads read about 700 times a second, all as one user and perhaps from one replica: three times that
+    /// is no autoscaler any more, and about a third of what one CPU answers.
+    pub const PER_SECOND: u32 = 2_000;
+    /// Four metrics of each of 5,000 autoscalers, which their controller may read at once when it starts: a refused read costs an
+    /// autoscaler its round of 15 s.
+    pub const BURST: u32 = 20_000;
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { per_second: Self::PER_SECOND, burst: Self::BURST }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    Granted,
+    /// Too many. `first` is true once for each time that the caller runs dry, so that somebody can be told without a flood.
+    Refused {
+        first: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+    dry: bool,
+}
+
+impl Bucket {
+    fn full(rate: Rate, now: Instant) -> Self {
+        Self { tokens: f64::from(rate.burst), filled: now, dry: false }
+    }
+
+    fn take(&mut self, rate: Rate, now: Instant) -> Verdict {
+        let size = f64::from(rate.burst);
+        let since = now.saturating_duration_since(self.filled);
+        self.tokens = (self.tokens + since.as_secs_f64() * f64::from(rate.per_second)).min(size);
+        self.filled = self.filled.max(now);
+        if self.tokens >= size / 2.0 {
+            self.dry = false;
+        }
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Verdict::Granted;
+        }
+        Verdict::Refused { first: !std::mem::replace(&mut self.dry, true) }
+    }
+}
+
+/// The buckets of those who asked lately.
+///
+/// Known by a keyed hash of their names: a name may be long, and neither its memory nor its copy is worth it here. Two halves, of
+/// which the older goes when the newer is full; who asks again moves to the newer one.
+#[derive(Debug)]
+pub(super) struct Callers {
+    rate: Rate,
+    keys: RandomState,
+    halves: Mutex<Halves>,
+}
+
+#[derive(Debug, Default)]
+struct Halves {
+    newer: HashMap<u64, Bucket>,
+    older: HashMap<u64, Bucket>,
+}
+
+impl Callers {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self { rate, keys: RandomState::new(), halves: Mutex::default() }
+    }
+
+    /// Counts a request of the user.
+    pub(super) fn take(&self, user: &str, now: Instant) -> Verdict {
+        if self.rate.per_second == 0 {
+            return Verdict::Granted;
+        }
+        let key = self.keys.hash_one(user);
+        let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
+        if !halves.newer.contains_key(&key) {
+            let bucket = halves.older.remove(&key).unwrap_or_else(|| Bucket::full(self.rate, now));
+            if halves.newer.len() >= MOST_CALLERS / 2 {
+                halves.older = std::mem::take(&mut halves.newer);
+            }
+            halves.newer.insert(key, bucket);
+        }
+        halves.newer.get_mut(&key).map_or(Verdict::Granted, |bucket| bucket.take(self.rate, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10, burst: 20 };
+
+    fn granted(callers: &Callers, user: &str, now: Instant) -> usize {
+        (0..1_000).filter(|_| callers.take(user, now) == Verdict::Granted).count()
+    }
+
+    #[test]
+    fn a_caller_may_ask_a_burst_at_once_and_its_rate_from_then_on() {
+        let (callers, start) = (Callers::new(RATE), Instant::now());
+        // Seconds since the start; how many of a thousand are granted.
+        for (at, expected) in [(0.0, 20), (0.0, 0), (0.5, 5), (1.5, 10), (1.55, 0), (1.6, 1), (3_600.0, 20)] {
+            let now = start + Duration::from_secs_f64(at);
+            assert_eq!(granted(&callers, "wild", now), expected, "at {at} s");
+        }
+    }
+
+    #[test]
+    fn nobody_pays_for_another() {
+        let (callers, now) = (Callers::new(RATE), Instant::now());
+        assert_eq!(granted(&callers, "wild", now), 20);
+        assert_eq!(granted(&callers, "system:kube-aggregator", now), 20);
+    }
+
+    #[test]
+    fn running_dry_is_told_once_until_there_was_a_rest() {
+        let (callers, start) = (Callers::new(RATE), Instant::now());
+        let told = |at: f64| {
+            let now = start + Duration::from_secs_f64(at);
+            (0..100).filter(|_| callers.take("wild", now) == Verdict::Refused { first: true }).count()
+        };
+        assert_eq!([told(0.0), told(0.1), told(0.5), told(60.0)], [1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn time_that_stands_still_or_goes_back_grants_nothing() {
+        let (callers, start) = (Callers::new(RATE), Instant::now() + Duration::from_secs(10));
+        assert_eq!(granted(&callers, "wild", start), 20);
+        assert_eq!(granted(&callers, "wild", start - Duration::from_secs(5)), 0);
+        assert_eq!(granted(&callers, "wild", start), 0);
+    }
+
+    #[test]
+    fn without_a_rate_there_is_no_bound() {
+        let callers = Callers::new(Rate { per_second: 0, burst: 0 });
+        assert_eq!(granted(&callers, "wild", Instant::now()), 1_000);
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_a_flood_of_names_does_not_fill_anybodys_bucket() {
+        let (callers, now) = (Callers::new(RATE), Instant::now());
+        assert_eq!(granted(&callers, "wild", now), 20);
+        for number in 0..3 * MOST_CALLERS {
+            callers.take(&format!("user-{number}"), now);
+            if number % 100 == 0 {
+                assert_ne!(callers.take("wild", now), Verdict::Granted, "after {number} others");
+            }
+        }
+        let halves = callers.halves.lock().unwrap();
+        assert!(halves.newer.len() + halves.older.len() <= MOST_CALLERS);
+    }
+}
