@@ -5,12 +5,14 @@
 
 mod autoscaling;
 mod causes;
+mod certificates;
 mod installation;
 mod lifecycle;
 mod metrics_reads;
 mod operator_faults;
 mod own_autoscalers;
 mod refusals;
+mod registration;
 mod repair;
 mod sharing;
 mod shop;

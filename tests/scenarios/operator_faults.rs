@@ -34,7 +34,7 @@ impl Reader {
 }
 
 /// Does something to the operator while the metric is read all the time; no read may fail.
-async fn without_a_failed_read(
+pub(crate) async fn without_a_failed_read(
     stage: &'static Stage,
     name: &str,
     disturb: impl AsyncFnOnce(&Shop<'_>) -> Result<()>,
