@@ -242,6 +242,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()),
         reviews: ClusterReviews::new(client.clone()),
         rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
+        connection_age: metrics_api::CONNECTION_AGE,
         metrics: api_metrics,
     };
     let asked = shutdown.asked();

@@ -37,7 +37,7 @@ pub use offer::{ApiVersion, MeasuredKind, Offer};
 pub use quantity::Quantity;
 pub use rate::Rate;
 pub use selector::Selector;
-pub use server::{ApiMetrics, ServeOptions, serve};
+pub use server::{ApiMetrics, CONNECTION_AGE, ServeOptions, serve};
 
 /// One value of an external metric.
 #[derive(Clone, Debug, Eq, PartialEq)]

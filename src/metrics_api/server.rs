@@ -51,8 +51,11 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_HEADERS: usize = 64 * 1024;
 const MOST_STREAMS: u32 = 250;
-/// A connection is closed after this, so that replicas come to share the load: HTTP/2 keeps to one replica for as long as it lives.
-const CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// How long a connection lives that others may be better placed to serve: HTTP/2 keeps to one replica for as long as it lives, so
+/// that a replica that is new or back would get nothing.
+pub const CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// A connection that is to end and has asked nothing yet gets so long to ask: closed before, it would fail that request.
+const FIRST_REQUEST: Duration = Duration::from_secs(3);
 /// How long requests under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -72,6 +75,8 @@ pub struct ServeOptions<V, R> {
     pub reviews: R,
     /// How often one caller may ask.
     pub rate: Rate,
+    /// When connections are asked to end, a fifth sooner or later, so that they do not all come back at once. See [`CONNECTION_AGE`].
+    pub connection_age: Duration,
     /// Where to count.
     pub metrics: ApiMetrics,
 }
@@ -135,21 +140,22 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
     let room = Arc::new(Room::default());
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let admit = |connections: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
+        // Closed at once instead of kept waiting: there may be another replica.
+        let Some(place) = room.take(from.ip()) else {
+            return tracing::debug!("a connection of {from} to the metrics API was refused: there is no room");
+        };
+        let age = options.connection_age.mul_f64(rand::random_range(0.8..1.2));
+        let connection = connection(stream, acceptor.clone(), api.clone(), age, stopped.clone());
+        connections.spawn(connection.map(move |()| drop(place)));
+    };
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => {
-                    // Closed at once instead of kept waiting: there may be another replica.
-                    let Some(place) = room.take(from.ip()) else {
-                        tracing::debug!("a connection of {from} to the metrics API was refused: there is no room");
-                        continue;
-                    };
-                    let (acceptor, api, stopped) = (acceptor.clone(), api.clone(), stopped.clone());
-                    connections.spawn(connection(stream, acceptor, api, stopped).map(move |()| drop(place)));
-                }
+                Ok((stream, from)) => admit(&mut connections, stream, from),
                 Err(error) => {
                     // Out of file descriptors, mostly: accepting again at once would only spin.
                     tracing::warn!("a connection to the metrics API could not be accepted: {error}");
@@ -157,6 +163,11 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
                 }
             },
         }
+    }
+    // Those in the queue have been told that somebody listens: they get their first answer, too.
+    for _ in 0..MOST_CONNECTIONS {
+        let Some(Ok((stream, from))) = listener.accept().now_or_never() else { break };
+        admit(&mut connections, stream, from);
     }
     drop(listener);
     stop.send_replace(true);
@@ -207,6 +218,7 @@ async fn connection<V: MetricValues, R: Reviews>(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     api: Arc<Api<V, R>>,
+    age: Duration,
     mut stopped: watch::Receiver<bool>,
 ) {
     // Small answers must not wait for more.
@@ -216,6 +228,8 @@ async fn connection<V: MetricValues, R: Reviews>(
         Ok(Err(error)) => return tracing::debug!("a TLS handshake failed: {error}"),
         Err(_) => return tracing::debug!("a TLS handshake took too long"),
     };
+    // What was agreed on, and nothing else on second thought.
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = Arc::new(Peer::new(chain.iter().map(|certificate| certificate.clone().into_owned()).collect()));
     let routes = TowerToHyperService::new(warp::service(routes::filter(api, peer.clone())));
@@ -223,7 +237,8 @@ async fn connection<V: MetricValues, R: Reviews>(
         Some(refusal) => Either::Left(ready(Ok(refusal.into_response()))),
         None => Either::Right(routes.call(request)),
     });
-    let mut builder = Builder::new(TokioExecutor::new());
+    let builder = Builder::new(TokioExecutor::new());
+    let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(LARGEST_HEADERS);
     builder
         .http2()
@@ -233,19 +248,30 @@ async fn connection<V: MetricValues, R: Reviews>(
         .keep_alive_interval(Duration::from_secs(30));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let age = CONNECTION_AGE.mul_f64(rand::random_range(0.8..1.2));
     let nobody = async {
         tokio::time::sleep(IDENTIFIED_WITHIN).await;
         if peer.is_known() {
             std::future::pending::<()>().await;
         }
     };
+    let time_to_go = async {
+        tokio::select! {
+            () = tokio::time::sleep(age) => {}
+            () = nobody => return,
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
+        let asked = async {
+            while !peer.is_known() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(FIRST_REQUEST, asked).await;
+    };
     tokio::select! {
         result = connection.as_mut() => return log_end(result),
-        () = tokio::time::sleep(age) => {}
-        () = nobody => {}
-        _ = stopped.wait_for(|stopped| *stopped) => {}
+        () = time_to_go => {}
     }
+    // HTTP/2's GOAWAY: what is under way or on its way is answered, what is new goes to a new connection.
     connection.as_mut().graceful_shutdown();
     // Who does not take the hint is cut off.
     if let Ok(result) = tokio::time::timeout(DRAIN, connection).await {

@@ -15,8 +15,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use projectionist::metrics_api::{
-    ApiMetrics, Attributes, ClientAuthorities, ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue,
-    Offer, Quantity, Rate, ReviewError, Reviews, Selector, ServeOptions, User, ValueError, certificate,
+    ApiMetrics, Attributes, CONNECTION_AGE, ClientAuthorities, ExternalValue, MeasuredKind, MetricValues, ObjectQuery,
+    ObjectValue, Offer, Quantity, Rate, ReviewError, Reviews, Selector, ServeOptions, User, ValueError, certificate,
     server::serve_on, serving::ServingCertificate,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -135,6 +135,8 @@ pub(crate) fn things() -> MeasuredKind {
 #[derive(Clone, Default)]
 pub(crate) struct Cluster {
     pub(crate) down: Arc<AtomicBool>,
+    /// Keeps answers about access back while true.
+    pub(crate) slow: Arc<AtomicBool>,
     /// Whom it was asked about.
     pub(crate) asked: Arc<Mutex<Vec<User>>>,
     /// What they wanted.
@@ -159,7 +161,13 @@ impl Reviews for Cluster {
         self.wanted.lock().unwrap().push(wanted.clone());
         let down = self.down.load(Ordering::Relaxed);
         let may = if user.name == "ann" { Ok(()) } else { Err("no role".to_owned()) };
-        Box::pin(async move { if down { Err(ReviewError("down".to_owned())) } else { Ok(may) } })
+        let slow = self.slow.clone();
+        Box::pin(async move {
+            while slow.load(Ordering::Relaxed) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            if down { Err(ReviewError("down".to_owned())) } else { Ok(may) }
+        })
     }
 }
 
@@ -226,6 +234,7 @@ impl Server {
             values: Constant,
             reviews,
             rate: Rate::default(),
+            connection_age: CONNECTION_AGE,
             metrics: metrics.clone(),
         };
         change(&mut options);

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod abuse;
+mod conformance;
 mod custom;
 mod discovery;
 mod harness;
 mod identity;
 mod rate;
+mod turnover;
 
 use std::{
     sync::{Arc, atomic::Ordering},
