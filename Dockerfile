@@ -1,6 +1,6 @@
 # One static binary and nothing else: no shell, no libraries, no package to patch.
 #
-# The build context is a directory that holds the binary; `make image` prepares it at target/image/context.
+# The build context is a directory that holds the binary; `make image` makes one and removes it again.
 # By hand, with any builder of containers:
 #   RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target x86_64-unknown-linux-gnu
 #   docker build -t projectionist -f Dockerfile target/x86_64-unknown-linux-gnu/release

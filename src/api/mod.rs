@@ -5,6 +5,7 @@
 mod condition;
 mod derived;
 mod duration;
+mod projector;
 mod shards;
 mod spec;
 mod status;
@@ -12,10 +13,10 @@ mod status;
 pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use derived::CheckpointLocation;
 pub use duration::{HumanDuration, ParseDurationError};
+pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
 pub use shards::Shards;
 pub use spec::{
-    Autoscaler, BuiltinProjector, CaSecretRef, Checkpoint, CheckpointTable, Connection, EventTable, ExistingKind,
-    ExistingWorkload, Lag, Ordering, PodTemplate, PostgresReadStore, PostgresSource, Projection, ProjectionSpec,
-    Projector, ReadStore, Scaling, SecretKeyRef, Source,
+    Autoscaler, CaSecretRef, Checkpoint, CheckpointTable, Connection, EventTable, Lag, Ordering, PostgresReadStore,
+    PostgresSource, Projection, ProjectionSpec, ReadStore, Scaling, SecretKeyRef, Source,
 };
 pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};

@@ -1,14 +1,12 @@
 //! What a user declares. Every rule that needs no cluster is checked by the API server: by the schema, or by a CEL rule
 //! whose message names the field.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscalerBehavior, core::v1::ResourceRequirements};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior;
 use kube::{CustomResource, KubeSchema};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HumanDuration, ProjectionStatus, Shards};
+use super::{HumanDuration, ProjectionStatus, Projector, Shards};
 
 /// A Projection runs the workers that turn the events of one source into one read model, measures how far behind they
 /// are, and scales them so that no event waits longer than the lag target.
@@ -44,6 +42,7 @@ use super::{HumanDuration, ProjectionStatus, Shards};
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.scaling) || !has(self.scaling.ordering) || self.scaling.ordering != 'None'").message("spec.scaling.ordering must be PerKey or Strict with spec.projector.builtin, which keeps the order of each stream"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || (has(self.scaling) && has(self.scaling.shards) ? string(self.scaling.shards) : 'Auto') == (has(oldSelf.scaling) && has(oldSelf.scaling.shards) ? string(oldSelf.scaling.shards) : 'Auto')").message("spec.scaling.shards cannot be changed for a built-in projector: each shard has its own checkpoint. Delete the Projection and create it under another name to rebuild"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || ((has(self.scaling) && has(self.scaling.ordering) && self.scaling.ordering == 'Strict') == (has(oldSelf.scaling) && has(oldSelf.scaling.ordering) && oldSelf.scaling.ordering == 'Strict'))").message("spec.scaling.ordering cannot be changed to or from Strict for a built-in projector: it decides the shards, and each has its own checkpoint"),
+    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || !has(self.source.postgres) || !has(oldSelf.source.postgres) || (self.source.postgres.eventTable.table == oldSelf.source.postgres.eventTable.table && self.source.postgres.eventTable.position == oldSelf.source.postgres.eventTable.position && self.source.postgres.eventTable.stream == oldSelf.source.postgres.eventTable.stream)").message("spec.source.postgres.eventTable: table, position and stream cannot be changed for a built-in projector, whose checkpoints are positions of that table by the hash of that stream. Delete the Projection and create it under another name to rebuild"),
     validation = Rule::new("has(self.projector) == has(oldSelf.projector) && (!has(self.projector) || (has(self.projector.template) == has(oldSelf.projector.template) && has(self.projector.builtin) == has(oldSelf.projector.builtin) && has(self.projector.existing) == has(oldSelf.projector.existing)))").message("spec.projector cannot be changed to another kind: delete the Projection and create it anew"),
 )]
 #[serde(rename_all = "camelCase")]
@@ -332,124 +331,4 @@ pub enum Autoscaler {
     Managed,
     /// Nobody, or an autoscaler of the team's own; the metrics are served all the same.
     None,
-}
-
-/// The workload that turns events into read-model changes. Exactly one field.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.template), has(self.builtin), has(self.existing)].exists_one(x, x)").message("spec.projector must have exactly one of template, builtin and existing"))]
-pub struct Projector {
-    /// Pods of the team's own image. The operator adds connection strings and names as environment variables.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub template: Option<PodTemplate>,
-    /// The built-in projector: SQL for each type of event, no image to write.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub builtin: Option<BuiltinProjector>,
-    /// A workload that runs already. Only its scale is touched.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub existing: Option<ExistingWorkload>,
-}
-
-/// A pod template, as in a Deployment. Kept as written, so that fields newer than this operator survive.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct PodTemplate(pub serde_json::Map<String, serde_json::Value>);
-
-impl JsonSchema for PodTemplate {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "PodTemplate".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "object",
-            "required": ["spec"],
-            "properties": {
-                "metadata": {
-                    "description": "Labels and annotations of the pods. The operator adds its own labels.",
-                    "type": "object",
-                    "properties": {
-                        "labels": { "type": "object", "additionalProperties": { "type": "string" } },
-                        "annotations": { "type": "object", "additionalProperties": { "type": "string" } },
-                    },
-                },
-                "spec": {
-                    "description": "The pods, as in Deployment.spec.template.spec.",
-                    "type": "object",
-                    "required": ["containers"],
-                    "x-kubernetes-preserve-unknown-fields": true,
-                    "properties": {
-                        "containers": {
-                            "description": "The containers. Each gets PROJECTION_NAME, EVENT_SOURCE_URL, READ_STORE_URL and so on in its environment.",
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {
-                                "type": "object",
-                                "required": ["name", "image"],
-                                "x-kubernetes-preserve-unknown-fields": true,
-                                "properties": {
-                                    "name": { "description": "The container's name.", "type": "string", "minLength": 1 },
-                                    "image": { "description": "The container's image.", "type": "string", "minLength": 1 },
-                                },
-                            },
-                        },
-                    },
-                },
-            },
-        })
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-}
-
-/// SQL for each type of event, run against the read store in the same transaction as the checkpoint.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BuiltinProjector {
-    /// SQL that makes the read model's tables; run at the start of every worker, so it must be repeatable (`create table if not exists`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 65_536))]
-    pub setup: Option<String>,
-    /// One SQL statement for each type of event. `:position :type :stream :recorded_at :data` are bound as parameters.
-    /// Events of other types are passed over.
-    // Not `on`: YAML 1.1, which kubectl reads, takes that key for the boolean true.
-    #[schemars(extend("minProperties" = 1, "maxProperties" = 1000))]
-    pub handlers: BTreeMap<String, String>,
-    /// How many events one transaction handles at most. Default: 500.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i32>", range(min = 1, max = 10_000))]
-    pub batch_size: Option<u32>,
-    /// What each worker asks of its node. Default: requests of 50m CPU and 32Mi, a limit of 128Mi memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
-}
-
-/// A workload that is there already.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub struct ExistingWorkload {
-    /// What it is.
-    pub kind: ExistingKind,
-    /// Its name, in the Projection's namespace.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-}
-
-/// The kinds of workload that can be scaled in place.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum ExistingKind {
-    /// apps/v1 Deployment.
-    Deployment,
-    /// apps/v1 StatefulSet.
-    StatefulSet,
-}
-
-impl ExistingKind {
-    /// The kind's name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deployment => "Deployment",
-            Self::StatefulSet => "StatefulSet",
-        }
-    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::{apps::v1::StatefulSet, autoscaling::v2::HPAScalingRules};
+use kube::Api;
 use serde_json::json;
 use test_cluster::{always_is, eventually, eventually_is};
 
@@ -47,6 +49,11 @@ fn queue_length_scales_beside_the_target_where_it_is_asked_for() {
         shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
         shop.events.append_events(1_500).await?;
         shop.workers_are("orders", "there is a worker for every 200 events", |ready| ready >= 3).await?;
+        // Ten workers of eleven are within the usual tolerance; the server keeps ours.
+        let behavior = shop.autoscalers().get("orders").await?.spec.behavior.unwrap_or_default();
+        let tolerance = |rules: Option<HPAScalingRules>| rules.and_then(|rules| rules.tolerance).map(|it| it.0);
+        let both = (tolerance(behavior.scale_up), tolerance(behavior.scale_down));
+        anyhow::ensure!(both == (Some("0".to_owned()), Some("0".to_owned())), "{both:?}");
         Ok(())
     });
 }
@@ -119,6 +126,46 @@ fn an_existing_deployment_is_scaled_and_otherwise_left_as_it_is() {
         let gone = || async { Ok::<_, anyhow::Error>(shop.made("hpa")?.is_empty()) };
         eventually(PATIENCE, "the HPA is gone", gone).await?;
         anyhow::ensure!(shop.replicas("team-workers").await? >= 3, "the team's workload was touched on the way out");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_existing_stateful_set_is_scaled() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "stateful").await?;
+        shop.events.append_events(900).await?;
+        shop.commit("orders", 1).await?;
+        shop.apply(&json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "team-workers", "namespace": shop.namespace},
+            "spec": {
+                "serviceName": "team-workers", "podManagementPolicy": "Parallel",
+                "selector": {"matchLabels": {"app": "team-workers"}},
+                "template": {
+                    "metadata": {"labels": {"app": "team-workers"}},
+                    "spec": {"containers": [{"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}]},
+                },
+            },
+        }))?;
+        let projection = |suspend: bool| {
+            shop.measured(
+                "orders",
+                &json!({"spec": {
+                    "suspend": suspend,
+                    "lag": {"pendingPerWorker": 300},
+                    "projector": {"existing": {"kind": "StatefulSet", "name": "team-workers"}},
+                }}),
+            )
+        };
+        let sets: Api<StatefulSet> = Api::namespaced(shop.client.clone(), &shop.namespace);
+        let wanted =
+            || async { Ok::<_, kube::Error>(sets.get("team-workers").await?.spec.and_then(|spec| spec.replicas)) };
+        shop.apply(&projection(false))?;
+        eventually_is(PATIENCE, "900 pending bring three workers", |replicas| *replicas >= Some(3), wanted).await?;
+        shop.apply(&projection(true))?;
+        eventually_is(PATIENCE, "the kill switch works", |replicas| *replicas == Some(0), wanted).await?;
         Ok(())
     });
 }

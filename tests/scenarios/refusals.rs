@@ -59,6 +59,11 @@ fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
                 "at least 1",
             ),
             (json!({"laag": {}}), "spec.laag", "unknown field"),
+            (
+                json!({"projector": {"builtin": {"resources": {"limits": {"memory": "lots"}}}}}),
+                "spec.projector.builtin.resources.limits.memory",
+                "should match",
+            ),
         ];
         for (change, field, sentence) in cases {
             let refused = shop.apply(&shop.projection("wrong", &json!({"spec": change})));
@@ -72,6 +77,10 @@ fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
     });
 }
 
+fn source(table: &serde_json::Value) -> serde_json::Value {
+    json!({"source": {"postgres": {"eventTable": table}}})
+}
+
 #[test]
 fn what_must_not_change_cannot_be_changed() {
     let _turn = together();
@@ -82,6 +91,9 @@ fn what_must_not_change_cannot_be_changed() {
             (json!({"scaling": {"shards": 8}}), "spec.scaling.shards cannot be changed"),
             (json!({"scaling": {"shards": null}}), "spec.scaling.shards cannot be changed"),
             (json!({"scaling": {"ordering": "Strict", "maxWorkers": 1}}), "spec.scaling.ordering cannot be changed"),
+            (source(&json!({"table": "other"})), "table, position and stream cannot be changed"),
+            (source(&json!({"position": "seq"})), "table, position and stream cannot be changed"),
+            (source(&json!({"stream": "aggregate"})), "table, position and stream cannot be changed"),
             (
                 json!({"projector": {"builtin": null, "existing": {"kind": "Deployment", "name": "x"}}, "checkpoint": {"readStore": {}}}),
                 "spec.projector cannot be changed to another kind",

@@ -9,7 +9,7 @@ use kube::{
 use serde_json::json;
 use test_cluster::{eventually, eventually_is};
 
-use crate::shop::{Shop, uid};
+use crate::shop::{Shop, busy, uid};
 use crate::stage::{PATIENCE, Stage, play, together};
 
 async fn running<'a>(stage: &'a Stage, name: &str) -> Result<Shop<'a>> {
@@ -119,12 +119,12 @@ fn a_killed_worker_neither_loses_nor_repeats_an_event() {
 fn a_deleted_secret_is_named_and_a_new_one_is_taken_up() {
     let _turn = together();
     play(|stage| async move {
-        let shop = running(stage, "secret").await?;
+        let shop = busy(stage, &stage.postgres, "secret").await?;
         let url = shop.server.url(&shop.database);
         shop.stage.cluster.kubectl(&["delete", "secret", "database", "-n", &shop.namespace])?;
         let message = shop.condition_is("orders", "SourceReachable", "False", "SecretNotFound").await?;
         ensure!(message.contains("database"), "{message}");
-        ensure!(shop.replicas("orders").await? >= 1, "workers were taken away because a Secret could not be read");
+        shop.holds_four_workers().await?;
         let literal = format!("--from-literal=url={url}");
         shop.stage.cluster.kubectl(&["create", "secret", "generic", "database", "-n", &shop.namespace, &literal])?;
         shop.condition_is("orders", "SourceReachable", "True", "").await?;

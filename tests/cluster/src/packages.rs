@@ -19,6 +19,8 @@ const NEEDED: &[(&[&str], &str)] = &[
     (&["/usr/bin/mount", "/bin/mount"], "mount"),
     (&["/usr/bin/buildah"], "buildah"),
     (&["/usr/bin/make"], "make"),
+    (&["/usr/bin/curl"], "curl"),
+    (&["/usr/bin/kill", "/bin/kill"], "procps"),
     (&["/usr/bin/cc"], "gcc"),
     (&["/usr/lib/x86_64-linux-gnu/libc.a", "/usr/lib/aarch64-linux-gnu/libc.a"], "libc6-dev"),
     (&["/etc/ssl/certs/ca-certificates.crt"], "ca-certificates"),

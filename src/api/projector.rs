@@ -1,0 +1,151 @@
+//! The workload of a Projection: the team's own pods, the built-in projector, or what runs already.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use kube::KubeSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// The workload that turns events into read-model changes. Exactly one field.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.template), has(self.builtin), has(self.existing)].exists_one(x, x)").message("spec.projector must have exactly one of template, builtin and existing"))]
+pub struct Projector {
+    /// Pods of the team's own image. The operator adds connection strings and names as environment variables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<PodTemplate>,
+    /// The built-in projector: SQL for each type of event, no image to write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub builtin: Option<BuiltinProjector>,
+    /// A workload that runs already. Only its scale is touched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub existing: Option<ExistingWorkload>,
+}
+
+/// A pod template, as in a Deployment. Kept as written, so that fields newer than this operator survive.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PodTemplate(pub serde_json::Map<String, serde_json::Value>);
+
+impl JsonSchema for PodTemplate {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PodTemplate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "required": ["spec"],
+            "properties": {
+                "metadata": {
+                    "description": "Labels and annotations of the pods. The operator adds its own labels.",
+                    "type": "object",
+                    "properties": {
+                        "labels": { "description": "Further labels.", "type": "object", "additionalProperties": { "type": "string" } },
+                        "annotations": { "description": "Annotations.", "type": "object", "additionalProperties": { "type": "string" } },
+                    },
+                },
+                "spec": {
+                    "description": "The pods, as in Deployment.spec.template.spec.",
+                    "type": "object",
+                    "required": ["containers"],
+                    "x-kubernetes-preserve-unknown-fields": true,
+                    "properties": {
+                        "containers": {
+                            "description": "The containers. Each gets PROJECTION_NAME, EVENT_SOURCE_URL, READ_STORE_URL and so on in its environment.",
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {
+                                "type": "object",
+                                "required": ["name", "image"],
+                                "x-kubernetes-preserve-unknown-fields": true,
+                                "properties": {
+                                    "name": { "description": "The container's name.", "type": "string", "minLength": 1 },
+                                    "image": { "description": "The container's image.", "type": "string", "minLength": 1 },
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        })
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+/// SQL for each type of event, run against the read store in the same transaction as the checkpoint.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuiltinProjector {
+    /// SQL that makes the read model's tables; run at the start of every worker, so it must be repeatable (`create table if not exists`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65_536))]
+    pub setup: Option<String>,
+    /// One SQL statement for each type of event. `:position :type :stream :recorded_at :data` are bound as parameters.
+    /// Events of other types are passed over.
+    // Not `on`: YAML 1.1, which kubectl reads, takes that key for the boolean true.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 1000))]
+    pub handlers: BTreeMap<String, String>,
+    /// How many events one transaction handles at most. Default: 500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 10_000))]
+    pub batch_size: Option<u32>,
+    /// What each worker asks of its node. Default: requests of 50m CPU and 32Mi, a limit of 128Mi memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "resources")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// A quantity as Kubernetes reads it. Source: the grammar in `k8s.io/apimachinery/pkg/api/resource`.
+const QUANTITY: &str =
+    r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+))?$";
+
+fn resources(_: &mut SchemaGenerator) -> Schema {
+    let quantities = |description: &str| {
+        json_schema!({
+            "description": description,
+            "type": "object",
+            "additionalProperties": { "x-kubernetes-int-or-string": true, "pattern": QUANTITY },
+        })
+    };
+    json_schema!({
+        "type": "object",
+        "nullable": true,
+        "properties": {
+            "requests": quantities("What is set aside for each worker, such as `cpu: 100m` and `memory: 64Mi`."),
+            "limits": quantities("The most that each worker gets."),
+        },
+    })
+}
+
+/// A workload that is there already.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct ExistingWorkload {
+    /// What it is.
+    pub kind: ExistingKind,
+    /// Its name, in the Projection's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The kinds of workload that can be scaled in place.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ExistingKind {
+    /// apps/v1 Deployment.
+    Deployment,
+    /// apps/v1 StatefulSet.
+    StatefulSet,
+}
+
+impl ExistingKind {
+    /// The kind's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+        }
+    }
+}
