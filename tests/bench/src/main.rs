@@ -3,6 +3,7 @@
 //! Every figure of a comparison comes from one run on one machine; read ratios rather than milliseconds.
 #![allow(clippy::print_stdout)]
 
+mod availability;
 mod fixtures;
 mod freshness;
 mod load;
@@ -36,6 +37,9 @@ struct Options {
     /// Seconds over which writes at rest are counted
     #[arg(long, default_value_t = 60)]
     rest_seconds: u64,
+    /// Seconds of reads at 300 a second while the operator is upgraded, killed and led by another
+    #[arg(long, default_value_t = 200)]
+    availability_seconds: u64,
     /// Only these figures, besides memory
     #[arg(long, value_delimiter = ',')]
     only: Vec<Figure>,
@@ -45,6 +49,7 @@ struct Options {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Figure {
     Reads,
+    Availability,
     Freshness,
     Writes,
     Projector,
@@ -90,6 +95,10 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     if options.measures(Figure::Reads) {
         let static_server = static_server::start(&fixtures).await?;
         reads::compare(&fixtures, &static_server, options.projections, Duration::from_secs(options.seconds)).await?;
+    }
+    if options.measures(Figure::Availability) {
+        let length = Duration::from_secs(options.availability_seconds);
+        availability::through_disturbances(&fixtures, options.projections, length).await?;
     }
     if options.measures(Figure::Freshness) {
         freshness::append_to_metric(&fixtures).await?;
