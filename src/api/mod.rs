@@ -20,3 +20,38 @@ pub use spec::{
     PostgresSource, Projection, ProjectionSpec, ReadStore, Scaling, SecretKeyRef, Source,
 };
 pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt;
+    use serde_json::Value;
+
+    use super::Projection;
+
+    fn undescribed(path: &str, schema: &Value, found: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].as_str().is_none_or(|text| text.trim().is_empty()) {
+                found.push(path.clone());
+            }
+            undescribed(&path, field, found);
+        }
+        for inner in ["items", "additionalProperties"] {
+            if schema[inner].is_object() {
+                undescribed(&format!("{path}[]"), &schema[inner], found);
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_explains_itself() {
+        let crd = serde_json::to_value(Projection::crd()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut found = Vec::new();
+        for part in ["spec", "status"] {
+            undescribed(part, &schema["properties"][part], &mut found);
+        }
+        assert!(schema["properties"]["spec"]["properties"].as_object().is_some_and(|fields| fields.len() > 5));
+        assert_eq!(found, Vec::<String>::new());
+    }
+}

@@ -103,16 +103,28 @@ fn with_status(status: StatusCode, body: Bytes) -> Answer {
     answer
 }
 
+/// An answer to HEAD has no body. HTTP/1 leaves it out by itself; over HTTP/2 it would break the stream.
+pub(super) fn without_body(mut answer: Answer) -> Answer {
+    *answer.body_mut() = Bytes::new();
+    answer
+}
+
+/// True when a type is named only to say that it will not do: `q=0`.
+fn unwanted(media: &str) -> bool {
+    let weight = media.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
+    weight.and_then(|weight| weight.trim().parse::<f32>().ok()).is_some_and(|weight| weight <= 0.0)
+}
+
 /// True when the caller takes JSON; nothing said means anything.
 pub(super) fn takes_json(request: &HeaderMap) -> bool {
-    let mut accepts = request.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
-    if accepts.peek().is_none() {
+    if !request.contains_key(header::ACCEPT) {
         return true;
     }
+    let accepts = request.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepts.flat_map(|value| value.split(',')).any(|media| {
         let type_ = media.split(';').next().unwrap_or_default().trim();
         // As a Table or PartialObjectMetadata we offer nothing, except that aggregated discovery is asked for by such a parameter.
         let transformed = media.contains("as=") && !media.contains("g=apidiscovery.k8s.io");
-        !transformed && matches!(type_, "application/json" | "application/*" | "*/*" | "")
+        !transformed && !unwanted(media) && matches!(type_, "application/json" | "application/*" | "*/*" | "")
     })
 }

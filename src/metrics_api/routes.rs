@@ -44,9 +44,12 @@ pub(super) fn filter<V: MetricValues, R: Reviews>(
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned()).then(
-        move |method, path: FullPath, query: String, headers| {
+        move |method: Method, path: FullPath, query: String, headers| {
             let (api, peer) = (api.clone(), peer.clone());
-            async move { api.answer(&method, path.as_str(), &query, &headers, &peer).await }
+            async move {
+                let answer = api.answer(&method, path.as_str(), &query, &headers, &peer).await;
+                if method == Method::HEAD { reply::without_body(answer) } else { answer }
+            }
         },
     )
 }
