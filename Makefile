@@ -17,6 +17,10 @@ ARCHIVE := $(TARGET_DIR)/image/projectionist.tar
 LARGEST_IMAGE := 26214400
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+FUZZ_VERSION := 0.13.2
+FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
+# How long `make fuzz` tries each target.
+SECONDS ?= 30
 BED := cargo run --quiet --package test-cluster --
 
 CRD := crds/projections.projectionist.dev.yaml
@@ -25,7 +29,7 @@ CHART_CRD := $(CHART)/files/projections.projectionist.dev.yaml
 MANIFEST := manifests/install.yaml
 RENDER := template projectionist $(CHART) --namespace projectionist --no-hooks --set namespace.create=true
 
-.PHONY: help build test lint demo bench cluster cluster-down image generate packages prepare binary
+.PHONY: help build test fuzz lint demo bench cluster cluster-down image generate packages prepare binary
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +39,16 @@ build: packages ## Compile everything for development
 
 test: prepare ## Run all tests, on real servers and a real cluster
 	cargo test --workspace
+
+# Without the sanitizer: there is no unsafe code of ours for it to watch, and without it a target tries several times as much.
+fuzz: packages $(FUZZ) ## Throw random input at the parsers of the metrics API (SECONDS=30 for each)
+	@command -v c++ > /dev/null || { echo "a C++ compiler is missing, which libFuzzer needs: install g++" >&2; exit 1; }
+	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
+	@for target in $$($(FUZZ) list --fuzz-dir fuzz); do \
+		echo "fuzz: $$target, $(SECONDS) s"; \
+		rustup run nightly $(FUZZ) run --fuzz-dir fuzz --sanitizer none --codegen-units 16 $$target -- \
+			-max_total_time=$(SECONDS) -dict=fuzz/dictionary.txt -max_len=4096 -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 -print_funcs=0 -verbosity=0 || exit 1; \
+	done
 
 lint: packages $(DENY) ## Check format, clippy, licences, and that the generated files are up to date
 	cargo fmt --all --check
@@ -95,6 +109,9 @@ packages:
 
 prepare: packages
 	@$(BED) prepare
+
+$(FUZZ):
+	cargo install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION) --root $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)
 
 $(DENY):
 	cargo install --quiet --locked cargo-deny --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION)

@@ -143,6 +143,21 @@ impl ClientAuthorities {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl RequestHeader {
+    /// As most clusters have it, without an authority.
+    pub(super) fn usual() -> Self {
+        Self {
+            authorities: Vec::new(),
+            allowed_names: Vec::new(),
+            username_headers: vec!["X-Remote-User".to_owned()],
+            uid_headers: vec!["X-Remote-Uid".to_owned()],
+            group_headers: vec!["X-Remote-Group".to_owned()],
+            extra_prefixes: vec!["X-Remote-Extra-".to_owned()],
+        }
+    }
+}
+
 /// What a client certificate makes of a connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Standing {
@@ -204,17 +219,7 @@ mod tests {
     }
 
     fn with_headers() -> ClientAuthorities {
-        ClientAuthorities {
-            request_header: Some(RequestHeader {
-                authorities: Vec::new(),
-                allowed_names: Vec::new(),
-                username_headers: vec!["X-Remote-User".to_owned()],
-                uid_headers: vec!["X-Remote-Uid".to_owned()],
-                group_headers: vec!["X-Remote-Group".to_owned()],
-                extra_prefixes: vec!["X-Remote-Extra-".to_owned()],
-            }),
-            client_authorities: Vec::new(),
-        }
+        ClientAuthorities { request_header: Some(RequestHeader::usual()), client_authorities: Vec::new() }
     }
 
     #[test]

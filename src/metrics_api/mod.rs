@@ -10,6 +10,8 @@ mod custom_v1beta1;
 mod custom_v1beta2;
 mod discovery;
 mod external_v1beta1;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod object_values;
 pub mod offer;
 mod openapi;
