@@ -294,6 +294,12 @@ impl Server {
 pub(crate) struct Connection(pub(crate) hyper::client::conn::http2::SendRequest<Full<Bytes>>);
 
 impl Connection {
+    /// A request that the end of the connection may overtake.
+    pub(crate) async fn try_get(&mut self, path: &str) -> hyper::Result<()> {
+        let request = Request::get(format!("https://metrics.system.svc{path}")).body(Full::default()).unwrap();
+        self.0.send_request(request).await.map(drop)
+    }
+
     pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
         let mut request = Request::builder().method(method).uri(format!("https://metrics.system.svc{path}"));
         for (name, value) in headers {

@@ -3,7 +3,6 @@
 
 mod abuse;
 mod bad_input;
-mod conformance;
 mod custom;
 mod discovery;
 mod harness;

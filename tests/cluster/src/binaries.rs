@@ -18,7 +18,7 @@ struct Module {
     about: &'static str,
 }
 
-const MODULES: [Module; 3] = [
+const MODULES: [Module; 2] = [
     Module {
         name: "kubernetes",
         go_mod: include_str!("../binaries/kubernetes/go.mod"),
@@ -30,12 +30,6 @@ const MODULES: [Module; 3] = [
         go_mod: include_str!("../binaries/tools/go.mod"),
         go_sum: include_str!("../binaries/tools/go.sum"),
         about: "Helm, CoreDNS and kwok (about 3 minutes on two free cores)",
-    },
-    Module {
-        name: "protocol",
-        go_mod: include_str!("../binaries/protocol/go.mod"),
-        go_sum: include_str!("../binaries/protocol/go.sum"),
-        about: "h2spec (some seconds)",
     },
 ];
 
@@ -65,20 +59,6 @@ impl Binaries {
             }
         }
         Ok(binaries)
-    }
-
-    /// h2spec alone, which judges HTTP/2 servers, built first where this machine has not got it yet. Needs no cluster.
-    ///
-    /// # Errors
-    /// When Go is missing, or the build fails.
-    pub fn ensure_h2spec() -> Result<PathBuf> {
-        let cache = cache_dir()?;
-        let module = &MODULES[2];
-        let dir = cache.join(module.key());
-        if !dir.exists() {
-            module.build(&dir)?;
-        }
-        Ok(dir.join("h2spec"))
     }
 
     /// The path of one program.
@@ -208,7 +188,6 @@ mod tests {
         assert_eq!(kubernetes.len(), 7, "{kubernetes:?}");
         assert!(kubernetes.contains(&"k8s.io/kubernetes/cmd/kubelet"));
         assert_eq!(MODULES[1].packages().count(), 3);
-        assert_eq!(MODULES[2].packages().collect::<Vec<_>>(), ["github.com/summerwind/h2spec/cmd/h2spec"]);
     }
 
     #[test]
