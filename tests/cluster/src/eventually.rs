@@ -47,7 +47,7 @@ impl<T> Look for Result<T, String> {
 /// # Errors
 /// When `deadline` has passed: the message says what was waited for, how long, and what was seen last.
 ///
-/// ```ignore
+/// ```text
 /// eventually(Duration::from_secs(30), "three workers are ready", || async { Ok(ready(&client).await? == 3) }).await?;
 /// ```
 pub async fn eventually<L, E, Looked>(

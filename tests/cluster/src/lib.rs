@@ -1,6 +1,6 @@
 //! A real one-node Kubernetes for tests, the demo and measurements: nothing in it is a mock.
 //!
-//! ```ignore
+//! ```text
 //! let cluster = Cluster::shared()?;
 //! let namespace = cluster.namespace("orders")?;
 //! cluster.apply(&manifest)?;
