@@ -3,7 +3,7 @@
 use std::{future::poll_fn, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
-use tokio_postgres::{AsyncMessage, CancelToken, Client};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{ConnectionSettings, classify, tls};
@@ -110,14 +110,7 @@ pub async fn connect(
     let tls = tls::connector(settings)?;
     let mut config = settings.config.clone();
     config.application_name(application_name).connect_timeout(deadline);
-    let connecting = timeout(deadline, config.connect(tls.clone()));
-    let (client, mut connection) = connecting
-        .await
-        .map_err(|_| ConnectError::TimedOut { database: settings.to_string(), seconds: deadline.as_secs_f64() })?
-        .map_err(|error| {
-            let (reason, message) = classify(&error);
-            ConnectError::Refused { reason, database: settings.to_string(), message }
-        })?;
+    let (client, mut connection) = within(deadline, settings, config.connect(tls.clone())).await?;
     let (sender, notifications) = mpsc::channel(MOST_NOTIFICATIONS);
     let driver = tokio::spawn(async move {
         // Ends with the connection; the failure itself reaches whoever waits for a statement.
@@ -128,4 +121,19 @@ pub async fn connect(
         }
     });
     Ok(Session { cancel: client.cancel_token(), client, notifications, tls, driver })
+}
+
+/// Waits for a step of connecting; a failure names the database and its cause.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    settings: &ConnectionSettings,
+    step: impl Future<Output = Result<T, Error>>,
+) -> Result<T, ConnectError> {
+    let database = || settings.to_string();
+    let done = timeout(deadline, step).await;
+    let done = done.map_err(|_| ConnectError::TimedOut { database: database(), seconds: deadline.as_secs_f64() })?;
+    done.map_err(|error| {
+        let (reason, message) = classify(&error);
+        ConnectError::Refused { reason, database: database(), message }
+    })
 }

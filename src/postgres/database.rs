@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_postgres::{Error, Statement};
 
-use super::{ConnectError, ConnectionIdentity, Session, classify, connect, quote_identifier};
+use super::{ConnectError, ConnectionIdentity, Session, classify, connect, connect::within, quote_identifier};
 use crate::{api::Reason, snapshot::Unknown};
 
 /// The name that `pg_stat_activity` shows for the sampler's connections.
@@ -173,13 +173,7 @@ impl Database {
             STATEMENT_TIMEOUT.as_millis(),
             LOCK_TIMEOUT.as_millis()
         );
-        tokio::time::timeout(deadline, session.client.batch_execute(&set))
-            .await
-            .map_err(|_| ConnectError::TimedOut { database: settings.to_string(), seconds: deadline.as_secs_f64() })?
-            .map_err(|error| {
-                let (reason, message) = classify(&error);
-                ConnectError::Refused { reason, database: settings.to_string(), message }
-            })?;
+        within(deadline, settings, session.client.batch_execute(&set)).await?;
         let number = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let mut notifications = session.take_notifications();
         let wake = Arc::clone(&self.wake);
