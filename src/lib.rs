@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod app;
+pub mod bounds;
 pub mod cli;
 pub mod cluster_secrets;
 pub mod controller;

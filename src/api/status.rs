@@ -113,6 +113,12 @@ pub enum BoundBy {
     Min,
     /// `ordering: Strict` allows one worker.
     Ordering,
+    /// `readStore.limits.maxConnections`, shared with the other Projections on that read store.
+    Connections,
+    /// One shard has more to do than a worker can: more workers cannot help.
+    HottestShard,
+    /// The read store does no more with more workers.
+    ReadStore,
 }
 
 /// What was measured of arrivals and workers. Events per second.

@@ -10,7 +10,7 @@ mod safe_head;
 mod sample;
 mod shards;
 
-pub use model::{Assessment, Bounds, Fault, Model, Workers};
+pub use model::{Assessment, Bounds, CatchUp, Fault, Model, Workers};
 pub use rates::{ARRIVAL_TIME_CONSTANT, Rates};
 pub use required::{Limit, Required};
 pub use safe_head::{SafeHead, Writer, WriterId};

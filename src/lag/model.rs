@@ -9,11 +9,11 @@ use super::{
 };
 
 /// What the spec asks for, as far as the model needs it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
     /// No event waits longer than this.
     pub target: Duration,
-    /// Fewest workers.
+    /// Fewest workers; with 0 there is none once nothing has waited for [`Bounds::idle_for`].
     pub min: u32,
     /// Most workers.
     pub max: u32,
@@ -23,6 +23,25 @@ pub struct Bounds {
     pub strict: bool,
     /// A checkpoint that does not move for so long while there is work is stuck.
     pub stuck_after: Duration,
+    /// Quiet for so long before the last worker goes away, where [`Bounds::min`] is 0.
+    pub idle_for: Duration,
+    /// How fast a backlog that breaks the target is to be cleared, where the spec says.
+    pub catch_up: Option<CatchUp>,
+    /// Events that one worker handles per second, as the spec says: used until it is learnt.
+    pub given_rate: Option<f64>,
+    /// The most workers that this projection's share of the read store's connections allows.
+    pub connections: Option<u32>,
+    /// How long the source keeps events.
+    pub retention: Option<Duration>,
+}
+
+/// How fast a backlog that breaks the target is to be cleared.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CatchUp {
+    /// In so much time, counted from when the target was broken.
+    pub within: Duration,
+    /// Never more workers than this meanwhile.
+    pub max: u32,
 }
 
 /// The workers, as the cluster reports them.

@@ -10,6 +10,11 @@ const BOUNDS: Bounds = Bounds {
     shards: None,
     strict: false,
     stuck_after: Duration::from_secs(300),
+    idle_for: Duration::from_secs(300),
+    catch_up: None,
+    given_rate: None,
+    connections: None,
+    retention: None,
 };
 
 /// A source and its workers, second by second: positions are counts here.

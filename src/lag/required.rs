@@ -17,6 +17,12 @@ pub enum Limit {
     Min,
     /// All events in one order: one worker.
     Ordering,
+    /// This projection's share of the read store's connections.
+    Connections,
+    /// One shard has more to do than a worker can: more workers cannot help.
+    HottestShard,
+    /// The read store does no more with more workers.
+    ReadStore,
 }
 
 /// The answer.
@@ -165,6 +171,11 @@ fn sentence(workers: u32, limit: Limit, why: &Why, load: Load, range: Range) -> 
         Limit::Shards => {
             text.push_str(&format!("; bound by {} shards: more workers would idle", range.shards.unwrap_or(0)));
         }
+        Limit::Connections => text.push_str("; bound by this Projection's share of the read store's connections"),
+        Limit::HottestShard => {
+            text.push_str("; one shard has more to do than a worker can: adding workers will not help")
+        }
+        Limit::ReadStore => text.push_str("; the read store does no more with more workers"),
     }
     if load.stuck {
         text.push_str("; not scaling out, since the checkpoint does not move");
