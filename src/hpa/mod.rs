@@ -22,11 +22,17 @@
 
 mod arithmetic;
 mod behavior;
+mod controller;
 mod limits;
 mod normalize;
+mod pods;
+mod proposal;
 mod quantity;
 
 pub use behavior::{Behavior, InvalidBehavior, Policy, Rules, Select, Unit};
+pub use controller::{Autoscaler, Controller, Look, Settings, Verdict};
 pub use limits::{Scalings, scale_up_limit_without_behavior};
 pub use normalize::{Memory, Normalized, Range};
+pub use pods::{CpuUse, Phase, Pod};
+pub use proposal::{Invalid, Metric, Proposal, Reading, Scale, Target};
 pub use quantity::{NotAQuantity, Quantity};
