@@ -11,6 +11,7 @@ pub mod cli;
 pub mod cluster_secrets;
 pub mod controller;
 pub mod delegated_auth;
+pub mod hpa;
 pub mod lag;
 pub mod leader;
 pub mod metrics;
