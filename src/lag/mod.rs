@@ -3,6 +3,7 @@
 //! Knows no cluster, no database, no clock and no randomness. Times come in as values, so that a table test, the operator and a
 //! simulator run the very same code.
 
+mod budget;
 mod model;
 mod rates;
 mod required;
@@ -10,6 +11,7 @@ mod safe_head;
 mod sample;
 mod shards;
 
+pub use budget::{Claim, fair_shares};
 pub use model::{Assessment, Bounds, CatchUp, Fault, Model, Workers};
 pub use rates::{ARRIVAL_TIME_CONSTANT, Rates};
 pub use required::{Limit, Required};
