@@ -20,6 +20,7 @@ mod plan_tests;
 mod queue;
 mod reconcile;
 mod report;
+mod scale_out;
 mod status;
 #[cfg(test)]
 mod status_tests;

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::plan::key_of;
 use crate::{
-    api::{Checkpoint, ConditionType, PostgresReadStore, Projection, Reason, Source},
+    api::{Checkpoint, ConditionType, OnUnknown, PostgresReadStore, Projection, Reason, Source},
     bounds::bounds,
     lag::{Fault, Model, Position, Sample, Workers},
     snapshot::{Measured, Observation, ProjectionKey, Snapshot, Unknown},
@@ -93,8 +93,11 @@ impl Board {
         match self.entries.get_mut(&key) {
             Some(entry) if *entry.observation.uid == *uid && entry.measures == measures => {
                 entry.generation = generation;
-                if *entry.observation.labels != *projection.labels() {
-                    Arc::make_mut(&mut entry.observation).labels = Arc::new(projection.labels().clone());
+                let fallback = fallback(projection);
+                if *entry.observation.labels != *projection.labels() || entry.observation.fallback != fallback {
+                    let observation = Arc::make_mut(&mut entry.observation);
+                    observation.labels = Arc::new(projection.labels().clone());
+                    observation.fallback = fallback;
                     self.dirty.insert(key.namespace);
                 }
             }
@@ -107,6 +110,7 @@ impl Board {
                     uid: uid.into(),
                     labels: Arc::new(projection.labels().clone()),
                     measured: None,
+                    fallback: fallback(projection),
                     failure: Some(not_yet),
                 };
                 self.entries.insert(
@@ -235,6 +239,15 @@ fn stuck_at(projection: &Projection) -> Option<Position> {
     });
     let current = status.observed_generation == projection.metadata.generation;
     status.checkpoint.as_ref().filter(|_| stuck && current)?.parse().ok().map(Position)
+}
+
+/// What is asked for while the lag is not known, where the spec wants that: never fewer workers than run, since none is to end because something
+/// could not be read.
+fn fallback(projection: &Projection) -> Option<u32> {
+    let spec = &projection.spec;
+    let workers = spec.lag.fallback_workers.filter(|_| spec.lag.on_unknown == OnUnknown::Fallback)?;
+    let running = projection.status.as_ref().and_then(|status| status.workers.as_ref()).and_then(|all| all.desired);
+    u32::try_from(workers.max(running.unwrap_or(0)).min(spec.scaling.most_workers())).ok()
 }
 
 fn workers(projection: &Projection) -> Workers {

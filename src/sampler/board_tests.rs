@@ -196,3 +196,24 @@ fn stuck_by_the_last_word_about_this_spec_is_stuck_from_the_first_sample_on() {
     assert!(!stuck_after_restart("90", 0, "CheckpointFrozen"), "said about another source, perhaps");
     assert!(!stuck_after_restart("90", 1, "AsExpected"));
 }
+
+#[test]
+fn a_fallback_never_asks_for_fewer_workers_than_run() {
+    let fallback_of = |lag: serde_json::Value, desired: Option<i32>| {
+        let mut a = projection("a", "1", "events");
+        let projection = Arc::make_mut(&mut a);
+        projection.spec.lag = serde_json::from_value(lag).unwrap();
+        projection.status = Some(
+            serde_json::from_value(serde_json::json!({ "workers": { "desired": desired, "boundBy": "None" } }))
+                .unwrap(),
+        );
+        let mut board = Board::default();
+        board.sync(&[a]);
+        board.snapshot().unwrap().get("shop", "a").unwrap().fallback
+    };
+    let wanted = serde_json::json!({ "target": "5s", "onUnknown": "Fallback", "fallbackWorkers": 3 });
+    assert_eq!(fallback_of(wanted.clone(), None), Some(3));
+    assert_eq!(fallback_of(wanted.clone(), Some(1)), Some(3));
+    assert_eq!(fallback_of(wanted, Some(8)), Some(8));
+    assert_eq!(fallback_of(serde_json::json!({ "target": "5s" }), Some(8)), None, "hold is the default");
+}
