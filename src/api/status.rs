@@ -47,6 +47,8 @@ pub enum Phase {
     CatchingUp,
     /// Within its lag target.
     Live,
+    /// Nothing has waited or arrived for `scaling.idleFor`, and there is no worker.
+    Idle,
     /// There is work, and the checkpoint does not move.
     Stuck,
     /// Switched off by `spec.suspend`.
@@ -113,6 +115,12 @@ pub enum BoundBy {
     Min,
     /// `ordering: Strict` allows one worker.
     Ordering,
+    /// One shard has more to do than one worker can: adding workers will not help.
+    HottestShard,
+    /// The read store's connections.
+    Connections,
+    /// The read store does no more, however many workers there are.
+    ReadStore,
 }
 
 /// What was measured of arrivals and workers. Events per second.
