@@ -6,7 +6,7 @@ use kube::runtime::watcher;
 
 use super::*;
 use crate::{
-    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
+    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample, Stage},
     snapshot::Unknown,
 };
 
@@ -28,10 +28,16 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         staleness: sample.staleness,
         rates: Rates { arrival: None, per_worker: None },
         drain: None,
-        required: Required { workers: 3, limit: Limit::None, reason: String::new() },
+        required: Required { workers: 3, wanted: 3, limit: Limit::None, reason: String::new() },
         frozen_for: Duration::ZERO,
         stuck: false,
         rewound: None,
+        stage: Stage::Live,
+        idle_for: Duration::ZERO,
+        ahead_of_clock: None,
+        retention_risk: None,
+        jump: None,
+        prediction: None,
     };
     Arc::new(Measured { sample, assessment, valid_until })
 }

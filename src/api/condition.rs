@@ -133,6 +133,14 @@ reasons! {
     CheckpointBeyondHead,
     /// The checkpoint went backwards.
     CheckpointRewound,
+    /// The checkpoint goes back and forth: more than one projector commits to it.
+    CheckpointContested,
+    /// Events are dated in the future, so that their times tell no age.
+    EventTimeInFuture,
+    /// Far more events came at once than ever before.
+    HeadJumped,
+    /// The source deletes events before they are handled.
+    RetentionRisk,
     /// Events wait longer than the target.
     BehindTarget,
     /// There is work and the checkpoint has not moved for long.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
-    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
+    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample, Stage},
     names,
     registration::Unserved,
     snapshot::{Measured, Unknown},
@@ -38,10 +38,16 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
             staleness,
             rates: Rates { arrival: Some(98.76), per_worker: Some(49.94) },
             drain: None,
-            required: Required { workers: 2, limit: Limit::Shards, reason: "2 workers: because".to_owned() },
+            required: Required { workers: 2, wanted: 2, limit: Limit::Shards, reason: "2 workers: because".to_owned() },
             frozen_for: Duration::ZERO,
             stuck,
             rewound: None,
+            stage: Stage::Live,
+            idle_for: Duration::ZERO,
+            ahead_of_clock: None,
+            retention_risk: None,
+            jump: None,
+            prediction: None,
         },
         valid_until: Instant::now(),
     }
