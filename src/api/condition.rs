@@ -85,6 +85,8 @@ reasons! {
     NotMeasuredYet,
     /// `spec.suspend` is set.
     Suspended,
+    /// Nothing waits, so that no worker is needed.
+    Idle,
     /// The spec cannot be carried out; the message names the field.
     InvalidSpec,
     /// The Secret does not exist in the Projection's namespace.

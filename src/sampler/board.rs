@@ -301,6 +301,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
         let assessment = &measured.assessment;
         (
             (assessment.required.workers, assessment.required.limit, assessment.stuck, assessment.rewound),
+            (assessment.ahead_of_clock.is_some(), assessment.jump.is_some(), assessment.retention_risk.is_some()),
             assessment.pending.events == 0,
             assessment.staleness.map(|staleness| staleness > target),
             measured.sample.blocked_by.as_ref().map(|writer| writer.pid),
