@@ -1,6 +1,6 @@
 //! The composition root: which room gets which, and in which order they end. Decides nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kube::{Client, CustomResourceExt as _, runtime::reflector};
@@ -11,10 +11,11 @@ use tokio::{
 
 use crate::{
     api::Projection,
-    cli::{Cli, Command, OperatorArgs, ProjectorArgs, Scope, UninstallArgs},
+    cli::{Cli, Command, OperatorArgs, OutputFormat, ProjectorArgs, Scope, SimulateArgs, UninstallArgs},
     cluster_secrets::ClusterSecrets,
     controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerImage},
     delegated_auth::{ClusterReviews, follow_authorities},
+    hpa,
     leader::{self, LeaderSettings},
     metrics::{ControllerMetrics, Metrics},
     metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Offer, Rate, ServeOptions},
@@ -26,6 +27,7 @@ use crate::{
     served_metrics::{ServedMetrics, measured_kind},
     serving_certificate::{self, CertificateSettings},
     shutdown::Shutdown,
+    simulate,
     snapshot::SharedSnapshot,
     telemetry,
     uninstall::{self, UninstallSettings},
@@ -43,6 +45,7 @@ const LEASE: &str = "projectionist";
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Crd => print(&crd_yaml()?),
+        Command::Simulate(args) => simulation(*args),
         Command::Version => print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Operator(args) => {
             telemetry::start_logging(&args.log)?;
@@ -74,6 +77,44 @@ fn print(text: &str) -> anyhow::Result<()> {
 /// When it cannot be written as YAML.
 pub fn crd_yaml() -> anyhow::Result<String> {
     serde_saphyr::to_string(&Projection::crd()).context("writing the CustomResourceDefinition as YAML")
+}
+
+fn simulation(args: SimulateArgs) -> anyhow::Result<()> {
+    let read =
+        |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
+    let named = |path: &Path| path.display().to_string();
+    let mut projection =
+        simulate::read_projection(&read(&args.projection)?).with_context(|| named(&args.projection))?;
+    if let Some(path) = &args.hpa {
+        let behavior = simulate::read_behavior(&read(path)?).with_context(|| named(path))?;
+        hpa::Behavior::from_spec(&behavior).with_context(|| named(path))?;
+        projection.spec.scaling.behavior = Some(behavior);
+    }
+    let trace = simulate::Trace::read(&read(&args.trace)?).with_context(|| named(&args.trace))?;
+    let options = simulate::Options {
+        worker_rate: args.worker_rate,
+        learnt_rate: args.learnt_rate,
+        start_up: args.start_up.0,
+        workers: args.workers,
+        shards: args.shards,
+        hot_shard: args.hot_shard,
+        backlog: args.backlog,
+        backlog_age: args.backlog_age.0,
+        sampling: args.sampling.map(|sampling| sampling.0),
+        sync_period: args.sync_period.0,
+        phase: args.phase.0,
+        scale_out: args.scale_out,
+    };
+    let title = format!("{} on {}", projection.metadata.name.as_deref().unwrap_or("projection"), named(&args.trace));
+    let run = simulate::simulate(projection, trace, &options).with_context(|| named(&args.projection))?;
+    if let Some(path) = &args.svg {
+        std::fs::write(path, simulate::svg(&run, &title))
+            .with_context(|| format!("{} cannot be written", named(path)))?;
+    }
+    match args.output {
+        OutputFormat::Table => print(&simulate::report(&run, &title, args.width.into())),
+        OutputFormat::Json => print(&format!("{}\n", simulate::to_json(&run))),
+    }
 }
 
 async fn remove(args: UninstallArgs) -> anyhow::Result<()> {

@@ -2,11 +2,14 @@
 //!
 //! Reads nothing but arguments and environment; starts nothing.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::metrics_api::Rate;
+use crate::{
+    api::{HumanDuration, ScaleOut},
+    metrics_api::Rate,
+};
 
 /// Runs CQRS projections on Kubernetes and scales them by how far behind they are.
 #[derive(Debug, Parser)]
@@ -24,6 +27,8 @@ pub enum Command {
     Operator(Box<OperatorArgs>),
     /// Run one worker of the built-in projector.
     Projector(ProjectorArgs),
+    /// Show what a Projection's workers would do on a trace of arrivals: no cluster needed, and the same input gives the same output.
+    Simulate(Box<SimulateArgs>),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
     /// Remove what the operator made for Projections (a Helm pre-delete hook); Projections and the CRD stay.
@@ -113,6 +118,90 @@ pub struct ProjectorArgs {
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Arguments of `projectionist simulate`.
+#[derive(Args, Clone, Debug)]
+pub struct SimulateArgs {
+    /// The Projection, as YAML or JSON.
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub projection: PathBuf,
+    /// The arrivals: CSV with the header `seconds,events_per_second`, and, if wanted, `worker_events_per_second`; or the answer of Prometheus
+    /// to `query_range` with one series, a rate in events per second.
+    #[arg(long, value_name = "FILE")]
+    pub trace: PathBuf,
+    /// A behavior, or a HorizontalPodAutoscaler that has one, instead of `spec.scaling.behavior`.
+    #[arg(long, value_name = "FILE")]
+    pub hpa: Option<PathBuf>,
+    /// Draw a picture here.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// For people, or JSON for machines.
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
+    pub output: OutputFormat,
+    /// Events per second that one busy worker handles, where the trace does not tell.
+    #[arg(long, default_value_t = 100.0, value_parser = positive)]
+    pub worker_rate: f64,
+    /// What an earlier run has learnt of that. Default: the model has to find out.
+    #[arg(long, value_parser = positive)]
+    pub learnt_rate: Option<f64>,
+    /// From a worker's creation until it is ready.
+    #[arg(long, default_value = "2s")]
+    pub start_up: HumanDuration,
+    /// Workers at the beginning. Default: `spec.scaling.minWorkers`.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub workers: Option<u32>,
+    /// How many shards there are, where the Projection does not tell.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub shards: Option<u32>,
+    /// The first shard gets so many times as many events as each other.
+    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    pub hot_shard: f64,
+    /// Events that wait at the beginning.
+    #[arg(long, default_value_t = 0)]
+    pub backlog: u64,
+    /// The age of the oldest of them.
+    #[arg(long, default_value = "1h")]
+    pub backlog_age: HumanDuration,
+    /// Time between two samples. Default: as the operator does, a tenth of the target.
+    #[arg(long)]
+    pub sampling: Option<HumanDuration>,
+    /// Time between two looks of the autoscaler.
+    #[arg(long, default_value = "15s")]
+    pub sync_period: HumanDuration,
+    /// When it looks first; nobody can choose that, and it changes the result.
+    #[arg(long, default_value = "7s")]
+    pub phase: HumanDuration,
+    /// Who scales out, instead of `spec.scaling.scaleOut`.
+    #[arg(long, value_parser = scale_out)]
+    pub scale_out: Option<ScaleOut>,
+    /// Width of the charts, in characters.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(40..))]
+    pub width: u16,
+}
+
+/// The form of results.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum OutputFormat {
+    /// Numbers and charts for people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite() && *number > 0.0)
+        .ok_or_else(|| "must be a number above 0".to_owned())
+}
+
+fn scale_out(text: &str) -> Result<ScaleOut, String> {
+    match text {
+        "Immediate" => Ok(ScaleOut::Immediate),
+        "Autoscaler" => Ok(ScaleOut::Autoscaler),
+        _ => Err("must be Immediate or Autoscaler".to_owned()),
+    }
 }
 
 /// Arguments of `projectionist uninstall`.
