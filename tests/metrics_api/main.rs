@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod abuse;
+mod audit;
 mod bad_input;
+mod conformance;
 mod custom;
 mod discovery;
 mod harness;
