@@ -220,6 +220,15 @@ impl Server {
 
     /// With options that `change` has the last word on.
     pub(crate) async fn with(offer: Offer, change: impl FnOnce(&mut ServeOptions<Constant, Cluster>)) -> Self {
+        Self::serving(Constant, offer, change).await
+    }
+
+    /// With values of one's own.
+    pub(crate) async fn serving<V: MetricValues>(
+        values: V,
+        offer: Offer,
+        change: impl FnOnce(&mut ServeOptions<V, Cluster>),
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -237,7 +246,7 @@ impl Server {
             certificate,
             authorities,
             offer,
-            values: Constant,
+            values,
             reviews,
             rate: Rate::default(),
             connection_age: CONNECTION_AGE,

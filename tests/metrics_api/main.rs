@@ -10,6 +10,7 @@ mod discovery;
 mod harness;
 mod identity;
 mod rate;
+mod read_path;
 mod turnover;
 
 use std::{
