@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
@@ -127,4 +128,19 @@ async fn a_header_bomb_over_http2_is_refused() {
     let answer = client.0.send_request(request.body(http_body_util::Full::<Bytes>::default()).unwrap()).await;
     assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status() == 431));
     assert_eq!(server.get(Some(server.users.client("ann")), METRIC, &[]).await.0, 200);
+}
+
+#[tokio::test]
+async fn an_older_tls_is_not_spoken() {
+    let server = Server::start().await;
+    for (version, spoken) in [(&rustls::version::TLS12, false), (&rustls::version::TLS13, true)] {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(server.server_ca.as_bytes()).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder_with_protocol_versions(&[version]);
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let shaken = connector.connect("metrics.system.svc".try_into().unwrap(), stream).await;
+        assert_eq!(shaken.is_ok(), spoken, "{version:?}: {:?}", shaken.err());
+    }
 }

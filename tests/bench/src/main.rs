@@ -118,7 +118,9 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     if options.measures(Figure::Autoscalers) {
         fixtures.catch_up().await?;
         fixtures.delete_measured().await?;
+        let before = audit.mark()?;
         fixtures.time_to_autoscalers(options.projections).await?;
+        println!("  what the operator wrote meanwhile: {}", audit.since(before)?);
     }
     Ok(())
 }

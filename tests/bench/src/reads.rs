@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::{
@@ -44,6 +44,8 @@ pub(crate) async fn compare(
         println!("    our own share of it: {}", OwnShare::of_all(fixtures).await?.since(&before));
     }
 
+    bombs(fixtures).await?;
+
     let hanging = fixtures.cluster.postgres()?;
     let url = hanging.create_database("hanging").await?;
     hang(fixtures, &hanging, &url).await?;
@@ -54,6 +56,26 @@ pub(crate) async fn compare(
     println!(
         "  (goal: at most 1.15 × the static server, no change while a source hangs, and an own share below 0.2 ms for 99 %)"
     );
+    Ok(())
+}
+
+/// Requests that nobody should make cost as little as others: what a caller cannot read again and again, nobody pays for.
+async fn bombs(fixtures: &Fixtures<'_>) -> Result<()> {
+    let selectors = [
+        format!("projection%20in%20({})", "x,".repeat(14_000)),
+        "a%3Db%2C".repeat(3_500),
+        "%2e%2e%2f".repeat(3_000),
+        "(".repeat(16_000),
+    ];
+    let before = OwnShare::of_all(fixtures).await?;
+    for _ in 0..250 {
+        for selector in &selectors {
+            let path = format!("{}%2C{selector}", metric_of(0, 1));
+            let refused = fixtures.get(&path).await.err().context("a bomb was answered")?;
+            ensure!(format!("{refused:#}").contains("the query cannot be read"), "{refused:#}");
+        }
+    }
+    println!("  1,000 selector bombs, each refused: {}", OwnShare::of_all(fixtures).await?.since(&before));
     Ok(())
 }
 
