@@ -80,6 +80,11 @@ impl Metrics {
             "Requests to the metrics API refused since their caller asks too often",
             api.throttled.clone(),
         );
+        registry.register(
+            "metrics_api_request_duration_seconds",
+            "Time from a request to the metrics API to its answer, without TLS and HTTP",
+            api.duration.clone(),
+        );
         registry.register_collector(Box::new(SamplerPage(sampler)));
         registry.register_collector(Box::new(ProjectionPage { snapshot, projections }));
         Self { registry: Arc::new(registry) }

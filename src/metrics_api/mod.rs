@@ -3,6 +3,8 @@
 //! A room of its own: it knows a trait for values ([`MetricValues`]) and one for questions to the cluster ([`Reviews`]), and nothing
 //! of Projections, sources or controllers. It answers from memory; no request waits for a source.
 
+mod api_metrics;
+mod audit;
 pub mod authn;
 mod authz;
 pub mod certificate;
@@ -33,13 +35,14 @@ use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 
+pub use api_metrics::ApiMetrics;
 pub use authn::{ClientAuthorities, User};
 pub use authz::{Attributes, ResourceAttributes};
 pub use offer::{ApiVersion, MeasuredKind, Offer};
 pub use quantity::Quantity;
 pub use rate::Rate;
 pub use selector::Selector;
-pub use server::{ApiMetrics, CONNECTION_AGE, ServeOptions, serve};
+pub use server::{CONNECTION_AGE, ServeOptions, serve};
 
 /// One value of an external metric.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -3,12 +3,12 @@
 use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Method, Request, StatusCode};
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 use warp::{Filter, Reply, path::FullPath};
 
 use super::{
-    ClientAuthorities, MetricValues, ObjectQuery, Reviews, User, ValueError,
+    ApiMetrics, ClientAuthorities, MetricValues, ObjectQuery, ReviewError, Reviews, User, ValueError,
+    audit::{self, Denied},
     authn::{Standing, bearer},
     authz::{Attributes, Gate},
     custom_v1beta1, custom_v1beta2,
@@ -30,7 +30,7 @@ pub(super) struct Api<V, R> {
     pub(super) values: V,
     pub(super) gate: Gate<R>,
     pub(super) callers: Callers,
-    pub(super) throttled: Counter,
+    pub(super) metrics: ApiMetrics,
     pub(super) authorities: watch::Receiver<Arc<ClientAuthorities>>,
     pub(super) offer: Offer,
     pub(super) discovery: Discovery,
@@ -47,7 +47,9 @@ pub(super) fn filter<V: MetricValues, R: Reviews>(
         move |method: Method, path: FullPath, query: String, headers| {
             let (api, peer) = (api.clone(), peer.clone());
             async move {
+                let began = Instant::now();
                 let answer = api.answer(&method, path.as_str(), &query, &headers, &peer).await;
+                api.metrics.duration.observe(began.elapsed().as_secs_f64());
                 if method == Method::HEAD { reply::without_body(answer) } else { answer }
             }
         },
@@ -71,26 +73,25 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if target == Target::Health && method == Method::GET {
             return reply::text("ok");
         }
+        let mut request = Denied { from: peer.from(), user: audit::NOBODY, method, path };
         let user = match self.user(headers, peer).await {
             Ok(user) => user,
-            Err(answer) => return answer,
+            Err(why) => return why.answer(request),
         };
+        request.user = &user.name;
         peer.identified();
         // Before the cluster is asked anything for it.
         if let Verdict::Refused { first } = self.callers.take(&user.name, Instant::now()) {
-            self.throttled.inc();
-            return too_many(&user, first);
+            self.metrics.throttled.inc();
+            return too_many(request, first);
         }
         let attributes = Attributes::of(&segments);
         match self.gate.may(&user, &attributes).await {
             Ok(Ok(())) => {}
-            Ok(Err(why)) => return forbidden(&user, &attributes, &why),
+            Ok(Err(why)) => return forbidden(request, &attributes, &why),
             Err(error) => {
-                tracing::warn!("the cluster could not be asked whether {} may read: {error}", user.name);
-                return reply::failure(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the request could not be authorized".to_owned(),
-                );
+                let what = format!("the cluster could not be asked whether {:?} may read: {error}", user.name);
+                return unasked(request, &what, "the request could not be authorized");
             }
         }
         if method != Method::GET {
@@ -150,8 +151,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
 
     /// Who asks: request headers of the front proxy, then a client certificate of their own, then a token. A certificate or token
     /// that nobody knows is an error and not an anonymous caller.
-    async fn user(&self, headers: &HeaderMap, peer: &Peer) -> Result<User, Answer> {
-        let unauthorized = || reply::failure(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned());
+    async fn user(&self, headers: &HeaderMap, peer: &Peer) -> Result<User, Unidentified> {
         let authorities = self.authorities.borrow().clone();
         match peer.standing(&authorities) {
             Standing::FrontProxy => {
@@ -160,18 +160,36 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
                 }
             }
             Standing::User(user) => return Ok(user),
-            Standing::Stranger => return Err(unauthorized()),
+            Standing::Stranger => return Err(Unidentified::Stranger),
             Standing::NoCertificate => {}
         }
-        let Some(token) = bearer(headers) else { return Err(unauthorized()) };
-        match self.gate.user_of_token(token).await {
-            Ok(Some(user)) => Ok(user),
-            Ok(None) => Err(unauthorized()),
-            Err(error) => {
-                tracing::warn!("the cluster could not be asked whose token it is: {error}");
-                Err(reply::failure(StatusCode::INTERNAL_SERVER_ERROR, "the token could not be checked".to_owned()))
+        let token = bearer(headers).ok_or(Unidentified::Nameless)?;
+        self.gate.user_of_token(token).await.map_err(Unidentified::Unasked)?.ok_or(Unidentified::WrongToken)
+    }
+}
+
+/// Why it is not known who asks.
+enum Unidentified {
+    Stranger,
+    Nameless,
+    WrongToken,
+    Unasked(ReviewError),
+}
+
+impl Unidentified {
+    /// A caller learns no more than that he is not known; whoever audits learns why.
+    fn answer(self, request: Denied<'_>) -> Answer {
+        let why = match self {
+            Self::Stranger => "the client certificate is of nobody who is believed, or not valid now",
+            Self::Nameless => "neither a caller passed on by the front proxy, nor a client certificate, nor a token",
+            Self::WrongToken => "the token is nobody's",
+            Self::Unasked(error) => {
+                let what = format!("the cluster could not be asked whose token it is: {error}");
+                return unasked(request, &what, "the token could not be checked");
             }
-        }
+        };
+        request.tell(StatusCode::UNAUTHORIZED, why);
+        reply::failure(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned())
     }
 }
 
@@ -199,20 +217,29 @@ fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
     answer.unwrap_or_else(|Refusal { code, message }| reply::failure(code, message))
 }
 
-/// Says no to who asks too often, and tells whoever reads the log once.
-fn too_many(user: &User, first: bool) -> Answer {
+/// Says no to who asks too often. Whoever reads the log is told once until there was a rest, not each time: the metric
+/// `metrics_api_throttled_requests` counts them.
+fn too_many(request: Denied<'_>, first: bool) -> Answer {
+    let user = request.user;
     if first {
-        tracing::warn!("{:?} asks the metrics API too often: its requests are refused for now", user.name);
+        tracing::warn!("{user:?} asks the metrics API too often: its requests are refused for now");
+        request.tell(StatusCode::TOO_MANY_REQUESTS, "it asks too often");
     }
-    let message =
-        format!("User {:?} asks for metrics too often: ask less, or have the operator's limit raised", user.name);
+    let message = format!("User {user:?} asks for metrics too often: ask less, or have the operator's limit raised");
     reply::failure(StatusCode::TOO_MANY_REQUESTS, message)
 }
 
-/// Says no in the words of RBAC, and leaves a line for whoever audits.
-fn forbidden(user: &User, attributes: &Attributes, why: &str) -> Answer {
-    let what = format!("User {:?} cannot {attributes}", user.name);
-    tracing::info!(target: "audit", user = user.name, "denied: {what}");
+/// Says no in the words of RBAC.
+fn forbidden(request: Denied<'_>, attributes: &Attributes, why: &str) -> Answer {
+    request.tell(StatusCode::FORBIDDEN, why);
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-    reply::failure(StatusCode::FORBIDDEN, format!("forbidden: {what}{why}"))
+    let message = format!("forbidden: User {:?} cannot {attributes}{why}", request.user);
+    reply::failure(StatusCode::FORBIDDEN, message)
+}
+
+/// Says no since nobody said yes.
+fn unasked(request: Denied<'_>, what: &str, message: &str) -> Answer {
+    tracing::warn!("{what}");
+    request.tell(StatusCode::INTERNAL_SERVER_ERROR, message);
+    reply::failure(StatusCode::INTERNAL_SERVER_ERROR, message.to_owned())
 }

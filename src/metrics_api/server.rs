@@ -21,7 +21,6 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use prometheus_client::metrics::counter::Counter;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -31,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use warp::Reply;
 
 use super::{
-    ClientAuthorities, MetricValues, Offer, Reviews,
+    ApiMetrics, ClientAuthorities, MetricValues, Offer, Reviews,
     authz::Gate,
     discovery::Discovery,
     openapi::OpenApi,
@@ -81,13 +80,6 @@ pub struct ServeOptions<V, R> {
     pub metrics: ApiMetrics,
 }
 
-/// What the server counts. Clones count together.
-#[derive(Clone, Debug, Default)]
-pub struct ApiMetrics {
-    /// Requests that were refused since their caller asks too often.
-    pub throttled: Counter,
-}
-
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -131,7 +123,7 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         values: options.values,
         gate: Gate::new(options.reviews),
         callers: Callers::new(options.rate),
-        throttled: options.metrics.throttled,
+        metrics: options.metrics,
         authorities: options.authorities,
         discovery: Discovery::new(&options.offer),
         openapi: OpenApi::new(&options.offer),
@@ -146,7 +138,7 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
             return tracing::debug!("a connection of {from} to the metrics API was refused: there is no room");
         };
         let age = options.connection_age.mul_f64(rand::random_range(0.8..1.2));
-        let connection = connection(stream, acceptor.clone(), api.clone(), age, stopped.clone());
+        let connection = connection(stream, from, acceptor.clone(), api.clone(), age, stopped.clone());
         connections.spawn(connection.map(move |()| drop(place)));
     };
     tokio::pin!(shutdown);
@@ -216,6 +208,7 @@ impl Drop for Place {
 
 async fn connection<V: MetricValues, R: Reviews>(
     stream: TcpStream,
+    from: SocketAddr,
     acceptor: TlsAcceptor,
     api: Arc<Api<V, R>>,
     age: Duration,
@@ -231,7 +224,8 @@ async fn connection<V: MetricValues, R: Reviews>(
     // What was agreed on, and nothing else on second thought.
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer = Arc::new(Peer::new(chain.iter().map(|certificate| certificate.clone().into_owned()).collect()));
+    let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+    let peer = Arc::new(Peer::new(from, chain));
     let routes = TowerToHyperService::new(warp::service(routes::filter(api, peer.clone())));
     let service = service_fn(move |request: Request<Incoming>| match routes::without_path(&request) {
         Some(refusal) => Either::Left(ready(Ok(refusal.into_response()))),
