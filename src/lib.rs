@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod cluster_secrets;
 pub mod controller;
+pub mod delegate_client;
 pub mod delegated_auth;
 pub mod lag;
 pub mod leader;

@@ -80,6 +80,16 @@ impl Metrics {
             "Requests to the metrics API refused since their caller asks too often",
             api.throttled.clone(),
         );
+        registry.register(
+            "metrics_api_delegated_requests",
+            "Requests for metrics of another adapter, by how they ended",
+            api.delegates.requests.clone(),
+        );
+        registry.register(
+            "metrics_api_delegate_listed_timestamp_seconds",
+            "When another adapter last said which metrics it has",
+            api.delegates.listed.clone(),
+        );
         registry.register_collector(Box::new(SamplerPage(sampler)));
         registry.register_collector(Box::new(ProjectionPage { snapshot, projections }));
         Self { registry: Arc::new(registry) }
