@@ -4,6 +4,7 @@
 mod abuse;
 mod bad_input;
 mod custom;
+mod delegate;
 mod discovery;
 mod harness;
 mod identity;
