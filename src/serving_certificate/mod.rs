@@ -254,9 +254,15 @@ impl Keeper {
         let services: Api<APIService> = Api::all(self.client.clone());
         let service = services.get_opt(name).await.map_err(failed)?;
         let registration = Registration::of(service.as_ref(), &self.settings.namespace, &self.settings.service);
-        if let (true, Registration::Foreign(_), Some(theirs)) = (self.settings.take_over, &registration, &service)
-            && self.takings.take(&services, theirs, &self.settings, authorities).await?
-        {
+        let taken = match (&registration, &service) {
+            _ if !self.settings.take_over => false,
+            (Registration::Missing, _) => takeover::make(&services, name, &self.settings, authorities).await?,
+            (Registration::Foreign(_), Some(theirs)) => {
+                self.takings.take(&services, theirs, &self.settings, authorities).await?
+            }
+            _ => false,
+        };
+        if taken {
             return Ok(None);
         }
         if let Some(complaint) = registration.complaint(name) {

@@ -1,4 +1,5 @@
-//! Points an APIService that leads to another adapter here: only where the administrator said so, and never without a word.
+//! Points an APIService that leads to another adapter here, and makes it anew where it goes with that adapter: only where the administrator
+//! said so, and never without a word.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{CertificateSettings, KeepError, trust};
+use crate::names;
 
 /// One APIService is not taken more often than this: whoever keeps writing it is reported, not fought.
 pub(super) const TAKEN_EVERY: Duration = Duration::from_secs(60);
@@ -59,6 +61,43 @@ impl Takings {
         let _ = self.tell.send(Taken { name, note });
         Ok(true)
     }
+}
+
+/// An APIService that nobody has, to be made by server-side apply: the right to create one can be bound to its name only so.
+pub(super) async fn make(
+    services: &Api<APIService>,
+    name: &str,
+    settings: &CertificateSettings,
+    authorities: &[&str],
+) -> Result<bool, KeepError> {
+    let Some(made) = new(name, settings, authorities) else { return Ok(false) };
+    // Not by force: what somebody else made meanwhile is theirs.
+    let applied = services.patch(name, &PatchParams::apply(names::FIELD_MANAGER), &Patch::Apply(made)).await;
+    match applied {
+        Ok(_) => tracing::info!("made the APIService {name}, which nobody had"),
+        Err(kube::Error::Api(status)) if status.code == 409 => return Ok(false),
+        Err(source) => return Err(KeepError::ApiService { name: name.to_owned(), source }),
+    }
+    Ok(true)
+}
+
+fn new(name: &str, settings: &CertificateSettings, authorities: &[&str]) -> Option<Value> {
+    let (version, group) = name.split_once('.')?;
+    let ca_bundle = trust::ca_bundle("", authorities, false).filter(|_| !authorities.is_empty())?;
+    Some(json!({
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": name, "labels": {names::MANAGED_BY_LABEL: names::FIELD_MANAGER}},
+        "spec": {
+            "group": group,
+            "version": version,
+            "groupPriorityMinimum": 100,
+            // As in the chart: the preferred version has the higher one.
+            "versionPriority": if version == "v1beta2" { 200 } else { 100 },
+            "service": {"namespace": settings.namespace, "name": settings.service, "port": PORT},
+            "caBundle": ByteString(ca_bundle.into_bytes()),
+        },
+    }))
 }
 
 /// `None` where there is nothing to take: no authority of ours, or an API that the API server serves itself.
@@ -139,5 +178,22 @@ mod tests {
         // Without an authority that the aggregator could trust, and where the API server serves it itself.
         assert_eq!(patch(&theirs, &settings(), &[]), None);
         assert_eq!(patch(&leading_to(None), &settings(), &[&ca]), None);
+    }
+
+    #[test]
+    fn what_nobody_has_is_made_as_the_chart_makes_it() {
+        let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+        let ca = certificate::issue("projectionist", "system", now).unwrap().ca_pem;
+        let made = new("v1beta2.custom.metrics.k8s.io", &settings(), &[&ca]).unwrap();
+        assert_eq!(
+            (&made["spec"]["group"], &made["spec"]["version"], &made["spec"]["versionPriority"]),
+            (&json!("custom.metrics.k8s.io"), &json!("v1beta2"), &json!(200))
+        );
+        assert!(made["spec"]["caBundle"].is_string());
+        assert_eq!(
+            new("v1beta1.external.metrics.k8s.io", &settings(), &[]),
+            None,
+            "without an authority it is of no use"
+        );
     }
 }
