@@ -4,7 +4,9 @@ module projectionist.dev/test-cluster/adapter
 
 go 1.26.0
 
-tool sigs.k8s.io/custom-metrics-apiserver/test-adapter
+tool (
+	sigs.k8s.io/custom-metrics-apiserver/test-adapter
+)
 
 require (
 	cel.dev/expr v0.25.1 // indirect
