@@ -85,6 +85,16 @@ impl Metrics {
             "Time from a request to the metrics API to its answer, without TLS and HTTP",
             api.duration.clone(),
         );
+        registry.register(
+            "metrics_api_delegated_requests",
+            "Requests for metrics of another adapter, by how they ended",
+            api.delegates.requests.clone(),
+        );
+        registry.register(
+            "metrics_api_delegate_listed_timestamp_seconds",
+            "When another adapter last said which metrics it has",
+            api.delegates.listed.clone(),
+        );
         registry.register_collector(Box::new(SamplerPage(sampler)));
         registry.register_collector(Box::new(ProjectionPage { snapshot, projections }));
         Self { registry: Arc::new(registry) }

@@ -163,6 +163,8 @@ reasons! {
     MetricsNotServed,
     /// Autoscalers read our metrics again.
     MetricsServed,
+    /// An APIService of another adapter was pointed here, as the administrator wants it.
+    ApiServiceTakenOver,
     /// The number of workers changed.
     Scaled,
 }

@@ -1,7 +1,12 @@
 //! From a request to its answer: read it, find out who asks, ask whether they may, answer from memory.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, StatusCode};
 use tokio::sync::watch;
 use warp::{Filter, Reply, path::FullPath};
@@ -12,6 +17,7 @@ use super::{
     authn::{Standing, bearer},
     authz::{Attributes, Gate},
     custom_v1beta1, custom_v1beta2,
+    delegate::{DelegatedResource, Forwarder, Forwarders, Listed},
     discovery::Discovery,
     external_v1beta1::ExternalMetricValueList,
     object_values::Asked,
@@ -25,6 +31,9 @@ use super::{
     target::{ObjectPath, Target},
 };
 
+/// As resources within a namespace these are the namespace's own, so that no role can grant them as metrics.
+const UNUSABLE: [&str; 2] = ["status", "finalize"];
+
 /// Everything that requests share.
 pub(super) struct Api<V, R> {
     pub(super) values: V,
@@ -33,8 +42,11 @@ pub(super) struct Api<V, R> {
     pub(super) metrics: ApiMetrics,
     pub(super) authorities: watch::Receiver<Arc<ClientAuthorities>>,
     pub(super) offer: Offer,
-    pub(super) discovery: Discovery,
+    pub(super) discovery: ArcSwap<Discovery>,
     pub(super) openapi: OpenApi,
+    pub(super) forwarders: Forwarders,
+    /// What other adapters have, as the discovery says.
+    pub(super) listed: Mutex<Listed>,
 }
 
 /// The one filter: every method and path comes here, so that every answer has the form that Kubernetes expects.
@@ -103,20 +115,56 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if !reply::takes_json(headers) {
             return reply::failure(StatusCode::NOT_ACCEPTABLE, "only application/json is offered".to_owned());
         }
+        if let Some((forwarder, version)) = self.elsewhere(&target) {
+            return match Query::parse(query) {
+                Ok(query) => forwarder.read(version, &format!("{}{}", path::join(&segments), query.written())).await,
+                Err(why) => answer_or_status(Err(bad_query(&why))),
+            };
+        }
         self.read(&target, path, query, headers)
+    }
+
+    /// Who has what cannot be ours, if anybody. Names that no role could grant are nobody's.
+    fn elsewhere(&self, target: &Target<'_>) -> Option<(&Forwarder, ApiVersion)> {
+        match *target {
+            Target::External { metric, .. } if !UNUSABLE.contains(&metric) => {
+                self.forwarders.of_external(metric).map(|forwarder| (forwarder, ApiVersion::ExternalV1Beta1))
+            }
+            Target::Objects(path) if !self.is_ours(path.resource) && !UNUSABLE.contains(&path.resource) => {
+                self.forwarders.of_objects().map(|forwarder| (forwarder, path.version))
+            }
+            Target::OfAnother(version) => self.forwarders.of_objects().map(|forwarder| (forwarder, version)),
+            _ => None,
+        }
+    }
+
+    fn is_ours(&self, resource: &str) -> bool {
+        self.offer.objects.as_ref().is_some_and(|measured| measured.resource == resource)
+    }
+
+    /// Takes into the discovery what an adapter has of a version. True when that is news.
+    pub(super) fn has_listed(&self, version: ApiVersion, mut resources: Vec<DelegatedResource>) -> bool {
+        self.forwarders.not_ours(&mut resources, version, &self.offer);
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed.get(&version) == Some(&resources) {
+            return false;
+        }
+        listed.insert(version, resources);
+        self.discovery.store(Arc::new(Discovery::new(&self.offer, &listed)));
+        true
     }
 
     fn read(&self, target: &Target<'_>, path: &str, query: &str, headers: &HeaderMap) -> Answer {
         let nothing = || reply::failure(StatusCode::NOT_FOUND, format!("there is nothing at {path}"));
         match *target {
             Target::Health => reply::text("ok"),
-            Target::Groups => self.discovery.groups(headers),
-            Target::Group(group) => self.discovery.group(group, headers).unwrap_or_else(nothing),
-            Target::Resources(version) => self.discovery.resources(version, headers).unwrap_or_else(nothing),
+            Target::Groups => self.discovery.load().groups(headers),
+            Target::Group(group) => self.discovery.load().group(group, headers).unwrap_or_else(nothing),
+            Target::Resources(version) => self.discovery.load().resources(version, headers).unwrap_or_else(nothing),
             Target::OpenApiV2 => self.openapi.v2(headers),
             Target::OpenApiV3 => self.openapi.v3(headers),
             Target::OpenApiV3Group(version) => self.openapi.v3_group(version, headers).unwrap_or_else(nothing),
-            Target::Nothing => nothing(),
+            Target::OfAnother(_) | Target::Nothing => nothing(),
             Target::External { namespace, metric } => answer_or_status(self.external(namespace, metric, query)),
             Target::Objects(path) => answer_or_status(self.objects(&path, query)),
         }

@@ -15,9 +15,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use projectionist::metrics_api::{
-    ApiMetrics, Attributes, CONNECTION_AGE, ClientAuthorities, ExternalValue, MeasuredKind, MetricValues, ObjectQuery,
-    ObjectValue, Offer, Quantity, Rate, ReviewError, Reviews, Selector, ServeOptions, User, ValueError, certificate,
-    server::serve_on, serving::ServingCertificate,
+    ApiMetrics, Attributes, CONNECTION_AGE, ClientAuthorities, Delegates, ExternalValue, MeasuredKind, MetricValues,
+    ObjectQuery, ObjectValue, Offer, Quantity, Rate, ReviewError, Reviews, Selector, ServeOptions, User, ValueError,
+    certificate, server::serve_on, serving::ServingCertificate,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -246,6 +246,7 @@ impl Server {
             certificate,
             authorities,
             offer,
+            delegates: Delegates::default(),
             values,
             reviews,
             rate: Rate::default(),

@@ -6,6 +6,7 @@ mod audit;
 mod bad_input;
 mod conformance;
 mod custom;
+mod delegate;
 mod discovery;
 mod harness;
 mod identity;

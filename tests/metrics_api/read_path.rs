@@ -9,7 +9,7 @@ use allocation_counter::AllocationInfo;
 use kube::runtime::{reflector, watcher};
 use projectionist::{
     api::Projection,
-    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
+    lag::{Bounds, CheckpointState, Head, Model, Pending, Position, Sample, Workers},
     metrics_api::{Offer, Rate},
     served_metrics::{ServedMetrics, measured_kind},
     snapshot::{Measured, Observation, Observations, SharedSnapshot, Snapshot},
@@ -35,21 +35,27 @@ fn observation(uid: &str) -> Arc<Observation> {
         ahead_of_clock: Duration::ZERO,
         blocked_by: None,
     };
-    let assessment = Assessment {
-        pending,
-        staleness: sample.staleness,
-        rates: Rates { arrival: None, per_worker: None },
-        drain: None,
-        required: Required { workers: 3, limit: Limit::None, reason: String::new() },
-        frozen_for: Duration::ZERO,
-        stuck: false,
-        rewound: None,
+    let bounds = Bounds {
+        target: Duration::from_secs(10),
+        min: 1,
+        max: 10,
+        shards: None,
+        strict: false,
+        stuck_after: Duration::from_secs(300),
+        idle_for: Duration::from_secs(300),
+        catch_up: None,
+        given_rate: None,
+        connections: None,
+        retention: None,
     };
+    let assessment =
+        Model::remembering(None, None, None).observe(&sample, Workers::default(), bounds).expect("it tells the lag");
     let valid_until = Instant::now() + Duration::from_secs(3_600);
     Arc::new(Observation {
         uid: uid.into(),
         labels: Arc::default(),
         measured: Some(Arc::new(Measured { sample, assessment, valid_until })),
+        fallback: None,
         failure: None,
     })
 }
