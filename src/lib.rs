@@ -6,10 +6,12 @@
 
 pub mod api;
 pub mod app;
+pub mod bounds;
 pub mod cli;
 pub mod cluster_secrets;
 pub mod controller;
 pub mod delegated_auth;
+pub mod hpa;
 pub mod lag;
 pub mod leader;
 pub mod metrics;

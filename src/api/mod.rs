@@ -6,6 +6,7 @@ mod condition;
 mod derived;
 mod duration;
 mod projector;
+mod scaling;
 mod shards;
 mod spec;
 mod status;
@@ -14,10 +15,11 @@ pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use derived::CheckpointLocation;
 pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
+pub use scaling::{Autoscaler, CatchUp, Failure, Lag, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
 pub use spec::{
-    Autoscaler, CaSecretRef, Checkpoint, CheckpointTable, Connection, EventTable, Lag, Ordering, PostgresReadStore,
-    PostgresSource, Projection, ProjectionSpec, ReadStore, Scaling, SecretKeyRef, Source,
+    CaSecretRef, Checkpoint, CheckpointTable, Connection, EventTable, PostgresReadStore, PostgresSource, Projection,
+    ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
 };
 pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};
 

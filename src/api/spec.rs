@@ -1,12 +1,11 @@
 //! What a user declares. Every rule that needs no cluster is checked by the API server: by the schema, or by a CEL rule
 //! whose message names the field.
 
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HumanDuration, ProjectionStatus, Projector, Shards};
+use super::{CatchUp, Failure, HumanDuration, Lag, ProjectionStatus, Projector, Scaling};
 
 /// A Projection runs the workers that turn the events of one source into one read model, measures how far behind they
 /// are, and scales them so that no event waits longer than the lag target.
@@ -60,6 +59,12 @@ pub struct ProjectionSpec {
     /// How many workers there may be, and who decides.
     #[serde(default)]
     pub scaling: Scaling,
+    /// How fast a backlog that breaks the lag target is to be cleared. Absent: as fast as the target itself asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catch_up: Option<CatchUp>,
+    /// What counts as a failure.
+    #[serde(default)]
+    pub failure: Failure,
     /// The kill switch: workers go to zero, measuring goes on.
     #[serde(default)]
     pub suspend: bool,
@@ -157,6 +162,10 @@ pub struct EventTable {
     /// The column with the event's body (`json` or `jsonb`). Used by the built-in projector. Default: `data`.
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub data: String,
+    /// How long events are kept before they are deleted, such as `720h`: with it a Projection that would lose events before it has read them
+    /// says so. Absent: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<HumanDuration>,
     /// The channel that the writer notifies (`NOTIFY`) on an append. With it lag is known at once, without it at the next poll.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
@@ -172,6 +181,7 @@ impl Default for EventTable {
             stream: "stream".to_owned(),
             type_: "type".to_owned(),
             data: "data".to_owned(),
+            retention: None,
             notify_channel: None,
         }
     }
@@ -227,6 +237,27 @@ pub struct ReadStore {
     /// A PostgreSQL database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresReadStore>,
+    /// How much of the database the workers may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ReadStoreLimits>,
+}
+
+/// How many connections the workers of all Projections on one read store may take together.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadStoreLimits {
+    /// Connections that one worker of this Projection takes. Default: 1.
+    #[serde(default = "default_connections_per_worker")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub connections_per_worker: i32,
+    /// The most connections that the workers of all Projections on this read store may take together. Where Projections name different
+    /// numbers for one store, the smallest counts.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: i32,
+}
+
+fn default_connections_per_worker() -> i32 {
+    1
 }
 
 /// A read model in PostgreSQL.
@@ -239,96 +270,4 @@ pub struct PostgresReadStore {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub schema: Option<String>,
-}
-
-/// How far behind the projection may be.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Lag {
-    /// The freshness objective: no event waits longer than this. Such as `5s`, `30s` or `10m`; 1s to 168h.
-    #[x_kube(validation = Rule::new("self == '' || !self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?([0-9]{1,8}ms)?$') || (duration(self) >= duration('1s') && duration(self) <= duration('168h'))").message("spec.lag.target must be from 1s to 168h"))]
-    pub target: HumanDuration,
-    /// A second rule beside the target: one worker for so many pending events, whichever asks for more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000_000))]
-    pub pending_per_worker: Option<i64>,
-}
-
-/// How many workers there may be, and who decides.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("self.minWorkers <= (has(self.maxWorkers) ? self.maxWorkers : (self.ordering == 'Strict' ? 1 : 10))").message("spec.scaling.minWorkers must not be greater than spec.scaling.maxWorkers (10 by default, 1 with ordering Strict)"),
-    validation = Rule::new("self.ordering != 'Strict' || !has(self.maxWorkers) || self.maxWorkers == 1").message("spec.scaling.maxWorkers must be 1 with spec.scaling.ordering Strict: one worker keeps the order of all events"),
-)]
-pub struct Scaling {
-    /// Never fewer workers than this. Default: 1.
-    #[serde(default = "default_min_workers")]
-    #[schemars(range(min = 1, max = 10_000))]
-    pub min_workers: i32,
-    /// Never more workers than this. Default: 10, and 1 with `ordering: Strict`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10_000))]
-    pub max_workers: Option<i32>,
-    /// Which events must be handled in order. Default: `PerKey`.
-    #[serde(default)]
-    pub ordering: Ordering,
-    /// The unit of parallelism: more workers than shards would idle. `Auto` or a number from 1 to 1024. Default: `Auto`.
-    #[serde(default)]
-    pub shards: Shards,
-    /// Passed to the HorizontalPodAutoscaler as it is. Default: scale up at once, down after 60 s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub behavior: Option<HorizontalPodAutoscalerBehavior>,
-    /// Who scales the workers between min and max. Default: `Managed`.
-    #[serde(default)]
-    pub autoscaler: Autoscaler,
-}
-
-fn default_min_workers() -> i32 {
-    1
-}
-
-impl Scaling {
-    /// The most workers there may be, where the spec does not say.
-    pub const DEFAULT_MAX_WORKERS: i32 = 10;
-
-    /// The most workers there may be.
-    pub fn most_workers(&self) -> i32 {
-        self.max_workers.unwrap_or(if self.ordering == Ordering::Strict { 1 } else { Self::DEFAULT_MAX_WORKERS })
-    }
-}
-
-impl Default for Scaling {
-    fn default() -> Self {
-        Self {
-            min_workers: default_min_workers(),
-            max_workers: None,
-            ordering: Ordering::PerKey,
-            shards: Shards::Auto,
-            behavior: None,
-            autoscaler: Autoscaler::Managed,
-        }
-    }
-}
-
-/// Which events must be handled in order.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum Ordering {
-    /// All of them: one worker.
-    Strict,
-    /// Those of one stream: at most one worker a shard.
-    #[default]
-    PerKey,
-    /// None: workers compete for events.
-    None,
-}
-
-/// Who scales the workers.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum Autoscaler {
-    /// A HorizontalPodAutoscaler that the operator makes.
-    #[default]
-    Managed,
-    /// Nobody, or an autoscaler of the team's own; the metrics are served all the same.
-    None,
 }

@@ -115,11 +115,11 @@ pub enum BoundBy {
     Min,
     /// `ordering: Strict` allows one worker.
     Ordering,
-    /// One shard has more to do than one worker can: adding workers will not help.
-    HottestShard,
-    /// The read store's connections.
+    /// `readStore.limits.maxConnections`, shared with the other Projections on that read store.
     Connections,
-    /// The read store does no more, however many workers there are.
+    /// One shard has more to do than a worker can: more workers cannot help.
+    HottestShard,
+    /// The read store does no more with more workers.
     ReadStore,
 }
 

@@ -59,7 +59,8 @@ pub fn plan_autoscaler(workers: &WorkerBounds, target: Target<'_>, owner: &Owner
     }
     let spec = json!({
         "scaleTargetRef": { "apiVersion": "apps/v1", "kind": target.kind, "name": target.name },
-        "minReplicas": workers.min,
+        // None at all is the operator's to decide: an autoscaler does not wake what sleeps.
+        "minReplicas": workers.min.max(1),
         "maxReplicas": workers.max,
         "metrics": metrics,
         "behavior": behavior(workers, server),

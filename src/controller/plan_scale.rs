@@ -27,7 +27,7 @@ pub enum ScalePlan {
 
 /// Decides.
 pub fn plan_scale(workers: &WorkerBounds, view: ScaleView) -> ScalePlan {
-    let WorkerBounds { min, max, suspended, autoscaled, pending_per_worker: _, behavior: _ } = workers;
+    let WorkerBounds { min, max, suspended, autoscaled, immediate: _, pending_per_worker: _, behavior: _ } = workers;
     let awake = view.required.unwrap_or(*min).clamp(*min, *max);
     match view.replicas {
         None if *suspended => ScalePlan::CreateWith(0),
@@ -45,7 +45,15 @@ mod tests {
     use super::*;
 
     fn workers(suspended: bool, autoscaled: bool) -> WorkerBounds {
-        WorkerBounds { min: 2, max: 8, suspended, autoscaled, pending_per_worker: None, behavior: None }
+        WorkerBounds {
+            min: 2,
+            max: 8,
+            suspended,
+            autoscaled,
+            immediate: false,
+            pending_per_worker: None,
+            behavior: None,
+        }
     }
 
     fn view(replicas: Option<i32>, required: Option<i32>, was_suspended: bool) -> ScaleView {

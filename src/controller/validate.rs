@@ -9,7 +9,7 @@ use super::parts::Owner;
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,
-        Projector, Scaling,
+        Projector, ScaleOut, Scaling,
     },
     names,
     projector::ProjectorConfig,
@@ -84,7 +84,7 @@ pub struct Environment {
 /// How many workers there may be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerBounds {
-    /// Fewest, at least 1.
+    /// Fewest. With 0 there is none while nothing waits.
     pub min: i32,
     /// Most that are of use: bounded by shards and ordering, at least `min`.
     pub max: i32,
@@ -92,6 +92,8 @@ pub struct WorkerBounds {
     pub suspended: bool,
     /// A HorizontalPodAutoscaler of ours scales.
     pub autoscaled: bool,
+    /// And the operator scales out itself, the moment that more workers are needed.
+    pub immediate: bool,
     /// The second rule of the autoscaler, where there is one.
     pub pending_per_worker: Option<i64>,
     /// The autoscaler's behavior, where the user gives it.
@@ -229,10 +231,20 @@ fn pods_of(template: &PodTemplate) -> Result<Pods, Invalid> {
 }
 
 fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, Invalid> {
-    let Scaling { min_workers, max_workers: _, ordering, shards: _, behavior, autoscaler } = &spec.scaling;
+    let Scaling {
+        min_workers,
+        max_workers: _,
+        ordering,
+        idle_for: _,
+        events_per_worker_second: _,
+        scale_out,
+        shards: _,
+        behavior,
+        autoscaler,
+    } = &spec.scaling;
     let most = spec.scaling.most_workers();
-    if *min_workers < 1 {
-        return Err(invalid("spec.scaling.minWorkers", "must be at least 1"));
+    if *min_workers < 0 {
+        return Err(invalid("spec.scaling.minWorkers", "must not be negative"));
     }
     if *min_workers > most {
         return Err(invalid(
@@ -247,11 +259,13 @@ fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, In
         }
         Ordering::None => most,
     };
+    let autoscaled = *autoscaler == Autoscaler::Managed && *workload != Workload::MeasureOnly;
     Ok(WorkerBounds {
         min: *min_workers,
         max: useful.max(*min_workers),
         suspended: spec.suspend,
-        autoscaled: *autoscaler == Autoscaler::Managed && *workload != Workload::MeasureOnly,
+        autoscaled,
+        immediate: autoscaled && *scale_out == ScaleOut::Immediate,
         pending_per_worker: spec.lag.pending_per_worker,
         behavior: behavior.as_ref().map(|behavior| json!(behavior)),
     })

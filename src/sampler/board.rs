@@ -10,13 +10,12 @@ use kube::ResourceExt;
 
 use super::plan::key_of;
 use crate::{
-    api::{Checkpoint, ConditionType, Ordering, Projection, ReadStore, Reason, Source},
-    lag::{Bounds, Fault, Model, Position, Sample, Workers},
+    api::{Checkpoint, ConditionType, PostgresReadStore, Projection, Reason, Source},
+    bounds::bounds,
+    lag::{Fault, Model, Position, Sample, Workers},
     snapshot::{Measured, Observation, ProjectionKey, Snapshot, Unknown},
 };
 
-/// A checkpoint that does not move for so long while there is work is stuck.
-pub const STUCK_AFTER: Duration = Duration::from_secs(300);
 /// Numbers that change without a consequence are told no more often than this.
 const TELL_NUMBERS_EVERY: Duration = Duration::from_secs(5);
 
@@ -65,7 +64,7 @@ struct Entry {
 struct Measures {
     source: Source,
     checkpoint: Option<Checkpoint>,
-    read_store: Option<ReadStore>,
+    read_store: Option<PostgresReadStore>,
     builtin: bool,
     shards: Option<u32>,
 }
@@ -135,7 +134,8 @@ impl Board {
         }
         entry.answered = true;
         let outcome = reported.result.and_then(|sample| {
-            let assessment = entry.model.observe(&sample, workers(projection), bounds(projection)).map_err(unknown)?;
+            let assessment =
+                entry.model.observe(&sample, workers(projection), bounds(&projection.spec)).map_err(unknown)?;
             Ok(Measured { sample, assessment, valid_until: reported.valid_until })
         });
         let before = Arc::clone(&entry.observation);
@@ -211,7 +211,7 @@ impl Measures {
         Self {
             source: spec.source.clone(),
             checkpoint: spec.checkpoint.clone(),
-            read_store: spec.read_store.clone(),
+            read_store: spec.read_store.as_ref().and_then(|store| store.postgres.clone()),
             builtin: spec.is_builtin(),
             shards: spec.shard_count(),
         }
@@ -243,20 +243,6 @@ fn workers(projection: &Projection) -> Workers {
         ready: workers.ready.and_then(|ready| u32::try_from(ready).ok()).unwrap_or(0),
         rolling: workers.rolling,
     })
-}
-
-fn bounds(projection: &Projection) -> Bounds {
-    let (spec, scaling) = (&projection.spec, &projection.spec.scaling);
-    let at_least_one = |count: i32| u32::try_from(count).unwrap_or(1).max(1);
-    Bounds {
-        target: spec.lag.target.0,
-        min: at_least_one(scaling.min_workers),
-        max: at_least_one(scaling.most_workers()),
-        // Workers that compete for events are not limited by shards.
-        shards: spec.shard_count().filter(|_| scaling.ordering != Ordering::None),
-        strict: scaling.ordering == Ordering::Strict,
-        stuck_after: STUCK_AFTER,
-    }
 }
 
 fn unknown(fault: Fault) -> Unknown {

@@ -174,15 +174,6 @@ fn other_namespaces_are_shared_between_snapshots() {
 }
 
 #[test]
-fn shards_limit_only_workers_that_keep_an_order() {
-    let mut projection = (*projection("a", "1", "events")).clone();
-    projection.spec.scaling.shards = crate::api::Shards::Count(6);
-    assert_eq!(bounds(&projection).shards, Some(6));
-    projection.spec.scaling.ordering = Ordering::None;
-    assert_eq!(bounds(&projection).shards, None);
-}
-
-#[test]
 fn stuck_by_the_last_word_about_this_spec_is_stuck_from_the_first_sample_on() {
     let stuck_after_restart = |checkpoint: &str, observed_generation: i64, reason: &str| {
         let mut a = projection("a", "1", "events");

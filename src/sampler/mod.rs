@@ -23,7 +23,6 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-pub use board::STUCK_AFTER;
 pub use secrets::{LARGEST_VALUE, SecretText, Secrets};
 
 use crate::{

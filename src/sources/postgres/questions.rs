@@ -58,6 +58,7 @@ impl Question {
                 stream: if checkpoint.shards.is_some() { table.stream.clone() } else { without.stream },
                 type_: without.type_,
                 data: without.data,
+                retention: None,
                 notify_channel: None,
             },
             notify_channel: table.notify_channel.clone(),
