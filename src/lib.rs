@@ -26,6 +26,7 @@ pub mod sampler;
 pub mod served_metrics;
 pub mod serving_certificate;
 pub mod shutdown;
+pub mod simulate;
 pub mod snapshot;
 pub mod sources;
 pub mod telemetry;

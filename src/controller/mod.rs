@@ -17,6 +17,7 @@ mod plan_pods;
 mod plan_scale;
 #[cfg(test)]
 mod plan_tests;
+mod preview;
 mod queue;
 mod reconcile;
 mod report;
@@ -31,4 +32,6 @@ pub use live::LiveIndex;
 pub use parts::Part;
 pub use plan_autoscaler::ServerAbilities;
 pub use plan_pods::WorkerImage;
+pub use preview::preview_autoscaler;
+pub use validate::Invalid;
 pub use watches::{follow_part, follow_projections};

@@ -28,6 +28,7 @@ mod normalize;
 mod pods;
 mod proposal;
 mod quantity;
+mod spec;
 
 pub use behavior::{Behavior, InvalidBehavior, Policy, Rules, Select, Unit};
 pub use controller::{Autoscaler, Controller, Look, Settings, Verdict};
@@ -36,3 +37,4 @@ pub use normalize::{Memory, Normalized, Range};
 pub use pods::{CpuUse, Phase, Pod};
 pub use proposal::{Invalid, Metric, Proposal, Reading, Scale, Target};
 pub use quantity::{NotAQuantity, Quantity};
+pub use spec::InvalidAutoscaler;

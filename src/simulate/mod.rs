@@ -1,0 +1,38 @@
+//! The simulator: a trace of arrivals, workers that take their time to start, shards that come whole, and the autoscaler's exact algorithm
+//! over a [`Policy`] — what the autoscaler reads, and who else sets the scale.
+//!
+//! Pure: a trace in, a [`Run`] out. There is no randomness: the same input gives the same output. Points in time are a
+//! [`std::time::Duration`] since the trace began.
+//!
+//! # The seam
+//! Anything that scales is a [`Policy`]; [`run`] knows no other. Ours is [`ModelPolicy`], which drives the very [`crate::lag::Model`] that the
+//! operator runs; [`CpuPolicy`], [`QueueLengthPolicy`] and [`QueryPolicy`] are what else there is to scale by. One that needs no autoscaler, such as
+//! perfect foresight, answers `None` from [`Policy::autoscaler`] and sets the scale by [`Policy::scale_to`].
+//! ```
+//! use std::time::Duration;
+//! use projectionist::simulate::{Plan, QueueLengthPolicy, Trace, run};
+//!
+//! let trace = Trace::read("seconds,events_per_second\n0,100\n60,400\n").unwrap();
+//! let plan = Plan { per_worker: 100.0, ..Plan::new(trace, Duration::from_secs(5)) };
+//! let mut policy = QueueLengthPolicy::new(1..=10, 500);
+//! let run = run(&plan, &mut policy);
+//! assert!(run.score().lateness > 0.0);
+//! ```
+
+mod crew;
+mod log;
+mod model;
+mod others;
+mod outcome;
+mod policy;
+mod run;
+mod trace;
+
+pub use crew::Worker;
+pub use log::Backlog;
+pub use model::{InvalidProjection, ModelPolicy};
+pub use others::{CpuPolicy, QueryPolicy, QueueLengthPolicy};
+pub use outcome::{Moment, Run, Score};
+pub use policy::{Cpu, Policy, State};
+pub use run::{Plan, run};
+pub use trace::{InvalidTrace, Point, Trace};

@@ -1,0 +1,123 @@
+//! Our own policy: the very model that the operator runs. The only file of the simulator that knows the model's types.
+
+use super::policy::{Policy, State};
+use crate::{
+    api::{Projection, ScaleOut},
+    bounds::bounds,
+    controller::{Invalid, preview_autoscaler},
+    hpa::{Autoscaler, InvalidAutoscaler, Memory, Metric, Reading, Settings},
+    lag::{Assessment, Bounds, CheckpointState, Head, Model, Pending, Position, Sample, Workers},
+};
+
+/// Scales as the operator does: the model tells how many workers hold the target, the managed autoscaler reads that.
+#[derive(Clone, Debug)]
+pub struct ModelPolicy {
+    model: Model,
+    bounds: Bounds,
+    autoscaler: Autoscaler,
+    scale_out: ScaleOut,
+    /// What was recommended and scaled lately, as the operator sees it: its own raises and the autoscaler's changes.
+    memory: Memory,
+    latest: Option<Assessment>,
+}
+
+/// Why a Projection cannot be simulated.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum InvalidProjection {
+    /// The Projection cannot be carried out.
+    #[error(transparent)]
+    Projection(#[from] Invalid),
+    /// Its autoscaler would be refused by the API server.
+    #[error("the autoscaler would be refused by the API server: {0}")]
+    Autoscaler(#[from] InvalidAutoscaler),
+}
+
+impl ModelPolicy {
+    /// For a Projection; who scales out is as its spec says. `per_worker` is what an earlier run learnt that one worker handles, in events per second; none: it has to be learnt.
+    ///
+    /// # Errors
+    /// With the field's name, when the Projection cannot be carried out.
+    pub fn new(projection: &Projection, per_worker: Option<f64>) -> Result<Self, InvalidProjection> {
+        let autoscaler = Autoscaler::from_spec(&preview_autoscaler(projection)?)?;
+        Ok(Self {
+            model: Model::remembering(per_worker, None, None),
+            bounds: bounds(&projection.spec),
+            autoscaler,
+            scale_out: projection.spec.scaling.scale_out,
+            memory: Memory::default(),
+            latest: None,
+        })
+    }
+}
+
+impl Policy for ModelPolicy {
+    fn autoscaler(&self) -> Option<Autoscaler> {
+        Some(self.autoscaler.clone())
+    }
+
+    fn sample(&mut self, state: &State<'_>) {
+        let ready = state.ready();
+        let rolling = usize::try_from(ready).ok() != Some(state.workers.len());
+        // A sample that tells no lag leaves nothing to be answered, as it does in the operator once the last one is too old.
+        self.latest = self.model.observe(&sample(state), Workers { ready, rolling }, self.bounds).ok();
+    }
+
+    fn readings(&mut self, _: &State<'_>) -> Vec<Reading> {
+        let Some(latest) = &self.latest else { return Vec::new() };
+        // The operator's autoscaler reads the required workers and then, where a second rule asks for it, the length of the queue.
+        let of = |(index, _): (usize, &Metric)| {
+            if index == 0 { u64::from(latest.required.workers) } else { latest.pending.events }
+        };
+        let milli = |count: u64| i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(1_000);
+        self.autoscaler.metrics.iter().enumerate().map(of).map(|count| Reading::Items(vec![milli(count)])).collect()
+    }
+
+    fn scale_to(&mut self, state: &State<'_>) -> Option<i32> {
+        let desired = i32::try_from(self.latest.as_ref()?.required.workers).unwrap_or(i32::MAX);
+        // To none and back is always the operator's: an autoscaler rests at none.
+        match (state.replicas, desired) {
+            (0, 1..) => return Some(desired.min(self.autoscaler.range.max)),
+            (1.., 0) => return Some(0),
+            (1.., 1..) if self.scale_out == ScaleOut::Immediate => {}
+            _ => return None,
+        }
+        let Autoscaler { range, metrics: _, behavior } = &self.autoscaler;
+        let window = Settings::default().downscale_stabilization;
+        self.memory.begin(state.now, state.replicas);
+        let allowed = self.memory.normalize(behavior.as_ref(), window, *range, state.now, state.replicas, desired);
+        Some(allowed.replicas).filter(|replicas| *replicas > state.replicas)
+    }
+
+    fn scaled(&mut self, from: i32, to: i32, at: std::time::Duration) {
+        self.memory.scaled(self.autoscaler.behavior.as_ref(), from, to, at);
+    }
+
+    fn required(&self) -> Option<u32> {
+        self.latest.as_ref().map(|latest| latest.required.workers)
+    }
+}
+
+/// What a probe of the simulated source answers.
+fn sample(state: &State<'_>) -> Sample {
+    let position = |events: u64| Position(i64::try_from(events).unwrap_or(i64::MAX));
+    let head = position(state.arrived);
+    Sample {
+        at: state.now,
+        taken: jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(state.now).unwrap_or_default(),
+        head: Head { raw: head, safe: head },
+        checkpoint: CheckpointState::Committed(
+            state.checkpoints.iter().map(|checkpoint| position(*checkpoint)).collect(),
+        ),
+        pending: Some(Pending { events: state.pending(), exact: true }),
+        // A log without shards has one entry, which says nothing of shards.
+        pending_by_shard: if state.pending_by_shard.len() > 1 { state.pending_by_shard.to_vec() } else { Vec::new() },
+        arrived: state.arrived,
+        staleness: Some(state.staleness),
+        ahead_of_clock: std::time::Duration::ZERO,
+        blocked_by: None,
+    }
+}
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

@@ -1,0 +1,246 @@
+//! Runs the world: arrivals, work, samples, the policy's own changes, and the autoscaler's looks, tick by tick.
+
+use std::time::Duration;
+
+use super::{
+    crew::Crew,
+    log::{Arrivals, Backlog, Shard},
+    outcome::{Moment, Run},
+    policy::{Policy, State},
+    trace::Trace,
+};
+use crate::hpa::{Autoscaler, Controller, Phase, Pod, Scale, Settings};
+
+/// What is simulated, but for the policy.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The arrivals.
+    pub trace: Trace,
+    /// What waits at the beginning.
+    pub backlog: Backlog,
+    /// Each shard's part of the events: 24 times the same for 24 equal ones. Empty: workers compete, and there are no shards.
+    pub shards: Vec<f64>,
+    /// What one busy worker handles in events per second, where the trace does not tell.
+    pub per_worker: f64,
+    /// From a worker's creation until it is ready.
+    pub start_up: Duration,
+    /// Workers at the beginning, ready.
+    pub workers: i32,
+    /// No event should wait longer than this.
+    pub target: Duration,
+    /// Time between two samples.
+    pub sampling: Duration,
+    /// Time between two looks of the autoscaler.
+    pub sync_period: Duration,
+    /// When it looks first.
+    pub phase: Duration,
+    /// How the autoscaler's controller is set up.
+    pub settings: Settings,
+    /// The grain of the simulation. Workers start, samples are taken and the autoscaler looks at whole ticks.
+    pub tick: Duration,
+}
+
+impl Plan {
+    /// With what is usual: 24 equal shards, a start-up of 2 s, one worker to begin with, a sample every 500 ms, a look every 15 s, the first
+    /// after 7 s, and 100 events per second for each worker. The grain is 100 ms, and coarser where the trace would have more than a million.
+    pub fn new(trace: Trace, target: Duration) -> Self {
+        let mut tick = Duration::from_millis(100);
+        while trace.length() > tick * MOST_TICKS {
+            tick *= 2;
+        }
+        Self {
+            trace,
+            backlog: Backlog::default(),
+            shards: vec![1.0; 24],
+            per_worker: 100.0,
+            start_up: Duration::from_secs(2),
+            workers: 1,
+            target,
+            sampling: Duration::from_millis(500),
+            sync_period: Duration::from_secs(15),
+            phase: Duration::from_secs(7),
+            settings: Settings::default(),
+            tick,
+        }
+    }
+}
+
+/// A moment is kept for each tick.
+const MOST_TICKS: u32 = 1_000_000;
+
+/// Runs the plan to the end of its trace.
+pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
+    let mut world = World::new(plan);
+    let mut autoscaler = policy.autoscaler().map(|spec| (spec, Controller::new(plan.settings)));
+    let tick = plan.tick.max(Duration::from_millis(1));
+    let (mut sample_at, mut look_at) = (Duration::ZERO, plan.phase);
+    let mut moments = Vec::new();
+    let mut now = Duration::ZERO;
+    loop {
+        let seen = world.see(now);
+        if now >= sample_at {
+            policy.sample(&seen.state(&world, now));
+            if let Some(to) = policy.scale_to(&seen.state(&world, now)) {
+                world.scale(to, now, policy);
+            }
+            sample_at += plan.sampling.max(tick);
+        }
+        if now >= look_at {
+            if let Some((spec, controller)) = &mut autoscaler {
+                let state = seen.state(&world, now);
+                if let Some(to) = look(spec, controller, policy, &state) {
+                    world.scale(to, now, policy);
+                }
+            }
+            look_at += plan.sync_period.max(tick);
+        }
+        moments.push(seen.moment(&world, now, policy.required()));
+        if now >= plan.trace.length() {
+            return Run::new(moments, tick, plan.target);
+        }
+        world.work(now, tick);
+        now += tick;
+    }
+}
+
+fn look(spec: &Autoscaler, controller: &mut Controller, policy: &mut dyn Policy, state: &State<'_>) -> Option<i32> {
+    let readings = policy.readings(state);
+    let cpu = policy.cpu(state);
+    let pod = |(index, worker): (usize, &super::Worker)| {
+        let ready = worker.ready_at <= state.now;
+        let base = if ready { Pod::ready(worker.ready_at) } else { Pod::starting(worker.created) };
+        let cpu = cpu.get(index);
+        Pod {
+            started: Some(worker.created),
+            phase: Phase::Running,
+            cpu_request: cpu.map_or(0, |cpu| cpu.request),
+            cpu: cpu.and_then(|cpu| cpu.used),
+            ..base
+        }
+    };
+    let pods: Vec<Pod> = state.workers.iter().enumerate().map(pod).collect();
+    let scale = Scale { spec: state.replicas, status: state.replicas, pods: &pods };
+    controller.look(spec, scale, &readings, state.now).scale_to
+}
+
+/// What is there, beside the policy.
+struct World<'a> {
+    plan: &'a Plan,
+    arrivals: Arrivals,
+    shards: Vec<Shard>,
+    crew: Crew,
+}
+
+/// What is seen at one moment. The workers are seen through the world, since they change within the moment.
+struct Seen {
+    arrived: u64,
+    pending: Vec<u64>,
+    checkpoints: Vec<u64>,
+    staleness: Duration,
+    per_worker: f64,
+    arriving: f64,
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let weights: Vec<f64> = plan.shards.iter().copied().filter(|weight| *weight > 0.0).collect();
+        let sum: f64 = weights.iter().sum();
+        let shards = if weights.is_empty() {
+            vec![Shard::new(1.0, 0.0)]
+        } else {
+            let offset = |index: usize| as_float(index) / as_float(weights.len());
+            weights.iter().enumerate().map(|(index, weight)| Shard::new(weight / sum, offset(index))).collect()
+        };
+        let workers = usize::try_from(plan.workers).unwrap_or(0);
+        Self {
+            plan,
+            arrivals: Arrivals::new(&plan.trace, plan.backlog),
+            shards,
+            crew: Crew::ready(workers, plan.start_up),
+        }
+    }
+
+    fn per_worker(&self, at: Duration) -> f64 {
+        self.plan.trace.at(at).per_worker.unwrap_or(self.plan.per_worker)
+    }
+
+    fn see(&mut self, now: Duration) -> Seen {
+        let seconds = now.as_secs_f64();
+        let all = self.arrivals.until(seconds);
+        let (mut pending, mut checkpoints, mut oldest) = (Vec::new(), Vec::new(), seconds);
+        for shard in &mut self.shards {
+            shard.grow(all);
+            pending.push(whole(shard.pending()));
+            checkpoints.push(whole(shard.checkpoint(&self.arrivals, all.floor())));
+            oldest = shard.oldest(&self.arrivals).unwrap_or(oldest).min(oldest);
+        }
+        Seen {
+            arrived: whole(all),
+            pending,
+            checkpoints,
+            staleness: Duration::try_from_secs_f64(seconds - oldest).unwrap_or(Duration::ZERO),
+            per_worker: self.per_worker(now),
+            arriving: self.plan.trace.at(now).arriving,
+        }
+    }
+
+    fn scale(&mut self, to: i32, now: Duration, policy: &mut dyn Policy) {
+        let from = self.crew.count();
+        if to != from && to >= 0 {
+            self.crew.scale(to, now);
+            policy.scaled(from, to, now);
+        }
+    }
+
+    fn work(&mut self, now: Duration, tick: Duration) {
+        let all = self.arrivals.until((now + tick).as_secs_f64());
+        for shard in &mut self.shards {
+            shard.grow(all);
+        }
+        let (rate, compete) = (self.per_worker(now), self.plan.shards.is_empty());
+        self.crew.work(&mut self.shards, compete, rate, tick.as_secs_f64(), now);
+    }
+}
+
+impl Seen {
+    fn state<'s>(&'s self, world: &'s World<'_>, now: Duration) -> State<'s> {
+        State {
+            now,
+            arrived: self.arrived,
+            pending_by_shard: &self.pending,
+            checkpoints: &self.checkpoints,
+            staleness: self.staleness,
+            replicas: world.crew.count(),
+            workers: world.crew.workers(),
+            per_worker: self.per_worker,
+            arriving: self.arriving,
+        }
+    }
+
+    fn moment(&self, world: &World<'_>, now: Duration, required: Option<u32>) -> Moment {
+        Moment {
+            at: now,
+            arriving: self.arriving,
+            pending: self.pending.iter().sum(),
+            staleness: self.staleness,
+            replicas: world.crew.count(),
+            ready: u32::try_from(world.crew.ready_at(now)).unwrap_or(u32::MAX),
+            required,
+        }
+    }
+}
+
+/// Counts stay far below 2^53.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole(events: f64) -> u64 {
+    events.max(0.0) as u64
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn as_float(number: usize) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

@@ -1,0 +1,104 @@
+use super::*;
+use crate::hpa::{Behavior, Metric, Range, Reading, Target};
+use crate::simulate::trace::Point;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn trace(rates: &[f64]) -> Trace {
+    let points = rates.iter().map(|arriving| Point { arriving: *arriving, per_worker: None }).collect();
+    Trace::new(seconds(10), points).unwrap()
+}
+
+/// Sets the scale as told, without an autoscaler.
+struct Foretold(Vec<(u64, i32)>);
+
+impl Policy for Foretold {
+    fn autoscaler(&self) -> Option<Autoscaler> {
+        None
+    }
+
+    fn sample(&mut self, _: &State<'_>) {}
+
+    fn readings(&mut self, _: &State<'_>) -> Vec<Reading> {
+        Vec::new()
+    }
+
+    fn scale_to(&mut self, state: &State<'_>) -> Option<i32> {
+        self.0.iter().rfind(|(at, _)| seconds(*at) <= state.now).map(|(_, replicas)| *replicas)
+    }
+}
+
+/// Reads a constant for each replica, by the autoscaler alone, and notes when it was asked.
+struct Constant(i64, Vec<Duration>);
+
+impl Policy for Constant {
+    fn autoscaler(&self) -> Option<Autoscaler> {
+        let metrics = vec![Metric::External(Target::Average(1_000))];
+        Some(Autoscaler { range: Range { min: 1, max: 100 }, metrics, behavior: Some(Behavior::default()) })
+    }
+
+    fn sample(&mut self, _: &State<'_>) {}
+
+    fn readings(&mut self, state: &State<'_>) -> Vec<Reading> {
+        self.1.push(state.now);
+        vec![Reading::Items(vec![self.0])]
+    }
+}
+
+fn at(run: &Run, second: u64) -> Moment {
+    run.moments().iter().copied().find(|moment| moment.at == seconds(second)).unwrap()
+}
+
+#[test]
+fn what_arrives_faster_than_it_is_handled_waits_and_grows_old_exactly() {
+    let plan = Plan { shards: vec![], per_worker: 50.0, ..Plan::new(trace(&[100.0, 0.0, 0.0]), seconds(5)) };
+    let run = run(&plan, &mut Foretold(vec![(0, 1)]));
+    // After t seconds 50 t are done, which had arrived by t / 2.
+    for (second, pending, age) in [(4, 200, 2.0), (10, 500, 5.0), (15, 250, 7.5), (20, 0, 0.0)] {
+        let moment = at(&run, second);
+        assert!(moment.pending.abs_diff(pending) <= 1, "{moment:?}");
+        assert!((moment.staleness.as_secs_f64() - age).abs() < 0.05, "{moment:?}");
+    }
+    let score = run.score();
+    assert!((score.out_of_target_seconds - 10.0).abs() < 0.3, "{score:?}: from 10 s to 20 s");
+    assert!((score.lateness - 25.0).abs() < 0.6, "{score:?}: half of 10 s × 5 s");
+    assert!((score.worker_seconds - 30.0).abs() < 1e-6, "{score:?}");
+}
+
+#[test]
+fn a_new_worker_helps_after_its_start_up_and_only_by_whole_shards() {
+    let plan = Plan { shards: vec![1.0; 4], per_worker: 25.0, ..Plan::new(trace(&[100.0; 6]), seconds(5)) };
+    let run = run(&plan, &mut Foretold(vec![(0, 1), (10, 3), (20, 4)]));
+    // A worker does 25/s, 100/s arrive. Three have 2, 1 and 1 of four shards: the first can do half of its own.
+    let pending = |second| at(&run, second).pending;
+    assert!(pending(12).abs_diff(900) <= 4, "{}: nobody helps for two seconds", pending(12));
+    assert!((pending(22) - pending(12)).abs_diff(250) <= 8, "25/s too few: {} and {}", pending(12), pending(22));
+    assert!(pending(40).abs_diff(pending(22)) <= 8, "four keep up, and no more: {} and {}", pending(22), pending(40));
+}
+
+#[test]
+fn a_backlog_waits_from_the_beginning() {
+    let backlog = Backlog { events: 1_000.0, age: seconds(3_600) };
+    let plan = Plan { backlog, per_worker: 50.0, ..Plan::new(trace(&[0.0, 0.0, 0.0]), seconds(5)) };
+    let run = run(&plan, &mut Foretold(vec![(0, 2)]));
+    let first = at(&run, 0);
+    assert!(first.pending == 1_000 && first.staleness > seconds(3_590), "{first:?}");
+    assert_eq!((at(&run, 13).pending, at(&run, 13).staleness), (0, Duration::ZERO));
+}
+
+#[test]
+fn the_autoscaler_looks_at_its_phase_and_then_every_period() {
+    let mut policy = Constant(30_000, Vec::new());
+    let run = run(&Plan { phase: seconds(4), ..Plan::new(trace(&[1.0; 5]), seconds(5)) }, &mut policy);
+    assert_eq!(policy.1, [4, 19, 34, 49].map(seconds));
+    assert_eq!(run.changes(), [(seconds(4), 1, 5), (seconds(19), 5, 10), (seconds(34), 10, 20), (seconds(49), 20, 30)]);
+}
+
+#[test]
+fn the_same_input_gives_the_same_output() {
+    let plan = Plan::new(trace(&[100.0, 900.0, 20.0]), seconds(5));
+    let twice = [(); 2].map(|()| run(&plan, &mut Constant(3_000, Vec::new())));
+    assert_eq!(twice[0], twice[1]);
+}
