@@ -7,6 +7,7 @@ mod autoscaling;
 mod causes;
 mod certificates;
 mod contract;
+mod fault_matrix;
 mod installation;
 mod lifecycle;
 mod metrics_reads;
