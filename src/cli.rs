@@ -2,11 +2,15 @@
 //!
 //! Reads nothing but arguments and environment; starts nothing.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::metrics_api::Rate;
+use crate::{
+    api::{HumanDuration, ScaleOut},
+    delegate_client::ServiceAddress,
+    metrics_api::Rate,
+};
 
 /// Runs CQRS projections on Kubernetes and scales them by how far behind they are.
 #[derive(Debug, Parser)]
@@ -24,6 +28,8 @@ pub enum Command {
     Operator(Box<OperatorArgs>),
     /// Run one worker of the built-in projector.
     Projector(ProjectorArgs),
+    /// Show what a Projection's workers would do on a trace of arrivals: no cluster needed, and the same input gives the same output.
+    Simulate(Box<SimulateArgs>),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
     /// Remove what the operator made for Projections (a Helm pre-delete hook); Projections and the CRD stay.
@@ -87,6 +93,12 @@ pub struct OperatorArgs {
     /// Serve `custom.metrics.k8s.io`. Off where its APIServices lead elsewhere.
     #[arg(long, env = "PROJECTIONIST_CUSTOM_METRICS", default_value_t = false, action = clap::ArgAction::Set)]
     pub custom_metrics: bool,
+    /// Who is asked for metrics of these groups that are not ours.
+    #[command(flatten)]
+    pub delegates: DelegateArgs,
+    /// Point APIServices that lead to another adapter here, and report what they led to. Needs a certificate of the operator's own.
+    #[arg(long, env = "PROJECTIONIST_TAKE_OVER_API_SERVICES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub take_over_api_services: bool,
     /// The image that workers of the built-in projector run.
     #[arg(long, env = "PROJECTIONIST_IMAGE")]
     pub worker_image: String,
@@ -99,6 +111,26 @@ pub struct OperatorArgs {
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Other adapters, and how they are asked. A service is written `NAMESPACE/NAME` or `NAMESPACE/NAME:PORT`; its certificate is verified.
+#[derive(Args, Clone, Debug)]
+pub struct DelegateArgs {
+    /// The service that is asked for external metrics other than `projection_*`, such as `keda/keda-operator-metrics-apiserver`.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_EXTERNAL", requires_all = ["delegate_external_ca_file", "delegate_service_account"])]
+    pub delegate_external: Option<ServiceAddress>,
+    /// The authorities (PEM), one of which has signed that service's certificate for `NAME.NAMESPACE.svc`.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_EXTERNAL_CA_FILE")]
+    pub delegate_external_ca_file: Option<PathBuf>,
+    /// The service that is asked for metrics of objects other than Projections, such as `monitoring/prometheus-adapter`.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_CUSTOM", requires_all = ["delegate_custom_ca_file", "delegate_service_account"])]
+    pub delegate_custom: Option<ServiceAddress>,
+    /// The authorities (PEM), one of which has signed that service's certificate for `NAME.NAMESPACE.svc`.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_CUSTOM_CA_FILE")]
+    pub delegate_custom_ca_file: Option<PathBuf>,
+    /// The ServiceAccount in the operator's namespace under which these services are asked; it needs no right but to read their metrics.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_SERVICE_ACCOUNT")]
+    pub delegate_service_account: Option<String>,
 }
 
 /// Arguments of `projectionist projector`. Connection strings come by environment alone, so that no process list shows them.
@@ -115,6 +147,90 @@ pub struct ProjectorArgs {
     pub log: LogArgs,
 }
 
+/// Arguments of `projectionist simulate`.
+#[derive(Args, Clone, Debug)]
+pub struct SimulateArgs {
+    /// The Projection, as YAML or JSON.
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub projection: PathBuf,
+    /// The arrivals: CSV with the header `seconds,events_per_second`, and, if wanted, `worker_events_per_second`; or the answer of Prometheus
+    /// to `query_range` with one series, a rate in events per second.
+    #[arg(long, value_name = "FILE")]
+    pub trace: PathBuf,
+    /// A behavior, or a HorizontalPodAutoscaler that has one, instead of `spec.scaling.behavior`.
+    #[arg(long, value_name = "FILE")]
+    pub hpa: Option<PathBuf>,
+    /// Draw a picture here.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// For people, or JSON for machines.
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
+    pub output: OutputFormat,
+    /// Events per second that one busy worker handles, where the trace does not tell.
+    #[arg(long, default_value_t = 100.0, value_parser = positive)]
+    pub worker_rate: f64,
+    /// What an earlier run has learnt of that. Default: the model has to find out.
+    #[arg(long, value_parser = positive)]
+    pub learnt_rate: Option<f64>,
+    /// From a worker's creation until it is ready.
+    #[arg(long, default_value = "2s")]
+    pub start_up: HumanDuration,
+    /// Workers at the beginning. Default: `spec.scaling.minWorkers`.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub workers: Option<u32>,
+    /// How many shards there are, where the Projection does not tell.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub shards: Option<u32>,
+    /// The first shard gets so many times as many events as each other.
+    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    pub hot_shard: f64,
+    /// Events that wait at the beginning.
+    #[arg(long, default_value_t = 0)]
+    pub backlog: u64,
+    /// The age of the oldest of them.
+    #[arg(long, default_value = "1h")]
+    pub backlog_age: HumanDuration,
+    /// Time between two samples. Default: as the operator does, a tenth of the target.
+    #[arg(long)]
+    pub sampling: Option<HumanDuration>,
+    /// Time between two looks of the autoscaler.
+    #[arg(long, default_value = "15s")]
+    pub sync_period: HumanDuration,
+    /// When it looks first; nobody can choose that, and it changes the result.
+    #[arg(long, default_value = "7s")]
+    pub phase: HumanDuration,
+    /// Who scales out, instead of `spec.scaling.scaleOut`.
+    #[arg(long, value_parser = scale_out)]
+    pub scale_out: Option<ScaleOut>,
+    /// Width of the charts, in characters.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(40..))]
+    pub width: u16,
+}
+
+/// The form of results.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum OutputFormat {
+    /// Numbers and charts for people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite() && *number > 0.0)
+        .ok_or_else(|| "must be a number above 0".to_owned())
+}
+
+fn scale_out(text: &str) -> Result<ScaleOut, String> {
+    match text {
+        "Immediate" => Ok(ScaleOut::Immediate),
+        "Autoscaler" => Ok(ScaleOut::Autoscaler),
+        _ => Err("must be Immediate or Autoscaler".to_owned()),
+    }
+}
+
 /// Arguments of `projectionist uninstall`.
 #[derive(Args, Clone, Debug)]
 pub struct UninstallArgs {
@@ -124,6 +240,12 @@ pub struct UninstallArgs {
     /// The operator's own Deployment, which is scaled to 0 first so that it puts nothing back.
     #[arg(long, env = "PROJECTIONIST_DEPLOYMENT", default_value = "projectionist")]
     pub deployment: String,
+    /// The Service in front of the metrics API.
+    #[arg(long, env = "PROJECTIONIST_SERVICE", default_value = "projectionist")]
+    pub service: String,
+    /// APIServices to remove if they lead to that Service: those that were taken over, which nobody else removes.
+    #[arg(long = "api-service", value_delimiter = ',')]
+    pub api_services: Vec<String>,
     /// Remove only from these namespaces. Default: all.
     #[arg(long, env = "PROJECTIONIST_WATCH_NAMESPACE", value_delimiter = ',')]
     pub watch_namespace: Vec<String>,
@@ -184,6 +306,20 @@ mod tests {
         };
         assert_eq!(groups(&[]), (true, false));
         assert_eq!(groups(&["--external-metrics=false", "--custom-metrics=true"]), (false, true));
+    }
+
+    #[test]
+    fn another_adapter_is_asked_only_with_its_authority_and_under_a_name() {
+        let usual = ["projectionist", "operator", "--namespace=x", "--identity=x", "--worker-image=x"];
+        let parsed = |further: &[&str]| Cli::try_parse_from(usual.iter().chain(further));
+        let (service, ca) = ("--delegate-external=keda/metrics", "--delegate-external-ca-file=/ca");
+        let name = "--delegate-service-account=delegate";
+        for missing in [&[service][..], &[service, ca], &[service, name], &["--delegate-external=keda", ca, name]] {
+            assert!(parsed(missing).is_err(), "{missing:?}");
+        }
+        let Command::Operator(args) = parsed(&[service, ca, name]).unwrap().command else { panic!("another command") };
+        assert_eq!(args.delegates.delegate_external.unwrap().host(), "metrics.keda.svc");
+        assert!(args.delegates.delegate_custom.is_none() && !args.take_over_api_services);
     }
 
     #[test]

@@ -85,6 +85,8 @@ reasons! {
     NotMeasuredYet,
     /// `spec.suspend` is set.
     Suspended,
+    /// Nothing waits, so that no worker is needed.
+    Idle,
     /// The spec cannot be carried out; the message names the field.
     InvalidSpec,
     /// The Secret does not exist in the Projection's namespace.
@@ -161,6 +163,8 @@ reasons! {
     MetricsNotServed,
     /// Autoscalers read our metrics again.
     MetricsServed,
+    /// An APIService of another adapter was pointed here, as the administrator wants it.
+    ApiServiceTakenOver,
     /// The number of workers changed.
     Scaled,
 }

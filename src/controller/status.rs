@@ -124,8 +124,8 @@ fn workers(known: &Known<'_>) -> WorkersStatus {
             Limit::Max => BoundBy::Max,
             Limit::Min => BoundBy::Min,
             Limit::Ordering => BoundBy::Ordering,
-            Limit::HottestShard => BoundBy::HottestShard,
             Limit::Connections => BoundBy::Connections,
+            Limit::HottestShard => BoundBy::HottestShard,
             Limit::ReadStore => BoundBy::ReadStore,
         }),
         rolling: counts.is_some_and(|counts| counts.rolling),
@@ -138,8 +138,9 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
         return Phase::Failed;
     }
     let asleep = matches!(known.workload, WorkloadView::Present(WorkerCounts { desired: Some(0), .. }));
-    // Until the workers are back it is still switched off; resuming reads this, so that a crash in between loses nothing.
-    if known.suspended || (previous.phase == Some(Phase::Suspended) && asleep) {
+    let none_required = none_required(known) == Some(true);
+    // Until the workers are back, or none is required, it is still switched off; resuming reads this, so that a crash in between loses nothing.
+    if known.suspended || (previous.phase == Some(Phase::Suspended) && asleep && !none_required) {
         return Phase::Suspended;
     }
     if known.workload == WorkloadView::Absent {
@@ -148,7 +149,7 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
     match &known.measured {
         Ok(measured) if measured.assessment.stuck => Phase::Stuck,
         // No worker, and none required: sleeping is all there is to do.
-        Ok(measured) if asleep && measured.assessment.required.workers == 0 => Phase::Idle,
+        Ok(_) if asleep && none_required => Phase::Idle,
         Ok(measured) if within_target(measured, known.target) == Some(false) => Phase::CatchingUp,
         Ok(_) => Phase::Live,
         // Workers go on as they are: so does the last word about them. LagKnown says that it is not measured now.
@@ -157,6 +158,11 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
             _ => Phase::Pending,
         },
     }
+}
+
+/// No worker is needed; absent where that is not known.
+fn none_required(known: &Known<'_>) -> Option<bool> {
+    known.measured.as_ref().ok().map(|measured| measured.assessment.required.workers == 0)
 }
 
 fn within_target(measured: &Measured, target: Duration) -> Option<bool> {
@@ -327,6 +333,14 @@ fn available(known: &Known<'_>) -> Verdict {
             None => fails(Reason::NoWorkerReady, "the workload does not exist yet"),
         },
         WorkloadView::Present(WorkerCounts { ready: 1.., .. }) => holds("at least one worker is ready"),
+        // Asleep. What cannot be measured sleeps on: nobody knows of any work.
+        WorkloadView::Present(WorkerCounts { desired: Some(0), .. }) if none_required(known) != Some(false) => {
+            Verdict {
+                status: ConditionStatus::True,
+                reason: Reason::Idle,
+                message: "nothing waits, so that no worker runs: the first event wakes them".to_owned(),
+            }
+        }
         WorkloadView::Present(_) => {
             fails(Reason::NoWorkerReady, "no worker is ready: see the workload's pods and their events")
         }

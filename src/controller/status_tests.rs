@@ -302,3 +302,30 @@ fn an_autoscaler_that_reads_elsewhere_makes_it_not_ready_until_it_reads_here() {
     assert_eq!(urgency(&told, &report(None, false, &told)), Urgency::Never);
     assert_eq!(report(Some(&Unserved::new()), false, &told).conditions[0].reason, "AsExpected");
 }
+
+#[test]
+fn asleep_is_well_and_says_so_until_the_first_event_or_the_kill_switch() {
+    let mut quiet = measured(0, 0.0, false);
+    quiet.assessment.required.workers = 0;
+    let asleep = status(&Known { workload: present(0, 0), ..known(Ok(&quiet)) });
+    assert_eq!(asleep.phase, Some(Phase::Idle));
+    is(&asleep, "Available", "True", Reason::Idle);
+    is(&asleep, "Ready", "True", Reason::AsExpected);
+
+    let refused = unknown(Reason::ConnectionRefused);
+    let down = Known { workload: present(0, 0), failure: Some(&refused), ..known(Err(refused.clone())) };
+    let down = next_status(&down, &asleep, at(200));
+    assert_eq!(down.phase, Some(Phase::Idle), "what cannot be measured sleeps on");
+    is(&down, "Available", "True", Reason::Idle);
+
+    let work = measured(9, 1.0, false);
+    let waking = next_status(&Known { workload: present(0, 0), ..known(Ok(&work)) }, &asleep, at(200));
+    assert_eq!(waking.phase, Some(Phase::Live));
+    is(&waking, "Available", "False", Reason::NoWorkerReady);
+
+    let off = Known { workload: present(0, 0), suspended: true, ..known(Ok(&quiet)) };
+    let off = next_status(&off, &asleep, at(200));
+    assert_eq!(off.phase, Some(Phase::Suspended));
+    let resumed = next_status(&Known { workload: present(0, 0), ..known(Ok(&quiet)) }, &off, at(300));
+    assert_eq!(resumed.phase, Some(Phase::Idle), "resumed, and nothing waits");
+}

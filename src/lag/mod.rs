@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod bounds;
+mod budget;
 mod capacity;
 mod faults;
 mod idle;
@@ -24,6 +25,7 @@ mod steadiness;
 
 pub use arrivals::ARRIVAL_TIME_CONSTANT;
 pub use bounds::{Bounds, CatchUp, Workers};
+pub use budget::{Claim, fair_shares};
 pub use faults::{Fault, Jump, RetentionRisk, Rewound};
 pub use model::{Assessment, Model, Rates};
 pub use phases::Stage;

@@ -19,20 +19,27 @@
 //! assert!(run.score().lateness > 0.0);
 //! ```
 
+pub mod chart;
+mod command;
 mod crew;
 mod log;
 mod model;
 mod others;
 mod outcome;
 mod policy;
+mod report;
 mod run;
+mod svg;
 mod trace;
 
+pub use command::{InvalidInput, Options, read_behavior, read_projection, simulate};
 pub use crew::Worker;
 pub use log::Backlog;
 pub use model::{InvalidProjection, ModelPolicy};
 pub use others::{CpuPolicy, QueryPolicy, QueueLengthPolicy};
 pub use outcome::{Moment, Run, Score};
 pub use policy::{Cpu, Policy, State};
+pub use report::{report, to_json};
 pub use run::{Plan, run};
+pub use svg::svg;
 pub use trace::{InvalidTrace, Point, Trace};

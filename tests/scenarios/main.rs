@@ -6,6 +6,7 @@
 mod autoscaling;
 mod causes;
 mod certificates;
+mod contract;
 mod installation;
 mod lifecycle;
 mod metrics_reads;
@@ -14,6 +15,7 @@ mod own_autoscalers;
 mod refusals;
 mod registration;
 mod repair;
+mod scale_out;
 mod sharing;
 mod shop;
 mod source_faults;

@@ -1,0 +1,94 @@
+use super::*;
+
+const PROJECTION: &str = "
+apiVersion: projectionist.dev/v1alpha1
+kind: Projection
+metadata: {name: orders}
+spec:
+  source: {postgres: {connection: {secretRef: {name: db}}, eventTable: {}}}
+  readStore: {postgres: {connection: {secretRef: {name: db}}}}
+  lag: {target: 5s}
+  scaling: {maxWorkers: 24}
+  projector: {builtin: {handlers: {Ordered: select 1}}}
+";
+
+fn options() -> Options {
+    Options {
+        worker_rate: 50.0,
+        learnt_rate: Some(50.0),
+        start_up: Duration::from_secs(2),
+        workers: None,
+        shards: None,
+        hot_shard: 1.0,
+        backlog: 0,
+        backlog_age: Duration::from_secs(0),
+        sampling: None,
+        sync_period: Duration::from_secs(15),
+        phase: Duration::from_secs(7),
+        scale_out: None,
+    }
+}
+
+fn burst() -> Trace {
+    Trace::read("seconds,events_per_second\n0,20\n30,500\n60,20\n90,20\n").unwrap()
+}
+
+#[test]
+fn simulates_a_projection_and_each_option_counts() {
+    let score = |options: &Options| simulate(read_projection(PROJECTION).unwrap(), burst(), options).unwrap().score();
+    let usual = score(&options());
+    assert!(usual.most_workers > 5, "{usual:?}");
+    let changed: [(&str, Options); 8] = [
+        ("worker rate", Options { worker_rate: 200.0, ..options() }),
+        ("learnt rate", Options { learnt_rate: None, ..options() }),
+        ("start-up", Options { start_up: Duration::from_secs(20), ..options() }),
+        ("workers", Options { workers: Some(12), ..options() }),
+        ("hot shard", Options { hot_shard: 40.0, ..options() }),
+        ("backlog", Options { backlog: 5_000, backlog_age: Duration::from_secs(600), ..options() }),
+        ("sampling", Options { sampling: Some(Duration::from_secs(10)), ..options() }),
+        ("scale-out", Options { scale_out: Some(ScaleOut::Autoscaler), ..options() }),
+    ];
+    for (what, options) in changed {
+        assert_ne!(score(&options), usual, "{what} changes nothing");
+    }
+    // When the autoscaler looks hardly matters where the operator scales out.
+    let alone = Options { scale_out: Some(ScaleOut::Autoscaler), ..options() };
+    let rarely = Options { sync_period: Duration::from_secs(60), phase: Duration::from_secs(1), ..alone.clone() };
+    assert_ne!(score(&rarely), score(&alone), "phase and period change nothing");
+}
+
+#[test]
+fn a_behavior_is_read_from_either_form_and_nothing_else() {
+    let bare = "scaleUp: {policies: [{type: Pods, value: 1, periodSeconds: 60}]}\n";
+    let whole = format!("kind: HorizontalPodAutoscaler\nspec:\n  maxReplicas: 9\n  behavior: {{{}}}\n", bare.trim());
+    assert_eq!(read_behavior(bare).unwrap(), read_behavior(&whole).unwrap());
+    let mut projection = read_projection(PROJECTION).unwrap();
+    projection.spec.scaling.behavior = Some(read_behavior(bare).unwrap());
+    assert!(simulate(projection, burst(), &options()).unwrap().score().most_workers < 6);
+    for (text, part) in [
+        ("scaleUpp: {}\n", "unknown field scaleUpp"),
+        ("scaleUp: {policies: [{type: Pods, value: 1, periodSeconds: 5, valeu: 7}]}\n", "scaleUp.policies[0].valeu"),
+        ("scaleUp: {policies: 7}\n", "line 1"),
+        ("kind: HorizontalPodAutoscaler\nspec: {}\n", "behavior"),
+        ("just a word\n", "line 1"),
+    ] {
+        let error = read_behavior(text).expect_err("it was accepted").to_string();
+        assert!(error.contains(part), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_projection_is_refused_with_the_line_or_the_field() {
+    let broken = PROJECTION.replace("target: 5s", "target: soon");
+    let error = read_projection(&broken).expect_err("it was accepted").to_string();
+    assert!(error.contains("line 8") && error.contains("soon"), "{error}");
+    let own = PROJECTION
+        .replace("projector: {builtin: {handlers: {Ordered: select 1}}}", "checkpoint: {readStore: {}}")
+        .replace("maxWorkers: 24", "maxWorkers: 24, behavior: {scaleUp: {stabilizationWindowSeconds: -1}}");
+    let attempt = |options: &Options| {
+        simulate(read_projection(&own).unwrap(), burst(), options).expect_err("it was simulated").to_string()
+    };
+    assert!(attempt(&options()).contains("--shards"));
+    let error = attempt(&Options { shards: Some(8), ..options() });
+    assert!(error.contains("behavior.scaleUp.stabilizationWindowSeconds must be from 0 to 3600"), "{error}");
+}

@@ -1,0 +1,271 @@
+//! The operator scales out at once and to zero and back; the autoscaler's rules hold, and the two never fight.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use k8s_openapi::api::apps::v1::Deployment;
+use projectionist::api::Phase;
+use serde_json::json;
+use test_cluster::{always_is, eventually, eventually_is};
+use tokio::time::{Instant, sleep};
+
+use crate::shop::{Shop, phase};
+use crate::stage::{PATIENCE, alone, play, together};
+
+/// A Deployment of the team's own whose pods do nothing.
+fn team_workload(shop: &Shop<'_>, name: &str) -> Result<()> {
+    shop.apply(&json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": shop.namespace},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [{"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}],
+                },
+            },
+        },
+    }))?;
+    Ok(())
+}
+
+/// A Projection that scales [`team_workload`] of the same name, of which a worker is known to do 100 events a second.
+fn scaling(shop: &Shop<'_>, name: &str, scaling: &serde_json::Value) -> Result<()> {
+    let mut all = json!({"eventsPerWorkerSecond": 100, "maxWorkers": 4, "ordering": "None", "shards": null});
+    crate::shop::merge(&mut all, scaling);
+    shop.apply(&shop.measured(
+        name,
+        &json!({"spec": {
+            "scaling": all,
+            "checkpoint": {"readStore": {"name": "orders"}},
+            "projector": {"existing": {"kind": "Deployment", "name": name}},
+        }}),
+    ))?;
+    Ok(())
+}
+
+/// True when the operator itself set the number of workers last, through the scale subresource.
+fn raised_by_the_operator(deployment: &Deployment) -> bool {
+    deployment.metadata.managed_fields.iter().flatten().any(|entry| {
+        entry.manager.as_deref() == Some("projectionist-scale")
+            && entry.subresource.as_deref() == Some("scale")
+            && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+    })
+}
+
+#[test]
+fn the_operator_scales_out_before_the_autoscaler_looks_and_it_agrees() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "at-once").await?;
+        shop.commit("orders", 0).await?;
+        // The autoscaler looks every two seconds here, so that it may be first with one of them, and hardly with all.
+        let names = ["one", "two", "three", "four"];
+        for name in names {
+            team_workload(&shop, name)?;
+            scaling(&shop, name, &json!({}))?;
+            shop.metric_is("projection_required_workers", name, |value| value == "1").await?;
+        }
+        shop.events.append_events(2_000).await?;
+        let mut raised = 0;
+        for name in names {
+            eventually_is(PATIENCE, "four workers are asked for", |replicas| *replicas == 4, || shop.replicas(name))
+                .await?;
+            raised += usize::from(raised_by_the_operator(&shop.deployments().get(name).await?));
+        }
+        anyhow::ensure!(raised > 0, "the autoscaler was first each time");
+        let wanted = |replicas: &i32| *replicas == 4;
+        always_is(Duration::from_secs(10), "the autoscaler agrees", wanted, || shop.replicas("one")).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn the_autoscalers_own_rules_hold_for_the_operator_too_and_so_does_its_switch() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "rules").await?;
+        shop.commit("orders", 0).await?;
+        let one_in_half_an_hour = json!({"behavior": {
+            "scaleUp": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 1800}]},
+        }});
+        for (name, rules) in [("slowly", one_in_half_an_hour), ("alone", json!({"scaleOut": "Autoscaler"}))] {
+            team_workload(&shop, name)?;
+            scaling(&shop, name, &rules)?;
+            shop.metric_is("projection_required_workers", name, |value| value == "1").await?;
+        }
+        shop.events.append_events(2_000).await?;
+        eventually_is(PATIENCE, "one is added", |replicas| *replicas == 2, || shop.replicas("slowly")).await?;
+        let wanted = |replicas: &i32| *replicas == 2;
+        always_is(Duration::from_secs(10), "and no more within the period", wanted, || shop.replicas("slowly")).await?;
+        eventually_is(PATIENCE, "the autoscaler alone does it", |replicas| *replicas == 4, || shop.replicas("alone"))
+            .await?;
+        anyhow::ensure!(!raised_by_the_operator(&shop.deployments().get("alone").await?), "the operator did it");
+        Ok(())
+    });
+}
+
+#[test]
+fn operator_and_autoscaler_never_fight() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "peace").await?;
+        let short = json!({"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}});
+        shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": short}})))?;
+        shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
+        // Bursts and pauses, while every change of the number of workers is written down.
+        let mut changes: Vec<(Instant, i32)> = Vec::new();
+        let end = Instant::now() + Duration::from_secs(90);
+        let mut burst_at = Instant::now();
+        while Instant::now() < end {
+            if Instant::now() >= burst_at && burst_at + Duration::from_secs(40) < end {
+                shop.events.append_events(400).await?;
+                burst_at += Duration::from_secs(25);
+            }
+            let replicas = shop.replicas("orders").await?;
+            if changes.last().is_none_or(|(_, last)| *last != replicas) {
+                changes.push((Instant::now(), replicas));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        let reversal = changes.windows(3).find(|three| {
+            let [(_, a), (down, b), (up, c)] = three else { return false };
+            b < a && c > b && up.duration_since(*down) < Duration::from_secs(60)
+                || b > a && c < b && up.duration_since(*down) < Duration::from_secs(30)
+        });
+        let told: Vec<i32> = changes.iter().map(|(_, replicas)| *replicas).collect();
+        anyhow::ensure!(told.iter().any(|replicas| *replicas > 1), "nothing happened: {told:?}");
+        anyhow::ensure!(reversal.is_none(), "they fought: {told:?}");
+        shop.read_model_is_whole("orders").await
+    });
+}
+
+#[test]
+fn quiet_workers_go_away_and_the_first_event_brings_them_back_however_close() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "sleepy").await?;
+        let zero = json!({"minWorkers": 0, "idleFor": "2s"});
+        shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": zero}})))?;
+        shop.workers_are("orders", "a first commit needs a worker", |ready| ready == 1).await?;
+        let asleep = |what: &'static str| {
+            let shop = &shop;
+            async move { eventually_is(PATIENCE, what, |replicas| *replicas == 0, || shop.replicas("orders")).await }
+        };
+        asleep("quiet sends the last worker away").await?;
+        shop.projection_is("orders", "it says that it sleeps", |one| phase(one) == Some(Phase::Idle)).await?;
+        shop.condition_is("orders", "Available", "True", "Idle").await?;
+        shop.condition_is("orders", "Ready", "True", "").await?;
+        shop.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
+
+        // Around the very moment at which the last worker goes away, many times.
+        for round in 0..8_u64 {
+            shop.events.append_events(1).await?;
+            shop.read_model_is_whole("orders").await?;
+            sleep(Duration::from_millis(1_700 + 150 * round)).await;
+            shop.events.append_events(1).await?;
+            shop.read_model_is_whole("orders").await?;
+        }
+        asleep("and sleeps again").await?;
+        shop.events.append_events(600).await?;
+        shop.workers_are("orders", "a burst wakes several at once", |ready| ready > 1).await?;
+        shop.read_model_is_whole("orders").await
+    });
+}
+
+#[test]
+fn a_new_operator_wakes_nobody_and_an_event_still_does() {
+    let _turn = alone();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "slumber").await?;
+        shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": {"minWorkers": 0, "idleFor": "2s"}}})))?;
+        shop.workers_are("orders", "a first commit needs a worker", |ready| ready == 1).await?;
+        shop.projection_is("orders", "it sleeps", |one| phase(one) == Some(Phase::Idle)).await?;
+        stage.cluster.kubectl(&["rollout", "restart", "deployment/projectionist", "-n", crate::stage::SYSTEM])?;
+        stage.cluster.kubectl(&[
+            "rollout",
+            "status",
+            "deployment/projectionist",
+            "-n",
+            crate::stage::SYSTEM,
+            "--timeout=180s",
+        ])?;
+        stage.operator_is_whole(&shop.client).await?;
+        shop.metric_is("projection_required_workers", "orders", |value| value == "0").await?;
+        let wanted = |replicas: &i32| *replicas == 0;
+        always_is(Duration::from_secs(8), "nobody wakes it", wanted, || shop.replicas("orders")).await?;
+        shop.events.append_events(3).await?;
+        shop.read_model_is_whole("orders").await
+    });
+}
+
+#[test]
+fn projections_on_one_read_store_keep_within_its_connections() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "budget").await?;
+        let limited = json!({"spec": {"readStore": {"limits": {"connectionsPerWorker": 2, "maxConnections": 6}}}});
+        for name in ["orders", "stock"] {
+            shop.apply(&shop.projection(name, &limited))?;
+            shop.workers_are(name, "the first worker is ready", |ready| ready == 1).await?;
+        }
+        shop.events.append_events(3_000).await?;
+        for name in ["orders", "stock"] {
+            shop.projection_is(name, "the budget bounds it", |projection| {
+                let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
+                workers.is_some_and(|workers| workers.bound_by == projectionist::api::BoundBy::Connections)
+            })
+            .await?;
+        }
+        let both = || async { Ok::<_, anyhow::Error>((shop.replicas("orders").await?, shop.replicas("stock").await?)) };
+        eventually_is(PATIENCE, "three workers in all", |(one, other)| one + other == 3, both).await?;
+        let within = |(one, other): &(i32, i32)| one + other <= 3;
+        always_is(Duration::from_secs(10), "six connections and no more", within, both).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_fallback_is_followed_while_the_source_is_down_and_takes_no_worker_away() {
+    let _turn = together();
+    play(|stage| async move {
+        let server = stage.cluster.postgres()?;
+        let shop = Shop::open_on(stage, &server, "fallback").await?;
+        shop.events.append_events(2_000).await?;
+        // One has nothing to do and is to have three workers, the other has four and is to have one.
+        shop.commit("more", shop.events.head().await?).await?;
+        shop.commit("fewer", 0).await?;
+        for (name, fallback, before) in [("more", 3, 1), ("fewer", 1, 4)] {
+            team_workload(&shop, name)?;
+            shop.apply(&shop.measured(
+                name,
+                &json!({"spec": {
+                    "lag": {"onUnknown": "Fallback", "fallbackWorkers": fallback},
+                    "scaling": {
+                        "eventsPerWorkerSecond": 100, "maxWorkers": 4, "ordering": "None", "shards": null,
+                        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+                    },
+                    "projector": {"existing": {"kind": "Deployment", "name": name}},
+                }}),
+            ))?;
+            shop.projection_is(name, "it has the workers that it needs", |projection| {
+                let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
+                workers.is_some_and(|workers| workers.desired == Some(before) && workers.required == Some(before))
+            })
+            .await?;
+        }
+        server.stop()?;
+        eventually_is(PATIENCE, "the fallback is followed", |replicas| *replicas == 3, || shop.replicas("more"))
+            .await?;
+        let lag_is_unknown = || async {
+            let refusal = shop.refusal("projection_pending_events", "fewer").await?;
+            Ok::<_, anyhow::Error>(refusal.is_some_and(|(code, _)| code == 503))
+        };
+        eventually(PATIENCE, "the lag itself stays unknown", lag_is_unknown).await?;
+        let kept = |replicas: &i32| *replicas == 4;
+        always_is(Duration::from_secs(8), "none is taken away", kept, || shop.replicas("fewer")).await?;
+        Ok(())
+    });
+}

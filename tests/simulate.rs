@@ -1,0 +1,104 @@
+//! `projectionist simulate` as a person runs it: files in, a report and a picture out, and errors that name the file and the line.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+const PROJECTION: &str = "
+apiVersion: projectionist.dev/v1alpha1
+kind: Projection
+metadata: {name: orders}
+spec:
+  source: {postgres: {connection: {secretRef: {name: db}}, eventTable: {}}}
+  readStore: {postgres: {connection: {secretRef: {name: db}}}}
+  lag: {target: 5s}
+  scaling: {maxWorkers: 24}
+  projector: {builtin: {handlers: {Ordered: select 1}}}
+";
+const BURST: &str = "seconds,events_per_second\n0,40\n30,900\n60,40\n90,40\n120,40\n";
+
+fn simulate(files: &[(&str, &str)], arguments: &[&str]) -> (tempfile::TempDir, Output) {
+    let directory = tempfile::tempdir().unwrap();
+    let usual = [("projection.yaml", PROJECTION), ("trace.csv", BURST)];
+    for (name, text) in usual.iter().chain(files) {
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_projectionist"))
+        .current_dir(directory.path())
+        .args(["simulate", "-f", "projection.yaml", "--trace", "trace.csv"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    (directory, output)
+}
+
+fn json_of(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn prints_numbers_and_charts_and_draws_a_picture() {
+    let (directory, output) = simulate(&[], &["--svg", "burst.svg"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["orders on trace.csv", "time out of target", "lateness", "worker-seconds", "workers (• required)", "█"]
+    {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let picture = fs::read_to_string(directory.path().join("burst.svg")).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.trim_end().ends_with("</svg>"), "{picture}");
+}
+
+#[test]
+fn the_same_input_gives_the_same_output_and_a_behavior_changes_it() {
+    let behavior = "scaleUp: {policies: [{type: Pods, value: 1, periodSeconds: 60}]}\n";
+    let usual = json_of(&simulate(&[], &["-o", "json"]).1);
+    assert_eq!(usual, json_of(&simulate(&[], &["-o", "json"]).1));
+    let slow = json_of(&simulate(&[("behavior.yaml", behavior)], &["-o", "json", "--hpa", "behavior.yaml"]).1);
+    let most = |told: &Value| told["score"]["mostWorkers"].as_i64().unwrap();
+    assert!(most(&slow) < most(&usual), "{} and {}", slow["score"], usual["score"]);
+}
+
+#[test]
+fn a_recorded_series_is_a_trace() {
+    let recorded = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},
+        "values":[[1700000000,"40"],[1700000030,"900"],[1700000060,"40"],[1700000090,"40"],[1700000120,"40"]]}]}}"#;
+    let recorded = json_of(&simulate(&[("trace.csv", recorded)], &["-o", "json"]).1);
+    assert_eq!(recorded, json_of(&simulate(&[], &["-o", "json"]).1));
+}
+
+#[test]
+fn what_is_wrong_is_told_with_the_file_and_the_place() {
+    let gap = BURST.replace("60,40\n", "");
+    let broken = PROJECTION.replace("lag: {target: 5s}", "lag: {target: soon}");
+    let cases: [(&[(&str, &str)], &[&str], &[&str]); 6] = [
+        (&[("trace.csv", &gap)], &[], &["trace.csv", "line 4", "a gap of 60 s"]),
+        (&[("trace.csv", "seconds,events_per_second\n0,1\n1,-2\n")], &[], &["trace.csv", "line 3", "negative"]),
+        (&[("projection.yaml", &broken)], &[], &["projection.yaml", "line 8", "soon"]),
+        (&[("b.yaml", "scaleDown: {policies: []}")], &["--hpa", "b.yaml"], &["b.yaml", "behavior.scaleDown.policies"]),
+        (&[], &["--hpa", "absent.yaml"], &["absent.yaml", "cannot be read"]),
+        (&[], &["--worker-rate", "0"], &["--worker-rate", "above 0"]),
+    ];
+    for (files, arguments, parts) in cases {
+        let (_, output) = simulate(files, arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
+    }
+}
+
+#[test]
+fn the_example_of_the_readme_runs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/simulate");
+    let output = Command::new(env!("CARGO_BIN_EXE_projectionist"))
+        .current_dir(root)
+        .args(["simulate", "-f", "projection.yaml", "--trace", "burst.csv"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
