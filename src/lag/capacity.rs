@@ -9,6 +9,8 @@ use super::as_float;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(1_500);
 /// What idle workers did is a floor only over a longer time.
 const FLOOR_WINDOW: Duration = Duration::from_secs(4);
+/// A window that takes longer than this may never be complete.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// The rate is the median of so many windows: one odd window does not move it.
 const WINDOWS: usize = 5;
 /// Two windows in a row that agree with each other and differ so much from the rate are a change, not chance: an event costs something else now.
@@ -103,6 +105,11 @@ impl Capacity {
     /// Events that one busy worker handles per second, once known.
     pub(super) fn per_worker(&self) -> Option<f64> {
         median(&self.windows).or(self.remembered)
+    }
+
+    /// The first window is open and should soon be complete.
+    pub(super) fn is_learning(&self) -> bool {
+        self.open.is_some_and(|open| open.length < PATIENCE)
     }
 
     /// Forgets what is not finished: the next interval does not follow on the last.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::{
     Bounds, Pending, Position, Prediction, Required, RetentionRisk, Rewound, Sample, Stage, Workers,
-    arrivals::Arrivals,
+    arrivals::{ARRIVAL_TIME_CONSTANT, Arrivals},
     as_float,
     capacity::{Busy, Capacity, Interval, WARM_UP},
     faults::{self, Fault, Jump, Rewinds},
     idle::Idle,
-    need::{Load, Need, Why},
+    need::{Load, Need, STANDING, Why},
     phases::Phases,
     prediction::Predictions,
     progress::Progress,
@@ -95,9 +95,11 @@ struct Last {
 /// Below this age of the oldest event the workers are not known to be busy: it is in somebody's hands.
 const QUEUED: Duration = Duration::from_secs(1);
 /// A smaller number of workers must hold the target with so much more load than there is.
-const MARGIN: f64 = 1.15;
+const MARGIN: f64 = 1.02;
+/// And with what chance hides: so many standard deviations of events that come independently, counted for as long as the rate is averaged over.
+const CHANCE: f64 = 1.5;
 /// The load of so long a time must have room in a smaller number of workers.
-const MARGIN_WINDOW: Duration = Duration::from_secs(30);
+const MARGIN_WINDOW: Duration = Duration::from_secs(15);
 /// One shard is compared with the others only when events have waited for this share of the target.
 const UNEVEN_FROM: f64 = 0.2;
 
@@ -243,6 +245,7 @@ impl Model {
     }
 
     fn require(&mut self, seen: &Seen<'_>, bounds: &Bounds) -> (Required, Stage) {
+        let asked = self.steadiness.before().unwrap_or(0);
         let load = Load {
             arrival: self.arrival(seen, bounds),
             per_worker: seen.rates.per_worker,
@@ -253,7 +256,10 @@ impl Model {
             ready: seen.workers.ready,
             worth: worth(seen.workers.ready, shards(bounds)),
             before: self.steadiness.before(),
+            learning: self.last.is_none() || self.capacity.is_learning(),
             start_up: self.start_up.typical(),
+            coming: self.start_up.left(seen.at).map(|left| (worth(asked, shards(bounds)), left)),
+            standing: STANDING,
             arrivals: &self.arrivals,
         };
         let live = load.need();
@@ -263,8 +269,9 @@ impl Model {
         let stage = self.phases.observe(seen.at, seen.staleness, bounds, suffices);
         let (need, up, down) = if stage == Stage::Live {
             let mean = self.arrivals.mean(MARGIN_WINDOW).unwrap_or(0.0);
-            let arrival = load.arrival.max(mean) * MARGIN;
-            let cautious = Load { arrival, start_up: Duration::ZERO, ..load }.need();
+            let measured = load.arrival.max(mean);
+            let arrival = measured * MARGIN + CHANCE * (measured / ARRIVAL_TIME_CONSTANT.as_secs_f64()).sqrt();
+            let cautious = Load { arrival, start_up: Duration::ZERO, standing: 0.0, ..load }.need();
             let uneven = seen.uneven(&load, cautious, bounds);
             (live, live_fit, fit(cautious.workers.max(live.workers), uneven, bounds, stage))
         } else {
@@ -366,9 +373,10 @@ impl Seen<'_> {
 /// Each worker has work waiting, as far as the shards tell.
 fn work_for_all(pending_by_shard: &[u64], workers: u32) -> bool {
     let most = pending_by_shard.iter().max().copied().unwrap_or(0);
-    let with_work = pending_by_shard.iter().filter(|waiting| **waiting * 10 >= most.max(1)).count();
+    let with_work = pending_by_shard.iter().filter(|waiting| waiting.saturating_mul(10) >= most.max(1)).count();
     let enough = pending_by_shard.len() * 3 / 4;
-    pending_by_shard.is_empty() || (with_work >= enough && with_work >= workers as usize)
+    // A single worker has them all.
+    workers <= 1 || pending_by_shard.is_empty() || (with_work >= enough && with_work >= workers as usize)
 }
 
 fn within_connections(wanted: u32, limit: Limit, bounds: &Bounds) -> (u32, Limit) {

@@ -9,11 +9,14 @@ use std::time::Duration;
 use super::{arrivals::Arrivals, as_float, phases::Stage};
 
 /// Deadlines are kept with so much of the target to spare: samples come late, and rates are never known exactly.
-const SAFE: f64 = 0.7;
+const SAFE: f64 = 0.75;
 /// What cannot be in time any more is to be done within this share of the target: otherwise the answer would grow without bound.
 const SHORTEST: f64 = 0.25;
-/// A backlog that meets its deadlines is to be gone after so many targets.
-const CLEAR: f64 = 4.0;
+/// What is planned for beyond the deadlines of what waits: so many targets.
+const HORIZON: f64 = 4.0;
+/// Waiting for this share of the target is no reason for more workers: nothing is late, and they come soon enough if it grows. It is what keeps
+/// chance from being answered, and what lies between scaling out and in.
+pub(super) const STANDING: f64 = 0.4;
 /// While catching up, so much of the time that is left is planned with.
 const PLANNED: f64 = 0.9;
 
@@ -35,8 +38,14 @@ pub(super) struct Load<'a> {
     pub(super) worth: f64,
     /// The last answer.
     pub(super) before: Option<u32>,
+    /// What a worker does will be known in a moment.
+    pub(super) learning: bool,
     /// How long a new worker takes from being asked for to being ready.
     pub(super) start_up: Duration,
+    /// What those that have been asked for already will be worth, all in all, and when they will be there.
+    pub(super) coming: Option<(f64, Duration)>,
+    /// The share of the target that events may wait without any more workers.
+    pub(super) standing: f64,
     /// When the waiting events came.
     pub(super) arrivals: &'a Arrivals,
 }
@@ -57,6 +66,8 @@ pub(super) enum Why {
     Rates,
     /// What a worker does is not known, and the target is in danger.
     Doubling,
+    /// What a worker does is not known, but will be in a moment.
+    Learning,
     /// What a worker does is not known, and all is well.
     NotLearnt,
 }
@@ -81,17 +92,29 @@ impl Load<'_> {
             let left = (left.as_secs_f64() * PLANNED).max(target * SHORTEST);
             return Need { workers: (self.arrival + pending / left) / rate, left, why: Why::Rates };
         }
-        let lasting = self.arrival + pending / (CLEAR * target);
+        let standing = self.arrival * target * self.standing;
+        let lasting = self.arrival + (pending - standing) / (HORIZON * target);
         let tightest = self.deadlines().map(|(events, left)| self.in_time(events, left, rate)).fold(0.0, f64::max);
         Need { workers: (lasting / rate).max(tightest), left: self.left(), why: Why::Rates }
     }
 
-    /// Full workers that handle so many events within so many seconds, the new ones among them being there after the start-up time.
+    /// Full workers that handle so many events within so many seconds. Those that are ready work at once, those that start when they are
+    /// there, and those that would be asked for now after the start-up time.
     fn in_time(&self, events: f64, left: f64, rate: f64) -> f64 {
-        let start_up = self.start_up.as_secs_f64();
         let shortest = self.target.as_secs_f64() * SHORTEST;
-        let until_then = self.worth * rate * start_up.min(left.max(0.0));
-        (events - until_then) / (rate * (left - start_up).max(shortest))
+        let start_up = self.start_up.as_secs_f64();
+        let (coming, coming_in) = match self.coming {
+            Some((worth, wait)) => (worth.max(self.worth), wait.as_secs_f64().min(start_up)),
+            None => (self.worth, start_up),
+        };
+        let left = left.max(0.0);
+        let first = self.worth * rate * coming_in.min(left);
+        let enough = (events - first) / (rate * (left - coming_in).max(shortest));
+        if enough <= coming {
+            return enough;
+        }
+        let second = coming * rate * (start_up.min(left) - coming_in).max(0.0);
+        ((events - first - second) / (rate * (left - start_up).max(shortest))).max(coming)
     }
 
     /// For each group of waiting events: how many there are up to and with it, and how many seconds it has left.
@@ -108,10 +131,11 @@ impl Load<'_> {
         let ready = f64::from(self.ready.max(1));
         let limit = (self.target / 5).max(Duration::from_secs(1)).min(self.target / 2);
         let in_danger = self.pending > 0 && self.staleness.is_none_or(|age| age > limit);
-        let (workers, why) = if in_danger {
-            (ready * 2.0, Why::Doubling)
-        } else {
-            (f64::from(self.before.unwrap_or(self.ready)), Why::NotLearnt)
+        let as_they_are = f64::from(self.before.unwrap_or(self.ready));
+        let (workers, why) = match in_danger {
+            true if self.learning => (as_they_are, Why::Learning),
+            true => (ready * 2.0, Why::Doubling),
+            false => (as_they_are, Why::NotLearnt),
         };
         Need { workers, left: self.left(), why }
     }
@@ -146,7 +170,10 @@ mod tests {
             ready: 0,
             worth: 0.0,
             before: None,
+            learning: false,
             start_up: Duration::ZERO,
+            coming: None,
+            standing: 0.0,
             arrivals,
         }
     }
@@ -161,17 +188,19 @@ mod tests {
         close(load(&arrivals, 100.0, 0, 0).need().workers, 2.0);
         // (100 + 200 / (4 × 10)) / 50
         close(load(&arrivals, 100.0, 200, 1).need().workers, 2.1);
+        // What waits for less than 3 s of 10 is no reason for more: 100 + (100 − 300) / 40.
+        close(Load { standing: 0.3, ..load(&arrivals, 100.0, 100, 1) }.need().workers, 1.9);
     }
 
     #[test]
     fn the_tightest_deadline_counts() {
-        // 2,000 came at once, 2 s ago: 5 s are left of the safe 7.
+        // 2,000 came at once, 2 s ago: 5.5 s are left of the safe 7.5.
         let mut counts = vec![0; 10];
         counts.extend([2_000, 0, 0]);
         let arrivals = history(&counts);
-        close(load(&arrivals, 0.0, 2_000, 2).need().workers, 2_000.0 / 5.0 / 50.0);
+        close(load(&arrivals, 0.0, 2_000, 2).need().workers, 2_000.0 / 5.5 / 50.0);
         // The source says that they are a second older than the look at which they were first seen.
-        close(load(&arrivals, 0.0, 2_000, 3).need().workers, 2_000.0 / 4.0 / 50.0);
+        close(load(&arrivals, 0.0, 2_000, 3).need().workers, 2_000.0 / 4.5 / 50.0);
     }
 
     #[test]
@@ -186,9 +215,16 @@ mod tests {
         counts.extend([2_000, 0, 0]);
         let arrivals = history(&counts);
         let start_up = Duration::from_secs(2);
-        // 2 s with the four that are there, then 3 s with all.
+        // 2 s with the four that are there, then 3.5 s with all.
         let need = Load { ready: 4, worth: 4.0, start_up, ..load(&arrivals, 0.0, 2_000, 2) }.need();
-        close(need.workers, (2_000.0 - 400.0) / 3.0 / 50.0);
+        close(need.workers, (2_000.0 - 400.0) / 3.5 / 50.0);
+        // Twelve have been asked for a second ago: they are enough, and nothing more is asked for.
+        let coming = |workers| Some((workers, Duration::from_secs(1)));
+        let starting = Load { ready: 4, worth: 4.0, start_up, coming: coming(12.0), ..load(&arrivals, 0.0, 2_000, 2) };
+        close(starting.need().workers, (2_000.0 - 200.0) / 4.5 / 50.0);
+        // Six are not.
+        let need = Load { coming: coming(6.0), ..starting }.need();
+        close(need.workers, (2_000.0 - 200.0 - 300.0) / 3.5 / 50.0);
     }
 
     #[test]
@@ -206,6 +242,8 @@ mod tests {
         let arrivals = history(&[100; 20]);
         let unlearnt = |age| Load { per_worker: None, ready: 2, before: Some(3), ..load(&arrivals, 100.0, 900, age) };
         assert_eq!(unlearnt(8).need(), Need { workers: 4.0, left: 2.5, why: Why::Doubling });
+        let soon = Load { learning: true, ..unlearnt(8) }.need();
+        assert_eq!(soon, Need { workers: 3.0, left: 2.5, why: Why::Learning }, "a moment's patience gives the right number");
         assert_eq!(unlearnt(1).need(), Need { workers: 3.0, left: 9.0, why: Why::NotLearnt });
         let unknown = Load { staleness: None, ..unlearnt(1) };
         assert_eq!(unknown.need().why, Why::Doubling, "unknown is not fine");

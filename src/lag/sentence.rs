@@ -72,6 +72,7 @@ fn load(told: &Told<'_>) -> String {
         Why::Doubling => format!(
             "{workers} {noun}: {pending} and what a worker does is not learnt yet, so their number is doubled while the target is in danger"
         ),
+        Why::Learning => format!("{workers} {noun}: {pending}, and what a worker does is being learnt"),
         Why::NotLearnt => format!("{workers} {noun}: {pending}, the target is not in danger"),
     }
 }

@@ -53,7 +53,7 @@ pub(super) struct Uneven {
 }
 
 /// A worker counts as the hottest shard's own when the other shards that it holds take no more of it than this.
-const NEARLY_OWN: f64 = 0.2;
+const NEARLY_OWN: f64 = 0.1;
 
 impl Uneven {
     /// One shard has more to do than one worker can, so that no number of workers is enough.

@@ -6,6 +6,8 @@ use std::{collections::VecDeque, time::Duration};
 const PRESUMED: Duration = Duration::from_secs(2);
 /// Longer ones were held up by something else.
 const LONGEST: Duration = Duration::from_secs(60);
+/// After so many times the usual time they are no longer counted on.
+const OVERDUE: u32 = 2;
 /// The median of so many counts.
 const REMEMBERED: usize = 5;
 
@@ -43,6 +45,14 @@ impl StartUp {
         }
     }
 
+    /// How long those that were asked for will take yet, as long as they are not overdue.
+    pub(super) fn left(&self, now: Duration) -> Option<Duration> {
+        let (since, _) = self.asked?;
+        let waited = now.checked_sub(since)?;
+        let typical = self.typical();
+        (waited < typical * OVERDUE).then(|| typical.saturating_sub(waited))
+    }
+
     /// What to count on.
     pub(super) fn typical(&self) -> Duration {
         let mut sorted: Vec<Duration> = self.seen.iter().copied().collect();
@@ -67,7 +77,10 @@ mod tests {
         start_up.observe(at(13), 3);
         start_up.asked(at(13), 8, 3);
         start_up.observe(at(17), 4);
-        assert_eq!(start_up.typical(), at(7));
+        assert_eq!((start_up.typical(), start_up.left(at(17))), (at(7), None));
+        start_up.asked(at(20), 9, 4);
+        let left = |second| start_up.left(at(second));
+        assert_eq!((left(22), left(30), left(34)), (Some(at(5)), Some(at(0)), None), "and then they are overdue");
     }
 
     #[test]
