@@ -1,6 +1,10 @@
 //! The composition root: which room gets which, and in which order they end. Decides nothing else.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use kube::{Client, CustomResourceExt as _, runtime::reflector};
@@ -11,14 +15,15 @@ use tokio::{
 
 use crate::{
     api::Projection,
-    cli::{Cli, Command, OperatorArgs, OutputFormat, ProjectorArgs, Scope, SimulateArgs, UninstallArgs},
+    cli::{Cli, Command, DelegateArgs, OperatorArgs, OutputFormat, ProjectorArgs, Scope, SimulateArgs, UninstallArgs},
     cluster_secrets::ClusterSecrets,
     controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerImage},
+    delegate_client::{AdapterClient, ServiceAccountTokens, ServiceAddress, Tokens},
     delegated_auth::{ClusterReviews, follow_authorities},
     hpa,
     leader::{self, LeaderSettings},
     metrics::{ControllerMetrics, Metrics},
-    metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Offer, Rate, ServeOptions},
+    metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, Offer, Rate, ServeOptions},
     names::{self, worker_env},
     projector::{self, ProjectorConfig, RunOptions},
     readiness::{Readiness, may_reconcile},
@@ -118,13 +123,19 @@ fn simulation(args: SimulateArgs) -> anyhow::Result<()> {
 }
 
 async fn remove(args: UninstallArgs) -> anyhow::Result<()> {
-    let UninstallArgs { namespace, deployment, watch_namespace, timeout_seconds, log: _ } = args;
+    let UninstallArgs { namespace, deployment, service, api_services, watch_namespace, timeout_seconds, log: _ } = args;
     let watch_namespaces = match Scope::from_names(&watch_namespace) {
         Scope::Cluster => Vec::new(),
         Scope::Namespaces(names) => names,
     };
-    let settings =
-        UninstallSettings { namespace, deployment, watch_namespaces, timeout: Duration::from_secs(timeout_seconds) };
+    let settings = UninstallSettings {
+        namespace,
+        deployment,
+        service,
+        api_services,
+        watch_namespaces,
+        timeout: Duration::from_secs(timeout_seconds),
+    };
     let client = client().await?;
     Ok(uninstall::run(client, settings).await?)
 }
@@ -167,6 +178,8 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         certificate_secret,
         external_metrics,
         custom_metrics,
+        delegates,
+        take_over_api_services,
         worker_image,
         worker_image_pull_policy,
         watch_namespace,
@@ -174,8 +187,10 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     } = args;
     let namespaces: Vec<Option<String>> =
         Scope::from_names(&watch_namespace).namespaces().into_iter().map(|name| name.map(ToOwned::to_owned)).collect();
+    let served = (external_metrics, custom_metrics);
     let shutdown = Shutdown::on_signals()?;
     let client = client().await?;
+    let delegates = asked_for_the_rest(delegates, served, &client, &namespace)?;
     let telemetry_listener = telemetry::bind(telemetry_listen).await?;
 
     let snapshot = SharedSnapshot::default();
@@ -248,13 +263,16 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         service,
         given: certificate_secret.filter(|name| !name.is_empty()),
         api_services,
+        take_over: take_over_api_services,
     };
+    let (take, taken) = mpsc::unbounded_channel();
     rooms.spawn(ok(serving_certificate::tell(
         client.clone(),
         certificate_settings.clone(),
         identity.clone(),
         unserved.clone(),
         leading.clone(),
+        taken,
         shutdown.asked(),
     )));
     rooms.spawn(ok(serving_certificate::run(
@@ -262,6 +280,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         certificate_settings,
         certificate,
         elsewhere,
+        take,
         shutdown.asked(),
     )));
     rooms.spawn(ok(follow_authorities(client.clone(), believe, believing, shutdown.asked())));
@@ -280,6 +299,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         certificate: certificates,
         authorities,
         offer,
+        delegates,
         values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()),
         reviews: ClusterReviews::new(client.clone()),
         rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
@@ -318,6 +338,39 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The adapters that are asked for metrics that are not ours.
+fn asked_for_the_rest(
+    args: DelegateArgs,
+    (external_metrics, custom_metrics): (bool, bool),
+    client: &Client,
+    namespace: &str,
+) -> anyhow::Result<Delegates> {
+    let DelegateArgs {
+        delegate_external,
+        delegate_external_ca_file,
+        delegate_custom,
+        delegate_custom_ca_file,
+        delegate_service_account,
+    } = args;
+    anyhow::ensure!(
+        (external_metrics || delegate_external.is_none()) && (custom_metrics || delegate_custom.is_none()),
+        "another adapter can be asked only for a metrics group that is served here: see --external-metrics and --custom-metrics"
+    );
+    let account = delegate_service_account.unwrap_or_default();
+    let tokens: Arc<dyn Tokens> = Arc::new(ServiceAccountTokens::new(client.clone(), namespace, account));
+    let of = |service: Option<ServiceAddress>, ca_file: Option<PathBuf>| -> anyhow::Result<Option<Arc<dyn Delegate>>> {
+        let (Some(service), Some(ca_file)) = (service, ca_file) else { return Ok(None) };
+        let adapter = AdapterClient::new(&service, ca_file, Arc::clone(&tokens));
+        let adapter = adapter.with_context(|| format!("{} is no host", service.host()))?;
+        Ok(Some(Arc::new(adapter)))
+    };
+    Ok(Delegates {
+        external: of(delegate_external, delegate_external_ca_file)?,
+        custom: of(delegate_custom, delegate_custom_ca_file)?,
+        reserved: names::metric::PREFIX.to_owned(),
+    })
 }
 
 async fn ok(room: impl Future<Output = ()>) -> anyhow::Result<()> {

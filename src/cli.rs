@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     api::{HumanDuration, ScaleOut},
+    delegate_client::ServiceAddress,
     metrics_api::Rate,
 };
 
@@ -92,6 +93,12 @@ pub struct OperatorArgs {
     /// Serve `custom.metrics.k8s.io`. Off where its APIServices lead elsewhere.
     #[arg(long, env = "PROJECTIONIST_CUSTOM_METRICS", default_value_t = false, action = clap::ArgAction::Set)]
     pub custom_metrics: bool,
+    /// Who is asked for metrics of these groups that are not ours.
+    #[command(flatten)]
+    pub delegates: DelegateArgs,
+    /// Point APIServices that lead to another adapter here, and report what they led to. Needs a certificate of the operator's own.
+    #[arg(long, env = "PROJECTIONIST_TAKE_OVER_API_SERVICES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub take_over_api_services: bool,
     /// The image that workers of the built-in projector run.
     #[arg(long, env = "PROJECTIONIST_IMAGE")]
     pub worker_image: String,
@@ -104,6 +111,26 @@ pub struct OperatorArgs {
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Other adapters, and how they are asked. A service is written `NAMESPACE/NAME` or `NAMESPACE/NAME:PORT`; its certificate is verified.
+#[derive(Args, Clone, Debug)]
+pub struct DelegateArgs {
+    /// The service that is asked for external metrics other than `projection_*`, such as `keda/keda-operator-metrics-apiserver`.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_EXTERNAL", requires_all = ["delegate_external_ca_file", "delegate_service_account"])]
+    pub delegate_external: Option<ServiceAddress>,
+    /// The authorities (PEM), one of which has signed that service's certificate for `NAME.NAMESPACE.svc`.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_EXTERNAL_CA_FILE")]
+    pub delegate_external_ca_file: Option<PathBuf>,
+    /// The service that is asked for metrics of objects other than Projections, such as `monitoring/prometheus-adapter`.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_CUSTOM", requires_all = ["delegate_custom_ca_file", "delegate_service_account"])]
+    pub delegate_custom: Option<ServiceAddress>,
+    /// The authorities (PEM), one of which has signed that service's certificate for `NAME.NAMESPACE.svc`.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_CUSTOM_CA_FILE")]
+    pub delegate_custom_ca_file: Option<PathBuf>,
+    /// The ServiceAccount in the operator's namespace under which these services are asked; it needs no right but to read their metrics.
+    #[arg(long, env = "PROJECTIONIST_DELEGATE_SERVICE_ACCOUNT")]
+    pub delegate_service_account: Option<String>,
 }
 
 /// Arguments of `projectionist projector`. Connection strings come by environment alone, so that no process list shows them.
@@ -213,6 +240,12 @@ pub struct UninstallArgs {
     /// The operator's own Deployment, which is scaled to 0 first so that it puts nothing back.
     #[arg(long, env = "PROJECTIONIST_DEPLOYMENT", default_value = "projectionist")]
     pub deployment: String,
+    /// The Service in front of the metrics API.
+    #[arg(long, env = "PROJECTIONIST_SERVICE", default_value = "projectionist")]
+    pub service: String,
+    /// APIServices to remove if they lead to that Service: those that were taken over, which nobody else removes.
+    #[arg(long = "api-service", value_delimiter = ',')]
+    pub api_services: Vec<String>,
     /// Remove only from these namespaces. Default: all.
     #[arg(long, env = "PROJECTIONIST_WATCH_NAMESPACE", value_delimiter = ',')]
     pub watch_namespace: Vec<String>,
@@ -273,6 +306,20 @@ mod tests {
         };
         assert_eq!(groups(&[]), (true, false));
         assert_eq!(groups(&["--external-metrics=false", "--custom-metrics=true"]), (false, true));
+    }
+
+    #[test]
+    fn another_adapter_is_asked_only_with_its_authority_and_under_a_name() {
+        let usual = ["projectionist", "operator", "--namespace=x", "--identity=x", "--worker-image=x"];
+        let parsed = |further: &[&str]| Cli::try_parse_from(usual.iter().chain(further));
+        let (service, ca) = ("--delegate-external=keda/metrics", "--delegate-external-ca-file=/ca");
+        let name = "--delegate-service-account=delegate";
+        for missing in [&[service][..], &[service, ca], &[service, name], &["--delegate-external=keda", ca, name]] {
+            assert!(parsed(missing).is_err(), "{missing:?}");
+        }
+        let Command::Operator(args) = parsed(&[service, ca, name]).unwrap().command else { panic!("another command") };
+        assert_eq!(args.delegates.delegate_external.unwrap().host(), "metrics.keda.svc");
+        assert!(args.delegates.delegate_custom.is_none() && !args.take_over_api_services);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod bounds;
 pub mod cli;
 pub mod cluster_secrets;
 pub mod controller;
+pub mod delegate_client;
 pub mod delegated_auth;
 pub mod hpa;
 pub mod lag;

@@ -21,7 +21,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::Projection,
+    api::{Projection, WorkersStatus},
     metrics_api::ApiMetrics,
     sampler::SamplerMetrics,
     snapshot::{Measured, SharedSnapshot},
@@ -79,6 +79,21 @@ impl Metrics {
             "metrics_api_throttled_requests",
             "Requests to the metrics API refused since their caller asks too often",
             api.throttled.clone(),
+        );
+        registry.register(
+            "metrics_api_request_duration_seconds",
+            "Time from a request to the metrics API to its answer, without TLS and HTTP",
+            api.duration.clone(),
+        );
+        registry.register(
+            "metrics_api_delegated_requests",
+            "Requests for metrics of another adapter, by how they ended",
+            api.delegates.requests.clone(),
+        );
+        registry.register(
+            "metrics_api_delegate_listed_timestamp_seconds",
+            "When another adapter last said which metrics it has",
+            api.delegates.listed.clone(),
         );
         registry.register_collector(Box::new(SamplerPage(sampler)));
         registry.register_collector(Box::new(ProjectionPage { snapshot, projections }));
@@ -139,11 +154,13 @@ impl fmt::Debug for ProjectionPage {
 
 /// A gauge's value, where it is known: an unknown one is absent, never zero.
 type Reading = fn(&Measured) -> Option<f64>;
+/// A number of workers, where the status tells it.
+type Count = fn(&WorkersStatus) -> Option<i32>;
 
 impl ProjectionPage {
     /// Counts stay far below 2^53.
     #[allow(clippy::cast_precision_loss)]
-    const READINGS: [(&'static str, &'static str, Reading); 3] = [
+    const READINGS: [(&'static str, &'static str, Reading); 8] = [
         ("projection_required_workers", "Workers that hold the lag target, within the bounds", |measured| {
             Some(f64::from(measured.assessment.required.workers))
         }),
@@ -153,11 +170,34 @@ impl ProjectionPage {
         ("projection_staleness_seconds", "Age of the oldest unprocessed event", |measured| {
             measured.assessment.staleness.map(|staleness| staleness.as_secs_f64())
         }),
+        (
+            "projection_arrived_events",
+            "Events that came below the safe head since measuring the source began",
+            |measured| Some(measured.sample.arrived as f64),
+        ),
+        ("projection_arrival_rate", "Events that arrive per second, as the model assumes", |measured| {
+            measured.assessment.rates.arrival
+        }),
+        ("projection_worker_rate", "Events that one busy worker handles per second, as learnt", |measured| {
+            measured.assessment.rates.per_worker
+        }),
+        ("projection_drain_seconds", "Seconds until nothing waits, at today's rates", |measured| {
+            measured.assessment.drain.map(|drain| drain.as_secs_f64())
+        }),
+        ("projection_prediction_ratio", "Events that came over those expected; 1 is a right prediction", |measured| {
+            measured.assessment.prediction.map(|prediction| prediction.ratio())
+        }),
     ];
 
-    fn ready(&self, namespace: &str, name: &str) -> Option<f64> {
+    /// What the Projection's status says of workers.
+    const COUNTS: [(&'static str, &'static str, Count); 2] = [
+        ("projection_desired_workers", "Workers that the workload is asked to run", |workers| workers.desired),
+        ("projection_ready_workers", "Workers that are ready", |workers| workers.ready),
+    ];
+
+    fn count(&self, namespace: &str, name: &str, count: Count) -> Option<f64> {
         let projection = self.projections.get(&ObjectRef::new(name).within(namespace))?;
-        projection.status.as_ref()?.workers.as_ref()?.ready.map(f64::from)
+        count(projection.status.as_ref()?.workers.as_ref()?).map(f64::from)
     }
 }
 
@@ -178,11 +218,12 @@ impl Collector for ProjectionPage {
                 }
             }
         }
-        let help = "Workers that are ready, by the Projection's status";
-        let mut family = encoder.encode_descriptor("projection_ready_workers", help, None, MetricType::Gauge)?;
-        for (namespace, name, _) in all() {
-            if let Some(value) = self.ready(namespace, name) {
-                family.encode_family(&labels(namespace, name))?.encode_gauge(&value)?;
+        for (metric, help, count) in Self::COUNTS {
+            let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+            for (namespace, name, _) in all() {
+                if let Some(value) = self.count(namespace, name, count) {
+                    family.encode_family(&labels(namespace, name))?.encode_gauge(&value)?;
+                }
             }
         }
         Ok(())

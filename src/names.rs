@@ -77,8 +77,11 @@ pub mod metric {
     pub const ALL: [&str; 7] =
         [PENDING_EVENTS, QUEUE_LENGTH, STALENESS_SECONDS, REQUIRED_WORKERS, PARKED_EVENTS, ARRIVAL_RATE, DRAIN_SECONDS];
 
+    /// External metrics whose names begin so are ours, whether there is such a one or not.
+    pub const PREFIX: &str = "projection_";
+
     /// The name of the same metric on the Projection itself, where the object says what it is about.
     pub fn of_object(external: &str) -> &str {
-        external.strip_prefix("projection_").unwrap_or(external)
+        external.strip_prefix(PREFIX).unwrap_or(external)
     }
 }

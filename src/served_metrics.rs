@@ -267,9 +267,19 @@ fn nothing(Search { namespace, names, selects, .. }: &Search<'_>) -> ValueError 
 }
 
 fn value(search: &Search<'_>, name: Arc<str>, observation: &Observation, now: Instant) -> Result<Found, ValueError> {
-    let measured = observation
-        .current(now)
-        .map_err(|unknown| unavailable(search, &name, &format!("{}: {}", unknown.reason, unknown.message)))?;
+    let measured = match observation.current(now) {
+        Ok(measured) => measured,
+        Err(unknown) => {
+            let asked_for = observation.fallback.filter(|_| search.metric == metric::REQUIRED_WORKERS);
+            let fallback = asked_for.map(|workers| Quantity::count(u64::from(workers)));
+            let why = || unavailable(search, &name, &format!("{}: {}", unknown.reason, unknown.message));
+            // It holds as of now: there is no sample that it could be as old as.
+            let now = jiff::Timestamp::now();
+            return fallback
+                .map(|value| Found { name: Arc::clone(&name), timestamp: now, window_seconds: None, value })
+                .ok_or_else(why);
+        }
+    };
     let value = quantity(measured, search.metric).ok_or_else(|| unavailable(search, &name, missing(search.metric)))?;
     Ok(Found { name, timestamp: measured.sample.taken, window_seconds: window_seconds(search.metric), value })
 }

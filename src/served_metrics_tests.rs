@@ -6,7 +6,7 @@ use kube::runtime::watcher;
 
 use super::*;
 use crate::{
-    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
+    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample, Stage},
     snapshot::Unknown,
 };
 
@@ -28,10 +28,16 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         staleness: sample.staleness,
         rates: Rates { arrival: None, per_worker: None },
         drain: None,
-        required: Required { workers: 3, limit: Limit::None, reason: String::new() },
+        required: Required { workers: 3, wanted: 3, limit: Limit::None, reason: String::new() },
         frozen_for: Duration::ZERO,
         stuck: false,
         rewound: None,
+        stage: Stage::Live,
+        idle_for: Duration::ZERO,
+        ahead_of_clock: None,
+        retention_risk: None,
+        jump: None,
+        prediction: None,
     };
     Arc::new(Measured { sample, assessment, valid_until })
 }
@@ -43,6 +49,7 @@ fn served(now: Instant) -> ServedMetrics {
             uid: "u".into(),
             labels: Arc::new(BTreeMap::from([("tier".to_owned(), tier.to_owned())])),
             measured,
+            fallback: (tier == "careful").then_some(6),
             failure: failure.map(|message| Unknown { reason: Reason::ConnectionRefused, message: message.to_owned() }),
         })
     };
@@ -51,6 +58,7 @@ fn served(now: Instant) -> ServedMetrics {
         ("stale".into(), observation("gold", Some(measured(7, now)), Some("nobody listens at db:5432"))),
         ("still-good".into(), observation("tin", Some(measured(5, fresh)), Some("nobody listens at db:5432"))),
         ("new".into(), observation("new", None, None)),
+        ("careful".into(), observation("careful", None, Some("nobody listens at db:5432"))),
     ]);
     let snapshot = SharedSnapshot::default();
     snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into() });
@@ -96,6 +104,12 @@ fn what_is_not_known_is_an_error_and_not_zero() {
     ] {
         assert!(matches!(ask(metric, selector), Err(ValueError::Unavailable(_))), "{metric} {selector}");
     }
+}
+
+#[test]
+fn a_fallback_answers_for_workers_that_nobody_can_compute_and_for_nothing_else() {
+    assert_eq!(ask(metric::REQUIRED_WORKERS, "projection=careful"), Ok(vec!["careful=6".to_owned()]));
+    assert!(matches!(ask(metric::PENDING_EVENTS, "projection=careful"), Err(ValueError::Unavailable(_))));
 }
 
 #[test]
@@ -224,8 +238,13 @@ fn only_a_rate_has_a_window_and_all_have_the_time_of_the_sample() {
     let mut rated = Measured::clone(&measured(9, now + Duration::from_secs(10)));
     rated.assessment.rates.arrival = Some(2.5);
     let snapshot = SharedSnapshot::default();
-    let observation =
-        Observation { uid: "u".into(), labels: Arc::default(), measured: Some(Arc::new(rated)), failure: None };
+    let observation = Observation {
+        uid: "u".into(),
+        labels: Arc::default(),
+        measured: Some(Arc::new(rated)),
+        fallback: None,
+        failure: None,
+    };
     let shop = BTreeMap::from([("orders".into(), Arc::new(observation))]);
     snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into() });
     let (served, everything) = (ServedMetrics::new(snapshot), Selector::default());

@@ -59,6 +59,8 @@ pub struct Observation {
     pub labels: Arc<BTreeMap<String, String>>,
     /// The last good measurement, kept while it is valid even if the source fails meanwhile.
     pub measured: Option<Arc<Measured>>,
+    /// The workers to ask for while there is no measurement to act on, where the spec wants that (`lag.onUnknown: Fallback`).
+    pub fallback: Option<u32>,
     /// Why the newest attempt failed, if it did; also set before the first attempt (`NotMeasuredYet`).
     pub failure: Option<Unknown>,
 }

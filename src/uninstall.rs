@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{ConfigMap, Pod},
-    policy::v1::PodDisruptionBudget,
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::{ConfigMap, Pod},
+        policy::v1::PodDisruptionBudget,
+    },
+    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -18,7 +21,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::{api::Projection, names};
+use crate::{api::Projection, names, registration::Registration};
 
 /// What to remove, and from where.
 #[derive(Clone, Debug)]
@@ -27,6 +30,10 @@ pub struct UninstallSettings {
     pub namespace: String,
     /// The operator's Deployment.
     pub deployment: String,
+    /// The Service in front of the metrics API.
+    pub service: String,
+    /// APIServices that go if they lead there. Nothing else removes one that was taken over, and a dead one keeps namespaces from ending.
+    pub api_services: Vec<String>,
     /// Only these namespaces; empty: all.
     pub watch_namespaces: Vec<String>,
     /// When to give up.
@@ -54,6 +61,7 @@ pub async fn run(client: Client, settings: UninstallSettings) -> Result<(), Unin
     let timeout = settings.timeout;
     let all = async {
         stop_operator(&client, &settings).await?;
+        remove_api_services(&client, &settings).await?;
         remove::<HorizontalPodAutoscaler>(&client, &settings).await?;
         remove::<Deployment>(&client, &settings).await?;
         remove::<PodDisruptionBudget>(&client, &settings).await?;
@@ -85,6 +93,30 @@ async fn stop_operator(client: &Client, settings: &UninstallSettings) -> Result<
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+async fn remove_api_services(client: &Client, settings: &UninstallSettings) -> Result<(), UninstallError> {
+    let services: Api<APIService> = Api::all(client.clone());
+    for name in settings.api_services.iter().filter(|name| !name.is_empty()) {
+        let what = format!("deleting the APIService {name}");
+        let failed = |source| UninstallError::Api { what: what.clone(), source };
+        let Some(found) = services.get_opt(name).await.map_err(failed)? else { continue };
+        if Registration::of(Some(&found), &settings.namespace, &settings.service) != Registration::Ours {
+            continue;
+        }
+        // As it was looked at: one that was given back meanwhile stays.
+        let (uid, resource_version) = (found.uid(), found.resource_version());
+        let this_one =
+            DeleteParams { preconditions: Some(Preconditions { uid, resource_version }), ..DeleteParams::default() };
+        match services.delete(name, &this_one).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            result => {
+                result.map_err(failed)?;
+                tracing::info!("{what}, which led to the operator");
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn no_pod_is_left(

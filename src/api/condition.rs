@@ -85,6 +85,8 @@ reasons! {
     NotMeasuredYet,
     /// `spec.suspend` is set.
     Suspended,
+    /// Nothing waits, so that no worker is needed.
+    Idle,
     /// The spec cannot be carried out; the message names the field.
     InvalidSpec,
     /// The Secret does not exist in the Projection's namespace.
@@ -133,6 +135,14 @@ reasons! {
     CheckpointBeyondHead,
     /// The checkpoint went backwards.
     CheckpointRewound,
+    /// The checkpoint goes back and forth: more than one projector commits to it.
+    CheckpointContested,
+    /// Events are dated in the future, so that their times tell no age.
+    EventTimeInFuture,
+    /// Far more events came at once than ever before.
+    HeadJumped,
+    /// The source deletes events before they are handled.
+    RetentionRisk,
     /// Events wait longer than the target.
     BehindTarget,
     /// There is work and the checkpoint has not moved for long.
@@ -153,6 +163,8 @@ reasons! {
     MetricsNotServed,
     /// Autoscalers read our metrics again.
     MetricsServed,
+    /// An APIService of another adapter was pointed here, as the administrator wants it.
+    ApiServiceTakenOver,
     /// The number of workers changed.
     Scaled,
 }

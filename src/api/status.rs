@@ -47,6 +47,8 @@ pub enum Phase {
     CatchingUp,
     /// Within its lag target.
     Live,
+    /// Nothing has waited or arrived for `scaling.idleFor`, and there is no worker.
+    Idle,
     /// There is work, and the checkpoint does not move.
     Stuck,
     /// Switched off by `spec.suspend`.

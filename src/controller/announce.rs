@@ -50,6 +50,11 @@ fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> 
         }
         return Some(announcement(true, &now.reason, type_, &now.message));
     }
+    let remarkable = [Reason::EventTimeInFuture, Reason::HeadJumped].map(Reason::as_str);
+    if now.status == "True" && remarkable.contains(&now.reason.as_str()) {
+        let said = before.is_some_and(|before| before.reason == now.reason);
+        return (!said).then(|| announcement(true, &now.reason, type_, &now.message));
+    }
     // Ready says it when all is well again; the others' being well is part of that.
     let well_again = type_ == ConditionType::Ready && now.status == "True" && was.is_some() && was != Some("True");
     well_again.then(|| announcement(false, ConditionType::Ready.as_str(), type_, &now.message))

@@ -25,6 +25,9 @@ use crate::{
     names,
 };
 
+/// Raising the number of workers is tried so often where somebody else changes the workload at the same moment.
+const RAISE_TRIES: usize = 5;
+
 /// What an apply left behind, so that the same need not be declared again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Memo {
@@ -75,8 +78,10 @@ impl Applier {
                 Some(live) => self.update(owner, desired, &live, memos).await?,
             }
         }
-        if let ScalePlan::Set(replicas) = plan.scale {
-            self.scale(owner, target, replicas).await?;
+        match plan.scale {
+            ScalePlan::Set(replicas) => self.scale(owner, target, replicas).await?,
+            ScalePlan::Raise(least) => self.raise(owner, target, least).await?,
+            ScalePlan::Leave | ScalePlan::CreateWith(_) => {}
         }
         for part in Part::ALL {
             if !plan.wants(part) {
@@ -216,6 +221,42 @@ impl Applier {
         Ok(())
     }
 
+    /// Sees to it that there are at least so many workers, and takes none away: whoever changed their number meanwhile is asked again.
+    async fn raise(&self, owner: &Owner, target: &ScaleTarget, least: i32) -> Result<(), Problem> {
+        let (kind, name, resource) = match target {
+            ScaleTarget::Own => {
+                (Part::Deployment.kind(), Part::Deployment.object_name(&owner.name), Part::Deployment.api_resource())
+            }
+            ScaleTarget::Existing(kind, name) => (kind.as_str(), name.clone(), super::existing::api_resource(*kind)),
+        };
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &owner.namespace, &resource);
+        let parameters =
+            PatchParams { field_manager: Some(names::SCALE_FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let told = |error| problem(&format!("could not scale the {kind} {}/{name}", owner.namespace), &error);
+        for _ in 0..RAISE_TRIES {
+            let scale = api.get_scale(&name).await.map_err(told)?;
+            let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
+            // Nobody at all is somebody's will.
+            if replicas == 0 || replicas >= least {
+                return Ok(());
+            }
+            let body = json!({
+                "metadata": { "resourceVersion": scale.metadata.resource_version },
+                "spec": { "replicas": least },
+            });
+            match api.patch_scale(&name, &parameters, &Patch::Merge(body)).await {
+                Ok(_) => {
+                    tracing::info!("raised the {kind} {}/{name} from {replicas} to {least} workers", owner.namespace);
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(told(error)),
+            }
+        }
+        // It changes all the time: the autoscaler will see to it.
+        Ok(())
+    }
+
     async fn remove(&self, owner: &Owner, part: Part) -> Result<(), Problem> {
         let name = part.object_name(&owner.name);
         let Some(live) = self.index.get(part, &owner.namespace, &name) else { return Ok(()) };
@@ -239,7 +280,7 @@ impl Applier {
 fn created_with(scale: ScalePlan) -> i32 {
     match scale {
         ScalePlan::CreateWith(replicas) | ScalePlan::Set(replicas) => replicas,
-        ScalePlan::Leave => 1,
+        ScalePlan::Leave | ScalePlan::Raise(_) => 1,
     }
 }
 

@@ -89,6 +89,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         server,
         unserved: unserved.clone(),
         metrics: Arc::clone(&metrics),
+        began: Instant::now(),
         memory: std::sync::Mutex::new(HashMap::new()),
     });
     let mut shutdown = std::pin::pin!(shutdown);

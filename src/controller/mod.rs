@@ -21,6 +21,7 @@ mod preview;
 mod queue;
 mod reconcile;
 mod report;
+mod scale_out;
 mod status;
 #[cfg(test)]
 mod status_tests;

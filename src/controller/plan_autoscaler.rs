@@ -1,12 +1,16 @@
 //! The HorizontalPodAutoscaler: it reads the number of workers that the model asks for, and follows it at once.
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior;
 use serde_json::{Map, Value, json};
 
 use super::{
     parts::{Desired, Owner, Part},
     validate::WorkerBounds,
 };
-use crate::names::{self, metric};
+use crate::{
+    hpa::Behavior,
+    names::{self, metric},
+};
 
 /// The workload that is scaled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -66,6 +70,13 @@ pub fn plan_autoscaler(workers: &WorkerBounds, target: Target<'_>, owner: &Owner
         "behavior": behavior(workers, server),
     });
     Desired::new(Part::HorizontalPodAutoscaler, owner, Map::from_iter([("spec".to_owned(), spec)]))
+}
+
+/// The rules that the autoscaler follows, where the API server would take them.
+pub fn rules(workers: &WorkerBounds) -> Option<Behavior> {
+    let spec: HorizontalPodAutoscalerBehavior =
+        serde_json::from_value(behavior(workers, ServerAbilities::default())).ok()?;
+    Behavior::from_spec(&spec).ok()
 }
 
 fn behavior(workers: &WorkerBounds, server: ServerAbilities) -> Value {

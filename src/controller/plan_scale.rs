@@ -1,5 +1,5 @@
-//! Whether the operator itself sets the number of workers, and to what. Mostly it does not: between min and max the
-//! autoscaler decides. It does at creation, for the kill switch, and to wake what an autoscaler cannot (it ignores 0).
+//! Whether the operator itself sets the number of workers, and to what. Downwards the autoscaler decides, but for none at all, which it can
+//! neither reach nor leave. Upwards it may be raised before the autoscaler looks: see `scale_out`.
 
 use super::validate::WorkerBounds;
 
@@ -8,10 +8,12 @@ use super::validate::WorkerBounds;
 pub struct ScaleView {
     /// `spec.replicas` of the workload; absent when there is no workload yet.
     pub replicas: Option<i32>,
-    /// The workers that the model asks for, if it knows.
+    /// The workers that the model asks for by a fresh sample; 0 when nothing has waited for long enough. Absent when it does not know.
     pub required: Option<i32>,
     /// The kill switch has been in force until now (by the status).
     pub was_suspended: bool,
+    /// The most workers that the autoscaler's own rules allow now; absent where raising is the autoscaler's alone.
+    pub ceiling: Option<i32>,
 }
 
 /// What to do about the number of workers.
@@ -23,20 +25,35 @@ pub enum ScalePlan {
     CreateWith(i32),
     /// Set it now.
     Set(i32),
+    /// See to it that there are at least so many, and never take one away.
+    Raise(i32),
 }
 
 /// Decides.
 pub fn plan_scale(workers: &WorkerBounds, view: ScaleView) -> ScalePlan {
-    let WorkerBounds { min, max, suspended, autoscaled, immediate: _, pending_per_worker: _, behavior: _ } = workers;
-    let awake = view.required.unwrap_or(*min).clamp(*min, *max);
-    match view.replicas {
-        None if *suspended => ScalePlan::CreateWith(0),
-        None => ScalePlan::CreateWith(*min),
-        Some(0) if *suspended => ScalePlan::Leave,
-        Some(_) if *suspended => ScalePlan::Set(0),
+    let WorkerBounds { min, max, suspended, autoscaled, immediate, pending_per_worker: _, behavior: _ } = workers;
+    let ScaleView { replicas, required, was_suspended, ceiling } = view;
+    let least = (*min).max(1);
+    let may_sleep = *min == 0 && *autoscaled;
+    match (replicas, required) {
+        (None, _) if *suspended => ScalePlan::CreateWith(0),
+        // A first commit needs a worker, even where there may be none later.
+        (None, _) => ScalePlan::CreateWith(least),
+        (Some(0), _) if *suspended => ScalePlan::Leave,
+        (Some(_), _) if *suspended => ScalePlan::Set(0),
+        (Some(0), Some(0)) if may_sleep => ScalePlan::Leave,
+        // What sleeps and cannot be measured sleeps on: nobody knows of any work.
+        (Some(0), None) if may_sleep && !was_suspended => ScalePlan::Leave,
         // Without an autoscaler of ours a 0 may be somebody's will, unless it was our kill switch.
-        Some(0) if *autoscaled || view.was_suspended => ScalePlan::Set(awake),
-        Some(_) => ScalePlan::Leave,
+        (Some(0), required) if *autoscaled || was_suspended => {
+            ScalePlan::Set(required.unwrap_or(least).clamp(least, (*max).max(least)))
+        }
+        (Some(1..), Some(0)) if may_sleep => ScalePlan::Set(0),
+        (Some(now @ 1..), Some(required)) if *immediate => {
+            let to = required.min(*max).min(ceiling.unwrap_or(now));
+            if to > now { ScalePlan::Raise(to) } else { ScalePlan::Leave }
+        }
+        (Some(_), _) => ScalePlan::Leave,
     }
 }
 
@@ -50,14 +67,14 @@ mod tests {
             max: 8,
             suspended,
             autoscaled,
-            immediate: false,
+            immediate: autoscaled,
             pending_per_worker: None,
             behavior: None,
         }
     }
 
     fn view(replicas: Option<i32>, required: Option<i32>, was_suspended: bool) -> ScaleView {
-        ScaleView { replicas, required, was_suspended }
+        ScaleView { replicas, required, was_suspended, ceiling: None }
     }
 
     #[test]
@@ -80,5 +97,47 @@ mod tests {
         ] {
             assert_eq!(plan_scale(&workers(suspended, autoscaled), seen), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn raises_at_once_within_all_bounds_and_never_lowers() {
+        use ScalePlan::{Leave, Raise};
+        for (replicas, required, ceiling, expected, why) in [
+            (2, Some(5), Some(20), Raise(5), "the model asks for more"),
+            (2, Some(5), Some(4), Raise(4), "the autoscaler's rules allow no more now"),
+            (2, Some(99), Some(99), Raise(8), "never above max"),
+            (2, Some(5), None, Leave, "the rules want a look back"),
+            (2, None, Some(20), Leave, "never without a fresh sample"),
+            (5, Some(2), Some(20), Leave, "downwards the autoscaler decides"),
+            (5, Some(5), Some(20), Leave, "there already"),
+            (40, Some(8), Some(44), Leave, "above max is the autoscaler's to lower"),
+        ] {
+            let view = ScaleView { ceiling, ..view(Some(replicas), required, false) };
+            assert_eq!(plan_scale(&workers(false, true), view), expected, "{why}");
+            let alone = WorkerBounds { immediate: false, ..workers(false, true) };
+            assert_eq!(plan_scale(&alone, view), Leave, "scaleOut: Autoscaler leaves it alone");
+        }
+    }
+
+    #[test]
+    fn sleeps_when_nothing_waits_and_wakes_for_the_first_event() {
+        use ScalePlan::{CreateWith, Leave, Set};
+        let sleepy = WorkerBounds { min: 0, ..workers(false, true) };
+        for (seen, expected, why) in [
+            (view(None, Some(0), false), CreateWith(1), "a first commit needs a worker"),
+            (view(Some(1), Some(0), false), Set(0), "quiet for long enough"),
+            (view(Some(5), Some(0), false), Set(0), "also where the autoscaler has not come down yet"),
+            (view(Some(0), Some(0), false), Leave, "asleep"),
+            (view(Some(0), Some(1), false), Set(1), "the first event"),
+            (view(Some(0), Some(6), false), Set(6), "a burst wakes as many as it needs"),
+            (view(Some(0), None, false), Leave, "unknown is no work"),
+            (view(Some(3), None, false), Leave, "and no reason to sleep"),
+            (view(Some(0), None, true), Set(1), "resumed, and nobody knows"),
+            (view(Some(0), Some(0), true), Leave, "resumed, and nothing waits"),
+        ] {
+            assert_eq!(plan_scale(&sleepy, seen), expected, "{why}");
+        }
+        let theirs = WorkerBounds { min: 0, autoscaled: false, immediate: false, ..workers(false, false) };
+        assert_eq!(plan_scale(&theirs, view(Some(3), Some(0), false)), Leave, "no autoscaler of ours");
     }
 }

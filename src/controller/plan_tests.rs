@@ -30,7 +30,7 @@ fn projection(rest: &str) -> Projection {
 
 fn planned_on(rest: &str, server: ServerAbilities) -> Plan {
     let image = WorkerImage { image: "projectionist:1".to_owned(), pull_policy: "IfNotPresent".to_owned() };
-    let view = ScaleView { replicas: None, required: None, was_suspended: false };
+    let view = ScaleView { replicas: None, required: None, was_suspended: false, ceiling: None };
     plan(&validate(&projection(rest)).unwrap(), view, &image, server)
 }
 
@@ -126,7 +126,7 @@ fn pending_per_worker_is_a_second_metric() {
     let rest = format!("{HEAD}{BUILTIN}").replace("{target: 30s}", "{target: 30s, pendingPerWorker: 2000}");
     let validated = validate(&serde_saphyr::from_str(&rest).unwrap()).unwrap();
     let image = WorkerImage { image: String::new(), pull_policy: String::new() };
-    let view = ScaleView { replicas: None, required: None, was_suspended: false };
+    let view = ScaleView { replicas: None, required: None, was_suspended: false, ceiling: None };
     let plan = plan(&validated, view, &image, ServerAbilities::default());
     let second = &part(&plan, Part::HorizontalPodAutoscaler)["spec"]["metrics"][1]["external"];
     assert_eq!(second["metric"]["name"], "projection_queue_length");

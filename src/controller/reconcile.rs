@@ -18,23 +18,26 @@ use super::{
     live::{Live, LiveIndex},
     parts::{Owner, Part},
     plan::{Plan, plan},
-    plan_autoscaler::ServerAbilities,
+    plan_autoscaler::{ServerAbilities, rules},
     plan_pods::WorkerImage,
-    plan_scale::ScaleView,
+    plan_scale::{ScalePlan, ScaleView},
     queue::{Ended, backoff},
     report::Reports,
+    scale_out::ScaleOut,
     status::{Known, Problem, Urgency, WorkloadView, metrics_not_served, next_status, numbers_every, urgency},
-    validate::{Validated, Workload, validate},
+    validate::{Validated, WorkerBounds, Workload, validate},
 };
 use crate::{
     api::{ExistingKind, Phase, Projection, ProjectionStatus, Reason},
     metrics::ControllerMetrics,
     registration::Unserved,
-    snapshot::{ProjectionKey, SharedSnapshot},
+    snapshot::{Measured, Observation, ProjectionKey, SharedSnapshot, Unknown},
 };
 
 /// A Projection that another one keeps from its workload is looked at again so often.
 const RIVAL_EVERY: Duration = Duration::from_secs(10);
+/// More workers are needed than the autoscaler's rules allow now: they may allow more so soon.
+const RAISE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What reconciling works with.
 pub struct Reconciler {
@@ -48,6 +51,8 @@ pub struct Reconciler {
     pub(super) server: ServerAbilities,
     pub(super) unserved: watch::Receiver<Option<Unserved>>,
     pub(super) metrics: Arc<ControllerMetrics>,
+    /// Times that decisions compare count from here.
+    pub(super) began: Instant,
     pub(super) memory: Mutex<HashMap<ProjectionKey, Memory>>,
 }
 
@@ -56,6 +61,7 @@ pub struct Reconciler {
 pub struct Memory {
     uid: String,
     memos: Memos,
+    scale_out: ScaleOut,
     refusal: Option<Refusal>,
     /// The status that we wrote last, and when: our own word is newer than the watch's.
     written: Option<(ProjectionStatus, Instant)>,
@@ -69,6 +75,17 @@ struct Refusal {
     problem: Problem,
     failures: u32,
     until: Instant,
+}
+
+/// What the number of workers is decided from, besides the workload itself.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    /// As in [`ScaleView`].
+    required: Option<i32>,
+    /// As in [`ScaleView`].
+    was_suspended: bool,
+    /// The autoscaler reads the same number, so that it will agree.
+    agreed: bool,
 }
 
 /// What is there when a round begins.
@@ -126,12 +143,7 @@ impl Reconciler {
         let observation = observation.filter(|observation| *observation.uid == *memory.uid);
         let now = Instant::now();
         let measured = observation.as_ref().map_or_else(
-            || {
-                Err(crate::snapshot::Unknown {
-                    reason: Reason::NotMeasuredYet,
-                    message: "no sample has been taken yet".to_owned(),
-                })
-            },
+            || Err(Unknown { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() }),
             |observation| observation.current(now),
         );
         let mut known = Known {
@@ -154,20 +166,20 @@ impl Reconciler {
                 known.workload = self.workload_of(key);
             }
             Ok(validated) => {
-                let required = known.measured.as_ref().ok().map(|all| all.assessment.required.workers);
-                let required = required.and_then(|workers| i32::try_from(workers).ok());
-                let was_suspended = previous.phase == Some(Phase::Suspended);
-                let (problem, again) =
-                    self.carry_out(key, projection, &validated, required, was_suspended, memory, jitter).await;
-                (known.problem, retry) = (problem, again);
+                if validated.workers.autoscaled {
+                    known.metrics_not_served = metrics_not_served(self.unserved.borrow().as_ref(), previous);
+                }
+                let wish = Wish {
+                    required: required(&known.measured, observation.as_deref()),
+                    was_suspended: previous.phase == Some(Phase::Suspended),
+                    agreed: known.metrics_not_served.is_none(),
+                };
+                (known.problem, retry) = self.carry_out(key, projection, &validated, wish, memory, jitter).await;
                 known.workload = match &validated.workload {
                     Workload::MeasureOnly => WorkloadView::NotWanted,
                     Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
                     Workload::Own { .. } => self.workload_of(key),
                 };
-                if validated.workers.autoscaled {
-                    known.metrics_not_served = metrics_not_served(self.unserved.borrow().as_ref(), previous);
-                }
                 let name = Part::HorizontalPodAutoscaler.object_name(&key.name);
                 autoscaler = self.index.get(Part::HorizontalPodAutoscaler, &key.namespace, &name);
             }
@@ -182,14 +194,12 @@ impl Reconciler {
     }
 
     /// Plans and applies, unless the very same was refused a moment ago.
-    #[allow(clippy::too_many_arguments)] // One step of one round: a struct for it would only repeat the names.
     async fn carry_out(
         &self,
         key: &ProjectionKey,
         projection: &Projection,
         validated: &Validated,
-        required: Option<i32>,
-        was_suspended: bool,
+        wish: Wish,
         memory: &mut Memory,
         jitter: f64,
     ) -> (Option<Problem>, Option<Duration>) {
@@ -216,7 +226,11 @@ impl Reconciler {
                 (ours.and_then(|live| live.workers.desired), ScaleTarget::Own)
             }
         };
-        let view = ScaleView { replicas, required, was_suspended };
+        let Wish { required, was_suspended, agreed } = wish;
+        let now = self.began.elapsed();
+        let ceiling = replicas.zip(rules(&validated.workers).filter(|_| validated.workers.immediate && agreed));
+        let ceiling = ceiling.and_then(|(replicas, rules)| memory.scale_out.see(&rules, replicas, now));
+        let view = ScaleView { replicas, required, was_suspended, ceiling };
         let plan = plan(validated, view, &self.image, self.server);
         let seen: Vec<_> = Part::ALL
             .into_iter()
@@ -232,7 +246,7 @@ impl Reconciler {
             }
         }
         match self.applier.apply(&validated.owner, &plan, &target, &mut memory.memos).await {
-            Ok(()) => (None, None),
+            Ok(()) => (None, may_rise_further(plan.scale, wish, &validated.workers).then_some(RAISE_AGAIN)),
             Err(problem) => {
                 let failures = before.map_or(0, |refusal| refusal.failures.saturating_add(1));
                 let wait = backoff(failures, jitter);
@@ -314,6 +328,23 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// The workers that are asked for: by a fresh sample, or by what is to be done while there is none.
+fn required(measured: &Result<&Measured, Unknown>, observation: Option<&Observation>) -> Option<i32> {
+    let workers = match measured {
+        Ok(measured) => Some(measured.assessment.required.workers),
+        // Nothing will ever be committed without a worker.
+        Err(unknown) if unknown.reason == Reason::NeverCommitted => Some(1),
+        Err(_) => observation.and_then(|observation| observation.fallback),
+    };
+    workers.and_then(|workers| i32::try_from(workers).ok())
+}
+
+/// The autoscaler's rules held the operator back from what is needed.
+fn may_rise_further(done: ScalePlan, wish: Wish, workers: &WorkerBounds) -> bool {
+    let needed = wish.required.unwrap_or(0).min(workers.max);
+    matches!(done, ScalePlan::Raise(to) if to < needed)
 }
 
 fn view(live: Option<&Live>) -> WorkloadView {

@@ -13,7 +13,7 @@ use crate::{
         BoundBy, ConditionStatus, ConditionType, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus,
         Reason, WorkersStatus,
     },
-    lag::Limit,
+    lag::{Limit, RetentionRisk, Rewound},
     names,
     registration::Unserved,
     snapshot::{Measured, Unknown},
@@ -138,8 +138,9 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
         return Phase::Failed;
     }
     let asleep = matches!(known.workload, WorkloadView::Present(WorkerCounts { desired: Some(0), .. }));
-    // Until the workers are back it is still switched off; resuming reads this, so that a crash in between loses nothing.
-    if known.suspended || (previous.phase == Some(Phase::Suspended) && asleep) {
+    let none_required = none_required(known) == Some(true);
+    // Until the workers are back, or none is required, it is still switched off; resuming reads this, so that a crash in between loses nothing.
+    if known.suspended || (previous.phase == Some(Phase::Suspended) && asleep && !none_required) {
         return Phase::Suspended;
     }
     if known.workload == WorkloadView::Absent {
@@ -147,14 +148,21 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
     }
     match &known.measured {
         Ok(measured) if measured.assessment.stuck => Phase::Stuck,
+        // No worker, and none required: sleeping is all there is to do.
+        Ok(_) if asleep && none_required => Phase::Idle,
         Ok(measured) if within_target(measured, known.target) == Some(false) => Phase::CatchingUp,
         Ok(_) => Phase::Live,
         // Workers go on as they are: so does the last word about them. LagKnown says that it is not measured now.
         Err(_) => match previous.phase {
-            Some(last @ (Phase::CatchingUp | Phase::Live | Phase::Stuck)) => last,
+            Some(last @ (Phase::CatchingUp | Phase::Live | Phase::Idle | Phase::Stuck)) => last,
             _ => Phase::Pending,
         },
     }
+}
+
+/// No worker is needed; absent where that is not known.
+fn none_required(known: &Known<'_>) -> Option<bool> {
+    known.measured.as_ref().ok().map(|measured| measured.assessment.required.workers == 0)
 }
 
 fn within_target(measured: &Measured, target: Duration) -> Option<bool> {
@@ -171,6 +179,11 @@ struct Verdict {
 
 fn holds(message: &str) -> Verdict {
     Verdict { status: ConditionStatus::True, reason: Reason::AsExpected, message: message.to_owned() }
+}
+
+/// It holds, but somebody should look.
+fn remarkable(reason: Reason, message: String) -> Verdict {
+    Verdict { status: ConditionStatus::True, reason, message }
 }
 
 fn fails(reason: Reason, message: impl Into<String>) -> Verdict {
@@ -222,32 +235,84 @@ fn reachable(known: &Known<'_>) -> Verdict {
 }
 
 fn lag_known(known: &Known<'_>) -> Verdict {
-    match &known.measured {
-        Ok(measured) => match measured.assessment.rewound {
-            None => holds("pending events and staleness are measured"),
-            Some((from, to)) => fails(
+    let measured = match &known.measured {
+        Ok(measured) => measured,
+        Err(why) if is_an_answer(why.reason) => return fails(why.reason, &why.message),
+        Err(why) => return unknown(why),
+    };
+    let assessment = &measured.assessment;
+    if let Some(Rewound { from, to, contested }) = assessment.rewound {
+        return if contested {
+            fails(
+                Reason::CheckpointContested,
+                format!(
+                    "the checkpoint goes back and forth, last from {from} to {to}: more than one projector commits to it"
+                ),
+            )
+        } else {
+            fails(
                 Reason::CheckpointRewound,
                 format!(
                     "the checkpoint went back from {from} to {to}: events are handled again, or two projectors share it"
                 ),
-            ),
-        },
-        Err(why) if is_an_answer(why.reason) => fails(why.reason, &why.message),
-        Err(why) => unknown(why),
+            )
+        };
     }
+    // Lag is known all the same, so these are no failure; they are said, and an Event is published.
+    if let Some(ahead) = assessment.ahead_of_clock {
+        return remarkable(
+            Reason::EventTimeInFuture,
+            format!(
+                "events are dated up to {} s after the source's own clock: staleness counts from when they were first seen here",
+                ahead.as_secs()
+            ),
+        );
+    }
+    if let Some(jump) = assessment.jump {
+        return remarkable(
+            Reason::HeadJumped,
+            format!(
+                "{} events came within {} s, a thousand times what is usual: an import, or a source that tells too much",
+                jump.arrived,
+                jump.within.as_secs().max(1)
+            ),
+        );
+    }
+    holds("pending events and staleness are measured")
 }
 
 fn progressing(known: &Known<'_>) -> Verdict {
-    match &known.measured {
-        Err(why) => unknown(why),
-        Ok(measured) if measured.assessment.stuck && !known.suspended => {
-            let at = measured.sample.checkpoint.lowest().map_or_else(String::new, |position| format!(" at {position}"));
-            fails(
-                Reason::CheckpointFrozen,
-                format!("events wait, but the checkpoint has not moved{at} for long: see the workers' logs"),
-            )
-        }
-        Ok(_) => holds("the checkpoint moves, or nothing waits"),
+    let measured = match &known.measured {
+        Err(why) => return unknown(why),
+        Ok(measured) => measured,
+    };
+    if measured.assessment.stuck && !known.suspended {
+        let at = measured.sample.checkpoint.lowest().map_or_else(String::new, |position| format!(" at {position}"));
+        return fails(
+            Reason::CheckpointFrozen,
+            format!("events wait, but the checkpoint has not moved{at} for long: see the workers' logs"),
+        );
+    }
+    if let Some(RetentionRisk { lost_in, drained_in }) = measured.assessment.retention_risk {
+        let drained = drained_in.map_or_else(
+            || "the backlog does not shrink".to_owned(),
+            |time| format!("the backlog takes {}", duration(time)),
+        );
+        return fails(
+            Reason::RetentionRisk,
+            format!("the source deletes the oldest event that waits in {}, and {drained}", duration(lost_in)),
+        );
+    }
+    holds("the checkpoint moves, or nothing waits")
+}
+
+/// Coarse, so that the message does not change with each sample.
+fn duration(time: Duration) -> String {
+    let minutes = time.as_secs() / 60;
+    match minutes {
+        0 => "less than a minute".to_owned(),
+        1..120 => format!("{minutes} min"),
+        _ => format!("{} h", minutes / 60),
     }
 }
 
@@ -268,6 +333,14 @@ fn available(known: &Known<'_>) -> Verdict {
             None => fails(Reason::NoWorkerReady, "the workload does not exist yet"),
         },
         WorkloadView::Present(WorkerCounts { ready: 1.., .. }) => holds("at least one worker is ready"),
+        // Asleep. What cannot be measured sleeps on: nobody knows of any work.
+        WorkloadView::Present(WorkerCounts { desired: Some(0), .. }) if none_required(known) != Some(false) => {
+            Verdict {
+                status: ConditionStatus::True,
+                reason: Reason::Idle,
+                message: "nothing waits, so that no worker runs: the first event wakes them".to_owned(),
+            }
+        }
         WorkloadView::Present(_) => {
             fails(Reason::NoWorkerReady, "no worker is ready: see the workload's pods and their events")
         }

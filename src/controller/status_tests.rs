@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
-    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample},
+    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample, Stage},
     names,
     registration::Unserved,
     snapshot::{Measured, Unknown},
@@ -38,10 +38,16 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
             staleness,
             rates: Rates { arrival: Some(98.76), per_worker: Some(49.94) },
             drain: None,
-            required: Required { workers: 2, limit: Limit::Shards, reason: "2 workers: because".to_owned() },
+            required: Required { workers: 2, wanted: 2, limit: Limit::Shards, reason: "2 workers: because".to_owned() },
             frozen_for: Duration::ZERO,
             stuck,
             rewound: None,
+            stage: Stage::Live,
+            idle_for: Duration::ZERO,
+            ahead_of_clock: None,
+            retention_risk: None,
+            jump: None,
+            prediction: None,
         },
         valid_until: Instant::now(),
     }
@@ -295,4 +301,31 @@ fn an_autoscaler_that_reads_elsewhere_makes_it_not_ready_until_it_reads_here() {
     // A replica that has just begun to lead, and does not know yet.
     assert_eq!(urgency(&told, &report(None, false, &told)), Urgency::Never);
     assert_eq!(report(Some(&Unserved::new()), false, &told).conditions[0].reason, "AsExpected");
+}
+
+#[test]
+fn asleep_is_well_and_says_so_until_the_first_event_or_the_kill_switch() {
+    let mut quiet = measured(0, 0.0, false);
+    quiet.assessment.required.workers = 0;
+    let asleep = status(&Known { workload: present(0, 0), ..known(Ok(&quiet)) });
+    assert_eq!(asleep.phase, Some(Phase::Idle));
+    is(&asleep, "Available", "True", Reason::Idle);
+    is(&asleep, "Ready", "True", Reason::AsExpected);
+
+    let refused = unknown(Reason::ConnectionRefused);
+    let down = Known { workload: present(0, 0), failure: Some(&refused), ..known(Err(refused.clone())) };
+    let down = next_status(&down, &asleep, at(200));
+    assert_eq!(down.phase, Some(Phase::Idle), "what cannot be measured sleeps on");
+    is(&down, "Available", "True", Reason::Idle);
+
+    let work = measured(9, 1.0, false);
+    let waking = next_status(&Known { workload: present(0, 0), ..known(Ok(&work)) }, &asleep, at(200));
+    assert_eq!(waking.phase, Some(Phase::Live));
+    is(&waking, "Available", "False", Reason::NoWorkerReady);
+
+    let off = Known { workload: present(0, 0), suspended: true, ..known(Ok(&quiet)) };
+    let off = next_status(&off, &asleep, at(200));
+    assert_eq!(off.phase, Some(Phase::Suspended));
+    let resumed = next_status(&Known { workload: present(0, 0), ..known(Ok(&quiet)) }, &off, at(300));
+    assert_eq!(resumed.phase, Some(Phase::Idle), "resumed, and nothing waits");
 }

@@ -3,16 +3,35 @@
 //! Knows no cluster, no database, no clock and no randomness. Times come in as values, so that a table test, the operator and a
 //! simulator run the very same code.
 
+mod arrivals;
+mod bounds;
+mod budget;
+mod capacity;
+mod faults;
+mod idle;
 mod model;
-mod rates;
+mod need;
+mod phases;
+mod prediction;
+mod progress;
+mod read_store;
 mod required;
 mod safe_head;
 mod sample;
+mod sentence;
 mod shards;
+mod start_up;
+mod steadiness;
 
-pub use model::{Assessment, Bounds, CatchUp, Fault, Model, Workers};
-pub use rates::{ARRIVAL_TIME_CONSTANT, Rates};
+pub use arrivals::ARRIVAL_TIME_CONSTANT;
+pub use bounds::{Bounds, CatchUp, Workers};
+pub use budget::{Claim, fair_shares};
+pub use faults::{Fault, Jump, RetentionRisk, Rewound};
+pub use model::{Assessment, Model, Rates};
+pub use phases::Stage;
+pub use prediction::Prediction;
 pub use required::{Limit, Required};
 pub use safe_head::{SafeHead, Writer, WriterId};
+use sample::as_float;
 pub use sample::{BlockingWriter, CheckpointState, Head, Pending, Position, Sample};
 pub use shards::useful_workers;

@@ -1,56 +1,34 @@
-//! One projection's model: what its samples so far say about now.
+//! One projection's model: what its samples so far say about now. Puts the parts together; each rule is in a file of its own.
 
 use std::time::Duration;
 
 use super::{
-    CheckpointState, Pending, Position, Rates, Required, Sample,
-    rates::{Interval, RateLearner, as_float},
-    required::{Load, Range, required},
+    Bounds, Pending, Position, Prediction, Required, RetentionRisk, Rewound, Sample, Stage, Workers,
+    arrivals::Arrivals,
+    as_float,
+    capacity::{Busy, Capacity, Interval, WARM_UP},
+    faults::{self, Fault, Jump, Rewinds},
+    idle::Idle,
+    need::{Load, Need, Why},
+    phases::Phases,
+    prediction::Predictions,
+    progress::Progress,
+    read_store::{ReadStoreWatch, Saturated},
+    required::{Fit, Limit, fit, shards, top},
+    sentence::{Told, sentence},
+    shards::{Uneven, round_up, worth},
+    start_up::StartUp,
+    steadiness::Steadiness,
+    useful_workers,
 };
 
-/// What the spec asks for, as far as the model needs it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bounds {
-    /// No event waits longer than this.
-    pub target: Duration,
-    /// Fewest workers; with 0 there is none once nothing has waited for [`Bounds::idle_for`].
-    pub min: u32,
-    /// Most workers.
-    pub max: u32,
-    /// The unit of parallelism, where it is known and limits it.
-    pub shards: Option<u32>,
-    /// All events in one order.
-    pub strict: bool,
-    /// A checkpoint that does not move for so long while there is work is stuck.
-    pub stuck_after: Duration,
-    /// Quiet for so long before the last worker goes away, where [`Bounds::min`] is 0.
-    pub idle_for: Duration,
-    /// How fast a backlog that breaks the target is to be cleared, where the spec says.
-    pub catch_up: Option<CatchUp>,
-    /// Events that one worker handles per second, as the spec says: used until it is learnt.
-    pub given_rate: Option<f64>,
-    /// The most workers that this projection's share of the read store's connections allows.
-    pub connections: Option<u32>,
-    /// How long the source keeps events.
-    pub retention: Option<Duration>,
-}
-
-/// How fast a backlog that breaks the target is to be cleared.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct CatchUp {
-    /// In so much time, counted from when the target was broken.
-    pub within: Duration,
-    /// Never more workers than this meanwhile.
-    pub max: u32,
-}
-
-/// The workers, as the cluster reports them.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Workers {
-    /// Ready now.
-    pub ready: u32,
-    /// Some are being replaced or started.
-    pub rolling: bool,
+/// Events per second, as far as known.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Events that arrive per second.
+    pub arrival: Option<f64>,
+    /// Events that one busy worker handles per second.
+    pub per_worker: Option<f64>,
 }
 
 /// What a sample means.
@@ -58,7 +36,7 @@ pub struct Workers {
 pub struct Assessment {
     /// Events that wait.
     pub pending: Pending,
-    /// Age of the oldest of them; zero when there is none, absent when unknown.
+    /// Age of the oldest of them; zero when there is none, absent when unknown. Where events' times lie in the future, since when it is known here.
     pub staleness: Option<Duration>,
     /// Events per second.
     pub rates: Rates,
@@ -67,189 +45,340 @@ pub struct Assessment {
     pub drain: Option<Duration>,
     /// How many workers hold the target.
     pub required: Required,
+    /// Live, or reading a backlog.
+    pub stage: Stage,
+    /// How long nothing has waited or arrived.
+    pub idle_for: Duration,
     /// How long the checkpoint has not moved although there is work; zero when it moves or nothing waits.
     pub frozen_for: Duration,
     /// `frozen_for` has reached the bound.
     pub stuck: bool,
-    /// The checkpoint went backwards since the last sample, from where to where.
-    pub rewound: Option<(Position, Position)>,
-}
-
-/// Why a sample does not tell the lag.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Fault {
-    /// There is no checkpoint: pending cannot be told from "nothing done yet" or "nothing to do".
-    #[error("no checkpoint has been committed yet")]
-    NeverCommitted,
-    /// A source that was restored or replaced silently skips events.
-    #[error(
-        "the checkpoint {checkpoint} is beyond the source's head {head}: was the source restored or replaced? Events would be skipped silently"
-    )]
-    CheckpointBeyondHead {
-        /// The furthest shard's checkpoint.
-        checkpoint: Position,
-        /// The raw head.
-        head: Position,
-    },
-    /// The probe could not tell what is pending.
-    #[error("the source did not tell how many events are pending")]
-    PendingUnknown,
+    /// The checkpoint went backwards a short while ago, or goes back and forth.
+    pub rewound: Option<Rewound>,
+    /// How far the events' times lie ahead of the source's clock, where they tell no age.
+    pub ahead_of_clock: Option<Duration>,
+    /// The source deletes events before they are handled.
+    pub retention_risk: Option<RetentionRisk>,
+    /// Far more came at once than ever.
+    pub jump: Option<Jump>,
+    /// What was expected of the last seconds, and what came.
+    pub prediction: Option<Prediction>,
 }
 
 /// Follows one projection from sample to sample.
 #[derive(Clone, Debug)]
 pub struct Model {
-    learner: RateLearner,
+    arrivals: Arrivals,
+    capacity: Capacity,
+    read_store: ReadStoreWatch,
+    start_up: StartUp,
+    progress: Progress,
+    rewinds: Rewinds,
+    idle: Idle,
+    phases: Phases,
+    steadiness: Steadiness,
+    predictions: Predictions,
     /// The last sample that told the lag; gone after one that did not, since rates are learnt between neighbours only.
     last: Option<Last>,
-    required: Option<u32>,
-    /// Outlives samples that tell no lag: what is unknown has not moved.
-    watched: Option<Watched>,
-    /// Where the checkpoint was stuck before the process was started anew, until the first one is seen.
-    stuck_at: Option<Position>,
+    /// Since when so many workers have been ready.
+    ready: Option<(Duration, u32)>,
 }
 
-/// A checkpoint and for how long it has been seen not to move while there was work. A sum, and no point in time, so that a clock that begins
-/// anew takes nothing away.
-#[derive(Clone, Debug)]
-struct Watched {
-    checkpoint: CheckpointState,
-    /// Events were seen to wait. Before that nothing asks it to move, not even during a time without samples.
-    waited_for: bool,
-    seen_at: Duration,
-    frozen_for: Duration,
-}
-
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Last {
     at: Duration,
     arrived: u64,
     pending: Pending,
-    checkpoint: CheckpointState,
-    staleness: Option<Duration>,
     workers: Workers,
 }
 
 /// Below this age of the oldest event the workers are not known to be busy: it is in somebody's hands.
 const QUEUED: Duration = Duration::from_secs(1);
+/// A smaller number of workers must hold the target with so much more load than there is.
+const MARGIN: f64 = 1.15;
+/// The load of so long a time must have room in a smaller number of workers.
+const MARGIN_WINDOW: Duration = Duration::from_secs(30);
+/// One shard is compared with the others only when events have waited for this share of the target.
+const UNEVEN_FROM: f64 = 0.2;
 
 impl Model {
     /// Starts with what an earlier run learnt: the rate per worker in events per second, the last answer, and the lowest checkpoint if it was
     /// stuck there.
     pub fn remembering(per_worker: Option<f64>, required: Option<u32>, stuck_at: Option<Position>) -> Self {
-        Self { learner: RateLearner::remembering(per_worker), last: None, required, watched: None, stuck_at }
+        Self {
+            arrivals: Arrivals::default(),
+            capacity: Capacity::remembering(per_worker),
+            read_store: ReadStoreWatch::default(),
+            start_up: StartUp::default(),
+            progress: Progress::remembering(stuck_at),
+            rewinds: Rewinds::default(),
+            idle: Idle::remembering(required == Some(0)),
+            phases: Phases::default(),
+            steadiness: Steadiness::remembering(required),
+            predictions: Predictions::default(),
+            last: None,
+            ready: None,
+        }
     }
 
     /// Takes in one sample.
     pub fn observe(&mut self, sample: &Sample, workers: Workers, bounds: Bounds) -> Result<Assessment, Fault> {
-        let pending = match plausible(sample) {
+        let pending = match faults::plausible(sample) {
             Ok(pending) => pending,
             Err(fault) => {
-                self.last = None;
-                self.watch(sample, None, bounds);
+                self.unknown(sample, fault, &bounds);
                 return Err(fault);
             }
         };
-        let rewound = self.rewound(sample);
-        let restarted = rewound.is_some()
-            || self.last.as_ref().is_some_and(|last| sample.at <= last.at || sample.arrived < last.arrived);
-        if let Some(last) = self.last.as_ref().filter(|_| !restarted) {
-            self.learner.observe(interval(last, sample, pending, workers));
-        }
-        let frozen_for = self.watch(sample, Some(pending), bounds);
-        let stuck = frozen_for >= bounds.stuck_after;
-        let rates = self.learner.rates();
-        let required = required(
-            Load {
-                rates,
-                pending,
-                staleness: sample.staleness,
-                target: bounds.target,
-                ready: workers.ready,
-                before: self.required,
-                stuck,
-                rolling: workers.rolling,
-            },
-            Range { min: bounds.min, max: bounds.max, shards: bounds.shards, strict: bounds.strict },
-        );
-        self.required = Some(required.workers);
-        self.last = Some(Last {
-            at: sample.at,
-            arrived: sample.arrived,
+        let at = sample.at;
+        let usual = self.arrivals.rate().unwrap_or(0.0);
+        self.arrivals.observe(at, sample.arrived);
+        let stepped_back = self.rewinds.observe(at, &sample.checkpoint);
+        let settled_for = self.settled_for(at, workers);
+        let last = self.last.filter(|last| !stepped_back && at > last.at && sample.arrived >= last.arrived);
+        let ahead_of_clock = faults::ahead_of_clock(sample);
+        let staleness = match ahead_of_clock {
+            Some(_) => Some(self.arrivals.known_for(pending.events).max(sample.staleness.unwrap_or_default())),
+            None => sample.staleness,
+        };
+        let busy = self.learn(last, sample, pending, staleness, workers, settled_for);
+        let saturated = self.read_store.observe(at, busy);
+        self.start_up.observe(at, workers.ready);
+        let frozen_for = self.progress.observe(sample, Some(pending), bounds.stuck_after);
+        let idle_for = self.idle.observe(at, pending.events, sample.arrived);
+        let rates = Rates { arrival: self.arrivals.rate(), per_worker: self.per_worker(&bounds) };
+        let jump = last.and_then(|last| faults::jump(sample.arrived - last.arrived, at - last.at, usual));
+        let seen = Seen {
+            at,
             pending,
-            checkpoint: sample.checkpoint.clone(),
-            staleness: sample.staleness,
+            pending_by_shard: &sample.pending_by_shard,
+            staleness,
+            rates,
             workers,
-        });
+            settled_for,
+            idle_for,
+            stuck: frozen_for >= bounds.stuck_after,
+            saturated,
+            jump,
+        };
+        let (required, stage) = self.require(&seen, &bounds);
+        self.start_up.asked(at, required.workers, workers.ready);
+        self.last = Some(Last { at, arrived: sample.arrived, pending, workers });
+        let drain = drain(pending, rates, workers);
+        let arrival = rates.arrival.unwrap_or(0.0);
         Ok(Assessment {
             pending,
-            staleness: sample.staleness,
+            staleness,
             rates,
-            drain: drain(pending, rates, workers),
+            drain,
             required,
+            stage,
+            idle_for,
             frozen_for,
-            stuck,
-            rewound,
+            stuck: seen.stuck,
+            rewound: self.rewinds.say(at),
+            ahead_of_clock,
+            retention_risk: faults::retention_risk(bounds.retention, staleness, pending.events, drain),
+            jump,
+            prediction: self.predictions.observe(at, sample.arrived, arrival, bounds.target),
         })
     }
 
-    fn rewound(&self, sample: &Sample) -> Option<(Position, Position)> {
-        let before = self.last.as_ref()?.checkpoint.lowest()?;
-        let now = sample.checkpoint.lowest()?;
-        (now < before).then_some((before, now))
-    }
-
-    /// Follows the checkpoint, and returns how long it has not moved although there is work. Only another checkpoint or the knowledge that
-    /// nothing waits ends that time; a sample that tells neither, or none at all, lets it go on.
-    fn watch(&mut self, sample: &Sample, pending: Option<Pending>, bounds: Bounds) -> Duration {
-        let Some(lowest) = sample.checkpoint.lowest() else { return Duration::ZERO };
-        let stuck_before = self.stuck_at.take() == Some(lowest);
-        let same = self.watched.take().filter(|before| before.checkpoint == sample.checkpoint);
-        let waits = pending.map(|pending| pending.events > 0);
-        let frozen_for = match &same {
-            _ if waits == Some(false) => Duration::ZERO,
-            Some(before) if before.waited_for => before.frozen_for + sample.at.saturating_sub(before.seen_at),
-            // For how long nobody remembers, but that it was long enough.
-            None if stuck_before => bounds.stuck_after,
-            _ => Duration::ZERO,
-        };
-        let waited_for = waits.unwrap_or_else(|| stuck_before || same.is_some_and(|before| before.waited_for));
-        let checkpoint = sample.checkpoint.clone();
-        self.watched = Some(Watched { checkpoint, waited_for, seen_at: sample.at, frozen_for });
-        frozen_for
-    }
-}
-
-fn plausible(sample: &Sample) -> Result<Pending, Fault> {
-    match sample.checkpoint.highest() {
-        None => Err(Fault::NeverCommitted),
-        Some(checkpoint) if checkpoint > sample.head.raw => {
-            Err(Fault::CheckpointBeyondHead { checkpoint, head: sample.head.raw })
+    fn unknown(&mut self, sample: &Sample, fault: Fault, bounds: &Bounds) {
+        self.last = None;
+        self.capacity.interrupt();
+        self.progress.observe(sample, None, bounds.stuck_after);
+        if fault == Fault::NeverCommitted {
+            self.idle.never_committed();
         }
-        Some(_) => sample.pending.ok_or(Fault::PendingUnknown),
+    }
+
+    fn settled_for(&mut self, at: Duration, workers: Workers) -> Duration {
+        let since = match self.ready {
+            Some((since, ready)) if ready == workers.ready && since <= at => since,
+            // What ran before the first look is taken for warm.
+            None => at.saturating_sub(WARM_UP * 2),
+            _ => at,
+        };
+        self.ready = Some((since, workers.ready));
+        at - since
+    }
+
+    fn per_worker(&self, bounds: &Bounds) -> Option<f64> {
+        let given = bounds.given_rate.filter(|rate| rate.is_finite() && *rate > 0.0);
+        self.capacity.per_worker().or(given)
+    }
+
+    fn learn(
+        &mut self,
+        last: Option<Last>,
+        sample: &Sample,
+        pending: Pending,
+        staleness: Option<Duration>,
+        workers: Workers,
+        settled_for: Duration,
+    ) -> Option<Busy> {
+        let Some(last) = last else {
+            self.capacity.interrupt();
+            return None;
+        };
+        let length = sample.at - last.at;
+        let arrived = sample.arrived - last.arrived;
+        // What arrived and does not wait was handled. Across a change from a bound to a count the difference means nothing.
+        let handled = (last.pending.exact == pending.exact)
+            .then(|| last.pending.events.saturating_add(arrived).saturating_sub(pending.events));
+        // Those that start at our word leave the others alone; those that are replaced do not.
+        let starting = workers.rolling && self.steadiness.before().is_some_and(|asked| asked > workers.ready);
+        let steady = workers.ready == last.workers.ready && (!workers.rolling || starting);
+        // The oldest event was there when the time began, so that there was always something to do.
+        let queued = last.pending.events > 0 && staleness.is_some_and(|age| age >= QUEUED.max(length));
+        self.capacity.observe(Interval {
+            length,
+            handled,
+            steady_workers: steady.then_some(workers.ready),
+            starting,
+            saturated: queued && work_for_all(&sample.pending_by_shard, workers.ready),
+            settled_for,
+        })
+    }
+
+    fn require(&mut self, seen: &Seen<'_>, bounds: &Bounds) -> (Required, Stage) {
+        let load = Load {
+            arrival: self.arrival(seen, bounds),
+            per_worker: seen.rates.per_worker,
+            pending: seen.pending.events,
+            staleness: seen.staleness,
+            target: bounds.target,
+            stage: Stage::Live,
+            ready: seen.workers.ready,
+            worth: worth(seen.workers.ready, shards(bounds)),
+            before: self.steadiness.before(),
+            start_up: self.start_up.typical(),
+            arrivals: &self.arrivals,
+        };
+        let live = load.need();
+        let uneven = seen.uneven(&load, live, bounds);
+        let live_fit = fit(live.workers, uneven, bounds, Stage::Live);
+        let suffices = matches!(live_fit.limit, Limit::None | Limit::Min);
+        let stage = self.phases.observe(seen.at, seen.staleness, bounds, suffices);
+        let (need, up, down) = if stage == Stage::Live {
+            let mean = self.arrivals.mean(MARGIN_WINDOW).unwrap_or(0.0);
+            let arrival = load.arrival.max(mean) * MARGIN;
+            let cautious = Load { arrival, start_up: Duration::ZERO, ..load }.need();
+            let uneven = seen.uneven(&load, cautious, bounds);
+            (live, live_fit, fit(cautious.workers.max(live.workers), uneven, bounds, stage))
+        } else {
+            let need = Load { stage, ..load }.need();
+            let uneven = seen.uneven(&load, need, bounds);
+            (need, fit(need.workers, uneven, bounds, stage), fit(need.workers * MARGIN, uneven, bounds, stage))
+        };
+        let arrival = load.arrival;
+        let idle = self.idle.enough(bounds);
+        let (wanted, fit) = if idle {
+            self.steadiness.force(0);
+            (0, Fit { workers: 0, limit: Limit::None })
+        } else {
+            self.steady(seen, bounds, stage, up, down)
+        };
+        let (workers, limit) = within_connections(wanted, fit.limit, bounds);
+        let hottest = seen.pending_by_shard.iter().max().copied().unwrap_or(0);
+        let told = Told {
+            workers,
+            wanted,
+            fit: Fit { workers: fit.workers, limit },
+            need,
+            arrival,
+            per_worker: seen.rates.per_worker,
+            pending: seen.pending,
+            idle_for: seen.idle_for,
+            idle,
+            stage,
+            hottest_share: Some(as_float(hottest) / as_float(seen.pending.events.max(1))),
+            saturated: seen.saturated,
+            stuck: seen.stuck,
+            rolling: seen.workers.rolling,
+            jump: seen.jump,
+            bounds,
+        };
+        (Required { workers, wanted, limit, reason: sentence(&told) }, stage)
+    }
+
+    /// The rate to plan with: while events wait, what came within a target's time counts, too.
+    fn arrival(&self, seen: &Seen<'_>, bounds: &Bounds) -> f64 {
+        let average = seen.rates.arrival.unwrap_or(0.0);
+        let window = bounds.target.clamp(Duration::from_secs(3), Duration::from_secs(10));
+        let waits = seen.staleness.is_none_or(|age| age >= QUEUED);
+        let recent = self.arrivals.mean(window).filter(|_| waits && seen.pending.events > 0);
+        recent.map_or(average, |recent| recent.max(average))
+    }
+
+    /// Keeps what rose for a while, and adds none where none would help.
+    fn steady(&mut self, seen: &Seen<'_>, bounds: &Bounds, stage: Stage, up: Fit, down: Fit) -> (u32, Fit) {
+        let before = self.steadiness.before();
+        let held = before.unwrap_or(seen.workers.ready).max(bounds.min).max(1);
+        let mut up = up;
+        if up.workers > held && (seen.stuck || seen.saturated.is_some()) {
+            let limit = if seen.stuck { up.limit } else { Limit::ReadStore };
+            up = Fit { workers: held, limit };
+        }
+        let still = seen.workers.rolling || seen.settled_for < WARM_UP;
+        let arrival = seen.rates.arrival.unwrap_or(0.0);
+        let steady = self.steadiness.answer(seen.at, up.workers, down.workers.max(up.workers), still, arrival);
+        let top = top(bounds, stage);
+        let answer = round_up(steady, shards(bounds), top.max(1)).clamp(bounds.min.clamp(1, top), top);
+        if answer != steady {
+            self.steadiness.force(answer);
+        }
+        (answer, up)
     }
 }
 
-fn interval(last: &Last, sample: &Sample, pending: Pending, workers: Workers) -> Interval {
-    let arrived = sample.arrived - last.arrived;
-    // What arrived and does not wait was handled. Across a change from a bound to a count the difference means nothing.
-    let handled =
-        (last.pending.exact == pending.exact).then(|| (last.pending.events + arrived).saturating_sub(pending.events));
-    let queued = |staleness: Option<Duration>| staleness.is_some_and(|age| age >= QUEUED);
-    let steady = !workers.rolling && !last.workers.rolling && workers.ready == last.workers.ready;
-    let saturated = steady && queued(last.staleness) && queued(sample.staleness);
-    let shards_with_work = sample.pending_by_shard.iter().filter(|waiting| **waiting > 0).count();
-    let busy = if sample.pending_by_shard.is_empty() {
-        workers.ready
-    } else {
-        workers.ready.min(u32::try_from(shards_with_work).unwrap_or(u32::MAX))
-    };
-    Interval {
-        length: sample.at.saturating_sub(last.at),
-        arrived,
-        handled,
-        saturated_workers: saturated.then_some(busy),
-        ready_workers: workers.ready,
+/// One sample, and what was learnt up to it.
+struct Seen<'a> {
+    at: Duration,
+    pending: Pending,
+    pending_by_shard: &'a [u64],
+    staleness: Option<Duration>,
+    rates: Rates,
+    workers: Workers,
+    settled_for: Duration,
+    idle_for: Duration,
+    stuck: bool,
+    saturated: Option<Saturated>,
+    jump: Option<Jump>,
+}
+
+impl Seen<'_> {
+    /// How one shard stands out, where that is known and the target is in danger.
+    fn uneven(&self, load: &Load<'_>, need: Need, bounds: &Bounds) -> Option<Uneven> {
+        let shards = shards(bounds).filter(|shards| *shards > 1 && self.pending_by_shard.len() == *shards as usize)?;
+        let rate = self.rates.per_worker.filter(|_| need.why == Why::Rates)?;
+        let waits = self.staleness.is_some_and(|age| age >= bounds.target.mul_f64(UNEVEN_FROM));
+        let hottest = as_float(self.pending_by_shard.iter().max().copied().filter(|_| waits)?);
+        let all: u64 = self.pending_by_shard.iter().fold(0, |sum, shard| sum.saturating_add(*shard));
+        let mean = as_float(all) / f64::from(shards);
+        let excess = (hottest - mean) / (rate * need.left.min(load.left()).max(0.001));
+        let other = (need.workers - excess).max(load.arrival / rate) / f64::from(shards);
+        Some(Uneven { shards, hottest: other + excess, other })
+    }
+}
+
+/// Each worker has work waiting, as far as the shards tell.
+fn work_for_all(pending_by_shard: &[u64], workers: u32) -> bool {
+    let most = pending_by_shard.iter().max().copied().unwrap_or(0);
+    let with_work = pending_by_shard.iter().filter(|waiting| **waiting * 10 >= most.max(1)).count();
+    let enough = pending_by_shard.len() * 3 / 4;
+    pending_by_shard.is_empty() || (with_work >= enough && with_work >= workers as usize)
+}
+
+fn within_connections(wanted: u32, limit: Limit, bounds: &Bounds) -> (u32, Limit) {
+    match bounds.connections.filter(|connections| wanted > *connections) {
+        // One worker at least: without any, nothing would ever change.
+        Some(connections) => {
+            let most = connections.max(1);
+            (useful_workers(f64::from(wanted), shards(bounds), most).min(wanted), Limit::Connections)
+        }
+        None => (wanted, limit),
     }
 }
 
@@ -264,3 +393,7 @@ fn drain(pending: Pending, rates: Rates, workers: Workers) -> Option<Duration> {
 #[cfg(test)]
 #[path = "model_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "properties_tests.rs"]
+mod properties;

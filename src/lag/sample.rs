@@ -90,3 +90,9 @@ pub struct Sample {
     /// Who holds the safe head back, where somebody does.
     pub blocked_by: Option<BlockingWriter>,
 }
+
+/// Counts of events stay far below 2^53, above which a float would round them.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn as_float(count: u64) -> f64 {
+    count as f64
+}

@@ -28,9 +28,97 @@ pub fn useful_workers(needed: f64, shards: Option<u32>, most: u32) -> u32 {
     }
 }
 
+/// What `workers` are worth, in full workers: `S / ceil(S / n)`.
+pub(super) fn worth(workers: u32, shards: Option<u32>) -> f64 {
+    match shards.filter(|shards| *shards > 0) {
+        Some(_) if workers == 0 => 0.0,
+        Some(shards) => f64::from(shards) / f64::from(shards.div_ceil(workers)),
+        None => f64::from(workers),
+    }
+}
+
+/// The smallest number that is not less than `workers` and worth more than every smaller one, unless that is more than `most`.
+pub(super) fn round_up(workers: u32, shards: Option<u32>, most: u32) -> u32 {
+    let useful = |n: &u32| *n <= 1 || worth(*n, shards) > worth(*n - 1, shards);
+    (workers..=most).find(useful).unwrap_or(workers.min(most))
+}
+
+/// Shards of which one has more to do than the others, each load in full workers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Uneven {
+    pub(super) shards: u32,
+    pub(super) hottest: f64,
+    /// The mean of the others.
+    pub(super) other: f64,
+}
+
+/// A worker counts as the hottest shard's own when the other shards that it holds take no more of it than this.
+const NEARLY_OWN: f64 = 0.2;
+
+impl Uneven {
+    /// One shard has more to do than one worker can, so that no number of workers is enough.
+    pub(super) fn too_hot(&self) -> bool {
+        self.hottest > 1.0
+    }
+
+    /// No worker is overloaded where there are so many.
+    pub(super) fn suffice(&self, workers: u32) -> bool {
+        self.hottest + self.others(workers) <= 1.0
+    }
+
+    /// What the shards that share the hottest one's worker have to do.
+    fn others(&self, workers: u32) -> f64 {
+        f64::from(self.shards.div_ceil(workers.max(1)).max(1) - 1) * self.other
+    }
+
+    /// The smallest number of workers, at most `most`, whose heaviest one is not overloaded. Shards are dealt out by their number, not by what
+    /// they hold, so that the hottest shares its worker with as many others as any shard does. Where the hottest is too hot in itself, the
+    /// smallest number that serves the others and leaves it nearly a worker of its own: more would not help.
+    pub(super) fn useful_workers(&self, most: u32) -> u32 {
+        let enough = |workers: &u32| {
+            if self.too_hot() { self.others(*workers) <= NEARLY_OWN } else { self.suffice(*workers) }
+        };
+        let most = most.clamp(1, self.shards.max(1));
+        let workers = (1..=most).find(enough).unwrap_or(most);
+        // None that adds nothing.
+        useful_workers(worth(workers, Some(self.shards)), Some(self.shards), most)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_up_to_a_number_that_differs() {
+        for (workers, most, expected) in [(0, 24, 0), (1, 24, 1), (7, 24, 8), (13, 24, 24), (13, 20, 13), (12, 24, 12)]
+        {
+            assert_eq!(round_up(workers, Some(24), most), expected, "{workers} of {most}");
+        }
+        assert_eq!(round_up(7, None, 24), 7);
+    }
+
+    #[test]
+    fn by_the_heaviest_worker_where_loads_are_known() {
+        let even = |total: f64| Uneven { shards: 24, hottest: total / 24.0, other: total / 24.0 };
+        for total in [0.5, 1.0, 3.9, 4.7, 4.9, 11.0, 13.0, 23.0] {
+            let workers = even(total).useful_workers(24);
+            assert_eq!(workers, useful_workers(total - 1e-9, Some(24), 24), "{total}: as equal shards are");
+        }
+        let uneven = Uneven { shards: 24, hottest: 0.8, other: 0.1 };
+        assert!(!uneven.too_hot());
+        assert_eq!(uneven.useful_workers(24), 8, "with two others it is full");
+        assert_eq!(uneven.useful_workers(6), 6);
+    }
+
+    #[test]
+    fn no_more_workers_than_help_where_one_shard_is_too_hot() {
+        let hot = Uneven { shards: 24, hottest: 1.4, other: 0.05 };
+        assert!(hot.too_hot());
+        assert_eq!(hot.useful_workers(24), 5, "four others take a fifth of its worker");
+        assert_eq!(Uneven { other: 0.0, ..hot }.useful_workers(24), 1);
+        assert_eq!(Uneven { other: 0.5, ..hot }.useful_workers(24), 24);
+    }
 
     #[test]
     fn asks_only_for_numbers_that_differ() {

@@ -1,9 +1,13 @@
-//! What the API offers, in each form in which the aggregator and `kubectl` ask for it. Made once, from the [`Offer`].
+//! What the API offers, in each form in which the aggregator and `kubectl` ask for it. Made from the [`Offer`] and from
+//! what another adapter has beside it, and anew when that changes.
+
+use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::{
+    delegate::{DelegatedResource, Listed},
     external_v1beta1::ExternalMetricValueList,
     object_values,
     offer::{ApiVersion, MeasuredKind, Offer},
@@ -25,12 +29,12 @@ pub(super) struct Discovery {
 }
 
 impl Discovery {
-    pub(super) fn new(offer: &Offer) -> Self {
+    pub(super) fn new(offer: &Offer, listed: &Listed) -> Self {
         let versions = offer.versions();
         let groups = groups(&versions);
         let all: Vec<Value> = groups.iter().map(|(group, versions)| api_group(group, versions)).collect();
         let aggregated: Vec<Value> =
-            groups.iter().map(|(group, versions)| aggregated_group(group, versions, offer)).collect();
+            groups.iter().map(|(group, versions)| aggregated_group(group, versions, offer, listed)).collect();
         let aggregated = json!({
             "kind": "APIGroupDiscoveryList",
             "apiVersion": "apidiscovery.k8s.io/v2",
@@ -48,7 +52,7 @@ impl Discovery {
                 "kind": "APIResourceList",
                 "apiVersion": "v1",
                 "groupVersion": version.group_version(),
-                "resources": resources(version, offer),
+                "resources": resources(version, offer, listed),
             })
         };
         Self {
@@ -96,55 +100,80 @@ fn api_group(group: &str, versions: &[ApiVersion]) -> Value {
 }
 
 /// The resources of a version as APIResources: metrics of objects are subresources of theirs.
-fn resources(version: ApiVersion, offer: &Offer) -> Vec<Value> {
-    let resource = |name: &str, kind: &str| json!({"name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": ["get"]});
-    match (version, &offer.objects) {
-        (ApiVersion::ExternalV1Beta1, _) => vec![resource(EXTERNAL_METRICS, ExternalMetricValueList::KIND)],
+fn resources(version: ApiVersion, offer: &Offer, listed: &Listed) -> Vec<Value> {
+    let resource = |name: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind_of(version), "verbs": ["get"]});
+    let ours = match (version, &offer.objects) {
+        (ApiVersion::ExternalV1Beta1, _) => vec![resource(EXTERNAL_METRICS, true)],
         (ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2, Some(MeasuredKind { resource: of, metrics, .. })) => {
-            metrics.iter().map(|metric| resource(&format!("{of}/{metric}"), object_values::KIND)).collect()
+            metrics.iter().map(|metric| resource(&format!("{of}/{metric}"), true)).collect()
         }
         (ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2, None) => Vec::new(),
+    };
+    let others = others(version, listed).map(|other| resource(&other.name, other.namespaced));
+    ours.into_iter().chain(others).collect()
+}
+
+fn kind_of(version: ApiVersion) -> &'static str {
+    match version {
+        ApiVersion::ExternalV1Beta1 => ExternalMetricValueList::KIND,
+        ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2 => object_values::KIND,
     }
 }
 
-fn aggregated_group(group: &str, versions: &[ApiVersion], offer: &Offer) -> Value {
+/// What another adapter has of a version and we have not.
+fn others(version: ApiVersion, listed: &Listed) -> impl Iterator<Item = &DelegatedResource> {
+    listed.get(&version).into_iter().flatten().filter(|other| other.name != EXTERNAL_METRICS)
+}
+
+fn aggregated_group(group: &str, versions: &[ApiVersion], offer: &Offer, listed: &Listed) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|version| {
             json!({
                 "version": version.version(),
                 "freshness": "Current",
-                "resources": [aggregated_resource(*version, offer)],
+                "resources": aggregated_resources(*version, offer, listed),
             })
         })
         .collect();
     json!({"metadata": {"name": group}, "versions": versions})
 }
 
-fn aggregated_resource(version: ApiVersion, offer: &Offer) -> Value {
-    let response = |kind: &str| json!({"group": "", "version": "", "kind": kind});
-    let resource = |name: &str, kind: &str, verbs: &[&str]| {
+fn aggregated_resources(version: ApiVersion, offer: &Offer, listed: &Listed) -> Vec<Value> {
+    let kind = json!({"group": "", "version": "", "kind": kind_of(version)});
+    let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
+    if version == ApiVersion::ExternalV1Beta1 {
+        let resource = |name: &str, namespaced: bool| json!({"resource": name, "responseKind": kind, "scope": scope(namespaced), "singularResource": "", "verbs": ["get"]});
+        let others = others(version, listed).map(|other| resource(&other.name, other.namespaced));
+        return std::iter::once(resource(EXTERNAL_METRICS, true)).chain(others).collect();
+    }
+    // The objects themselves are not served here: a parent without kind and verbs only carries its metrics, as the API
+    // server writes it for subresources whose parent is elsewhere.
+    let parent = |name: &str, namespaced: bool, metrics: &[&str]| {
+        let metric = |metric: &&str| json!({"subresource": metric, "responseKind": kind, "verbs": ["get"]});
         json!({
             "resource": name,
-            "responseKind": response(kind),
-            "scope": "Namespaced",
+            "responseKind": {"group": "", "version": "", "kind": ""},
+            "scope": scope(namespaced),
             "singularResource": "",
-            "verbs": verbs,
+            "verbs": [],
+            "subresources": metrics.iter().map(metric).collect::<Vec<_>>(),
         })
     };
-    match (version, &offer.objects) {
-        (ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2, Some(kind)) => {
-            // The objects themselves are not served here: a parent without kind and verbs only carries its metrics, as the API
-            // server writes it for subresources whose parent is elsewhere.
-            let mut parent = resource(&kind.resource, "", &[]);
-            let metrics = kind.metrics.iter().map(|metric| {
-                json!({"subresource": metric, "responseKind": response(object_values::KIND), "verbs": ["get"]})
-            });
-            parent["subresources"] = metrics.collect();
-            parent
+    let ours = offer.objects.iter().map(|kind| {
+        let metrics: Vec<&str> = kind.metrics.iter().map(String::as_str).collect();
+        parent(&kind.resource, true, &metrics)
+    });
+    // Metrics of one parent are of one scope: what contradicts the first is left out of this form.
+    let mut parents: BTreeMap<&str, (bool, Vec<&str>)> = BTreeMap::new();
+    for other in others(version, listed) {
+        let Some((of, metric)) = other.name.split_once('/') else { continue };
+        let (namespaced, metrics) = parents.entry(of).or_insert((other.namespaced, Vec::new()));
+        if *namespaced == other.namespaced {
+            metrics.push(metric);
         }
-        _ => resource(EXTERNAL_METRICS, ExternalMetricValueList::KIND, &["get"]),
     }
+    ours.chain(parents.iter().map(|(of, (namespaced, metrics))| parent(of, *namespaced, metrics))).collect()
 }
 
 fn asks_for_aggregated(request: &HeaderMap) -> bool {
@@ -177,7 +206,7 @@ mod tests {
         if let Some(etag) = etag {
             request.insert(header::IF_NONE_MATCH, etag.clone());
         }
-        Discovery::new(offer).groups(&request)
+        Discovery::new(offer, &Listed::new()).groups(&request)
     }
 
     fn json_of(answer: &Answer) -> Value {
@@ -211,7 +240,7 @@ mod tests {
 
     #[test]
     fn metrics_of_objects_are_subresources_in_every_form() {
-        let discovery = Discovery::new(&offer(true, true));
+        let discovery = Discovery::new(&offer(true, true), &Listed::new());
         let none = HeaderMap::new();
         for version in [ApiVersion::CustomV1Beta1, ApiVersion::CustomV1Beta2] {
             let list = json_of(&discovery.resources(version, &none).unwrap());
@@ -254,7 +283,7 @@ mod tests {
         let none = HeaderMap::new();
         for (external, objects) in [(true, true), (true, false), (false, true), (false, false)] {
             let offer = offer(external, objects);
-            let discovery = Discovery::new(&offer);
+            let discovery = Discovery::new(&offer, &Listed::new());
             for (version, offered) in [
                 (ApiVersion::ExternalV1Beta1, external),
                 (ApiVersion::CustomV1Beta1, objects),
@@ -270,5 +299,60 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_another_adapter_has_is_beside_ours_in_every_form() {
+        let resource = |name: &str, namespaced| DelegatedResource { name: name.to_owned(), namespaced };
+        let listed = Listed::from([
+            (ApiVersion::ExternalV1Beta1, vec![resource("externalmetrics", true), resource("s0-kafka", true)]),
+            (
+                ApiVersion::CustomV1Beta2,
+                vec![
+                    resource("nodes/load", false),
+                    resource("pods/load", true),
+                    resource("pods/odd", false),
+                    resource("pods/requests", true),
+                ],
+            ),
+        ]);
+        let discovery = Discovery::new(&offer(true, true), &listed);
+        let none = HeaderMap::new();
+        let names = |version| {
+            let list = json_of(&discovery.resources(version, &none).unwrap());
+            let name = |resource: &Value| resource["name"].as_str().unwrap().to_owned();
+            list["resources"].as_array().unwrap().iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(ApiVersion::ExternalV1Beta1), ["externalmetrics", "s0-kafka"]);
+        let ours = ["things.example.org/lag", "things.example.org/rate"];
+        assert_eq!(names(ApiVersion::CustomV1Beta1), ours, "it has nothing in this version");
+        assert_eq!(names(ApiVersion::CustomV1Beta2)[..2], ours);
+        assert_eq!(names(ApiVersion::CustomV1Beta2)[2..], ["nodes/load", "pods/load", "pods/odd", "pods/requests"]);
+
+        let mut accept = HeaderMap::new();
+        accept.insert(header::ACCEPT, HeaderValue::from_static(AGGREGATED));
+        let answer = discovery.groups(&accept);
+        let all = json_of(&answer);
+        let external = &all["items"][0]["versions"][0]["resources"];
+        assert_eq!(
+            (&external[0]["resource"], &external[1]["resource"]),
+            (&json!("externalmetrics"), &json!("s0-kafka"))
+        );
+        let custom = all["items"][1]["versions"][0]["resources"].as_array().unwrap();
+        let parents: Vec<_> = custom.iter().map(|parent| (&parent["resource"], &parent["scope"])).collect();
+        let namespaced = json!("Namespaced");
+        assert_eq!(
+            parents,
+            [
+                (&json!("things.example.org"), &namespaced),
+                (&json!("nodes"), &json!("Cluster")),
+                (&json!("pods"), &namespaced)
+            ]
+        );
+        let of_pods: Vec<_> =
+            custom[2]["subresources"].as_array().unwrap().iter().map(|it| &it["subresource"]).collect();
+        assert_eq!(of_pods, ["load", "requests"], "one parent has one scope");
+        let before = asked(&offer(true, true), AGGREGATED, None);
+        assert_ne!(before.headers()[header::ETAG], answer.headers()[header::ETAG], "the aggregator notices");
     }
 }

@@ -1,13 +1,17 @@
 //! The Kubernetes metrics API: discovery, values and errors as the aggregator, `kubectl` and the HorizontalPodAutoscaler expect them.
 //!
 //! A room of its own: it knows a trait for values ([`MetricValues`]) and one for questions to the cluster ([`Reviews`]), and nothing
-//! of Projections, sources or controllers. It answers from memory; no request waits for a source.
+//! of Projections, sources or controllers. It answers from memory; no request waits for a source. What is not ours another adapter may be
+//! asked for ([`Delegate`]).
 
+mod api_metrics;
+mod audit;
 pub mod authn;
 mod authz;
 pub mod certificate;
 mod custom_v1beta1;
 mod custom_v1beta2;
+pub mod delegate;
 mod discovery;
 mod external_v1beta1;
 #[cfg(fuzzing)]
@@ -33,13 +37,15 @@ use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 
+pub use api_metrics::ApiMetrics;
 pub use authn::{ClientAuthorities, User};
 pub use authz::{Attributes, ResourceAttributes};
+pub use delegate::{Delegate, DelegateAnswer, DelegateError, Delegates};
 pub use offer::{ApiVersion, MeasuredKind, Offer};
 pub use quantity::Quantity;
 pub use rate::Rate;
 pub use selector::Selector;
-pub use server::{ApiMetrics, CONNECTION_AGE, ServeOptions, serve};
+pub use server::{CONNECTION_AGE, ServeOptions, serve};
 
 /// One value of an external metric.
 #[derive(Clone, Debug, Eq, PartialEq)]

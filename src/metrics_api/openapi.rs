@@ -62,7 +62,7 @@ fn v2(versions: &[ApiVersion], offer: &Offer) -> Value {
     for version in versions {
         let schemas = Schemas::of(*version, "/definitions");
         for operation in operations(*version, offer) {
-            let parameter = |(name, place): (&str, &str)| json!({"name": name, "in": place, "required": place == "path", "type": "string", "uniqueItems": true});
+            let parameter = |(name, place): (&str, &str)| json!({"name": name, "in": place, "required": place == "path", "type": "string"});
             let mut get = operation.common(*version, parameter);
             get["consumes"] = json!(["*/*"]);
             get["produces"] = json!(["application/json"]);
@@ -82,7 +82,7 @@ fn v3(version: ApiVersion, offer: &Offer) -> Value {
     let schemas = Schemas::of(version, "/components/schemas");
     let mut paths = Map::new();
     for operation in operations(version, offer) {
-        let parameter = |(name, place): (&str, &str)| json!({"name": name, "in": place, "required": place == "path", "schema": {"type": "string", "uniqueItems": true}});
+        let parameter = |(name, place): (&str, &str)| json!({"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}});
         let mut get = operation.common(version, parameter);
         let content = json!({"application/json": {"schema": schemas.root}});
         get["responses"] = json!({"200": {"description": "OK", "content": content}});

@@ -2,12 +2,16 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// A longer path is refused unread.
 const LONGEST_PATH: usize = 2 * 1024;
 /// No name in Kubernetes is longer. What is remembered of requests is bounded by it.
 const LONGEST_SEGMENT: usize = 253;
+
+/// Everything but what a segment may hold as it is.
+const NOT_PLAIN: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'*').remove(b':');
 
 /// Reads the segments of a path. A slash at the end counts as an empty segment.
 ///
@@ -30,6 +34,12 @@ fn segment(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
         text if text.len() > LONGEST_SEGMENT => Err("a name in it is longer than 253 bytes"),
         _ => Ok(decoded),
     }
+}
+
+/// The path of these segments, in the one spelling that everybody reads alike; without empty ones at the end.
+pub(super) fn join(segments: &[&str]) -> String {
+    let end = segments.iter().rposition(|segment| !segment.is_empty()).map_or(0, |last| last + 1);
+    segments[..end].iter().map(|segment| format!("/{}", utf8_percent_encode(segment, NOT_PLAIN))).collect()
 }
 
 /// Decodes `%xx`, each of which must be complete.
@@ -88,7 +98,13 @@ mod tests {
                 format!("/{}", percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC))
             }).collect();
             match segments(&encoded) {
-                Ok(read) => prop_assert_eq!(read, names),
+                Ok(read) => {
+                    prop_assert_eq!(&read, &names);
+                    let parts: Vec<&str> = names.iter().map(String::as_str).collect();
+                    // Written by us, it is read as what it was.
+                    let written = join(&parts);
+                    prop_assert_eq!(segments(&written).unwrap(), names);
+                }
                 Err(_) => prop_assert!(names.iter().any(|name| name.contains('/') || name == "." || name == "..")),
             }
         }

@@ -1,6 +1,7 @@
 //! The other end of a connection: its certificate, judged anew for each set of authorities and every few seconds.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,8 +17,9 @@ use super::{ClientAuthorities, authn::Standing};
 const JUDGED_FOR: Duration = Duration::from_secs(5);
 
 /// Who is at the other end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Peer {
+    from: SocketAddr,
     chain: Vec<CertificateDer<'static>>,
     judged: Mutex<Option<Judged>>,
     known: AtomicBool,
@@ -31,8 +33,13 @@ struct Judged {
 }
 
 impl Peer {
-    pub(super) fn new(chain: Vec<CertificateDer<'static>>) -> Self {
-        Self { chain, judged: Mutex::default(), known: AtomicBool::new(false) }
+    pub(super) fn new(from: SocketAddr, chain: Vec<CertificateDer<'static>>) -> Self {
+        Self { from, chain, judged: Mutex::default(), known: AtomicBool::new(false) }
+    }
+
+    /// Its address.
+    pub(super) fn from(&self) -> SocketAddr {
+        self.from
     }
 
     /// What the certificate stands for today. New authorities judge anew, so that a rotated one counts at once, on open

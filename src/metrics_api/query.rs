@@ -1,5 +1,7 @@
 //! A request's query: the selectors in it, understood whole or refused.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::{Selector, path::decode};
 
 /// A longer query is refused unread.
@@ -39,6 +41,16 @@ impl Query {
             }
         }
         Ok(Self { labels: labels.unwrap_or_default(), metric_labels: metric_labels.unwrap_or_default() })
+    }
+
+    /// What was understood, as the end of a URL for somebody else; nothing else of what the caller wrote is in it.
+    pub(super) fn written(&self) -> String {
+        let said = [("labelSelector", &self.labels), ("metricLabelSelector", &self.metric_labels)]
+            .map(|(key, selector)| (key, selector.to_string()));
+        let said = said.iter().filter(|(_, selector)| !selector.is_empty());
+        let pairs = said.map(|(key, selector)| format!("{key}={}", utf8_percent_encode(selector, NON_ALPHANUMERIC)));
+        let pairs = pairs.collect::<Vec<_>>().join("&");
+        if pairs.is_empty() { pairs } else { format!("?{pairs}") }
     }
 }
 
@@ -83,6 +95,23 @@ mod tests {
         );
         let error = Query::parse("labelSelector=a&metricLabelSelector=a%20b").unwrap_err();
         assert!(error.starts_with("metricLabelSelector: unable to parse"), "{error}");
+    }
+
+    #[test]
+    fn what_is_passed_on_is_what_was_understood_and_no_more() {
+        for (query, passed_on) in [
+            ("", ""),
+            ("timeout=30s&x=y", ""),
+            ("labelSelector=a%3D%3D1&labelSelector=b%3D2", "?labelSelector=a%3D1"),
+            (
+                "metricLabelSelector=b+in+(x,y)&labelSelector=a",
+                "?labelSelector=a&metricLabelSelector=b%20in%20%28x%2Cy%29",
+            ),
+        ] {
+            let written = Query::parse(query).unwrap().written();
+            assert_eq!(written, passed_on);
+            assert_eq!(Query::parse(written.trim_start_matches('?')), Query::parse(query));
+        }
     }
 
     proptest! {

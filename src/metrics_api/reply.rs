@@ -68,6 +68,11 @@ pub(super) fn json(object: &impl Serialize) -> Answer {
     }
 }
 
+/// An object that is written already.
+pub(super) fn json_bytes(body: Bytes) -> Answer {
+    with_status(StatusCode::OK, body)
+}
+
 /// A short text, as probes expect.
 pub(super) fn text(text: &'static str) -> Answer {
     let mut answer = Response::new(Bytes::from_static(text.as_bytes()));
@@ -86,6 +91,7 @@ pub(super) fn failure(code: StatusCode, message: String) -> Answer {
         StatusCode::NOT_ACCEPTABLE => "NotAcceptable",
         StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
         StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+        StatusCode::GATEWAY_TIMEOUT => "Timeout",
         _ => "InternalError",
     };
     let body = serde_json::to_vec(&Status::failure(code.as_u16(), reason, message)).unwrap_or_default();

@@ -1,17 +1,23 @@
 //! From a request to its answer: read it, find out who asks, ask whether they may, answer from memory.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, StatusCode};
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 use warp::{Filter, Reply, path::FullPath};
 
 use super::{
-    ClientAuthorities, MetricValues, ObjectQuery, Reviews, User, ValueError,
+    ApiMetrics, ClientAuthorities, MetricValues, ObjectQuery, ReviewError, Reviews, User, ValueError,
+    audit::{self, Denied},
     authn::{Standing, bearer},
     authz::{Attributes, Gate},
     custom_v1beta1, custom_v1beta2,
+    delegate::{DelegatedResource, Forwarder, Forwarders, Listed},
     discovery::Discovery,
     external_v1beta1::ExternalMetricValueList,
     object_values::Asked,
@@ -25,16 +31,22 @@ use super::{
     target::{ObjectPath, Target},
 };
 
+/// As resources within a namespace these are the namespace's own, so that no role can grant them as metrics.
+const UNUSABLE: [&str; 2] = ["status", "finalize"];
+
 /// Everything that requests share.
 pub(super) struct Api<V, R> {
     pub(super) values: V,
     pub(super) gate: Gate<R>,
     pub(super) callers: Callers,
-    pub(super) throttled: Counter,
+    pub(super) metrics: ApiMetrics,
     pub(super) authorities: watch::Receiver<Arc<ClientAuthorities>>,
     pub(super) offer: Offer,
-    pub(super) discovery: Discovery,
+    pub(super) discovery: ArcSwap<Discovery>,
     pub(super) openapi: OpenApi,
+    pub(super) forwarders: Forwarders,
+    /// What other adapters have, as the discovery says.
+    pub(super) listed: Mutex<Listed>,
 }
 
 /// The one filter: every method and path comes here, so that every answer has the form that Kubernetes expects.
@@ -47,7 +59,9 @@ pub(super) fn filter<V: MetricValues, R: Reviews>(
         move |method: Method, path: FullPath, query: String, headers| {
             let (api, peer) = (api.clone(), peer.clone());
             async move {
+                let began = Instant::now();
                 let answer = api.answer(&method, path.as_str(), &query, &headers, &peer).await;
+                api.metrics.duration.observe(began.elapsed().as_secs_f64());
                 if method == Method::HEAD { reply::without_body(answer) } else { answer }
             }
         },
@@ -71,26 +85,25 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if target == Target::Health && method == Method::GET {
             return reply::text("ok");
         }
+        let mut request = Denied { from: peer.from(), user: audit::NOBODY, method, path };
         let user = match self.user(headers, peer).await {
             Ok(user) => user,
-            Err(answer) => return answer,
+            Err(why) => return why.answer(request),
         };
+        request.user = &user.name;
         peer.identified();
         // Before the cluster is asked anything for it.
         if let Verdict::Refused { first } = self.callers.take(&user.name, Instant::now()) {
-            self.throttled.inc();
-            return too_many(&user, first);
+            self.metrics.throttled.inc();
+            return too_many(request, first);
         }
         let attributes = Attributes::of(&segments);
         match self.gate.may(&user, &attributes).await {
             Ok(Ok(())) => {}
-            Ok(Err(why)) => return forbidden(&user, &attributes, &why),
+            Ok(Err(why)) => return forbidden(request, &attributes, &why),
             Err(error) => {
-                tracing::warn!("the cluster could not be asked whether {} may read: {error}", user.name);
-                return reply::failure(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the request could not be authorized".to_owned(),
-                );
+                let what = format!("the cluster could not be asked whether {:?} may read: {error}", user.name);
+                return unasked(request, &what, "the request could not be authorized");
             }
         }
         if method != Method::GET {
@@ -102,20 +115,56 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if !reply::takes_json(headers) {
             return reply::failure(StatusCode::NOT_ACCEPTABLE, "only application/json is offered".to_owned());
         }
+        if let Some((forwarder, version)) = self.elsewhere(&target) {
+            return match Query::parse(query) {
+                Ok(query) => forwarder.read(version, &format!("{}{}", path::join(&segments), query.written())).await,
+                Err(why) => answer_or_status(Err(bad_query(&why))),
+            };
+        }
         self.read(&target, path, query, headers)
+    }
+
+    /// Who has what cannot be ours, if anybody. Names that no role could grant are nobody's.
+    fn elsewhere(&self, target: &Target<'_>) -> Option<(&Forwarder, ApiVersion)> {
+        match *target {
+            Target::External { metric, .. } if !UNUSABLE.contains(&metric) => {
+                self.forwarders.of_external(metric).map(|forwarder| (forwarder, ApiVersion::ExternalV1Beta1))
+            }
+            Target::Objects(path) if !self.is_ours(path.resource) && !UNUSABLE.contains(&path.resource) => {
+                self.forwarders.of_objects().map(|forwarder| (forwarder, path.version))
+            }
+            Target::OfAnother(version) => self.forwarders.of_objects().map(|forwarder| (forwarder, version)),
+            _ => None,
+        }
+    }
+
+    fn is_ours(&self, resource: &str) -> bool {
+        self.offer.objects.as_ref().is_some_and(|measured| measured.resource == resource)
+    }
+
+    /// Takes into the discovery what an adapter has of a version. True when that is news.
+    pub(super) fn has_listed(&self, version: ApiVersion, mut resources: Vec<DelegatedResource>) -> bool {
+        self.forwarders.not_ours(&mut resources, version, &self.offer);
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed.get(&version) == Some(&resources) {
+            return false;
+        }
+        listed.insert(version, resources);
+        self.discovery.store(Arc::new(Discovery::new(&self.offer, &listed)));
+        true
     }
 
     fn read(&self, target: &Target<'_>, path: &str, query: &str, headers: &HeaderMap) -> Answer {
         let nothing = || reply::failure(StatusCode::NOT_FOUND, format!("there is nothing at {path}"));
         match *target {
             Target::Health => reply::text("ok"),
-            Target::Groups => self.discovery.groups(headers),
-            Target::Group(group) => self.discovery.group(group, headers).unwrap_or_else(nothing),
-            Target::Resources(version) => self.discovery.resources(version, headers).unwrap_or_else(nothing),
+            Target::Groups => self.discovery.load().groups(headers),
+            Target::Group(group) => self.discovery.load().group(group, headers).unwrap_or_else(nothing),
+            Target::Resources(version) => self.discovery.load().resources(version, headers).unwrap_or_else(nothing),
             Target::OpenApiV2 => self.openapi.v2(headers),
             Target::OpenApiV3 => self.openapi.v3(headers),
             Target::OpenApiV3Group(version) => self.openapi.v3_group(version, headers).unwrap_or_else(nothing),
-            Target::Nothing => nothing(),
+            Target::OfAnother(_) | Target::Nothing => nothing(),
             Target::External { namespace, metric } => answer_or_status(self.external(namespace, metric, query)),
             Target::Objects(path) => answer_or_status(self.objects(&path, query)),
         }
@@ -150,8 +199,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
 
     /// Who asks: request headers of the front proxy, then a client certificate of their own, then a token. A certificate or token
     /// that nobody knows is an error and not an anonymous caller.
-    async fn user(&self, headers: &HeaderMap, peer: &Peer) -> Result<User, Answer> {
-        let unauthorized = || reply::failure(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned());
+    async fn user(&self, headers: &HeaderMap, peer: &Peer) -> Result<User, Unidentified> {
         let authorities = self.authorities.borrow().clone();
         match peer.standing(&authorities) {
             Standing::FrontProxy => {
@@ -160,18 +208,36 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
                 }
             }
             Standing::User(user) => return Ok(user),
-            Standing::Stranger => return Err(unauthorized()),
+            Standing::Stranger => return Err(Unidentified::Stranger),
             Standing::NoCertificate => {}
         }
-        let Some(token) = bearer(headers) else { return Err(unauthorized()) };
-        match self.gate.user_of_token(token).await {
-            Ok(Some(user)) => Ok(user),
-            Ok(None) => Err(unauthorized()),
-            Err(error) => {
-                tracing::warn!("the cluster could not be asked whose token it is: {error}");
-                Err(reply::failure(StatusCode::INTERNAL_SERVER_ERROR, "the token could not be checked".to_owned()))
+        let token = bearer(headers).ok_or(Unidentified::Nameless)?;
+        self.gate.user_of_token(token).await.map_err(Unidentified::Unasked)?.ok_or(Unidentified::WrongToken)
+    }
+}
+
+/// Why it is not known who asks.
+enum Unidentified {
+    Stranger,
+    Nameless,
+    WrongToken,
+    Unasked(ReviewError),
+}
+
+impl Unidentified {
+    /// A caller learns no more than that he is not known; whoever audits learns why.
+    fn answer(self, request: Denied<'_>) -> Answer {
+        let why = match self {
+            Self::Stranger => "the client certificate is of nobody who is believed, or not valid now",
+            Self::Nameless => "neither a caller passed on by the front proxy, nor a client certificate, nor a token",
+            Self::WrongToken => "the token is nobody's",
+            Self::Unasked(error) => {
+                let what = format!("the cluster could not be asked whose token it is: {error}");
+                return unasked(request, &what, "the token could not be checked");
             }
-        }
+        };
+        request.tell(StatusCode::UNAUTHORIZED, why);
+        reply::failure(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned())
     }
 }
 
@@ -199,20 +265,29 @@ fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
     answer.unwrap_or_else(|Refusal { code, message }| reply::failure(code, message))
 }
 
-/// Says no to who asks too often, and tells whoever reads the log once.
-fn too_many(user: &User, first: bool) -> Answer {
+/// Says no to who asks too often. Whoever reads the log is told once until there was a rest, not each time: the metric
+/// `metrics_api_throttled_requests` counts them.
+fn too_many(request: Denied<'_>, first: bool) -> Answer {
+    let user = request.user;
     if first {
-        tracing::warn!("{:?} asks the metrics API too often: its requests are refused for now", user.name);
+        tracing::warn!("{user:?} asks the metrics API too often: its requests are refused for now");
+        request.tell(StatusCode::TOO_MANY_REQUESTS, "it asks too often");
     }
-    let message =
-        format!("User {:?} asks for metrics too often: ask less, or have the operator's limit raised", user.name);
+    let message = format!("User {user:?} asks for metrics too often: ask less, or have the operator's limit raised");
     reply::failure(StatusCode::TOO_MANY_REQUESTS, message)
 }
 
-/// Says no in the words of RBAC, and leaves a line for whoever audits.
-fn forbidden(user: &User, attributes: &Attributes, why: &str) -> Answer {
-    let what = format!("User {:?} cannot {attributes}", user.name);
-    tracing::info!(target: "audit", user = user.name, "denied: {what}");
+/// Says no in the words of RBAC.
+fn forbidden(request: Denied<'_>, attributes: &Attributes, why: &str) -> Answer {
+    request.tell(StatusCode::FORBIDDEN, why);
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-    reply::failure(StatusCode::FORBIDDEN, format!("forbidden: {what}{why}"))
+    let message = format!("forbidden: User {:?} cannot {attributes}{why}", request.user);
+    reply::failure(StatusCode::FORBIDDEN, message)
+}
+
+/// Says no since nobody said yes.
+fn unasked(request: Denied<'_>, what: &str, message: &str) -> Answer {
+    tracing::warn!("{what}");
+    request.tell(StatusCode::INTERNAL_SERVER_ERROR, message);
+    reply::failure(StatusCode::INTERNAL_SERVER_ERROR, message.to_owned())
 }

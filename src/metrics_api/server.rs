@@ -4,9 +4,10 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use futures::{
     FutureExt,
     future::{Either, ready},
@@ -21,7 +22,6 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use prometheus_client::metrics::counter::Counter;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -31,8 +31,9 @@ use tokio_rustls::TlsAcceptor;
 use warp::Reply;
 
 use super::{
-    ClientAuthorities, MetricValues, Offer, Reviews,
+    ApiMetrics, ClientAuthorities, Delegates, MetricValues, Offer, Reviews,
     authz::Gate,
+    delegate::{Forwarders, LIST_EVERY, LIST_RETRY, Listed},
     discovery::Discovery,
     openapi::OpenApi,
     peer::Peer,
@@ -69,6 +70,8 @@ pub struct ServeOptions<V, R> {
     pub authorities: watch::Receiver<Arc<ClientAuthorities>>,
     /// What to offer.
     pub offer: Offer,
+    /// Who is asked for what is not ours.
+    pub delegates: Delegates,
     /// The values.
     pub values: V,
     /// Questions to the cluster.
@@ -79,13 +82,6 @@ pub struct ServeOptions<V, R> {
     pub connection_age: Duration,
     /// Where to count.
     pub metrics: ApiMetrics,
-}
-
-/// What the server counts. Clones count together.
-#[derive(Clone, Debug, Default)]
-pub struct ApiMetrics {
-    /// Requests that were refused since their caller asks too often.
-    pub throttled: Counter,
 }
 
 /// Why the server does not run.
@@ -131,14 +127,21 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         values: options.values,
         gate: Gate::new(options.reviews),
         callers: Callers::new(options.rate),
-        throttled: options.metrics.throttled,
         authorities: options.authorities,
-        discovery: Discovery::new(&options.offer),
+        discovery: ArcSwap::from_pointee(Discovery::new(&options.offer, &Listed::new())),
+        forwarders: Forwarders::new(options.delegates, &options.offer, &options.metrics.delegates),
+        metrics: options.metrics,
+        listed: Mutex::default(),
         openapi: OpenApi::new(&options.offer),
         offer: options.offer,
     });
     let room = Arc::new(Room::default());
     let (stop, stopped) = watch::channel(false);
+    // Ends with this function.
+    let mut background = JoinSet::new();
+    for index in 0..api.forwarders.all().count() {
+        background.spawn(follow_list(api.clone(), index));
+    }
     let mut connections = JoinSet::new();
     let admit = |connections: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
         // Closed at once instead of kept waiting: there may be another replica.
@@ -146,7 +149,7 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
             return tracing::debug!("a connection of {from} to the metrics API was refused: there is no room");
         };
         let age = options.connection_age.mul_f64(rand::random_range(0.8..1.2));
-        let connection = connection(stream, acceptor.clone(), api.clone(), age, stopped.clone());
+        let connection = connection(stream, from, acceptor.clone(), api.clone(), age, stopped.clone());
         connections.spawn(connection.map(move |()| drop(place)));
     };
     tokio::pin!(shutdown);
@@ -176,6 +179,49 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         tracing::warn!("requests to the metrics API were cut off {} s after the stop", DRAIN.as_secs());
     }
     Ok(())
+}
+
+/// Keeps what one adapter has in the discovery, for ever. A list that cannot be had leaves the last one in force: it may be old, but a
+/// metric that disappears from discovery would take autoscalers with it.
+async fn follow_list<V: MetricValues, R: Reviews>(api: Arc<Api<V, R>>, index: usize) {
+    let Some(forwarder) = api.forwarders.all().nth(index) else { return };
+    let mut failing: Option<Instant> = None;
+    let mut fresh = Instant::now();
+    loop {
+        let mut failure = None;
+        for version in forwarder.versions() {
+            match forwarder.list(*version).await {
+                Ok(resources) => {
+                    let count = resources.len();
+                    if api.has_listed(*version, resources) {
+                        tracing::info!("{} has {count} metrics in {}", forwarder.name(), version.group_version());
+                    }
+                }
+                Err(why) => failure = Some(why),
+            }
+        }
+        match (&failure, failing) {
+            (Some(why), None) => {
+                let age = fresh.elapsed().as_secs();
+                tracing::warn!(
+                    "{} does not say which metrics it has; what it said {age} s ago stays: {why}",
+                    forwarder.name()
+                );
+                failing = Some(Instant::now());
+            }
+            (None, Some(since)) => {
+                let time = since.elapsed().as_secs();
+                tracing::info!("{} says again which metrics it has, after {time} s", forwarder.name());
+                failing = None;
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        if failure.is_none() {
+            fresh = Instant::now();
+        }
+        let pause = if failure.is_none() { LIST_EVERY } else { LIST_RETRY };
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
+    }
 }
 
 /// Places for connections, in all and for each address.
@@ -216,6 +262,7 @@ impl Drop for Place {
 
 async fn connection<V: MetricValues, R: Reviews>(
     stream: TcpStream,
+    from: SocketAddr,
     acceptor: TlsAcceptor,
     api: Arc<Api<V, R>>,
     age: Duration,
@@ -231,7 +278,8 @@ async fn connection<V: MetricValues, R: Reviews>(
     // What was agreed on, and nothing else on second thought.
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer = Arc::new(Peer::new(chain.iter().map(|certificate| certificate.clone().into_owned()).collect()));
+    let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+    let peer = Arc::new(Peer::new(from, chain));
     let routes = TowerToHyperService::new(warp::service(routes::filter(api, peer.clone())));
     let service = service_fn(move |request: Request<Incoming>| match routes::without_path(&request) {
         Some(refusal) => Either::Left(ready(Ok(refusal.into_response()))),

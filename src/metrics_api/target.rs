@@ -28,6 +28,8 @@ pub(super) enum Target<'a> {
     },
     /// `/apis/<group>/<version>/namespaces/<namespace>/<resource>/<name>/<metric>`
     Objects(ObjectPath<'a>),
+    /// A metric of an object that no offered kind can be: one without a namespace, or a namespace itself.
+    OfAnother(ApiVersion),
     /// Anything else.
     Nothing,
 }
@@ -85,6 +87,13 @@ impl<'a> Target<'a> {
                 let name = Some(*name).filter(|name| *name != ALL);
                 Self::Objects(ObjectPath { version, namespace, resource, name, metric })
             }
+            // As the library of the other adapters has it: a namespace's own metrics, and those of things that are in none.
+            (ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2, ["namespaces", _, "metrics", _]) => {
+                Self::OfAnother(version)
+            }
+            (ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2, [resource, _, _]) if *resource != "namespaces" => {
+                Self::OfAnother(version)
+            }
             _ => Self::Nothing,
         }
     }
@@ -136,6 +145,8 @@ mod tests {
                 "apis/custom.metrics.k8s.io/v1beta1/namespaces/shop/things.example.org/*/lag".to_owned(),
                 object(ApiVersion::CustomV1Beta1, None),
             ),
+            (format!("{CUSTOM}/nodes/foo/lag"), Target::OfAnother(ApiVersion::CustomV1Beta2)),
+            (format!("{CUSTOM}/namespaces/shop/metrics/lag"), Target::OfAnother(ApiVersion::CustomV1Beta2)),
         ] {
             assert_eq!(target(&path, &everything()), expected, "{path}");
         }
@@ -155,9 +166,9 @@ mod tests {
             &format!("{EXTERNAL}/namespaces/shop/group/metric"),
             &format!("{CUSTOM}/blah"),
             &format!("{CUSTOM}/nodes/foo"),
-            &format!("{CUSTOM}/nodes/foo/lag"),
             &format!("{CUSTOM}/namespaces/shop/pods/bar"),
-            &format!("{CUSTOM}/namespaces/shop/metrics/lag"),
+            &format!("{CUSTOM}/namespaces/shop/metrics"),
+            &format!("{EXTERNAL}/nodes/foo/lag"),
             &format!("{CUSTOM}/namespaces/shop/things.example.org//lag"),
             &format!("{CUSTOM}/namespaces/shop/things.example.org/first/lag/more"),
         ] {

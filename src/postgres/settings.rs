@@ -123,6 +123,13 @@ impl fmt::Display for ConnectionSettings {
     }
 }
 
+impl ConnectionSettings {
+    /// Which database it is, whoever connects: the same text for the same address and name.
+    pub fn database(&self) -> String {
+        format!("{}/{}", self.address(), self.config.get_dbname().unwrap_or_default())
+    }
+}
+
 impl fmt::Debug for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ConnectionSettings({self})")

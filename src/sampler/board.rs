@@ -8,11 +8,11 @@ use std::{
 
 use kube::ResourceExt;
 
-use super::plan::key_of;
+use super::{budgets::Budgets, plan::key_of};
 use crate::{
-    api::{Checkpoint, ConditionType, PostgresReadStore, Projection, Reason, Source},
+    api::{Checkpoint, ConditionType, OnUnknown, PostgresReadStore, Projection, Reason, Source},
     bounds::bounds,
-    lag::{Fault, Model, Position, Sample, Workers},
+    lag::{Bounds, Claim, Fault, Model, Position, Sample, Workers},
     snapshot::{Measured, Observation, ProjectionKey, Snapshot, Unknown},
 };
 
@@ -25,6 +25,8 @@ pub(super) struct Reported {
     pub(super) key: ProjectionKey,
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
+    /// Which read store its workers write to, where that is known.
+    pub(super) read_store: Option<Arc<str>>,
     pub(super) result: Result<Sample, Unknown>,
     pub(super) valid_until: Instant,
 }
@@ -45,6 +47,7 @@ pub(super) enum Taken {
 #[derive(Default)]
 pub(super) struct Board {
     entries: HashMap<ProjectionKey, Entry>,
+    budgets: Budgets,
     published: Snapshot,
     dirty: BTreeSet<Arc<str>>,
     untold: BTreeSet<ProjectionKey>,
@@ -55,6 +58,8 @@ struct Entry {
     generation: i64,
     measures: Measures,
     model: Model,
+    /// Workers that the model asked for last, were there connections for all.
+    wanted: u32,
     answered: bool,
     told: Option<Instant>,
 }
@@ -81,6 +86,7 @@ impl Board {
         let gone: Vec<ProjectionKey> = self.entries.keys().filter(|key| !known.contains(*key)).cloned().collect();
         for key in gone {
             self.entries.remove(&key);
+            self.budgets.forget(&key);
             self.untold.remove(&key);
             self.dirty.insert(key.namespace);
         }
@@ -93,8 +99,11 @@ impl Board {
         match self.entries.get_mut(&key) {
             Some(entry) if *entry.observation.uid == *uid && entry.measures == measures => {
                 entry.generation = generation;
-                if *entry.observation.labels != *projection.labels() {
-                    Arc::make_mut(&mut entry.observation).labels = Arc::new(projection.labels().clone());
+                let fallback = fallback(projection);
+                if *entry.observation.labels != *projection.labels() || entry.observation.fallback != fallback {
+                    let observation = Arc::make_mut(&mut entry.observation);
+                    observation.labels = Arc::new(projection.labels().clone());
+                    observation.fallback = fallback;
                     self.dirty.insert(key.namespace);
                 }
             }
@@ -107,6 +116,7 @@ impl Board {
                     uid: uid.into(),
                     labels: Arc::new(projection.labels().clone()),
                     measured: None,
+                    fallback: fallback(projection),
                     failure: Some(not_yet),
                 };
                 self.entries.insert(
@@ -116,6 +126,7 @@ impl Board {
                         generation,
                         measures,
                         model: remembering(projection),
+                        wanted: required_before(projection).unwrap_or(1),
                         answered: false,
                         told: None,
                     },
@@ -133,9 +144,17 @@ impl Board {
             return Taken::Ignored;
         }
         entry.answered = true;
+        let limits = projection.spec.read_store.as_ref().and_then(|store| store.limits);
+        let per_worker = limits.map_or(1, |limits| u32::try_from(limits.connections_per_worker).unwrap_or(1));
+        if let Some(store) = &reported.read_store {
+            self.budgets.claim(&reported.key, store, Claim { wanted: entry.wanted, per_worker });
+        }
+        let most = limits.and_then(|limits| u32::try_from(limits.max_connections).ok());
+        let share = most.and_then(|most| self.budgets.share(&reported.key, most));
+        let bounds = Bounds { connections: share, ..bounds(&projection.spec) };
         let outcome = reported.result.and_then(|sample| {
-            let assessment =
-                entry.model.observe(&sample, workers(projection), bounds(&projection.spec)).map_err(unknown)?;
+            let assessment = entry.model.observe(&sample, workers(projection), bounds).map_err(unknown)?;
+            entry.wanted = assessment.required.wanted;
             Ok(Measured { sample, assessment, valid_until: reported.valid_until })
         });
         let before = Arc::clone(&entry.observation);
@@ -221,9 +240,12 @@ impl Measures {
 fn remembering(projection: &Projection) -> Model {
     let status = projection.status.as_ref();
     let per_worker = status.and_then(|status| status.rates.as_ref()).and_then(|rates| rates.per_worker_per_second);
-    let required = status.and_then(|status| status.workers.as_ref()).and_then(|workers| workers.required);
-    let required = required.and_then(|required| u32::try_from(required).ok());
-    Model::remembering(per_worker, required, stuck_at(projection))
+    Model::remembering(per_worker, required_before(projection), stuck_at(projection))
+}
+
+fn required_before(projection: &Projection) -> Option<u32> {
+    let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
+    workers.and_then(|workers| workers.required).and_then(|required| u32::try_from(required).ok())
 }
 
 /// Where the checkpoint was stuck by the last word about this spec: an alert that is on must not go off because the operator starts anew.
@@ -235,6 +257,15 @@ fn stuck_at(projection: &Projection) -> Option<Position> {
     });
     let current = status.observed_generation == projection.metadata.generation;
     status.checkpoint.as_ref().filter(|_| stuck && current)?.parse().ok().map(Position)
+}
+
+/// What is asked for while the lag is not known, where the spec wants that: never fewer workers than run, since none is to end because something
+/// could not be read.
+fn fallback(projection: &Projection) -> Option<u32> {
+    let spec = &projection.spec;
+    let workers = spec.lag.fallback_workers.filter(|_| spec.lag.on_unknown == OnUnknown::Fallback)?;
+    let running = projection.status.as_ref().and_then(|status| status.workers.as_ref()).and_then(|all| all.desired);
+    u32::try_from(workers.max(running.unwrap_or(0)).min(spec.scaling.most_workers())).ok()
 }
 
 fn workers(projection: &Projection) -> Workers {
@@ -270,6 +301,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
         let assessment = &measured.assessment;
         (
             (assessment.required.workers, assessment.required.limit, assessment.stuck, assessment.rewound),
+            (assessment.ahead_of_clock.is_some(), assessment.jump.is_some(), assessment.retention_risk.is_some()),
             assessment.pending.events == 0,
             assessment.staleness.map(|staleness| staleness > target),
             measured.sample.blocked_by.as_ref().map(|writer| writer.pid),

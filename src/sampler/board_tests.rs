@@ -1,7 +1,7 @@
 //! What the board makes of answers, by tables.
 
 use super::*;
-use crate::lag::{CheckpointState, Head, Pending, Position};
+use crate::lag::{CheckpointState, Head, Limit, Pending, Position};
 
 fn projection(name: &str, uid: &str, table: &str) -> Arc<Projection> {
     Arc::new(
@@ -38,7 +38,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
 fn reported(name: &str, uid: &str, result: Result<Sample, Unknown>) -> Reported {
     let key = ProjectionKey { namespace: "shop".into(), name: name.into() };
     let valid_until = Instant::now() + Duration::from_secs(5);
-    Reported { key, uid: uid.into(), generation: 1, result, valid_until }
+    Reported { key, uid: uid.into(), generation: 1, read_store: Some("reads".into()), result, valid_until }
 }
 
 fn refused() -> Unknown {
@@ -195,4 +195,54 @@ fn stuck_by_the_last_word_about_this_spec_is_stuck_from_the_first_sample_on() {
     assert!(!stuck_after_restart("80", 1, "CheckpointFrozen"), "it moved meanwhile");
     assert!(!stuck_after_restart("90", 0, "CheckpointFrozen"), "said about another source, perhaps");
     assert!(!stuck_after_restart("90", 1, "AsExpected"));
+}
+
+#[test]
+fn a_fallback_never_asks_for_fewer_workers_than_run() {
+    let fallback_of = |lag: serde_json::Value, desired: Option<i32>| {
+        let mut a = projection("a", "1", "events");
+        let projection = Arc::make_mut(&mut a);
+        projection.spec.lag = serde_json::from_value(lag).unwrap();
+        projection.status = Some(
+            serde_json::from_value(serde_json::json!({ "workers": { "desired": desired, "boundBy": "None" } }))
+                .unwrap(),
+        );
+        let mut board = Board::default();
+        board.sync(&[a]);
+        board.snapshot().unwrap().get("shop", "a").unwrap().fallback
+    };
+    let wanted = serde_json::json!({ "target": "5s", "onUnknown": "Fallback", "fallbackWorkers": 3 });
+    assert_eq!(fallback_of(wanted.clone(), None), Some(3));
+    assert_eq!(fallback_of(wanted.clone(), Some(1)), Some(3));
+    assert_eq!(fallback_of(wanted, Some(8)), Some(8));
+    assert_eq!(fallback_of(serde_json::json!({ "target": "5s" }), Some(8)), None, "hold is the default");
+}
+
+#[test]
+fn projections_on_one_read_store_share_its_connections() {
+    let limited = |name: &str| {
+        let mut one = projection(name, name, "events");
+        let spec = &mut Arc::make_mut(&mut one).spec;
+        let limits = serde_json::json!({ "connectionsPerWorker": 2, "maxConnections": 12 });
+        spec.read_store.as_mut().unwrap().limits = Some(serde_json::from_value(limits).unwrap());
+        spec.scaling = serde_json::from_value(serde_json::json!({ "eventsPerWorkerSecond": 10 })).unwrap();
+        one
+    };
+    let (a, b) = (limited("a"), limited("b"));
+    let mut board = Board::default();
+    board.sync(&[Arc::clone(&a), Arc::clone(&b)]);
+    let required = |board: &mut Board, name: &str| {
+        let snapshot = board.snapshot().unwrap();
+        let measured = snapshot.get("shop", name).unwrap().measured.clone().unwrap();
+        (measured.assessment.required.workers, measured.assessment.required.limit)
+    };
+    let mut asked = |name: &str, projection: &Projection, second: u64| {
+        board.take(reported(name, name, Ok(sample(second, 10, 90_000))), projection, Instant::now());
+        required(&mut board, name)
+    };
+    asked("a", &a, 1);
+    assert_eq!(asked("a", &a, 2), (6, Limit::Connections), "b has not been measured yet");
+    asked("b", &b, 3);
+    assert_eq!(asked("b", &b, 4), (3, Limit::Connections), "half of it");
+    assert_eq!(asked("a", &a, 5), (3, Limit::Connections), "and so for the other");
 }

@@ -3,6 +3,7 @@
 //! Reads Projections and Secrets, never writes to the cluster. Everything that decides is in [`plan`] and [`board`], which do no IO.
 
 mod board;
+mod budgets;
 mod plan;
 mod planner;
 mod poll;

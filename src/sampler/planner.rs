@@ -126,9 +126,11 @@ impl Planner {
 
     fn follow(&mut self, identity: ConnectionIdentity, source: SourcePlan) {
         let asks = source.asks.into_iter().filter_map(|(need, store)| {
+            let read_store = store.settings().database().into();
             let store = Arc::clone(self.databases.get(&store)?);
             let Need { key, uid, generation, table, checkpoint, .. } = need;
-            Some(Arc::new(Ask { key, uid, generation, question: Question::new(&table, store, checkpoint) }))
+            let question = Question::new(&table, store, checkpoint);
+            Some(Arc::new(Ask { key, uid, generation, read_store, question }))
         });
         let work = Work { asks: asks.collect(), interval: source.interval };
         if let Some(running) = self.running.get(&identity) {
@@ -150,6 +152,7 @@ impl Planner {
         self.metrics.count(false);
         let valid_until = Instant::now() + valid_for(REFRESH_EVERY);
         // Nobody listens any more when the operator ends.
-        let _ = self.reports.send(Reported { key, uid, generation, result: Err(unknown), valid_until });
+        let _ =
+            self.reports.send(Reported { key, uid, generation, read_store: None, result: Err(unknown), valid_until });
     }
 }

@@ -48,6 +48,7 @@ pub(super) async fn poll<P: Probe>(
                 key: ask.key.clone(),
                 uid: Arc::clone(&ask.uid),
                 generation: ask.generation,
+                read_store: Some(Arc::clone(&ask.read_store)),
                 result,
                 valid_until: std::time::Instant::now() + valid,
             });

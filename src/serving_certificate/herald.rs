@@ -1,4 +1,4 @@
-//! Events about APIServices that do not lead to us, published by whoever leads.
+//! Events about APIServices that do not lead to us, published by whoever leads, and about those that were taken over, by whoever did it.
 //!
 //! They are about the operator's own Service, to which the APIServices should lead: an APIService lives in no namespace, and Events about
 //! it would need rights in `default`.
@@ -11,9 +11,9 @@ use kube::{
     Api, Client, Resource as _,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::CertificateSettings;
+use super::{CertificateSettings, Taken};
 use crate::{api::Reason, names, registration::Unserved};
 
 /// Publishes an Event for each change, while `leading`, until `shutdown`. `identity` tells which replica did.
@@ -23,6 +23,7 @@ pub async fn tell(
     identity: String,
     mut unserved: watch::Receiver<Option<Unserved>>,
     mut leading: watch::Receiver<bool>,
+    mut taken: mpsc::UnboundedReceiver<Taken>,
     shutdown: impl Future<Output = ()>,
 ) {
     let reporter = Reporter { controller: names::FIELD_MANAGER.to_owned(), instance: Some(identity) };
@@ -45,6 +46,12 @@ pub async fn tell(
         tokio::select! {
             () = &mut shutdown => return,
             changed = unserved.changed() => if changed.is_err() { return },
+            Some(Taken { name, note }) = taken.recv() => {
+                let news = vec![(name, Reason::ApiServiceTakenOver, note)];
+                if let Err(error) = publish(&client, &settings, &recorder, news).await {
+                    tracing::warn!("an Event about an APIService could not be published: {error}");
+                }
+            }
             changed = leading.changed() => if changed.is_err() { return },
         }
     }

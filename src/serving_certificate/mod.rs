@@ -5,13 +5,15 @@
 //! neither is written here.
 //!
 //! Follows the one Secret and the APIServices by watches; writes only when something is missing, about to expire or wrong. An
-//! APIService that points to somebody else's service is reported (see [`herald`]) and never changed.
+//! APIService that points to somebody else's service is reported (see [`herald`]), and changed only where the administrator wants it taken over
+//! (see [`takeover`]).
 //!
 //! A change of our authority fails no read: the new one is announced beside the old one before anybody serves with it (see [`trust`]), and a
 //! Secret that somebody deleted is written again with what is served.
 
 mod herald;
 mod own;
+mod takeover;
 mod trust;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -25,9 +27,15 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 pub use herald::tell;
+pub use takeover::Taken;
+
+use takeover::{TAKEN_EVERY, Takings};
 
 use crate::{
     metrics_api::{
@@ -60,6 +68,8 @@ pub struct CertificateSettings {
     pub given: Option<String>,
     /// The APIServices that lead to it.
     pub api_services: Vec<String>,
+    /// Point those here that lead to somebody else.
+    pub take_over: bool,
 }
 
 impl CertificateSettings {
@@ -69,16 +79,18 @@ impl CertificateSettings {
 }
 
 /// Keeps the certificate until `shutdown`; `current` always holds the newest. `unserved` tells which APIServices do not lead to us, once
-/// that is known.
+/// that is known, and `taken` which were taken over.
 pub async fn run(
     client: Client,
     settings: CertificateSettings,
     current: watch::Sender<Option<Arc<ServingCertificate>>>,
     unserved: watch::Sender<Option<Unserved>>,
+    taken: mpsc::UnboundedSender<Taken>,
     shutdown: impl Future<Output = ()>,
 ) {
+    let takings = Takings { tell: taken, last: BTreeMap::new() };
     let lingers_until = Instant::now() + LINGER;
-    let mut keeper = Keeper { client, settings, current, unserved, own: None, lingers_until };
+    let mut keeper = Keeper { client, settings, current, unserved, own: None, lingers_until, takings };
     let changes = keeper.changes();
     tokio::pin!(shutdown, changes);
     loop {
@@ -87,6 +99,7 @@ pub async fn run(
             () = &mut shutdown => return,
         };
         let pause = match kept {
+            Ok(()) if keeper.has_to_wait() => TAKEN_EVERY,
             Ok(()) => match keeper.lingers_until.saturating_duration_since(Instant::now()) {
                 Duration::ZERO => LOOK_EVERY,
                 left => left,
@@ -132,11 +145,17 @@ struct Keeper {
     own: Option<CertificateBundle>,
     /// Until then, somebody may serve with another authority than we do.
     lingers_until: Instant,
+    takings: Takings,
 }
 
 impl Keeper {
     fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.client.clone(), &self.settings.namespace)
+    }
+
+    /// Something leads elsewhere that is to be taken over, only not at once.
+    fn has_to_wait(&self) -> bool {
+        self.settings.take_over && self.unserved.borrow().as_ref().is_some_and(|unserved| !unserved.is_empty())
     }
 
     /// Something changed in the Secret or in an APIService; what, `keep` looks up itself.
@@ -209,19 +228,19 @@ impl Keeper {
     }
 
     /// Looks where the APIServices lead, and has those that lead to us trust these authorities; none: that is somebody else's matter.
-    async fn register(&self, authorities: &[&str]) -> Result<(), KeepError> {
+    async fn register(&mut self, authorities: &[&str]) -> Result<(), KeepError> {
         let mut result = Ok(());
         let mut unserved = self.unserved.borrow().clone().unwrap_or_default();
-        for name in &self.settings.api_services {
+        for name in self.settings.api_services.clone() {
             // What cannot be read now is as it was.
-            match self.announce(name, authorities).await {
+            match self.announce(&name, authorities).await {
                 Ok(Some(complaint)) => {
-                    if unserved.get(name) != Some(&complaint) {
+                    if unserved.get(&name) != Some(&complaint) {
                         tracing::warn!("{complaint}");
                     }
                     unserved.insert(name.clone(), complaint);
                 }
-                Ok(None) => drop(unserved.remove(name)),
+                Ok(None) => drop(unserved.remove(&name)),
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -230,11 +249,22 @@ impl Keeper {
     }
 
     /// Answers what is wrong with an APIService that does not lead to us.
-    async fn announce(&self, name: &str, authorities: &[&str]) -> Result<Option<String>, KeepError> {
+    async fn announce(&mut self, name: &str, authorities: &[&str]) -> Result<Option<String>, KeepError> {
         let failed = |source| KeepError::ApiService { name: name.to_owned(), source };
         let services: Api<APIService> = Api::all(self.client.clone());
         let service = services.get_opt(name).await.map_err(failed)?;
         let registration = Registration::of(service.as_ref(), &self.settings.namespace, &self.settings.service);
+        let taken = match (&registration, &service) {
+            _ if !self.settings.take_over => false,
+            (Registration::Missing, _) => takeover::make(&services, name, &self.settings, authorities).await?,
+            (Registration::Foreign(_), Some(theirs)) => {
+                self.takings.take(&services, theirs, &self.settings, authorities).await?
+            }
+            _ => false,
+        };
+        if taken {
+            return Ok(None);
+        }
         if let Some(complaint) = registration.complaint(name) {
             return Ok(Some(complaint));
         }

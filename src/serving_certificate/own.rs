@@ -129,6 +129,7 @@ mod tests {
             service: "projectionist".to_owned(),
             given: None,
             api_services: Vec::new(),
+            take_over: false,
         }
     }
 

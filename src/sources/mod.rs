@@ -18,6 +18,8 @@ pub struct Ask<Question> {
     pub uid: Arc<str>,
     /// The generation of the spec that the question was made from.
     pub generation: i64,
+    /// The read store that its workers write to: the same text for the same store.
+    pub read_store: Arc<str>,
     /// What to ask.
     pub question: Question,
 }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -15,9 +15,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use projectionist::metrics_api::{
-    ApiMetrics, Attributes, CONNECTION_AGE, ClientAuthorities, ExternalValue, MeasuredKind, MetricValues, ObjectQuery,
-    ObjectValue, Offer, Quantity, Rate, ReviewError, Reviews, Selector, ServeOptions, User, ValueError, certificate,
-    server::serve_on, serving::ServingCertificate,
+    ApiMetrics, Attributes, CONNECTION_AGE, ClientAuthorities, Delegates, ExternalValue, MeasuredKind, MetricValues,
+    ObjectQuery, ObjectValue, Offer, Quantity, Rate, ReviewError, Reviews, Selector, ServeOptions, User, ValueError,
+    certificate, server::serve_on, serving::ServingCertificate,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -137,6 +137,9 @@ pub(crate) struct Cluster {
     pub(crate) down: Arc<AtomicBool>,
     /// Keeps answers about access back while true.
     pub(crate) slow: Arc<AtomicBool>,
+    /// Keeps each answer about access back for so many milliseconds. It is an error then, which nobody remembers, so that the next
+    /// one is kept back, too.
+    pub(crate) held_for: Arc<AtomicU64>,
     /// Whom it was asked about.
     pub(crate) asked: Arc<Mutex<Vec<User>>>,
     /// What they wanted.
@@ -159,10 +162,12 @@ impl Reviews for Cluster {
     ) -> BoxFuture<'a, Result<Result<(), String>, ReviewError>> {
         self.asked.lock().unwrap().push(user.clone());
         self.wanted.lock().unwrap().push(wanted.clone());
-        let down = self.down.load(Ordering::Relaxed);
+        let held_for = std::time::Duration::from_millis(self.held_for.load(Ordering::Relaxed));
+        let down = self.down.load(Ordering::Relaxed) || !held_for.is_zero();
         let may = if user.name == "ann" { Ok(()) } else { Err("no role".to_owned()) };
         let slow = self.slow.clone();
         Box::pin(async move {
+            tokio::time::sleep(held_for).await;
             while slow.load(Ordering::Relaxed) {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
@@ -191,6 +196,7 @@ pub(crate) fn authorities(front: &str, users: &str) -> Arc<ClientAuthorities> {
         ("requestheader-client-ca-file", front),
         ("requestheader-allowed-names", r#"["front-proxy-client"]"#),
         ("requestheader-username-headers", r#"["X-Remote-User"]"#),
+        ("requestheader-uid-headers", r#"["X-Remote-Uid"]"#),
         ("requestheader-group-headers", r#"["X-Remote-Group"]"#),
         ("requestheader-extra-headers-prefix", r#"["X-Remote-Extra-"]"#),
     ];
@@ -214,6 +220,15 @@ impl Server {
 
     /// With options that `change` has the last word on.
     pub(crate) async fn with(offer: Offer, change: impl FnOnce(&mut ServeOptions<Constant, Cluster>)) -> Self {
+        Self::serving(Constant, offer, change).await
+    }
+
+    /// With values of one's own.
+    pub(crate) async fn serving<V: MetricValues>(
+        values: V,
+        offer: Offer,
+        change: impl FnOnce(&mut ServeOptions<V, Cluster>),
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -231,7 +246,8 @@ impl Server {
             certificate,
             authorities,
             offer,
-            values: Constant,
+            delegates: Delegates::default(),
+            values,
             reviews,
             rate: Rate::default(),
             connection_age: CONNECTION_AGE,

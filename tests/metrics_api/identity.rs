@@ -38,6 +38,7 @@ async fn everything_that_the_proxy_says_of_a_caller_reaches_authorization() {
     let mut proxy = server.connect(Some(server.front.client("front-proxy-client"))).await;
     let headers = &[
         ("X-Remote-User", "ann"),
+        ("X-Remote-Uid", "u-17"),
         ("X-Remote-Group", "one"),
         ("X-Remote-Group", "two"),
         ("X-Remote-Extra-Acme.Example%2fTeam", "orders"),
@@ -46,8 +47,29 @@ async fn everything_that_the_proxy_says_of_a_caller_reaches_authorization() {
     let user = asked(&server);
     assert_eq!(user.groups.iter().map(String::as_str).collect::<Vec<_>>(), ["one", "system:authenticated", "two"]);
     assert_eq!(user.extra["acme.example/team"], ["orders"]);
+    assert_eq!(user.uid.as_deref(), Some("u-17"));
     proxy.get(METRIC, &[("X-Remote-User", "josé")]).await;
     assert_eq!(asked(&server).name, "josé");
+}
+
+#[tokio::test]
+async fn what_anybody_else_says_of_a_caller_is_as_if_it_were_not_there() {
+    let server = Server::start().await;
+    let forged = [
+        ("X-Remote-User", "admin"),
+        ("X-Remote-Uid", "u-0"),
+        ("X-Remote-Group", "system:masters"),
+        ("X-Remote-Extra-Scopes", "all"),
+    ];
+    let ann = |user: User| (user.name.as_str() == "ann", user.uid, user.groups.len(), user.extra.len());
+    // By her own certificate, and by her token.
+    assert_eq!(server.get(Some(server.users.client("ann")), METRIC, &forged).await.0, 200);
+    assert_eq!(ann(asked(&server)), (true, None, 1, 0));
+    server.cluster.asked.lock().unwrap().clear();
+    let with_token = [&forged[..], &[("Authorization", "Bearer good")]].concat();
+    let other = METRIC.replace("/lag", "/hidden");
+    assert_eq!(server.get(None, &other, &with_token).await.0, 503, "she may ask, and there is no value");
+    assert_eq!(ann(asked(&server)), (true, None, 1, 0));
 }
 
 #[tokio::test]

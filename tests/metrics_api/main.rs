@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod abuse;
+mod audit;
 mod bad_input;
+mod conformance;
 mod custom;
+mod delegate;
 mod discovery;
 mod harness;
 mod identity;
 mod rate;
+mod read_path;
 mod turnover;
 
 use std::{

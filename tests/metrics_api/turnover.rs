@@ -6,6 +6,7 @@ use http::Request;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use projectionist::metrics_api::{Offer, Rate};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{METRIC, Server, things};
 
@@ -120,4 +121,23 @@ async fn who_has_just_come_when_the_server_stops_gets_an_answer() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(fresh.get(METRIC, &[]).await.0, 200);
     tokio::time::timeout(Duration::from_secs(60), server.task).await.expect("the server did not stop").unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_happens_ends_when_it_is_old_whoever_has_it() {
+    let offer = Offer { external: true, objects: Some(things()) };
+    let server = Server::with(offer, |options| options.connection_age = Duration::from_millis(300)).await;
+    let mut idle = server.connect(Some(server.users.client("ann"))).await;
+    assert_eq!(idle.get(METRIC, &[]).await.0, 200);
+    let mut older = server.tls(Some(server.users.client("ann")), "http/1.1").await;
+    older.write_all(format!("GET {METRIC} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let ended = async {
+        let mut answer = Vec::new();
+        let _ = older.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
+        while idle.0.ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it is still open");
 }

@@ -6,6 +6,7 @@
 mod autoscaling;
 mod causes;
 mod certificates;
+mod contract;
 mod installation;
 mod lifecycle;
 mod metrics_reads;

@@ -61,7 +61,9 @@ Whether custom.metrics.k8s.io is ours. With "auto" only if Helm sees the cluster
 group leads elsewhere: one version beside another adapter's would take the autoscalers of others away from it.
 */}}
 {{- define "projectionist.customMetrics" -}}
-{{- if eq (toString .Values.customMetrics.enabled) "auto" -}}
+{{- if and (eq (toString .Values.customMetrics.enabled) "auto") .Values.metricsApi.delegate.custom.service -}}
+true
+{{- else if eq (toString .Values.customMetrics.enabled) "auto" -}}
 {{- $free := not (empty (lookup "apiregistration.k8s.io/v1" "APIService" "" "v1.")) -}}
 {{- range $version := list "v1beta1" "v1beta2" -}}
 {{- $held := lookup "apiregistration.k8s.io/v1" "APIService" "" (printf "%s.custom.metrics.k8s.io" $version) -}}
@@ -88,6 +90,52 @@ true
 {{- $names = concat $names (list "v1beta1.custom.metrics.k8s.io" "v1beta2.custom.metrics.k8s.io") -}}
 {{- end -}}
 {{- toYaml $names -}}
+{{- end -}}
+
+{{/*
+Those of them that Helm makes. One that another adapter made is not Helm's to make: Helm would refuse, and the operator takes it over.
+*/}}
+{{- define "projectionist.apiServicesOfHelm" -}}
+{{- $names := list -}}
+{{- range $name := include "projectionist.apiServices" . | fromYamlArray -}}
+{{- $ours := true -}}
+{{- if $.Values.apiServices.takeOver -}}
+{{- $held := lookup "apiregistration.k8s.io/v1" "APIService" "" $name -}}
+{{- $notes := (dig "metadata" "annotations" nil $held) | default dict -}}
+{{- if and $held (or (ne (get $notes "meta.helm.sh/release-name") $.Release.Name) (ne (get $notes "meta.helm.sh/release-namespace") $.Release.Namespace)) -}}
+{{- $ours = false -}}
+{{- end -}}
+{{- end -}}
+{{- if $ours -}}
+{{- $names = append $names $name -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $names -}}
+{{- end -}}
+
+{{/* The adapters that are asked for the rest, by group, and whether what is said of them makes sense. */}}
+{{- define "projectionist.delegates" -}}
+{{- $all := dict -}}
+{{- range $group, $delegate := .Values.metricsApi.delegate -}}
+{{- if $delegate.service -}}
+{{- $value := printf "metricsApi.delegate.%s" $group -}}
+{{- if not $delegate.namespace -}}{{- fail (printf "%s.namespace is missing: where is the service %s?" $value $delegate.service) -}}{{- end -}}
+{{- $sources := 0 -}}
+{{- range $source := list $delegate.caBundle $delegate.caConfigMap $delegate.caSecret -}}
+{{- if $source -}}{{- $sources = add1 $sources -}}{{- end -}}
+{{- end -}}
+{{- if ne (int $sources) 1 -}}{{- fail (printf "%s needs one of caBundle, caConfigMap and caSecret: its certificate is always verified" $value) -}}{{- end -}}
+{{- $all = set $all $group $delegate -}}
+{{- end -}}
+{{- end -}}
+{{- if and $all.external (not .Values.externalMetrics.enabled) -}}{{- fail "metricsApi.delegate.external needs externalMetrics.enabled: only who serves the group is asked for it" -}}{{- end -}}
+{{- if and $all.custom (not (include "projectionist.customMetrics" .)) -}}{{- fail "metricsApi.delegate.custom needs customMetrics.enabled: only who serves the group is asked for it" -}}{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
+{{/* The ServiceAccount under which they are asked: whoever gets its token can do no more than read their metrics. */}}
+{{- define "projectionist.delegateAccount" -}}
+{{ include "projectionist.fullname" . }}-delegate
 {{- end -}}
 
 {{/* The Secret with the serving certificate: not the same whoever keeps it, so that two never write one. */}}

@@ -1,4 +1,4 @@
-//! Reads that fail while the operator is upgraded, killed and led by another.
+//! Reads that fail while the operator is upgraded, drained from its node, killed and led by another.
 
 use std::{
     collections::BTreeMap,
@@ -9,31 +9,37 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::{
-    api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod},
+    api::{
+        apps::v1::Deployment,
+        coordination::v1::Lease,
+        core::v1::{Node, Pod},
+    },
     apimachinery::pkg::apis::meta::v1::MicroTime,
     jiff::Timestamp,
 };
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 use test_cluster::{OPERATOR_NAMESPACE as SYSTEM, eventually};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::{
-    fixtures::{Fixtures, NAMESPACE},
-    load,
-};
+use crate::{fixtures::Fixtures, load, reads::metric_of};
 
 const RATE: u32 = 300;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What happens, one after the other, and at which part of the time each begins.
-const PHASES: [(&str, f64); 4] =
-    [("nothing", 0.0), ("a rolling upgrade", 0.05), ("a killed leader", 0.5), ("a change of leader", 0.75)];
+const PHASES: [(&str, f64); 5] = [
+    ("nothing", 0.0),
+    ("a rolling upgrade", 0.05),
+    ("a drained node", 0.4),
+    ("a killed leader", 0.65),
+    ("a change of leader", 0.85),
+];
 
 /// Reads of each phase by what came of them; `None`: an answer.
 #[derive(Default)]
@@ -80,10 +86,7 @@ pub(crate) async fn through_disturbances(fixtures: &Fixtures<'_>, projections: u
                 let (tally, client) = (tally.clone(), client.clone());
                 // Counted where it began, whenever it ends.
                 let phase = tally.phase.load(Ordering::Relaxed);
-                let path = format!(
-                    "/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/projection_required_workers?labelSelector=projection%3Dmeasured-{}",
-                    index.wrapping_mul(7919) % projections
-                );
+                let path = metric_of(index, projections);
                 async move {
                     let read = client.request_text(http::Request::get(path).body(Vec::new())?).await;
                     tally.count(phase, read.err().map(|error| kind(&error)));
@@ -98,8 +101,9 @@ pub(crate) async fn through_disturbances(fixtures: &Fixtures<'_>, projections: u
         tally.phase.store(phase, Ordering::Relaxed);
         match phase {
             1 => upgrade(fixtures).await?,
-            2 => kill_leader(fixtures).await?,
-            3 => change_leader(fixtures).await?,
+            2 => drain_node(fixtures).await?,
+            3 => kill_leader(fixtures).await?,
+            4 => change_leader(fixtures).await?,
             _ => {}
         }
     }
@@ -129,6 +133,28 @@ async fn upgrade(fixtures: &Fixtures<'_>) -> Result<()> {
     fixtures.cluster.kubectl(&["rollout", "status", "deployment/projectionist", "-n", SYSTEM, "--timeout=120s"])?;
     // The last of the old pods is on its way out.
     sleep(Duration::from_secs(10)).await;
+    whole(fixtures).await
+}
+
+/// Both replicas are evicted as `kubectl drain` does it: one goes, and the other only when the budget for disruptions allows it. There
+/// is one node, so that the first comes back where it was, which is opened again once it waits for a place.
+async fn drain_node(fixtures: &Fixtures<'_>) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(fixtures.client.clone(), SYSTEM);
+    let nodes: Api<Node> = Api::all(fixtures.client.clone());
+    let node = nodes.list(&ListParams::default()).await?.items.into_iter().next();
+    let node = node.and_then(|node| node.metadata.name).context("there is no node")?;
+    let mut drain = fixtures.cluster.command("kubectl");
+    drain.args(["drain", &node, "--pod-selector=app.kubernetes.io/component=operator", "--timeout=180s"]);
+    let drained = tokio::task::spawn_blocking(move || drain.output());
+    let waits = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending");
+    eventually(PATIENCE, "a replica waits for a node", || async {
+        Ok::<_, kube::Error>(pods.list(&ListParams::default()).await?.items.iter().any(waits))
+    })
+    .await?;
+    sleep(Duration::from_secs(3)).await;
+    fixtures.cluster.kubectl(&["uncordon", &node])?;
+    let drained = drained.await??;
+    ensure!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
     whole(fixtures).await
 }
 

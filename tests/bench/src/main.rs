@@ -8,8 +8,10 @@ mod fixtures;
 mod freshness;
 mod load;
 mod memory;
+mod own_share;
 mod projector;
 mod reads;
+mod soak;
 mod static_server;
 mod writes;
 
@@ -40,7 +42,10 @@ struct Options {
     /// Seconds of reads at 300 a second while the operator is upgraded, killed and led by another
     #[arg(long, default_value_t = 200)]
     availability_seconds: u64,
-    /// Only these figures, besides memory
+    /// Seconds of `--only soak`: memory under 700 reads a second, and what the API server logs about us meanwhile
+    #[arg(long, default_value_t = 3_600)]
+    soak_seconds: u64,
+    /// Only these figures, besides memory; all but the soak, which takes an hour, unless it is named
     #[arg(long, value_delimiter = ',')]
     only: Vec<Figure>,
 }
@@ -54,11 +59,12 @@ enum Figure {
     Writes,
     Projector,
     Autoscalers,
+    Soak,
 }
 
 impl Options {
     fn measures(&self, figure: Figure) -> bool {
-        self.only.is_empty() || self.only.contains(&figure)
+        (self.only.is_empty() && figure != Figure::Soak) || self.only.contains(&figure)
     }
 }
 
@@ -96,6 +102,9 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
         let static_server = static_server::start(&fixtures).await?;
         reads::compare(&fixtures, &static_server, options.projections, Duration::from_secs(options.seconds)).await?;
     }
+    if options.measures(Figure::Soak) {
+        soak::under_load(&fixtures, options.projections, Duration::from_secs(options.soak_seconds)).await?;
+    }
     if options.measures(Figure::Availability) {
         let length = Duration::from_secs(options.availability_seconds);
         availability::through_disturbances(&fixtures, options.projections, length).await?;
@@ -109,7 +118,9 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     if options.measures(Figure::Autoscalers) {
         fixtures.catch_up().await?;
         fixtures.delete_measured().await?;
+        let before = audit.mark()?;
         fixtures.time_to_autoscalers(options.projections).await?;
+        println!("  what the operator wrote meanwhile: {}", audit.since(before)?);
     }
     Ok(())
 }

@@ -18,6 +18,11 @@ impl fmt::Display for Resident {
 /// After some seconds without work.
 pub(crate) async fn settled() -> Result<Resident> {
     tokio::time::sleep(Duration::from_secs(10)).await;
+    now()
+}
+
+/// As it is.
+pub(crate) fn now() -> Result<Resident> {
     let mut sizes = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();

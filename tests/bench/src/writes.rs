@@ -45,6 +45,25 @@ impl Audit {
         ]
     }
 
+    /// A moment, for [`Audit::since`].
+    pub(crate) fn mark(&self) -> Result<usize> {
+        Ok(self.lines()?.len())
+    }
+
+    /// What the operator has written since a moment, by resource.
+    pub(crate) fn since(&self, mark: usize) -> Result<String> {
+        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+        for line in &self.lines()?[mark..] {
+            let event: Value = serde_json::from_str(line)?;
+            let text = |part: &str| event["objectRef"][part].as_str();
+            let subresource = text("subresource").map(|name| format!("/{name}")).unwrap_or_default();
+            *counts.entry(format!("{}{subresource}", text("resource").unwrap_or("?"))).or_default() += 1;
+        }
+        let leases = counts.get("leases").copied().unwrap_or(0);
+        counts.retain(|resource, _| !NO_CHANGE.contains(&resource.as_str()));
+        Ok(format!("{} besides {leases} of the Lease: {counts:?}", counts.values().sum::<u32>()))
+    }
+
     fn lines(&self) -> Result<Vec<String>> {
         let text = fs::read_to_string(&self.log).context("reading the audit log")?;
         Ok(text.lines().map(ToOwned::to_owned).collect())
@@ -70,16 +89,7 @@ pub(crate) async fn at_rest(audit: &Audit, fixtures: &Fixtures<'_>, length: Dura
 }
 
 async fn count(audit: &Audit, length: Duration) -> Result<String> {
-    let before = audit.lines()?.len();
+    let before = audit.mark()?;
     tokio::time::sleep(length).await;
-    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
-    for line in &audit.lines()?[before..] {
-        let event: Value = serde_json::from_str(line)?;
-        let resource = event["objectRef"]["resource"].as_str().unwrap_or("?");
-        let subresource = event["objectRef"]["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
-        *counts.entry(format!("{resource}{subresource}")).or_default() += 1;
-    }
-    let leases = counts.get("leases").copied().unwrap_or(0);
-    counts.retain(|resource, _| !NO_CHANGE.contains(&resource.as_str()));
-    Ok(format!("{} besides {leases} of the Lease: {counts:?}", counts.values().sum::<u32>()))
+    audit.since(before)
 }

@@ -33,6 +33,22 @@ const MODULES: [Module; 2] = [
     },
 ];
 
+/// Programs that judge what we serve. They need no cluster.
+const JUDGES: Module = Module {
+    name: "judges",
+    go_mod: include_str!("../binaries/judges/go.mod"),
+    go_sum: include_str!("../binaries/judges/go.sum"),
+    about: "h2spec and the validators of OpenAPI documents (about a minute on two free cores)",
+};
+
+/// A second adapter of the metrics API. Apart, since only tests of living beside one need it.
+const ADAPTER: Module = Module {
+    name: "adapter",
+    go_mod: include_str!("../binaries/adapter/go.mod"),
+    go_sum: include_str!("../binaries/adapter/go.sum"),
+    about: "a second adapter of the metrics API (about 4 minutes on two free cores)",
+};
+
 /// The directories of the built programs, in the order in which to look for one.
 #[derive(Debug, Clone)]
 pub struct Binaries(Vec<PathBuf>);
@@ -59,6 +75,31 @@ impl Binaries {
             }
         }
         Ok(binaries)
+    }
+
+    /// One of the programs that judge what we serve, built first where this machine has not got it yet: `h2spec`, `swagger` for
+    /// OpenAPI 2, `validate` for OpenAPI 3.
+    ///
+    /// # Errors
+    /// When Go is missing, or the build fails.
+    pub fn judge(name: &str) -> Result<PathBuf> {
+        let dir = cache_dir()?.join(JUDGES.key());
+        if !dir.exists() {
+            JUDGES.build(&dir)?;
+        }
+        Ok(dir.join(name))
+    }
+
+    /// `test-adapter` of `sigs.k8s.io/custom-metrics-apiserver`, built first where this machine has not got it yet.
+    ///
+    /// # Errors
+    /// When Go is missing, or the build fails.
+    pub fn ensure_adapter() -> Result<PathBuf> {
+        let dir = cache_dir()?.join(ADAPTER.key());
+        if !dir.exists() {
+            ADAPTER.build(&dir)?;
+        }
+        Ok(dir.join("test-adapter"))
     }
 
     /// The path of one program.
@@ -188,6 +229,8 @@ mod tests {
         assert_eq!(kubernetes.len(), 7, "{kubernetes:?}");
         assert!(kubernetes.contains(&"k8s.io/kubernetes/cmd/kubelet"));
         assert_eq!(MODULES[1].packages().count(), 3);
+        assert_eq!(JUDGES.packages().count(), 3);
+        assert_eq!(ADAPTER.packages().collect::<Vec<_>>(), ["sigs.k8s.io/custom-metrics-apiserver/test-adapter"]);
     }
 
     #[test]

@@ -244,6 +244,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// What a program of the cluster, such as `kube-apiserver`, has logged since the cluster's start.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn log(&self, program: &str) -> Result<String> {
+        let path = self.instance.logs().join(format!("{program}.log"));
+        let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// What a person would look at after a failed test: objects, events, pods and their logs, and where the cluster's own logs are.
     #[must_use]
     pub fn describe_failure(&self, namespace: &str) -> String {

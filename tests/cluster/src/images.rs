@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::binaries::{cache_dir, short_hash};
+use crate::binaries::{Binaries, cache_dir, short_hash};
 use crate::instance::{target_dir, workspace};
 
 /// The project's image, as `make image` names it.
@@ -18,6 +18,10 @@ pub const PAUSE_IMAGE: &str = "docker.io/library/pause:test-cluster";
 /// An image of the bed's own with a few small tools: `pause`, `print`, `resolve`, `serve`, `fetch`, `fail`.
 pub const TOOLBOX_IMAGE: &str = "docker.io/library/toolbox:test-cluster";
 
+/// A second adapter of the metrics API: the sample of the library that KEDA and prometheus-adapter stand on. See [`adapter`].
+pub const ADAPTER_IMAGE: &str = "docker.io/library/test-adapter:test-cluster";
+
+const ADAPTER_RECIPE: &str = include_str!("../images/adapter/Dockerfile");
 const TOOLBOX_SOURCE: &str = include_str!("../images/toolbox/toolbox.rs");
 const RECIPES: [(&str, &str, &str); 2] = [
     ("toolbox", TOOLBOX_IMAGE, include_str!("../images/toolbox/Dockerfile")),
@@ -40,6 +44,39 @@ pub fn image() -> Result<PathBuf> {
     Ok(target_dir().join("image/projectionist.tar"))
 }
 
+/// The archive of [`ADAPTER_IMAGE`], built once for this machine.
+///
+/// # Errors
+/// When Go or buildah is missing or fails.
+pub fn adapter() -> Result<PathBuf> {
+    crate::packages::ensure()?;
+    let program = Binaries::ensure_adapter()?;
+    let made_of = program.display().to_string();
+    let dir = cache_dir()?.join(format!("images-{}", short_hash(&[made_of.as_bytes(), ADAPTER_RECIPE.as_bytes()])));
+    once(&dir, |partial| {
+        fs::copy(&program, partial.join("test-adapter")).context("copying the adapter")?;
+        fs::write(partial.join("Dockerfile"), ADAPTER_RECIPE)?;
+        build(partial, ADAPTER_IMAGE, &partial.join("adapter.tar"))?;
+        fs::remove_file(partial.join("test-adapter")).context("removing the adapter's copy")
+    })?;
+    Ok(dir.join("adapter.tar"))
+}
+
+/// Makes a directory that is there whole or not at all.
+fn once(dir: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if dir.exists() {
+        return Ok(());
+    }
+    let partial = dir.with_extension(format!("partial-{}", std::process::id()));
+    fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
+    let made = make(&partial);
+    if made.is_ok() && !dir.exists() {
+        fs::rename(&partial, dir).with_context(|| format!("moving {} into place", dir.display()))?;
+    }
+    let _ = fs::remove_dir_all(&partial);
+    made
+}
+
 /// The archives of the bed's own images, built once for this machine.
 ///
 /// # Errors
@@ -50,19 +87,12 @@ pub(crate) fn own_images() -> Result<Vec<PathBuf>> {
     let archives = RECIPES.map(|(name, _, _)| dir.join(format!("{name}.tar"))).to_vec();
     if !dir.exists() {
         crate::say("building the test cluster's own images, once for this machine");
-        let partial = dir.with_extension(format!("partial-{}", std::process::id()));
-        let built = build_own(&partial);
-        if built.is_ok() && !dir.exists() {
-            fs::rename(&partial, &dir).with_context(|| format!("moving {} into place", dir.display()))?;
-        }
-        let _ = fs::remove_dir_all(&partial);
-        built?;
     }
+    once(&dir, build_own)?;
     Ok(archives)
 }
 
 fn build_own(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let source = dir.join("toolbox.rs");
     fs::write(&source, TOOLBOX_SOURCE)?;
     let output = Command::new("rustc")

@@ -1,0 +1,85 @@
+//! The token with which another adapter is asked: of a ServiceAccount that may read that adapter's metrics and nothing else.
+//!
+//! Not the operator's own: whoever receives a token can use it, and the operator's can make Deployments.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::ServiceAccount,
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::{sync::Mutex, time::Instant};
+
+/// How long a token is asked to hold, and after how long a new one is fetched.
+const HOLDS_FOR: Duration = Duration::from_secs(3600);
+const RENEWED_AFTER: Duration = Duration::from_secs(2400);
+/// The API server must answer within this.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Where tokens come from.
+pub trait Tokens: Send + Sync + 'static {
+    /// A token that holds for a while.
+    fn token(&self) -> BoxFuture<'_, Result<String, String>>;
+}
+
+/// Tokens of a ServiceAccount, which the API server issues.
+pub struct ServiceAccountTokens {
+    accounts: Api<ServiceAccount>,
+    name: String,
+    newest: Mutex<Option<(Instant, String)>>,
+}
+
+impl ServiceAccountTokens {
+    /// Of the ServiceAccount `namespace`/`name`.
+    pub fn new(client: Client, namespace: &str, name: String) -> Self {
+        Self { accounts: Api::namespaced(client, namespace), name, newest: Mutex::default() }
+    }
+
+    async fn current(&self) -> Result<String, String> {
+        // Whoever comes while one is fetched waits for that one.
+        let mut newest = self.newest.lock().await;
+        let held = newest.as_ref().map(|(since, token)| (since.elapsed(), token.clone()));
+        if let Some((age, token)) = &held
+            && *age < RENEWED_AFTER
+        {
+            return Ok(token.clone());
+        }
+        match self.fetch().await {
+            Ok(token) => {
+                *newest = Some((Instant::now(), token.clone()));
+                Ok(token)
+            }
+            // The one at hand still holds.
+            Err(why) => match held {
+                Some((age, token)) if age < HOLDS_FOR => {
+                    tracing::warn!("{why}; the last one is used on");
+                    Ok(token)
+                }
+                _ => Err(why),
+            },
+        }
+    }
+
+    async fn fetch(&self) -> Result<String, String> {
+        let failed = |why: String| format!("the API server gave no token of the ServiceAccount {}: {why}", self.name);
+        let spec = TokenRequestSpec {
+            expiration_seconds: i64::try_from(HOLDS_FOR.as_secs()).ok(),
+            ..TokenRequestSpec::default()
+        };
+        let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+        let parameters = PostParams::default();
+        let asked = self.accounts.create_token_request(&self.name, &parameters, &request);
+        let answer =
+            tokio::time::timeout(TIMEOUT, asked).await.map_err(|_| failed("it did not answer in time".to_owned()))?;
+        let token = answer.map_err(|error| failed(error.to_string()))?.status.and_then(|status| status.token);
+        token.filter(|token| !token.is_empty()).ok_or_else(|| failed("its answer holds none".to_owned()))
+    }
+}
+
+impl Tokens for ServiceAccountTokens {
+    fn token(&self) -> BoxFuture<'_, Result<String, String>> {
+        Box::pin(self.current())
+    }
+}

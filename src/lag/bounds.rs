@@ -1,0 +1,48 @@
+//! What the model is told: the spec's bounds, and the workers as the cluster reports them.
+
+use std::time::Duration;
+
+/// What the spec asks for, as far as the model needs it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// No event waits longer than this.
+    pub target: Duration,
+    /// Fewest workers. Zero: none at all while nothing waits or arrives.
+    pub min: u32,
+    /// Most workers.
+    pub max: u32,
+    /// The unit of parallelism, where it is known and limits it.
+    pub shards: Option<u32>,
+    /// All events in one order.
+    pub strict: bool,
+    /// A checkpoint that does not move for so long while there is work is stuck.
+    pub stuck_after: Duration,
+    /// Quiet for so long, a projection with a minimum of zero needs no worker.
+    pub idle_for: Duration,
+    /// A time and a number of workers for backlogs that cannot be cleared within the target.
+    pub catch_up: Option<CatchUp>,
+    /// Events that one busy worker handles per second, as long as that is not learnt.
+    pub given_rate: Option<f64>,
+    /// Workers that the read store has connections for.
+    pub connections: Option<u32>,
+    /// How long the source keeps events.
+    pub retention: Option<Duration>,
+}
+
+/// How a backlog that cannot be cleared within the target is handled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CatchUp {
+    /// It is to be cleared within this time.
+    pub within: Duration,
+    /// Most workers meanwhile.
+    pub max: u32,
+}
+
+/// The workers, as the cluster reports them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Workers {
+    /// Ready now.
+    pub ready: u32,
+    /// Some are being replaced or started.
+    pub rolling: bool,
+}

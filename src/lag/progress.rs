@@ -1,0 +1,50 @@
+//! Whether the checkpoint moves while there is work.
+
+use std::time::Duration;
+
+use super::{CheckpointState, Pending, Position, Sample};
+
+/// Follows a checkpoint. Outlives samples that tell no lag: what is unknown has not moved.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    watched: Option<Watched>,
+    /// Where the checkpoint was stuck before the process was started anew, until the first one is seen.
+    stuck_at: Option<Position>,
+}
+
+/// A checkpoint and for how long it has been seen not to move while there was work. A sum, and no point in time, so that a clock that begins
+/// anew takes nothing away.
+#[derive(Clone, Debug)]
+struct Watched {
+    checkpoint: CheckpointState,
+    /// Events were seen to wait. Before that nothing asks it to move, not even during a time without samples.
+    waited_for: bool,
+    seen_at: Duration,
+    frozen_for: Duration,
+}
+
+impl Progress {
+    pub(super) fn remembering(stuck_at: Option<Position>) -> Self {
+        Self { watched: None, stuck_at }
+    }
+
+    /// Takes in a checkpoint, and returns how long it has not moved although there is work. Only another checkpoint or the knowledge that
+    /// nothing waits ends that time; a sample that tells neither, or none at all, lets it go on.
+    pub(super) fn observe(&mut self, sample: &Sample, pending: Option<Pending>, stuck_after: Duration) -> Duration {
+        let Some(lowest) = sample.checkpoint.lowest() else { return Duration::ZERO };
+        let stuck_before = self.stuck_at.take() == Some(lowest);
+        let same = self.watched.take().filter(|before| before.checkpoint == sample.checkpoint);
+        let waits = pending.map(|pending| pending.events > 0);
+        let frozen_for = match &same {
+            _ if waits == Some(false) => Duration::ZERO,
+            Some(before) if before.waited_for => before.frozen_for + sample.at.saturating_sub(before.seen_at),
+            // For how long nobody remembers, but that it was long enough.
+            None if stuck_before => stuck_after,
+            _ => Duration::ZERO,
+        };
+        let waited_for = waits.unwrap_or_else(|| stuck_before || same.is_some_and(|before| before.waited_for));
+        let checkpoint = sample.checkpoint.clone();
+        self.watched = Some(Watched { checkpoint, waited_for, seen_at: sample.at, frozen_for });
+        frozen_for
+    }
+}

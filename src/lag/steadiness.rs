@@ -1,0 +1,173 @@
+//! Keeps the answer from flapping: what rose stays for a while, and what fell too far is remembered.
+//!
+//! Out at once, in with patience: each reversal costs a start, a rebalance and trust, while a worker that stays a minute too long costs a minute.
+
+use std::{collections::VecDeque, time::Duration};
+
+/// After it rose to a number, the answer does not fall below it for so long.
+const HOLD: Duration = Duration::from_secs(60);
+/// A fall that had to be taken back within this time, though no more arrived than before, was a mistake.
+const MISTAKE: Duration = Duration::from_secs(180);
+/// And is not repeated for so long, twice as long each time.
+const LESSON: Duration = Duration::from_secs(600);
+const LONGEST_LESSON: Duration = Duration::from_secs(3_600);
+/// The same load: within so much of each other.
+const SAME: f64 = 1.15;
+
+/// Follows the answers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Steadiness {
+    before: Option<u32>,
+    /// Until when not below what: the numbers fall as the times rise.
+    floors: VecDeque<(Duration, u32)>,
+    fall: Option<Fall>,
+    lesson: Option<Lesson>,
+    /// How long the next lesson lasts.
+    lasting: Option<Duration>,
+    now: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Fall {
+    at: Duration,
+    to: u32,
+    arrival: f64,
+}
+
+/// So few workers were not enough for so much.
+#[derive(Clone, Copy, Debug)]
+struct Lesson {
+    workers: u32,
+    arrival: f64,
+    until: Duration,
+}
+
+impl Steadiness {
+    /// Starts from the last answer of an earlier run.
+    pub(super) fn remembering(before: Option<u32>) -> Self {
+        Self { before, ..Self::default() }
+    }
+
+    /// The last answer.
+    pub(super) fn before(&self) -> Option<u32> {
+        self.before
+    }
+
+    /// The answer now: `up` is what the load needs, `down` (never less) what is enough with a margin to hold it. `still`: nothing may be taken away now.
+    /// `arrival`: events per second, by which a mistake is told from a load that grew.
+    pub(super) fn answer(&mut self, now: Duration, up: u32, down: u32, still: bool, arrival: f64) -> u32 {
+        if now < self.now {
+            // A clock that began anew: what it said of times means nothing now.
+            *self = Self::remembering(self.before);
+        }
+        self.now = now;
+        self.floors.retain(|(until, _)| *until > now);
+        let Some(before) = self.before else {
+            self.before = Some(up);
+            return up;
+        };
+        let answer = if up >= before { up } else { self.lower(down.min(before), before, still, arrival) };
+        if answer > before {
+            self.rose(answer, arrival);
+        } else if answer < before {
+            self.fall = Some(Fall { at: now, to: answer, arrival });
+        }
+        self.before = Some(answer);
+        answer
+    }
+
+    /// Bounds forced another answer.
+    pub(super) fn force(&mut self, answer: u32) {
+        self.before = Some(answer);
+    }
+
+    fn lower(&self, down: u32, before: u32, still: bool, arrival: f64) -> u32 {
+        let floor = self.floors.front().map_or(0, |(_, workers)| *workers);
+        let learnt = self.lesson.filter(|lesson| lesson.until > self.now && arrival * SAME >= lesson.arrival);
+        let enough = learnt.map_or(0, |lesson| lesson.workers + 1);
+        if still { before } else { down.max(floor).max(enough).min(before) }
+    }
+
+    fn rose(&mut self, answer: u32, arrival: f64) {
+        while self.floors.back().is_some_and(|(_, workers)| *workers <= answer) {
+            self.floors.pop_back();
+        }
+        self.floors.push_back((self.now + HOLD, answer));
+        let Some(fall) = self.fall.take() else { return };
+        if self.now - fall.at <= MISTAKE && arrival <= fall.arrival * SAME {
+            let lasting = self.lasting.map_or(LESSON, |last| (last * 2).min(LONGEST_LESSON));
+            self.lasting = Some(lasting);
+            self.lesson = Some(Lesson { workers: fall.to, arrival: fall.arrival, until: self.now + lasting });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds and what is needed, because so much arrives.
+    fn run(steadiness: &mut Steadiness, steps: &[(u64, u32)]) -> Vec<u32> {
+        let answer = |(second, need): &(u64, u32)| {
+            steadiness.answer(Duration::from_secs(*second), *need, *need, false, f64::from(*need))
+        };
+        steps.iter().map(answer).collect()
+    }
+
+    /// The same, though as much arrives as ever.
+    fn run_at_one_load(steadiness: &mut Steadiness, steps: &[(u64, u32)]) -> Vec<u32> {
+        let answer =
+            |(second, need): &(u64, u32)| steadiness.answer(Duration::from_secs(*second), *need, *need, false, 100.0);
+        steps.iter().map(answer).collect()
+    }
+
+    #[test]
+    fn what_rose_stays_for_a_minute_and_then_falls_to_what_is_needed() {
+        let mut steadiness = Steadiness::default();
+        let steps = [(0, 2), (1, 8), (2, 3), (60, 3), (61, 3), (62, 2)];
+        assert_eq!(run(&mut steadiness, &steps), [2, 8, 8, 8, 3, 2]);
+    }
+
+    #[test]
+    fn each_rise_has_its_own_minute() {
+        let mut steadiness = Steadiness::default();
+        let steps = [(0, 1), (1, 4), (30, 8), (31, 1), (61, 1), (90, 1), (91, 1)];
+        assert_eq!(run(&mut steadiness, &steps), [1, 4, 8, 8, 8, 1, 1]);
+        let mut steadiness = Steadiness::default();
+        let steps = [(0, 1), (1, 8), (30, 2), (61, 2), (70, 4), (100, 1), (129, 1), (130, 1)];
+        assert_eq!(run(&mut steadiness, &steps), [1, 8, 8, 2, 4, 4, 4, 1]);
+    }
+
+    #[test]
+    fn a_fall_that_had_to_be_taken_back_is_not_repeated_soon() {
+        let mut steadiness = Steadiness::default();
+        run_at_one_load(&mut steadiness, &[(0, 4), (100, 2), (150, 4)]);
+        assert_eq!(run_at_one_load(&mut steadiness, &[(300, 2), (700, 2)]), [3, 3]);
+        assert_eq!(run_at_one_load(&mut steadiness, &[(751, 2), (800, 4), (1_900, 2), (2_001, 2)]), [2, 4, 3, 2]);
+    }
+
+    #[test]
+    fn a_rise_for_more_load_is_no_mistake() {
+        let mut steadiness = Steadiness::default();
+        run(&mut steadiness, &[(0, 4), (100, 2)]);
+        let at = |second| Duration::from_secs(second);
+        assert_eq!(steadiness.answer(at(150), 4, 4, false, 200.0), 4);
+        assert_eq!(steadiness.answer(at(300), 2, 2, false, 100.0), 2);
+    }
+
+    #[test]
+    fn nothing_is_taken_away_while_it_must_be_still() {
+        let mut steadiness = Steadiness::remembering(Some(6));
+        let at = |second| Duration::from_secs(second);
+        assert_eq!(steadiness.answer(at(1), 2, 2, true, 1.0), 6);
+        assert_eq!(steadiness.answer(at(2), 2, 3, false, 1.0), 3);
+        assert_eq!(steadiness.answer(at(3), 9, 9, true, 1.0), 9, "but more may be asked for");
+    }
+
+    #[test]
+    fn a_clock_that_begins_anew_keeps_the_answer_and_no_time() {
+        let mut steadiness = Steadiness::default();
+        run(&mut steadiness, &[(1_000, 2), (1_001, 8)]);
+        assert_eq!(run(&mut steadiness, &[(5, 2)]), [2]);
+    }
+}

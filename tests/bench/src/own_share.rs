@@ -1,0 +1,76 @@
+//! Our own share of a read, as each replica measures it: from a request to its answer, without TLS, HTTP and the network.
+
+use std::fmt;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
+use test_cluster::OPERATOR_NAMESPACE as SYSTEM;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::fixtures::Fixtures;
+
+const BUCKET: &str = "projectionist_metrics_api_request_duration_seconds_bucket{le=\"";
+
+/// Of how many requests it was at most so many seconds, by bound; the last bound is infinite.
+#[derive(Debug, Default)]
+pub(crate) struct OwnShare(Vec<(f64, u64)>);
+
+impl OwnShare {
+    /// Of all replicas since they started.
+    pub(crate) async fn of_all(fixtures: &Fixtures<'_>) -> Result<Self> {
+        let pods: Api<Pod> = Api::namespaced(fixtures.client.clone(), SYSTEM);
+        let ours = ListParams::default().labels("app.kubernetes.io/component=operator");
+        let mut all = Self::default();
+        for pod in pods.list(&ours).await? {
+            let address = pod.status.and_then(|status| status.pod_ip).context("a replica has no address")?;
+            all.add(&page(&address).await?)?;
+        }
+        ensure!(!all.0.is_empty(), "no replica tells how long its requests took");
+        Ok(all)
+    }
+
+    fn add(&mut self, page: &str) -> Result<()> {
+        let buckets = page.lines().filter_map(|line| line.strip_prefix(BUCKET)?.split_once("\"} "));
+        for (index, (bound, count)) in buckets.enumerate() {
+            let (bound, count) = (bound.parse()?, count.parse()?);
+            match self.0.get_mut(index) {
+                Some((_, sum)) => *sum += count,
+                None => self.0.push((bound, count)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the requests between two looks.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let earlier = before.0.iter().map(|(_, count)| *count);
+        Self(self.0.iter().zip(earlier).map(|((bound, count), earlier)| (*bound, count - earlier)).collect())
+    }
+
+    /// The lowest bound that holds for so many of a hundred.
+    fn percentile(&self, percent: u64) -> f64 {
+        let all = self.0.last().map_or(0, |(_, count)| *count);
+        let enough = self.0.iter().find(|(_, count)| count * 100 >= all * percent);
+        enough.map_or(f64::INFINITY, |(bound, _)| *bound)
+    }
+}
+
+impl fmt::Display for OwnShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.0.last().map_or(0, |(_, count)| *count);
+        let [p50, p99] = [50, 99].map(|percent| self.percentile(percent) * 1e3);
+        write!(f, "p50 at most {p50:.3} ms, p99 at most {p99:.3} ms, of {all} requests")
+    }
+}
+
+async fn page(address: &str) -> Result<String> {
+    let mut stream = TcpStream::connect((address, 8080)).await?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: operator\r\nconnection: close\r\n\r\n").await?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await?;
+    Ok(page)
+}
