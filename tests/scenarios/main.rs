@@ -15,6 +15,7 @@ mod own_autoscalers;
 mod refusals;
 mod registration;
 mod repair;
+mod same_as_the_autoscaler;
 mod sharing;
 mod shop;
 mod source_faults;
