@@ -17,6 +17,7 @@ mod refusals;
 mod registration;
 mod repair;
 mod scale_out;
+mod same_as_the_autoscaler;
 mod sharing;
 mod shop;
 mod source_faults;
