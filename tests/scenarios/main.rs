@@ -6,6 +6,7 @@
 mod autoscaling;
 mod causes;
 mod certificates;
+mod delegate;
 mod installation;
 mod lifecycle;
 mod metrics_reads;
