@@ -243,7 +243,11 @@ mod tests {
         let unlearnt = |age| Load { per_worker: None, ready: 2, before: Some(3), ..load(&arrivals, 100.0, 900, age) };
         assert_eq!(unlearnt(8).need(), Need { workers: 4.0, left: 2.5, why: Why::Doubling });
         let soon = Load { learning: true, ..unlearnt(8) }.need();
-        assert_eq!(soon, Need { workers: 3.0, left: 2.5, why: Why::Learning }, "a moment's patience gives the right number");
+        assert_eq!(
+            soon,
+            Need { workers: 3.0, left: 2.5, why: Why::Learning },
+            "a moment's patience gives the right number"
+        );
         assert_eq!(unlearnt(1).need(), Need { workers: 3.0, left: 9.0, why: Why::NotLearnt });
         let unknown = Load { staleness: None, ..unlearnt(1) };
         assert_eq!(unknown.need().why, Why::Doubling, "unknown is not fine");
