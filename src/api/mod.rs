@@ -2,6 +2,7 @@
 //!
 //! No IO and no decisions here: the types, their schema, and the names of conditions and reasons.
 
+mod behavior;
 mod condition;
 mod derived;
 mod duration;

@@ -89,7 +89,8 @@ pub struct Scaling {
     #[serde(default)]
     pub shards: Shards,
     /// Passed to the HorizontalPodAutoscaler as it is. Default: scale up at once, down after 15 s.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::behavior::schema")]
     pub behavior: Option<HorizontalPodAutoscalerBehavior>,
     /// Who scales the workers between min and max. Default: `Managed`.
     #[serde(default)]

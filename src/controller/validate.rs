@@ -11,6 +11,7 @@ use crate::{
         Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,
         Projector, ScaleOut, Scaling,
     },
+    hpa::{Behavior, InvalidBehavior},
     names,
     projector::ProjectorConfig,
 };
@@ -251,6 +252,10 @@ fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, In
             "spec.scaling.minWorkers",
             format!("must not be greater than maxWorkers, which is {most}"),
         ));
+    }
+    // The API server refuses these, too; an object may be older than its rules.
+    if let Some(Err(InvalidBehavior { field, problem })) = behavior.as_ref().map(Behavior::from_spec) {
+        return Err(invalid(format!("spec.scaling.behavior.{field}"), problem));
     }
     let useful = match ordering {
         Ordering::Strict => 1,

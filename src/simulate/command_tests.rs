@@ -53,7 +53,7 @@ fn simulates_a_projection_and_each_option_counts() {
     }
     // When the autoscaler looks hardly matters where the operator scales out.
     let alone = Options { scale_out: Some(ScaleOut::Autoscaler), ..options() };
-    let rarely = Options { sync_period: Duration::from_secs(60), phase: Duration::from_secs(1), ..alone.clone() };
+    let rarely = Options { sync_period: Duration::from_secs(60), phase: Duration::from_secs(1), ..alone };
     assert_ne!(score(&rarely), score(&alone), "phase and period change nothing");
 }
 

@@ -28,6 +28,12 @@ impl Crew {
         Self { workers: vec![worker; count], start_up }
     }
 
+    /// So many that have just been made.
+    pub(super) fn starting(count: usize, start_up: Duration) -> Self {
+        let worker = Worker { created: Duration::ZERO, ready_at: start_up, busy_seconds: 0.0 };
+        Self { workers: vec![worker; count], start_up }
+    }
+
     pub(super) fn workers(&self) -> &[Worker] {
         &self.workers
     }

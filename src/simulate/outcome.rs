@@ -100,16 +100,21 @@ impl Run {
         };
         let length = self.moments.last().map_or(0.0, |moment| moment.at.as_secs_f64());
         Score {
-            out_of_target_seconds: out,
-            out_of_target: if length > 0.0 { out / length } else { 0.0 },
-            lateness,
-            worst_staleness_seconds: worst,
-            worker_seconds,
+            out_of_target_seconds: rounded(out),
+            out_of_target: rounded(if length > 0.0 { out / length } else { 0.0 }),
+            lateness: rounded(lateness),
+            worst_staleness_seconds: rounded(worst),
+            worker_seconds: rounded(worker_seconds),
             most_workers: self.moments.iter().map(|moment| moment.replicas).max().unwrap_or(0),
             changes: changes.len(),
             reversals: changes.iter().zip(changes.iter().skip(1)).filter(turned).count(),
         }
     }
+}
+
+/// To the thousandth: sums of many ticks are not exact beyond it.
+fn rounded(number: f64) -> f64 {
+    (number * 1_000.0).round() / 1_000.0
 }
 
 #[cfg(test)]
@@ -131,7 +136,7 @@ mod tests {
         let run = Run::new(moments.map(moment).to_vec(), Duration::from_secs(10), Duration::from_secs(5));
         let expected = Score {
             out_of_target_seconds: 20.0,
-            out_of_target: 20.0 / 130.0,
+            out_of_target: 0.154,
             lateness: 30.0,
             worst_staleness_seconds: 7.0,
             worker_seconds: 190.0,

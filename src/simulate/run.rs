@@ -24,8 +24,10 @@ pub struct Plan {
     pub per_worker: f64,
     /// From a worker's creation until it is ready.
     pub start_up: Duration,
-    /// Workers at the beginning, ready.
+    /// Workers at the beginning.
     pub workers: i32,
+    /// They are ready at once; else they take their start-up, too.
+    pub ready_at_first: bool,
     /// No event should wait longer than this.
     pub target: Duration,
     /// Time between two samples.
@@ -41,7 +43,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// With what is usual: 24 equal shards, a start-up of 2 s, one worker to begin with, a sample every 500 ms, a look every 15 s, the first
+    /// With what is usual: 24 equal shards, a start-up of 2 s, one ready worker to begin with, a sample every 500 ms, a look every 15 s, the first
     /// after 7 s, and 100 events per second for each worker. The grain is 100 ms, and coarser where the trace would have more than a million.
     pub fn new(trace: Trace, target: Duration) -> Self {
         let mut tick = Duration::from_millis(100);
@@ -55,6 +57,7 @@ impl Plan {
             per_worker: 100.0,
             start_up: Duration::from_secs(2),
             workers: 1,
+            ready_at_first: true,
             target,
             sampling: Duration::from_millis(500),
             sync_period: Duration::from_secs(15),
@@ -156,7 +159,11 @@ impl<'a> World<'a> {
             plan,
             arrivals: Arrivals::new(&plan.trace, plan.backlog),
             shards,
-            crew: Crew::ready(workers, plan.start_up),
+            crew: if plan.ready_at_first {
+                Crew::ready(workers, plan.start_up)
+            } else {
+                Crew::starting(workers, plan.start_up)
+            },
         }
     }
 

@@ -34,7 +34,7 @@ async fn pending<'a>(stage: &'a Stage, name: &str, events: i64, change: &Value) 
 }
 
 /// A Deployment of the team's, and its own autoscaler for it.
-fn team_workload(shop: &Shop<'_>, name: &str, most: u32, metric: &Value) -> Result<()> {
+pub(crate) fn team_workload(shop: &Shop<'_>, name: &str, most: u32, metric: &Value) -> Result<()> {
     let metadata = json!({"name": name, "namespace": shop.namespace});
     shop.apply(&json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,

@@ -3,8 +3,20 @@
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::shop::Shop;
+use crate::shop::{Shop, merge};
 use crate::stage::{play, together};
+
+/// Rules for scaling up.
+fn up(rules: &Value) -> Value {
+    json!({"scaling": {"behavior": {"scaleUp": rules}}})
+}
+
+/// A policy for scaling down, changed.
+fn policy(change: &Value) -> Value {
+    let mut policy = json!({"type": "Pods", "value": 1, "periodSeconds": 15});
+    merge(&mut policy, change);
+    json!({"scaling": {"behavior": {"scaleDown": {"policies": [policy]}}}})
+}
 
 #[test]
 fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
@@ -47,6 +59,20 @@ fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
             (json!({"scaling": {"ordering": "Sometimes"}}), "spec.scaling.ordering", "Unsupported value"),
             (json!({"scaling": {"shards": 0}}), "spec.scaling.shards", "Auto or a number"),
             (json!({"scaling": {"shards": "Many"}}), "spec.scaling.shards", "Auto or a number"),
+            (up(&json!({"stabilizationWindowSeconds": -1})), "scaleUp.stabilizationWindowSeconds", "equal to 0"),
+            (up(&json!({"stabilizationWindowSeconds": 3_601})), "scaleUp.stabilizationWindowSeconds", "equal to 3600"),
+            (up(&json!({"selectPolicy": "Most"})), "behavior.scaleUp.selectPolicy", "Unsupported value"),
+            (up(&json!({"tolerance": "-0.1"})), "behavior.scaleUp.tolerance", "should match"),
+            (up(&json!({"tolerance": -1})), "behavior.scaleUp.tolerance", "greater than or equal to 0"),
+            (up(&json!({"tolerance": "lots"})), "behavior.scaleUp.tolerance", "should match"),
+            (up(&json!({"policies": []})), "behavior.scaleUp.policies", "at least 1 item"),
+            (policy(&json!({"type": "Workers"})), "scaleDown.policies[0].type", "Unsupported value"),
+            (policy(&json!({"value": 0})), "scaleDown.policies[0].value", "greater than or equal to 1"),
+            (policy(&json!({"value": 2_147_483_648_u32})), "scaleDown.policies[0].value", "2147483647"),
+            (policy(&json!({"periodSeconds": 0})), "scaleDown.policies[0].periodSeconds", "equal to 1"),
+            (policy(&json!({"periodSeconds": 1_801})), "scaleDown.policies[0].periodSeconds", "equal to 1800"),
+            (policy(&json!({"periodSeconds": null})), "scaleDown.policies[0].periodSeconds", "Required value"),
+            (json!({"scaling": {"behavior": {"scaleUpp": {}}}}), "spec.scaling.behavior.scaleUpp", "unknown field"),
             (json!({"scaling": {"autoscaler": "Keda"}}), "spec.scaling.autoscaler", "Unsupported value"),
             (
                 json!({"source": {"postgres": {"eventTable": {"table": "events; drop table events"}}}}),

@@ -79,7 +79,7 @@ impl Forwarder {
         let unavailable = |why: &str| {
             reply::failure(
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("{}, which is asked for metrics that are not Projectionist's, {why}", self.name()),
+                format!("{}, which is asked for metrics that are not served here, {why}", self.name()),
             )
         };
         let admitted = self.circuit.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());

@@ -82,7 +82,6 @@ impl std::fmt::Debug for Delegates {
 #[derive(Clone, Copy, Debug, EncodeLabelValue, Eq, Hash, PartialEq)]
 pub enum Outcome {
     /// With values.
-    #[allow(missing_docs)]
     Answered,
     /// The adapter said why not.
     Refused,

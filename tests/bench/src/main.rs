@@ -13,6 +13,7 @@ mod projector;
 mod reads;
 mod soak;
 mod static_server;
+mod wake;
 mod writes;
 
 use std::time::Duration;
@@ -59,6 +60,7 @@ enum Figure {
     Writes,
     Projector,
     Autoscalers,
+    Wake,
     Soak,
 }
 
@@ -114,6 +116,9 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     }
     if options.measures(Figure::Projector) {
         projector::events_per_second(cluster).await?;
+    }
+    if options.measures(Figure::Wake) {
+        wake::from_append_to_workers(cluster).await?;
     }
     if options.measures(Figure::Autoscalers) {
         fixtures.catch_up().await?;

@@ -10,11 +10,13 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 
-/// One Go module whose `tool` lines name the programs to build.
+/// One Go module whose `tool` lines name the programs to build, or that is a program itself.
 struct Module {
     name: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
+    /// The program's own text, if it is one.
+    main: Option<&'static str>,
     about: &'static str,
 }
 
@@ -23,12 +25,14 @@ const MODULES: [Module; 2] = [
         name: "kubernetes",
         go_mod: include_str!("../binaries/kubernetes/go.mod"),
         go_sum: include_str!("../binaries/kubernetes/go.sum"),
+        main: None,
         about: "Kubernetes and etcd (about 5 minutes on two free cores)",
     },
     Module {
         name: "tools",
         go_mod: include_str!("../binaries/tools/go.mod"),
         go_sum: include_str!("../binaries/tools/go.sum"),
+        main: None,
         about: "Helm, CoreDNS and kwok (about 3 minutes on two free cores)",
     },
 ];
@@ -38,6 +42,7 @@ const JUDGES: Module = Module {
     name: "judges",
     go_mod: include_str!("../binaries/judges/go.mod"),
     go_sum: include_str!("../binaries/judges/go.sum"),
+    main: None,
     about: "h2spec and the validators of OpenAPI documents (about a minute on two free cores)",
 };
 
@@ -46,6 +51,7 @@ const ADAPTER: Module = Module {
     name: "adapter",
     go_mod: include_str!("../binaries/adapter/go.mod"),
     go_sum: include_str!("../binaries/adapter/go.sum"),
+    main: Some(include_str!("../binaries/adapter/main.go")),
     about: "a second adapter of the metrics API (about 4 minutes on two free cores)",
 };
 
@@ -90,7 +96,7 @@ impl Binaries {
         Ok(dir.join(name))
     }
 
-    /// `test-adapter` of `sigs.k8s.io/custom-metrics-apiserver`, built first where this machine has not got it yet.
+    /// `test-adapter`, made of the library that other adapters are made of, built first where this machine has not got it yet.
     ///
     /// # Errors
     /// When Go is missing, or the build fails.
@@ -143,7 +149,9 @@ pub fn short_hash(parts: &[&[u8]]) -> String {
 
 impl Module {
     fn key(&self) -> String {
-        format!("bin-{}", short_hash(&[self.go_mod.as_bytes(), self.go_sum.as_bytes()]))
+        let parts = [Some(self.go_mod), Some(self.go_sum), self.main];
+        let parts: Vec<&[u8]> = parts.into_iter().flatten().map(str::as_bytes).collect();
+        format!("bin-{}", short_hash(&parts))
     }
 
     fn packages(&self) -> impl Iterator<Item = &str> {
@@ -186,7 +194,7 @@ impl Module {
             .current_dir(&source)
             .args(["build", "-trimpath", "-mod=readonly", "-ldflags", &self.linker_flags(), "-o"])
             .arg(format!("{}/", partial.display()))
-            .args(self.packages())
+            .args(if self.main.is_some() { vec!["."] } else { self.packages().collect() })
             .env("CGO_ENABLED", "0")
             .env("GOWORK", "off")
             .stdin(Stdio::null())
@@ -230,7 +238,7 @@ mod tests {
         assert!(kubernetes.contains(&"k8s.io/kubernetes/cmd/kubelet"));
         assert_eq!(MODULES[1].packages().count(), 3);
         assert_eq!(JUDGES.packages().count(), 3);
-        assert_eq!(ADAPTER.packages().collect::<Vec<_>>(), ["sigs.k8s.io/custom-metrics-apiserver/test-adapter"]);
+        assert_eq!(ADAPTER.packages().count(), 0, "it is a program itself");
     }
 
     #[test]

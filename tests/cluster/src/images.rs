@@ -18,7 +18,7 @@ pub const PAUSE_IMAGE: &str = "docker.io/library/pause:test-cluster";
 /// An image of the bed's own with a few small tools: `pause`, `print`, `resolve`, `serve`, `fetch`, `fail`.
 pub const TOOLBOX_IMAGE: &str = "docker.io/library/toolbox:test-cluster";
 
-/// A second adapter of the metrics API: the sample of the library that KEDA and prometheus-adapter stand on. See [`adapter`].
+/// A second adapter of the metrics API, made of the library that KEDA and prometheus-adapter are made of. See [`adapter`].
 pub const ADAPTER_IMAGE: &str = "docker.io/library/test-adapter:test-cluster";
 
 const ADAPTER_RECIPE: &str = include_str!("../images/adapter/Dockerfile");

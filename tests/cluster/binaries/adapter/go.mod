@@ -1,11 +1,14 @@
-// A second adapter of the metrics API, as KEDA and prometheus-adapter are built: the sample of the library that both stand on.
+// A second adapter of the metrics API, made of the library that KEDA and prometheus-adapter are made of.
 // A module of its own: small, so that the cluster's programs are not built anew with it.
-module projectionist.dev/test-cluster/adapter
+module projectionist.dev/test-cluster/test-adapter
 
 go 1.26.0
 
-tool (
-	sigs.k8s.io/custom-metrics-apiserver/test-adapter
+require (
+	github.com/emicklei/go-restful/v3 v3.13.0
+	k8s.io/apimachinery v0.36.1
+	k8s.io/klog/v2 v2.140.0
+	sigs.k8s.io/custom-metrics-apiserver v1.36.0
 )
 
 require (
@@ -19,7 +22,6 @@ require (
 	github.com/coreos/go-semver v0.3.1 // indirect
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
-	github.com/emicklei/go-restful/v3 v3.13.0 // indirect
 	github.com/felixge/httpsnoop v1.0.4 // indirect
 	github.com/fsnotify/fsnotify v1.9.0 // indirect
 	github.com/fxamacker/cbor/v2 v2.9.0 // indirect
@@ -88,18 +90,15 @@ require (
 	gopkg.in/natefinch/lumberjack.v2 v2.2.1 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 	k8s.io/api v0.36.1 // indirect
-	k8s.io/apimachinery v0.36.1 // indirect
 	k8s.io/apiserver v0.36.1 // indirect
 	k8s.io/client-go v0.36.1 // indirect
 	k8s.io/component-base v0.36.1 // indirect
-	k8s.io/klog/v2 v2.140.0 // indirect
 	k8s.io/kms v0.36.1 // indirect
 	k8s.io/kube-openapi v0.0.0-20260317180543-43fb72c5454a // indirect
 	k8s.io/metrics v0.36.1 // indirect
 	k8s.io/streaming v0.36.1 // indirect
 	k8s.io/utils v0.0.0-20260210185600-b8788abfbbc2 // indirect
 	sigs.k8s.io/apiserver-network-proxy/konnectivity-client v0.34.0 // indirect
-	sigs.k8s.io/custom-metrics-apiserver v1.36.0 // indirect
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.3.2 // indirect
