@@ -19,7 +19,7 @@ const GRAIN: f64 = 5.0;
 /// An event that waits too long costs this many worker-seconds a second: more than any number of workers.
 const LATE: f64 = 50.0;
 /// The longest backlog that is told apart, in seconds of all workers' work.
-const DEEPEST: f64 = 40.0;
+const DEEPEST: f64 = 12.0;
 
 /// Sets the scale by the best plan.
 pub struct Foresight {
@@ -31,7 +31,8 @@ impl Foresight {
     /// Plans for what comes.
     pub fn new(plan: &Plan) -> Self {
         let start_up = usize::try_from(plan.start_up.as_secs()).unwrap_or(0);
-        let target = usize::try_from(plan.target.as_secs()).unwrap_or(1);
+        // Seconds are coarse and shards are handled at their own pace: with a fifth to spare it is in time indeed.
+        let target = usize::try_from((plan.target - plan.target / 5).as_secs()).unwrap_or(1);
         let points = plan.trace.points();
         // All hands until a backlog is gone: there is nothing to choose.
         let mut waiting = plan.backlog.events;

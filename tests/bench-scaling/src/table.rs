@@ -26,6 +26,9 @@ pub fn print(target: u64, cost: Cost, rows: &[Row]) {
 
 fn cells(cells: &[Cell]) -> String {
     let text = |cell: &Cell| {
+        if cell.worker_seconds <= 0.0 {
+            return "–".to_owned();
+        }
         let reversals = if cell.reversals > 0 { format!("; {} rev", cell.reversals) } else { String::new() };
         format!("{:.0} ({:.1} %); {:.0}{reversals}", cell.lateness, cell.late * 100.0, cell.worker_seconds)
     };
