@@ -97,7 +97,7 @@ const QUEUED: Duration = Duration::from_secs(1);
 /// A smaller number of workers must hold the target with so much more load than there is.
 const MARGIN: f64 = 1.02;
 /// And with what chance hides: so many standard deviations of events that come independently, counted for as long as the rate is averaged over.
-const CHANCE: f64 = 1.5;
+const CHANCE: f64 = 2.0;
 /// The load of so long a time must have room in a smaller number of workers.
 const MARGIN_WINDOW: Duration = Duration::from_secs(15);
 /// One shard is compared with the others only when events have waited for this share of the target.

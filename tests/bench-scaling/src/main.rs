@@ -86,6 +86,27 @@ fn main() {
         let rows = rows(&cases, Duration::from_secs(target));
         table::print(target, cost, &rows);
     }
+    println!("\n## Ours on steady loads from 20 to 545 events/s, 40 minutes each\n");
+    for target in TARGETS {
+        steadiness(Duration::from_secs(target));
+    }
+}
+
+/// Loads from 20 to 545 events/s, each the same for 40 minutes: how often ours changes its mind once it has settled, and how late it is.
+fn steadiness(target: Duration) {
+    let loads = (0..36_u32).map(|step| 20 + step * 15);
+    let (mut changes, mut lateness) = (0, 0.0);
+    for load in loads.clone() {
+        let case = traces::always(f64::from(load), u64::from(load));
+        let run = run(&plan(&case, target, 6), Rival::Ours.policy(target).as_mut());
+        changes += run.changes().iter().filter(|(at, _, _)| *at > Duration::from_secs(300)).count();
+        lateness += run.score().lateness;
+    }
+    println!(
+        "- target {} s: {changes} changes after the first 5 minutes, {lateness:.0} s·s late, in {} loads together",
+        target.as_secs(),
+        loads.count()
+    );
 }
 
 /// All rows, computed by as many threads as there are processors.

@@ -69,6 +69,12 @@ pub fn all(cost: Cost) -> Vec<Case> {
     cases
 }
 
+/// The same noisy load for 40 minutes.
+pub fn always(load: f64, seed: u64) -> Case {
+    let trace = trace(2_400, Cost::Known, &mut Noise(seed), |_| load);
+    Case { name: "steady", trace, backlog: Backlog::default(), shards: vec![1.0; 24], hopeless: false }
+}
+
 fn steady(_: f64) -> f64 {
     230.0
 }
