@@ -50,7 +50,7 @@ const LEASE: &str = "projectionist";
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Crd => print(&crd_yaml()?),
-        Command::Simulate(args) => simulation(*args),
+        Command::Simulate(args) => simulation(&args),
         Command::Version => print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Operator(args) => {
             telemetry::start_logging(&args.log)?;
@@ -84,7 +84,7 @@ pub fn crd_yaml() -> anyhow::Result<String> {
     serde_saphyr::to_string(&Projection::crd()).context("writing the CustomResourceDefinition as YAML")
 }
 
-fn simulation(args: SimulateArgs) -> anyhow::Result<()> {
+fn simulation(args: &SimulateArgs) -> anyhow::Result<()> {
     let read =
         |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
     let named = |path: &Path| path.display().to_string();
