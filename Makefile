@@ -29,7 +29,7 @@ CHART_CRD := $(CHART)/files/projections.projectionist.dev.yaml
 MANIFEST := manifests/install.yaml
 RENDER := template projectionist $(CHART) --namespace projectionist --no-hooks --set namespace.create=true
 
-.PHONY: help build test fuzz lint demo bench cluster cluster-down image generate packages prepare binary
+.PHONY: help build test fuzz lint demo bench bench-scaling cluster cluster-down image generate packages prepare binary
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ demo: image prepare ## Show workers scaled by lag on a real cluster (ARGS="--hel
 
 bench: image prepare ## Measure, and print all the numbers (ARGS="--help" lists options)
 	cargo run --quiet --release --package bench -- $(ARGS)
+
+bench-scaling: packages ## Replay traces against other ways to scale by, side by side (no cluster needed)
+	cargo run --quiet --release --package bench-scaling
 
 cluster: packages ## Bring the test cluster up and leave it up (NAME=default)
 	$(BED) up --name $(NAME)

@@ -40,8 +40,8 @@ impl ServerAbilities {
 
 /// Seconds between two looks of the autoscaler, by default.
 const LOOK_SECONDS: i32 = 15;
-/// The model does not flap, so the usual 300 s would only cost worker-seconds.
-const SCALE_IN_WINDOW_SECONDS: i32 = 60;
+/// One look. The model itself keeps for a minute what rose, so that a longer window only costs worker-seconds.
+const SCALE_IN_WINDOW_SECONDS: i32 = 15;
 
 /// The HorizontalPodAutoscaler.
 pub fn plan_autoscaler(workers: &WorkerBounds, target: Target<'_>, owner: &Owner, server: ServerAbilities) -> Desired {

@@ -100,7 +100,7 @@ fn the_autoscaler_reads_the_required_workers_of_this_projection() {
         spec["behavior"],
         json!({
             "scaleUp": {"stabilizationWindowSeconds": 0, "tolerance": "0", "policies": [{"type": "Pods", "value": 12, "periodSeconds": 15}]},
-            "scaleDown": {"stabilizationWindowSeconds": 60, "tolerance": "0"},
+            "scaleDown": {"stabilizationWindowSeconds": 15, "tolerance": "0"},
         })
     );
 }

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
-    lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample, Stage},
+    lag::{
+        Assessment, CheckpointState, Head, Jump, Limit, Pending, Position, Rates, Required, RetentionRisk, Rewound,
+        Sample, Stage,
+    },
     names,
     registration::Unserved,
     snapshot::{Measured, Unknown},
@@ -247,6 +250,59 @@ fn the_numbers_of_many_projections_come_less_often() {
     for (projections, seconds) in [(0, 10), (200, 10), (1_000, 50)] {
         assert_eq!(numbers_every(projections), Duration::from_secs(seconds), "{projections}");
     }
+}
+
+#[test]
+fn what_is_wrong_with_checkpoint_time_head_or_retention_is_said_where_a_person_looks() {
+    let with = |change: &dyn Fn(&mut Assessment)| {
+        let mut measured = measured(9, 1.0, false);
+        change(&mut measured.assessment);
+        status(&known(Ok(&measured)))
+    };
+    let rewound = |contested| Some(Rewound { from: Position(50), to: Position(10), contested });
+    let once = with(&|all| all.rewound = rewound(false));
+    is(&once, "LagKnown", "False", Reason::CheckpointRewound);
+    let contested = with(&|all| all.rewound = rewound(true));
+    is(&contested, "LagKnown", "False", Reason::CheckpointContested);
+    is(&contested, "Ready", "False", Reason::CheckpointContested);
+    for (drained_in, words) in [
+        (Some(Duration::from_secs(7_300)), "in 30 min, and the backlog takes 2 h"),
+        (None, "in 30 min, and the backlog does not shrink"),
+    ] {
+        let lost_in = Duration::from_secs(1_800);
+        let risk = with(&|all| all.retention_risk = Some(RetentionRisk { lost_in, drained_in }));
+        is(&risk, "Progressing", "False", Reason::RetentionRisk);
+        let message = &risk.conditions.iter().find(|one| one.type_ == "Progressing").unwrap().message;
+        assert!(message.ends_with(words), "{message}");
+    }
+    // Lag is known all the same.
+    let future = with(&|all| all.ahead_of_clock = Some(Duration::from_secs(3_600)));
+    is(&future, "LagKnown", "True", Reason::EventTimeInFuture);
+    is(&future, "Ready", "True", Reason::AsExpected);
+    let jumped = with(&|all| all.jump = Some(Jump { arrived: 9_000_000, within: Duration::from_secs(1) }));
+    is(&jumped, "LagKnown", "True", Reason::HeadJumped);
+    let well = with(&|_| ());
+    for (after, reason) in [(&future, "EventTimeInFuture"), (&jumped, "HeadJumped")] {
+        let told = announcements(&well, after);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].warning && told[0].reason == reason);
+        assert_eq!(announcements(after, after), [], "once");
+    }
+}
+
+#[test]
+fn asleep_is_idle_and_not_merely_live() {
+    let with = |required: u32, workload| {
+        let mut measured = measured(0, 0.0, false);
+        measured.assessment.required.workers = required;
+        status(&Known { workload, ..known(Ok(&measured)) }).phase
+    };
+    assert_eq!(with(0, present(0, 0)), Some(Phase::Idle));
+    assert_eq!(with(0, present(1, 1)), Some(Phase::Live), "not yet");
+    assert_eq!(with(1, present(0, 0)), Some(Phase::Live), "no more");
+    let idle = ProjectionStatus { phase: Some(Phase::Idle), ..ProjectionStatus::default() };
+    let gone = Known { workload: present(0, 0), ..known(Err(unknown(Reason::ConnectionRefused))) };
+    assert_eq!(next_status(&gone, &idle, at(1)).phase, Some(Phase::Idle), "what cannot be read changes nothing");
 }
 
 #[test]

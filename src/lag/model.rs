@@ -256,7 +256,8 @@ impl Model {
             ready: seen.workers.ready,
             worth: worth(seen.workers.ready, shards(bounds)),
             before: self.steadiness.before(),
-            learning: self.last.is_none() || self.capacity.is_learning(),
+            // Before any worker is ready, more of them would say no more.
+            learning: self.last.is_none() || seen.workers.ready == 0 || self.capacity.is_learning(),
             start_up: self.start_up.typical(),
             coming: self.start_up.left(seen.at).map(|left| (worth(asked, shards(bounds)), left)),
             standing: STANDING,
@@ -324,9 +325,10 @@ impl Model {
         let before = self.steadiness.before();
         let held = before.unwrap_or(seen.workers.ready).max(bounds.min).max(1);
         let mut up = up;
-        if up.workers > held && (seen.stuck || seen.saturated.is_some()) {
-            let limit = if seen.stuck { up.limit } else { Limit::ReadStore };
-            up = Fit { workers: held, limit };
+        if seen.stuck || seen.saturated.is_some() {
+            let short = up.workers > held || !matches!(up.limit, Limit::None | Limit::Min);
+            let limit = if short && !seen.stuck { Limit::ReadStore } else { up.limit };
+            up = Fit { workers: up.workers.min(held), limit };
         }
         let still = seen.workers.rolling || seen.settled_for < WARM_UP;
         let arrival = seen.rates.arrival.unwrap_or(0.0);
@@ -365,8 +367,11 @@ impl Seen<'_> {
         let all: u64 = self.pending_by_shard.iter().fold(0, |sum, shard| sum.saturating_add(*shard));
         let mean = as_float(all) / f64::from(shards);
         let excess = (hottest - mean) / (rate * need.left.min(load.left()).max(0.001));
-        let other = (need.workers - excess).max(load.arrival / rate) / f64::from(shards);
-        Some(Uneven { shards, hottest: other + excess, other })
+        let even = (need.workers - excess).max(load.arrival / rate) / f64::from(shards);
+        // What waits shows how what arrives is dealt out, as far as one worker can have kept up with it.
+        let its_own = (load.arrival / rate * hottest / as_float(all.max(1))).min(1.0);
+        let other = (even * f64::from(shards) - its_own).max(0.0) / f64::from(shards - 1);
+        Some(Uneven { shards, hottest: even + excess, other: other.min(even) })
     }
 }
 
@@ -401,6 +406,10 @@ fn drain(pending: Pending, rates: Rates, workers: Workers) -> Option<Duration> {
 #[cfg(test)]
 #[path = "model_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "model_world_tests.rs"]
+mod world;
 
 #[cfg(test)]
 #[path = "properties_tests.rs"]

@@ -11,10 +11,10 @@ use super::capacity::Busy;
 const MORE_WORKERS: f64 = 1.5;
 /// Less than this share of what the added workers should have brought is no gain.
 const NO_GAIN: f64 = 0.25;
-/// Time for new workers to warm up before they are judged.
-const SETTLED: Duration = Duration::from_secs(10);
+/// Time for new workers to warm up before they are judged. One that takes longer is a short mistake: once it is warm, they do better.
+const SETTLED: Duration = Duration::from_secs(4);
 /// So many observations in a row are needed.
-const OBSERVATIONS: u32 = 3;
+const OBSERVATIONS: u32 = 2;
 /// Better by so much, it is no longer saturated.
 const BETTER: f64 = 1.25;
 /// Without a backlog for so long, nothing is known any more.
@@ -113,7 +113,7 @@ mod tests {
     fn workers_that_add_nothing_show_that_the_read_store_is_saturated() {
         let mut world = world();
         assert_eq!(world.busy(4, 400.0, 10), None);
-        assert_eq!(world.busy(8, 420.0, 2), None, "not at once");
+        assert_eq!(world.busy(8, 420.0, 1), None, "not at once");
         assert_eq!(world.busy(8, 420.0, 1).map(|saturated| saturated.fewer), Some(4));
         assert!(world.busy(8, 430.0, 20).is_some());
         assert_eq!(world.busy(8, 600.0, 1), None, "it does better");

@@ -131,7 +131,7 @@ mod tests {
     fn a_shard_that_is_too_hot_is_said_and_asks_for_no_useless_workers() {
         let hot = Uneven { shards: 24, hottest: 3.0, other: 0.05 };
         let answer = fit(4.0, Some(hot), &bounds(1, 24, Some(24)), Stage::Live);
-        assert_eq!(answer, Fit { workers: 5, limit: Limit::HottestShard });
+        assert_eq!(answer, Fit { workers: 8, limit: Limit::HottestShard });
     }
 
     #[test]

@@ -75,9 +75,7 @@ impl Uneven {
     /// they hold, so that the hottest shares its worker with as many others as any shard does. Where the hottest is too hot in itself, the
     /// smallest number that serves the others and leaves it nearly a worker of its own: more would not help.
     pub(super) fn useful_workers(&self, most: u32) -> u32 {
-        let enough = |workers: &u32| {
-            if self.too_hot() { self.others(*workers) <= NEARLY_OWN } else { self.suffice(*workers) }
-        };
+        let enough = |workers: &u32| self.suffice(*workers) || self.others(*workers) <= NEARLY_OWN;
         let most = most.clamp(1, self.shards.max(1));
         let workers = (1..=most).find(enough).unwrap_or(most);
         // None that adds nothing.
@@ -115,7 +113,7 @@ mod tests {
     fn no_more_workers_than_help_where_one_shard_is_too_hot() {
         let hot = Uneven { shards: 24, hottest: 1.4, other: 0.05 };
         assert!(hot.too_hot());
-        assert_eq!(hot.useful_workers(24), 5, "four others take a fifth of its worker");
+        assert_eq!(hot.useful_workers(24), 8, "two others take a tenth of its worker");
         assert_eq!(Uneven { other: 0.0, ..hot }.useful_workers(24), 1);
         assert_eq!(Uneven { other: 0.5, ..hot }.useful_workers(24), 24);
     }

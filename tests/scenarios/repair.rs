@@ -76,7 +76,7 @@ fn edited_replicas_are_corrected_by_the_autoscaler_and_not_fought_over() {
     play(|stage| async move {
         let shop = running(stage, "edited").await?;
         shop.stage.cluster.kubectl(&["scale", "deployment/orders", "--replicas=4", "-n", &shop.namespace])?;
-        // The default scale-in window of 60 s passes first.
+        // The default scale-in window passes first.
         eventually_is(
             PATIENCE,
             "the HPA has brought them back to one",

@@ -12,17 +12,8 @@ use projectionist::{
 };
 
 /// The numbers of workers that differ, of 24 shards, and what they are worth.
-const CHOICES: [(i32, f64); 9] = [
-    (1, 1.0),
-    (2, 2.0),
-    (3, 3.0),
-    (4, 4.0),
-    (5, 4.8),
-    (6, 6.0),
-    (8, 8.0),
-    (12, 12.0),
-    (24, 24.0),
-];
+const CHOICES: [(i32, f64); 9] =
+    [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 4.8), (6, 6.0), (8, 8.0), (12, 12.0), (24, 24.0)];
 /// Backlogs are told apart by so many events, and rounded up.
 const GRAIN: f64 = 5.0;
 /// An event that waits too long costs this many worker-seconds a second: more than any number of workers.
@@ -83,9 +74,8 @@ fn best(load: &[(f64, f64)], target: usize, start_up: f64, begin: i32) -> Vec<i3
                 with[choice] = single(f64::from(*workers) + late) + after[next * width + choice];
             }
             for (before, (had, _)) in CHOICES.iter().enumerate() {
-                let cost = |choice: usize| {
-                    with[choice] + single(f64::from((CHOICES[choice].0 - had).max(0)) * start_up)
-                };
+                let cost =
+                    |choice: usize| with[choice] + single(f64::from((CHOICES[choice].0 - had).max(0)) * start_up);
                 let chosen = (0..width).min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(0);
                 now[level * width + before] = cost(chosen);
                 decision[level * width + before] = u8::try_from(chosen).unwrap_or(0);

@@ -58,10 +58,8 @@ fn plan(case: &Case, target: Duration, phase: u64) -> Plan {
 }
 
 fn by(case: &Case, target: Duration, rival: Rival) -> Cell {
-    let scores: Vec<Score> = PHASES
-        .iter()
-        .map(|phase| run(&plan(case, target, *phase), rival.policy(target).as_mut()).score())
-        .collect();
+    let scores: Vec<Score> =
+        PHASES.iter().map(|phase| run(&plan(case, target, *phase), rival.policy(target).as_mut()).score()).collect();
     cell(&scores)
 }
 

@@ -10,7 +10,9 @@ pub fn print(target: u64, cost: Cost, rows: &[Row]) {
     };
     println!("\n## Target {target} s, {cost}\n");
     let names: Vec<&str> = Rival::ALL.iter().map(|rival| rival.name()).chain(["foresight"]).collect();
-    println!("Lateness in s·s (share of the time late); worker-seconds; reversals within a minute, where there are any.\n");
+    println!(
+        "Lateness in s·s (share of the time late); worker-seconds; reversals within a minute, where there are any.\n"
+    );
     println!("| trace | {} |", names.join(" | "));
     println!("|---|{}", "---|".repeat(names.len()));
     for row in rows {
@@ -59,17 +61,35 @@ fn goals(fair: &[&Row], rows: &[Row], sums: &[Cell]) {
     if let Some(steady) = steady {
         println!("- reversals on steady load: {}", steady.cells[column(Rival::Ours)].reversals);
     }
+    losses(rows);
+}
+
+/// Where another way is better: less late, or no later for fewer worker-seconds.
+fn losses(rows: &[Row]) {
     for row in rows {
         let ours = row.cells[column(Rival::Ours)];
-        for rival in rivals.clone() {
+        for rival in Rival::ALL.into_iter().filter(|rival| !matches!(rival, Rival::Ours | Rival::OursByAutoscaler)) {
             let other = row.cells[column(rival)];
+            let (name, against) = (row.name, rival.name());
             if ours.lateness > other.lateness + 1.0 {
-                println!("- loses: later than {} on {} ({:.0} against {:.0} s·s)", rival.name(), row.name, ours.lateness, other.lateness);
+                println!(
+                    "- loses: later than {against} on {name} ({:.0} against {:.0} s·s)",
+                    ours.lateness, other.lateness
+                );
+            } else if other.lateness <= ours.lateness + 1.0 && other.worker_seconds < ours.worker_seconds {
+                let more = ratio(ours.worker_seconds, other.worker_seconds);
+                println!("- loses: as late as {against} on {name}, for {more:.2} of its worker-seconds");
             }
         }
     }
 }
 
 fn ratio(a: f64, b: f64) -> f64 {
-    if b > 0.0 { a / b } else if a > 0.0 { f64::INFINITY } else { 1.0 }
+    if b > 0.0 {
+        a / b
+    } else if a > 0.0 {
+        f64::INFINITY
+    } else {
+        1.0
+    }
 }

@@ -62,7 +62,8 @@ pub fn all(cost: Cost) -> Vec<Case> {
         // One shard gets 30 % of the events, which for five minutes is more than a worker can do.
         let mut shards = vec![0.7 / 23.0; 24];
         shards[0] = 0.3;
-        let trace = trace(SECONDS, cost, &mut noise, |second| if (400.0..700.0).contains(&second) { 190.0 } else { 90.0 });
+        let trace =
+            trace(SECONDS, cost, &mut noise, |second| if (400.0..700.0).contains(&second) { 190.0 } else { 90.0 });
         cases.push(Case { name: "one hot shard", trace, backlog: Backlog::default(), shards, hopeless: true });
     }
     cases
