@@ -77,7 +77,9 @@ fn a_recorded_series_is_a_trace() {
 fn what_is_wrong_is_told_with_the_file_and_the_place() {
     let gap = BURST.replace("60,40\n", "");
     let broken = PROJECTION.replace("lag: {target: 5s}", "lag: {target: soon}");
-    let cases: [(&[(&str, &str)], &[&str], &[&str]); 6] = [
+    // Files, arguments, and what the error must hold.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
+    let cases: [Case; 6] = [
         (&[("trace.csv", &gap)], &[], &["trace.csv", "line 4", "a gap of 60 s"]),
         (&[("trace.csv", "seconds,events_per_second\n0,1\n1,-2\n")], &[], &["trace.csv", "line 3", "negative"]),
         (&[("projection.yaml", &broken)], &[], &["projection.yaml", "line 8", "soon"]),

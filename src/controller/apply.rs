@@ -14,11 +14,11 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
+    known::Problem,
     live::{Live, LiveIndex},
     parts::{Desired, Owner, Part, contains, fingerprint, restrict},
     plan::Plan,
     plan_scale::ScalePlan,
-    status::Problem,
 };
 use crate::{
     api::{ExistingKind, Reason},

@@ -4,8 +4,10 @@
 
 mod announce;
 mod apply;
+mod conditions;
 mod driver;
 mod existing;
+mod known;
 mod live;
 mod parts;
 mod plan;
@@ -25,6 +27,7 @@ mod scale_out;
 mod status;
 #[cfg(test)]
 mod status_tests;
+mod urgency;
 mod validate;
 mod watches;
 

@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use super::{
     announce::announcements,
     apply::{Applier, Memos, ScaleTarget},
+    conditions::metrics_not_served,
     existing::{ExistingWorkloads, Look},
+    known::{Known, Problem, WorkloadView},
     live::{Live, LiveIndex},
     parts::{Owner, Part},
     plan::{Plan, plan},
@@ -24,7 +26,8 @@ use super::{
     queue::{Ended, backoff},
     report::Reports,
     scale_out::ScaleOut,
-    status::{Known, Problem, Urgency, WorkloadView, metrics_not_served, next_status, numbers_every, urgency},
+    status::next_status,
+    urgency::{Urgency, numbers_every, urgency},
     validate::{Validated, WorkerBounds, Workload, validate},
 };
 use crate::{

@@ -6,8 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     announce::announcements,
+    conditions::metrics_not_served,
+    known::{Known, Problem, WorkloadView},
     live::WorkerCounts,
-    status::{Known, Problem, Urgency, WorkloadView, metrics_not_served, next_status, numbers_every, urgency},
+    status::next_status,
+    urgency::{Urgency, numbers_every, urgency},
 };
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},

@@ -124,7 +124,7 @@ fn note(service: &APIService, settings: &CertificateSettings) -> String {
         format!("{}/{}:{port}", part(led_to.namespace.as_ref()), part(led_to.name.as_ref()))
     });
     format!(
-        "the APIService {} was taken over, as apiServices.takeOver says: it led to the service {} and leads to {}/{} now; to give it back, uninstall or set that to false, and install the other adapter's APIService again",
+        "the APIService {} was taken over, as apiServices.takeOver says: it led to the service {} and leads to {}/{} now; to give it back, uninstall and install the other adapter's APIService again",
         service.name_any(),
         led_to.unwrap_or_default(),
         settings.namespace,

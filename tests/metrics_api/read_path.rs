@@ -129,7 +129,8 @@ fn a_read_allocates_as_much_among_five_thousand_projections_as_among_ten() {
     let bound = |few: u64| few + few / 10;
     assert!(many.count_total <= bound(few.count_total), "among ten: {few:?}, among five thousand: {many:?}");
     assert!(many.bytes_total <= bound(few.bytes_total), "among ten: {few:?}, among five thousand: {many:?}");
-    assert!(many.bytes_max <= bound(few.bytes_max), "among ten: {few:?}, among five thousand: {many:?}");
+    // What is held at once is little, and when a frame goes moves it: a pointer for each Projection would be 40,000 bytes more.
+    assert!(many.bytes_max <= few.bytes_max + 16_384, "among ten: {few:?}, among five thousand: {many:?}");
 }
 
 /// The counter counts what it is there for: a list of all grows with their number.

@@ -17,6 +17,7 @@ use crate::operator_faults::without_a_failed_read;
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 
+const METRICS: usize = projectionist::names::metric::ALL.len();
 /// Where the cluster says whom extension API servers are to believe.
 const AUTHENTICATION: &str = "extension-apiserver-authentication";
 const AUTHORITY: &str = "requestheader-client-ca-file";
@@ -36,6 +37,11 @@ fn front_proxy(directory: &Path) -> Result<String> {
     std::fs::write(directory.join("proxy.crt"), proxy.signed_by(&key, &issuer)?.pem())?;
     std::fs::write(directory.join("proxy.key"), key.serialize_pem())?;
     Ok(pem)
+}
+
+/// Those that are not on their way out.
+fn staying(pods: Vec<Pod>) -> Vec<Pod> {
+    pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
 }
 
 /// What each replica answers to that front proxy, past the aggregator.
@@ -74,7 +80,7 @@ fn a_rotated_authority_of_the_front_proxy_counts_in_every_replica_without_a_rest
         shop.apply(&shop.measured("orders", &json!({})))?;
         shop.metric_is("projection_pending_events", "orders", |_| true).await?;
         stage.operator_is_whole(&shop.client).await?;
-        let pods = stage.operator_pods(&shop.client).await?;
+        let pods = staying(stage.operator_pods(&shop.client).await?);
         let scratch = tempfile::tempdir()?;
         let new = front_proxy(scratch.path())?;
         let path =
@@ -97,7 +103,7 @@ fn a_rotated_authority_of_the_front_proxy_counts_in_every_replica_without_a_rest
         eventually_is(PATIENCE, "no replica believes it any more", all("401"), answers).await?;
         shop.metric_is("projection_pending_events", "orders", |_| true).await?;
 
-        let now = stage.operator_pods(&shop.client).await?;
+        let now = staying(stage.operator_pods(&shop.client).await?);
         let lives = |pods: &[Pod]| {
             let restarts = |pod: &Pod| {
                 let containers = pod.status.as_ref().and_then(|status| status.container_statuses.clone());
@@ -138,7 +144,7 @@ fn what_changes_in_discovery_reaches_the_aggregator() {
         let shop = Shop::open(stage, "discovery").await?;
         let custom = || async { Ok::<_, anyhow::Error>(versions(&discovered(&shop).await?, "custom.metrics.k8s.io")) };
         let current = |version: &str, metrics| (version.to_owned(), "Current".to_owned(), metrics);
-        let both = |found: &Vec<_>| *found == [current("v1beta2", 7), current("v1beta1", 7)];
+        let both = |found: &Vec<_>| *found == [current("v1beta2", METRICS), current("v1beta1", METRICS)];
         eventually_is(PATIENCE, "the aggregator lists both versions and every metric", both, custom).await?;
         let external = versions(&discovered(&shop).await?, "external.metrics.k8s.io");
         ensure!(external == [current("v1beta1", 1)], "{external:?}");
@@ -157,7 +163,7 @@ fn a_drained_node_fails_no_metric_read() {
     play(|stage| async move {
         without_a_failed_read(stage, "drain", async |shop: &Shop<'_>| {
             let pods: Api<Pod> = Api::namespaced(shop.client.clone(), SYSTEM);
-            let before = stage.operator_pods(&shop.client).await?;
+            let before = staying(stage.operator_pods(&shop.client).await?);
             let node = before.iter().find_map(|pod| pod.spec.as_ref()?.node_name.clone()).context("no node")?;
             // One replica goes; the budget for disruptions keeps the other until the first is back, for which the node is opened again.
             let mut drain = stage.cluster.command("kubectl");
@@ -173,7 +179,7 @@ fn a_drained_node_fails_no_metric_read() {
             one_waits?;
             ensure!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
             stage.operator_is_whole(&shop.client).await?;
-            let now = stage.operator_pods(&shop.client).await?;
+            let now = staying(stage.operator_pods(&shop.client).await?);
             let stayed = now.iter().any(|pod| before.iter().any(|old| old.metadata.uid == pod.metadata.uid));
             ensure!(!stayed, "not every replica was evicted");
             Ok(())
@@ -205,7 +211,9 @@ fn the_api_server_logs_nothing_about_us() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let log = stage.cluster.log("kube-apiserver")?;
-        let about_us = log.lines().skip(before).filter(|line| US.iter().any(|word| line.contains(word)));
+        // A trace tells that a request took long on a busy machine, whoever's it was.
+        let lines = log.lines().skip(before).filter(|line| !line.contains("Trace["));
+        let about_us = lines.filter(|line| US.iter().any(|word| line.contains(word)));
         let about_us: Vec<&str> = about_us.collect();
         ensure!(about_us.is_empty(), "{} lines, such as: {}", about_us.len(), about_us[0]);
         Ok(())

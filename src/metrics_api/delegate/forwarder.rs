@@ -228,7 +228,7 @@ fn words(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use hyper::body::Bytes;
 
     use super::*;
 

@@ -74,3 +74,45 @@ async fn page(address: &str) -> Result<String> {
     stream.read_to_string(&mut page).await?;
     Ok(page)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kube::runtime::reflector;
+    use projectionist::{
+        metrics::{ControllerMetrics, Metrics},
+        metrics_api::ApiMetrics,
+        sampler::SamplerMetrics,
+        snapshot::SharedSnapshot,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_the_operators_own_page_says_is_read_and_only_what_is_new_counts() -> Result<()> {
+        let api = ApiMetrics::default();
+        let (projections, _) = reflector::store();
+        let sampler = Arc::new(SamplerMetrics::default());
+        let metrics =
+            Metrics::new(&ControllerMetrics::default(), &api, sampler, SharedSnapshot::default(), projections);
+        let share = |replicas: usize| -> Result<OwnShare> {
+            let mut all = OwnShare::default();
+            for _ in 0..replicas {
+                all.add(&metrics.page()?)?;
+            }
+            Ok(all)
+        };
+        api.duration.observe(2.0);
+        let before = share(2)?;
+        for _ in 0..98 {
+            api.duration.observe(30e-6);
+        }
+        for _ in 0..2 {
+            api.duration.observe(180e-6);
+        }
+        let since = share(2)?.since(&before).to_string();
+        assert_eq!(since, "p50 at most 0.050 ms, p99 at most 0.200 ms, of 200 requests");
+        Ok(())
+    }
+}

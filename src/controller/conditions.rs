@@ -1,0 +1,271 @@
+//! The conditions of a Projection: what is well, what is not, and why, in a word for machines and a sentence for people. Pure.
+//!
+//! A transition time changes only with the status.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{
+    known::{Known, WorkloadView, none_required, within_target},
+    live::WorkerCounts,
+};
+use crate::{
+    api::{ConditionStatus, ConditionType, ProjectionStatus, Reason},
+    lag::{RetentionRisk, Rewound},
+    names,
+    registration::Unserved,
+    snapshot::Unknown,
+};
+
+/// All of them, in the order of [`ConditionType::ALL`].
+pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Timestamp) -> Vec<Condition> {
+    let all = ConditionType::ALL.into_iter().zip(verdicts(known));
+    all.map(|(type_, verdict)| condition(type_, verdict, known.generation, previous, now)).collect()
+}
+
+/// A condition before its times are known.
+#[derive(Clone, Debug)]
+struct Verdict {
+    status: ConditionStatus,
+    reason: Reason,
+    message: String,
+}
+
+fn holds(message: &str) -> Verdict {
+    Verdict { status: ConditionStatus::True, reason: Reason::AsExpected, message: message.to_owned() }
+}
+
+/// It holds, but somebody should look.
+fn remarkable(reason: Reason, message: String) -> Verdict {
+    Verdict { status: ConditionStatus::True, reason, message }
+}
+
+fn fails(reason: Reason, message: impl Into<String>) -> Verdict {
+    Verdict { status: ConditionStatus::False, reason, message: message.into() }
+}
+
+fn unknown(unknown: &Unknown) -> Verdict {
+    Verdict { status: ConditionStatus::Unknown, reason: unknown.reason, message: unknown.message.clone() }
+}
+
+/// In the order of [`ConditionType::ALL`].
+fn verdicts(known: &Known<'_>) -> [Verdict; 6] {
+    let reachable = reachable(known);
+    let lag = lag_known(known);
+    let within = match &known.measured {
+        Err(why) => unknown(why),
+        Ok(measured) => match within_target(measured, known.target) {
+            Some(true) => holds("no event waits longer than spec.lag.target"),
+            Some(false) => fails(Reason::BehindTarget, "the oldest event waits longer than spec.lag.target"),
+            None => Verdict {
+                status: ConditionStatus::Unknown,
+                reason: Reason::InvalidAnswer,
+                message: "the age of the oldest waiting event is not known".to_owned(),
+            },
+        },
+    };
+    let progressing = progressing(known);
+    let available = available(known);
+    let ready = ready([&reachable, &lag, &progressing, &available], known);
+    [ready, reachable, lag, within, progressing, available]
+}
+
+/// These say that an answer came, though not a usable one.
+fn is_an_answer(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NeverCommitted | Reason::CheckpointBeyondHead | Reason::CheckpointRewound | Reason::InvalidAnswer
+    )
+}
+
+fn reachable(known: &Known<'_>) -> Verdict {
+    let why = known.failure.or(known.measured.as_ref().err());
+    match why {
+        None => holds("the event source and the read store answer"),
+        Some(why) if is_an_answer(why.reason) => holds("the event source and the read store answer"),
+        Some(why) if matches!(why.reason, Reason::NotMeasuredYet | Reason::SampleTooOld) => unknown(why),
+        Some(why) => fails(why.reason, &why.message),
+    }
+}
+
+fn lag_known(known: &Known<'_>) -> Verdict {
+    let measured = match &known.measured {
+        Ok(measured) => measured,
+        Err(why) if is_an_answer(why.reason) => return fails(why.reason, &why.message),
+        Err(why) => return unknown(why),
+    };
+    let assessment = &measured.assessment;
+    if let Some(Rewound { from, to, contested }) = assessment.rewound {
+        return if contested {
+            fails(
+                Reason::CheckpointContested,
+                format!(
+                    "the checkpoint goes back and forth, last from {from} to {to}: more than one projector commits to it"
+                ),
+            )
+        } else {
+            fails(
+                Reason::CheckpointRewound,
+                format!(
+                    "the checkpoint went back from {from} to {to}: events are handled again, or two projectors share it"
+                ),
+            )
+        };
+    }
+    // Lag is known all the same, so these are no failure; they are said, and an Event is published.
+    if let Some(ahead) = assessment.ahead_of_clock {
+        return remarkable(
+            Reason::EventTimeInFuture,
+            format!(
+                "events are dated up to {} s after the source's own clock: staleness counts from when they were first seen here",
+                ahead.as_secs()
+            ),
+        );
+    }
+    if let Some(jump) = assessment.jump {
+        return remarkable(
+            Reason::HeadJumped,
+            format!(
+                "{} events came within {} s, a thousand times what is usual: an import, or a source that tells too much",
+                jump.arrived,
+                jump.within.as_secs().max(1)
+            ),
+        );
+    }
+    holds("pending events and staleness are measured")
+}
+
+fn progressing(known: &Known<'_>) -> Verdict {
+    let measured = match &known.measured {
+        Err(why) => return unknown(why),
+        Ok(measured) => measured,
+    };
+    if measured.assessment.stuck && !known.suspended {
+        let at = measured.sample.checkpoint.lowest().map_or_else(String::new, |position| format!(" at {position}"));
+        return fails(
+            Reason::CheckpointFrozen,
+            format!("events wait, but the checkpoint has not moved{at} for long: see the workers' logs"),
+        );
+    }
+    if let Some(RetentionRisk { lost_in, drained_in }) = measured.assessment.retention_risk {
+        let drained = drained_in.map_or_else(
+            || "the backlog does not shrink".to_owned(),
+            |time| format!("the backlog takes {}", duration(time)),
+        );
+        return fails(
+            Reason::RetentionRisk,
+            format!("the source deletes the oldest event that waits in {}, and {drained}", duration(lost_in)),
+        );
+    }
+    holds("the checkpoint moves, or nothing waits")
+}
+
+/// Coarse, so that the message does not change with each sample.
+fn duration(time: Duration) -> String {
+    let minutes = time.as_secs() / 60;
+    match minutes {
+        0 => "less than a minute".to_owned(),
+        1..120 => format!("{minutes} min"),
+        _ => format!("{} h", minutes / 60),
+    }
+}
+
+fn available(known: &Known<'_>) -> Verdict {
+    match known.workload {
+        WorkloadView::NotWanted => Verdict {
+            status: ConditionStatus::True,
+            reason: Reason::MeasureOnly,
+            message: "there is no spec.projector: the Projection is only measured".to_owned(),
+        },
+        _ if known.suspended => Verdict {
+            status: ConditionStatus::True,
+            reason: Reason::Suspended,
+            message: "spec.suspend is set: no worker is wanted".to_owned(),
+        },
+        WorkloadView::Absent => match &known.problem {
+            Some(problem) => fails(problem.reason, &problem.message),
+            None => fails(Reason::NoWorkerReady, "the workload does not exist yet"),
+        },
+        WorkloadView::Present(WorkerCounts { ready: 1.., .. }) => holds("at least one worker is ready"),
+        // Asleep. What cannot be measured sleeps on: nobody knows of any work.
+        WorkloadView::Present(WorkerCounts { desired: Some(0), .. }) if none_required(known) != Some(false) => {
+            Verdict {
+                status: ConditionStatus::True,
+                reason: Reason::Idle,
+                message: "nothing waits, so that no worker runs: the first event wakes them".to_owned(),
+            }
+        }
+        WorkloadView::Present(_) => {
+            fails(Reason::NoWorkerReady, "no worker is ready: see the workload's pods and their events")
+        }
+    }
+}
+
+fn ready(parts: [&Verdict; 4], known: &Known<'_>) -> Verdict {
+    if let Some(problem) = &known.problem {
+        return fails(problem.reason, &problem.message);
+    }
+    if let Some(bad) = parts.into_iter().find(|part| part.status == ConditionStatus::False) {
+        return bad.clone();
+    }
+    if let Some(why) = known.metrics_not_served.as_ref().filter(|_| !known.suspended) {
+        return fails(Reason::MetricsNotServed, why);
+    }
+    if let Some(open) = parts.into_iter().find(|part| part.status == ConditionStatus::Unknown) {
+        return open.clone();
+    }
+    if let Some(why) = known.autoscaler_inactive.filter(|_| !known.suspended) {
+        return fails(Reason::AutoscalerInactive, format!("the HorizontalPodAutoscaler does not scale: {why}"));
+    }
+    if known.suspended {
+        return Verdict {
+            status: ConditionStatus::True,
+            reason: Reason::Suspended,
+            message: "spec.suspend is set: measured, without workers".to_owned(),
+        };
+    }
+    holds("measured and running as asked")
+}
+
+/// What to say of a Projection whose autoscaler the operator makes. `known` is where its metrics lead elsewhere; until that is known at all,
+/// what was said before still stands.
+pub fn metrics_not_served(known: Option<&Unserved>, previous: &ProjectionStatus) -> Option<String> {
+    let Some(known) = known else {
+        let said = previous.conditions.iter().find(|said| said.reason == Reason::MetricsNotServed.as_str());
+        return said.map(|said| said.message.clone());
+    };
+    let why = known.get(names::EXTERNAL_API_SERVICE)?;
+    Some(format!(
+        "the HorizontalPodAutoscaler does not read this metric here: {why}; `spec.scaling.autoscaler: None` leaves scaling to somebody else"
+    ))
+}
+
+fn condition(
+    type_: ConditionType,
+    verdict: Verdict,
+    generation: Option<i64>,
+    previous: &ProjectionStatus,
+    now: Timestamp,
+) -> Condition {
+    let Verdict { status, reason, message } = verdict;
+    let before = previous.conditions.iter().find(|condition| condition.type_ == type_.as_str());
+    let since =
+        before.filter(|before| before.status == status.as_str()).map(|before| before.last_transition_time.clone());
+    Condition {
+        type_: type_.as_str().to_owned(),
+        status: status.as_str().to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: cut(message),
+        observed_generation: generation,
+        // The API server keeps whole seconds: finer ones would look like a difference for ever.
+        last_transition_time: since.unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+    }
+}
+
+/// The schema of a condition allows 32,768 characters; nobody reads more than a few hundred.
+fn cut(message: String) -> String {
+    const MOST: usize = 1_024;
+    if message.chars().count() <= MOST { message } else { message.chars().take(MOST - 1).chain(['…']).collect() }
+}

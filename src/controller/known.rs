@@ -1,0 +1,63 @@
+//! What is known of a Projection when its status is written.
+
+use std::time::Duration;
+
+use super::live::WorkerCounts;
+use crate::{
+    api::Reason,
+    snapshot::{Measured, Unknown},
+};
+
+/// Why the Projection does not run as asked, as far as the cluster is concerned.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    /// For machines.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+    /// It will not go away by itself.
+    pub lasting: bool,
+}
+
+/// The workload that runs the workers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WorkloadView {
+    /// None is wanted: the Projection is only measured.
+    NotWanted,
+    /// It does not exist (yet).
+    Absent,
+    /// It exists.
+    Present(WorkerCounts),
+}
+
+/// What is known now.
+#[derive(Clone, Debug)]
+pub struct Known<'a> {
+    /// The spec's generation.
+    pub generation: Option<i64>,
+    /// `spec.suspend`.
+    pub suspended: bool,
+    /// `spec.lag.target`.
+    pub target: Duration,
+    /// The workload.
+    pub workload: WorkloadView,
+    /// What went wrong in validating or applying.
+    pub problem: Option<Problem>,
+    /// The measurement to act on, or why there is none.
+    pub measured: Result<&'a Measured, Unknown>,
+    /// Why the newest attempt to measure failed, if it did.
+    pub failure: Option<&'a Unknown>,
+    /// Why the autoscaler that the operator makes cannot read the operator's metrics, if it cannot.
+    pub metrics_not_served: Option<String>,
+    /// Why the autoscaler does not scale, in its own words.
+    pub autoscaler_inactive: Option<&'a str>,
+}
+
+/// No worker is needed; absent where that is not known.
+pub(super) fn none_required(known: &Known<'_>) -> Option<bool> {
+    known.measured.as_ref().ok().map(|measured| measured.assessment.required.workers == 0)
+}
+
+pub(super) fn within_target(measured: &Measured, target: Duration) -> Option<bool> {
+    measured.assessment.staleness.map(|staleness| staleness <= target)
+}

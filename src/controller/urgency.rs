@@ -1,0 +1,70 @@
+//! How soon a new status is to be written, so that the API server hears of news and not of the time that passes. Pure.
+
+use std::time::Duration;
+
+use crate::api::{ProjectionStatus, RatesStatus, WorkersStatus};
+
+/// How soon a new status is to be written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Urgency {
+    /// Not at all: nothing changed.
+    Never,
+    /// Some time soon: only measured numbers changed.
+    Soon,
+    /// Now: something that people or the sampler act on changed.
+    Now,
+}
+
+/// Measured numbers of one Projection are written no more often than this.
+const NUMBERS_EVERY: Duration = Duration::from_secs(10);
+/// And those of all Projections together no more often than so many a second, so that a thousand busy ones leave the API server alone.
+const NUMBERS_A_SECOND: u32 = 20;
+/// A number that follows from time alone is written again when it differs by this part.
+const WORTH_TELLING: f64 = 0.25;
+
+/// Time between two writes of one Projection's numbers, among so many.
+pub fn numbers_every(projections: usize) -> Duration {
+    let projections = u32::try_from(projections).unwrap_or(u32::MAX);
+    NUMBERS_EVERY.max(Duration::from_secs(1) * projections / NUMBERS_A_SECOND)
+}
+
+/// Compares what is reported with what was.
+pub fn urgency(before: &ProjectionStatus, after: &ProjectionStatus) -> Urgency {
+    if *before == with_small_differences_of(after, before) {
+        return Urgency::Never;
+    }
+    let acted_on = |status: &ProjectionStatus| {
+        let conditions: Vec<_> = status
+            .conditions
+            .iter()
+            .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone()))
+            .collect();
+        let workers = status.workers.clone().map(|workers| WorkersStatus { reason: None, ..workers });
+        (status.observed_generation, status.phase, workers, status.pending.is_some(), conditions)
+    };
+    if acted_on(before) == acted_on(after) { Urgency::Soon } else { Urgency::Now }
+}
+
+/// `after`, with those numbers of `before` that grow or fade while nothing happens, where they have hardly changed: the age of an event that
+/// waits grows all the time, and is nothing new.
+fn with_small_differences_of(after: &ProjectionStatus, before: &ProjectionStatus) -> ProjectionStatus {
+    let kept = |after: Option<f64>, before: Option<f64>| match (after, before) {
+        (Some(now), Some(then)) if (now - then).abs() <= WORTH_TELLING * then.abs().max(1.0) => before,
+        _ => after,
+    };
+    let rates = |status: &ProjectionStatus| status.rates.unwrap_or_default();
+    let (rates_now, rates_then) = (rates(after), rates(before));
+    let rates = RatesStatus {
+        arrival_per_second: kept(rates_now.arrival_per_second, rates_then.arrival_per_second),
+        per_worker_per_second: kept(rates_now.per_worker_per_second, rates_then.per_worker_per_second),
+        drain_seconds: kept(rates_now.drain_seconds, rates_then.drain_seconds),
+    };
+    let reason = before.workers.as_ref().and_then(|workers| workers.reason.clone());
+    ProjectionStatus {
+        staleness_seconds: kept(after.staleness_seconds, before.staleness_seconds),
+        rates: after.rates.map(|_| rates),
+        // It repeats numbers.
+        workers: after.workers.clone().map(|workers| WorkersStatus { reason: workers.reason.and(reason), ..workers }),
+        ..after.clone()
+    }
+}
