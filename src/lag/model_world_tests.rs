@@ -221,11 +221,59 @@ fn steady_load_is_answered_once() {
 
 #[test]
 fn those_that_start_are_counted_on() {
-    let mut world = World::new(bounds(), 1);
-    world.seconds(100, 40.0);
-    let asked: Vec<u32> = (0..12).map(|_| world.seconds(1, 480.0).required.workers).collect();
+    let mut world = World::new(Bounds { target: seconds(4), ..bounds() }, 1);
+    world.seconds(100, 10.0);
+    let asked: Vec<u32> = (0..12).map(|_| world.seconds(1, 500.0).required.workers).collect();
     assert!(asked.iter().all(|workers| *workers <= 12), "{asked:?}");
     assert!(asked.iter().any(|workers| *workers >= 10), "{asked:?}");
+}
+
+#[test]
+fn nothing_is_taken_away_while_workers_are_replaced_or_shards_change_hands() {
+    let mut world = World::new(bounds(), 12);
+    world.follow = false;
+    world.seconds(100, 480.0);
+    for _ in 0..200 {
+        world.now += 1;
+        let workers = Workers { ready: 12, rolling: true };
+        let assessment = world.model.observe(&world.sample(), workers, world.bounds).unwrap();
+        // Going to sleep is a rule of its own.
+        if assessment.idle_for < world.bounds.idle_for {
+            assert_eq!(assessment.required.workers, 12, "{}", assessment.required.reason);
+        }
+    }
+    let mut world = World::new(bounds(), 12);
+    world.follow = false;
+    world.seconds(100, 480.0);
+    for second in 0..100 {
+        // One comes and goes again and again: its shards change hands all the time.
+        world.workers = if second % 6 < 3 { 12 } else { 11 };
+        assert_eq!(world.seconds(1, 24.0).required.workers, 12);
+    }
+    assert!(world.seconds(10, 24.0).required.workers < 12);
+}
+
+#[test]
+fn a_stuck_checkpoint_asks_for_no_more_workers() {
+    let mut world = World::new(bounds(), 2);
+    world.follow = false;
+    world.seconds(100, 48.0);
+    world.each = 0.0;
+    let mut last = 0;
+    for _ in 0..400 {
+        let assessment = world.seconds(1, 48.0);
+        if assessment.stuck {
+            assert!(last == 0 || assessment.required.workers <= last, "{}", assessment.required.reason);
+            last = assessment.required.workers;
+        }
+    }
+    assert!(last > 0);
+    world.bounds.max = 1;
+    world.seconds(1, 48.0);
+    world.bounds.max = 24;
+    let held = world.seconds(1, 4_800.0).required;
+    assert_eq!(held.workers, 1, "{}", held.reason);
+    assert!(held.reason.contains("the checkpoint does not move"), "{}", held.reason);
 }
 
 #[test]
