@@ -36,6 +36,6 @@ pub use live::LiveIndex;
 pub use parts::Part;
 pub use plan_autoscaler::ServerAbilities;
 pub use plan_pods::WorkerImage;
-pub use preview::preview_autoscaler;
+pub use preview::Preview;
 pub use validate::Invalid;
 pub use watches::{follow_part, follow_projections};

@@ -50,8 +50,14 @@ pub fn plan_scale(workers: &WorkerBounds, view: ScaleView) -> ScalePlan {
         }
         (Some(1..), Some(0)) if may_sleep => ScalePlan::Set(0),
         (Some(now @ 1..), Some(required)) if *immediate => {
-            let to = required.min(*max).min(ceiling.unwrap_or(now));
-            if to > now { ScalePlan::Raise(to) } else { ScalePlan::Leave }
+            let to = required.min(*max);
+            // What the rules let through only by and by is the autoscaler's alone: it does not count what others add, so that the two together
+            // would break them.
+            if to > now && ceiling.is_some_and(|ceiling| to <= ceiling) {
+                ScalePlan::Raise(to)
+            } else {
+                ScalePlan::Leave
+            }
         }
         (Some(_), _) => ScalePlan::Leave,
     }
@@ -104,7 +110,7 @@ mod tests {
         use ScalePlan::{Leave, Raise};
         for (replicas, required, ceiling, expected, why) in [
             (2, Some(5), Some(20), Raise(5), "the model asks for more"),
-            (2, Some(5), Some(4), Raise(4), "the autoscaler's rules allow no more now"),
+            (2, Some(5), Some(4), Leave, "the autoscaler's rules do not allow all of it now"),
             (2, Some(99), Some(99), Raise(8), "never above max"),
             (2, Some(5), None, Leave, "the rules want a look back"),
             (2, None, Some(20), Leave, "never without a fresh sample"),

@@ -1,36 +1,63 @@
-//! The autoscaler that a Projection gets, told without a cluster: for the simulator.
+//! What the operator would do about the number of a Projection's workers, told without a cluster: for the simulator.
+
+use std::time::Duration;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerSpec;
 use serde_json::Value;
 
 use super::{
-    plan_autoscaler::{ServerAbilities, Target, plan_autoscaler},
-    validate::{Invalid, validate},
+    plan_autoscaler::{ServerAbilities, Target, plan_autoscaler, rules},
+    plan_scale::{ScalePlan, ScaleView, plan_scale},
+    scale_out::ScaleOut,
+    validate::{Invalid, Validated, WorkerBounds, validate},
 };
 use crate::api::Projection;
 
-/// The spec of the HorizontalPodAutoscaler that the operator makes for `projection`, also where the Projection asks for none. What only the
-/// cluster gives an object may be absent.
-///
-/// # Errors
-/// With the field's name, when the Projection cannot be carried out.
-pub fn preview_autoscaler(projection: &Projection) -> Result<HorizontalPodAutoscalerSpec, Invalid> {
-    let mut projection = projection.clone();
-    let metadata = &mut projection.metadata;
-    for (field, usual) in
-        [(&mut metadata.namespace, "default"), (&mut metadata.name, "projection"), (&mut metadata.uid, "none")]
-    {
-        field.get_or_insert_with(|| usual.to_owned());
+/// The operator beside an autoscaler of its own, also where the Projection asks for none.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// The spec of the HorizontalPodAutoscaler that the operator makes.
+    pub autoscaler: HorizontalPodAutoscalerSpec,
+    workers: WorkerBounds,
+    scale_out: ScaleOut,
+}
+
+impl Preview {
+    /// For a Projection. What only the cluster gives an object may be absent.
+    ///
+    /// # Errors
+    /// With the field's name, when the Projection cannot be carried out.
+    pub fn of(projection: &Projection) -> Result<Self, Invalid> {
+        let mut projection = projection.clone();
+        let metadata = &mut projection.metadata;
+        for (field, usual) in
+            [(&mut metadata.namespace, "default"), (&mut metadata.name, "projection"), (&mut metadata.uid, "none")]
+        {
+            field.get_or_insert_with(|| usual.to_owned());
+        }
+        let Validated { owner, workload: _, workers } = validate(&projection)?;
+        let target = Target { kind: "Deployment", name: &owner.name };
+        let planned = plan_autoscaler(&workers, target, &owner, ServerAbilities { autoscaler_tolerance: true });
+        let spec = planned.body.get("spec").cloned().unwrap_or(Value::Null);
+        let autoscaler = serde_json::from_value(spec).map_err(|error| Invalid::Field {
+            field: "spec.scaling.behavior".to_owned(),
+            problem: format!("makes no autoscaler: {error}"),
+        })?;
+        let immediate = projection.spec.scaling.scale_out == crate::api::ScaleOut::Immediate;
+        let workers = WorkerBounds { autoscaled: true, immediate, ..workers };
+        Ok(Self { autoscaler, workers, scale_out: ScaleOut::default() })
     }
-    let validated = validate(&projection)?;
-    let target = Target { kind: "Deployment", name: &validated.owner.name };
-    let server = ServerAbilities { autoscaler_tolerance: true };
-    let planned = plan_autoscaler(&validated.workers, target, &validated.owner, server);
-    let spec = planned.body.get("spec").cloned().unwrap_or(Value::Null);
-    serde_json::from_value(spec).map_err(|error| Invalid::Field {
-        field: "spec.scaling.behavior".to_owned(),
-        problem: format!("makes no autoscaler: {error}"),
-    })
+
+    /// The number of workers that the operator itself sets now, if any: `replicas` are asked for, the model asks for `required`.
+    pub fn scale_to(&mut self, replicas: i32, required: Option<i32>, now: Duration) -> Option<i32> {
+        let rules = rules(&self.workers).filter(|_| self.workers.immediate);
+        let ceiling = rules.and_then(|rules| self.scale_out.see(&rules, replicas, now));
+        let view = ScaleView { replicas: Some(replicas), required, was_suspended: false, ceiling };
+        match plan_scale(&self.workers, view) {
+            ScalePlan::Set(to) | ScalePlan::Raise(to) => Some(to),
+            ScalePlan::Leave | ScalePlan::CreateWith(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -55,7 +82,7 @@ mod tests {
         }))
         .unwrap();
         let Autoscaler { range, metrics, behavior } =
-            Autoscaler::from_spec(&preview_autoscaler(&projection).unwrap()).unwrap();
+            Autoscaler::from_spec(&Preview::of(&projection).unwrap().autoscaler).unwrap();
         assert_eq!(range, Range { min: 1, max: 8 });
         assert_eq!(metrics, [1_000, 1_500_000].map(|milli| Metric::External(Target::Average(milli))));
         let up = behavior.unwrap().scale_up;

@@ -22,13 +22,13 @@ use super::{
     plan::{Plan, plan},
     plan_autoscaler::{ServerAbilities, rules},
     plan_pods::WorkerImage,
-    plan_scale::{ScalePlan, ScaleView},
+    plan_scale::ScaleView,
     queue::{Ended, backoff},
     report::Reports,
     scale_out::ScaleOut,
     status::next_status,
     urgency::{Urgency, numbers_every, urgency},
-    validate::{Validated, WorkerBounds, Workload, validate},
+    validate::{Validated, Workload, validate},
 };
 use crate::{
     api::{ExistingKind, Phase, Projection, ProjectionStatus, Reason},
@@ -39,8 +39,6 @@ use crate::{
 
 /// A Projection that another one keeps from its workload is looked at again so often.
 const RIVAL_EVERY: Duration = Duration::from_secs(10);
-/// More workers are needed than the autoscaler's rules allow now: they may allow more so soon.
-const RAISE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What reconciling works with.
 pub struct Reconciler {
@@ -249,7 +247,7 @@ impl Reconciler {
             }
         }
         match self.applier.apply(&validated.owner, &plan, &target, &mut memory.memos).await {
-            Ok(()) => (None, may_rise_further(plan.scale, wish, &validated.workers).then_some(RAISE_AGAIN)),
+            Ok(()) => (None, None),
             Err(problem) => {
                 let failures = before.map_or(0, |refusal| refusal.failures.saturating_add(1));
                 let wait = backoff(failures, jitter);
@@ -342,12 +340,6 @@ fn required(measured: &Result<&Measured, Unknown>, observation: Option<&Observat
         Err(_) => observation.and_then(|observation| observation.fallback),
     };
     workers.and_then(|workers| i32::try_from(workers).ok())
-}
-
-/// The autoscaler's rules held the operator back from what is needed.
-fn may_rise_further(done: ScalePlan, wish: Wish, workers: &WorkerBounds) -> bool {
-    let needed = wish.required.unwrap_or(0).min(workers.max);
-    matches!(done, ScalePlan::Raise(to) if to < needed)
 }
 
 fn view(live: Option<&Live>) -> WorkloadView {

@@ -2,10 +2,10 @@
 
 use super::policy::{Policy, State};
 use crate::{
-    api::{Projection, ScaleOut},
+    api::Projection,
     bounds::bounds,
-    controller::{Invalid, preview_autoscaler},
-    hpa::{Autoscaler, InvalidAutoscaler, Memory, Metric, Reading, Settings},
+    controller::{Invalid, Preview},
+    hpa::{Autoscaler, InvalidAutoscaler, Metric, Reading},
     lag::{Assessment, Bounds, CheckpointState, Head, Model, Pending, Position, Sample, Workers},
 };
 
@@ -15,9 +15,7 @@ pub struct ModelPolicy {
     model: Model,
     bounds: Bounds,
     autoscaler: Autoscaler,
-    scale_out: ScaleOut,
-    /// What was recommended and scaled lately, as the operator sees it: its own raises and the autoscaler's changes.
-    memory: Memory,
+    operator: Preview,
     latest: Option<Assessment>,
 }
 
@@ -38,13 +36,13 @@ impl ModelPolicy {
     /// # Errors
     /// With the field's name, when the Projection cannot be carried out.
     pub fn new(projection: &Projection, per_worker: Option<f64>) -> Result<Self, InvalidProjection> {
-        let autoscaler = Autoscaler::from_spec(&preview_autoscaler(projection)?)?;
+        let operator = Preview::of(projection)?;
+        let autoscaler = Autoscaler::from_spec(&operator.autoscaler)?;
         Ok(Self {
             model: Model::remembering(per_worker, None, None),
             bounds: bounds(&projection.spec),
             autoscaler,
-            scale_out: projection.spec.scaling.scale_out,
-            memory: Memory::default(),
+            operator,
             latest: None,
         })
     }
@@ -73,23 +71,8 @@ impl Policy for ModelPolicy {
     }
 
     fn scale_to(&mut self, state: &State<'_>) -> Option<i32> {
-        let desired = i32::try_from(self.latest.as_ref()?.required.workers).unwrap_or(i32::MAX);
-        // To none and back is always the operator's: an autoscaler rests at none.
-        match (state.replicas, desired) {
-            (0, 1..) => return Some(desired.min(self.autoscaler.range.max)),
-            (1.., 0) => return Some(0),
-            (1.., 1..) if self.scale_out == ScaleOut::Immediate => {}
-            _ => return None,
-        }
-        let Autoscaler { range, metrics: _, behavior } = &self.autoscaler;
-        let window = Settings::default().downscale_stabilization;
-        self.memory.begin(state.now, state.replicas);
-        let allowed = self.memory.normalize(behavior.as_ref(), window, *range, state.now, state.replicas, desired);
-        Some(allowed.replicas).filter(|replicas| *replicas > state.replicas)
-    }
-
-    fn scaled(&mut self, from: i32, to: i32, at: std::time::Duration) {
-        self.memory.scaled(self.autoscaler.behavior.as_ref(), from, to, at);
+        let required = self.required().map(|required| i32::try_from(required).unwrap_or(i32::MAX));
+        self.operator.scale_to(state.replicas, required, state.now)
     }
 
     fn required(&self) -> Option<u32> {

@@ -58,9 +58,6 @@ pub trait Policy {
         None
     }
 
-    /// Somebody, this policy included, has changed the scale.
-    fn scaled(&mut self, _from: i32, _to: i32, _at: Duration) {}
-
     /// For metrics of CPU: what each worker requests, and what each uses by the metrics server, in the order of [`State::workers`], in
     /// thousandths of a core.
     fn cpu(&self, _state: &State<'_>) -> Vec<Cpu> {

@@ -84,7 +84,7 @@ pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
         if now >= sample_at {
             policy.sample(&seen.state(&world, now));
             if let Some(to) = policy.scale_to(&seen.state(&world, now)) {
-                world.scale(to, now, policy);
+                world.scale(to, now);
             }
             sample_at += plan.sampling.max(tick);
         }
@@ -92,7 +92,7 @@ pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
             if let Some((spec, controller)) = &mut autoscaler {
                 let state = seen.state(&world, now);
                 if let Some(to) = look(spec, controller, policy, &state) {
-                    world.scale(to, now, policy);
+                    world.scale(to, now);
                 }
             }
             look_at += plan.sync_period.max(tick);
@@ -191,11 +191,9 @@ impl<'a> World<'a> {
         }
     }
 
-    fn scale(&mut self, to: i32, now: Duration, policy: &mut dyn Policy) {
-        let from = self.crew.count();
-        if to != from && to >= 0 {
+    fn scale(&mut self, to: i32, now: Duration) {
+        if to != self.crew.count() && to >= 0 {
             self.crew.scale(to, now);
-            policy.scaled(from, to, now);
         }
     }
 
