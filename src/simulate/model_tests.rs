@@ -59,7 +59,7 @@ fn at_once_is_within_the_autoscalers_own_rules() {
             .sum();
         assert!(lately <= 2, "the operator and the autoscaler together keep to two in 20 s: {rises:?}");
     }
-    assert!(rises.len() > 4, "{rises:?}");
+    assert!(rises.len() >= 4, "the autoscaler goes on by itself: {rises:?}");
     let never = rules(json!({"selectPolicy": "Disabled"}));
     assert_eq!(play(&never, &burst, "Immediate").changes(), []);
     let slow = rules(
