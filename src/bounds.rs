@@ -1,8 +1,8 @@
 //! From a spec to the bounds that the model of [`crate::lag`] works within: one answer for the operator and the simulator. Pure.
 
 use crate::{
-    api::{Ordering, ProjectionSpec},
-    lag::{Bounds, CatchUp},
+    api::{self, Ordering, ProjectionSpec},
+    lag::{Bounds, CatchUp, LookAhead},
 };
 
 /// The bounds, but for those that only a look at other Projections tells ([`Bounds::connections`] is absent).
@@ -25,6 +25,11 @@ pub fn bounds(spec: &ProjectionSpec) -> Bounds {
         }),
         given_rate: scaling.events_per_worker_second,
         connections: None,
+        look_ahead: match scaling.look_ahead {
+            api::LookAhead::None => None,
+            api::LookAhead::Hourly => Some(LookAhead::Hourly),
+            api::LookAhead::Daily => Some(LookAhead::Daily),
+        },
         retention: spec.source.postgres.as_ref().and_then(|source| source.event_table.retention).map(|kept| kept.0),
     }
 }

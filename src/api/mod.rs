@@ -16,7 +16,7 @@ pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use derived::CheckpointLocation;
 pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
-pub use scaling::{Autoscaler, CatchUp, Failure, Lag, OnUnknown, Ordering, ScaleOut, Scaling};
+pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
 pub use spec::{
     CaSecretRef, Checkpoint, CheckpointTable, Connection, EventTable, PostgresReadStore, PostgresSource, Projection,

@@ -85,6 +85,10 @@ pub struct Scaling {
     /// always the autoscaler's. Default: `Immediate`.
     #[serde(default)]
     pub scale_out: ScaleOut,
+    /// Whether workers may be added before the events come, where the last hours or days were alike. Learnt anew after a restart of the operator,
+    /// for which it takes one hour or day; it never takes a worker away. Default: `None`.
+    #[serde(default)]
+    pub look_ahead: LookAhead,
     /// The unit of parallelism: more workers than shards would idle. `Auto` or a number from 1 to 1024. Default: `Auto`.
     #[serde(default)]
     pub shards: Shards,
@@ -124,6 +128,7 @@ impl Default for Scaling {
             idle_for: default_idle_for(),
             events_per_worker_second: None,
             scale_out: ScaleOut::Immediate,
+            look_ahead: LookAhead::None,
             shards: Shards::Auto,
             behavior: None,
             autoscaler: Autoscaler::Managed,
@@ -141,6 +146,18 @@ pub enum Ordering {
     PerKey,
     /// None: workers compete for events.
     None,
+}
+
+/// Which pattern of arrivals may add workers before the events come.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum LookAhead {
+    /// None: what arrives and waits decides.
+    #[default]
+    None,
+    /// Each hour is like the last ones, minute by minute.
+    Hourly,
+    /// Each day is like the last ones, quarter by quarter of an hour.
+    Daily,
 }
 
 /// Who scales out.

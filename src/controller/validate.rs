@@ -239,6 +239,7 @@ fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, In
         idle_for: _,
         events_per_worker_second: _,
         scale_out,
+        look_ahead: _,
         shards: _,
         behavior,
         autoscaler,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::LookAhead;
+
 /// What the spec asks for, as far as the model needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
@@ -27,6 +29,8 @@ pub struct Bounds {
     pub connections: Option<u32>,
     /// How long the source keeps events.
     pub retention: Option<Duration>,
+    /// Which pattern of arrivals may add workers before the events come.
+    pub look_ahead: Option<LookAhead>,
 }
 
 /// How a backlog that cannot be cleared within the target is handled.

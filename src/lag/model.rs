@@ -10,6 +10,7 @@ use super::{
     faults::{self, Fault, Jump, Rewinds},
     idle::Idle,
     need::{Load, Need, STANDING, Why},
+    pattern::Pattern,
     phases::Phases,
     prediction::Predictions,
     progress::Progress,
@@ -69,6 +70,7 @@ pub struct Assessment {
 #[derive(Clone, Debug)]
 pub struct Model {
     arrivals: Arrivals,
+    pattern: Pattern,
     capacity: Capacity,
     read_store: ReadStoreWatch,
     start_up: StartUp,
@@ -100,6 +102,8 @@ const MARGIN: f64 = 1.02;
 const CHANCE: f64 = 2.0;
 /// The load of so long a time must have room in a smaller number of workers.
 const MARGIN_WINDOW: Duration = Duration::from_secs(15);
+/// Workers that a pattern asks for are there so long before the events.
+const LOOK: Duration = Duration::from_secs(15);
 /// One shard is compared with the others only when events have waited for this share of the target.
 const UNEVEN_FROM: f64 = 0.2;
 
@@ -109,6 +113,7 @@ impl Model {
     pub fn remembering(per_worker: Option<f64>, required: Option<u32>, stuck_at: Option<Position>) -> Self {
         Self {
             arrivals: Arrivals::default(),
+            pattern: Pattern::default(),
             capacity: Capacity::remembering(per_worker),
             read_store: ReadStoreWatch::default(),
             start_up: StartUp::default(),
@@ -135,6 +140,8 @@ impl Model {
         let at = sample.at;
         let usual = self.arrivals.rate().unwrap_or(0.0);
         self.arrivals.observe(at, sample.arrived);
+        let clock = sample.taken.as_duration().as_secs_f64();
+        self.pattern.observe(bounds.look_ahead, clock, sample.arrived);
         let stepped_back = self.rewinds.observe(at, &sample.checkpoint);
         let settled_for = self.settled_for(at, workers);
         let last = self.last.filter(|last| !stepped_back && at > last.at && sample.arrived >= last.arrived);
@@ -152,6 +159,7 @@ impl Model {
         let jump = last.and_then(|last| faults::jump(sample.arrived - last.arrived, at - last.at, usual));
         let seen = Seen {
             at,
+            expected: self.pattern.expected(clock, self.start_up.typical() + LOOK),
             pending,
             pending_by_shard: &sample.pending_by_shard,
             staleness,
@@ -296,6 +304,7 @@ impl Model {
             fit: Fit { workers: fit.workers, limit },
             need,
             arrival,
+            expected: seen.expected.is_some_and(|expected| expected >= arrival && expected > 0.0),
             per_worker: seen.rates.per_worker,
             pending: seen.pending,
             idle_for: seen.idle_for,
@@ -317,7 +326,7 @@ impl Model {
         let window = bounds.target.clamp(Duration::from_secs(3), Duration::from_secs(10));
         let waits = seen.staleness.is_none_or(|age| age >= QUEUED);
         let recent = self.arrivals.mean(window).filter(|_| waits && seen.pending.events > 0);
-        recent.map_or(average, |recent| recent.max(average))
+        recent.map_or(average, |recent| recent.max(average)).max(seen.expected.unwrap_or(0.0))
     }
 
     /// Keeps what rose for a while, and adds none where none would help.
@@ -345,6 +354,8 @@ impl Model {
 /// One sample, and what was learnt up to it.
 struct Seen<'a> {
     at: Duration,
+    /// Events per second that the pattern of earlier hours or days expects before long.
+    expected: Option<f64>,
     pending: Pending,
     pending_by_shard: &'a [u64],
     staleness: Option<Duration>,

@@ -15,6 +15,7 @@ const BOUNDS: Bounds = Bounds {
     given_rate: None,
     connections: None,
     retention: None,
+    look_ahead: None,
 };
 
 /// A source and its workers, second by second: positions are counts here.

@@ -20,6 +20,7 @@ fn bounds() -> Bounds {
         given_rate: Some(50.0),
         connections: None,
         retention: None,
+        look_ahead: None,
     }
 }
 
@@ -101,7 +102,7 @@ impl World {
         let pending = by_shard.iter().sum();
         Sample {
             at: seconds(self.now),
-            taken: jiff::Timestamp::UNIX_EPOCH,
+            taken: jiff::Timestamp::from_second(i64::try_from(self.now).unwrap()).unwrap(),
             head: Head { raw: Position(i64::MAX), safe: Position(i64::MAX) },
             checkpoint: CheckpointState::Committed(
                 self.shards.iter().map(|shard| Position(i64::try_from(whole(shard.1)).unwrap())).collect(),
@@ -371,4 +372,29 @@ fn what_was_predicted_is_compared_with_what_came() {
     let assessment = world.seconds(60, 120.0);
     let ratio = assessment.prediction.unwrap().ratio();
     assert!((0.95..1.05).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn workers_are_there_before_a_burst_that_came_at_this_minute_of_the_last_hour() {
+    let all = |look_ahead| {
+        let mut world = World::new(Bounds { min: 1, look_ahead, ..bounds() }, 1);
+        world.now = 3_599;
+        let (mut before, mut worst) = (0, Duration::ZERO);
+        for second in 0..2 * 3_600_u64 {
+            let burst = (1_800..1_920).contains(&(second % 3_600));
+            let assessment = world.second(if burst { 600.0 } else { 30.0 }, if burst { 25.0 } else { 1.25 });
+            if second == 3_600 + 1_798 {
+                before = world.workers;
+                assert_eq!(assessment.required.reason.contains("expected"), look_ahead.is_some(), "{assessment:?}");
+            }
+            if second > 3_600 {
+                worst = worst.max(assessment.staleness.unwrap_or_default());
+            }
+        }
+        (before, worst)
+    };
+    let (before, worst) = all(Some(crate::lag::LookAhead::Hourly));
+    let (without, worst_without) = all(None);
+    assert!(before >= 12 && without < 4, "{before} workers before the burst, {without} without looking ahead");
+    assert!(worst < worst_without, "{worst:?} against {worst_without:?}");
 }

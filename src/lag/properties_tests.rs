@@ -66,6 +66,7 @@ fn bounds() -> impl Strategy<Value = Bounds> {
             given_rate: rate.map(f64::from),
             connections,
             retention: Some(Duration::from_secs(120)),
+            look_ahead: strict.then_some(crate::lag::LookAhead::Hourly),
         })
 }
 
@@ -180,6 +181,7 @@ proptest! {
                 given_rate: Some(f64::from(rate)),
                 connections: None,
                 retention: None,
+look_ahead: None,
             };
             let step = |arrived, staleness| Step {
                 gap: 1_000,

@@ -104,6 +104,7 @@ mod tests {
             given_rate: None,
             connections: None,
             retention: None,
+            look_ahead: None,
         }
     }
 

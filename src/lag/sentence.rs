@@ -18,6 +18,8 @@ pub(super) struct Told<'a> {
     pub(super) fit: Fit,
     pub(super) need: Need,
     pub(super) arrival: f64,
+    /// It does not arrive yet, but did at this time of earlier hours or days.
+    pub(super) expected: bool,
     pub(super) per_worker: Option<f64>,
     pub(super) pending: Pending,
     pub(super) idle_for: Duration,
@@ -64,8 +66,9 @@ fn load(told: &Told<'_>) -> String {
     let workers = told.workers;
     match told.need.why {
         Why::Rates => format!(
-            "{workers} {noun}: {} events/s arrive, a worker does {}/s, {pending} to clear in {}",
+            "{workers} {noun}: {} events/s {}, a worker does {}/s, {pending} to clear in {}",
             rate(told.arrival),
+            if told.expected { "are expected as before" } else { "arrive" },
             rate(told.per_worker.unwrap_or(0.0)),
             span(Duration::try_from_secs_f64(told.need.left).unwrap_or_default()),
         ),

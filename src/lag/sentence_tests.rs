@@ -20,6 +20,7 @@ fn bounds() -> Bounds {
         given_rate: None,
         connections: Some(4),
         retention: None,
+        look_ahead: None,
     }
 }
 
@@ -30,6 +31,7 @@ fn told(bounds: &Bounds) -> Told<'_> {
         fit: Fit { workers: 6, limit: Limit::None },
         need: Need { workers: 5.7, left: 21.0, why: Why::Rates },
         arrival: 1_840.4,
+        expected: false,
         per_worker: Some(410.0),
         pending: Pending { events: 9_200, exact: true },
         idle_for: Duration::ZERO,

@@ -47,6 +47,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         given_rate: None,
         connections: None,
         retention: None,
+        look_ahead: None,
     };
     let assessment =
         Model::remembering(None, None, None).observe(&sample, Workers::default(), bounds).expect("it tells the lag");
