@@ -27,7 +27,7 @@ use super::{
     report::Reports,
     scale_out::ScaleOut,
     status::next_status,
-    urgency::{Urgency, numbers_every, urgency},
+    urgency::{FIRST_WORD, Urgency, has_only_begun, numbers_every, urgency},
     validate::{Validated, Workload, validate},
 };
 use crate::{
@@ -64,6 +64,8 @@ pub struct Memory {
     memos: Memos,
     scale_out: ScaleOut,
     refusal: Option<Refusal>,
+    /// When there was something to say for the first time.
+    begun: Option<Instant>,
     /// The status that we wrote last, and when: our own word is newer than the watch's.
     written: Option<(ProjectionStatus, Instant)>,
 }
@@ -307,6 +309,12 @@ impl Reconciler {
                 let every = numbers_every(self.projections.len());
                 let since = memory.written.as_ref().map(|(_, at)| at.elapsed());
                 if let Some(left) = since.and_then(|since| every.checked_sub(since)).filter(|left| !left.is_zero()) {
+                    return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
+                }
+            }
+            Urgency::Now if has_only_begun(previous, &next) => {
+                let left = FIRST_WORD.saturating_sub(memory.begun.get_or_insert_with(Instant::now).elapsed());
+                if !left.is_zero() {
                     return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
                 }
             }

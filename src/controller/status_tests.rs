@@ -10,7 +10,7 @@ use super::{
     known::{Known, Problem, WorkloadView},
     live::WorkerCounts,
     status::next_status,
-    urgency::{Urgency, numbers_every, urgency},
+    urgency::{Urgency, has_only_begun, numbers_every, urgency},
 };
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
@@ -387,4 +387,17 @@ fn asleep_is_well_and_says_so_until_the_first_event_or_the_kill_switch() {
     assert_eq!(off.phase, Some(Phase::Suspended));
     let resumed = next_status(&Known { workload: present(0, 0), ..known(Ok(&quiet)) }, &off, at(300));
     assert_eq!(resumed.phase, Some(Phase::Idle), "resumed, and nothing waits");
+}
+
+#[test]
+fn only_a_first_word_that_says_nothing_yet_may_wait() {
+    let nothing = ProjectionStatus::default();
+    let begun = status(&Known { workload: WorkloadView::Absent, ..known(Err(unknown(Reason::NotMeasuredYet))) });
+    assert!(has_only_begun(&nothing, &begun));
+    assert!(!has_only_begun(&begun, &begun), "not the second");
+    let good = measured(9, 1.0, false);
+    assert!(!has_only_begun(&nothing, &status(&known(Ok(&good)))), "nor one that tells the lag");
+    let problem = Problem { reason: Reason::NotOwned, message: "taken".to_owned(), lasting: true };
+    let failed = status(&Known { problem: Some(problem), ..known(Err(unknown(Reason::NotMeasuredYet))) });
+    assert!(!has_only_begun(&nothing, &failed), "nor one that says what went wrong");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::api::{ProjectionStatus, RatesStatus, WorkersStatus};
+use crate::api::{Phase, ProjectionStatus, RatesStatus, WorkersStatus};
 
 /// How soon a new status is to be written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,6 +26,15 @@ const WORTH_TELLING: f64 = 0.25;
 pub fn numbers_every(projections: usize) -> Duration {
     let projections = u32::try_from(projections).unwrap_or(u32::MAX);
     NUMBERS_EVERY.max(Duration::from_secs(1) * projections / NUMBERS_A_SECOND)
+}
+
+/// How long a first status that only says that nothing is known yet may wait for one that says more: of a thousand Projections made at once,
+/// each would else be written about three times within seconds.
+pub const FIRST_WORD: Duration = Duration::from_secs(1);
+
+/// The first status, and it says no more than that all has just begun.
+pub fn has_only_begun(before: &ProjectionStatus, after: &ProjectionStatus) -> bool {
+    *before == ProjectionStatus::default() && after.phase == Some(Phase::Pending)
 }
 
 /// Compares what is reported with what was.
