@@ -37,7 +37,7 @@ fn observation(uid: &str) -> Arc<Observation> {
     };
     let bounds = Bounds {
         target: Duration::from_secs(10),
-        min: 1,
+        min: 3,
         max: 10,
         shards: None,
         strict: false,
