@@ -314,7 +314,7 @@ impl Postgres {
 
     fn configure(&self) -> Result<()> {
         let settings = format!(
-            "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nmax_connections = 200\nshared_buffers = '64MB'\n\
+            "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nmax_connections = 1000\nshared_buffers = '64MB'\n\
              fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n",
             self.address.ip(),
             self.address.port(),
