@@ -80,6 +80,8 @@ pub struct Scaling {
     /// Events that one busy worker handles per second, where the team knows it. Used until the operator has learnt its own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.001, max = 1_000_000_000.0))]
+    // The API server cuts a bound to a whole number before it compares a whole number with it.
+    #[x_kube(validation = Rule::new("self >= 0.001").message("spec.scaling.eventsPerWorkerSecond must be at least 0.001"))]
     pub events_per_worker_second: Option<f64>,
     /// Who scales out: the operator at once, within what the autoscaler's own rules allow, or the autoscaler at its next look. Scaling in is
     /// always the autoscaler's. Default: `Immediate`.

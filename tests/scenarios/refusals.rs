@@ -52,7 +52,7 @@ fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
             (json!({"scaling": {"idleFor": "0s"}}), "spec.scaling.idleFor", "from 1s to 168h"),
             (json!({"scaling": {"scaleOut": "Later"}}), "spec.scaling.scaleOut", "Unsupported value"),
             (json!({"scaling": {"lookAhead": "Weekly"}}), "spec.scaling.lookAhead", "Unsupported value"),
-            (json!({"scaling": {"eventsPerWorkerSecond": 0}}), "spec.scaling.eventsPerWorkerSecond", "0.001"),
+            (json!({"scaling": {"eventsPerWorkerSecond": 0}}), "spec.scaling.eventsPerWorkerSecond", "at least 0.001"),
             (json!({"scaling": {"minWorkers": -1}}), "spec.scaling.minWorkers", "greater than or equal to 0"),
             (
                 json!({"scaling": {"minWorkers": 5}}),
