@@ -46,6 +46,45 @@ mod tests {
         }
     }
 
+    fn required(path: &str, schema: &Value, found: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            let names = field["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            found.extend(names.map(|name| format!("{path}.{name}")));
+            required(&path, field, found);
+        }
+    }
+
+    #[test]
+    fn nothing_is_asked_of_a_user_that_has_a_default() {
+        let crd = serde_json::to_value(Projection::crd()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut found = Vec::new();
+        required("", &schema["properties"]["spec"], &mut found);
+        let expected = [
+            ".catchUp.within",
+            ".checkpoint.readStore",
+            ".lag.target",
+            ".projector.builtin.handlers",
+            ".projector.existing.kind",
+            ".projector.existing.name",
+            ".projector.template.spec",
+            ".projector.template.spec.containers",
+            ".readStore.limits.maxConnections",
+            ".readStore.postgres.connection",
+            ".readStore.postgres.connection.caSecretRef.name",
+            ".readStore.postgres.connection.secretRef",
+            ".readStore.postgres.connection.secretRef.name",
+            ".source.postgres.connection",
+            ".source.postgres.connection.caSecretRef.name",
+            ".source.postgres.connection.secretRef",
+            ".source.postgres.connection.secretRef.name",
+            ".source.postgres.eventTable",
+        ];
+        found.sort();
+        assert_eq!(found, expected);
+    }
+
     #[test]
     fn every_field_explains_itself() {
         let crd = serde_json::to_value(Projection::crd()).unwrap();

@@ -94,7 +94,8 @@ pub struct BuiltinProjector {
     #[schemars(with = "Option<i32>", range(min = 1, max = 10_000))]
     pub batch_size: Option<u32>,
     /// What each worker asks of its node. Default: requests of 50m CPU and 32Mi, a limit of 128Mi memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    // A schema of one's own is required unless there is a default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "resources")]
     pub resources: Option<ResourceRequirements>,
 }

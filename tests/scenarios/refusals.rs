@@ -117,6 +117,29 @@ fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
     });
 }
 
+#[test]
+fn the_examples_are_accepted_as_they_stand() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "examples").await?;
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let readme = std::fs::read_to_string(root.join("README.md"))?;
+        let annotated =
+            readme.split("```yaml\n").find(|block| block.starts_with("apiVersion")).context("no example")?;
+        let annotated = annotated.split("```").next().unwrap_or_default().to_owned();
+        let mut all = vec![("README.md".to_owned(), annotated)];
+        for example in ["orders/projection.yaml", "own-workers.yaml", "existing-workload.yaml"] {
+            all.push((example.to_owned(), std::fs::read_to_string(root.join("examples").join(example))?));
+        }
+        for (name, text) in all {
+            let here = text.replace("namespace: shop", &format!("namespace: {}", shop.namespace));
+            ensure!(here != text, "{name} has no namespace of its own");
+            shop.stage.cluster.apply(&here).with_context(|| format!("{name} was refused"))?;
+        }
+        Ok(())
+    });
+}
+
 fn source(table: &serde_json::Value) -> serde_json::Value {
     json!({"source": {"postgres": {"eventTable": table}}})
 }
