@@ -28,18 +28,26 @@ const RECIPES: [(&str, &str, &str); 2] = [
     ("pause", PAUSE_IMAGE, include_str!("../images/toolbox/Dockerfile.pause")),
 ];
 
+/// Variables by which cargo tells a program about its own package.
+const OF_THE_RUNNING_PACKAGE: [&str; 5] =
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+
 /// The docker-archive of the project's image, built first if the code is newer. The first time takes some minutes.
 ///
 /// # Errors
 /// When the build fails; the message ends with its last lines.
 pub fn image() -> Result<PathBuf> {
     crate::packages::ensure()?;
-    let output = Command::new("make")
-        .args(["--no-print-directory", "image"])
-        .current_dir(workspace())
-        .stdin(Stdio::null())
-        .output()
-        .context("running `make image`")?;
+    let mut make = Command::new("make");
+    make.args(["--no-print-directory", "image"]).current_dir(workspace()).stdin(Stdio::null());
+    // What cargo tells the program that it runs is no news to the cargo that builds: build scripts of dependencies look at it, and
+    // everything would be built anew for each test that asks.
+    for (name, _) in std::env::vars_os() {
+        if OF_THE_RUNNING_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            make.env_remove(name);
+        }
+    }
+    let output = make.output().context("running `make image`")?;
     succeed("`make image`", &output)?;
     Ok(target_dir().join("image/projectionist.tar"))
 }
