@@ -29,7 +29,7 @@ pub(crate) async fn from_append_to_workers(cluster: &Cluster) -> Result<()> {
     let deployments: Api<Deployment> = Api::namespaced(cluster.client().await?, NAMESPACE);
 
     println!("\nfrom an append to workers, the HPA looking every 15 s");
-    cluster.apply(&projection("sleepy", Some("events"), &json!({"minWorkers": 0, "idleFor": "1s"})).to_string())?;
+    cluster.apply(&projection("sleepy", Some("events"), &json!({"minWorkers": 0, "idleFor": "5s"})).to_string())?;
     let (mut asked, mut ready) = (Vec::new(), Vec::new());
     for _ in 0..WAKES {
         until(&deployments, "sleepy", |_, status| status.replicas.unwrap_or(0) == 0).await.context("it sleeps")?;
