@@ -6,7 +6,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerSpec;
 use serde_json::Value;
 
 use super::{
-    plan_autoscaler::{ServerAbilities, Target, plan_autoscaler, rules},
+    plan_autoscaler::{ServerAbilities, Target, plan_autoscaler},
     plan_scale::{ScalePlan, ScaleView, plan_scale},
     scale_out::ScaleOut,
     validate::{Invalid, Validated, WorkerBounds, validate},
@@ -50,8 +50,7 @@ impl Preview {
 
     /// The number of workers that the operator itself sets now, if any: `replicas` are asked for, the model asks for `required`.
     pub fn scale_to(&mut self, replicas: i32, required: Option<i32>, now: Duration) -> Option<i32> {
-        let rules = rules(&self.workers).filter(|_| self.workers.immediate);
-        let ceiling = rules.and_then(|rules| self.scale_out.see(&rules, replicas, now));
+        let ceiling = self.scale_out.ceiling(&self.workers, replicas, now);
         let view = ScaleView { replicas: Some(replicas), required, was_suspended: false, ceiling };
         match plan_scale(&self.workers, view) {
             ScalePlan::Set(to) | ScalePlan::Raise(to) => Some(to),

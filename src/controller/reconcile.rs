@@ -20,7 +20,7 @@ use super::{
     live::{Live, LiveIndex},
     parts::{Owner, Part},
     plan::{Plan, plan},
-    plan_autoscaler::{ServerAbilities, rules},
+    plan_autoscaler::ServerAbilities,
     plan_pods::WorkerImage,
     plan_scale::ScaleView,
     queue::{Ended, backoff},
@@ -231,8 +231,8 @@ impl Reconciler {
         };
         let Wish { required, was_suspended, agreed } = wish;
         let now = self.began.elapsed();
-        let ceiling = replicas.zip(rules(&validated.workers).filter(|_| validated.workers.immediate && agreed));
-        let ceiling = ceiling.and_then(|(replicas, rules)| memory.scale_out.see(&rules, replicas, now));
+        let ceiling = replicas.filter(|_| agreed);
+        let ceiling = ceiling.and_then(|replicas| memory.scale_out.ceiling(&validated.workers, replicas, now));
         let view = ScaleView { replicas, required, was_suspended, ceiling };
         let plan = plan(validated, view, &self.image, self.server);
         let seen: Vec<_> = Part::ALL

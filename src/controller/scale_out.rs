@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::{plan_autoscaler::rules, validate::WorkerBounds};
 use crate::hpa::{Behavior, Scalings};
 
 /// What is remembered of one workload's number of workers. Lost with the leadership, as the autoscaler's own memory is with its restart.
@@ -15,9 +16,17 @@ pub struct ScaleOut {
 }
 
 impl ScaleOut {
+    /// The most workers that the operator may raise `replicas` to at `now`; `None` where raising is the autoscaler's alone.
+    pub fn ceiling(&mut self, workers: &WorkerBounds, replicas: i32, now: Duration) -> Option<i32> {
+        if !workers.immediate {
+            return None;
+        }
+        self.see(&rules(workers)?, replicas, now)
+    }
+
     /// Takes note of the number that is asked for at `now`, whoever changed it, and answers the most that the rules allow now. `None` where they
     /// want a look back at what was asked for over a time (a stabilization window): that is the autoscaler's to judge.
-    pub fn see(&mut self, rules: &Behavior, replicas: i32, now: Duration) -> Option<i32> {
+    fn see(&mut self, rules: &Behavior, replicas: i32, now: Duration) -> Option<i32> {
         if let Some(before) = self.seen.replace(replicas).filter(|before| *before != replicas) {
             self.scalings.record(rules, before, replicas, now);
         }
@@ -32,7 +41,7 @@ mod tests {
 
     use super::*;
 
-    fn rules(behavior: serde_json::Value) -> Behavior {
+    fn rules_of(behavior: serde_json::Value) -> Behavior {
         let spec: HorizontalPodAutoscalerBehavior = serde_json::from_value(behavior).unwrap();
         Behavior::from_spec(&spec).unwrap()
     }
@@ -44,7 +53,7 @@ mod tests {
     #[test]
     fn what_was_added_within_a_period_counts_against_it_whoever_added_it() {
         let two_in_ten =
-            rules(serde_json::json!({"scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 10}]}}));
+            rules_of(serde_json::json!({"scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 10}]}}));
         let mut workload = ScaleOut::default();
         assert_eq!(workload.see(&two_in_ten, 1, seconds(0)), Some(3));
         assert_eq!(workload.see(&two_in_ten, 3, seconds(1)), Some(3), "two were added already");
@@ -54,9 +63,9 @@ mod tests {
 
     #[test]
     fn a_window_or_a_ban_leaves_it_to_the_autoscaler() {
-        let windowed = rules(serde_json::json!({"scaleUp": {"stabilizationWindowSeconds": 30}}));
+        let windowed = rules_of(serde_json::json!({"scaleUp": {"stabilizationWindowSeconds": 30}}));
         assert_eq!(ScaleOut::default().see(&windowed, 1, seconds(0)), None);
-        let banned = rules(serde_json::json!({"scaleUp": {"selectPolicy": "Disabled"}}));
+        let banned = rules_of(serde_json::json!({"scaleUp": {"selectPolicy": "Disabled"}}));
         assert_eq!(ScaleOut::default().see(&banned, 1, seconds(0)), Some(1));
     }
 }
