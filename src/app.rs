@@ -287,6 +287,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let sampling = SamplerInputs {
         projections: projections.clone(),
         changed: changed_here,
+        leading: leading.clone(),
         secrets: Arc::new(ClusterSecrets::new(client.clone())),
         snapshot: snapshot.clone(),
         changes: change,
@@ -300,7 +301,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         authorities,
         offer,
         delegates,
-        values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()),
+        values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()).following(leading.clone()),
         reviews: ClusterReviews::new(client.clone()),
         rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
         connection_age: metrics_api::CONNECTION_AGE,

@@ -15,6 +15,7 @@ use kube::{
     Resource,
     runtime::reflector::{ObjectRef, Store},
 };
+use tokio::sync::watch;
 
 use crate::{
     api::{Projection, Reason},
@@ -41,6 +42,7 @@ pub fn measured_kind() -> MeasuredKind {
 pub struct ServedMetrics {
     snapshot: SharedSnapshot,
     known: Option<Store<Projection>>,
+    leading: Option<watch::Receiver<bool>>,
 }
 
 /// What is looked for.
@@ -104,13 +106,25 @@ struct Found {
 impl ServedMetrics {
     /// Serves this snapshot. What it does not hold does not exist.
     pub fn new(snapshot: SharedSnapshot) -> Self {
-        Self { snapshot, known: None }
+        Self { snapshot, known: None, leading: None }
     }
 
     /// Takes from the watch which Projections there are, so that one which no snapshot holds yet, just created or just after a
     /// start, is unknown instead of not found, and a namesake of a deleted one does not inherit its value.
     pub fn knowing(self, projections: Store<Projection>) -> Self {
         Self { known: Some(projections), ..self }
+    }
+
+    /// While another replica leads, never asks for fewer workers than that one does, by the Projection's status. Each replica measures for
+    /// itself, and one that saw a burst a moment later, or half of it, would let the autoscaler take away what the leader has just added.
+    pub fn following(self, leading: watch::Receiver<bool>) -> Self {
+        Self { leading: Some(leading), ..self }
+    }
+
+    /// The workers that another replica, which leads, asks for.
+    fn asked_by_the_leader(&self, projection: &Projection) -> Option<u32> {
+        let follows = self.leading.as_ref().is_some_and(|leading| !*leading.borrow());
+        follows.then(|| projection.status.as_ref()?.required_workers()).flatten()
     }
 
     fn external_at(
@@ -195,18 +209,21 @@ impl ServedMetrics {
         let mut values = Vec::with_capacity(names.len());
         for name in names {
             let observation = snapshot.get(namespace, name);
+            let mut asked = None;
             match &self.known {
                 None => {}
                 Some(known) => match known.get(&ObjectRef::new(name).within(namespace)) {
                     None => return Err(missing_projection(namespace, name)),
-                    Some(projection) if observation.is_some_and(|it| is_of(it, &projection)) => {}
+                    Some(projection) if observation.is_some_and(|it| is_of(it, &projection)) => {
+                        asked = self.asked_by_the_leader(&projection);
+                    }
                     Some(projection) if !search.selects.wants(&projection) => continue,
                     Some(_) => return Err(not_measured(search, name)),
                 },
             }
             let observation = observation.ok_or_else(|| missing_projection(namespace, name))?;
             if search.selects.holds(name, &observation.labels) {
-                values.push(value(search, (*name).into(), observation, now)?);
+                values.push(value(search, (*name).into(), observation, asked, now)?);
             }
         }
         Ok(values)
@@ -226,10 +243,12 @@ impl ServedMetrics {
             }
         }
         let matching = here.into_iter().flatten().filter(|(name, it)| search.selects.holds(name, &it.labels));
-        let existing = matching.filter(|(name, _)| {
-            self.known.as_ref().is_none_or(|known| known.get(&ObjectRef::new(name).within(search.namespace)).is_some())
+        let existing = matching.filter_map(|(name, observation)| {
+            let Some(known) = &self.known else { return Some((name, observation, None)) };
+            let projection = known.get(&ObjectRef::new(name).within(search.namespace))?;
+            Some((name, observation, self.asked_by_the_leader(&projection)))
         });
-        existing.map(|(name, observation)| value(search, name.clone(), observation, now)).collect()
+        existing.map(|(name, observation, asked)| value(search, name.clone(), observation, asked, now)).collect()
     }
 }
 
@@ -266,7 +285,14 @@ fn nothing(Search { namespace, names, selects, .. }: &Search<'_>) -> ValueError 
     ValueError::NotFound(format!("{which} in the namespace {namespace:?} matches {selects}"))
 }
 
-fn value(search: &Search<'_>, name: Arc<str>, observation: &Observation, now: Instant) -> Result<Found, ValueError> {
+/// `asked`: the least that is asked for where the metric is the workers.
+fn value(
+    search: &Search<'_>,
+    name: Arc<str>,
+    observation: &Observation,
+    asked: Option<u32>,
+    now: Instant,
+) -> Result<Found, ValueError> {
     let measured = match observation.current(now) {
         Ok(measured) => measured,
         Err(unknown) => {
@@ -280,7 +306,7 @@ fn value(search: &Search<'_>, name: Arc<str>, observation: &Observation, now: In
                 .ok_or_else(why);
         }
     };
-    let value = quantity(measured, search.metric).ok_or_else(|| unavailable(search, &name, missing(search.metric)))?;
+    let value = quantity(measured, search.metric, asked).ok_or_else(|| unavailable(search, &name, missing(search.metric)))?;
     Ok(Found { name, timestamp: measured.sample.taken, window_seconds: window_seconds(search.metric), value })
 }
 
@@ -289,12 +315,14 @@ fn window_seconds(metric: &str) -> Option<u64> {
     (metric == metric::ARRIVAL_RATE).then_some(ARRIVAL_TIME_CONSTANT.as_secs())
 }
 
-fn quantity(measured: &Measured, metric: &str) -> Option<Quantity> {
+fn quantity(measured: &Measured, metric: &str, asked: Option<u32>) -> Option<Quantity> {
     let assessment = &measured.assessment;
     match metric {
         metric::PENDING_EVENTS | metric::QUEUE_LENGTH => Some(Quantity::count(assessment.pending.events)),
         metric::STALENESS_SECONDS => assessment.staleness.map(Quantity::seconds),
-        metric::REQUIRED_WORKERS => Some(Quantity::count(u64::from(assessment.required.workers))),
+        metric::REQUIRED_WORKERS => {
+            Some(Quantity::count(u64::from(assessment.required.workers.max(asked.unwrap_or(0)))))
+        }
         metric::ARRIVAL_RATE => assessment.rates.arrival.and_then(Quantity::measured),
         metric::DRAIN_SECONDS => assessment.drain.map(Quantity::seconds),
         _ => None,

@@ -327,3 +327,30 @@ fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_nobody_create
     let neither = ask(Some(&[("orders", "u"), ("created", "c")]), "projection in (orders,created),tier!=gold");
     assert!(not_found(neither), "what the selector leaves out need not be known");
 }
+
+#[test]
+fn a_replica_that_follows_never_asks_for_fewer_workers_than_the_one_that_leads() {
+    let (lead, leading) = watch::channel(false);
+    let now = Instant::now();
+    for (said, leads, metric, answered) in [
+        (Some(5), false, metric::REQUIRED_WORKERS, "5"),
+        (Some(5), true, metric::REQUIRED_WORKERS, "3"),
+        (Some(2), false, metric::REQUIRED_WORKERS, "3"),
+        (None, false, metric::REQUIRED_WORKERS, "3"),
+        (Some(50), false, metric::PENDING_EVENTS, "9"),
+    ] {
+        lead.send_replace(leads);
+        let mut known = projection("orders", "u");
+        let status = serde_json::json!({"workers": {"required": said, "boundBy": "None", "rolling": false}});
+        known.status = Some(serde_json::from_value(status).unwrap());
+        let (store, mut writer) = kube::runtime::reflector::store();
+        writer.apply_watcher_event(&watcher::Event::Init);
+        writer.apply_watcher_event(&watcher::Event::InitApply(known));
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        let served = served(now).knowing(store).following(leading.clone());
+        for selector in ["projection=orders", ""] {
+            let values = served.external_at("shop", metric, &Selector::parse(selector).unwrap(), now).unwrap();
+            assert_eq!(values[0].value.to_string(), answered, "{said:?} {leads} {metric} {selector}");
+        }
+    }
+}

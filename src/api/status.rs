@@ -38,6 +38,13 @@ pub struct ProjectionStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl ProjectionStatus {
+    /// The workers that the leading replica asks for; absent where it does not know.
+    pub fn required_workers(&self) -> Option<u32> {
+        self.workers.as_ref()?.required?.try_into().ok()
+    }
+}
+
 /// Where a projection stands.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum Phase {

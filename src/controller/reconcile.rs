@@ -22,7 +22,7 @@ use super::{
     plan::{Plan, plan},
     plan_autoscaler::ServerAbilities,
     plan_pods::WorkerImage,
-    plan_scale::ScaleView,
+    plan_scale::{ScalePlan, ScaleView},
     queue::{Ended, backoff},
     report::Reports,
     scale_out::ScaleOut,
@@ -31,7 +31,7 @@ use super::{
     validate::{Validated, Workload, validate},
 };
 use crate::{
-    api::{ExistingKind, Phase, Projection, ProjectionStatus, Reason},
+    api::{ExistingKind, Phase, Projection, ProjectionStatus, Reason, WorkersStatus},
     metrics::ControllerMetrics,
     registration::Unserved,
     snapshot::{Measured, Observation, ProjectionKey, SharedSnapshot, Unknown},
@@ -85,6 +85,8 @@ struct Refusal {
 struct Wish {
     /// As in [`ScaleView`].
     required: Option<i32>,
+    /// A sample says so.
+    measured: bool,
     /// As in [`ScaleView`].
     was_suspended: bool,
     /// The autoscaler reads the same number, so that it will agree.
@@ -174,10 +176,11 @@ impl Reconciler {
                 }
                 let wish = Wish {
                     required: required(&known.measured, observation.as_deref()),
+                    measured: known.measured.is_ok(),
                     was_suspended: previous.phase == Some(Phase::Suspended),
                     agreed: known.metrics_not_served.is_none(),
                 };
-                (known.problem, retry) = self.carry_out(key, projection, &validated, wish, memory, jitter).await;
+                (known.problem, retry) = self.carry_out(key, gathered, &validated, wish, memory, jitter).await;
                 known.workload = match &validated.workload {
                     Workload::MeasureOnly => WorkloadView::NotWanted,
                     Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
@@ -192,15 +195,17 @@ impl Reconciler {
             .filter(|live| live.controlled_by.as_deref() == Some(memory.uid.as_str()))
             .and_then(|live| live.autoscaler_inactive.as_deref());
         let owner = Owner { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: memory.uid.clone() };
-        let next = next_status(&known, previous, Timestamp::now());
-        self.report(&owner, previous, next, memory, retry).await
+        // Part of it may have been said before it was done.
+        let previous = memory.written.as_ref().map_or_else(|| previous.clone(), |(status, _)| status.clone());
+        let next = next_status(&known, &previous, Timestamp::now());
+        self.report(&owner, &previous, next, memory, retry).await
     }
 
     /// Plans and applies, unless the very same was refused a moment ago.
     async fn carry_out(
         &self,
         key: &ProjectionKey,
-        projection: &Projection,
+        gathered: &Gathered,
         validated: &Validated,
         wish: Wish,
         memory: &mut Memory,
@@ -208,7 +213,7 @@ impl Reconciler {
     ) -> (Option<Problem>, Option<Duration>) {
         let (replicas, target) = match &validated.workload {
             Workload::Existing { kind, name } => {
-                if let Some(problem) = self.rival(projection, *kind, name) {
+                if let Some(problem) = self.rival(&gathered.projection, *kind, name) {
                     return (Some(problem), Some(RIVAL_EVERY));
                 }
                 match self.existing.look(key, *kind, name) {
@@ -229,7 +234,7 @@ impl Reconciler {
                 (ours.and_then(|live| live.workers.desired), ScaleTarget::Own)
             }
         };
-        let Wish { required, was_suspended, agreed } = wish;
+        let Wish { required, was_suspended, agreed, measured: _ } = wish;
         let now = self.began.elapsed();
         let ceiling = replicas.filter(|_| agreed);
         let ceiling = ceiling.and_then(|replicas| memory.scale_out.ceiling(&validated.workers, replicas, now));
@@ -248,6 +253,7 @@ impl Reconciler {
                 return answer;
             }
         }
+        self.say_before_raising(&validated.owner, &gathered.previous, wish, plan.scale, memory).await;
         match self.applier.apply(&validated.owner, &plan, &target, &mut memory.memos).await {
             Ok(()) => (None, None),
             Err(problem) => {
@@ -257,6 +263,30 @@ impl Reconciler {
                 memory.refusal =
                     Some(Refusal { plan, seen, problem: problem.clone(), failures, until: Instant::now() + wait });
                 (Some(problem), Some(wait))
+            }
+        }
+    }
+
+    /// The other replicas serve what the status says where that is more than what they see themselves. Were the workers raised first, an
+    /// autoscaler that looks at this very moment and asks another replica would take them away again.
+    async fn say_before_raising(
+        &self,
+        owner: &Owner,
+        previous: &ProjectionStatus,
+        wish: Wish,
+        scale: ScalePlan,
+        memory: &mut Memory,
+    ) {
+        let (ScalePlan::Raise(1..) | ScalePlan::Set(1..)) = scale else { return };
+        let required = wish.required.filter(|_| wish.measured);
+        let Some(workers) = previous.workers.clone().filter(|workers| workers.required < required) else { return };
+        let next = ProjectionStatus { workers: Some(WorkersStatus { required, ..workers }), ..previous.clone() };
+        self.metrics.status_writes.inc();
+        match self.reports.write_status(owner, &next).await {
+            Ok(()) => memory.written = Some((next, Instant::now())),
+            // The workers matter more; the whole status is written after them.
+            Err(error) => {
+                tracing::warn!("the status of {}/{} could not be written: {error}", owner.namespace, owner.name);
             }
         }
     }

@@ -128,6 +128,11 @@ impl Model {
         }
     }
 
+    /// Takes in that somebody else, who follows the same projection and whose answer counts, asks for so many workers.
+    pub fn hear(&mut self, workers: u32) {
+        self.steadiness.hear(workers);
+    }
+
     /// Takes in one sample.
     pub fn observe(&mut self, sample: &Sample, workers: Workers, bounds: Bounds) -> Result<Assessment, Fault> {
         let pending = match faults::plausible(sample) {

@@ -18,6 +18,8 @@ const SAME: f64 = 1.15;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Steadiness {
     before: Option<u32>,
+    /// What somebody else asks for, until the next answer.
+    heard: Option<u32>,
     /// Until when not below what: the numbers fall as the times rise.
     floors: VecDeque<(Duration, u32)>,
     fall: Option<Fall>,
@@ -48,6 +50,11 @@ impl Steadiness {
         Self { before, ..Self::default() }
     }
 
+    /// Somebody else asks for so many: as good as an answer of our own, where that is not more.
+    pub(super) fn hear(&mut self, workers: u32) {
+        self.heard = Some(workers);
+    }
+
     /// The last answer.
     pub(super) fn before(&self) -> Option<u32> {
         self.before
@@ -62,6 +69,10 @@ impl Steadiness {
         }
         self.now = now;
         self.floors.retain(|(until, _)| *until > now);
+        if let Some(heard) = self.heard.take().filter(|heard| self.before.is_none_or(|before| before <= *heard)) {
+            self.hold(heard);
+            self.before = Some(heard);
+        }
         let Some(before) = self.before else {
             self.before = Some(up);
             return up;
@@ -88,11 +99,15 @@ impl Steadiness {
         if still { before } else { down.max(floor).max(enough).min(before) }
     }
 
-    fn rose(&mut self, answer: u32, arrival: f64) {
+    fn hold(&mut self, answer: u32) {
         while self.floors.back().is_some_and(|(_, workers)| *workers <= answer) {
             self.floors.pop_back();
         }
         self.floors.push_back((self.now + HOLD, answer));
+    }
+
+    fn rose(&mut self, answer: u32, arrival: f64) {
+        self.hold(answer);
         let Some(fall) = self.fall.take() else { return };
         if self.now - fall.at <= MISTAKE && arrival <= fall.arrival * SAME {
             let lasting = self.lasting.map_or(LESSON, |last| (last * 2).min(LONGEST_LESSON));
@@ -136,6 +151,21 @@ mod tests {
         let mut steadiness = Steadiness::default();
         let steps = [(0, 1), (1, 8), (30, 2), (61, 2), (70, 4), (100, 1), (129, 1), (130, 1)];
         assert_eq!(run(&mut steadiness, &steps), [1, 8, 8, 2, 4, 4, 4, 1]);
+    }
+
+    #[test]
+    fn what_somebody_else_asks_for_is_held_like_an_answer_of_our_own() {
+        let mut steadiness = Steadiness::default();
+        assert_eq!(run(&mut steadiness, &[(0, 1)]), [1]);
+        steadiness.hear(4);
+        assert_eq!(run(&mut steadiness, &[(1, 1), (60, 1), (61, 1)]), [4, 4, 1]);
+        steadiness.hear(4);
+        assert_eq!(run(&mut steadiness, &[(70, 8), (71, 1)]), [8, 8], "more of our own counts");
+        steadiness.hear(2);
+        assert_eq!(run(&mut steadiness, &[(129, 1), (130, 1)]), [8, 1], "fewer take nothing away");
+        let mut anew = Steadiness::remembering(Some(6));
+        anew.hear(6);
+        assert_eq!(run(&mut anew, &[(5, 1), (64, 1), (65, 1)]), [6, 6, 1]);
     }
 
     #[test]

@@ -60,6 +60,8 @@ struct Entry {
     model: Model,
     /// Workers that the model asked for last, were there connections for all.
     wanted: u32,
+    /// The last word of another replica, which leads.
+    heard: Option<u32>,
     answered: bool,
     told: Option<Instant>,
 }
@@ -75,13 +77,16 @@ struct Measures {
 }
 
 impl Board {
-    /// Follows the set of known Projections.
-    pub(super) fn sync(&mut self, projections: &[Arc<Projection>]) {
+    /// Follows the set of known Projections. `follows`: another replica leads, and its word is in their status.
+    pub(super) fn sync(&mut self, projections: &[Arc<Projection>], follows: bool) {
         let mut known = HashSet::new();
         for projection in projections {
             let key = key_of(projection);
             known.insert(key.clone());
-            self.sync_one(key, projection);
+            self.sync_one(key.clone(), projection);
+            if follows {
+                self.hear(&key, required_before(projection));
+            }
         }
         let gone: Vec<ProjectionKey> = self.entries.keys().filter(|key| !known.contains(*key)).cloned().collect();
         for key in gone {
@@ -127,6 +132,7 @@ impl Board {
                         measures,
                         model: remembering(projection),
                         wanted: required_before(projection).unwrap_or(1),
+                        heard: None,
                         answered: false,
                         told: None,
                     },
@@ -134,6 +140,15 @@ impl Board {
                 self.untold.insert(key.clone());
                 self.dirty.insert(key.namespace);
             }
+        }
+    }
+
+    /// Whoever leads next asks for no fewer workers at once than the one before: what is news here may be an old burst there.
+    fn hear(&mut self, key: &ProjectionKey, word: Option<u32>) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.heard != word) else { return };
+        entry.heard = word;
+        if let Some(workers) = word {
+            entry.model.hear(workers);
         }
     }
 
@@ -244,8 +259,7 @@ fn remembering(projection: &Projection) -> Model {
 }
 
 fn required_before(projection: &Projection) -> Option<u32> {
-    let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
-    workers.and_then(|workers| workers.required).and_then(|required| u32::try_from(required).ok())
+    projection.status.as_ref()?.required_workers()
 }
 
 /// Where the checkpoint was stuck by the last word about this spec: an alert that is on must not go off because the operator starts anew.

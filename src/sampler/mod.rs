@@ -45,6 +45,8 @@ pub struct SamplerInputs {
     pub projections: Store<Projection>,
     /// Changes its value when any Projection changes.
     pub changed: watch::Receiver<u64>,
+    /// Whether this replica leads. Else the one that does says in the status how many workers it asks for, and that is followed.
+    pub leading: watch::Receiver<bool>,
     /// Where connection strings come from.
     pub secrets: Arc<dyn Secrets>,
     /// Where the observations go.
@@ -86,7 +88,7 @@ impl SamplerMetrics {
 
 /// Samples until `shutdown` is ready; then all connections are closed.
 pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
-    let SamplerInputs { projections, mut changed, secrets, snapshot, changes, first_round, metrics } = inputs;
+    let SamplerInputs { projections, mut changed, mut leading, secrets, snapshot, changes, first_round, metrics } = inputs;
     let mut shutdown = std::pin::pin!(shutdown);
     tokio::select! {
         () = &mut shutdown => return,
@@ -111,7 +113,7 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
         if std::mem::take(&mut resync) {
             changed.mark_unchanged();
             let all = projections.state();
-            board.sync(&all);
+            board.sync(&all, !*leading.borrow_and_update());
             known.send_replace(all);
         }
         tokio::select! {
@@ -119,6 +121,10 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
             result = changed.changed() => match result {
                 Ok(()) => resync = true,
                 // Nobody will tell of changes any more: the operator is ending.
+                Err(_) => return,
+            },
+            changed = leading.changed() => match changed {
+                Ok(()) => resync = true,
                 Err(_) => return,
             },
             count = reports.recv_many(&mut buffer, REPORTS_AT_ONCE) => {

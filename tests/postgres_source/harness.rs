@@ -50,7 +50,8 @@ pub struct Running {
     snapshot: SharedSnapshot,
     pub first_round: watch::Receiver<bool>,
     pub metrics: Arc<SamplerMetrics>,
-    _changes: mpsc::Receiver<projectionist::snapshot::ProjectionKey>,
+    /// What the sampler would end without.
+    _held: (watch::Sender<bool>, mpsc::Receiver<projectionist::snapshot::ProjectionKey>),
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -68,6 +69,7 @@ impl Running {
         let given = secrets.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect();
         let secrets = Arc::new(Given(Mutex::new(given)));
         let (changed, changed_there) = watch::channel(0);
+        let (lead, leading) = watch::channel(true);
         let (changes, changes_here) = mpsc::channel(64);
         let (first_round, first_round_here) = watch::channel(false);
         let (snapshot, metrics) = (SharedSnapshot::default(), Arc::new(SamplerMetrics::default()));
@@ -75,6 +77,7 @@ impl Running {
             SamplerInputs {
                 projections,
                 changed: changed_there,
+                leading,
                 secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,
                 snapshot: snapshot.clone(),
                 changes,
@@ -83,8 +86,8 @@ impl Running {
             },
             std::future::pending(),
         ));
-        let _changes = changes_here;
-        Self { writer, changed, secrets, snapshot, first_round: first_round_here, metrics, _changes, task }
+        let held = (lead, changes_here);
+        Self { writer, changed, secrets, snapshot, first_round: first_round_here, metrics, _held: held, task }
     }
 
     /// Declares a Projection; `change` edits its spec.
