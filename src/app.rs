@@ -200,6 +200,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let (change, changes) = mpsc::channel(UNTAKEN_CHANGES);
     let (changed, changed_here) = watch::channel(0);
     let (lead, leading) = watch::channel(false);
+    let (follow, following) = watch::channel(false);
     let (first_round, first_round_done) = watch::channel(false);
     let (certificate, certificates) = watch::channel(None);
     let off = (!external_metrics).then_some(names::EXTERNAL_API_SERVICE);
@@ -287,7 +288,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let sampling = SamplerInputs {
         projections: projections.clone(),
         changed: changed_here,
-        leading: leading.clone(),
+        following: following.clone(),
         secrets: Arc::new(ClusterSecrets::new(client.clone())),
         snapshot: snapshot.clone(),
         changes: change,
@@ -301,7 +302,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         authorities,
         offer,
         delegates,
-        values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()).following(leading.clone()),
+        values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()).following(following),
         reviews: ClusterReviews::new(client.clone()),
         rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
         connection_age: metrics_api::CONNECTION_AGE,
@@ -330,7 +331,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let given_up = async move {
         let _ = controller.await;
     };
-    rooms.spawn(ok(leader::run(client, leader_settings, lead, given_up)));
+    rooms.spawn(ok(leader::run(client, leader_settings, lead, follow, given_up)));
 
     while let Some(ended) = rooms.join_next().await {
         ended.context("a part of the operator ended abnormally")??;

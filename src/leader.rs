@@ -64,6 +64,7 @@ struct Mark {
 struct Observed {
     mark: Mark,
     since: Duration,
+    lasts: Duration,
 }
 
 impl Observed {
@@ -73,23 +74,25 @@ impl Observed {
             holder: lease.holder_identity.clone().filter(|holder| !holder.is_empty()),
             renewed: lease.renew_time.as_ref().map(|time| time.0),
         };
+        let seconds = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let lasts = seconds.map_or(LEASE_DURATION, Duration::from_secs);
         match before {
-            Some(before) if before.mark == mark => before,
-            _ => Self { mark, since: now },
+            Some(before) if before.mark == mark => Self { lasts, ..before },
+            _ => Self { mark, since: now, lasts },
         }
+    }
+
+    fn is_held_by_another(&self, me: &str, now: Duration) -> bool {
+        self.mark.holder.as_ref().is_some_and(|holder| holder != me) && now.saturating_sub(self.since) <= self.lasts
     }
 }
 
 fn decide(lease: Option<&LeaseSpec>, me: &str, observed: Option<&Observed>, now: Duration) -> Decision {
-    let (Some(lease), Some(observed)) = (lease, observed) else { return Decision::Create };
+    let (Some(_), Some(observed)) = (lease, observed) else { return Decision::Create };
     match &observed.mark.holder {
-        None => Decision::Take,
         Some(holder) if holder == me => Decision::Renew,
-        Some(_) => {
-            let seconds = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-            let lasts = seconds.map_or(LEASE_DURATION, Duration::from_secs);
-            if now.saturating_sub(observed.since) > lasts { Decision::Take } else { Decision::Wait }
-        }
+        _ if observed.is_held_by_another(me, now) => Decision::Wait,
+        _ => Decision::Take,
     }
 }
 
@@ -107,12 +110,13 @@ fn written(before: Option<&LeaseSpec>, me: &str, decision: Decision, wall: Times
     }
 }
 
-/// Follows the Lease until `shutdown`, telling through `leading` whether we hold it; then gives it back, so that another
-/// replica need not wait for it to expire.
+/// Follows the Lease until `shutdown`, telling through `leading` whether we hold it, and through `following` whether another replica
+/// does, as far as we know; then gives it back, so that another replica need not wait for it to expire.
 pub async fn run(
     client: Client,
     settings: LeaderSettings,
     leading: watch::Sender<bool>,
+    following: watch::Sender<bool>,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut follower = Follower {
@@ -126,6 +130,7 @@ pub async fn run(
     tokio::pin!(shutdown);
     loop {
         let is_leading = follower.turn().await;
+        following.send_replace(!is_leading && follower.another_leads());
         if leading.send_replace(is_leading) != is_leading {
             tracing::info!(
                 identity = follower.settings.identity,
@@ -175,6 +180,12 @@ impl Follower {
             }
         }
         self.renewed.is_some_and(|renewed| renewed.elapsed() < STEP_DOWN_AFTER)
+    }
+
+    /// By the newest Lease that we saw, whether or not it can be read now.
+    fn another_leads(&self) -> bool {
+        let observed = self.observed.as_ref();
+        observed.is_some_and(|observed| observed.is_held_by_another(&self.settings.identity, self.started.elapsed()))
     }
 
     fn healthy(&self) -> bool {
@@ -273,6 +284,9 @@ mod tests {
         assert_eq!(decide(Some(&theirs), "me", Some(&observed), seconds(50)), Decision::Wait);
         assert_eq!(decide(Some(&theirs), "me", Some(&observed), seconds(65)), Decision::Wait);
         assert_eq!(decide(Some(&theirs), "me", Some(&observed), seconds(66)), Decision::Take);
+        assert!(observed.is_held_by_another("me", seconds(65)), "it leads, as far as we know");
+        assert!(!observed.is_held_by_another("me", seconds(66)), "and no longer, though nobody has taken it yet");
+        assert!(!observed.is_held_by_another("other", seconds(50)));
     }
 
     #[test]

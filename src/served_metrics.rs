@@ -42,7 +42,7 @@ pub fn measured_kind() -> MeasuredKind {
 pub struct ServedMetrics {
     snapshot: SharedSnapshot,
     known: Option<Store<Projection>>,
-    leading: Option<watch::Receiver<bool>>,
+    following: Option<watch::Receiver<bool>>,
 }
 
 /// What is looked for.
@@ -106,7 +106,7 @@ struct Found {
 impl ServedMetrics {
     /// Serves this snapshot. What it does not hold does not exist.
     pub fn new(snapshot: SharedSnapshot) -> Self {
-        Self { snapshot, known: None, leading: None }
+        Self { snapshot, known: None, following: None }
     }
 
     /// Takes from the watch which Projections there are, so that one which no snapshot holds yet, just created or just after a
@@ -115,15 +115,14 @@ impl ServedMetrics {
         Self { known: Some(projections), ..self }
     }
 
-    /// While another replica leads, never asks for fewer workers than that one does, by the Projection's status. Each replica measures for
-    /// itself, and one that saw a burst a moment later, or half of it, would let the autoscaler take away what the leader has just added.
-    pub fn following(self, leading: watch::Receiver<bool>) -> Self {
-        Self { leading: Some(leading), ..self }
+    /// While `following`, which is while another replica leads, repeats how many workers that one asks for, by the Projection's status. Each
+    /// replica measures for itself and came to know each burst at another moment: two words would send the autoscaler up and down.
+    pub fn following(self, following: watch::Receiver<bool>) -> Self {
+        Self { following: Some(following), ..self }
     }
 
-    /// The workers that another replica, which leads, asks for.
-    fn asked_by_the_leader(&self, projection: &Projection) -> Option<u32> {
-        let follows = self.leading.as_ref().is_some_and(|leading| !*leading.borrow());
+    fn word_of_the_leader(&self, projection: &Projection) -> Option<u32> {
+        let follows = self.following.as_ref().is_some_and(|following| *following.borrow());
         follows.then(|| projection.status.as_ref()?.required_workers()).flatten()
     }
 
@@ -209,13 +208,13 @@ impl ServedMetrics {
         let mut values = Vec::with_capacity(names.len());
         for name in names {
             let observation = snapshot.get(namespace, name);
-            let mut asked = None;
+            let mut word = None;
             match &self.known {
                 None => {}
                 Some(known) => match known.get(&ObjectRef::new(name).within(namespace)) {
                     None => return Err(missing_projection(namespace, name)),
                     Some(projection) if observation.is_some_and(|it| is_of(it, &projection)) => {
-                        asked = self.asked_by_the_leader(&projection);
+                        word = self.word_of_the_leader(&projection);
                     }
                     Some(projection) if !search.selects.wants(&projection) => continue,
                     Some(_) => return Err(not_measured(search, name)),
@@ -223,7 +222,7 @@ impl ServedMetrics {
             }
             let observation = observation.ok_or_else(|| missing_projection(namespace, name))?;
             if search.selects.holds(name, &observation.labels) {
-                values.push(value(search, (*name).into(), observation, asked, now)?);
+                values.push(value(search, (*name).into(), observation, word, now)?);
             }
         }
         Ok(values)
@@ -246,9 +245,9 @@ impl ServedMetrics {
         let existing = matching.filter_map(|(name, observation)| {
             let Some(known) = &self.known else { return Some((name, observation, None)) };
             let projection = known.get(&ObjectRef::new(name).within(search.namespace))?;
-            Some((name, observation, self.asked_by_the_leader(&projection)))
+            Some((name, observation, self.word_of_the_leader(&projection)))
         });
-        existing.map(|(name, observation, asked)| value(search, name.clone(), observation, asked, now)).collect()
+        existing.map(|(name, observation, word)| value(search, name.clone(), observation, word, now)).collect()
     }
 }
 
@@ -285,12 +284,12 @@ fn nothing(Search { namespace, names, selects, .. }: &Search<'_>) -> ValueError 
     ValueError::NotFound(format!("{which} in the namespace {namespace:?} matches {selects}"))
 }
 
-/// `asked`: the least that is asked for where the metric is the workers.
+/// `word`: the workers that the leader asks for, where that is what counts.
 fn value(
     search: &Search<'_>,
     name: Arc<str>,
     observation: &Observation,
-    asked: Option<u32>,
+    word: Option<u32>,
     now: Instant,
 ) -> Result<Found, ValueError> {
     let measured = match observation.current(now) {
@@ -306,7 +305,8 @@ fn value(
                 .ok_or_else(why);
         }
     };
-    let value = quantity(measured, search.metric, asked).ok_or_else(|| unavailable(search, &name, missing(search.metric)))?;
+    let value =
+        quantity(measured, search.metric, word).ok_or_else(|| unavailable(search, &name, missing(search.metric)))?;
     Ok(Found { name, timestamp: measured.sample.taken, window_seconds: window_seconds(search.metric), value })
 }
 
@@ -315,14 +315,12 @@ fn window_seconds(metric: &str) -> Option<u64> {
     (metric == metric::ARRIVAL_RATE).then_some(ARRIVAL_TIME_CONSTANT.as_secs())
 }
 
-fn quantity(measured: &Measured, metric: &str, asked: Option<u32>) -> Option<Quantity> {
+fn quantity(measured: &Measured, metric: &str, word: Option<u32>) -> Option<Quantity> {
     let assessment = &measured.assessment;
     match metric {
         metric::PENDING_EVENTS | metric::QUEUE_LENGTH => Some(Quantity::count(assessment.pending.events)),
         metric::STALENESS_SECONDS => assessment.staleness.map(Quantity::seconds),
-        metric::REQUIRED_WORKERS => {
-            Some(Quantity::count(u64::from(assessment.required.workers.max(asked.unwrap_or(0)))))
-        }
+        metric::REQUIRED_WORKERS => Some(Quantity::count(u64::from(word.unwrap_or(assessment.required.workers)))),
         metric::ARRIVAL_RATE => assessment.rates.arrival.and_then(Quantity::measured),
         metric::DRAIN_SECONDS => assessment.drain.map(Quantity::seconds),
         _ => None,

@@ -329,17 +329,18 @@ fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_nobody_create
 }
 
 #[test]
-fn a_replica_that_follows_never_asks_for_fewer_workers_than_the_one_that_leads() {
-    let (lead, leading) = watch::channel(false);
+fn a_replica_that_follows_repeats_how_many_workers_the_leader_asks_for() {
+    let (follow, following) = watch::channel(false);
     let now = Instant::now();
-    for (said, leads, metric, answered) in [
-        (Some(5), false, metric::REQUIRED_WORKERS, "5"),
-        (Some(5), true, metric::REQUIRED_WORKERS, "3"),
-        (Some(2), false, metric::REQUIRED_WORKERS, "3"),
-        (None, false, metric::REQUIRED_WORKERS, "3"),
-        (Some(50), false, metric::PENDING_EVENTS, "9"),
+    for (said, follows, metric, answered) in [
+        (Some(5), true, metric::REQUIRED_WORKERS, "5"),
+        (Some(2), true, metric::REQUIRED_WORKERS, "2"),
+        (Some(0), true, metric::REQUIRED_WORKERS, "0"),
+        (Some(5), false, metric::REQUIRED_WORKERS, "3"),
+        (None, true, metric::REQUIRED_WORKERS, "3"),
+        (Some(50), true, metric::PENDING_EVENTS, "9"),
     ] {
-        lead.send_replace(leads);
+        follow.send_replace(follows);
         let mut known = projection("orders", "u");
         let status = serde_json::json!({"workers": {"required": said, "boundBy": "None", "rolling": false}});
         known.status = Some(serde_json::from_value(status).unwrap());
@@ -347,10 +348,10 @@ fn a_replica_that_follows_never_asks_for_fewer_workers_than_the_one_that_leads()
         writer.apply_watcher_event(&watcher::Event::Init);
         writer.apply_watcher_event(&watcher::Event::InitApply(known));
         writer.apply_watcher_event(&watcher::Event::InitDone);
-        let served = served(now).knowing(store).following(leading.clone());
+        let served = served(now).knowing(store).following(following.clone());
         for selector in ["projection=orders", ""] {
             let values = served.external_at("shop", metric, &Selector::parse(selector).unwrap(), now).unwrap();
-            assert_eq!(values[0].value.to_string(), answered, "{said:?} {leads} {metric} {selector}");
+            assert_eq!(values[0].value.to_string(), answered, "{said:?} {follows} {metric} {selector}");
         }
     }
 }

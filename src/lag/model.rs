@@ -128,7 +128,7 @@ impl Model {
         }
     }
 
-    /// Takes in that somebody else, who follows the same projection and whose answer counts, asks for so many workers.
+    /// Takes in the answer of another model of the same projection, whose word counts: so many workers.
     pub fn hear(&mut self, workers: u32) {
         self.steadiness.hear(workers);
     }

@@ -18,8 +18,10 @@ const SAME: f64 = 1.15;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Steadiness {
     before: Option<u32>,
-    /// What somebody else asks for, until the next answer.
+    /// The answer that counts instead of our last one, until the next.
     heard: Option<u32>,
+    /// The last that was heard.
+    followed: Option<u32>,
     /// Until when not below what: the numbers fall as the times rise.
     floors: VecDeque<(Duration, u32)>,
     fall: Option<Fall>,
@@ -50,14 +52,14 @@ impl Steadiness {
         Self { before, ..Self::default() }
     }
 
-    /// Somebody else asks for so many: as good as an answer of our own, where that is not more.
+    /// Somebody else's answer, which counts: as though it had been ours.
     pub(super) fn hear(&mut self, workers: u32) {
         self.heard = Some(workers);
     }
 
     /// The last answer.
     pub(super) fn before(&self) -> Option<u32> {
-        self.before
+        self.heard.or(self.before)
     }
 
     /// The answer now: `up` is what the load needs, `down` (never less) what is enough with a margin to hold it. `still`: nothing may be taken away now.
@@ -69,9 +71,8 @@ impl Steadiness {
         }
         self.now = now;
         self.floors.retain(|(until, _)| *until > now);
-        if let Some(heard) = self.heard.take().filter(|heard| self.before.is_none_or(|before| before <= *heard)) {
-            self.hold(heard);
-            self.before = Some(heard);
+        if let Some(heard) = self.heard.take() {
+            self.follow(heard);
         }
         let Some(before) = self.before else {
             self.before = Some(up);
@@ -97,6 +98,15 @@ impl Steadiness {
         let learnt = self.lesson.filter(|lesson| lesson.until > self.now && arrival * SAME >= lesson.arrival);
         let enough = learnt.map_or(0, |lesson| lesson.workers + 1);
         if still { before } else { down.max(floor).max(enough).min(before) }
+    }
+
+    fn follow(&mut self, heard: u32) {
+        self.floors.retain(|(_, workers)| *workers <= heard);
+        if self.followed.is_none_or(|last| last < heard) {
+            self.hold(heard);
+        }
+        self.fall = None;
+        (self.before, self.followed) = (Some(heard), Some(heard));
     }
 
     fn hold(&mut self, answer: u32) {
@@ -154,18 +164,21 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_asks_for_is_held_like_an_answer_of_our_own() {
+    fn the_answer_of_another_counts_as_ours() {
         let mut steadiness = Steadiness::default();
         assert_eq!(run(&mut steadiness, &[(0, 1)]), [1]);
-        steadiness.hear(4);
-        assert_eq!(run(&mut steadiness, &[(1, 1), (60, 1), (61, 1)]), [4, 4, 1]);
-        steadiness.hear(4);
-        assert_eq!(run(&mut steadiness, &[(70, 8), (71, 1)]), [8, 8], "more of our own counts");
-        steadiness.hear(2);
-        assert_eq!(run(&mut steadiness, &[(129, 1), (130, 1)]), [8, 1], "fewer take nothing away");
-        let mut anew = Steadiness::remembering(Some(6));
-        anew.hear(6);
-        assert_eq!(run(&mut anew, &[(5, 1), (64, 1), (65, 1)]), [6, 6, 1]);
+        for (second, heard, need, answer, why) in [
+            (1, 4, 1, 4, "it rose there: held for a minute"),
+            (30, 4, 1, 4, "the same again"),
+            (60, 4, 1, 4, "is no new minute"),
+            (61, 4, 1, 1, "after it, what is needed"),
+            (62, 1, 8, 8, "more of our own"),
+            (63, 2, 1, 2, "is forgotten where the other says less"),
+        ] {
+            steadiness.hear(heard);
+            assert_eq!(run(&mut steadiness, &[(second, need)]), [answer], "{second} s: {why}");
+        }
+        assert_eq!(run(&mut steadiness, &[(122, 1), (123, 1)]), [2, 1], "left alone, its minute goes on");
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub(super) enum Taken {
 pub(super) struct Board {
     entries: HashMap<ProjectionKey, Entry>,
     budgets: Budgets,
+    follows: bool,
     published: Snapshot,
     dirty: BTreeSet<Arc<str>>,
     untold: BTreeSet<ProjectionKey>,
@@ -60,8 +61,6 @@ struct Entry {
     model: Model,
     /// Workers that the model asked for last, were there connections for all.
     wanted: u32,
-    /// The last word of another replica, which leads.
-    heard: Option<u32>,
     answered: bool,
     told: Option<Instant>,
 }
@@ -79,14 +78,12 @@ struct Measures {
 impl Board {
     /// Follows the set of known Projections. `follows`: another replica leads, and its word is in their status.
     pub(super) fn sync(&mut self, projections: &[Arc<Projection>], follows: bool) {
+        self.follows = follows;
         let mut known = HashSet::new();
         for projection in projections {
             let key = key_of(projection);
             known.insert(key.clone());
-            self.sync_one(key.clone(), projection);
-            if follows {
-                self.hear(&key, required_before(projection));
-            }
+            self.sync_one(key, projection);
         }
         let gone: Vec<ProjectionKey> = self.entries.keys().filter(|key| !known.contains(*key)).cloned().collect();
         for key in gone {
@@ -132,7 +129,6 @@ impl Board {
                         measures,
                         model: remembering(projection),
                         wanted: required_before(projection).unwrap_or(1),
-                        heard: None,
                         answered: false,
                         told: None,
                     },
@@ -140,15 +136,6 @@ impl Board {
                 self.untold.insert(key.clone());
                 self.dirty.insert(key.namespace);
             }
-        }
-    }
-
-    /// Whoever leads next asks for no fewer workers at once than the one before: what is news here may be an old burst there.
-    fn hear(&mut self, key: &ProjectionKey, word: Option<u32>) {
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.heard != word) else { return };
-        entry.heard = word;
-        if let Some(workers) = word {
-            entry.model.hear(workers);
         }
     }
 
@@ -167,6 +154,10 @@ impl Board {
         let most = limits.and_then(|limits| u32::try_from(limits.max_connections).ok());
         let share = most.and_then(|most| self.budgets.share(&reported.key, most));
         let bounds = Bounds { connections: share, ..bounds(&projection.spec) };
+        // Should we lead next, we go on from there.
+        if let Some(word) = required_before(projection).filter(|_| self.follows) {
+            entry.model.hear(word);
+        }
         let outcome = reported.result.and_then(|sample| {
             let assessment = entry.model.observe(&sample, workers(projection), bounds).map_err(unknown)?;
             entry.wanted = assessment.required.wanted;

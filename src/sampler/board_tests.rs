@@ -248,7 +248,7 @@ fn projections_on_one_read_store_share_its_connections() {
 }
 
 #[test]
-fn a_follower_holds_what_the_leader_asked_for() {
+fn a_follower_would_go_on_from_what_the_leader_asked_for() {
     for (follows, required) in [(true, 6), (false, 1)] {
         let mut board = Board::default();
         let mut a = projection("a", "1", "events");
@@ -256,8 +256,6 @@ fn a_follower_holds_what_the_leader_asked_for() {
         board.take(reported("a", "1", Ok(sample(1, 90, 0))), &a, Instant::now());
         let said = serde_json::json!({"workers": {"required": 6, "boundBy": "None", "rolling": false}});
         Arc::make_mut(&mut a).status = Some(serde_json::from_value(said).unwrap());
-        board.sync(&[Arc::clone(&a)], follows);
-        // The same word again is no news.
         board.sync(&[Arc::clone(&a)], follows);
         board.take(reported("a", "1", Ok(sample(2, 90, 0))), &a, Instant::now());
         let snapshot = board.snapshot().unwrap();

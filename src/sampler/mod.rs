@@ -45,8 +45,8 @@ pub struct SamplerInputs {
     pub projections: Store<Projection>,
     /// Changes its value when any Projection changes.
     pub changed: watch::Receiver<u64>,
-    /// Whether this replica leads. Else the one that does says in the status how many workers it asks for, and that is followed.
-    pub leading: watch::Receiver<bool>,
+    /// Whether another replica leads: it says in the status how many workers it asks for.
+    pub following: watch::Receiver<bool>,
     /// Where connection strings come from.
     pub secrets: Arc<dyn Secrets>,
     /// Where the observations go.
@@ -88,7 +88,8 @@ impl SamplerMetrics {
 
 /// Samples until `shutdown` is ready; then all connections are closed.
 pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
-    let SamplerInputs { projections, mut changed, mut leading, secrets, snapshot, changes, first_round, metrics } = inputs;
+    let SamplerInputs { projections, mut changed, mut following, secrets, snapshot, changes, first_round, metrics } =
+        inputs;
     let mut shutdown = std::pin::pin!(shutdown);
     tokio::select! {
         () = &mut shutdown => return,
@@ -113,7 +114,7 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
         if std::mem::take(&mut resync) {
             changed.mark_unchanged();
             let all = projections.state();
-            board.sync(&all, !*leading.borrow_and_update());
+            board.sync(&all, *following.borrow_and_update());
             known.send_replace(all);
         }
         tokio::select! {
@@ -123,7 +124,7 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
                 // Nobody will tell of changes any more: the operator is ending.
                 Err(_) => return,
             },
-            changed = leading.changed() => match changed {
+            changed = following.changed() => match changed {
                 Ok(()) => resync = true,
                 Err(_) => return,
             },

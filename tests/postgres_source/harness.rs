@@ -69,7 +69,7 @@ impl Running {
         let given = secrets.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect();
         let secrets = Arc::new(Given(Mutex::new(given)));
         let (changed, changed_there) = watch::channel(0);
-        let (lead, leading) = watch::channel(true);
+        let (follow, following) = watch::channel(false);
         let (changes, changes_here) = mpsc::channel(64);
         let (first_round, first_round_here) = watch::channel(false);
         let (snapshot, metrics) = (SharedSnapshot::default(), Arc::new(SamplerMetrics::default()));
@@ -77,7 +77,7 @@ impl Running {
             SamplerInputs {
                 projections,
                 changed: changed_there,
-                leading,
+                following,
                 secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,
                 snapshot: snapshot.clone(),
                 changes,
@@ -86,7 +86,7 @@ impl Running {
             },
             std::future::pending(),
         ));
-        let held = (lead, changes_here);
+        let held = (follow, changes_here);
         Self { writer, changed, secrets, snapshot, first_round: first_round_here, metrics, _held: held, task }
     }
 
