@@ -94,7 +94,7 @@ pub struct Scaling {
     /// The unit of parallelism: more workers than shards would idle. `Auto` or a number from 1 to 1024. Default: `Auto`.
     #[serde(default)]
     pub shards: Shards,
-    /// Passed to the HorizontalPodAutoscaler as it is. Default: scale up at once, down after 15 s.
+    /// Passed to the HorizontalPodAutoscaler as it is. Default, also of a direction that is not given: scale up at once, down after 15 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::behavior::schema")]
     pub behavior: Option<HorizontalPodAutoscalerBehavior>,

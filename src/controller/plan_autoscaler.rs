@@ -79,22 +79,23 @@ pub fn rules(workers: &WorkerBounds) -> Option<Behavior> {
     Behavior::from_spec(&spec).ok()
 }
 
+/// What the spec says; of a direction that it does not speak of, what holds the target.
 fn behavior(workers: &WorkerBounds, server: ServerAbilities) -> Value {
-    let mut behavior = workers.behavior.clone().unwrap_or_else(|| {
-        json!({
-            "scaleUp": {
-                "stabilizationWindowSeconds": 0,
-                "policies": [{ "type": "Pods", "value": workers.max, "periodSeconds": LOOK_SECONDS }],
-            },
-            "scaleDown": { "stabilizationWindowSeconds": SCALE_IN_WINDOW_SECONDS },
-        })
+    let mut behavior = json!({
+        "scaleUp": {
+            "stabilizationWindowSeconds": 0,
+            "policies": [{ "type": "Pods", "value": workers.max, "periodSeconds": LOOK_SECONDS }],
+        },
+        "scaleDown": { "stabilizationWindowSeconds": SCALE_IN_WINDOW_SECONDS },
     });
-    if server.autoscaler_tolerance {
+    for direction in ["scaleUp", "scaleDown"] {
+        let given = workers.behavior.as_ref().and_then(|given| given.get(direction)).filter(|given| !given.is_null());
+        if let Some(given) = given {
+            behavior[direction] = given.clone();
+        }
         // The usual tolerance of 10 % would swallow the step from 10 to 11.
-        for direction in ["scaleUp", "scaleDown"] {
-            if behavior[direction].get("tolerance").is_none() {
-                behavior[direction]["tolerance"] = json!("0");
-            }
+        if server.autoscaler_tolerance && behavior[direction].get("tolerance").is_none() {
+            behavior[direction]["tolerance"] = json!("0");
         }
     }
     behavior

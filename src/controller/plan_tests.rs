@@ -122,6 +122,14 @@ fn an_older_server_gets_no_tolerance_and_a_users_own_stays() {
 }
 
 #[test]
+fn a_direction_that_the_spec_does_not_speak_of_keeps_ours() {
+    let plan = planned(&format!("{BUILTIN}  scaling: {{behavior: {{scaleDown: {{selectPolicy: Disabled}}}}}}\n"));
+    let behavior = &part(&plan, Part::HorizontalPodAutoscaler)["spec"]["behavior"];
+    assert_eq!(behavior["scaleUp"]["policies"][0], json!({"type": "Pods", "value": 10, "periodSeconds": 15}));
+    assert_eq!(behavior["scaleDown"], json!({"selectPolicy": "Disabled", "tolerance": "0"}));
+}
+
+#[test]
 fn pending_per_worker_is_a_second_metric() {
     let rest = format!("{HEAD}{BUILTIN}").replace("{target: 30s}", "{target: 30s, pendingPerWorker: 2000}");
     let validated = validate(&serde_saphyr::from_str(&rest).unwrap()).unwrap();

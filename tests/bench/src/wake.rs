@@ -12,7 +12,7 @@ use crate::load::Latencies;
 
 const NAMESPACE: &str = "bench-wake";
 const WAKES: usize = 10;
-const BURSTS: usize = 2;
+const BURSTS: usize = 3;
 const MOST_WORKERS: i32 = 8;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Makes a worker's capacity known: about 40 events a second.
