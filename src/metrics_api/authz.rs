@@ -22,6 +22,8 @@ const REVIEW_TIMEOUT: Duration = Duration::from_secs(6);
 /// proves are not kept waiting.
 const MOST_ACCESS_REVIEWS: usize = 32;
 const MOST_TOKEN_REVIEWS: usize = 8;
+/// For each of them, so many more wait at most: each holds a request and its headers in memory.
+const MOST_WAITING: usize = 32;
 /// Who may do everything without being looked up, so that the aggregator is answered even while the API server is busy.
 const MASTERS: &str = "system:masters";
 
@@ -116,8 +118,8 @@ pub(super) struct Gate<R> {
     reviews: R,
     access: Remembered<(User, Attributes), Result<(), String>>,
     tokens: Remembered<String, Option<User>>,
-    access_room: Semaphore,
-    token_room: Semaphore,
+    access_room: Questions,
+    token_room: Questions,
 }
 
 impl<R: Reviews> Gate<R> {
@@ -126,8 +128,8 @@ impl<R: Reviews> Gate<R> {
             reviews,
             access: Remembered::default(),
             tokens: Remembered::default(),
-            access_room: Semaphore::new(MOST_ACCESS_REVIEWS),
-            token_room: Semaphore::new(MOST_TOKEN_REVIEWS),
+            access_room: Questions::new(MOST_ACCESS_REVIEWS),
+            token_room: Questions::new(MOST_TOKEN_REVIEWS),
         }
     }
 
@@ -140,9 +142,14 @@ impl<R: Reviews> Gate<R> {
         if let Some(answer) = self.access.get(&question, CACHED_FOR) {
             return Ok(answer);
         }
-        let answer = in_time(&self.access_room, self.reviews.may(user, attributes)).await?;
+        let answer = self.access_room.ask(self.reviews.may(user, attributes)).await?;
         self.access.put(question, answer.clone());
         Ok(answer)
+    }
+
+    /// Whose token it is, where that was asked a moment ago.
+    pub(super) fn known_by_token(&self, token: &str) -> Option<User> {
+        self.tokens.get(&token.to_owned(), TOKEN_CACHED_FOR).flatten()
     }
 
     /// Whose token it is.
@@ -150,7 +157,7 @@ impl<R: Reviews> Gate<R> {
         if let Some(user) = self.tokens.get(&token.to_owned(), TOKEN_CACHED_FOR) {
             return Ok(user);
         }
-        let user = in_time(&self.token_room, self.reviews.user_of_token(token)).await?;
+        let user = self.token_room.ask(self.reviews.user_of_token(token)).await?;
         // Who has no name is nobody.
         let user = user.filter(|user| !user.name.is_empty()).map(User::authenticated);
         self.tokens.put(token.to_owned(), user.clone());
@@ -158,13 +165,28 @@ impl<R: Reviews> Gate<R> {
     }
 }
 
-async fn in_time<T>(room: &Semaphore, review: impl Future<Output = Result<T, ReviewError>>) -> Result<T, ReviewError> {
-    let asked = async {
-        let _place = room.acquire().await.map_err(|_| ReviewError("no more questions are asked".to_owned()))?;
-        review.await
-    };
-    let late = |_| ReviewError(format!("there was no answer within {} s", REVIEW_TIMEOUT.as_secs()));
-    tokio::time::timeout(REVIEW_TIMEOUT, asked).await.map_err(late)?
+/// Questions of one kind to the cluster: so many at once, so many that wait, and none for long.
+struct Questions {
+    waiting: Semaphore,
+    asked: Semaphore,
+}
+
+impl Questions {
+    fn new(at_once: usize) -> Self {
+        Self { waiting: Semaphore::new(at_once * (1 + MOST_WAITING)), asked: Semaphore::new(at_once) }
+    }
+
+    async fn ask<T>(&self, review: impl Future<Output = Result<T, ReviewError>>) -> Result<T, ReviewError> {
+        let full = |_| ReviewError("too many questions wait for an answer".to_owned());
+        let _waiting = self.waiting.try_acquire().map_err(full)?;
+        let asked = async {
+            let _asked =
+                self.asked.acquire().await.map_err(|_| ReviewError("no more questions are asked".to_owned()))?;
+            review.await
+        };
+        let late = |_| ReviewError(format!("there was no answer within {} s", REVIEW_TIMEOUT.as_secs()));
+        tokio::time::timeout(REVIEW_TIMEOUT, asked).await.map_err(late)?
+    }
 }
 
 /// A bounded memory of answers: two halves, of which the older is dropped when the newer is full. So neither a flood of questions

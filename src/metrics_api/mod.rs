@@ -25,6 +25,7 @@ pub mod quantity;
 mod query;
 mod rate;
 mod reply;
+mod room;
 mod routes;
 pub mod selector;
 pub mod server;

@@ -2,16 +2,13 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use super::{ClientAuthorities, authn::Standing};
+use super::{ClientAuthorities, authn::Standing, room::Place};
 
 /// A certificate may expire while its connection lives.
 const JUDGED_FOR: Duration = Duration::from_secs(5);
@@ -22,7 +19,7 @@ pub(super) struct Peer {
     from: SocketAddr,
     chain: Vec<CertificateDer<'static>>,
     judged: Mutex<Option<Judged>>,
-    known: AtomicBool,
+    place: Arc<Place>,
 }
 
 #[derive(Debug)]
@@ -33,8 +30,8 @@ struct Judged {
 }
 
 impl Peer {
-    pub(super) fn new(from: SocketAddr, chain: Vec<CertificateDer<'static>>) -> Self {
-        Self { from, chain, judged: Mutex::default(), known: AtomicBool::new(false) }
+    pub(super) fn new(from: SocketAddr, chain: Vec<CertificateDer<'static>>, place: Arc<Place>) -> Self {
+        Self { from, chain, judged: Mutex::default(), place }
     }
 
     /// Its address.
@@ -58,11 +55,11 @@ impl Peer {
 
     /// A request on this connection had an identity.
     pub(super) fn identified(&self) {
-        self.known.store(true, Ordering::Relaxed);
+        self.place.identified();
     }
 
     /// True once [`Peer::identified`].
     pub(super) fn is_known(&self) -> bool {
-        self.known.load(Ordering::Relaxed)
+        self.place.is_known()
     }
 }

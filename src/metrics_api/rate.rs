@@ -28,6 +28,10 @@ impl Rate {
     /// Four metrics of each of 5,000 autoscalers, which their controller may read at once when it starts: a refused read costs an
     /// autoscaler its round of 15 s.
     pub const BURST: u32 = 20_000;
+
+    /// Of what one address may ask without being known: a token that is wrong costs the API server a question, and every refusal a line of the
+    /// log.
+    pub(super) const OF_STRANGERS: Self = Self { per_second: 20, burst: 200 };
 }
 
 impl Default for Rate {

@@ -39,6 +39,8 @@ pub(super) struct Api<V, R> {
     pub(super) values: V,
     pub(super) gate: Gate<R>,
     pub(super) callers: Callers,
+    /// By address: those of whom nobody knows yet who they are.
+    pub(super) strangers: Callers,
     pub(super) metrics: ApiMetrics,
     pub(super) authorities: watch::Receiver<Arc<ClientAuthorities>>,
     pub(super) offer: Offer,
@@ -88,6 +90,10 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         let mut request = Denied { from: peer.from(), user: audit::NOBODY, method, path };
         let user = match self.user(headers, peer).await {
             Ok(user) => user,
+            Err(Unidentified::TooOften { first }) => {
+                self.metrics.throttled.inc();
+                return too_many(request, first);
+            }
             Err(why) => return why.answer(request),
         };
         request.user = &user.name;
@@ -198,26 +204,42 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
     }
 
     /// Who asks: request headers of the front proxy, then a client certificate of their own, then a token. A certificate or token
-    /// that nobody knows is an error and not an anonymous caller.
+    /// that nobody knows is an error and not an anonymous caller. Before the cluster is asked about a token, or a refusal is written down, its
+    /// address must not have asked too often.
     async fn user(&self, headers: &HeaderMap, peer: &Peer) -> Result<User, Unidentified> {
         let authorities = self.authorities.borrow().clone();
-        match peer.standing(&authorities) {
+        let standing = peer.standing(&authorities);
+        match standing.clone() {
             Standing::FrontProxy => {
                 if let Some(user) = authorities.passed_on(headers) {
                     return Ok(user);
                 }
             }
             Standing::User(user) => return Ok(user),
-            Standing::Stranger => return Err(Unidentified::Stranger),
-            Standing::NoCertificate => {}
+            Standing::Stranger | Standing::NoCertificate => {}
         }
-        let token = bearer(headers).ok_or(Unidentified::Nameless)?;
+        let token = bearer(headers).filter(|_| standing != Standing::Stranger);
+        if let Some(user) = token.and_then(|token| self.gate.known_by_token(token)) {
+            return Ok(user);
+        }
+        let address = peer.from().ip().to_canonical().to_string();
+        if let Verdict::Refused { first } = self.strangers.take(&address, Instant::now()) {
+            return Err(Unidentified::TooOften { first });
+        }
+        if standing == Standing::Stranger {
+            return Err(Unidentified::Stranger);
+        }
+        let token = token.ok_or(Unidentified::Nameless)?;
         self.gate.user_of_token(token).await.map_err(Unidentified::Unasked)?.ok_or(Unidentified::WrongToken)
     }
 }
 
 /// Why it is not known who asks.
 enum Unidentified {
+    /// `first` as in [`Verdict::Refused`].
+    TooOften {
+        first: bool,
+    },
     Stranger,
     Nameless,
     WrongToken,
@@ -231,6 +253,7 @@ impl Unidentified {
             Self::Stranger => "the client certificate is of nobody who is believed, or not valid now",
             Self::Nameless => "neither a caller passed on by the front proxy, nor a client certificate, nor a token",
             Self::WrongToken => "the token is nobody's",
+            Self::TooOften { .. } => "its address asks too often",
             Self::Unasked(error) => {
                 let what = format!("the cluster could not be asked whose token it is: {error}");
                 return unasked(request, &what, "the token could not be checked");
@@ -268,12 +291,15 @@ fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
 /// Says no to who asks too often. Whoever reads the log is told once until there was a rest, not each time: the metric
 /// `metrics_api_throttled_requests` counts them.
 fn too_many(request: Denied<'_>, first: bool) -> Answer {
-    let user = request.user;
+    let who = match request.user {
+        audit::NOBODY => "somebody at this address who is not known".to_owned(),
+        user => format!("User {user:?}"),
+    };
     if first {
-        tracing::warn!("{user:?} asks the metrics API too often: its requests are refused for now");
+        tracing::warn!("{who} ({}) asks the metrics API too often: its requests are refused for now", request.from);
         request.tell(StatusCode::TOO_MANY_REQUESTS, "it asks too often");
     }
-    let message = format!("User {user:?} asks for metrics too often: ask less, or have the operator's limit raised");
+    let message = format!("{who} asks for metrics too often: ask less, or have the operator's limit raised");
     reply::failure(StatusCode::TOO_MANY_REQUESTS, message)
 }
 

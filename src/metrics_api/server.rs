@@ -1,9 +1,8 @@
 //! The accept loop: bounded, patient with nobody, and closed with care.
 
 use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -38,14 +37,11 @@ use super::{
     openapi::OpenApi,
     peer::Peer,
     rate::{Callers, Rate},
+    room::{Place, Room},
     routes::{self, Api},
     tls::{self, CertificateWatch},
 };
 
-/// Connections at once; the aggregator needs one or two.
-const MOST_CONNECTIONS: usize = 512;
-/// Of which one address may have so many.
-const MOST_CONNECTIONS_OF_ONE: usize = 128;
 /// A connection on which nobody said who he is ends after this: probes are done by then, and room is scarce.
 const IDENTIFIED_WITHIN: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +55,8 @@ pub const CONNECTION_AGE: Duration = Duration::from_secs(300);
 const FIRST_REQUEST: Duration = Duration::from_secs(3);
 /// How long requests under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Connections of the queue that are still taken in when the server stops.
+const LAST_CALL: usize = 512;
 
 /// What the server is made of.
 pub struct ServeOptions<V, R> {
@@ -127,6 +125,7 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         values: options.values,
         gate: Gate::new(options.reviews),
         callers: Callers::new(options.rate),
+        strangers: Callers::new(Rate::OF_STRANGERS),
         authorities: options.authorities,
         discovery: ArcSwap::from_pointee(Discovery::new(&options.offer, &Listed::new())),
         forwarders: Forwarders::new(options.delegates, &options.offer, &options.metrics.delegates),
@@ -148,9 +147,15 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         let Some(place) = room.take(from.ip()) else {
             return tracing::debug!("a connection of {from} to the metrics API was refused: there is no room");
         };
+        let place = Arc::new(place);
         let age = options.connection_age.mul_f64(rand::random_range(0.8..1.2));
-        let connection = connection(stream, from, acceptor.clone(), api.clone(), age, stopped.clone());
-        connections.spawn(connection.map(move |()| drop(place)));
+        let connection = connection(stream, from, place.clone(), acceptor.clone(), api.clone(), age, stopped.clone());
+        connections.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = place.given_away() => tracing::debug!("a connection of {from} to the metrics API made room for others"),
+            }
+        });
     };
     tokio::pin!(shutdown);
     loop {
@@ -168,7 +173,7 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         }
     }
     // Those in the queue have been told that somebody listens: they get their first answer, too.
-    for _ in 0..MOST_CONNECTIONS {
+    for _ in 0..LAST_CALL {
         let Some(Ok((stream, from))) = listener.accept().now_or_never() else { break };
         admit(&mut connections, stream, from);
     }
@@ -224,45 +229,10 @@ async fn follow_list<V: MetricValues, R: Reviews>(api: Arc<Api<V, R>>, index: us
     }
 }
 
-/// Places for connections, in all and for each address.
-#[derive(Debug, Default)]
-struct Room(Mutex<HashMap<IpAddr, usize>>);
-
-/// Given back when dropped.
-#[derive(Debug)]
-struct Place {
-    room: Arc<Room>,
-    address: IpAddr,
-}
-
-impl Room {
-    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let address = address.to_canonical();
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_it = taken.get(&address).copied().unwrap_or_default();
-        if of_it >= MOST_CONNECTIONS_OF_ONE || taken.values().sum::<usize>() >= MOST_CONNECTIONS {
-            return None;
-        }
-        taken.insert(address, of_it + 1);
-        Some(Place { room: self.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get_mut(&self.address) {
-            Some(of_it) if *of_it > 1 => *of_it -= 1,
-            _ => {
-                taken.remove(&self.address);
-            }
-        }
-    }
-}
-
 async fn connection<V: MetricValues, R: Reviews>(
     stream: TcpStream,
     from: SocketAddr,
+    place: Arc<Place>,
     acceptor: TlsAcceptor,
     api: Arc<Api<V, R>>,
     age: Duration,
@@ -279,7 +249,7 @@ async fn connection<V: MetricValues, R: Reviews>(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-    let peer = Arc::new(Peer::new(from, chain));
+    let peer = Arc::new(Peer::new(from, chain, place));
     let routes = TowerToHyperService::new(warp::service(routes::filter(api, peer.clone())));
     let service = service_fn(move |request: Request<Incoming>| match routes::without_path(&request) {
         Some(refusal) => Either::Left(ready(Ok(refusal.into_response()))),
@@ -330,26 +300,5 @@ async fn connection<V: MetricValues, R: Reviews>(
 fn log_end(result: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     if let Err(error) = result {
         tracing::debug!("a connection to the metrics API ended: {error}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_address_gets_all_the_room_and_places_come_back() {
-        let room = Arc::new(Room::default());
-        let one = IpAddr::from([10, 0, 0, 1]);
-        let mut held: Vec<Place> = std::iter::from_fn(|| room.take(one)).collect();
-        assert_eq!(held.len(), MOST_CONNECTIONS_OF_ONE);
-        assert!(room.take("::ffff:10.0.0.1".parse().unwrap()).is_none(), "the same address in another form");
-        for last in 2..=9 {
-            held.extend(std::iter::from_fn(|| room.take(IpAddr::from([10, 0, 0, last]))));
-        }
-        assert_eq!(held.len(), MOST_CONNECTIONS);
-        held.clear();
-        assert!(room.0.lock().unwrap().is_empty());
-        assert!(room.take(one).is_some());
     }
 }

@@ -82,15 +82,15 @@ impl Forwarder {
                 format!("{}, which is asked for metrics that are not served here, {why}", self.name()),
             )
         };
+        let Ok(_place) = self.room.try_acquire() else {
+            self.count(Outcome::Busy);
+            return unavailable(&format!("has not yet answered {MOST_AT_ONCE} others"));
+        };
         let admitted = self.circuit.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
         if let Err(why) = admitted {
             self.count(Outcome::Spared);
             return unavailable(&format!("has just failed and is left alone for some seconds: {why}"));
         }
-        let Ok(_place) = self.room.try_acquire() else {
-            self.count(Outcome::Busy);
-            return unavailable(&format!("has not yet answered {MOST_AT_ONCE} others"));
-        };
         let answer = match self.ask(path_and_query, LARGEST_ANSWER).await {
             Ok(answer) => answer,
             Err(Failure::Late) => {
