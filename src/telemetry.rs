@@ -38,6 +38,8 @@ pub fn start_logging(log: &LogArgs) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&log.log_level).map_err(|_| wrong())?;
     // Below, it writes every parameter down, and with it what events hold.
     let filter = filter.add_directive("tokio_postgres=info".parse().map_err(|_| wrong())?);
+    // Who audits does not depend on how much others want to read.
+    let filter = filter.add_directive("audit=info".parse().map_err(|_| wrong())?);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, as in tests, keeps the first.
     let _ = match log.log_format {

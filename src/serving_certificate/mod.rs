@@ -54,6 +54,9 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How long after its start, and after a change of authority, a replica takes into account that others serve with another one.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// So often an APIService is looked at again at once when somebody else wrote it meanwhile.
+const CONFLICTS: u32 = 4;
+
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
@@ -248,8 +251,19 @@ impl Keeper {
         result
     }
 
-    /// Answers what is wrong with an APIService that does not lead to us.
+    /// Answers what is wrong with an APIService that does not lead to us. Where somebody wrote it meanwhile, looks again: nothing may be served
+    /// yet that the API server does not trust.
     async fn announce(&mut self, name: &str, authorities: &[&str]) -> Result<Option<String>, KeepError> {
+        for _ in 0..CONFLICTS {
+            match self.try_announce(name, authorities).await {
+                Err(KeepError::ApiService { source: kube::Error::Api(status), .. }) if status.code == 409 => {}
+                other => return other,
+            }
+        }
+        self.try_announce(name, authorities).await
+    }
+
+    async fn try_announce(&mut self, name: &str, authorities: &[&str]) -> Result<Option<String>, KeepError> {
         let failed = |source| KeepError::ApiService { name: name.to_owned(), source };
         let services: Api<APIService> = Api::all(self.client.clone());
         let service = services.get_opt(name).await.map_err(failed)?;
@@ -273,8 +287,6 @@ impl Keeper {
         if let Some(change) = wanted.and_then(|service| distrusts(service, authorities, lingering)) {
             match services.patch(name, &PatchParams::default(), &Patch::Merge(change)).await {
                 Ok(_) => tracing::info!("the APIService {name} trusts our certificate authority"),
-                // Somebody wrote it meanwhile: the watch tells, and we look again.
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(failed(error)),
             }
         }

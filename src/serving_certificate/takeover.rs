@@ -38,8 +38,7 @@ pub(super) struct Takings {
 }
 
 impl Takings {
-    /// Takes an APIService over, with these authorities. False where it was taken a moment ago. Where somebody wrote it meanwhile, such as
-    /// another replica of ours, the watch brings us back.
+    /// Takes an APIService over, with these authorities. False where it was taken a moment ago.
     pub(super) async fn take(
         &mut self,
         services: &Api<APIService>,
@@ -52,7 +51,6 @@ impl Takings {
         let (false, Some(change)) = (recently, patch(service, settings, authorities)) else { return Ok(false) };
         match services.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await {
             Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(true),
             Err(source) => return Err(KeepError::ApiService { name, source }),
         }
         self.last.insert(name.clone(), Instant::now());
@@ -76,7 +74,6 @@ pub(super) async fn make(
     let applied = services.patch(name, &PatchParams::apply(names::FIELD_MANAGER), &Patch::Apply(made)).await;
     match applied {
         Ok(_) => tracing::info!("made the APIService {name}, which nobody had"),
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(source) => return Err(KeepError::ApiService { name: name.to_owned(), source }),
     }
     Ok(true)
