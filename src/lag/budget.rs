@@ -7,11 +7,16 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 pub struct Claim {
     /// Workers that its model asks for, were there no budget.
     pub wanted: u32,
+    /// Workers that there are, by the last that is known.
+    pub running: u32,
     /// Connections that one of its workers takes, at least 1.
     pub per_worker: u32,
 }
 
 /// How many workers each claim may have when all of them together take at most `connections`.
+///
+/// What is only to become free is not given yet: a share grows beyond the workers that there are by no more than is left beside the others' shares and
+/// the others' workers.
 ///
 /// Fair by connections (max-min fairness, as in Bertsekas and Gallager, Data Networks, 6.5.2): nobody gets more than he wants, and what he leaves
 /// goes to the others, always to the one who has least so far. One worker each is never refused, even where the connections do not suffice for
@@ -42,7 +47,21 @@ pub fn fair_shares(connections: u32, claims: &[Claim]) -> Vec<u32> {
             waiting.push(Reverse((has + cost, index)));
         }
     }
-    shares
+    free_now(connections, claims, &shares)
+}
+
+fn free_now(connections: u32, claims: &[Claim], shares: &[u32]) -> Vec<u32> {
+    let of = |claim: &Claim, workers: u32| u64::from(claim.per_worker.max(1)) * u64::from(workers);
+    let both = || claims.iter().zip(shares);
+    let held: u64 = both().map(|(claim, share)| of(claim, claim.running.max(*share))).sum();
+    both()
+        .map(|(claim, share)| {
+            let others = held - of(claim, claim.running.max(*share));
+            let left = u64::from(connections).saturating_sub(others) / u64::from(claim.per_worker.max(1));
+            let left = u32::try_from(left).unwrap_or(u32::MAX).max(claim.running).max(1);
+            left.min(*share)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -52,7 +71,22 @@ mod tests {
     use super::*;
 
     fn claim(wanted: u32, per_worker: u32) -> Claim {
-        Claim { wanted, per_worker }
+        Claim { wanted, running: 0, per_worker }
+    }
+
+    #[test]
+    fn what_another_still_uses_is_given_only_when_it_is_free() {
+        let shares = |running: [u32; 2]| {
+            let claims = running.map(|running| Claim { wanted: 10, running, per_worker: 2 });
+            fair_shares(20, &claims)
+        };
+        assert_eq!(shares([10, 0]), [5, 1], "the other's first worker is never refused");
+        assert_eq!(shares([10, 1]), [5, 1]);
+        assert_eq!(shares([7, 1]), [5, 3]);
+        assert_eq!(shares([5, 3]), [5, 5]);
+        assert_eq!(shares([5, 5]), [5, 5]);
+        assert_eq!(shares([10, 3]), [5, 3], "what runs is not taken away for it");
+        assert_eq!(shares([1, 1]), [5, 5], "both may grow at once");
     }
 
     #[test]

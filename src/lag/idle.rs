@@ -23,6 +23,11 @@ impl Idle {
         Self { asleep, ..Self::default() }
     }
 
+    /// Another model of the same projection asks for so many workers.
+    pub(super) fn hear(&mut self, workers: u32) {
+        self.asleep |= workers == 0;
+    }
+
     /// Takes in a sample that tells the lag, and answers how long nothing has waited or arrived. One that does not tell it changes nothing, and proves
     /// nothing either.
     pub(super) fn observe(&mut self, at: Duration, pending: u64, arrived: u64) -> Duration {
@@ -125,5 +130,12 @@ mod tests {
         assert!(!after(&mut Idle::remembering(true), &[(5, 1, 0)]).1);
         assert!(!after(&mut Idle::remembering(true), &[(5, 0, 0), (6, 0, 1)]).1);
         assert!(!Idle::remembering(true).enough(&bounds(0)), "not before the first look");
+        let mut idle = Idle::default();
+        assert!(!after(&mut idle, &[(5, 0, 0), (6, 0, 0)]).1);
+        idle.hear(1);
+        assert!(!after(&mut idle, &[(7, 0, 0)]).1);
+        idle.hear(0);
+        assert!(after(&mut idle, &[(8, 0, 0)]).1, "another one found it quiet for long enough");
+        assert!(!after(&mut idle, &[(9, 1, 1)]).1, "until something comes");
     }
 }

@@ -102,6 +102,9 @@ const MARGIN: f64 = 1.02;
 const CHANCE: f64 = 2.0;
 /// The load of so long a time must have room in a smaller number of workers.
 const MARGIN_WINDOW: Duration = Duration::from_secs(15);
+/// Of a rollout in which the number of ready workers has not changed for so long nothing more is expected: a worker that cannot start must not keep
+/// the others for ever.
+const ROLLS_AT_MOST: Duration = Duration::from_secs(300);
 /// Workers that a pattern asks for are there so long before the events.
 const LOOK: Duration = Duration::from_secs(15);
 /// One shard is compared with the others only when events have waited for this share of the target.
@@ -130,6 +133,7 @@ impl Model {
 
     /// Takes in the answer of another model of the same projection, whose word counts: so many workers.
     pub fn hear(&mut self, workers: u32) {
+        self.idle.hear(workers);
         self.steadiness.hear(workers);
     }
 
@@ -344,7 +348,8 @@ impl Model {
             let limit = if short && !seen.stuck { Limit::ReadStore } else { up.limit };
             up = Fit { workers: up.workers.min(held), limit };
         }
-        let still = seen.workers.rolling || seen.settled_for < WARM_UP;
+        let rolling = seen.workers.rolling && seen.settled_for < ROLLS_AT_MOST;
+        let still = rolling || seen.settled_for < WARM_UP;
         let arrival = seen.rates.arrival.unwrap_or(0.0);
         let steady = self.steadiness.answer(seen.at, up.workers, down.workers.max(up.workers), still, arrival);
         let top = top(bounds, stage);

@@ -1,7 +1,7 @@
 //! What is known of every projection: takes in answers, runs the models, and says what is worth telling. No IO.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -49,12 +49,15 @@ pub(super) struct Board {
     entries: HashMap<ProjectionKey, Entry>,
     budgets: Budgets,
     follows: bool,
+    syncs: u64,
     published: Snapshot,
     dirty: BTreeSet<Arc<str>>,
     untold: BTreeSet<ProjectionKey>,
 }
 
 struct Entry {
+    /// The version that was looked at last, and in which sync.
+    seen: (Arc<Projection>, u64),
     observation: Arc<Observation>,
     generation: i64,
     measures: Measures,
@@ -76,31 +79,40 @@ struct Measures {
 }
 
 impl Board {
-    /// Follows the set of known Projections. `follows`: another replica leads, and its word is in their status.
-    pub(super) fn sync(&mut self, projections: &[Arc<Projection>], follows: bool) {
+    /// Follows the set of known Projections. `follows`: another replica leads, and its word is in their status. True when what is to be measured may
+    /// have changed: a status alone changes nothing of that. A version that was seen already costs no more than a look.
+    pub(super) fn sync(&mut self, projections: &[Arc<Projection>], follows: bool) -> bool {
         self.follows = follows;
-        let mut known = HashSet::new();
+        self.syncs += 1;
+        let mut changed = false;
         for projection in projections {
             let key = key_of(projection);
-            known.insert(key.clone());
-            self.sync_one(key, projection);
+            match self.entries.get_mut(&key).filter(|entry| Arc::ptr_eq(&entry.seen.0, projection)) {
+                Some(entry) => entry.seen.1 = self.syncs,
+                None => changed |= self.sync_one(key, projection),
+            }
         }
-        let gone: Vec<ProjectionKey> = self.entries.keys().filter(|key| !known.contains(*key)).cloned().collect();
+        let gone = self.entries.iter().filter(|(_, entry)| entry.seen.1 != self.syncs);
+        let gone: Vec<ProjectionKey> = gone.map(|(key, _)| key.clone()).collect();
+        changed |= !gone.is_empty();
         for key in gone {
             self.entries.remove(&key);
             self.budgets.forget(&key);
             self.untold.remove(&key);
             self.dirty.insert(key.namespace);
         }
+        changed
     }
 
-    fn sync_one(&mut self, key: ProjectionKey, projection: &Projection) {
+    fn sync_one(&mut self, key: ProjectionKey, projection: &Arc<Projection>) -> bool {
+        let seen = (Arc::clone(projection), self.syncs);
         let uid = projection.uid().unwrap_or_default();
         let measures = Measures::of(projection);
         let generation = projection.metadata.generation.unwrap_or_default();
         match self.entries.get_mut(&key) {
             Some(entry) if *entry.observation.uid == *uid && entry.measures == measures => {
-                entry.generation = generation;
+                entry.seen = seen;
+                let changed = std::mem::replace(&mut entry.generation, generation) != generation;
                 let fallback = fallback(projection);
                 if *entry.observation.labels != *projection.labels() || entry.observation.fallback != fallback {
                     let observation = Arc::make_mut(&mut entry.observation);
@@ -108,6 +120,7 @@ impl Board {
                     observation.fallback = fallback;
                     self.dirty.insert(key.namespace);
                 }
+                changed
             }
             _ => {
                 let not_yet = Unknown {
@@ -124,6 +137,7 @@ impl Board {
                 self.entries.insert(
                     key.clone(),
                     Entry {
+                        seen,
                         observation: Arc::new(observation),
                         generation,
                         measures,
@@ -135,6 +149,7 @@ impl Board {
                 );
                 self.untold.insert(key.clone());
                 self.dirty.insert(key.namespace);
+                true
             }
         }
     }
@@ -149,7 +164,11 @@ impl Board {
         let limits = projection.spec.read_store.as_ref().and_then(|store| store.limits);
         let per_worker = limits.map_or(1, |limits| u32::try_from(limits.connections_per_worker).unwrap_or(1));
         if let Some(store) = &reported.read_store {
-            self.budgets.claim(&reported.key, store, Claim { wanted: entry.wanted, per_worker });
+            self.budgets.claim(
+                &reported.key,
+                store,
+                Claim { wanted: entry.wanted, running: running(projection), per_worker },
+            );
         }
         let most = limits.and_then(|limits| u32::try_from(limits.max_connections).ok());
         let share = most.and_then(|most| self.budgets.share(&reported.key, most));
@@ -269,8 +288,14 @@ fn stuck_at(projection: &Projection) -> Option<Position> {
 fn fallback(projection: &Projection) -> Option<u32> {
     let spec = &projection.spec;
     let workers = spec.lag.fallback_workers.filter(|_| spec.lag.on_unknown == OnUnknown::Fallback)?;
-    let running = projection.status.as_ref().and_then(|status| status.workers.as_ref()).and_then(|all| all.desired);
-    u32::try_from(workers.max(running.unwrap_or(0)).min(spec.scaling.most_workers())).ok()
+    let workers = u32::try_from(workers).ok()?.max(running(projection));
+    Some(workers.min(u32::try_from(spec.scaling.most_workers()).ok()?))
+}
+
+/// The workers that there are to be, by the last word about them.
+fn running(projection: &Projection) -> u32 {
+    let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
+    workers.and_then(|workers| workers.desired).and_then(|desired| u32::try_from(desired).ok()).unwrap_or(0)
 }
 
 fn workers(projection: &Projection) -> Workers {

@@ -70,7 +70,7 @@ mod tests {
     }
 
     fn wants(wanted: u32) -> Claim {
-        Claim { wanted, per_worker: 1 }
+        Claim { wanted, running: 0, per_worker: 1 }
     }
 
     #[test]

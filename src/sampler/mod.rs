@@ -114,8 +114,9 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
         if std::mem::take(&mut resync) {
             changed.mark_unchanged();
             let all = projections.state();
-            board.sync(&all, *following.borrow_and_update());
-            known.send_replace(all);
+            if board.sync(&all, *following.borrow_and_update()) {
+                known.send_replace(all);
+            }
         }
         tokio::select! {
             () = &mut shutdown => return,

@@ -43,6 +43,7 @@ pub(super) struct Planner {
     started: Instant,
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
     running: HashMap<ConnectionIdentity, Running>,
+    needs: Vec<Need>,
     needed: HashMap<ProjectionKey, [ConnectionName; 2]>,
 }
 
@@ -65,6 +66,7 @@ impl Planner {
             started: Instant::now(),
             databases: HashMap::new(),
             running: HashMap::new(),
+            needs: Vec::new(),
             needed: HashMap::new(),
         }
     }
@@ -76,9 +78,17 @@ impl Planner {
         mut refusals: mpsc::UnboundedReceiver<ProjectionKey>,
     ) {
         let mut refused = Vec::new();
+        known.mark_changed();
         loop {
-            let projections = known.borrow_and_update().clone();
-            self.plan(&projections).await;
+            let news = known.has_changed().unwrap_or(false);
+            if news {
+                let projections = known.borrow_and_update().clone();
+                self.gather(&projections);
+            }
+            let names: HashSet<ConnectionName> = self.needed.values().flatten().cloned().collect();
+            if self.cache.refresh(names, &self.secrets).await || news {
+                self.plan();
+            }
             let refresh_at = tokio::time::Instant::now() + REFRESH_EVERY;
             sleep(PLAN_GAP).await;
             tokio::select! {
@@ -92,11 +102,11 @@ impl Planner {
         }
     }
 
-    async fn plan(&mut self, projections: &[Arc<Projection>]) {
-        let mut needs = Vec::new();
+    fn gather(&mut self, projections: &[Arc<Projection>]) {
+        self.needs.clear();
         for projection in projections {
             match need(projection) {
-                Ok(need) => needs.push(need),
+                Ok(need) => self.needs.push(need),
                 Err(unknown) => self.report(
                     key_of(projection),
                     projection.metadata.uid.as_deref().unwrap_or_default().into(),
@@ -105,10 +115,12 @@ impl Planner {
                 ),
             }
         }
-        self.needed = needs.iter().map(|need| (need.key.clone(), [need.events.clone(), need.store.clone()])).collect();
-        let names: HashSet<ConnectionName> = self.needed.values().flatten().cloned().collect();
-        self.cache.refresh(names, &self.secrets).await;
-        let Plan { sources, failures, databases } = plan(needs, &self.cache.settings());
+        let named = |need: &Need| (need.key.clone(), [need.events.clone(), need.store.clone()]);
+        self.needed = self.needs.iter().map(named).collect();
+    }
+
+    fn plan(&mut self) {
+        let Plan { sources, failures, databases } = plan(self.needs.clone(), &self.cache.settings());
         for (need, unknown) in failures {
             self.report(need.key, need.uid, need.generation, unknown);
         }

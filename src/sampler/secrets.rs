@@ -50,8 +50,9 @@ struct Entry {
 }
 
 impl SecretCache {
-    /// Forgets names that nobody needs and reads those that are missing or old.
-    pub(super) async fn refresh(&mut self, needed: HashSet<ConnectionName>, secrets: &Arc<dyn Secrets>) {
+    /// Forgets names that nobody needs and reads those that are missing or old. True when any says something else than before.
+    pub(super) async fn refresh(&mut self, needed: HashSet<ConnectionName>, secrets: &Arc<dyn Secrets>) -> bool {
+        let mut changed = false;
         self.entries.retain(|name, _| needed.contains(name));
         let now = Instant::now();
         let due = needed.into_iter().filter(|name| self.entries.get(name).is_none_or(|entry| entry.is_due(now)));
@@ -71,10 +72,13 @@ impl SecretCache {
             match self.entries.get_mut(&name).filter(|entry| unanswered && entry.settings.is_ok()) {
                 Some(known) => known.read = Instant::now(),
                 None => {
-                    self.entries.insert(name, Entry { settings, read: Instant::now() });
+                    let entry = Entry { settings, read: Instant::now() };
+                    changed |= self.entries.get(&name).is_none_or(|before| !before.says_the_same(&entry));
+                    self.entries.insert(name, entry);
                 }
             }
         }
+        changed
     }
 
     /// Makes these be read anew, unless that has only just been done.
@@ -96,6 +100,14 @@ impl SecretCache {
 }
 
 impl Entry {
+    fn says_the_same(&self, other: &Self) -> bool {
+        match (&self.settings, &other.settings) {
+            (Ok(one), Ok(other)) => one.identity() == other.identity(),
+            (Err(one), Err(other)) => one == other,
+            (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+        }
+    }
+
     fn is_due(&self, now: Instant) -> bool {
         let trusted_for = if self.settings.is_ok() { TRUST_FOR } else { RETRY_FAILED_AFTER };
         now.duration_since(self.read) >= trusted_for
