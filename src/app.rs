@@ -54,7 +54,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Version => print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Operator(args) => {
             telemetry::start_logging(&args.log)?;
-            runtime()?.block_on(operator(*args))
+            // Threads of their own: what keeps the others busy for some milliseconds delays no answer.
+            let serving = runtime()?;
+            runtime()?.block_on(operator(*args, serving.handle().clone()))
         }
         Command::Projector(args) => {
             telemetry::start_logging(&args.log)?;
@@ -166,7 +168,7 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     Ok(projector::run(options, shutdown.asked()).await?)
 }
 
-async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
+async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
     let OperatorArgs {
         metrics_api_listen,
         metrics_api_requests_per_second,
@@ -303,13 +305,16 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         offer,
         delegates,
         values: ServedMetrics::new(snapshot.clone()).knowing(projections.clone()).following(following),
-        reviews: ClusterReviews::new(client.clone()),
+        // Its connections are tended where it is made.
+        reviews: ClusterReviews::new(serving_threads.spawn(self::client()).await??),
         rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
         connection_age: metrics_api::CONNECTION_AGE,
         metrics: api_metrics,
     };
     let asked = shutdown.asked();
-    rooms.spawn(async move { metrics_api::serve(serving, asked).await.map_err(anyhow::Error::from) });
+    let served =
+        serving_threads.spawn(async move { metrics_api::serve(serving, asked).await.map_err(anyhow::Error::from) });
+    rooms.spawn(async move { served.await.context("the metrics API ended abnormally")? });
     let reconciling = ControllerInputs {
         client: client.clone(),
         identity: identity.clone(),
