@@ -295,7 +295,7 @@ fn value(
     let measured = match observation.current(now) {
         Ok(measured) => measured,
         Err(unknown) => {
-            let asked_for = observation.fallback.filter(|_| search.metric == metric::REQUIRED_WORKERS);
+            let asked_for = word.or(observation.fallback).filter(|_| search.metric == metric::REQUIRED_WORKERS);
             let fallback = asked_for.map(|workers| Quantity::count(u64::from(workers)));
             let why = || unavailable(search, &name, &format!("{}: {}", unknown.reason, unknown.message));
             // It holds as of now: there is no sample that it could be as old as.

@@ -30,7 +30,8 @@ pub struct Lag {
     /// The freshness objective: no event waits longer than this. Such as `5s`, `30s` or `10m`; 1s to 168h.
     #[x_kube(validation = Rule::new(span!("1s", "168h")).message("spec.lag.target must be from 1s to 168h"))]
     pub target: HumanDuration,
-    /// A second rule beside the target: one worker for so many pending events, whichever asks for more.
+    /// A second rule beside the target: one worker for so many pending events, whichever asks for more. The autoscaler follows it up to
+    /// `scaling.maxWorkers` whatever the target's own reckoning knows of connections, a saturated read store or a stuck checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub pending_per_worker: Option<i64>,

@@ -34,6 +34,9 @@ pub fn plan_scale(workers: &WorkerBounds, view: ScaleView) -> ScalePlan {
     let WorkerBounds { min, max, suspended, autoscaled, immediate, pending_per_worker: _, behavior: _ } = workers;
     let ScaleView { replicas, required, was_suspended, ceiling } = view;
     let least = (*min).max(1);
+    // Rules that let some through now and others later are the autoscaler's alone: it does not count what others add, so that the two together
+    // would break them.
+    let free = *immediate && ceiling.is_some_and(|ceiling| *max <= ceiling);
     let may_sleep = *min == 0 && *autoscaled;
     match (replicas, required) {
         (None, _) if *suspended => ScalePlan::CreateWith(0),
@@ -46,18 +49,14 @@ pub fn plan_scale(workers: &WorkerBounds, view: ScaleView) -> ScalePlan {
         (Some(0), None) if may_sleep && !was_suspended => ScalePlan::Leave,
         // Without an autoscaler of ours a 0 may be somebody's will, unless it was our kill switch.
         (Some(0), required) if *autoscaled || was_suspended => {
-            ScalePlan::Set(required.unwrap_or(least).clamp(least, (*max).max(least)))
+            // The autoscaler goes on from the first one, where it has rules of its own.
+            let all = !autoscaled || free;
+            ScalePlan::Set(required.filter(|_| all).unwrap_or(least).clamp(least, (*max).max(least)))
         }
         (Some(1..), Some(0)) if may_sleep => ScalePlan::Set(0),
-        (Some(now @ 1..), Some(required)) if *immediate => {
+        (Some(now @ 1..), Some(required)) => {
             let to = required.min(*max);
-            // What the rules let through only by and by is the autoscaler's alone: it does not count what others add, so that the two together
-            // would break them.
-            if to > now && ceiling.is_some_and(|ceiling| to <= ceiling) {
-                ScalePlan::Raise(to)
-            } else {
-                ScalePlan::Leave
-            }
+            if to > now && free { ScalePlan::Raise(to) } else { ScalePlan::Leave }
         }
         (Some(_), _) => ScalePlan::Leave,
     }
@@ -83,6 +82,10 @@ mod tests {
         ScaleView { replicas, required, was_suspended, ceiling: None }
     }
 
+    fn free(view: ScaleView) -> ScaleView {
+        ScaleView { ceiling: Some(99), ..view }
+    }
+
     #[test]
     fn decides_about_the_number_of_workers_only_where_nobody_else_can() {
         use ScalePlan::{CreateWith, Leave, Set};
@@ -94,9 +97,11 @@ mod tests {
             (true, false, view(Some(3), None, true), Set(0), "edited while suspended: put back"),
             (false, true, view(Some(5), Some(8), false), Leave, "the autoscaler's"),
             (false, true, view(Some(0), None, false), Set(2), "the autoscaler ignores 0, and min is at least 1"),
-            (false, true, view(Some(0), Some(5), true), Set(5), "resumed where the load wants it"),
-            (false, true, view(Some(0), Some(99), true), Set(8), "never above max"),
+            (false, true, free(view(Some(0), Some(5), true)), Set(5), "resumed where the load wants it"),
+            (false, true, view(Some(0), Some(5), true), Set(2), "the autoscaler's own rules hold"),
+            (false, true, free(view(Some(0), Some(99), true)), Set(8), "never above max"),
             (false, true, view(Some(0), Some(1), true), Set(2), "never below min"),
+            (false, false, view(Some(0), Some(5), true), Set(5), "resumed where nobody else scales"),
             (false, false, view(Some(0), None, true), Set(2), "resumed without an autoscaler: at least min"),
             (false, false, view(Some(0), None, false), Leave, "somebody else's zero"),
             (false, false, view(Some(40), None, true), Leave, "somebody else's number"),
@@ -111,6 +116,7 @@ mod tests {
         for (replicas, required, ceiling, expected, why) in [
             (2, Some(5), Some(20), Raise(5), "the model asks for more"),
             (2, Some(5), Some(4), Leave, "the autoscaler's rules do not allow all of it now"),
+            (2, Some(3), Some(4), Leave, "they allow this much, and would allow as much again by the autoscaler"),
             (2, Some(99), Some(99), Raise(8), "never above max"),
             (2, Some(5), None, Leave, "the rules want a look back"),
             (2, None, Some(20), Leave, "never without a fresh sample"),
@@ -135,7 +141,12 @@ mod tests {
             (view(Some(5), Some(0), false), Set(0), "also where the autoscaler has not come down yet"),
             (view(Some(0), Some(0), false), Leave, "asleep"),
             (view(Some(0), Some(1), false), Set(1), "the first event"),
-            (view(Some(0), Some(6), false), Set(6), "a burst wakes as many as it needs"),
+            (free(view(Some(0), Some(6), false)), Set(6), "a burst wakes as many as it needs"),
+            (
+                view(Some(0), Some(6), false),
+                Set(1),
+                "or the first, where the autoscaler adds the others by rules of its own",
+            ),
             (view(Some(0), None, false), Leave, "unknown is no work"),
             (view(Some(3), None, false), Leave, "and no reason to sleep"),
             (view(Some(0), None, true), Set(1), "resumed, and nobody knows"),

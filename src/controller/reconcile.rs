@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use kube::runtime::reflector::{ObjectRef, Store};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     announce::announcements,
@@ -26,7 +26,7 @@ use super::{
     queue::{Ended, backoff},
     report::Reports,
     scale_out::ScaleOut,
-    status::next_status,
+    status::{next_status, workers},
     urgency::{FIRST_WORD, Urgency, has_only_begun, numbers_every, urgency},
     validate::{Validated, Workload, validate},
 };
@@ -39,6 +39,8 @@ use crate::{
 
 /// A Projection that another one keeps from its workload is looked at again so often.
 const RIVAL_EVERY: Duration = Duration::from_secs(10);
+/// Workers that are needed now do not wait longer than this for the word that they come.
+const WORD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What reconciling works with.
 pub struct Reconciler {
@@ -81,12 +83,12 @@ struct Refusal {
 }
 
 /// What the number of workers is decided from, besides the workload itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Wish {
+    /// What the status is to say of it before it is done, where a sample says so.
+    said: Option<WorkersStatus>,
     /// As in [`ScaleView`].
     required: Option<i32>,
-    /// A sample says so.
-    measured: bool,
     /// As in [`ScaleView`].
     was_suspended: bool,
     /// The autoscaler reads the same number, so that it will agree.
@@ -174,18 +176,15 @@ impl Reconciler {
                 if validated.workers.autoscaled {
                     known.metrics_not_served = metrics_not_served(self.unserved.borrow().as_ref(), previous);
                 }
+                known.workload = self.seen_of(key, &validated.workload);
                 let wish = Wish {
+                    said: known.measured.is_ok().then(|| workers(&known)),
                     required: required(&known.measured, observation.as_deref()),
-                    measured: known.measured.is_ok(),
                     was_suspended: previous.phase == Some(Phase::Suspended),
                     agreed: known.metrics_not_served.is_none(),
                 };
                 (known.problem, retry) = self.carry_out(key, gathered, &validated, wish, memory, jitter).await;
-                known.workload = match &validated.workload {
-                    Workload::MeasureOnly => WorkloadView::NotWanted,
-                    Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
-                    Workload::Own { .. } => self.workload_of(key),
-                };
+                known.workload = self.seen_of(key, &validated.workload);
                 let name = Part::HorizontalPodAutoscaler.object_name(&key.name);
                 autoscaler = self.index.get(Part::HorizontalPodAutoscaler, &key.namespace, &name);
             }
@@ -234,7 +233,7 @@ impl Reconciler {
                 (ours.and_then(|live| live.workers.desired), ScaleTarget::Own)
             }
         };
-        let Wish { required, was_suspended, agreed, measured: _ } = wish;
+        let Wish { said, required, was_suspended, agreed } = wish;
         let now = self.began.elapsed();
         let ceiling = replicas.filter(|_| agreed);
         let ceiling = ceiling.and_then(|replicas| memory.scale_out.ceiling(&validated.workers, replicas, now));
@@ -253,7 +252,9 @@ impl Reconciler {
                 return answer;
             }
         }
-        self.say_before_raising(&validated.owner, &gathered.previous, wish, plan.scale, memory).await;
+        if let (ScalePlan::Raise(1..) | ScalePlan::Set(1..), Some(said)) = (plan.scale, said) {
+            self.say_before_raising(&validated.owner, &gathered.previous, said, memory).await;
+        }
         match self.applier.apply(&validated.owner, &plan, &target, &mut memory.memos).await {
             Ok(()) => (None, None),
             Err(problem) => {
@@ -273,21 +274,30 @@ impl Reconciler {
         &self,
         owner: &Owner,
         previous: &ProjectionStatus,
-        wish: Wish,
-        scale: ScalePlan,
+        said: WorkersStatus,
         memory: &mut Memory,
     ) {
-        let (ScalePlan::Raise(1..) | ScalePlan::Set(1..)) = scale else { return };
-        let required = wish.required.filter(|_| wish.measured);
-        let Some(workers) = previous.workers.clone().filter(|workers| workers.required < required) else { return };
-        let next = ProjectionStatus { workers: Some(WorkersStatus { required, ..workers }), ..previous.clone() };
+        let before = previous.workers.as_ref().and_then(|workers| workers.required);
+        if before >= said.required {
+            return;
+        }
+        let next = ProjectionStatus { workers: Some(said), ..previous.clone() };
         self.metrics.status_writes.inc();
-        match self.reports.write_status(owner, &next).await {
-            Ok(()) => memory.written = Some((next, Instant::now())),
-            // The workers matter more; the whole status is written after them.
-            Err(error) => {
+        // The workers matter more; the whole status is written after them.
+        match timeout(WORD_TIMEOUT, self.reports.write_status(owner, &next)).await {
+            Ok(Ok(())) => memory.written = Some((next, Instant::now())),
+            Ok(Err(error)) => {
                 tracing::warn!("the status of {}/{} could not be written: {error}", owner.namespace, owner.name);
             }
+            Err(_) => tracing::warn!("the status of {}/{} was not written in time", owner.namespace, owner.name),
+        }
+    }
+
+    fn seen_of(&self, key: &ProjectionKey, workload: &Workload) -> WorkloadView {
+        match workload {
+            Workload::MeasureOnly => WorkloadView::NotWanted,
+            Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
+            Workload::Own { .. } => self.workload_of(key),
         }
     }
 

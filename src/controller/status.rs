@@ -46,7 +46,8 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
     }
 }
 
-fn workers(known: &Known<'_>) -> WorkersStatus {
+/// What is reported of the workers, and no more.
+pub fn workers(known: &Known<'_>) -> WorkersStatus {
     let required = known.measured.as_ref().ok().map(|measured| &measured.assessment.required);
     let counts = match known.workload {
         WorkloadView::Present(counts) => Some(counts),
