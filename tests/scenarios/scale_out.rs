@@ -133,12 +133,34 @@ fn operator_and_autoscaler_never_fight() {
         let reversal = changes.windows(3).find(|three| {
             let [(_, a), (down, b), (up, c)] = three else { return false };
             b < a && c > b && up.duration_since(*down) < Duration::from_secs(60)
-                || b > a && c < b && up.duration_since(*down) < Duration::from_secs(30)
+                || b > a && c < b && up.duration_since(*down) < Duration::from_secs(55)
         });
         let told: Vec<i32> = changes.iter().map(|(_, replicas)| *replicas).collect();
         anyhow::ensure!(told.iter().any(|replicas| *replicas > 1), "nothing happened: {told:?}");
         anyhow::ensure!(reversal.is_none(), "they fought: {told:?}");
         shop.read_model_is_whole("orders").await
+    });
+}
+
+#[test]
+fn a_frozen_leader_leaves_a_working_autoscaler() {
+    let _turn = alone();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "frozen").await?;
+        shop.commit("orders", 0).await?;
+        team_workload(&shop, "alone")?;
+        scaling(&shop, "alone", &json!({"scaleOut": "Autoscaler"}))?;
+        shop.metric_is("projection_required_workers", "alone", |value| value == "1").await?;
+        let leader = stage.leader(&shop.client).await?;
+        let frozen = stage.cluster.freeze(&leader)?;
+        shop.events.append_events(2_000).await?;
+        eventually_is(PATIENCE, "the autoscaler scales on", |replicas| *replicas == 4, || shop.replicas("alone"))
+            .await?;
+        drop(frozen);
+        stage.operator_is_whole(&shop.client).await?;
+        let wanted = |replicas: &i32| *replicas == 4;
+        always_is(Duration::from_secs(5), "and stays", wanted, || shop.replicas("alone")).await?;
+        Ok(())
     });
 }
 
@@ -161,13 +183,19 @@ fn quiet_workers_go_away_and_the_first_event_brings_them_back_however_close() {
         shop.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
 
         // Around the very moment at which the last worker goes away, many times.
-        for round in 0..8_u64 {
+        let (mut asleep_then, mut awake_then) = (0, 0);
+        for round in 0..40_u64 {
+            if round >= 8 && asleep_then >= 2 && awake_then >= 2 {
+                break;
+            }
             shop.events.append_events(1).await?;
             shop.read_model_is_whole("orders").await?;
-            sleep(Duration::from_millis(1_700 + 150 * round)).await;
+            sleep(Duration::from_millis(1_700 + 150 * (round % 10))).await;
+            *(if shop.replicas("orders").await? == 0 { &mut asleep_then } else { &mut awake_then }) += 1;
             shop.events.append_events(1).await?;
             shop.read_model_is_whole("orders").await?;
         }
+        anyhow::ensure!(asleep_then >= 2 && awake_then >= 2, "never near it: {asleep_then} asleep, {awake_then} awake");
         asleep("and sleeps again").await?;
         shop.events.append_events(600).await?;
         shop.workers_are("orders", "a burst wakes several at once", |ready| ready > 1).await?;

@@ -53,7 +53,7 @@ pub(crate) async fn from_append_to_workers(cluster: &Cluster) -> Result<()> {
             &projection(name, channel, &json!({"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}))
                 .to_string(),
         )?;
-        let mut asked = Vec::new();
+        let (mut asked, mut created) = (Vec::new(), Vec::new());
         for _ in 0..BURSTS {
             until(&deployments, name, |spec, status| spec.replicas == Some(1) && status.ready_replicas == Some(1))
                 .await?;
@@ -61,8 +61,11 @@ pub(crate) async fn from_append_to_workers(cluster: &Cluster) -> Result<()> {
             events.append_events(2_400).await?;
             until(&deployments, name, |spec, _| spec.replicas > Some(1)).await?;
             asked.push(burst.elapsed());
+            until(&deployments, name, |_, status| status.replicas == Some(MOST_WORKERS)).await?;
+            created.push(burst.elapsed());
         }
         row(&format!("{name}: burst → more workers asked for"), asked, goal);
+        row(&format!("{name}: burst → all {MOST_WORKERS} workers created"), created, goal);
         cluster.kubectl(&["delete", "projection", name, "-n", NAMESPACE])?;
     }
     Ok(())

@@ -244,6 +244,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Stops the processes of a pod without ending them, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn freeze(&self, pod: &str) -> Result<Frozen> {
+        let processes = crate::processes::of_pod(&self.instance, pod);
+        anyhow::ensure!(!processes.is_empty(), "no process of the pod {pod:?} runs in the cluster");
+        for pid in &processes {
+            crate::processes::signal(*pid, rustix::process::Signal::STOP);
+        }
+        Ok(Frozen(processes))
+    }
+
     /// What a program of the cluster, such as `kube-apiserver`, has logged since the cluster's start.
     ///
     /// # Errors
@@ -393,6 +406,18 @@ fn prune_logs(root: &Path) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if Instance::running(&name).is_err() {
             let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// Processes that stand still until this is dropped.
+#[derive(Debug)]
+pub struct Frozen(Vec<i32>);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            crate::processes::signal(*pid, rustix::process::Signal::CONT);
         }
     }
 }

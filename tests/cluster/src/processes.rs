@@ -53,6 +53,16 @@ pub(crate) fn of_instance(instance: &Instance) -> BTreeSet<i32> {
     found
 }
 
+/// The processes in a pod's containers, which have its name for their host's.
+pub(crate) fn of_pod(instance: &Instance, pod: &str) -> Vec<i32> {
+    let host = format!("HOSTNAME={pod}");
+    let is_there = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == host.as_bytes())
+    };
+    of_instance(instance).into_iter().filter(is_there).collect()
+}
+
 /// Kills all processes of the instance and waits until they are gone, for 15 seconds at most. Returns those that would not go.
 pub(crate) fn kill_all(instance: &Instance) -> BTreeSet<i32> {
     let deadline = Instant::now() + Duration::from_secs(15);
