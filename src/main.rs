@@ -5,10 +5,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use projectionist::{app, cli::Cli};
 
-/// That of musl, which the static binary would use, makes threads wait for each other: a third of the operator's time with 5,000 Projections.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Before anything else: rustls has no default when it is built with explicit features only.
     if rustls::crypto::ring::default_provider().install_default().is_err() {

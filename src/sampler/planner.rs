@@ -78,9 +78,8 @@ impl Planner {
         mut refusals: mpsc::UnboundedReceiver<ProjectionKey>,
     ) {
         let mut refused = Vec::new();
-        known.mark_changed();
+        let mut news = true;
         loop {
-            let news = known.has_changed().unwrap_or(false);
             if news {
                 let projections = known.borrow_and_update().clone();
                 self.gather(&projections);
@@ -89,10 +88,14 @@ impl Planner {
             if self.cache.refresh(names, &self.secrets).await || news {
                 self.plan();
             }
+            news = false;
             let refresh_at = tokio::time::Instant::now() + REFRESH_EVERY;
             sleep(PLAN_GAP).await;
             tokio::select! {
-                changed = known.changed() => if changed.is_err() { return },
+                changed = known.changed() => match changed {
+                    Ok(()) => news = true,
+                    Err(_) => return,
+                },
                 _ = refusals.recv_many(&mut refused, 1_024) => {
                     let names = refused.drain(..).filter_map(|key| self.needed.get(&key)).flatten().cloned();
                     self.cache.distrust(names.collect::<HashSet<_>>());
