@@ -91,6 +91,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         metrics: Arc::clone(&metrics),
         began: Instant::now(),
         memory: std::sync::Mutex::new(HashMap::new()),
+        pace: std::sync::Mutex::default(),
     });
     let mut shutdown = std::pin::pin!(shutdown);
     let mut work = Work { reconciler, metrics, queue: Queue::default(), running: JoinSet::new() };

@@ -27,7 +27,7 @@ use super::{
     report::Reports,
     scale_out::ScaleOut,
     status::{next_status, workers},
-    urgency::{FIRST_WORD, Urgency, has_only_begun, numbers_every, urgency},
+    urgency::{FIRST_WORD, Pace, Urgency, has_only_begun, numbers_every, urgency},
     validate::{Validated, Workload, validate},
 };
 use crate::{
@@ -57,6 +57,7 @@ pub struct Reconciler {
     /// Times that decisions compare count from here.
     pub(super) began: Instant,
     pub(super) memory: Mutex<HashMap<ProjectionKey, Memory>>,
+    pub(super) pace: Mutex<Pace>,
 }
 
 /// What is remembered of one Projection between two rounds; losing it costs a few writes, nothing else.
@@ -68,6 +69,8 @@ pub struct Memory {
     refusal: Option<Refusal>,
     /// When there was something to say for the first time.
     begun: Option<Instant>,
+    /// When its numbers may be written, which are due.
+    numbers_at: Option<Instant>,
     /// The status that we wrote last, and when: our own word is newer than the watch's.
     written: Option<(ProjectionStatus, Instant)>,
 }
@@ -293,6 +296,12 @@ impl Reconciler {
         }
     }
 
+    fn until_numbers(&self, memory: &mut Memory) -> Duration {
+        let now = Instant::now();
+        let next = || self.pace.lock().unwrap_or_else(PoisonError::into_inner).next(now);
+        memory.numbers_at.get_or_insert_with(next).saturating_duration_since(now)
+    }
+
     fn seen_of(&self, key: &ProjectionKey, workload: &Workload) -> WorkloadView {
         match workload {
             Workload::MeasureOnly => WorkloadView::NotWanted,
@@ -348,7 +357,9 @@ impl Reconciler {
             Urgency::Soon => {
                 let every = numbers_every(self.projections.len());
                 let since = memory.written.as_ref().map(|(_, at)| at.elapsed());
-                if let Some(left) = since.and_then(|since| every.checked_sub(since)).filter(|left| !left.is_zero()) {
+                let early = since.and_then(|since| every.checked_sub(since)).filter(|left| !left.is_zero());
+                let left = early.unwrap_or_else(|| self.until_numbers(memory));
+                if !left.is_zero() {
                     return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
                 }
             }
@@ -365,6 +376,7 @@ impl Reconciler {
             Ok(()) => {
                 let events = announcements(previous, &next);
                 memory.written = Some((next, Instant::now()));
+                memory.numbers_at = None;
                 self.reports.publish(owner, events).await;
                 again
             }

@@ -1,6 +1,6 @@
 //! How soon a new status is to be written, so that the API server hears of news and not of the time that passes. Pure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::api::{Phase, ProjectionStatus, RatesStatus, WorkersStatus};
 
@@ -26,6 +26,21 @@ const WORTH_TELLING: f64 = 0.25;
 pub fn numbers_every(projections: usize) -> Duration {
     let projections = u32::try_from(projections).unwrap_or(u32::MAX);
     NUMBERS_EVERY.max(Duration::from_secs(1) * projections / NUMBERS_A_SECOND)
+}
+
+/// Deals out the moments at which numbers are written, so that Projections that were made together do not write together ever after.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// The next moment that is free, from `now` on.
+    pub fn next(&mut self, now: Instant) -> Instant {
+        let free = self.last.map_or(now, |last| now.max(last + Duration::from_secs(1) / NUMBERS_A_SECOND));
+        self.last = Some(free);
+        free
+    }
 }
 
 /// How long a first status that only says that nothing is known yet may wait for one that says more: of a thousand Projections made at once,
@@ -75,5 +90,20 @@ fn with_small_differences_of(after: &ProjectionStatus, before: &ProjectionStatus
         // It repeats numbers.
         workers: after.workers.clone().map(|workers| WorkersStatus { reason: workers.reason.and(reason), ..workers }),
         ..after.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_are_due_together_write_one_after_the_other() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let after = |moment: Instant| moment.duration_since(now).as_millis();
+        let herd: Vec<u128> = (0..3).map(|_| after(pace.next(now))).collect();
+        assert_eq!(herd, [0, 50, 100]);
+        let later = now + Duration::from_secs(9);
+        assert_eq!(pace.next(later), later, "who comes alone does not wait");
     }
 }
