@@ -86,10 +86,10 @@ struct Refusal {
 }
 
 /// What the number of workers is decided from, besides the workload itself.
-#[derive(Clone, Debug)]
-struct Wish {
-    /// What the status is to say of it before it is done, where a sample says so.
-    said: Option<WorkersStatus>,
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    /// From which the status says it before it is done, where a sample says so.
+    known: &'a Known<'a>,
     /// As in [`ScaleView`].
     required: Option<i32>,
     /// As in [`ScaleView`].
@@ -181,7 +181,7 @@ impl Reconciler {
                 }
                 known.workload = self.seen_of(key, &validated.workload);
                 let wish = Wish {
-                    said: known.measured.is_ok().then(|| workers(&known)),
+                    known: &known,
                     required: required(&known.measured, observation.as_deref()),
                     was_suspended: previous.phase == Some(Phase::Suspended),
                     agreed: known.metrics_not_served.is_none(),
@@ -209,7 +209,7 @@ impl Reconciler {
         key: &ProjectionKey,
         gathered: &Gathered,
         validated: &Validated,
-        wish: Wish,
+        wish: Wish<'_>,
         memory: &mut Memory,
         jitter: f64,
     ) -> (Option<Problem>, Option<Duration>) {
@@ -236,7 +236,7 @@ impl Reconciler {
                 (ours.and_then(|live| live.workers.desired), ScaleTarget::Own)
             }
         };
-        let Wish { said, required, was_suspended, agreed } = wish;
+        let Wish { known, required, was_suspended, agreed } = wish;
         let now = self.began.elapsed();
         let ceiling = replicas.filter(|_| agreed);
         let ceiling = ceiling.and_then(|replicas| memory.scale_out.ceiling(&validated.workers, replicas, now));
@@ -255,8 +255,8 @@ impl Reconciler {
                 return answer;
             }
         }
-        if let (ScalePlan::Raise(1..) | ScalePlan::Set(1..), Some(said)) = (plan.scale, said) {
-            self.say_before_raising(&validated.owner, &gathered.previous, said, memory).await;
+        if matches!(plan.scale, ScalePlan::Raise(1..) | ScalePlan::Set(1..)) && known.measured.is_ok() {
+            self.say_before_raising(&validated.owner, &gathered.previous, workers(known), memory).await;
         }
         match self.applier.apply(&validated.owner, &plan, &target, &mut memory.memos).await {
             Ok(()) => (None, None),
@@ -271,8 +271,8 @@ impl Reconciler {
         }
     }
 
-    /// The other replicas serve what the status says where that is more than what they see themselves. Were the workers raised first, an
-    /// autoscaler that looks at this very moment and asks another replica would take them away again.
+    /// The other replicas repeat what the status says. Were the workers raised first, an autoscaler that looks at this very moment and asks
+    /// another replica would take them away again.
     async fn say_before_raising(
         &self,
         owner: &Owner,

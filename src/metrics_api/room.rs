@@ -62,9 +62,11 @@ impl Room {
         mine.strangers.push_back((number, tell));
         Some(Place { room: self.clone(), address, number, known: AtomicBool::new(false), given_away })
     }
+}
 
-    fn forget_stranger(tenants: &mut Tenants, number: u64) {
-        tenants.strangers.retain(|(other, _)| *other != number);
+impl Tenants {
+    fn forget_stranger(&mut self, number: u64) {
+        self.strangers.retain(|(other, _)| *other != number);
     }
 }
 
@@ -76,7 +78,7 @@ impl Place {
         }
         let mut tenants = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mine) = tenants.get_mut(&self.address) {
-            Room::forget_stranger(mine, self.number);
+            mine.forget_stranger(self.number);
         }
     }
 
@@ -100,7 +102,7 @@ impl Drop for Place {
         match tenants.get_mut(&self.address) {
             Some(mine) if mine.all > 1 => {
                 mine.all -= 1;
-                Room::forget_stranger(mine, self.number);
+                mine.forget_stranger(self.number);
             }
             _ => {
                 tenants.remove(&self.address);

@@ -90,18 +90,13 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         let mut request = Denied { from: peer.from(), user: audit::NOBODY, method, path };
         let user = match self.user(headers, peer).await {
             Ok(user) => user,
-            Err(Unidentified::TooOften { first }) => {
-                self.metrics.throttled.inc();
-                return too_many(request, first);
-            }
-            Err(why) => return why.answer(request),
+            Err(why) => return why.answer(request, &self.metrics),
         };
         request.user = &user.name;
         peer.identified();
         // Before the cluster is asked anything for it.
         if let Verdict::Refused { first } = self.callers.take(&user.name, Instant::now()) {
-            self.metrics.throttled.inc();
-            return too_many(request, first);
+            return too_many(request, first, &self.metrics);
         }
         let attributes = Attributes::of(&segments);
         match self.gate.may(&user, &attributes).await {
@@ -209,7 +204,8 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
     async fn user(&self, headers: &HeaderMap, peer: &Peer) -> Result<User, Unidentified> {
         let authorities = self.authorities.borrow().clone();
         let standing = peer.standing(&authorities);
-        match standing.clone() {
+        let is_stranger = standing == Standing::Stranger;
+        match standing {
             Standing::FrontProxy => {
                 if let Some(user) = authorities.passed_on(headers) {
                     return Ok(user);
@@ -218,7 +214,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
             Standing::User(user) => return Ok(user),
             Standing::Stranger | Standing::NoCertificate => {}
         }
-        let token = bearer(headers).filter(|_| standing != Standing::Stranger);
+        let token = bearer(headers).filter(|_| !is_stranger);
         if let Some(user) = token.and_then(|token| self.gate.known_by_token(token)) {
             return Ok(user);
         }
@@ -226,7 +222,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if let Verdict::Refused { first } = self.strangers.take(&address, Instant::now()) {
             return Err(Unidentified::TooOften { first });
         }
-        if standing == Standing::Stranger {
+        if is_stranger {
             return Err(Unidentified::Stranger);
         }
         let token = token.ok_or(Unidentified::Nameless)?;
@@ -248,12 +244,12 @@ enum Unidentified {
 
 impl Unidentified {
     /// A caller learns no more than that he is not known; whoever audits learns why.
-    fn answer(self, request: Denied<'_>) -> Answer {
+    fn answer(self, request: Denied<'_>, metrics: &ApiMetrics) -> Answer {
         let why = match self {
             Self::Stranger => "the client certificate is of nobody who is believed, or not valid now",
             Self::Nameless => "neither a caller passed on by the front proxy, nor a client certificate, nor a token",
             Self::WrongToken => "the token is nobody's",
-            Self::TooOften { .. } => "its address asks too often",
+            Self::TooOften { first } => return too_many(request, first, metrics),
             Self::Unasked(error) => {
                 let what = format!("the cluster could not be asked whose token it is: {error}");
                 return unasked(request, &what, "the token could not be checked");
@@ -290,7 +286,8 @@ fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
 
 /// Says no to who asks too often. Whoever reads the log is told once until there was a rest, not each time: the metric
 /// `metrics_api_throttled_requests` counts them.
-fn too_many(request: Denied<'_>, first: bool) -> Answer {
+fn too_many(request: Denied<'_>, first: bool, metrics: &ApiMetrics) -> Answer {
+    metrics.throttled.inc();
     let who = match request.user {
         audit::NOBODY => "somebody at this address who is not known".to_owned(),
         user => format!("User {user:?}"),

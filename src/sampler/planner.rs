@@ -44,7 +44,6 @@ pub(super) struct Planner {
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
     running: HashMap<ConnectionIdentity, Running>,
     needs: Vec<Need>,
-    needed: HashMap<ProjectionKey, [ConnectionName; 2]>,
 }
 
 struct Running {
@@ -67,7 +66,6 @@ impl Planner {
             databases: HashMap::new(),
             running: HashMap::new(),
             needs: Vec::new(),
-            needed: HashMap::new(),
         }
     }
 
@@ -84,8 +82,8 @@ impl Planner {
                 let projections = known.borrow_and_update().clone();
                 self.gather(&projections);
             }
-            let names: HashSet<ConnectionName> = self.needed.values().flatten().cloned().collect();
-            if self.cache.refresh(names, &self.secrets).await || news {
+            let needed = self.needs.iter().flat_map(names).cloned().collect();
+            if self.cache.refresh(needed, &self.secrets).await || news {
                 self.plan();
             }
             news = false;
@@ -97,8 +95,9 @@ impl Planner {
                     Err(_) => return,
                 },
                 _ = refusals.recv_many(&mut refused, 1_024) => {
-                    let names = refused.drain(..).filter_map(|key| self.needed.get(&key)).flatten().cloned();
-                    self.cache.distrust(names.collect::<HashSet<_>>());
+                    let keys: HashSet<ProjectionKey> = refused.drain(..).collect();
+                    let theirs = self.needs.iter().filter(|need| keys.contains(&need.key));
+                    self.cache.distrust(theirs.flat_map(names).cloned().collect::<HashSet<_>>());
                 }
                 () = sleep_until(refresh_at) => {}
             }
@@ -118,8 +117,6 @@ impl Planner {
                 ),
             }
         }
-        let named = |need: &Need| (need.key.clone(), [need.events.clone(), need.store.clone()]);
-        self.needed = self.needs.iter().map(named).collect();
     }
 
     fn plan(&mut self) {
@@ -170,4 +167,9 @@ impl Planner {
         let _ =
             self.reports.send(Reported { key, uid, generation, read_store: None, result: Err(unknown), valid_until });
     }
+}
+
+/// What its connections are called.
+fn names(need: &Need) -> [&ConnectionName; 2] {
+    [&need.events, &need.store]
 }
