@@ -12,8 +12,8 @@ use crate::{
     static_server::StaticServer,
 };
 
-/// Loads alternate so often, so that a noisy moment of the machine meets both.
-const ROUNDS: u32 = 4;
+/// Loads alternate after so long, so that a noisy moment of the machine meets both.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Reads a second: of 500 and 2,000 autoscalers that look every 15 s with two metrics each, and of 5,000.
 const RATES: [u32; 3] = [67, 300, 700];
@@ -49,9 +49,11 @@ pub(crate) async fn compare(
     let hanging = fixtures.cluster.postgres()?;
     let url = hanging.create_database("hanging").await?;
     hang(fixtures, &hanging, &url).await?;
+    let before = OwnShare::of_all(fixtures).await?;
     let (static_one, our_one) = alternate(fixtures, 300, length, constant, ours).await?;
     row("static server, 300/s", &static_one, None);
     row("Projectionist, 300/s, a source hangs", &our_one, Some(&static_one));
+    println!("    our own share of it: {}", OwnShare::of_all(fixtures).await?.since(&before));
     hanging.resume()?;
     println!(
         "  (goal: at most 1.15 × the static server, no change while a source hangs, and an own share below 0.2 ms for 99 %)"
@@ -116,9 +118,9 @@ async fn alternate(
     second: impl Fn(usize) -> String,
 ) -> Result<(Latencies, Latencies)> {
     let (mut of_first, mut of_second) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        of_first.push(one(fixtures, rate, length / ROUNDS, &first).await?);
-        of_second.push(one(fixtures, rate, length / ROUNDS, &second).await?);
+    for _ in 0..length.as_secs() {
+        of_first.push(one(fixtures, rate, TURN, &first).await?);
+        of_second.push(one(fixtures, rate, TURN, &second).await?);
     }
     Ok((Latencies::merged(of_first), Latencies::merged(of_second)))
 }
