@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Request, header, uri::Authority};
+use http::{HeaderValue, Request, StatusCode, header, uri::Authority};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -158,6 +158,9 @@ impl AdapterClient {
             .map_err(|error| unreachable(format!("the request cannot be written: {error}")))?;
         let answer = client.request(request).await.map_err(|error| unreachable(causes(&error)))?;
         let (parts, body) = answer.into_parts();
+        if parts.status == StatusCode::UNAUTHORIZED {
+            self.tokens.not_taken(&token).await;
+        }
         let body = Limited::new(body, most_bytes).collect().await.map_err(|error| {
             match error.downcast_ref::<LengthLimitError>() {
                 Some(_) => DelegateError::TooLarge(most_bytes),

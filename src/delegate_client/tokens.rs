@@ -15,6 +15,8 @@ use tokio::{sync::Mutex, time::Instant};
 /// How long a token is asked to hold, and after how long a new one is fetched.
 const HOLDS_FOR: Duration = Duration::from_secs(3600);
 const RENEWED_AFTER: Duration = Duration::from_secs(2400);
+/// A token that the adapter does not take is given up when it is older than this: an adapter that takes none must not cost a new one each time.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(30);
 /// The API server must answer within this.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -22,6 +24,9 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 pub trait Tokens: Send + Sync + 'static {
     /// A token that holds for a while.
     fn token(&self) -> BoxFuture<'_, Result<String, String>>;
+
+    /// The adapter did not take this token: the ServiceAccount may have been made anew, whose old tokens are worth nothing.
+    fn not_taken<'a>(&'a self, token: &'a str) -> BoxFuture<'a, ()>;
 }
 
 /// Tokens of a ServiceAccount, which the API server issues.
@@ -62,6 +67,11 @@ impl ServiceAccountTokens {
         }
     }
 
+    async fn give_up(&self, token: &str) {
+        let mut newest = self.newest.lock().await;
+        newest.take_if(|(since, held)| held == token && since.elapsed() >= GIVEN_UP_AFTER);
+    }
+
     async fn fetch(&self) -> Result<String, String> {
         let failed = |why: String| format!("the API server gave no token of the ServiceAccount {}: {why}", self.name);
         let spec = TokenRequestSpec {
@@ -81,5 +91,9 @@ impl ServiceAccountTokens {
 impl Tokens for ServiceAccountTokens {
     fn token(&self) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(self.current())
+    }
+
+    fn not_taken<'a>(&'a self, token: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(self.give_up(token))
     }
 }

@@ -68,6 +68,10 @@ impl Tokens for Fixed {
     fn token(&self) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(async { Ok(TOKEN.to_owned()) })
     }
+
+    fn not_taken<'a>(&'a self, _: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
 }
 
 impl Drop for Adapter {
