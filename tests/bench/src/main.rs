@@ -43,9 +43,12 @@ struct Options {
     /// Seconds of reads at 300 a second while the operator is upgraded, killed and led by another
     #[arg(long, default_value_t = 200)]
     availability_seconds: u64,
-    /// Seconds of `--only soak`: memory under 700 reads a second, and what the API server logs about us meanwhile
+    /// Seconds of `--only soak`: memory under reads, and what the API server logs about us meanwhile
     #[arg(long, default_value_t = 3_600)]
     soak_seconds: u64,
+    /// Reads a second of `--only soak`
+    #[arg(long, default_value_t = 700)]
+    soak_rate: u32,
     /// Only these figures, besides memory; all but the soak, which takes an hour, unless it is named
     #[arg(long, value_delimiter = ',')]
     only: Vec<Figure>,
@@ -105,7 +108,8 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
         reads::compare(&fixtures, &static_server, options.projections, Duration::from_secs(options.seconds)).await?;
     }
     if options.measures(Figure::Soak) {
-        soak::under_load(&fixtures, options.projections, Duration::from_secs(options.soak_seconds)).await?;
+        let length = Duration::from_secs(options.soak_seconds);
+        soak::under_load(&fixtures, options.projections, options.soak_rate, length).await?;
     }
     if options.measures(Figure::Availability) {
         let length = Duration::from_secs(options.availability_seconds);

@@ -6,18 +6,22 @@ use anyhow::Result;
 
 use crate::{fixtures::Fixtures, load, memory, reads::metric_of};
 
-const RATE: u32 = 700;
 /// Memory is looked at so often.
 const PARTS: u32 = 12;
 /// What names us in the API server's log: the groups, and the Service behind them.
 const US: [&str; 3] = ["external.metrics.k8s.io", "custom.metrics.k8s.io", "projectionist"];
 
-pub(crate) async fn under_load(fixtures: &Fixtures<'_>, projections: usize, length: Duration) -> Result<()> {
-    println!("\n{RATE} reads/s for {:.0} min: memory of a replica (resident)", length.as_secs_f64() / 60.0);
+pub(crate) async fn under_load(
+    fixtures: &Fixtures<'_>,
+    projections: usize,
+    rate: u32,
+    length: Duration,
+) -> Result<()> {
+    println!("\n{rate} reads/s for {:.0} min: memory of a replica (resident)", length.as_secs_f64() / 60.0);
     let logged = fixtures.cluster.log("kube-apiserver")?.lines().count();
     println!("  at the beginning: {}", memory::now()?);
     for part in 1..=PARTS {
-        let latencies = load::run(RATE, length / PARTS, |index| {
+        let latencies = load::run(rate, length / PARTS, |index| {
             let (client, path) = (fixtures.client.clone(), metric_of(index, projections));
             async move {
                 client.request_text(http::Request::get(path).body(Vec::new())?).await?;
