@@ -95,17 +95,7 @@ fn an_existing_deployment_is_scaled_and_otherwise_left_as_it_is() {
         let shop = Shop::open(stage, "existing").await?;
         shop.events.append_events(900).await?;
         shop.commit("orders", 1).await?;
-        shop.apply(&json!({
-            "apiVersion": "apps/v1", "kind": "Deployment",
-            "metadata": {"name": "team-workers", "namespace": shop.namespace},
-            "spec": {
-                "selector": {"matchLabels": {"app": "team-workers"}},
-                "template": {
-                    "metadata": {"labels": {"app": "team-workers"}},
-                    "spec": {"containers": [{"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}]},
-                },
-            },
-        }))?;
+        shop.idle_workload("Deployment", "team-workers")?;
         let before = shop.deployments().get("team-workers").await?;
         shop.apply(&shop.measured(
             "orders",
@@ -137,18 +127,7 @@ fn an_existing_stateful_set_is_scaled() {
         let shop = Shop::open(stage, "stateful").await?;
         shop.events.append_events(900).await?;
         shop.commit("orders", 1).await?;
-        shop.apply(&json!({
-            "apiVersion": "apps/v1", "kind": "StatefulSet",
-            "metadata": {"name": "team-workers", "namespace": shop.namespace},
-            "spec": {
-                "serviceName": "team-workers", "podManagementPolicy": "Parallel",
-                "selector": {"matchLabels": {"app": "team-workers"}},
-                "template": {
-                    "metadata": {"labels": {"app": "team-workers"}},
-                    "spec": {"containers": [{"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}]},
-                },
-            },
-        }))?;
+        shop.idle_workload("StatefulSet", "team-workers")?;
         let projection = |suspend: bool| {
             shop.measured(
                 "orders",

@@ -1,6 +1,6 @@
 //! The serving certificate changes while metrics are read: by the operator's own hand, and by cert-manager's.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, future::pending, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -9,10 +9,19 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
-use projectionist::metrics_api::certificate::{CertificateBundle, issue};
+use projectionist::{
+    metrics_api::{
+        certificate::{CertificateBundle, issue},
+        serving::ServingCertificate,
+    },
+    serving_certificate::{self, CertificateSettings},
+};
 use serde_json::{Value, json};
 use test_cluster::{eventually, eventually_is};
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::operator_faults::without_a_failed_read;
 use crate::shop::Shop;
@@ -71,6 +80,74 @@ fn a_deleted_secret_and_a_new_authority_fail_no_metric_read() {
             Ok(())
         })
         .await
+    });
+}
+
+/// Somebody who writes an APIService again and again, as an administrator's tools may.
+async fn keep_writing(client: Client, name: String) -> Result<()> {
+    let services: Api<APIService> = Api::all(client);
+    for round in 0_u64.. {
+        let patch = json!({"metadata": {"annotations": {"round": round.to_string()}}});
+        services.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn of_many_replicas_that_start_at_once_one_issues_the_certificate_and_all_serve_it_and_it_is_trusted() {
+    let _turn = alone();
+    play(|stage| async move {
+        let client = stage.cluster.client().await?;
+        let namespace = stage.cluster.namespace("replicas")?;
+        let (group, service) = (format!("{namespace}.example"), "metrics");
+        let name = format!("v1.{group}");
+        stage.cluster.apply(
+            &json!({
+                "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": name},
+                "spec": {
+                    "group": group, "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100,
+                    "service": {"name": service, "namespace": namespace, "port": 443},
+                },
+            })
+            .to_string(),
+        )?;
+        let settings = CertificateSettings {
+            namespace: namespace.clone(),
+            service: service.to_owned(),
+            given: None,
+            api_services: vec![name.clone()],
+            take_over: false,
+        };
+        let writing = tokio::spawn(keep_writing(client.clone(), name.clone()));
+        let mut replicas = JoinSet::new();
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            let (current, served) = watch::channel(None);
+            let (taken, _) = mpsc::unbounded_channel();
+            let (unserved, _) = watch::channel(None);
+            let (client, settings) = (stage.cluster.client().await?, settings.clone());
+            replicas.spawn(serving_certificate::run(client, settings, current, unserved, taken, pending()));
+            all.push(served);
+        }
+        let secret = Api::<Secret>::namespaced(client.clone(), &namespace);
+        let mut served = Vec::new();
+        for one in &mut all {
+            let one =
+                tokio::time::timeout(PATIENCE, one.wait_for(Option::is_some)).await.context("nothing is served")??;
+            served.extend(one.clone());
+        }
+        writing.abort();
+        let data = secret.get("metrics-serving-cert").await?.data.unwrap_or_default();
+        let part = |key: &str| String::from_utf8(data[key].0.clone());
+        let written = ServingCertificate::from_pem(&part("tls.crt")?, &part("tls.key")?)?;
+        ensure!(served.iter().all(|one| **one == written), "they serve what is not in the Secret");
+        let services: Api<APIService> = Api::all(client.clone());
+        let spec = services.get(&name).await?.spec.unwrap_or_default();
+        let trusted = String::from_utf8(spec.ca_bundle.unwrap_or_default().0)?;
+        ensure!(trusted.trim() == part("ca.crt")?.trim(), "trusted is:\n{trusted}");
+        drop(replicas);
+        services.delete(&name, &DeleteParams::default()).await?;
+        Ok(())
     });
 }
 

@@ -3,6 +3,8 @@
 //! It is made of the library that KEDA and prometheus-adapter are made of, with the values of that library's sample: `my-external-metric` is
 //! 42 for `foo=bar` and 43 for `foo=baz`.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use projectionist::metrics_api::certificate::issue;
@@ -17,6 +19,8 @@ use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 const API_SERVICES: [&str; 3] =
     ["v1beta1.external.metrics.k8s.io", "v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"];
 const NAME: &str = "test-adapter";
+/// The ServiceAccount under which it is asked.
+const ASKING: &str = "projectionist-delegate";
 const AUTOSCALER: &str = "horizontal-pod-autoscaler";
 
 /// The second adapter, in a namespace of its own.
@@ -267,6 +271,14 @@ fn another_adapter_is_taken_over_and_asked_and_its_silence_fails_no_read_of_ours
             refused(stage, &external(shop, "my-external-metric"), &[&name]).await?;
             listed(stage).await?;
             adapter.scale(1)?;
+            answered(stage, &external(shop, "my-external-metric"), "42").await?;
+
+            // Made anew, it has none of the tokens that were issued before.
+            let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ASKING, "namespace": SYSTEM}});
+            stage.cluster.kubectl(&["delete", "serviceaccount", ASKING, "-n", SYSTEM])?;
+            stage.cluster.apply(&account.to_string())?;
+            // The adapter may remember for ten seconds whom an old one named.
+            tokio::time::sleep(Duration::from_secs(12)).await;
             answered(stage, &external(shop, "my-external-metric"), "42").await.map(drop)
         })
         .await?;

@@ -5,7 +5,7 @@ use projectionist::api::Phase;
 use serde_json::json;
 use test_cluster::eventually;
 
-use crate::shop::{Shop, phase};
+use crate::shop::{Shop, idle_container, merge, phase};
 use crate::stage::{PATIENCE, play, together};
 
 #[test]
@@ -65,10 +65,10 @@ fn workers_meet_the_restricted_pod_security_level() {
         shop.workers_are("orders", "the worker is admitted and ready", |ready| ready == 1).await?;
         // A template that says nothing of security gets the same.
         shop.commit("theirs", 0).await?;
-        shop.apply(&shop.measured("theirs", &json!({"spec": {"projector": {"template": {"spec": {"containers": [
-            {"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"],
-             "securityContext": {"runAsUser": 20_000}},
-        ]}}}}})))?;
+        let mut container = idle_container();
+        merge(&mut container, &json!({"securityContext": {"runAsUser": 20_000}}));
+        let template = json!({"spec": {"projector": {"template": {"spec": {"containers": [container]}}}}});
+        shop.apply(&shop.measured("theirs", &template))?;
         shop.workers_are("theirs", "the team's worker is admitted and ready", |ready| ready == 1).await?;
         let deployment = shop.deployments().get("theirs").await?;
         let pod = deployment.spec.and_then(|spec| spec.template.spec).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The operator may die, fail over and be upgraded: metrics are read all the while, and the workers do not notice.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -79,15 +79,23 @@ fn an_upgrade_of_the_operator_fails_no_metric_read() {
 fn a_killed_leader_is_followed_by_the_other_replica() {
     let _turn = alone();
     play(|stage| async move {
-        let shop = Shop::open(stage, "leader").await?;
-        shop.apply(&shop.projection("orders", &json!({})))?;
-        shop.workers_are("orders", "the worker is ready", |ready| ready == 1).await?;
+        let shop = busy(stage, &stage.postgres, "leader").await?;
+        shop.events.append_events(4_000).await?;
         let before = stage.leader(&shop.client).await?;
         let pods: Api<Pod> = Api::namespaced(shop.client.clone(), SYSTEM);
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
         pods.delete(&before, &now).await?;
-        let leader = || async { stage.leader(&shop.client).await };
-        eventually_is(PATIENCE, "another replica leads", |leader| *leader != before, leader).await?;
+        let fewest = AtomicI32::new(4);
+        let seen =
+            || async { Ok::<_, anyhow::Error>((stage.leader(&shop.client).await?, shop.replicas("orders").await?)) };
+        let another = |(leader, replicas): &(String, i32)| {
+            fewest.fetch_min(*replicas, Ordering::Relaxed);
+            *leader != before
+        };
+        eventually_is(PATIENCE, "another replica leads", another, seen).await?;
+        shop.holds_four_workers().await?;
+        let fewest = fewest.into_inner();
+        ensure!(fewest == 4, "there were only {fewest} workers in between");
         // What the old leader would have done is done: work goes on, and a Projection made now is run.
         shop.events.append_events(100).await?;
         shop.apply(&shop.projection("invoices", &json!({})))?;

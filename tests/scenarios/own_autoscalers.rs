@@ -35,22 +35,10 @@ async fn pending<'a>(stage: &'a Stage, name: &str, events: i64, change: &Value) 
 
 /// A Deployment of the team's, and its own autoscaler for it.
 pub(crate) fn team_workload(shop: &Shop<'_>, name: &str, most: u32, metric: &Value) -> Result<()> {
-    let metadata = json!({"name": name, "namespace": shop.namespace});
+    shop.idle_workload("Deployment", name)?;
     shop.apply(&json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,
-        "spec": {
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "containers": [{"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}],
-                },
-            },
-        },
-    }))?;
-    shop.apply(&json!({
-        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata,
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": name, "namespace": shop.namespace},
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
             "minReplicas": 1,

@@ -17,7 +17,7 @@ use projectionist::{
 };
 use serde_json::{Value, json};
 
-use crate::shop::Shop;
+use crate::shop::{Shop, idle_container};
 use crate::stage::{PATIENCE, Stage, play, together};
 
 /// Events that pend, step by step. 33 after 30 is just within the usual tolerance of ten replicas.
@@ -147,7 +147,7 @@ impl Case {
         let metadata = json!({"name": name, "namespace": shop.namespace, "labels": {"differential": "yes"}});
         let mut pod = json!({
             "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}],
+            "containers": [idle_container()],
         });
         if !ready {
             pod["nodeSelector"] = json!({"nowhere": "to-be-found"});

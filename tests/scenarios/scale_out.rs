@@ -12,40 +12,6 @@ use tokio::time::{Instant, sleep};
 use crate::shop::{Shop, phase};
 use crate::stage::{PATIENCE, alone, play, together};
 
-/// A Deployment of the team's own whose pods do nothing.
-fn team_workload(shop: &Shop<'_>, name: &str) -> Result<()> {
-    shop.apply(&json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": name, "namespace": shop.namespace},
-        "spec": {
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "containers": [{"name": "worker", "image": test_cluster::images::TOOLBOX_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}],
-                },
-            },
-        },
-    }))?;
-    Ok(())
-}
-
-/// A Projection that scales [`team_workload`] of the same name, of which a worker is known to do 100 events a second.
-fn scaling(shop: &Shop<'_>, name: &str, scaling: &serde_json::Value) -> Result<()> {
-    let mut all = json!({"eventsPerWorkerSecond": 100, "maxWorkers": 4, "ordering": "None", "shards": null});
-    crate::shop::merge(&mut all, scaling);
-    shop.apply(&shop.measured(
-        name,
-        &json!({"spec": {
-            "scaling": all,
-            "checkpoint": {"readStore": {"name": "orders"}},
-            "projector": {"existing": {"kind": "Deployment", "name": name}},
-        }}),
-    ))?;
-    Ok(())
-}
-
 /// True when the operator itself set the number of workers last, through the scale subresource.
 fn raised_by_the_operator(deployment: &Deployment) -> bool {
     deployment.metadata.managed_fields.iter().flatten().any(|entry| {
@@ -64,8 +30,7 @@ fn the_operator_scales_out_before_the_autoscaler_looks_and_it_agrees() {
         // The autoscaler looks every two seconds here, so that it may be first with one of them, and hardly with all.
         let names = ["one", "two", "three", "four"];
         for name in names {
-            team_workload(&shop, name)?;
-            scaling(&shop, name, &json!({}))?;
+            shop.scaling_idle_workers(name, &json!({}))?;
             shop.metric_is("projection_required_workers", name, |value| value == "1").await?;
         }
         shop.events.append_events(2_000).await?;
@@ -92,8 +57,7 @@ fn the_autoscalers_own_rules_hold_for_the_operator_too_and_so_does_its_switch() 
             "scaleUp": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 1800}]},
         }});
         for (name, rules) in [("slowly", one_in_half_an_hour), ("alone", json!({"scaleOut": "Autoscaler"}))] {
-            team_workload(&shop, name)?;
-            scaling(&shop, name, &rules)?;
+            shop.scaling_idle_workers(name, &json!({"spec": {"scaling": rules}}))?;
             shop.metric_is("projection_required_workers", name, |value| value == "1").await?;
         }
         shop.events.append_events(2_000).await?;
@@ -107,38 +71,62 @@ fn the_autoscalers_own_rules_hold_for_the_operator_too_and_so_does_its_switch() 
     });
 }
 
+/// Events that arrive in each second of a trace.
+type Arrivals = fn(u64) -> u32;
+
+/// A worker does about 40 events a second.
+const TRACES: [(&str, Arrivals); 4] = [
+    ("bursts", |second| if matches!(second, 0 | 25 | 50) { 400 } else { 0 }),
+    ("steady", |_| 60),
+    ("ramp", |second| u32::try_from(second).unwrap_or_default() * 3 / 2),
+    ("spike", |second| if second == 20 { 1_000 } else { 5 }),
+];
+const TRACE_SECONDS: u64 = 90;
+
+/// Plays a trace to real workers, while every change of their number is written down.
+async fn changes_of_workers(shop: &Shop<'_>, arrivals: Arrivals) -> Result<Vec<(Instant, i32)>> {
+    let mut changes: Vec<(Instant, i32)> = Vec::new();
+    let begun = Instant::now();
+    let mut appended = 0;
+    while begun.elapsed() < Duration::from_secs(TRACE_SECONDS) {
+        while appended <= begun.elapsed().as_secs() {
+            shop.events.append_events(arrivals(appended)).await?;
+            appended += 1;
+        }
+        let replicas = shop.replicas("orders").await?;
+        if changes.last().is_none_or(|(_, last)| *last != replicas) {
+            changes.push((Instant::now(), replicas));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(changes)
+}
+
+fn reverses(changes: &[(Instant, i32)]) -> bool {
+    changes.windows(3).any(|three| {
+        let [(_, a), (down, b), (up, c)] = three else { return false };
+        b < a && c > b && up.duration_since(*down) < Duration::from_secs(60)
+            || b > a && c < b && up.duration_since(*down) < Duration::from_secs(55)
+    })
+}
+
 #[test]
 fn operator_and_autoscaler_never_fight() {
     let _turn = together();
     play(|stage| async move {
-        let shop = Shop::open(stage, "peace").await?;
-        let short = json!({"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}});
-        shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": short}})))?;
-        shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
-        // Bursts and pauses, while every change of the number of workers is written down.
-        let mut changes: Vec<(Instant, i32)> = Vec::new();
-        let end = Instant::now() + Duration::from_secs(90);
-        let mut burst_at = Instant::now();
-        while Instant::now() < end {
-            if Instant::now() >= burst_at && burst_at + Duration::from_secs(40) < end {
-                shop.events.append_events(400).await?;
-                burst_at += Duration::from_secs(25);
-            }
-            let replicas = shop.replicas("orders").await?;
-            if changes.last().is_none_or(|(_, last)| *last != replicas) {
-                changes.push((Instant::now(), replicas));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-        let reversal = changes.windows(3).find(|three| {
-            let [(_, a), (down, b), (up, c)] = three else { return false };
-            b < a && c > b && up.duration_since(*down) < Duration::from_secs(60)
-                || b > a && c < b && up.duration_since(*down) < Duration::from_secs(55)
+        let played = TRACES.map(|(name, arrivals)| async move {
+            let shop = Shop::open(stage, &format!("peace-{name}")).await?;
+            let short = json!({"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}});
+            shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": short}})))?;
+            shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
+            let changes = changes_of_workers(&shop, arrivals).await?;
+            let told: Vec<i32> = changes.iter().map(|(_, replicas)| *replicas).collect();
+            anyhow::ensure!(told.iter().any(|replicas| *replicas > 1), "{name}: nothing happened: {told:?}");
+            anyhow::ensure!(!reverses(&changes), "{name}: they fought: {told:?}");
+            println!("{name}: {told:?}");
+            shop.read_model_is_whole("orders").await
         });
-        let told: Vec<i32> = changes.iter().map(|(_, replicas)| *replicas).collect();
-        anyhow::ensure!(told.iter().any(|replicas| *replicas > 1), "nothing happened: {told:?}");
-        anyhow::ensure!(reversal.is_none(), "they fought: {told:?}");
-        shop.read_model_is_whole("orders").await
+        futures::future::try_join_all(played).await.map(drop)
     });
 }
 
@@ -148,8 +136,7 @@ fn a_frozen_leader_leaves_a_working_autoscaler() {
     play(|stage| async move {
         let shop = Shop::open(stage, "frozen").await?;
         shop.commit("orders", 0).await?;
-        team_workload(&shop, "alone")?;
-        scaling(&shop, "alone", &json!({"scaleOut": "Autoscaler"}))?;
+        shop.scaling_idle_workers("alone", &json!({"spec": {"scaling": {"scaleOut": "Autoscaler"}}}))?;
         shop.metric_is("projection_required_workers", "alone", |value| value == "1").await?;
         let leader = stage.leader(&shop.client).await?;
         let frozen = stage.cluster.freeze(&leader)?;
@@ -266,18 +253,13 @@ fn a_fallback_is_followed_while_the_source_is_down_and_takes_no_worker_away() {
         shop.commit("more", shop.events.head().await?).await?;
         shop.commit("fewer", 0).await?;
         for (name, fallback, before) in [("more", 3, 1), ("fewer", 1, 4)] {
-            team_workload(&shop, name)?;
-            shop.apply(&shop.measured(
+            shop.scaling_idle_workers(
                 name,
                 &json!({"spec": {
                     "lag": {"onUnknown": "Fallback", "fallbackWorkers": fallback},
-                    "scaling": {
-                        "eventsPerWorkerSecond": 100, "maxWorkers": 4, "ordering": "None", "shards": null,
-                        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
-                    },
-                    "projector": {"existing": {"kind": "Deployment", "name": name}},
+                    "checkpoint": {"readStore": {"name": name}},
                 }}),
-            ))?;
+            )?;
             shop.projection_is(name, "it has the workers that it needs", |projection| {
                 let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
                 workers.is_some_and(|workers| workers.desired == Some(before) && workers.required == Some(before))

@@ -89,6 +89,43 @@ impl<'a> Shop<'a> {
         projection
     }
 
+    /// A Deployment or StatefulSet of the team's own, whose pods do nothing.
+    pub(crate) fn idle_workload(&self, kind: &str, name: &str) -> Result<()> {
+        let mut workload = json!({
+            "apiVersion": "apps/v1", "kind": kind,
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {
+                "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {"terminationGracePeriodSeconds": 0, "containers": [idle_container()]},
+                },
+            },
+        });
+        if kind == "StatefulSet" {
+            merge(&mut workload["spec"], &json!({"serviceName": name, "podManagementPolicy": "Parallel"}));
+        }
+        self.apply(&workload)?;
+        Ok(())
+    }
+
+    /// A Projection that scales an [idle](Shop::idle_workload) Deployment of its name up to four workers, of which each is known to do 100 events a
+    /// second, and which the autoscaler takes away without a window. The checkpoint is that of `orders`.
+    pub(crate) fn scaling_idle_workers(&self, name: &str, change: &Value) -> Result<()> {
+        self.idle_workload("Deployment", name)?;
+        let mut all = json!({"spec": {
+            "scaling": {
+                "eventsPerWorkerSecond": 100, "maxWorkers": 4, "ordering": "None", "shards": null,
+                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+            },
+            "checkpoint": {"readStore": {"name": "orders"}},
+            "projector": {"existing": {"kind": "Deployment", "name": name}},
+        }});
+        merge(&mut all, change);
+        self.apply(&self.measured(name, &all))?;
+        Ok(())
+    }
+
     /// Makes the table that [`Shop::measured`] reads, and commits a checkpoint in it.
     pub(crate) async fn commit(&self, name: &str, position: i64) -> Result<()> {
         let client = self.events.client();
@@ -214,7 +251,14 @@ impl<'a> Shop<'a> {
         deployment.spec.and_then(|spec| spec.replicas).context("no replicas in the Deployment")
     }
 
-    /// The four workers of a [`busy`] shop stay, through several looks of the autoscaler, which here looks every two seconds and would
+    /// Waits until four workers are asked for.
+    pub(crate) async fn brings_four_workers(&self) -> Result<()> {
+        eventually_is(PATIENCE, "four workers are asked for", |replicas| *replicas == 4, || self.replicas("orders"))
+            .await?;
+        Ok(())
+    }
+
+    /// The four workers of `orders` stay, through several looks of the autoscaler, which here looks every two seconds and would
     /// scale in at once.
     pub(crate) async fn holds_four_workers(&self) -> Result<()> {
         let wanted = |replicas: &i32| *replicas == 4;
@@ -283,6 +327,12 @@ impl<'a> Shop<'a> {
         ])?;
         Ok(text.lines().map(ToOwned::to_owned).collect())
     }
+}
+
+/// A container that does nothing.
+pub(crate) fn idle_container() -> Value {
+    let image = test_cluster::images::TOOLBOX_IMAGE;
+    json!({"name": "worker", "image": image, "imagePullPolicy": "Never", "args": ["pause"]})
 }
 
 /// A shop with a backlog that keeps four workers busy for minutes.
