@@ -11,12 +11,7 @@ const PARTS: u32 = 12;
 /// What names us in the API server's log: the groups, and the Service behind them.
 const US: [&str; 3] = ["external.metrics.k8s.io", "custom.metrics.k8s.io", "projectionist"];
 
-pub(crate) async fn under_load(
-    fixtures: &Fixtures<'_>,
-    projections: usize,
-    rate: u32,
-    length: Duration,
-) -> Result<()> {
+pub(crate) async fn under_load(fixtures: &Fixtures<'_>, projections: usize, rate: u32, length: Duration) -> Result<()> {
     println!("\n{rate} reads/s for {:.0} min: memory of a replica (resident)", length.as_secs_f64() / 60.0);
     let logged = fixtures.cluster.log("kube-apiserver")?.lines().count();
     println!("  at the beginning: {}", memory::now()?);
