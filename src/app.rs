@@ -40,7 +40,6 @@ use crate::{
 
 /// Changes that the sampler may have reported and the controller not yet taken; the sampler waits with more.
 const UNTAKEN_CHANGES: usize = 1_024;
-const NO_RUNTIME: &str = "the async runtime could not start";
 /// By so much (as `nice` counts, from 0 to 19) measuring and reconciling come after answering.
 const BEHIND_ANSWERS: i32 = 5;
 /// The Lease that tells who reconciles.
@@ -58,25 +57,24 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Operator(args) => {
             telemetry::start_logging(&args.log)?;
             // Threads of their own: what keeps the others busy for some milliseconds delays no answer.
-            let serving = threads().build().context(NO_RUNTIME)?;
-            let others = threads().on_thread_start(give_way).build().context(NO_RUNTIME)?;
-            others.block_on(operator(*args, serving.handle().clone()))
+            let serving = runtime(|| {})?;
+            runtime(give_way)?.block_on(operator(*args, serving.handle().clone()))
         }
         Command::Projector(args) => {
             telemetry::start_logging(&args.log)?;
-            threads().build().context(NO_RUNTIME)?.block_on(projector(args))
+            runtime(|| {})?.block_on(projector(args))
         }
         Command::Uninstall(args) => {
             telemetry::start_logging(&args.log)?;
-            threads().build().context(NO_RUNTIME)?.block_on(remove(args))
+            runtime(|| {})?.block_on(remove(args))
         }
     }
 }
 
-fn threads() -> tokio::runtime::Builder {
+/// `begin` is what each of its threads does first.
+fn runtime(begin: fn()) -> anyhow::Result<tokio::runtime::Runtime> {
     let mut threads = tokio::runtime::Builder::new_multi_thread();
-    threads.enable_all();
-    threads
+    threads.enable_all().on_thread_start(begin).build().context("the async runtime could not start")
 }
 
 /// Gives this thread a lower priority than those that answer: an answer takes microseconds, and need not wait for a round of samples that has just

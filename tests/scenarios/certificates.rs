@@ -136,6 +136,7 @@ fn of_many_replicas_that_start_at_once_one_issues_the_certificate_and_all_serve_
                 tokio::time::timeout(PATIENCE, one.wait_for(Option::is_some)).await.context("nothing is served")??;
             served.extend(one.clone());
         }
+        ensure!(!writing.is_finished(), "nobody wrote meanwhile");
         writing.abort();
         let data = secret.get("metrics-serving-cert").await?.data.unwrap_or_default();
         let part = |key: &str| String::from_utf8(data[key].0.clone());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use test_cluster::{always_is, eventually, eventually_is};
+use test_cluster::eventually;
 use tokio::time::{Instant, sleep};
 
 use crate::shop::Shop;
@@ -19,13 +19,6 @@ async fn commit_and_see(shop: &Shop<'_>, position: i64) -> Result<()> {
     shop.metric_is("projection_pending_events", "orders", |value| value == pending).await
 }
 
-/// One worker, through several looks of the autoscaler.
-async fn holds_one_worker(shop: &Shop<'_>) -> Result<()> {
-    let wanted = |replicas: &i32| *replicas == 1;
-    always_is(Duration::from_secs(10), "the one worker stays", wanted, || shop.replicas("orders")).await?;
-    Ok(())
-}
-
 #[test]
 fn a_checkpoint_that_goes_back_brings_workers_and_two_that_pull_at_it_do_not_swing_them() {
     let _turn = together();
@@ -35,12 +28,12 @@ fn a_checkpoint_that_goes_back_brings_workers_and_two_that_pull_at_it_do_not_swi
         shop.commit("orders", 1_990).await?;
         shop.scaling_idle_workers("orders", &json!({}))?;
         commit_and_see(&shop, 1_990).await?;
-        holds_one_worker(&shop).await?;
+        shop.replicas_stay(1).await?;
         // The lag is known all the same, and whoever handles the events anew does it in time.
         commit_and_see(&shop, 40).await?;
         let message = shop.condition_is("orders", "LagKnown", "False", "CheckpointRewound").await?;
         ensure!(message.contains("from 1990 to 40"), "{message}");
-        shop.brings_four_workers().await?;
+        shop.replicas_become(4).await?;
         commit_and_see(&shop, 1_995).await?;
         commit_and_see(&shop, 50).await?;
         shop.condition_is("orders", "LagKnown", "False", "CheckpointContested").await?;
@@ -78,9 +71,9 @@ fn events_of_the_future_age_from_when_they_were_seen_and_bring_workers() {
         let aged = |value: &str| value.trim_end_matches('m').parse::<f64>().is_ok_and(|number| number > 0.0);
         shop.metric_is("projection_staleness_seconds", "orders", aged).await?;
         shop.condition_is("orders", "WithinTarget", "False", "BehindTarget").await?;
-        shop.brings_four_workers().await?;
+        shop.replicas_become(4).await?;
         shop.commit("orders", shop.events.head().await?).await?;
-        eventually_is(PATIENCE, "and they go", |replicas| *replicas == 1, || shop.replicas("orders")).await?;
+        shop.replicas_become(1).await?;
         shop.condition_is("orders", "LagKnown", "True", "").await.map(drop)
     });
 }
@@ -103,13 +96,13 @@ fn events_that_are_deleted_before_they_are_read_are_told_while_there_is_time_and
         // 4,000 events at four a second take longer than the quarter of an hour that is left.
         shop.scaling_idle_workers("orders", &keeping("3h15m"))?;
         shop.condition_is("orders", "Progressing", "False", "RetentionRisk").await?;
-        shop.brings_four_workers().await?;
-        shop.holds_four_workers().await?;
+        shop.replicas_become(4).await?;
+        shop.replicas_stay(4).await?;
         let message = shop.condition_is("orders", "Progressing", "False", "RetentionRisk").await?;
         ensure!(message.contains(" min, and the backlog takes 16 min"), "{message}");
         shop.scaling_idle_workers("orders", &keeping("720h"))?;
         shop.condition_is("orders", "Progressing", "True", "").await?;
-        shop.holds_four_workers().await
+        shop.replicas_stay(4).await
     });
 }
 
@@ -125,7 +118,7 @@ fn a_stuck_checkpoint_brings_no_worker_however_much_comes_and_one_that_moves_aga
         ensure!(message.contains("at 7"), "{message}");
         shop.events.append_events(5_000).await?;
         shop.metric_is("projection_pending_events", "orders", |value| value == "5043").await?;
-        holds_one_worker(&shop).await?;
+        shop.replicas_stay(1).await?;
         let told = || async { Ok::<_, anyhow::Error>(shop.events_about("orders")?.contains_key("CheckpointFrozen")) };
         eventually(PATIENCE, "an Event says why", told).await?;
         // It moves again: what waits is work, and not a poisoned event.
@@ -136,7 +129,7 @@ fn a_stuck_checkpoint_brings_no_worker_however_much_comes_and_one_that_moves_aga
             }
             sleep(Duration::from_millis(500)).await;
         }
-        shop.brings_four_workers().await?;
+        shop.replicas_become(4).await?;
         shop.commit("orders", shop.events.head().await?).await?;
         shop.condition_is("orders", "Progressing", "True", "").await.map(drop)
     });
@@ -158,14 +151,12 @@ fn what_never_committed_keeps_a_worker_and_may_sleep_afterwards() {
             eventually(PATIENCE, "the metric is an error", || shop.refusal("projection_required_workers", "orders"))
                 .await?;
         ensure!(code == 503 && message.contains("no checkpoint"), "{code} {message}");
-        eventually_is(PATIENCE, "a first commit needs a worker", |replicas| *replicas == 1, || shop.replicas("orders"))
-            .await?;
-        holds_one_worker(&shop).await?;
+        shop.replicas_become(1).await?;
+        shop.replicas_stay(1).await?;
         shop.events.append_events(500).await?;
-        holds_one_worker(&shop).await?;
+        shop.replicas_stay(1).await?;
         shop.commit("orders", shop.events.head().await?).await?;
-        eventually_is(PATIENCE, "quiet is known now", |replicas| *replicas == 0, || shop.replicas("orders")).await?;
-        Ok(())
+        shop.replicas_become(0).await
     });
 }
 
@@ -179,15 +170,15 @@ fn a_number_too_large_for_the_autoscaler_brings_all_workers_and_wraps_around_now
         // The autoscaler reads the pending events themselves, too.
         shop.scaling_idle_workers("orders", &json!({"spec": {"lag": {"pendingPerWorker": 1}}}))?;
         commit_and_see(&shop, 10).await?;
-        holds_one_worker(&shop).await?;
+        shop.replicas_stay(1).await?;
         // More than are counted one by one, and a position near the end of all positions.
         shop.events.append_events(20_000).await?;
         let last = "insert into events (position, stream, type, data) overriding system value
              values (9223372036854775000, 's', 'Counted', '{}')";
         shop.events.client().execute(last, &[]).await?;
         shop.metric_is("projection_pending_events", "orders", |value| value == "9223372036854775").await?;
-        shop.brings_four_workers().await?;
-        shop.holds_four_workers().await?;
+        shop.replicas_become(4).await?;
+        shop.replicas_stay(4).await?;
         let autoscaler = shop.autoscalers().get("orders").await?;
         let active = autoscaler.status.and_then(|status| status.conditions).unwrap_or_default();
         let active = active.into_iter().find(|condition| condition.type_ == "ScalingActive");

@@ -93,7 +93,7 @@ fn a_killed_leader_is_followed_by_the_other_replica() {
             *leader != before
         };
         eventually_is(PATIENCE, "another replica leads", another, seen).await?;
-        shop.holds_four_workers().await?;
+        shop.replicas_stay(4).await?;
         let fewest = fewest.into_inner();
         ensure!(fewest == 4, "there were only {fewest} workers in between");
         // What the old leader would have done is done: work goes on, and a Projection made now is run.
@@ -116,7 +116,7 @@ fn with_the_whole_operator_gone_the_workers_are_held_and_go_on() {
         let unavailable = || shop.refusal("projection_required_workers", "orders");
         let (code, message) = eventually(PATIENCE, "the metric is an error", unavailable).await?;
         ensure!(code == 503, "{code} {message}");
-        shop.holds_four_workers().await?;
+        shop.replicas_stay(4).await?;
         shop.events.append_events(100).await?;
         shop.read_model_is_whole("orders").await?;
         ensure!(shop.replicas("orders").await? == 4, "workers were taken away because nobody measured");

@@ -124,7 +124,7 @@ fn a_deleted_secret_is_named_and_a_new_one_is_taken_up() {
         shop.stage.cluster.kubectl(&["delete", "secret", "database", "-n", &shop.namespace])?;
         let message = shop.condition_is("orders", "SourceReachable", "False", "SecretNotFound").await?;
         ensure!(message.contains("database"), "{message}");
-        shop.holds_four_workers().await?;
+        shop.replicas_stay(4).await?;
         let literal = format!("--from-literal=url={url}");
         shop.stage.cluster.kubectl(&["create", "secret", "generic", "database", "-n", &shop.namespace, &literal])?;
         shop.condition_is("orders", "SourceReachable", "True", "").await?;

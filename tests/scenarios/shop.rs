@@ -251,17 +251,16 @@ impl<'a> Shop<'a> {
         deployment.spec.and_then(|spec| spec.replicas).context("no replicas in the Deployment")
     }
 
-    /// Waits until four workers are asked for.
-    pub(crate) async fn brings_four_workers(&self) -> Result<()> {
-        eventually_is(PATIENCE, "four workers are asked for", |replicas| *replicas == 4, || self.replicas("orders"))
-            .await?;
+    /// Waits until so many workers are asked for, of the Deployment `orders`.
+    pub(crate) async fn replicas_become(&self, count: i32) -> Result<()> {
+        let what = format!("{count} workers are asked for");
+        eventually_is(PATIENCE, &what, |replicas| *replicas == count, || self.replicas("orders")).await?;
         Ok(())
     }
 
-    /// The four workers of `orders` stay, through several looks of the autoscaler, which here looks every two seconds and would
-    /// scale in at once.
-    pub(crate) async fn holds_four_workers(&self) -> Result<()> {
-        let wanted = |replicas: &i32| *replicas == 4;
+    /// So many workers of `orders` stay, through several looks of the autoscaler, which here looks every two seconds and would scale in at once.
+    pub(crate) async fn replicas_stay(&self, count: i32) -> Result<()> {
+        let wanted = |replicas: &i32| *replicas == count;
         always_is(Duration::from_secs(15), "the workers are held", wanted, || self.replicas("orders")).await
     }
 

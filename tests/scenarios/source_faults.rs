@@ -24,7 +24,7 @@ async fn refused_and_held(shop: &Shop<'_>, reason: &str) -> Result<()> {
         })
     })
     .await?;
-    shop.holds_four_workers().await
+    shop.replicas_stay(4).await
 }
 
 #[test]

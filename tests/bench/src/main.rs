@@ -35,7 +35,7 @@ struct Options {
     #[arg(long, default_value_t = 1_000)]
     projections: usize,
     /// Seconds of each load
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Seconds over which writes at rest are counted
     #[arg(long, default_value_t = 60)]

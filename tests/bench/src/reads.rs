@@ -37,11 +37,7 @@ pub(crate) async fn compare(
     let ours = move |index: usize| metric_of(index, projections);
     let constant = |_| other.path().to_owned();
     for rate in RATES {
-        let before = OwnShare::of_all(fixtures).await?;
-        let (static_one, our_one) = alternate(fixtures, rate, length, constant, ours).await?;
-        row(&format!("static server, {rate}/s"), &static_one, None);
-        row(&format!("Projectionist, {rate}/s"), &our_one, Some(&static_one));
-        println!("    our own share of it: {}", OwnShare::of_all(fixtures).await?.since(&before));
+        side_by_side(fixtures, rate, length, "", constant, ours).await?;
     }
 
     bombs(fixtures).await?;
@@ -49,11 +45,7 @@ pub(crate) async fn compare(
     let hanging = fixtures.cluster.postgres()?;
     let url = hanging.create_database("hanging").await?;
     hang(fixtures, &hanging, &url).await?;
-    let before = OwnShare::of_all(fixtures).await?;
-    let (static_one, our_one) = alternate(fixtures, 300, length, constant, ours).await?;
-    row("static server, 300/s", &static_one, None);
-    row("Projectionist, 300/s, a source hangs", &our_one, Some(&static_one));
-    println!("    our own share of it: {}", OwnShare::of_all(fixtures).await?.since(&before));
+    side_by_side(fixtures, 300, length, ", a source hangs", constant, ours).await?;
     hanging.resume()?;
     println!(
         "  (goal: at most 1.15 × the static server, no change while a source hangs, and an own share below 0.2 ms for 99 %)"
@@ -110,19 +102,26 @@ async fn hang(fixtures: &Fixtures<'_>, server: &test_cluster::Postgres, url: &st
     .await
 }
 
-async fn alternate(
+/// The two take turns, and a row is printed for each. `meanwhile`: what else goes on.
+async fn side_by_side(
     fixtures: &Fixtures<'_>,
     rate: u32,
     length: Duration,
-    first: impl Fn(usize) -> String,
-    second: impl Fn(usize) -> String,
-) -> Result<(Latencies, Latencies)> {
-    let (mut of_first, mut of_second) = (Vec::new(), Vec::new());
+    meanwhile: &str,
+    constant: impl Fn(usize) -> String,
+    ours: impl Fn(usize) -> String,
+) -> Result<()> {
+    let before = OwnShare::of_all(fixtures).await?;
+    let (mut of_static, mut of_ours) = (Vec::new(), Vec::new());
     for _ in 0..length.as_secs() {
-        of_first.push(one(fixtures, rate, TURN, &first).await?);
-        of_second.push(one(fixtures, rate, TURN, &second).await?);
+        of_static.push(one(fixtures, rate, TURN, &constant).await?);
+        of_ours.push(one(fixtures, rate, TURN, &ours).await?);
     }
-    Ok((Latencies::merged(of_first), Latencies::merged(of_second)))
+    let (of_static, of_ours) = (Latencies::merged(of_static), Latencies::merged(of_ours));
+    row(&format!("static server, {rate}/s"), &of_static, None);
+    row(&format!("Projectionist, {rate}/s{meanwhile}"), &of_ours, Some(&of_static));
+    println!("    our own share of it: {}", OwnShare::of_all(fixtures).await?.since(&before));
+    Ok(())
 }
 
 async fn one(
