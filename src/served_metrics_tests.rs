@@ -21,6 +21,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         arrived: 9,
         staleness: Some(Duration::from_millis(1_400)),
         ahead_of_clock: Duration::ZERO,
+        held_back: 0,
         blocked_by: None,
     };
     let assessment = Assessment {

@@ -37,6 +37,7 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
             arrived: 0,
             staleness,
             ahead_of_clock: Duration::ZERO,
+            held_back: 0,
             blocked_by: None,
         },
         assessment: Assessment {

@@ -44,6 +44,7 @@ impl World {
             arrived: self.head,
             staleness: Some(Duration::from_secs(pending / 100)),
             ahead_of_clock: Duration::ZERO,
+            held_back: 0,
             blocked_by: None,
         }
     }

@@ -112,6 +112,7 @@ impl World {
             arrived: whole(all),
             staleness: Some(if pending == 0 { Duration::ZERO } else { seconds(self.now - oldest.unwrap_or(self.now)) }),
             ahead_of_clock: Duration::ZERO,
+            held_back: 0,
             blocked_by: None,
         }
     }

@@ -48,7 +48,7 @@ impl CheckpointState {
     }
 }
 
-/// Events between checkpoint and safe head.
+/// Committed events beyond the checkpoint, up to the raw head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Pending {
     /// How many.
@@ -77,8 +77,10 @@ pub struct Sample {
     pub head: Head,
     /// How far the projection has come. Read before the head, so that a healthy checkpoint is never beyond it.
     pub checkpoint: CheckpointState,
-    /// What waits. Absent when the projection has never committed, or when the answer made no sense.
+    /// What waits, whether or not it may be read yet. Absent when the projection has never committed, or when the answer made no sense.
     pub pending: Option<Pending>,
+    /// The part of `pending` above the safe head: these events wait, and no worker may read them yet.
+    pub held_back: u64,
     /// What waits in each shard, where the shards of events are known; empty where they are not.
     pub pending_by_shard: Vec<u64>,
     /// Events that came below the safe head since measuring this source began: a counter that only grows.

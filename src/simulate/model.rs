@@ -97,6 +97,7 @@ fn sample(state: &State<'_>) -> Sample {
         arrived: state.arrived,
         staleness: Some(state.staleness),
         ahead_of_clock: std::time::Duration::ZERO,
+        held_back: 0,
         blocked_by: None,
     }
 }

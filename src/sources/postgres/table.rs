@@ -141,6 +141,7 @@ impl Table {
                 arrived: self.arrived,
                 staleness,
                 ahead_of_clock,
+                held_back: 0,
                 blocked_by: blocked_by.clone(),
             }
         };
