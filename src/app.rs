@@ -15,7 +15,10 @@ use tokio::{
 
 use crate::{
     api::Projection,
-    cli::{Cli, Command, DelegateArgs, OperatorArgs, OutputFormat, ProjectorArgs, Scope, SimulateArgs, UninstallArgs},
+    cli::{
+        CheckpointRows, Cli, Command, DelegateArgs, OperatorArgs, OutputFormat, ProjectorArgs, Scope, SimulateArgs,
+        UninstallArgs,
+    },
     cluster_secrets::ClusterSecrets,
     controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerImage},
     delegate_client::{AdapterClient, ServiceAccountTokens, ServiceAddress, Tokens},
@@ -114,6 +117,16 @@ fn simulation(args: &SimulateArgs) -> anyhow::Result<()> {
         worker_rate: args.worker_rate,
         learnt_rate: args.learnt_rate,
         start_up: args.start_up.0,
+        kind: simulate::WorkerKind {
+            commits: args.commit_every,
+            checkpoints: match args.checkpoint {
+                CheckpointRows::Builtin => simulate::Checkpoints::Following,
+                CheckpointRows::One => simulate::Checkpoints::One,
+                CheckpointRows::Shard => simulate::Checkpoints::Shard,
+                CheckpointRows::ShardUnknown => simulate::Checkpoints::ShardUnknown,
+            },
+            slowest: args.slow_worker,
+        },
         workers: args.workers,
         shards: args.shards,
         hot_shard: args.hot_shard,

@@ -10,6 +10,7 @@ use crate::{
     api::{HumanDuration, ScaleOut},
     delegate_client::ServiceAddress,
     metrics_api::Rate,
+    simulate::Commits,
 };
 
 /// Runs CQRS projections on Kubernetes and scales them by how far behind they are.
@@ -175,6 +176,16 @@ pub struct SimulateArgs {
     /// From a worker's creation until it is ready.
     #[arg(long, default_value = "2s")]
     pub start_up: HumanDuration,
+    /// When a worker commits what it has handled: after each `event`, after a time such as `500ms` or `5s`, or after a number such as
+    /// `1000 events`. What is handled and not committed looks like lag.
+    #[arg(long, value_name = "WHEN", default_value = "event")]
+    pub commit_every: Commits,
+    /// The rows of the checkpoint table, and what can be told from them.
+    #[arg(long, value_enum, default_value_t = CheckpointRows::Builtin)]
+    pub checkpoint: CheckpointRows,
+    /// One worker, the oldest, is so many times slower than the others.
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0, value_parser = positive)]
+    pub slow_worker: f64,
     /// Workers at the beginning. Default: `spec.scaling.minWorkers`.
     #[arg(long, value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub workers: Option<u32>,
@@ -205,6 +216,19 @@ pub struct SimulateArgs {
     /// Width of the charts, in characters.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(40..))]
     pub width: u16,
+}
+
+/// The rows of a checkpoint table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum CheckpointRows {
+    /// One a shard, as the built-in projector keeps them: a shard with nothing to do follows the head.
+    Builtin,
+    /// One for all: everything up to its position is handled.
+    One,
+    /// One a shard, each counted by itself, since the column with an event's shard is known.
+    Shard,
+    /// One a shard, and which event is whose is not known: the lowest row counts for all.
+    ShardUnknown,
 }
 
 /// The form of results.

@@ -66,6 +66,27 @@ fn the_same_input_gives_the_same_output_and_a_behavior_changes_it() {
 }
 
 #[test]
+fn workers_that_are_not_ideal_are_measured_as_an_operator_would_measure_them() {
+    let told = |arguments: &[&str]| {
+        let told = json_of(&simulate(&[], &[&["-o", "json"], arguments].concat()).1);
+        let of = |pointer: &str| {
+            let moments = told["moments"].as_array().unwrap().iter();
+            moments.map(|moment| moment.pointer(pointer).unwrap().as_f64().unwrap()).fold(0.0, f64::max)
+        };
+        (of("/measured/stalenessSeconds"), of("/stalenessSeconds"))
+    };
+    let (ideal, handled) = told(&["--workers", "10"]);
+    assert!((ideal - handled).abs() < 1.0, "{ideal}, {handled}");
+    let (measured, handled) = told(&["--workers", "10", "--commit-every", "5s", "--checkpoint", "shard-unknown"]);
+    assert!(measured > handled + 3.0, "{measured} seconds old by the rows, {handled} by what is handled");
+    let (slow, _) = told(&["--slow-worker", "3"]);
+    assert!(slow > ideal, "{slow}, {ideal}");
+    let (_, output) = simulate(&[], &["--commit-every", "1000"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("--commit-every") && error.contains("1000 events"), "{error}");
+}
+
+#[test]
 fn a_recorded_series_is_a_trace() {
     let recorded = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},
         "values":[[1700000000,"40"],[1700000030,"900"],[1700000060,"40"],[1700000090,"40"],[1700000120,"40"]]}]}}"#;

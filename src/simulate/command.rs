@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    kind::WorkerKind,
     log::Backlog,
     model::{InvalidProjection, ModelPolicy},
     outcome::Run,
@@ -24,6 +25,8 @@ pub struct Options {
     pub learnt_rate: Option<f64>,
     /// From a worker's creation until it is ready.
     pub start_up: Duration,
+    /// When workers commit, what is measured of it, and whether one of them is slow.
+    pub kind: WorkerKind,
     /// Workers at the beginning. Default: `minWorkers`.
     pub workers: Option<u32>,
     /// Shards, where the Projection does not tell.
@@ -134,6 +137,7 @@ pub fn simulate(mut projection: Projection, trace: Trace, options: &Options) -> 
         worker_rate,
         learnt_rate,
         start_up,
+        kind,
         workers,
         shards,
         hot_shard,
@@ -166,6 +170,7 @@ pub fn simulate(mut projection: Projection, trace: Trace, options: &Options) -> 
         shards,
         per_worker: *worker_rate,
         start_up: *start_up,
+        kind: *kind,
         workers: workers.map_or(least, |workers| i32::try_from(workers).unwrap_or(i32::MAX)),
         sampling: sampling.unwrap_or(usual_sampling),
         sync_period: *sync_period,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::simulate::{Checkpoints, Commits};
 
 const PROJECTION: &str = "
 apiVersion: projectionist.dev/v1alpha1
@@ -17,6 +18,7 @@ fn options() -> Options {
         worker_rate: 50.0,
         learnt_rate: Some(50.0),
         start_up: Duration::from_secs(2),
+        kind: WorkerKind::default(),
         workers: None,
         shards: None,
         hot_shard: 1.0,
@@ -35,12 +37,20 @@ fn burst() -> Trace {
 
 #[test]
 fn simulates_a_projection_and_each_option_counts() {
-    let score = |options: &Options| simulate(read_projection(PROJECTION).unwrap(), burst(), options).unwrap().score();
+    let run = |options: &Options| simulate(read_projection(PROJECTION).unwrap(), burst(), options).unwrap();
     let usual = || options();
     let by_autoscaler = || Options { scale_out: Some(ScaleOut::Autoscaler), ..options() };
-    assert!(score(&usual()).most_workers > 5);
+    assert!(run(&usual()).score().most_workers > 5);
     let seconds = Duration::from_secs;
-    let changed: [(&str, Options, Options); 10] = [
+    let kind = |kind: WorkerKind| Options { kind, learnt_rate: None, ..options() };
+    let ideal = WorkerKind::default();
+    let late = WorkerKind { commits: Commits::Every(seconds(5)), ..ideal };
+    let changed: [(&str, Options, Options); 15] = [
+        ("commits by the clock", kind(ideal), kind(late)),
+        ("commits by the count", kind(ideal), kind(WorkerKind { commits: Commits::EveryEvents(1_000), ..ideal })),
+        ("one row", kind(late), kind(WorkerKind { checkpoints: Checkpoints::One, ..late })),
+        ("rows a shard", kind(late), kind(WorkerKind { checkpoints: Checkpoints::ShardUnknown, ..late })),
+        ("one slow worker", kind(ideal), kind(WorkerKind { slowest: 3.0, ..ideal })),
         ("worker rate", usual(), Options { worker_rate: 200.0, ..usual() }),
         ("learnt rate", usual(), Options { learnt_rate: None, ..usual() }),
         ("start-up", usual(), Options { start_up: seconds(20), ..usual() }),
@@ -53,7 +63,7 @@ fn simulates_a_projection_and_each_option_counts() {
         ("period", by_autoscaler(), Options { sync_period: seconds(60), ..by_autoscaler() }),
     ];
     for (what, before, after) in changed {
-        assert_ne!(score(&before), score(&after), "{what} changes nothing");
+        assert!(run(&before) != run(&after), "{what} changes nothing");
     }
 }
 

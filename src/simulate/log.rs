@@ -39,6 +39,12 @@ impl Arrivals {
         }
     }
 
+    /// When the line reached so many events.
+    pub(super) fn time_of(&self, events: f64) -> f64 {
+        let mut from = self.knots.partition_point(|knot| knot.1 < events).saturating_sub(1);
+        self.reached(events, &mut from)
+    }
+
     /// When the line reached so many events, searching from the knot `from` on; the knot where it was found is stored there.
     fn reached(&self, events: f64, from: &mut usize) -> f64 {
         while self.knots.get(*from + 1).is_some_and(|knot| knot.1 < events) {
@@ -73,10 +79,14 @@ pub(super) struct Shard {
     offset: f64,
     /// Events handled; the fraction is work begun on the next.
     done: f64,
+    /// Whole events that are handled and committed.
+    committed: f64,
     /// Whole events that have arrived.
     arrived: f64,
     /// Where in the line the oldest that waits was found.
     knot: usize,
+    /// And the oldest that is not committed.
+    committed_knot: usize,
     /// The highest position told, which never goes back.
     told: f64,
 }
@@ -86,7 +96,7 @@ const WHOLE: f64 = 1e-6;
 
 impl Shard {
     pub(super) fn new(weight: f64, offset: f64) -> Self {
-        Self { weight, offset, done: 0.0, arrived: 0.0, knot: 0, told: 0.0 }
+        Self { weight, offset, done: 0.0, committed: 0.0, arrived: 0.0, knot: 0, committed_knot: 0, told: 0.0 }
     }
 
     pub(super) fn grow(&mut self, arrivals_until_now: f64) {
@@ -116,18 +126,51 @@ impl Shard {
         if self.pending() <= 0.0 || self.weight <= 0.0 {
             return None;
         }
-        let all = (self.done.floor() + 1.0 - self.offset) / self.weight;
-        Some(arrivals.reached(all, &mut self.knot))
+        Some(arrivals.reached(self.position(self.done.floor() + 1.0), &mut self.knot))
     }
 
-    /// The position up to which the shard is done: the head where nothing waits, else that before its oldest event.
-    pub(super) fn checkpoint(&mut self, arrivals: &Arrivals, head: f64) -> f64 {
-        let position = match self.oldest(arrivals) {
-            None => head,
-            Some(_) => ((self.done.floor() + 1.0 - self.offset) / self.weight).floor() - 1.0,
+    /// Commits what is wholly handled.
+    pub(super) fn commit(&mut self) {
+        self.committed = self.done.floor();
+    }
+
+    /// Events that have arrived and are not committed.
+    pub(super) fn uncommitted(&self) -> f64 {
+        self.arrived - self.committed
+    }
+
+    /// When the oldest event that is not committed arrived, in seconds.
+    pub(super) fn oldest_uncommitted(&mut self, arrivals: &Arrivals) -> Option<f64> {
+        if self.uncommitted() <= 0.0 || self.weight <= 0.0 {
+            return None;
+        }
+        Some(arrivals.reached(self.position(self.committed + 1.0), &mut self.committed_knot))
+    }
+
+    /// The position up to which all of the shard's events are committed: the head where all are, else that before the oldest.
+    pub(super) fn following(&mut self, head: f64) -> f64 {
+        let position = if self.uncommitted() <= 0.0 || self.weight <= 0.0 {
+            head
+        } else {
+            self.position(self.committed + 1.0).floor() - 1.0
         };
+        self.tell(position, head)
+    }
+
+    /// The position of the last event that is committed, where the row stays.
+    pub(super) fn row(&mut self, head: f64) -> f64 {
+        let position = if self.committed < 1.0 || self.weight <= 0.0 { 0.0 } else { self.position(self.committed) };
+        self.tell(position.floor(), head)
+    }
+
+    fn tell(&mut self, position: f64, head: f64) -> f64 {
         self.told = self.told.max(position.min(head));
         self.told
+    }
+
+    /// How many events of all shards there are when the shard's event of this number comes.
+    fn position(&self, event: f64) -> f64 {
+        (event - self.offset) / self.weight
     }
 }
 
@@ -170,6 +213,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_committed_waits_as_seen_from_outside() {
+        let line = arrivals(&[1.0, 1.0], Backlog::default());
+        let mut shard = Shard::new(0.5, 0.0);
+        shard.grow(line.until(11.0));
+        shard.work(3.5);
+        assert_eq!((shard.pending(), shard.uncommitted(), shard.oldest_uncommitted(&line)), (2.0, 5.0, Some(2.0)));
+        shard.commit();
+        assert_eq!((shard.uncommitted(), shard.oldest_uncommitted(&line)), (2.0, Some(8.0)), "half done is not done");
+        assert_eq!((shard.row(11.0), shard.clone().following(11.0)), (6.0, 7.0), "the third event came sixth");
+        shard.work(9.0);
+        shard.commit();
+        assert_eq!((shard.row(11.0), shard.clone().following(11.0)), (10.0, 11.0), "all is done");
+        assert_eq!((shard.uncommitted(), shard.oldest_uncommitted(&line)), (0.0, None));
+    }
+
+    #[test]
     fn checkpoints_never_go_back_nor_beyond_the_head() {
         let line = arrivals(&[3.0, 0.5, 7.0], Backlog::default());
         let mut shards: Vec<Shard> = (0..4).map(|index| Shard::new(0.25, f64::from(index) / 4.0)).collect();
@@ -179,7 +238,8 @@ mod tests {
             for (shard, before) in shards.iter_mut().zip(&mut before) {
                 shard.grow(all);
                 shard.work(0.7);
-                let checkpoint = shard.checkpoint(&line, all.floor());
+                shard.commit();
+                let checkpoint = if tick % 3 == 0 { shard.row(all.floor()) } else { shard.following(all.floor()) };
                 assert!(checkpoint >= *before && checkpoint <= all.floor(), "{checkpoint} after {before} of {all}");
                 *before = checkpoint;
             }

@@ -22,6 +22,7 @@
 pub mod chart;
 mod command;
 mod crew;
+mod kind;
 mod log;
 mod model;
 mod others;
@@ -34,6 +35,7 @@ mod trace;
 
 pub use command::{InvalidInput, Options, read_behavior, read_projection, simulate};
 pub use crew::Worker;
+pub use kind::{Checkpoints, Commits, Measured, WorkerKind};
 pub use log::Backlog;
 pub use model::{InvalidProjection, ModelPolicy};
 pub use others::{CpuPolicy, QueryPolicy, QueueLengthPolicy};

@@ -1,6 +1,9 @@
 //! Our own policy: the very model that the operator runs. The only file of the simulator that knows the model's types.
 
-use super::policy::{Policy, State};
+use super::{
+    kind::Measured,
+    policy::{Policy, State},
+};
 use crate::{
     api::Projection,
     bounds::bounds,
@@ -82,20 +85,19 @@ impl Policy for ModelPolicy {
 
 /// What a probe of the simulated source answers.
 fn sample(state: &State<'_>) -> Sample {
+    let Measured { pending, exact, by_shard, checkpoints, staleness } = state.measured;
     let position = |events: u64| Position(i64::try_from(events).unwrap_or(i64::MAX));
     let head = position(state.arrived);
     Sample {
         at: state.now,
         taken: jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(state.now).unwrap_or_default(),
         head: Head { raw: head, safe: head },
-        checkpoint: CheckpointState::Committed(
-            state.checkpoints.iter().map(|checkpoint| position(*checkpoint)).collect(),
-        ),
-        pending: Some(Pending { events: state.pending(), exact: true }),
+        checkpoint: CheckpointState::Committed(checkpoints.iter().copied().map(position).collect()),
+        pending: Some(Pending { events: *pending, exact: *exact }),
         // A log without shards has one entry, which says nothing of shards.
-        pending_by_shard: if state.pending_by_shard.len() > 1 { state.pending_by_shard.to_vec() } else { Vec::new() },
+        pending_by_shard: if by_shard.len() > 1 { by_shard.clone() } else { Vec::new() },
         arrived: state.arrived,
-        staleness: Some(state.staleness),
+        staleness: Some(*staleness),
         ahead_of_clock: std::time::Duration::ZERO,
         held_back: 0,
         blocked_by: None,

@@ -11,10 +11,14 @@ pub struct Moment {
     pub at: Duration,
     /// Events per second that arrive.
     pub arriving: f64,
-    /// Events that wait.
+    /// Events that are not wholly handled.
     pub pending: u64,
     /// Age of the oldest of them.
     pub staleness: Duration,
+    /// Events beyond the checkpoints, as they were measured last: more, where workers do not commit each event.
+    pub measured_pending: u64,
+    /// Age of the oldest of these.
+    pub measured_staleness: Duration,
     /// What the scale asks for.
     pub replicas: i32,
     /// Workers that are ready.
@@ -128,6 +132,8 @@ mod tests {
             arriving: 1.0,
             pending: 0,
             staleness: Duration::from_secs(staleness),
+            measured_pending: 0,
+            measured_staleness: Duration::ZERO,
             replicas,
             ready: 1,
             required: None,

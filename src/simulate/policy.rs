@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::crew::Worker;
+use super::{crew::Worker, kind::Measured};
 use crate::hpa::{Autoscaler, Reading};
 
 /// What there is to be seen at one moment.
@@ -12,12 +12,8 @@ pub struct State<'a> {
     pub now: Duration,
     /// Events that have ever arrived: the head.
     pub arrived: u64,
-    /// Events that are not wholly handled, by shard; one entry when workers compete.
-    pub pending_by_shard: &'a [u64],
-    /// The position up to which each shard is done, in the order of the shards.
-    pub checkpoints: &'a [u64],
-    /// Age of the oldest event that is not wholly handled; zero when there is none.
-    pub staleness: Duration,
+    /// How far behind the projection is, as measured from outside: by what is committed.
+    pub measured: &'a Measured,
     /// What the scale asks for.
     pub replicas: i32,
     /// The workers that there are, oldest first, ready or not.
@@ -29,9 +25,9 @@ pub struct State<'a> {
 }
 
 impl State<'_> {
-    /// Events that are not wholly handled.
+    /// Events beyond the checkpoints.
     pub fn pending(&self) -> u64 {
-        self.pending_by_shard.iter().sum()
+        self.measured.pending
     }
 
     /// Workers that are ready.

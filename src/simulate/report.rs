@@ -82,12 +82,23 @@ pub fn to_json(run: &Run) -> Value {
         .iter()
         .filter(|moment| told.replace(moment.at.as_secs()) != Some(moment.at.as_secs()))
         .map(|moment| {
-            let Moment { at, arriving, pending, staleness, replicas, ready, required } = moment;
+            let Moment {
+                at,
+                arriving,
+                pending,
+                staleness,
+                measured_pending,
+                measured_staleness,
+                replicas,
+                ready,
+                required,
+            } = moment;
             json!({
                 "seconds": at.as_secs_f64(),
                 "arrivingPerSecond": arriving,
                 "pending": pending,
                 "stalenessSeconds": staleness.as_secs_f64(),
+                "measured": {"pending": measured_pending, "stalenessSeconds": measured_staleness.as_secs_f64()},
                 "workers": {"desired": replicas, "ready": ready, "required": required},
             })
         })
@@ -112,6 +123,8 @@ mod tests {
             arriving: f64::from(tenth),
             pending: 7,
             staleness: Duration::from_secs(u64::from(tenth / 100)),
+            measured_pending: 9,
+            measured_staleness: Duration::from_secs(3),
             replicas: i32::try_from(1 + tenth / 20).unwrap(),
             ready: 1,
             required: Some(3),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     crew::Crew,
+    kind::{Checkpoints, Measured, WorkerKind},
     log::{Arrivals, Backlog, Shard},
     outcome::{Moment, Run},
     policy::{Policy, State},
@@ -24,6 +25,8 @@ pub struct Plan {
     pub per_worker: f64,
     /// From a worker's creation until it is ready.
     pub start_up: Duration,
+    /// When workers commit, what is measured of it, and whether one of them is slow.
+    pub kind: WorkerKind,
     /// Workers at the beginning.
     pub workers: i32,
     /// They are ready at once; else they take their start-up, too.
@@ -56,6 +59,7 @@ impl Plan {
             shards: vec![1.0; 24],
             per_worker: 100.0,
             start_up: Duration::from_secs(2),
+            kind: WorkerKind::default(),
             workers: 1,
             ready_at_first: true,
             target,
@@ -79,25 +83,29 @@ pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
     let (mut sample_at, mut look_at) = (Duration::ZERO, plan.phase);
     let mut moments = Vec::new();
     let mut now = Duration::ZERO;
+    let mut measured = Measured::default();
     loop {
         let seen = world.see(now);
+        if now >= sample_at || now >= look_at {
+            measured = world.measure(now);
+        }
         if now >= sample_at {
-            policy.sample(&seen.state(&world, now));
-            if let Some(to) = policy.scale_to(&seen.state(&world, now)) {
+            policy.sample(&seen.state(&world, &measured, now));
+            if let Some(to) = policy.scale_to(&seen.state(&world, &measured, now)) {
                 world.scale(to, now);
             }
             sample_at += plan.sampling.max(tick);
         }
         if now >= look_at {
             if let Some((spec, controller)) = &mut autoscaler {
-                let state = seen.state(&world, now);
+                let state = seen.state(&world, &measured, now);
                 if let Some(to) = look(spec, controller, policy, &state) {
                     world.scale(to, now);
                 }
             }
             look_at += plan.sync_period.max(tick);
         }
-        moments.push(seen.moment(&world, now, policy.required()));
+        moments.push(seen.moment(&world, &measured, now, policy.required()));
         if now >= plan.trace.length() {
             return Run::new(moments, tick, plan.target);
         }
@@ -137,8 +145,7 @@ struct World<'a> {
 /// What is seen at one moment. The workers are seen through the world, since they change within the moment.
 struct Seen {
     arrived: u64,
-    pending: Vec<u64>,
-    checkpoints: Vec<u64>,
+    pending: u64,
     staleness: Duration,
     per_worker: f64,
     arriving: f64,
@@ -160,9 +167,9 @@ impl<'a> World<'a> {
             arrivals: Arrivals::new(&plan.trace, plan.backlog),
             shards,
             crew: if plan.ready_at_first {
-                Crew::ready(workers, plan.start_up)
+                Crew::ready(workers, plan.start_up, plan.kind)
             } else {
-                Crew::starting(workers, plan.start_up)
+                Crew::starting(workers, plan.start_up, plan.kind)
             },
         }
     }
@@ -174,20 +181,54 @@ impl<'a> World<'a> {
     fn see(&mut self, now: Duration) -> Seen {
         let seconds = now.as_secs_f64();
         let all = self.arrivals.until(seconds);
-        let (mut pending, mut checkpoints, mut oldest) = (Vec::new(), Vec::new(), seconds);
+        let (mut pending, mut oldest) = (0, seconds);
         for shard in &mut self.shards {
             shard.grow(all);
-            pending.push(whole(shard.pending()));
-            checkpoints.push(whole(shard.checkpoint(&self.arrivals, all.floor())));
+            pending += whole(shard.pending());
             oldest = shard.oldest(&self.arrivals).unwrap_or(oldest).min(oldest);
         }
         Seen {
             arrived: whole(all),
             pending,
-            checkpoints,
-            staleness: Duration::try_from_secs_f64(seconds - oldest).unwrap_or(Duration::ZERO),
+            staleness: since(oldest, seconds),
             per_worker: self.per_worker(now),
             arriving: self.plan.trace.at(now).arriving,
+        }
+    }
+
+    /// What is seen from outside.
+    fn measure(&mut self, now: Duration) -> Measured {
+        let seconds = now.as_secs_f64();
+        let all = self.arrivals.until(seconds);
+        let head = all.floor();
+        let counted = matches!(self.plan.kind.checkpoints, Checkpoints::Following | Checkpoints::Shard);
+        let (mut by_shard, mut checkpoints, mut oldest) = (Vec::new(), Vec::new(), seconds);
+        for shard in &mut self.shards {
+            shard.grow(all);
+            let stays = matches!(self.plan.kind.checkpoints, Checkpoints::Shard | Checkpoints::ShardUnknown);
+            checkpoints.push(whole(if stays { shard.row(head) } else { shard.following(head) }));
+            if counted {
+                by_shard.push(whole(shard.uncommitted()));
+                oldest = shard.oldest_uncommitted(&self.arrivals).unwrap_or(oldest).min(oldest);
+            }
+        }
+        if counted {
+            let pending = by_shard.iter().sum();
+            return Measured { pending, exact: true, by_shard, checkpoints, staleness: since(oldest, seconds) };
+        }
+        let lowest = checkpoints.iter().min().copied().unwrap_or(0);
+        let pending = whole(head).saturating_sub(lowest);
+        if pending > 0 {
+            oldest = self.arrivals.time_of(as_float(usize::try_from(lowest).unwrap_or(usize::MAX)) + 1.0);
+        }
+        let one = self.plan.kind.checkpoints == Checkpoints::One;
+        Measured {
+            pending,
+            // One row tells exactly how many events lie beyond it.
+            exact: one || self.shards.len() == 1,
+            by_shard: Vec::new(),
+            checkpoints: if one { vec![lowest] } else { checkpoints },
+            staleness: since(oldest, seconds),
         }
     }
 
@@ -208,13 +249,11 @@ impl<'a> World<'a> {
 }
 
 impl Seen {
-    fn state<'s>(&'s self, world: &'s World<'_>, now: Duration) -> State<'s> {
+    fn state<'s>(&'s self, world: &'s World<'_>, measured: &'s Measured, now: Duration) -> State<'s> {
         State {
             now,
             arrived: self.arrived,
-            pending_by_shard: &self.pending,
-            checkpoints: &self.checkpoints,
-            staleness: self.staleness,
+            measured,
             replicas: world.crew.count(),
             workers: world.crew.workers(),
             per_worker: self.per_worker,
@@ -222,17 +261,24 @@ impl Seen {
         }
     }
 
-    fn moment(&self, world: &World<'_>, now: Duration, required: Option<u32>) -> Moment {
+    fn moment(&self, world: &World<'_>, measured: &Measured, now: Duration, required: Option<u32>) -> Moment {
         Moment {
             at: now,
             arriving: self.arriving,
-            pending: self.pending.iter().sum(),
+            pending: self.pending,
             staleness: self.staleness,
+            measured_pending: measured.pending,
+            measured_staleness: measured.staleness,
             replicas: world.crew.count(),
             ready: u32::try_from(world.crew.ready_at(now)).unwrap_or(u32::MAX),
             required,
         }
     }
+}
+
+/// The age of what came at `oldest`, in seconds.
+fn since(oldest: f64, seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds - oldest).unwrap_or(Duration::ZERO)
 }
 
 /// Counts stay far below 2^53.

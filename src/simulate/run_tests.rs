@@ -1,6 +1,6 @@
 use super::*;
 use crate::hpa::{Behavior, Metric, Range, Reading, Target};
-use crate::simulate::trace::Point;
+use crate::simulate::{Commits, trace::Point};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -101,4 +101,49 @@ fn the_same_input_gives_the_same_output() {
     let plan = Plan::new(trace(&[100.0, 900.0, 20.0]), seconds(5));
     let twice = [(); 2].map(|()| run(&plan, &mut Constant(3_000, Vec::new())));
     assert_eq!(twice[0], twice[1]);
+}
+
+/// 10 events/s for 24 shards, three workers of 50/s: nothing ever waits for long.
+fn light(kind: WorkerKind) -> Run {
+    let plan = Plan { per_worker: 50.0, kind, ..Plan::new(trace(&[10.0; 12]), seconds(15)) };
+    run(&plan, &mut Foretold(vec![(0, 3)]))
+}
+
+#[test]
+fn how_late_a_run_is_does_not_depend_on_what_is_committed() {
+    let ideal = light(WorkerKind::default());
+    for commits in [Commits::Every(seconds(5)), Commits::EveryEvents(1_000)] {
+        for checkpoints in [Checkpoints::One, Checkpoints::Shard, Checkpoints::ShardUnknown] {
+            let real = light(WorkerKind { commits, checkpoints, slowest: 1.0 });
+            assert_eq!(real.score(), ideal.score());
+            let handled = |run: &Run| {
+                run.moments().iter().map(|moment| (moment.pending, moment.staleness)).collect::<Vec<(u64, Duration)>>()
+            };
+            assert_eq!(handled(&real), handled(&ideal), "{commits:?} {checkpoints:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_measured_comes_from_the_rows() {
+    let worst = |commits: Commits, checkpoints: Checkpoints| {
+        let run = light(WorkerKind { commits, checkpoints, slowest: 1.0 });
+        let measured = run.moments().iter().filter(|moment| moment.at > seconds(20));
+        let most = measured.clone().map(|moment| moment.measured_pending).max().unwrap();
+        (most, measured.map(|moment| moment.measured_staleness.as_secs_f64()).fold(0.0, f64::max))
+    };
+    let half = Commits::Every(Duration::from_millis(500));
+    let (most, oldest) = worst(Commits::EachEvent, Checkpoints::Shard);
+    assert!(most <= 3 && oldest < 0.3, "{most}, {oldest}: each shard beyond its own row");
+    let (most, oldest) = worst(half, Checkpoints::Shard);
+    assert!(most <= 9 && (0.3..0.8).contains(&oldest), "{most}, {oldest}: a step of half a second");
+    // A shard gets an event every 2.4 s, and its row stays there.
+    let (most, oldest) = worst(half, Checkpoints::ShardUnknown);
+    assert!(most >= 20 && oldest > 2.0, "{most}, {oldest}: quiet shards look like lag");
+    let (most, oldest) = worst(half, Checkpoints::One);
+    assert!(most <= 9 && oldest < 0.8, "{most}, {oldest}: the owner of a quiet shard knows that it is quiet");
+    let (most, oldest) = worst(Commits::Every(seconds(5)), Checkpoints::Shard);
+    assert!((40..=55).contains(&most) && (4.5..5.5).contains(&oldest), "{most}, {oldest}");
+    let (most, _) = worst(Commits::EveryEvents(1_000), Checkpoints::Shard);
+    assert!(most > 1_000, "{most}: the first thousand of each worker is not yet full");
 }

@@ -142,6 +142,8 @@ mod tests {
             arriving: 100.0,
             pending: 3,
             staleness: Duration::from_secs(second % 40),
+            measured_pending: 9,
+            measured_staleness: Duration::from_secs(3),
             replicas: 2,
             ready: 1,
             required: (second > 10).then_some(3),

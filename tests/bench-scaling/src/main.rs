@@ -22,6 +22,9 @@ use crate::{
 const PHASES: [u64; 3] = [1, 6, 11];
 /// Freshness objectives, in seconds.
 const TARGETS: [u64; 2] = [5, 15];
+/// The kinds of workers are compared at this target, in seconds, and with one phase.
+const KINDS_TARGET: u64 = 15;
+const KINDS_PHASES: [u64; 1] = [6];
 
 /// One cell of the table: the mean of the phases, and the most reversals of any.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +52,8 @@ fn plan(case: &Case, target: Duration, phase: u64) -> Plan {
     Plan {
         backlog: case.backlog,
         shards: case.shards.clone(),
+        kind: case.kind,
+        start_up: case.start_up,
         per_worker: traces::PER_WORKER,
         phase: Duration::from_secs(phase),
         // What the operator does for these targets.
@@ -57,15 +62,15 @@ fn plan(case: &Case, target: Duration, phase: u64) -> Plan {
     }
 }
 
-fn by(case: &Case, target: Duration, rival: Rival) -> Cell {
+fn by(case: &Case, target: Duration, phases: &[u64], rival: Rival) -> Cell {
     let scores: Vec<Score> =
-        PHASES.iter().map(|phase| run(&plan(case, target, *phase), rival.policy(target).as_mut()).score()).collect();
+        phases.iter().map(|phase| run(&plan(case, target, *phase), rival.policy(target).as_mut()).score()).collect();
     cell(&scores)
 }
 
-/// Nothing where shards differ: what is best there is not known.
+/// Nothing where shards or workers differ: what is best there is not known.
 fn by_foresight(case: &Case, target: Duration) -> Cell {
-    if case.shards.iter().any(|shard| (shard - case.shards[0]).abs() > f64::EPSILON) {
+    if case.kind.slowest > 1.0 || case.shards.iter().any(|shard| (shard - case.shards[0]).abs() > f64::EPSILON) {
         return Cell::default();
     }
     let plan = plan(case, target, 0);
@@ -83,9 +88,17 @@ struct Row {
 fn main() {
     for (target, cost) in TARGETS.into_iter().flat_map(|target| [(target, Cost::Known), (target, Cost::Doubles)]) {
         let cases = traces::all(cost);
-        let rows = rows(&cases, Duration::from_secs(target));
+        let rows = rows(&cases, Duration::from_secs(target), &PHASES);
         table::print(target, cost, &rows);
     }
+    let rows: Vec<Row> = traces::kinds()
+        .into_iter()
+        .map(|(name, cases)| {
+            let rows = rows(&cases, Duration::from_secs(KINDS_TARGET), &KINDS_PHASES);
+            Row { name, hopeless: false, cells: table::sums(&rows.iter().collect::<Vec<&Row>>()) }
+        })
+        .collect();
+    table::print_kinds(KINDS_TARGET, &rows);
     println!("\n## Ours on steady loads from 20 to 545 events/s, 40 minutes each\n");
     for target in TARGETS {
         steadiness(Duration::from_secs(target));
@@ -110,7 +123,7 @@ fn steadiness(target: Duration) {
 }
 
 /// All rows, computed by as many threads as there are processors.
-fn rows(cases: &[Case], target: Duration) -> Vec<Row> {
+fn rows(cases: &[Case], target: Duration, phases: &[u64]) -> Vec<Row> {
     let columns = Rival::ALL.len() + 1;
     let left = Mutex::new(0..cases.len() * columns);
     let found = Mutex::new(Vec::new());
@@ -123,7 +136,7 @@ fn rows(cases: &[Case], target: Duration) -> Vec<Row> {
                     let Some(job) = next else { return };
                     let case = &cases[job / columns];
                     let cell = match Rival::ALL.get(job % columns) {
-                        Some(rival) => by(case, target, *rival),
+                        Some(rival) => by(case, target, phases, *rival),
                         None => by_foresight(case, target),
                     };
                     if let Ok(mut found) = found.lock() {

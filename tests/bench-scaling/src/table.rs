@@ -19,9 +19,36 @@ pub fn print(target: u64, cost: Cost, rows: &[Row]) {
         println!("| {} | {} |", row.name, cells(&row.cells));
     }
     let fair: Vec<&Row> = rows.iter().filter(|row| !row.hopeless).collect();
-    let sums: Vec<Cell> = (0..names.len()).map(|column| sum(&fair, column)).collect();
+    let sums = sums(&fair);
     println!("| **all but the hopeless** | {} |\n", cells(&sums));
     goals(&fair, rows, &sums);
+}
+
+/// Each column's sum: that of each rival, then foresight's.
+pub fn sums(rows: &[&Row]) -> Vec<Cell> {
+    (0..=Rival::ALL.len()).map(|column| sum(rows, column)).collect()
+}
+
+/// Prints what becomes of each way to scale where workers are not ideal: a row for each kind, the sums of all traces.
+pub fn print_kinds(target: u64, rows: &[Row]) {
+    println!("\n## Workers that are not ideal, target {target} s\n");
+    println!(
+        "The sums of all traces but the hopeless, an event always costing the same. Lateness, in s·s, is told by when events were handled, not by commits.\n"
+    );
+    let shown = [Rival::CountTuned, Rival::Query, Rival::OursByAutoscaler, Rival::Ours];
+    let columns: Vec<usize> = shown.into_iter().map(column).chain([Rival::ALL.len()]).collect();
+    let names: Vec<&str> = shown.into_iter().map(Rival::name).chain(["foresight"]).collect();
+    println!("| workers | {} | of the query's | of foresight's |", names.join(" | "));
+    println!("|---|{}---|---|", "---|".repeat(names.len()));
+    for row in rows {
+        let chosen: Vec<Cell> = columns.iter().map(|column| row.cells[*column]).collect();
+        let ours = row.cells[column(Rival::Ours)].worker_seconds;
+        let part = |of: Cell| {
+            if of.worker_seconds > 0.0 { format!("{:.2}", ours / of.worker_seconds) } else { "–".to_owned() }
+        };
+        let (query, foresight) = (row.cells[column(Rival::Query)], row.cells[Rival::ALL.len()]);
+        println!("| {} | {} | {} | {} |", row.name, cells(&chosen), part(query), part(foresight));
+    }
 }
 
 fn cells(cells: &[Cell]) -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use projectionist::simulate::{Backlog, Point, Trace};
+use projectionist::simulate::{Backlog, Checkpoints, Commits, Point, Trace, WorkerKind};
 
 /// What one busy worker handles per second.
 pub const PER_WORKER: f64 = 50.0;
@@ -21,6 +21,38 @@ pub struct Case {
     pub shards: Vec<f64>,
     /// The most that all workers together can do is too little, so that everybody is late: such a case is judged apart.
     pub hopeless: bool,
+    /// How its workers commit, and whether one is slow.
+    pub kind: WorkerKind,
+    /// From a worker's creation until it is ready.
+    pub start_up: Duration,
+}
+
+/// What ideal workers need to start.
+const START_UP: Duration = Duration::from_secs(2);
+
+/// Workers that are not ideal, each kind by name.
+pub fn kinds() -> Vec<(&'static str, Vec<Case>)> {
+    let of = |commits, checkpoints| WorkerKind { commits, checkpoints, slowest: 1.0 };
+    let half = Commits::Every(Duration::from_millis(500));
+    let ideal = WorkerKind::default();
+    let uneven: Vec<f64> = (0..24).map(|shard| 0.5 + f64::from(shard) / 23.0).collect();
+    let kinds: [(&'static str, WorkerKind, Duration, Option<Vec<f64>>); 10] = [
+        ("ideal", ideal, START_UP, None),
+        ("a row a shard, each event", of(Commits::EachEvent, Checkpoints::Shard), START_UP, None),
+        ("a row a shard, every 0.5 s", of(half, Checkpoints::Shard), START_UP, None),
+        ("a row a shard, every 5 s", of(Commits::Every(Duration::from_secs(5)), Checkpoints::Shard), START_UP, None),
+        ("a row a shard, every 1,000 events", of(Commits::EveryEvents(1_000), Checkpoints::Shard), START_UP, None),
+        ("the lowest of those rows, every 0.5 s", of(half, Checkpoints::ShardUnknown), START_UP, None),
+        ("one row, every 0.5 s", of(half, Checkpoints::One), START_UP, None),
+        ("slow start of 30 s", ideal, Duration::from_secs(30), None),
+        ("one worker three times slower", WorkerKind { slowest: 3.0, ..ideal }, START_UP, None),
+        ("uneven shards, 1 to 3", ideal, START_UP, Some(uneven)),
+    ];
+    let cases = |kind: WorkerKind, start_up: Duration, shards: Option<Vec<f64>>| {
+        let fair = all(Cost::Known).into_iter().filter(|case| !case.hopeless);
+        fair.map(|case| Case { kind, start_up, shards: shards.clone().unwrap_or(case.shards), ..case }).collect()
+    };
+    kinds.into_iter().map(|(name, kind, start_up, shards)| (name, cases(kind, start_up, shards))).collect()
 }
 
 /// Whether an event always costs the same.
@@ -49,6 +81,8 @@ pub fn all(cost: Cost) -> Vec<Case> {
         backlog: Backlog::default(),
         shards: vec![1.0; 24],
         hopeless: false,
+        kind: WorkerKind::default(),
+        start_up: START_UP,
     })
     .collect();
     if cost == Cost::Known {
@@ -58,13 +92,17 @@ pub fn all(cost: Cost) -> Vec<Case> {
             backlog: Backlog { events: 1_500_000.0, age: Duration::from_secs(36_000) },
             shards: vec![1.0; 24],
             hopeless: true,
+            kind: WorkerKind::default(),
+            start_up: START_UP,
         });
         // One shard gets 30 % of the events, which for five minutes is more than a worker can do.
         let mut shards = vec![0.7 / 23.0; 24];
         shards[0] = 0.3;
         let trace =
             trace(SECONDS, cost, &mut noise, |second| if (400.0..700.0).contains(&second) { 190.0 } else { 90.0 });
-        cases.push(Case { name: "one hot shard", trace, backlog: Backlog::default(), shards, hopeless: true });
+        let kind = WorkerKind::default();
+        let (backlog, hopeless) = (Backlog::default(), true);
+        cases.push(Case { name: "one hot shard", trace, backlog, shards, hopeless, kind, start_up: START_UP });
     }
     cases
 }
@@ -72,7 +110,8 @@ pub fn all(cost: Cost) -> Vec<Case> {
 /// The same noisy load for 40 minutes.
 pub fn always(load: f64, seed: u64) -> Case {
     let trace = trace(2_400, Cost::Known, &mut Noise(seed), |_| load);
-    Case { name: "steady", trace, backlog: Backlog::default(), shards: vec![1.0; 24], hopeless: false }
+    let (backlog, shards, kind) = (Backlog::default(), vec![1.0; 24], WorkerKind::default());
+    Case { name: "steady", trace, backlog, shards, hopeless: false, kind, start_up: START_UP }
 }
 
 fn steady(_: f64) -> f64 {
