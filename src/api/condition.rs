@@ -149,6 +149,26 @@ reasons! {
     CheckpointFrozen,
     /// The workload has no ready worker.
     NoWorkerReady,
+    /// The workload's pods are being replaced by those of a newer pod template.
+    RollingOut,
+    /// The workload's rollout is paused, so that pods of an older template run.
+    RolloutPaused,
+    /// The workload's rollout has not progressed within its deadline.
+    RolloutStalled,
+    /// The cluster refuses to create the workload's pods: a quota, a limit range, Pod Security, an admission webhook.
+    PodsRefused,
+    /// The image of a worker cannot be pulled.
+    ImagePullFailed,
+    /// A container of a worker cannot be created: something that it refers to is missing.
+    ContainerNotCreated,
+    /// Workers are ended for the memory that they use.
+    OutOfMemory,
+    /// Workers end by themselves again and again.
+    WorkersCrash,
+    /// No node takes a worker.
+    Unschedulable,
+    /// Workers run and do not become ready.
+    WorkersNotReady,
     /// The workload that `projector.existing` names does not exist.
     WorkloadNotFound,
     /// An object that the operator would make exists and belongs to somebody else.

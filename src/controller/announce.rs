@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::{ConditionType, ProjectionStatus, Reason};
+use crate::api::{ConditionType, Phase, ProjectionStatus, Reason};
 
 /// An Event to publish.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,6 +44,10 @@ fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> 
         if was == Some("False") && before.is_some_and(|before| before.reason == now.reason) {
             return None;
         }
+        // Pods are replaced because somebody changed the spec; what goes wrong meanwhile has a reason of its own.
+        if now.reason == Reason::RollingOut.as_str() {
+            return None;
+        }
         // Every workload begins without a ready worker.
         if now.reason == Reason::NoWorkerReady.as_str() && find_true(before).is_none() {
             return None;
@@ -70,13 +74,23 @@ fn scaled(before: &ProjectionStatus, after: &ProjectionStatus) -> Option<Announc
     if from == to {
         return None;
     }
-    let why = after.workers.as_ref().and_then(|workers| workers.reason.clone());
-    let why = why.map_or_else(String::new, |why| format!(" (required: {why})"));
+    let workers = after.workers.as_ref();
+    let required = workers.and_then(|workers| workers.reason.clone()).map(|why| format!("required: {why}"));
+    let suspended = |status: &ProjectionStatus| status.phase == Some(Phase::Suspended);
+    let why = match (suspended(before), suspended(after)) {
+        (_, true) if to == 0 => Some("spec.suspend is set".to_owned()),
+        (true, _) if from == 0 => Some("spec.suspend is not set any more".to_owned()),
+        _ => required,
+    };
+    let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+    // What is asked for need not come: a quota, a full cluster.
+    let ready = workers.and_then(|workers| workers.ready).filter(|ready| *ready < to);
+    let ready = ready.map_or_else(String::new, |ready| format!(", {ready} of them ready now"));
     Some(Announcement {
         warning: false,
         reason: Reason::Scaled.as_str().to_owned(),
         action: format!("ScaleTo{to}"),
-        note: short(&format!("scaled from {from} to {to} workers{why}")),
+        note: short(&format!("asked for {to} workers instead of {from}{ready}{why}")),
     })
 }
 

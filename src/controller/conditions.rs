@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{
     known::{Known, WorkloadView, none_required, within_target},
     live::WorkerCounts,
+    trouble::Trouble,
 };
 use crate::{
     api::{ConditionStatus, ConditionType, ProjectionStatus, Reason},
@@ -21,7 +22,7 @@ use crate::{
 
 /// All of them, in the order of [`ConditionType::ALL`].
 pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Timestamp) -> Vec<Condition> {
-    let all = ConditionType::ALL.into_iter().zip(verdicts(known));
+    let all = ConditionType::ALL.into_iter().zip(verdicts(known, previous));
     all.map(|(type_, verdict)| condition(type_, verdict, known.generation, previous, now)).collect()
 }
 
@@ -51,7 +52,7 @@ fn unknown(unknown: &Unknown) -> Verdict {
 }
 
 /// In the order of [`ConditionType::ALL`].
-fn verdicts(known: &Known<'_>) -> [Verdict; 6] {
+fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [Verdict; 6] {
     let reachable = reachable(known);
     let lag = lag_known(known);
     let within = match &known.measured {
@@ -68,7 +69,7 @@ fn verdicts(known: &Known<'_>) -> [Verdict; 6] {
     };
     let progressing = progressing(known);
     let available = available(known);
-    let ready = ready([&reachable, &lag, &progressing, &available], known);
+    let ready = ready([&reachable, &lag, &progressing, &available], known, previous);
     [ready, reachable, lag, within, progressing, available]
 }
 
@@ -144,9 +145,10 @@ fn progressing(known: &Known<'_>) -> Verdict {
     };
     if measured.assessment.stuck && !known.suspended {
         let at = measured.sample.checkpoint.lowest().map_or_else(String::new, |position| format!(" at {position}"));
+        let why = known.trouble.as_ref().map_or("see the workers' logs", |trouble| &trouble.sentence);
         return fails(
             Reason::CheckpointFrozen,
-            format!("events wait, but the checkpoint has not moved{at} for long: see the workers' logs"),
+            format!("events wait, but the checkpoint has not moved{at} for long: {why}"),
         );
     }
     if let Some(RetentionRisk { lost_in, drained_in }) = measured.assessment.retention_risk {
@@ -188,7 +190,12 @@ fn available(known: &Known<'_>) -> Verdict {
             Some(problem) => fails(problem.reason, &problem.message),
             None => fails(Reason::NoWorkerReady, "the workload does not exist yet"),
         },
-        WorkloadView::Present(WorkerCounts { ready: 1.., .. }) => holds("at least one worker is ready"),
+        WorkloadView::Present(WorkerCounts { ready: 1.., .. }) => match known.trouble.as_ref() {
+            Some(Trouble { sentence, serious: true, .. }) => {
+                holds(&format!("at least one worker is ready, but {sentence}"))
+            }
+            _ => holds("at least one worker is ready"),
+        },
         // Asleep. What cannot be measured sleeps on: nobody knows of any work.
         WorkloadView::Present(WorkerCounts { desired: Some(0), .. }) if none_required(known) != Some(false) => {
             Verdict {
@@ -197,15 +204,60 @@ fn available(known: &Known<'_>) -> Verdict {
                 message: "nothing waits, so that no worker runs: the first event wakes them".to_owned(),
             }
         }
-        WorkloadView::Present(_) => {
-            fails(Reason::NoWorkerReady, "no worker is ready: see the workload's pods and their events")
-        }
+        WorkloadView::Present(counts) => no_worker_ready(counts, known),
     }
 }
 
-fn ready(parts: [&Verdict; 4], known: &Known<'_>) -> Verdict {
+fn no_worker_ready(counts: WorkerCounts, known: &Known<'_>) -> Verdict {
+    if let Some(Trouble { reason, sentence, serious }) = &known.trouble {
+        let reason = if *serious { *reason } else { Reason::NoWorkerReady };
+        return fails(reason, format!("no worker is ready: {sentence}"));
+    }
+    match (&known.rollout, counts.desired, known.starting) {
+        (Some((reason @ (Reason::RolloutPaused | Reason::RolloutStalled), sentence)), ..) => {
+            fails(*reason, format!("no worker is ready: {sentence}"))
+        }
+        (_, Some(0), _) => fails(Reason::NoWorkerReady, "the workload is asked for 0 workers, though work waits"),
+        (_, _, Some(0)) => fails(Reason::NoWorkerReady, "no worker is ready: the workload has no pods yet"),
+        (_, _, Some(1..)) => fails(Reason::NoWorkerReady, "no worker is ready yet: they start"),
+        (_, _, None) => fails(Reason::NoWorkerReady, "no worker is ready yet"),
+    }
+}
+
+/// What is wrong with the workload though a worker may run: not the newest spec, or not as many workers as asked.
+fn not_as_asked(known: &Known<'_>) -> Option<Verdict> {
+    let WorkloadView::Present(counts) = known.workload else { return None };
+    let serious = known.trouble.as_ref().filter(|trouble| trouble.serious);
+    match (&known.rollout, serious) {
+        // Without a worker, Available says more.
+        (Some((Reason::RollingOut, _)), None) if counts.ready == 0 => None,
+        (Some((reason, sentence)), trouble) => {
+            let told = known.trouble.as_ref().map_or_else(String::new, |trouble| format!("; {}", trouble.sentence));
+            // Why it does not go on tells more than that it does not; who paused it knows why.
+            let reason = trouble.filter(|_| *reason != Reason::RolloutPaused).map_or(*reason, |trouble| trouble.reason);
+            Some(fails(reason, format!("{sentence}{told}")))
+        }
+        (None, Some(trouble)) => Some(fails(trouble.reason, &trouble.sentence)),
+        (None, None) => None,
+    }
+}
+
+fn ready(parts: [&Verdict; 4], known: &Known<'_>, previous: &ProjectionStatus) -> Verdict {
     if let Some(problem) = &known.problem {
         return fails(problem.reason, &problem.message);
+    }
+    // A failure that passes is not worth a word, unless the newest spec is not there for it.
+    let said = previous.conditions.iter().find(|condition| condition.type_ == ConditionType::Ready.as_str());
+    if known.unapplied && said.is_none_or(|said| said.observed_generation != known.generation) {
+        return fails(Reason::RollingOut, "the newest spec is being applied");
+    }
+    let [reachable, ..] = parts;
+    if reachable.status == ConditionStatus::False {
+        return reachable.clone();
+    }
+    // Workers that do not run explain a checkpoint that does not move, and not the other way round.
+    if let Some(bad) = not_as_asked(known).filter(|_| !known.suspended) {
+        return bad;
     }
     if let Some(bad) = parts.into_iter().find(|part| part.status == ConditionStatus::False) {
         return bad.clone();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::live::WorkerCounts;
+use super::{live::WorkerCounts, trouble::Trouble};
 use crate::{
     api::Reason,
     snapshot::{Measured, Unknown},
@@ -41,8 +41,16 @@ pub struct Known<'a> {
     pub target: Duration,
     /// The workload.
     pub workload: WorkloadView,
+    /// What keeps workers from running, if that is known.
+    pub trouble: Option<Trouble>,
+    /// Pods that start; absent where the pods were not read.
+    pub starting: Option<usize>,
+    /// Why the workload does not run what the spec asks for, or not with all its pods.
+    pub rollout: Option<(Reason, String)>,
     /// What went wrong in validating or applying.
     pub problem: Option<Problem>,
+    /// Applying failed a moment ago, and will be tried again before anything is said about it.
+    pub unapplied: bool,
     /// The measurement to act on, or why there is none.
     pub measured: Result<&'a Measured, Unknown>,
     /// Why the newest attempt to measure failed, if it did.

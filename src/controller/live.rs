@@ -31,6 +31,8 @@ pub struct Live {
     pub workers: WorkerCounts,
     /// Who owns `spec.replicas`, by field manager.
     pub replica_managers: Vec<String>,
+    /// Of a workload: why the cluster refuses to create its pods, in the cluster's own words, if it does.
+    pub refused: Option<String>,
     /// Of an autoscaler: why it does not scale, in its own words, if it does not.
     pub autoscaler_inactive: Option<String>,
 }
@@ -44,6 +46,16 @@ pub struct WorkerCounts {
     pub ready: i32,
     /// Pods are being replaced, started or stopped.
     pub rolling: bool,
+    /// Pods that exist, whether ready or not.
+    pub existing: i32,
+    /// Pods that run an older pod template than the one in the spec.
+    pub outdated: i32,
+    /// The workload's controller has not looked at the newest spec yet.
+    pub unobserved: bool,
+    /// `spec.paused` of a Deployment.
+    pub paused: bool,
+    /// The Deployment's rollout made no progress within `spec.progressDeadlineSeconds`.
+    pub stalled: bool,
 }
 
 impl Live {
@@ -70,6 +82,7 @@ impl Live {
             body: body.to_string().into_boxed_str(),
             workers: counts(data, metadata.generation),
             replica_managers: replica_managers(object),
+            refused: condition_of(data, "ReplicaFailure", "True").map(|(_, message)| message),
             autoscaler_inactive: autoscaler_inactive(data),
         }
     }
@@ -90,6 +103,7 @@ impl Live {
             body,
             workers,
             replica_managers,
+            refused,
             autoscaler_inactive,
         } = self;
         *uid == other.uid
@@ -99,6 +113,7 @@ impl Live {
             && *body == other.body
             && *workers == other.workers
             && *replica_managers == other.replica_managers
+            && *refused == other.refused
             && *autoscaler_inactive == other.autoscaler_inactive
     }
 
@@ -117,15 +132,39 @@ fn counts(data: &Value, generation: Option<i64>) -> WorkerCounts {
     let desired = number("/spec/replicas");
     let observed = data.pointer("/status/observedGeneration").and_then(Value::as_i64);
     let wanted = desired.unwrap_or(0);
+    let existing = status("replicas");
+    let unobserved = observed < generation;
+    let reason = condition_of(data, "Progressing", "False").map(|(reason, _)| reason);
     WorkerCounts {
         desired,
         ready: status("readyReplicas"),
-        rolling: observed < generation
-            || status("replicas") != wanted
+        rolling: unobserved
+            || existing != wanted
             || status("updatedReplicas") < wanted
             || status("unavailableReplicas") > 0
             || status("readyReplicas") < wanted,
+        existing,
+        outdated: if replaces_pods(data) { (existing - status("updatedReplicas")).max(0) } else { 0 },
+        unobserved,
+        paused: data.pointer("/spec/paused") == Some(&Value::Bool(true)),
+        stalled: reason.is_some_and(|reason| reason == "ProgressDeadlineExceeded"),
     }
+}
+
+/// False for a StatefulSet that keeps older pods because its spec says so (`OnDelete`, a partition), or that has none.
+fn replaces_pods(data: &Value) -> bool {
+    let text = |path: &str| data.pointer(path).and_then(Value::as_str);
+    let partition = data.pointer("/spec/updateStrategy/rollingUpdate/partition").and_then(Value::as_i64);
+    let all_new = text("/status/updateRevision").is_some_and(|new| text("/status/currentRevision") == Some(new));
+    text("/spec/updateStrategy/type") != Some("OnDelete") && partition.unwrap_or(0) == 0 && !all_new
+}
+
+/// Reason and message of the status condition of this type, if it has this status.
+fn condition_of(data: &Value, type_: &str, status: &str) -> Option<(String, String)> {
+    let conditions = data.pointer("/status/conditions")?.as_array()?;
+    let text = |condition: &Value, key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let found = conditions.iter().find(|one| text(one, "type") == type_ && text(one, "status") == status)?;
+    Some((text(found, "reason"), text(found, "message")))
 }
 
 fn replica_managers(object: &DynamicObject) -> Vec<String> {
@@ -246,7 +285,7 @@ mod tests {
     fn reads_what_matters_of_a_deployment() {
         let live = Live::from_object(&deployment("10", 2));
         assert_eq!(live.controlled_by.as_deref(), Some("u-1"));
-        assert_eq!(live.workers, WorkerCounts { desired: Some(2), ready: 2, rolling: false });
+        assert_eq!(live.workers, WorkerCounts { desired: Some(2), ready: 2, existing: 2, ..WorkerCounts::default() });
         assert_eq!(live.replica_managers, ["kube-controller-manager"]);
         assert!(Live::from_object(&deployment("10", 1)).workers.rolling);
         assert_eq!(made_for(&deployment("10", 2)).unwrap().to_string(), "shop/orders");

@@ -19,6 +19,7 @@ mod plan_pods;
 mod plan_scale;
 #[cfg(test)]
 mod plan_tests;
+mod pod_look;
 mod preview;
 mod queue;
 mod reconcile;
@@ -27,9 +28,13 @@ mod scale_out;
 mod status;
 #[cfg(test)]
 mod status_tests;
+mod trouble;
+#[cfg(test)]
+mod trouble_tests;
 mod urgency;
 mod validate;
 mod watches;
+mod workload_state;
 
 pub use driver::{ControllerInputs, run};
 pub use live::LiveIndex;

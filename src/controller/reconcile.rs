@@ -23,6 +23,7 @@ use super::{
     plan_autoscaler::ServerAbilities,
     plan_pods::WorkerImage,
     plan_scale::{ScalePlan, ScaleView},
+    pod_look::{PodLook, PodMemory},
     queue::{Ended, backoff},
     report::Reports,
     scale_out::ScaleOut,
@@ -39,6 +40,8 @@ use crate::{
 
 /// A Projection that another one keeps from its workload is looked at again so often.
 const RIVAL_EVERY: Duration = Duration::from_secs(10);
+/// An API server that fails for less is not worth a word: what failed is tried again.
+const FAILS_UNTOLD: Duration = Duration::from_secs(10);
 /// Workers that are needed now do not wait longer than this for the word that they come.
 const WORD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,7 @@ pub struct Reconciler {
     pub(super) snapshot: SharedSnapshot,
     pub(super) applier: Applier,
     pub(super) reports: Reports,
+    pub(super) pods: PodLook,
     pub(super) image: WorkerImage,
     pub(super) server: ServerAbilities,
     pub(super) unserved: watch::Receiver<Option<Unserved>>,
@@ -63,16 +67,33 @@ pub struct Reconciler {
 /// What is remembered of one Projection between two rounds; losing it costs a few writes, nothing else.
 #[derive(Debug, Default)]
 pub struct Memory {
-    uid: String,
+    pub(super) uid: String,
     memos: Memos,
     scale_out: ScaleOut,
     refusal: Option<Refusal>,
+    /// Since when applying has failed each time.
+    failing: Option<Instant>,
+    /// The hash of the workload that we declared last, where it is ours.
+    pub(super) declared: Option<String>,
+    pub(super) pods: PodMemory,
     /// When there was something to say for the first time.
     begun: Option<Instant>,
     /// When its numbers may be written, which are due.
     numbers_at: Option<Instant>,
     /// The status that we wrote last, and when: our own word is newer than the watch's.
     written: Option<(ProjectionStatus, Instant)>,
+}
+
+impl Memory {
+    /// The problem, if it will stay or has stayed for long enough to be told.
+    fn told(&self, problem: Problem) -> Option<Problem> {
+        let since = self.failing.map(|failing| failing.elapsed());
+        let told = problem.lasting || since.is_some_and(|since| since >= FAILS_UNTOLD);
+        if !told {
+            tracing::debug!("{}: tried again", problem.message);
+        }
+        told.then_some(problem)
+    }
 }
 
 /// A plan that could not be carried out, and until when it is not tried again unless something changes.
@@ -161,7 +182,11 @@ impl Reconciler {
             suspended: projection.spec.suspend,
             target: projection.spec.lag.target.0,
             workload: WorkloadView::Absent,
+            trouble: None,
+            starting: None,
+            rollout: None,
             problem: None,
+            unapplied: false,
             measured,
             failure: observation.as_ref().and_then(|observation| observation.failure.as_ref()),
             metrics_not_served: None,
@@ -187,7 +212,12 @@ impl Reconciler {
                     agreed: known.metrics_not_served.is_none(),
                 };
                 (known.problem, retry) = self.carry_out(key, gathered, &validated, wish, memory, jitter).await;
+                known.unapplied = known.problem.is_none() && memory.failing.is_some();
                 known.workload = self.seen_of(key, &validated.workload);
+                if !known.suspended {
+                    let again = self.look_into(key, &validated.workload, previous, memory, &mut known).await;
+                    retry = retry.into_iter().chain(again).min();
+                }
                 let name = Part::HorizontalPodAutoscaler.object_name(&key.name);
                 autoscaler = self.index.get(Part::HorizontalPodAutoscaler, &key.namespace, &name);
             }
@@ -242,6 +272,8 @@ impl Reconciler {
         let ceiling = ceiling.and_then(|replicas| memory.scale_out.ceiling(&validated.workers, replicas, now));
         let view = ScaleView { replicas, required, was_suspended, ceiling };
         let plan = plan(validated, view, &self.image, self.server);
+        memory.declared =
+            plan.desired.iter().find(|desired| desired.part == Part::Deployment).map(|desired| desired.hash.clone());
         let seen: Vec<_> = Part::ALL
             .into_iter()
             .map(|part| self.index.get(part, &key.namespace, &part.object_name(&key.name)))
@@ -250,7 +282,7 @@ impl Reconciler {
         if let Some(refusal) = &before {
             let left = refusal.until.saturating_duration_since(Instant::now());
             if !left.is_zero() {
-                let answer = (Some(refusal.problem.clone()), Some(left));
+                let answer = (memory.told(refusal.problem.clone()), Some(left));
                 memory.refusal = before;
                 return answer;
             }
@@ -259,14 +291,18 @@ impl Reconciler {
             self.say_before_raising(&validated.owner, &gathered.previous, workers(known), memory).await;
         }
         match self.applier.apply(&validated.owner, &plan, &target, &mut memory.memos).await {
-            Ok(()) => (None, None),
+            Ok(()) => {
+                memory.failing = None;
+                (None, None)
+            }
             Err(problem) => {
+                memory.failing.get_or_insert_with(Instant::now);
                 let failures = before.map_or(0, |refusal| refusal.failures.saturating_add(1));
                 let wait = backoff(failures, jitter);
                 self.metrics.failures.inc();
                 memory.refusal =
                     Some(Refusal { plan, seen, problem: problem.clone(), failures, until: Instant::now() + wait });
-                (Some(problem), Some(wait))
+                (memory.told(problem), Some(wait))
             }
         }
     }
@@ -300,26 +336,6 @@ impl Reconciler {
         let now = Instant::now();
         let next = || self.pace.lock().unwrap_or_else(PoisonError::into_inner).next(now);
         memory.numbers_at.get_or_insert_with(next).saturating_duration_since(now)
-    }
-
-    fn seen_of(&self, key: &ProjectionKey, workload: &Workload) -> WorkloadView {
-        match workload {
-            Workload::MeasureOnly => WorkloadView::NotWanted,
-            Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
-            Workload::Own { .. } => self.workload_of(key),
-        }
-    }
-
-    fn workload_of(&self, key: &ProjectionKey) -> WorkloadView {
-        let name = Part::Deployment.object_name(&key.name);
-        view(self.index.get(Part::Deployment, &key.namespace, &name).as_deref())
-    }
-
-    fn existing_workload(&self, key: &ProjectionKey, kind: ExistingKind, name: &str) -> Option<Arc<Live>> {
-        match self.existing.look(key, kind, name) {
-            Look::Found(live) => Some(live),
-            Look::NotYet | Look::Missing => None,
-        }
     }
 
     /// Another Projection that names the same workload and did so earlier.
@@ -400,10 +416,6 @@ fn required(measured: &Result<&Measured, Unknown>, observation: Option<&Observat
         Err(_) => observation.and_then(|observation| observation.fallback),
     };
     workers.and_then(|workers| i32::try_from(workers).ok())
-}
-
-fn view(live: Option<&Live>) -> WorkloadView {
-    live.filter(|live| !live.deleting).map_or(WorkloadView::Absent, |live| WorkloadView::Present(live.workers))
 }
 
 fn missing(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {

@@ -54,7 +54,12 @@ impl Reports {
         };
         for Announcement { warning, reason, action, note } in announcements {
             let type_ = if warning { EventType::Warning } else { EventType::Normal };
-            tracing::info!("{}/{}: {reason}: {note}", owner.namespace, owner.name);
+            let (namespace, name) = (&owner.namespace, &owner.name);
+            if warning {
+                tracing::warn!(%namespace, projection = %name, reason, "{note}");
+            } else {
+                tracing::info!(%namespace, projection = %name, reason, "{note}");
+            }
             let event = Event { type_, reason, note: Some(note), action, secondary: None };
             if let Err(error) = self.recorder.publish(&event, &reference).await {
                 tracing::warn!("an Event about {}/{} could not be published: {error}", owner.namespace, owner.name);

@@ -74,7 +74,7 @@ pub fn workers(known: &Known<'_>) -> WorkersStatus {
             Limit::HottestShard => BoundBy::HottestShard,
             Limit::ReadStore => BoundBy::ReadStore,
         }),
-        rolling: counts.is_some_and(|counts| counts.rolling),
+        rolling: counts.is_some_and(|counts| counts.rolling || known.rollout.is_some()),
         reason: required.map(|required| required.reason.clone()),
     }
 }

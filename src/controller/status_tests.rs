@@ -10,6 +10,7 @@ use super::{
     known::{Known, Problem, WorkloadView},
     live::WorkerCounts,
     status::next_status,
+    trouble::Trouble,
     urgency::{Urgency, has_only_begun, numbers_every, urgency},
 };
 use crate::{
@@ -65,7 +66,12 @@ fn unknown(reason: Reason) -> Unknown {
 }
 
 fn present(desired: i32, ready: i32) -> WorkloadView {
-    WorkloadView::Present(WorkerCounts { desired: Some(desired), ready, rolling: ready < desired })
+    WorkloadView::Present(WorkerCounts {
+        desired: Some(desired),
+        ready,
+        rolling: ready < desired,
+        ..WorkerCounts::default()
+    })
 }
 
 fn known(measured: Result<&Measured, Unknown>) -> Known<'_> {
@@ -74,7 +80,11 @@ fn known(measured: Result<&Measured, Unknown>) -> Known<'_> {
         suspended: false,
         target: Duration::from_secs(30),
         workload: present(2, 2),
+        trouble: None,
+        starting: None,
+        rollout: None,
         problem: None,
+        unapplied: false,
         measured,
         failure: None,
         metrics_not_served: None,
@@ -332,7 +342,123 @@ fn a_change_of_workers_is_told_with_its_reason() {
     let told = announcements(&two, &five);
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].reason, "Scaled");
-    assert_eq!(told[0].note, "scaled from 2 to 5 workers (required: 2 workers: because)");
+    assert_eq!(told[0].note, "asked for 5 workers instead of 2 (required: 2 workers: because)");
+    // More are asked for than run: no success.
+    let waiting = status(&Known { workload: present(5, 2), ..known(Ok(&good)) });
+    assert_eq!(
+        announcements(&two, &waiting)[0].note,
+        "asked for 5 workers instead of 2, 2 of them ready now (required: 2 workers: because)"
+    );
+    // The model's number has nothing to do with it.
+    let off = status(&Known { suspended: true, workload: present(0, 0), ..known(Ok(&good)) });
+    assert_eq!(announcements(&two, &off)[0].note, "asked for 0 workers instead of 2 (spec.suspend is set)");
+    let back = next_status(&known(Ok(&good)), &off, at(200));
+    assert_eq!(
+        announcements(&off, &back)[0].note,
+        "asked for 2 workers instead of 0 (spec.suspend is not set any more)"
+    );
+}
+
+fn trouble(reason: Reason, serious: bool) -> Option<Trouble> {
+    Some(Trouble { reason, sentence: "1 of 2 workers cannot be created: exceeded quota".to_owned(), serious })
+}
+
+fn message<'a>(status: &'a ProjectionStatus, type_: &str) -> &'a str {
+    &status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().message
+}
+
+#[test]
+fn what_keeps_workers_away_is_told_where_a_person_looks() {
+    let good = measured(9, 1.0, false);
+    let sentence = "1 of 2 workers cannot be created: exceeded quota";
+    let some = |serious| {
+        status(&Known { workload: present(2, 1), trouble: trouble(Reason::PodsRefused, serious), ..known(Ok(&good)) })
+    };
+    is(&some(false), "Ready", "True", Reason::AsExpected);
+    is(&some(true), "Ready", "False", Reason::PodsRefused);
+    assert_eq!(message(&some(true), "Ready"), sentence);
+    is(&some(true), "Available", "True", Reason::AsExpected);
+    assert!(message(&some(true), "Available").ends_with(sentence));
+
+    let none = |serious| {
+        status(&Known { workload: present(2, 0), trouble: trouble(Reason::PodsRefused, serious), ..known(Ok(&good)) })
+    };
+    is(&none(false), "Available", "False", Reason::NoWorkerReady);
+    is(&none(true), "Available", "False", Reason::PodsRefused);
+    for seen in [none(false), none(true)] {
+        assert_eq!(message(&seen, "Available"), format!("no worker is ready: {sentence}"));
+    }
+    // Nothing is ever committed without a worker, so that this is the effect and not the cause.
+    let why = unknown(Reason::NeverCommitted);
+    let never = Known {
+        failure: Some(&why),
+        workload: present(2, 0),
+        trouble: trouble(Reason::PodsRefused, true),
+        ..known(Err(why.clone()))
+    };
+    is(&status(&never), "Ready", "False", Reason::PodsRefused);
+    let stuck = measured(9, 400.0, true);
+    let stuck = status(&Known { trouble: trouble(Reason::WorkersCrash, true), ..known(Ok(&stuck)) });
+    assert!(message(&stuck, "Progressing").ends_with(sentence), "{}", message(&stuck, "Progressing"));
+    // A database that cannot be reached explains workers that crash.
+    let refused = unknown(Reason::ConnectionRefused);
+    let down =
+        Known { failure: Some(&refused), trouble: trouble(Reason::WorkersCrash, true), ..known(Err(refused.clone())) };
+    is(&status(&down), "Ready", "False", Reason::ConnectionRefused);
+    let suspended = status(&Known { suspended: true, trouble: trouble(Reason::PodsRefused, true), ..known(Ok(&good)) });
+    is(&suspended, "Ready", "True", Reason::Suspended);
+}
+
+#[test]
+fn without_pods_nobody_is_sent_to_look_at_them() {
+    let good = measured(9, 1.0, false);
+    for (starting, expected) in [
+        (None, "no worker is ready yet"),
+        (Some(0), "no worker is ready: the workload has no pods yet"),
+        (Some(2), "no worker is ready yet: they start"),
+    ] {
+        let seen = status(&Known { workload: present(2, 0), starting, ..known(Ok(&good)) });
+        assert_eq!(message(&seen, "Available"), expected);
+    }
+}
+
+#[test]
+fn ready_speaks_of_the_generation_that_runs() {
+    let good = measured(9, 1.0, false);
+    let rollout = |reason| Some((reason, "1 of 2 pods run an older pod template".to_owned()));
+    let before = status(&known(Ok(&good)));
+    let next = |reason, trouble| Known { generation: Some(2), rollout: rollout(reason), trouble, ..known(Ok(&good)) };
+    let rolling = next_status(&next(Reason::RollingOut, None), &before, at(200));
+    is(&rolling, "Ready", "False", Reason::RollingOut);
+    assert!(rolling.workers.as_ref().unwrap().rolling);
+    assert_eq!(announcements(&before, &rolling), [], "a rollout is nothing to warn of");
+    for (known, reason) in [
+        (next(Reason::RollingOut, trouble(Reason::WorkersCrash, false)), Reason::RollingOut),
+        (next(Reason::RollingOut, trouble(Reason::WorkersCrash, true)), Reason::WorkersCrash),
+        (next(Reason::RolloutPaused, None), Reason::RolloutPaused),
+        (next(Reason::RolloutStalled, trouble(Reason::ImagePullFailed, true)), Reason::ImagePullFailed),
+        (next(Reason::RolloutStalled, None), Reason::RolloutStalled),
+    ] {
+        let seen = next_status(&known, &rolling, at(300));
+        is(&seen, "Ready", "False", reason);
+        let told = announcements(&rolling, &seen);
+        assert_eq!(told.len(), usize::from(reason != Reason::RollingOut), "{told:?}");
+        assert!(told.iter().all(|one| one.warning));
+    }
+    let done = next_status(&Known { generation: Some(2), ..known(Ok(&good)) }, &rolling, at(300));
+    is(&done, "Ready", "True", Reason::AsExpected);
+    assert!(done.conditions.iter().all(|condition| condition.observed_generation == Some(2)));
+}
+
+#[test]
+fn a_failure_that_passes_is_not_told_unless_the_newest_spec_is_not_there_for_it() {
+    let good = measured(9, 1.0, false);
+    let before = status(&known(Ok(&good)));
+    let failing = |generation| Known { generation: Some(generation), unapplied: true, ..known(Ok(&good)) };
+    assert_eq!(next_status(&failing(1), &before, at(200)), before);
+    let unapplied = next_status(&failing(2), &before, at(200));
+    is(&unapplied, "Ready", "False", Reason::RollingOut);
+    assert_eq!(announcements(&before, &unapplied), []);
 }
 
 #[test]

@@ -198,6 +198,10 @@ runAsNonRoot: true
 - apiGroups: [apps]
   resources: [deployments/scale, statefulsets/scale]
   verbs: [get, patch, update]
+# Why workers do not run: the pods of a workload are listed while some of them are not ready.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]

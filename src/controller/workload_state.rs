@@ -1,0 +1,75 @@
+//! What runs the workers of a Projection, as it is: how many, of which pod template, and what keeps the others from running. Reads only.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    existing::Look,
+    known::{Known, WorkloadView},
+    live::Live,
+    parts::Part,
+    reconcile::{Memory, Reconciler},
+    trouble::{Looked, rollout},
+    validate::Workload,
+};
+use crate::{
+    api::{ConditionType, ExistingKind, ProjectionStatus},
+    snapshot::ProjectionKey,
+};
+
+impl Reconciler {
+    /// Adds how far the workload has come and what keeps its workers from running. Returns when to look again.
+    pub(super) async fn look_into(
+        &self,
+        key: &ProjectionKey,
+        workload: &Workload,
+        previous: &ProjectionStatus,
+        memory: &mut Memory,
+        known: &mut Known<'_>,
+    ) -> Option<Duration> {
+        let (kind, name, live, declared) = match workload {
+            Workload::MeasureOnly => return None,
+            Workload::Existing { kind, name } => {
+                (kind.as_str(), name.clone(), self.existing_workload(key, *kind, name)?, true)
+            }
+            Workload::Own { .. } => {
+                let name = Part::Deployment.object_name(&key.name);
+                let live = self.index.get(Part::Deployment, &key.namespace, &name)?;
+                if live.controlled_by.as_deref() != Some(memory.uid.as_str()) {
+                    return None;
+                }
+                let declared = memory.declared.is_none() || memory.declared == live.applied_hash;
+                (Part::Deployment.kind(), name, live, declared)
+            }
+        };
+        known.rollout = rollout(&format!("{kind} {}/{name}", key.namespace), live.workers, declared);
+        let said = previous.conditions.iter().find(|condition| condition.type_ == ConditionType::Ready.as_str());
+        let told = said.filter(|said| said.status == "False").map(|said| said.reason.as_str());
+        let Looked { trouble, starting, again } = self.pods.look(&key.namespace, &live, told, &mut memory.pods).await;
+        (known.trouble, known.starting) = (trouble, starting);
+        again
+    }
+
+    pub(super) fn seen_of(&self, key: &ProjectionKey, workload: &Workload) -> WorkloadView {
+        match workload {
+            Workload::MeasureOnly => WorkloadView::NotWanted,
+            Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
+            Workload::Own { .. } => self.workload_of(key),
+        }
+    }
+
+    pub(super) fn workload_of(&self, key: &ProjectionKey) -> WorkloadView {
+        let name = Part::Deployment.object_name(&key.name);
+        view(self.index.get(Part::Deployment, &key.namespace, &name).as_deref())
+    }
+
+    fn existing_workload(&self, key: &ProjectionKey, kind: ExistingKind, name: &str) -> Option<Arc<Live>> {
+        match self.existing.look(key, kind, name) {
+            Look::Found(live) => Some(live),
+            Look::NotYet | Look::Missing => None,
+        }
+    }
+}
+
+fn view(live: Option<&Live>) -> WorkloadView {
+    live.filter(|live| !live.deleting).map_or(WorkloadView::Absent, |live| WorkloadView::Present(live.workers))
+}
