@@ -29,7 +29,7 @@ CHART_CRD := $(CHART)/files/projections.projectionist.dev.yaml
 MANIFEST := manifests/install.yaml
 RENDER := template projectionist $(CHART) --namespace projectionist --no-hooks --set namespace.create=true
 
-.PHONY: help build test fuzz lint demo bench bench-scaling cluster cluster-down image generate packages prepare binary
+.PHONY: help build test fuzz lint demo bench bench-workers bench-scaling cluster cluster-down image generate packages prepare binary worker
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ demo: image prepare ## Show workers scaled by lag on a real cluster (ARGS="--hel
 bench: image prepare ## Measure, and print all the numbers (ARGS="--help" lists options)
 	cargo run --quiet --release --package bench -- $(ARGS)
 
+bench-workers: image prepare ## Race workers that are not ours on a real cluster, scaled by us and by others (ARGS="--help" lists options)
+	cargo run --quiet --release --package bench-workers -- $(ARGS)
+
 bench-scaling: packages ## Replay traces against other ways to scale by, side by side (no cluster needed)
 	cargo run --quiet --release --package bench-scaling
 
@@ -89,6 +92,11 @@ image: binary ## Build the container image into target/image/projectionist.tar
 
 binary: packages
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --profile $(PROFILE) --package projectionist --bin projectionist --target $(PLATFORM)
+
+# The test bed's worker, whose path is printed last.
+worker: packages
+	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --profile $(PROFILE) --package test-worker --target $(PLATFORM)
+	@echo $(TARGET_DIR)/$(PLATFORM)/$(PROFILE)/test-worker
 
 # Written beside and moved into place, since several tests may ask for it at once.
 $(ARCHIVE): $(BINARY) Dockerfile

@@ -61,7 +61,8 @@ pub struct Score {
 const REVERSAL_WITHIN: Duration = Duration::from_secs(60);
 
 impl Run {
-    pub(super) fn new(moments: Vec<Moment>, tick: Duration, target: Duration) -> Self {
+    /// From each tick's moment, in order; at least one. Also for what was measured on a cluster, which is then scored the same way.
+    pub fn new(moments: Vec<Moment>, tick: Duration, target: Duration) -> Self {
         Self { moments, tick, target }
     }
 

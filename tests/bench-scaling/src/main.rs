@@ -3,20 +3,16 @@
 
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
-mod foresight;
-mod rivals;
 mod table;
-mod traces;
 
 use std::{sync::Mutex, time::Duration};
 
-use projectionist::simulate::{Plan, Policy, Score, run};
-
-use crate::{
+use bench_scaling::{
     foresight::Foresight,
     rivals::Rival,
-    traces::{Case, Cost},
+    traces::{self, Case, Cost},
 };
+use projectionist::simulate::{Plan, Policy, Score, run};
 
 /// When the autoscaler looks first. It looks every 15 s, and where in those a load rises changes the result.
 const PHASES: [u64; 3] = [1, 6, 11];

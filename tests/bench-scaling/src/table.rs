@@ -1,6 +1,8 @@
 //! The table, and how it compares with what was aimed at.
 
-use crate::{Cell, Row, rivals::Rival, traces::Cost};
+use bench_scaling::{rivals::Rival, traces::Cost};
+
+use crate::{Cell, Row};
 
 /// Prints one target's and one cost's table as Markdown.
 pub fn print(target: u64, cost: Cost, rows: &[Row]) {

@@ -174,3 +174,58 @@ impl Noise {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
 }
+
+/// A trace in real time, for workers on a cluster: as short as shows what it is about, and no more load than a few machines bear.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Brief {
+    /// Six minutes with a burst of half a minute and one of a minute.
+    Burst,
+    /// Four minutes up, a minute and a half at the top, and at once down again.
+    Ramp,
+    /// Five minutes of the same.
+    Steady,
+    /// Silence, then everything, twice.
+    Spike,
+    /// A day in half an hour, whose load wanders by a quarter.
+    Day,
+}
+
+impl Brief {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Burst, Self::Ramp, Self::Steady, Self::Spike, Self::Day];
+
+    /// How long it lasts, in seconds.
+    pub fn seconds(self) -> u32 {
+        match self {
+            Self::Burst | Self::Spike => 360,
+            Self::Ramp => 480,
+            Self::Steady => 300,
+            Self::Day => 1_800,
+        }
+    }
+
+    /// Events per second, on average, at this second.
+    fn load(self, second: f64) -> f64 {
+        let within = |from: f64, to: f64| (from..to).contains(&second);
+        match self {
+            Self::Burst if within(60.0, 90.0) || within(200.0, 260.0) => 400.0,
+            Self::Burst => 90.0,
+            Self::Ramp if within(60.0, 300.0) => 50.0 + (second - 60.0) / 240.0 * 350.0,
+            Self::Ramp if within(300.0, 390.0) => 400.0,
+            Self::Ramp => 50.0,
+            Self::Steady => 230.0,
+            Self::Spike if within(120.0, 180.0) || within(300.0, 330.0) => 400.0,
+            Self::Spike => 0.0,
+            Self::Day => {
+                let day = 190.0 - 150.0 * (second / 1_500.0 * std::f64::consts::TAU).cos();
+                let wanders = 0.7 * (second / 97.0).sin() + 0.3 * (second / 31.0).sin();
+                day * (1.0 + 0.25 * wanders)
+            }
+        }
+    }
+
+    /// The trace, the same each time.
+    pub fn trace(self, cost: Cost) -> Trace {
+        trace(self.seconds(), cost, &mut Noise(0x0ddb_a11_5eed + u64::from(self.seconds())), |second| self.load(second))
+    }
+}

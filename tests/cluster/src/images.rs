@@ -3,6 +3,7 @@
 //! The project's own image is built by the same `make image` that a user runs.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,6 +22,10 @@ pub const TOOLBOX_IMAGE: &str = "docker.io/library/toolbox:test-cluster";
 /// A second adapter of the metrics API, made of the library that KEDA and prometheus-adapter are made of. See [`adapter`].
 pub const ADAPTER_IMAGE: &str = "docker.io/library/test-adapter:test-cluster";
 
+/// A projector that knows nothing of this project, for workloads that are there already. See [`worker`].
+pub const WORKER_IMAGE: &str = "docker.io/library/test-worker:test-cluster";
+
+const WORKER_RECIPE: &str = include_str!("../images/worker/Dockerfile");
 const ADAPTER_RECIPE: &str = include_str!("../images/adapter/Dockerfile");
 const TOOLBOX_SOURCE: &str = include_str!("../images/toolbox/toolbox.rs");
 const RECIPES: [(&str, &str, &str); 2] = [
@@ -37,9 +42,15 @@ const OF_THE_RUNNING_PACKAGE: [&str; 5] =
 /// # Errors
 /// When the build fails; the message ends with its last lines.
 pub fn image() -> Result<PathBuf> {
+    make("image")?;
+    Ok(target_dir().join("image/projectionist.tar"))
+}
+
+/// What a target of the Makefile prints.
+fn make(target: &str) -> Result<String> {
     crate::packages::ensure()?;
     let mut make = Command::new("make");
-    make.args(["--no-print-directory", "image"]).current_dir(workspace()).stdin(Stdio::null());
+    make.args(["--no-print-directory", target]).current_dir(workspace()).stdin(Stdio::null());
     // What cargo tells the program that it runs is no news to the cargo that builds: build scripts of dependencies look at it, and
     // everything would be built anew for each test that asks.
     for (name, _) in std::env::vars_os() {
@@ -47,9 +58,28 @@ pub fn image() -> Result<PathBuf> {
             make.env_remove(name);
         }
     }
-    let output = make.output().context("running `make image`")?;
-    succeed("`make image`", &output)?;
-    Ok(target_dir().join("image/projectionist.tar"))
+    let output = make.output().with_context(|| format!("running `make {target}`"))?;
+    succeed(&format!("`make {target}`"), &output)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The archive of [`WORKER_IMAGE`], built first if the code is newer.
+///
+/// # Errors
+/// When cargo or buildah fails; the message ends with the last lines.
+pub fn worker() -> Result<PathBuf> {
+    let printed = make("worker")?;
+    let program = workspace().join(printed.lines().last().unwrap_or_default().trim());
+    let binary = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
+    let dir = cache_dir()?.join(format!("images-{}", short_hash(&[&binary, WORKER_RECIPE.as_bytes()])));
+    once(&dir, |partial| {
+        fs::write(partial.join("test-worker"), &binary)?;
+        fs::set_permissions(partial.join("test-worker"), fs::Permissions::from_mode(0o755))?;
+        fs::write(partial.join("Dockerfile"), WORKER_RECIPE)?;
+        build(partial, WORKER_IMAGE, &partial.join("worker.tar"))?;
+        fs::remove_file(partial.join("test-worker")).context("removing the worker's copy")
+    })?;
+    Ok(dir.join("worker.tar"))
 }
 
 /// The archive of [`ADAPTER_IMAGE`], built once for this machine.

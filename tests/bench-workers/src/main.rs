@@ -1,0 +1,329 @@
+//! `make bench-workers`: real workers that are not ours, on a real cluster, under real HorizontalPodAutoscalers, scaled by us and by what else there is.
+//!
+//! A race is a kind of workers under a trace with a target; its cells, one for each way to scale, run side by side and get the same events at the same
+//! time. Races run side by side as far as the node has pods. Docs: `docs/benchmarks.md`.
+#![allow(clippy::print_stdout)]
+
+mod cell;
+mod kinds;
+mod predict;
+mod query;
+mod score;
+mod table;
+mod watch;
+mod ways;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use bench_scaling::traces::{Brief, Cost, PER_WORKER};
+use clap::{Parser, ValueEnum};
+use kube::Client;
+use test_cluster::{Cluster, ClusterOptions, Postgres, eventually};
+use tokio::{sync::Semaphore, time::Instant};
+
+use cell::{Cell, DATABASE};
+use kinds::Kind;
+use predict::Race;
+use table::{Finished, Outcome};
+use watch::Watched;
+use ways::Way;
+
+/// Where everything that is raced lives.
+const NAMESPACE: &str = "race";
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Workers beyond what the peak of a load asks for, of which a cell may have some at once.
+const MARGIN: f64 = 1.25;
+
+/// What to race.
+#[derive(Clone, Debug, Parser)]
+struct Options {
+    /// Kinds of workers
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Row, Kind::Shards, Kind::CommitFiveSeconds])]
+    kinds: Vec<Kind>,
+    /// Traces
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Load::Burst, Load::Steady])]
+    traces: Vec<Load>,
+    /// Lag targets, in seconds
+    #[arg(long, value_delimiter = ',', default_values_t = [15])]
+    targets: Vec<u64>,
+    /// Ways to scale
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Way::ALL)]
+    ways: Vec<Way>,
+    /// All kinds under all traces: hours
+    #[arg(long)]
+    all: bool,
+    /// Pods that all cells together may need at once
+    #[arg(long, default_value_t = 90)]
+    pods: u32,
+    /// Where each cell's figures second by second go, as CSV
+    #[arg(long, default_value = "target/bench-workers")]
+    csv: PathBuf,
+}
+
+/// A trace, as on the command line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Load {
+    /// Six minutes with two bursts
+    Burst,
+    /// Four minutes up, and at once down again
+    Ramp,
+    /// Five minutes of the same
+    Steady,
+    /// Silence, then everything, twice
+    Spike,
+    /// A noisy day in half an hour
+    Day,
+}
+
+impl Load {
+    fn trace(self) -> Brief {
+        match self {
+            Self::Burst => Brief::Burst,
+            Self::Ramp => Brief::Ramp,
+            Self::Steady => Brief::Steady,
+            Self::Spike => Brief::Spike,
+            Self::Day => Brief::Day,
+        }
+    }
+}
+
+impl Options {
+    /// The races, the longest first.
+    fn races(&self) -> Vec<Race> {
+        let kinds = if self.all { Kind::value_variants().to_vec() } else { self.kinds.clone() };
+        let traces = if self.all { Load::value_variants().to_vec() } else { self.traces.clone() };
+        let mut races = Vec::new();
+        for load in traces {
+            for kind in &kinds {
+                for target in &self.targets {
+                    races.push(Race { kind: *kind, trace: load.trace(), target: Duration::from_secs(*target) });
+                }
+            }
+        }
+        races.sort_by_key(|race| std::cmp::Reverse(race.trace.seconds()));
+        races
+    }
+}
+
+/// Pods that a race may need at once: what the peak of its load asks for, and some more, in each of its cells.
+fn pods(race: &Race, ways: usize) -> u32 {
+    let dear = if race.kind.cost() == Cost::Doubles { 2.0 } else { 1.0 };
+    let trace = race.trace.trace(Cost::Known);
+    let peak = trace.points().iter().map(|point| point.arriving).fold(0.0, f64::max);
+    let workers = (peak / PER_WORKER * dear * MARGIN).ceil().min(f64::from(bench_scaling::rivals::MOST)) + 1.0;
+    u32::try_from(ways).unwrap_or(u32::MAX).saturating_mul(whole(workers))
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Some dozens.
+fn whole(number: f64) -> u32 {
+    number as u32
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    std::fs::create_dir_all(&options.csv).with_context(|| format!("creating {}", options.csv.display()))?;
+    let cluster = Cluster::start(&ClusterOptions::default())?;
+    let raced = cluster.block_on(race_all(&cluster, &options))?;
+    cluster.stop()?;
+    raced
+}
+
+async fn race_all(cluster: &Cluster, options: &Options) -> Result<()> {
+    let track = Arc::new(Track::prepare(cluster, options).await?);
+    let races = options.races();
+    println!("{} processors; one node; the HPA looks every 15 s; a worker handles {PER_WORKER} events/s", std::thread::available_parallelism()?);
+    println!("{} races of {} ways each, as many at once as {} pods allow\n", races.len(), options.ways.len(), options.pods);
+    let room = Semaphore::new(usize::try_from(options.pods)?);
+    let mut first = 1;
+    let raced = futures::future::try_join_all(races.iter().map(|race| {
+        let (track, room) = (&track, &room);
+        let number = first;
+        first += i32::try_from(options.ways.len()).unwrap_or(1);
+        async move {
+            let _room = room.acquire_many(pods(race, options.ways.len()).min(options.pods)).await?;
+            let finished = track.run(race, &options.ways, number).await.with_context(|| cluster.describe_failure(NAMESPACE))?;
+            println!("{}", finished.table());
+            Ok::<_, anyhow::Error>(finished)
+        }
+    }))
+    .await?;
+    println!("{}", table::summary(&raced));
+    Ok(())
+}
+
+/// What all races share.
+struct Track<'a> {
+    cluster: &'a Cluster,
+    client: Client,
+    server: Postgres,
+    schemas: query::Schemas,
+    watched: Watched,
+    csv: PathBuf,
+}
+
+impl<'a> Track<'a> {
+    async fn prepare(cluster: &'a Cluster, options: &Options) -> Result<Self> {
+        cluster.import_image(&test_cluster::images::image()?)?;
+        cluster.import_image(&test_cluster::images::worker()?)?;
+        let server = cluster.postgres()?;
+        let url = server.create_database(DATABASE).await?;
+        cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+        let literal = format!("--from-literal=url={url}");
+        cluster.kubectl(&["create", "secret", "generic", DATABASE, "-n", NAMESPACE, &literal])?;
+        let schemas = query::Schemas::default();
+        let values = query::serve(cluster, &server, Arc::clone(&schemas)).await?;
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        cluster.install_operator(&values)?;
+        let client = cluster.client().await?;
+        let watched = Watched::begin(client.clone());
+        Ok(Self { cluster, client, server, schemas, watched, csv: options.csv.clone() })
+    }
+
+    async fn run(&self, race: &Race, ways: &[Way], first: i32) -> Result<Finished> {
+        let cells: Vec<Cell> =
+            ways.iter().zip(first..).map(|(way, number)| Cell { race: *race, way: *way, number }).collect();
+        let database = self.server.connect(DATABASE).await?;
+        for cell in &cells {
+            cell.make_tables(&database).await?;
+            let tables = (cell.schema(), cell.has_one_row());
+            self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(cell.name(), tables);
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": cell.objects()});
+            self.cluster.apply(&list.to_string())?;
+        }
+        for cell in &cells {
+            self.is_ready(cell).await?;
+        }
+        let trace = race.trace.trace(race.kind.cost());
+        let (began, by_clock) = (Instant::now() + Duration::from_secs(1), SystemTime::now() + Duration::from_secs(1));
+        futures::future::try_join_all(cells.iter().map(|cell| cell.append(&self.server, &trace, began))).await?;
+        // The last events may still be written down as handled.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut outcomes = Vec::new();
+        let mut best_start_up = Duration::MAX;
+        for cell in &cells {
+            let name = cell.name();
+            let events = cell.handled(&database, by_clock).await?;
+            let run = score::run(&trace, race.target, &events, &self.watched.scales(&name, began));
+            let start_up = self.watched.start_up(&name).unwrap_or(Duration::from_secs(2));
+            best_start_up = best_start_up.min(start_up);
+            self.write(cell, &run, began)?;
+            let simulated = race.simulated(cell.way, start_up);
+            outcomes.push(Outcome { way: cell.way, score: run.score(), simulated, start_up: start_up.as_secs_f64() });
+        }
+        for cell in &cells {
+            self.remove(cell)?;
+        }
+        for cell in &cells {
+            cell.drop_tables(&database).await?;
+        }
+        Ok(Finished { race: *race, outcomes, foresight: race.foresight(best_start_up) })
+    }
+
+    /// One worker works, and what scales it has a value.
+    async fn is_ready(&self, cell: &Cell) -> Result<()> {
+        let name = cell.name();
+        eventually(PATIENCE, &format!("the first worker of {name} is ready"), || async {
+            Ok::<_, anyhow::Error>(self.watched.ready(&name) == Some(1))
+        })
+        .await?;
+        let metric = match cell.way {
+            Way::Ours => "projection_required_workers",
+            Way::Query => ways::QUERY_METRIC,
+            Way::CountTarget | Way::CountTuned => "projection_pending_events",
+        };
+        let path = format!(
+            "/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/{metric}?labelSelector=projection%3D{name}"
+        );
+        eventually(PATIENCE, &format!("{metric} of {name} is served"), || async {
+            self.client.request_text(http::Request::get(&path).body(Vec::new())?).await?;
+            Ok::<_, anyhow::Error>(true)
+        })
+        .await
+    }
+
+    fn remove(&self, cell: &Cell) -> Result<()> {
+        let name = cell.name();
+        for (kind, name) in [
+            ("hpa", format!("rival-{name}")),
+            ("projection", name.clone()),
+            ("deployment", name),
+        ] {
+            self.cluster.kubectl(&["delete", kind, &name, "-n", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=60s"])?;
+        }
+        Ok(())
+    }
+
+    /// Each second of a cell: what was there, and what the Projection said of it.
+    fn write(&self, cell: &Cell, run: &projectionist::simulate::Run, began: Instant) -> Result<()> {
+        use std::fmt::Write;
+        let statuses = self.watched.statuses(&cell.name(), began);
+        let mut text = "second,arriving,waiting,staleness,replicas,ready,told_pending,told_exact,told_staleness,told_required,told_arrival,told_per_worker,told_reason\n".to_owned();
+        for moment in run.moments().iter().step_by(10) {
+            let second = moment.at.as_secs_f64();
+            let _ = write!(
+                text,
+                "{second},{:.0},{},{:.2},{},{}",
+                moment.arriving,
+                moment.pending,
+                moment.staleness.as_secs_f64(),
+                moment.replicas,
+                moment.ready
+            );
+            let told = statuses.iter().rev().find(|(at, _)| *at <= second).map(|(_, status)| status);
+            let (workers, rates) = (told.and_then(|told| told.workers.as_ref()), told.and_then(|told| told.rates));
+            let _ = writeln!(
+                text,
+                ",{},{},{},{},{},{},{:?}",
+                shown(told.and_then(|told| told.pending).map(|pending| pending.value)),
+                shown(told.and_then(|told| told.pending).map(|pending| pending.exact)),
+                shown(told.and_then(|told| told.staleness_seconds)),
+                shown(workers.and_then(|workers| workers.required)),
+                shown(rates.and_then(|rates| rates.arrival_per_second)),
+                shown(rates.and_then(|rates| rates.per_worker_per_second)),
+                shown(workers.and_then(|workers| workers.reason.clone())),
+            );
+        }
+        let race = cell.race;
+        let name = format!(
+            "{}-{}-{}-{}s.csv",
+            race.kind.name(),
+            format!("{:?}", race.trace).to_lowercase(),
+            cell.way.name(),
+            race.target.as_secs()
+        );
+        let path = self.csv.join(Path::new(&name));
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+fn shown(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_selection_fits_and_takes_less_than_twenty_minutes() {
+        let options = Options::parse_from(["bench-workers"]);
+        let need = |race: &Race| f64::from(pods(race, options.ways.len()));
+        assert!(options.races().iter().all(|race| need(race) <= f64::from(options.pods)));
+        let pod_seconds: f64 = options.races().iter().map(|race| need(race) * f64::from(race.trace.seconds())).sum();
+        let least = pod_seconds / f64::from(options.pods);
+        assert!(least < 1_000.0, "{least} s");
+    }
+
+    #[test]
+    fn all_are_every_kind_under_every_trace_the_longest_first() {
+        let options = Options::parse_from(["bench-workers", "--all", "--targets", "5,15"]);
+        let races = options.races();
+        assert_eq!(races.len(), 10 * 5 * 2);
+        assert_eq!(races.first().map(|race| race.trace), Some(Brief::Day));
+    }
+}

@@ -1,0 +1,157 @@
+//! The statements: events, checkpoints, and the advisory locks by which workers of a group know of each other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use tokio_postgres::{Client, NoTls, Statement};
+
+use crate::settings::{MEMBER, Settings};
+
+/// Events that one fetch brings at most: about as many as a worker handles in a second.
+const FETCHED: i64 = 50;
+
+/// An event at hand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    pub(crate) position: i64,
+    pub(crate) shard: i32,
+    pub(crate) cost: Duration,
+}
+
+/// The tables, through a connection whose end lets go of all locks.
+pub(crate) struct Log {
+    client: Client,
+    group: i32,
+    me: i32,
+    one_row: bool,
+    statements: Statements,
+}
+
+struct Statements {
+    head: Statement,
+    fetch: Statement,
+    checkpoint: Statement,
+    commit: Statement,
+    commit_lowest: Option<Statement>,
+    handled: Statement,
+    members: Statement,
+    takes: Statement,
+    gives_up: Statement,
+}
+
+impl Log {
+    pub(crate) async fn open(settings: &Settings) -> Result<Self> {
+        let (client, connection) =
+            tokio_postgres::connect(&settings.database, NoTls).await.context("connecting to the database")?;
+        // The client reports what happens to its connection.
+        tokio::spawn(connection);
+        let me: i32 = client.query_one("select pg_backend_pid()", &[]).await?.get(0);
+        let statements = Statements::prepare(&client, settings).await?;
+        let log = Self { client, group: settings.group, me: MEMBER.saturating_add(me), one_row: settings.one_row, statements };
+        log.takes(log.me).await?;
+        Ok(log)
+    }
+
+    /// The members of the group, and which of them this one is.
+    pub(crate) async fn members(&self) -> Result<(BTreeSet<i32>, i32)> {
+        let rows = self.client.query(&self.statements.members, &[&self.group, &MEMBER]).await?;
+        Ok((rows.iter().map(|row| row.get(0)).collect(), self.me))
+    }
+
+    /// Takes a number of the group's, such as a shard's; false where another holds it.
+    pub(crate) async fn takes(&self, number: i32) -> Result<bool> {
+        Ok(self.client.query_one(&self.statements.takes, &[&self.group, &number]).await?.get(0))
+    }
+
+    pub(crate) async fn gives_up(&self, number: i32) -> Result<()> {
+        self.client.execute(&self.statements.gives_up, &[&self.group, &number]).await?;
+        Ok(())
+    }
+
+    /// How far a shard has come.
+    pub(crate) async fn checkpoint(&self, shard: i32) -> Result<i64> {
+        Ok(self.client.query_one(&self.statements.checkpoint, &[&shard]).await?.get(0))
+    }
+
+    /// The oldest events of these shards, by position; where one row stands for all shards also the position up to which no more were there.
+    pub(crate) async fn fetch(&self, shards: &BTreeMap<i32, i64>) -> Result<(Vec<Event>, Option<i64>)> {
+        // Looked at first: what comes between is above it.
+        let head = if self.one_row { Some(self.client.query_one(&self.statements.head, &[]).await?.get(0)) } else { None };
+        let (names, positions): (Vec<i32>, Vec<i64>) = shards.iter().unzip();
+        let rows = self.client.query(&self.statements.fetch, &[&names, &positions, &FETCHED]).await?;
+        let event = |row: &tokio_postgres::Row| Event {
+            position: row.get(0),
+            shard: row.get(1),
+            cost: Duration::from_secs_f64(f64::from(row.get::<_, f32>(2)) / 1e3),
+        };
+        let events: Vec<Event> = rows.iter().map(event).collect();
+        // A full fetch may have left out the events of a shard that come later.
+        let all = i64::try_from(events.len()).unwrap_or(i64::MAX) < FETCHED;
+        Ok((events, head.filter(|_| all)))
+    }
+
+    pub(crate) async fn commit(&self, moved: &BTreeMap<i32, i64>) -> Result<()> {
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let (shards, positions): (Vec<i32>, Vec<i64>) = moved.iter().unzip();
+        self.client.execute(&self.statements.commit, &[&shards, &positions]).await.context("committing")?;
+        if let Some(lowest) = &self.statements.commit_lowest {
+            self.client.execute(lowest, &[]).await.context("committing the lowest")?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn write_handled(&self, handled: &[(i64, SystemTime)]) -> Result<()> {
+        if handled.is_empty() {
+            return Ok(());
+        }
+        let (positions, times): (Vec<i64>, Vec<SystemTime>) = handled.iter().copied().unzip();
+        self.client.execute(&self.statements.handled, &[&positions, &times]).await.context("writing what was handled")?;
+        Ok(())
+    }
+}
+
+impl Statements {
+    async fn prepare(client: &Client, settings: &Settings) -> Result<Self> {
+        let schema = &settings.schema;
+        // The schema's name comes from the bench, which made it.
+        let rows = format!("{schema}.{}", if settings.one_row { "progress" } else { "checkpoints" });
+        let prepare = async |text: String| client.prepare(&text).await.with_context(|| format!("preparing {text}"));
+        let lowest = format!(
+            "update {schema}.checkpoints set position = lowest.position
+             from (select min(position) as position from {schema}.progress) lowest where checkpoints.position < lowest.position"
+        );
+        Ok(Self {
+            head: prepare(format!("select coalesce(max(position), 0) from {schema}.events")).await?,
+            fetch: prepare(format!(
+                "select e.position, e.shard, e.cost_ms
+                 from unnest($1::int[], $2::bigint[]) as s(shard, position)
+                 cross join lateral (
+                     select position, shard, cost_ms from {schema}.events
+                     where events.shard = s.shard and events.position > s.position order by events.position limit $3
+                 ) e order by e.position limit $3"
+            ))
+            .await?,
+            checkpoint: prepare(format!("select position from {rows} where shard = $1")).await?,
+            commit: prepare(format!(
+                "update {rows} c set position = s.position from unnest($1::int[], $2::bigint[]) as s(shard, position)
+                 where c.shard = s.shard and c.position < s.position"
+            ))
+            .await?,
+            commit_lowest: if settings.one_row { Some(prepare(lowest).await?) } else { None },
+            handled: prepare(format!("insert into {schema}.handled select * from unnest($1::bigint[], $2::timestamptz[])")).await?,
+            members: prepare(
+                "select objid::int from pg_locks where locktype = 'advisory' and granted and classid = $1::int::oid and objid::int >= $2
+                 and objsubid = 2 and database = (select oid from pg_database where datname = current_database())"
+                    .to_owned(),
+            )
+            .await?,
+            takes: prepare("select pg_try_advisory_lock($1, $2)".to_owned()).await?,
+            gives_up: prepare("select pg_advisory_unlock($1, $2)".to_owned()).await?,
+        })
+    }
+}
