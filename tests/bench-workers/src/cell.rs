@@ -111,7 +111,8 @@ impl Cell {
             "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}},
         });
         if kind.slow_start() > 0 {
-            container["readinessProbe"] = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 1});
+            container["readinessProbe"] =
+                json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 1});
         }
         json!({
             "apiVersion": "apps/v1", "kind": "Deployment",

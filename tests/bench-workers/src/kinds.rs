@@ -1,7 +1,10 @@
 //! The kinds of workers that are raced, and what each means for their tables, their environment and the Projection that measures them.
 
+use std::time::Duration;
+
 use bench_scaling::traces::Cost;
 use clap::ValueEnum;
+use projectionist::simulate::{Checkpoints, Commits, WorkerKind};
 use serde_json::{Value, json};
 
 /// Shards of every cell.
@@ -66,24 +69,48 @@ impl Kind {
         (1..).take(SHARDS).map(weight).collect()
     }
 
-    /// What the worker's `COMMIT` says.
-    pub fn commit(self) -> &'static str {
+    /// When its workers commit.
+    fn commits(self) -> Commits {
         match self {
-            Self::CommitEach => "each",
-            Self::CommitFiveSeconds => "5000ms",
-            Self::CommitThousand => "1000",
-            _ => "500ms",
+            Self::CommitEach => Commits::EachEvent,
+            Self::CommitFiveSeconds => Commits::Every(Duration::from_secs(5)),
+            Self::CommitThousand => Commits::EveryEvents(1_000),
+            _ => Commits::Every(Duration::from_millis(500)),
         }
+    }
+
+    /// What the worker's `COMMIT` says.
+    fn commit(self) -> String {
+        match self.commits() {
+            Commits::EachEvent => "each".to_owned(),
+            Commits::Every(interval) => format!("{}ms", interval.as_millis()),
+            Commits::EveryEvents(events) => events.to_string(),
+        }
+    }
+
+    /// How many times as long the slowest worker takes as the others.
+    fn slowest(self) -> u32 {
+        if self == Self::SlowWorker { 3 } else { 1 }
+    }
+
+    /// The same workers in the simulator.
+    pub fn simulated(self) -> WorkerKind {
+        let checkpoints = match self {
+            Self::Row => Checkpoints::One,
+            Self::Untold => Checkpoints::ShardUnknown,
+            _ => Checkpoints::Shard,
+        };
+        WorkerKind { commits: self.commits(), checkpoints, slowest: f64::from(self.slowest()) }
     }
 
     /// The worker's environment, but for its database.
     pub fn environment(self) -> Vec<(&'static str, String)> {
         vec![
             ("ROWS", if self.has_one_row() { "one" } else { "shard" }.to_owned()),
-            ("COMMIT", self.commit().to_owned()),
+            ("COMMIT", self.commit()),
             ("SHARDS", SHARDS.to_string()),
             ("SLOW_START", self.slow_start().to_string()),
-            ("SLOW_ONE", if self == Self::SlowWorker { "3" } else { "1" }.to_owned()),
+            ("SLOW_ONE", self.slowest().to_string()),
         ]
     }
 
@@ -112,7 +139,7 @@ mod tests {
                 kind.slow_start() > 0,
                 kind.cost() == Cost::Doubles,
                 kind.weights()[0] < kind.weights()[SHARDS - 1],
-                kind.environment().contains(&("SLOW_ONE", "3".to_owned())),
+                kind.slowest() > 1,
                 *kind == Kind::Untold,
             ];
             let count = differs.iter().filter(|differs| **differs).count();

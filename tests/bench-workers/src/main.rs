@@ -136,8 +136,16 @@ fn main() -> Result<()> {
 async fn race_all(cluster: &Cluster, options: &Options) -> Result<()> {
     let track = Arc::new(Track::prepare(cluster, options).await?);
     let races = options.races();
-    println!("{} processors; one node; the HPA looks every 15 s; a worker handles {PER_WORKER} events/s", std::thread::available_parallelism()?);
-    println!("{} races of {} ways each, as many at once as {} pods allow\n", races.len(), options.ways.len(), options.pods);
+    println!(
+        "{} processors; one node; the HPA looks every 15 s; a worker handles {PER_WORKER} events/s",
+        std::thread::available_parallelism()?
+    );
+    println!(
+        "{} races of {} ways each, as many at once as {} pods allow\n",
+        races.len(),
+        options.ways.len(),
+        options.pods
+    );
     let room = Semaphore::new(usize::try_from(options.pods)?);
     let mut first = 1;
     let raced = futures::future::try_join_all(races.iter().map(|race| {
@@ -146,7 +154,8 @@ async fn race_all(cluster: &Cluster, options: &Options) -> Result<()> {
         first += i32::try_from(options.ways.len()).unwrap_or(1);
         async move {
             let _room = room.acquire_many(pods(race, options.ways.len()).min(options.pods)).await?;
-            let finished = track.run(race, &options.ways, number).await.with_context(|| cluster.describe_failure(NAMESPACE))?;
+            let finished =
+                track.run(race, &options.ways, number).await.with_context(|| cluster.describe_failure(NAMESPACE))?;
             println!("{}", finished.table());
             Ok::<_, anyhow::Error>(finished)
         }
@@ -248,12 +257,17 @@ impl<'a> Track<'a> {
 
     fn remove(&self, cell: &Cell) -> Result<()> {
         let name = cell.name();
-        for (kind, name) in [
-            ("hpa", format!("rival-{name}")),
-            ("projection", name.clone()),
-            ("deployment", name),
-        ] {
-            self.cluster.kubectl(&["delete", kind, &name, "-n", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=60s"])?;
+        for (kind, name) in [("hpa", format!("rival-{name}")), ("projection", name.clone()), ("deployment", name)] {
+            self.cluster.kubectl(&[
+                "delete",
+                kind,
+                &name,
+                "-n",
+                NAMESPACE,
+                "--ignore-not-found",
+                "--wait=true",
+                "--timeout=60s",
+            ])?;
         }
         Ok(())
     }

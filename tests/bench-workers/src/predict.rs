@@ -25,6 +25,7 @@ impl Race {
     fn plan(&self, start_up: Duration, phase: u64) -> Plan {
         Plan {
             shards: self.kind.weights(),
+            kind: self.kind.simulated(),
             per_worker: PER_WORKER,
             start_up,
             phase: Duration::from_secs(phase),
@@ -44,9 +45,9 @@ impl Race {
         Prediction { lateness: mean(|score| score.lateness), worker_seconds: mean(|score| score.worker_seconds) }
     }
 
-    /// Worker-seconds of the best plan; none where shards differ, for which it is not known.
+    /// Worker-seconds of the best plan; none where shards or workers differ, for which it is not known.
     pub fn foresight(&self, start_up: Duration) -> Option<f64> {
-        if self.kind == Kind::Uneven {
+        if matches!(self.kind, Kind::Uneven | Kind::SlowWorker) {
             return None;
         }
         let plan = self.plan(start_up, 0);

@@ -89,10 +89,16 @@ fn reply(answer: Result<Value>) -> Result<Response<Full<Bytes>>, http::Error> {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => {
             let message = format!("{error:#}");
-            (StatusCode::INTERNAL_SERVER_ERROR, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "message": message}))
+            (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "message": message}),
+            )
         }
     };
-    Response::builder().status(code).header("content-type", "application/json").body(Full::new(Bytes::from(body.to_string())))
+    Response::builder()
+        .status(code)
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body.to_string())))
 }
 
 async fn answer(client: &Client, schemas: &Schemas, uri: &http::Uri) -> Result<Value> {

@@ -53,6 +53,8 @@ pub fn run(trace: &Trace, target: Duration, events: &[Handled], scales: &[Scale]
             arriving: trace.at(at).arriving,
             pending: u64::try_from(pending).unwrap_or(u64::MAX),
             staleness: Duration::try_from_secs_f64(age).unwrap_or_default(),
+            measured_pending: u64::try_from(pending).unwrap_or(u64::MAX),
+            measured_staleness: Duration::try_from_secs_f64(age).unwrap_or_default(),
             replicas,
             ready,
             required: None,

@@ -59,11 +59,17 @@ impl Finished {
             let text = format!("never late where the query is not: {late:.0} against {:.0} s·s", query.score.lateness);
             goals.push(Goal { reached, text });
             let ratio = cost / query.score.worker_seconds;
-            goals.push(Goal { reached: ratio <= 0.9, text: format!("worker-seconds at most 0.9 of the query's: {ratio:.2}") });
+            goals.push(Goal {
+                reached: ratio <= 0.9,
+                text: format!("worker-seconds at most 0.9 of the query's: {ratio:.2}"),
+            });
         }
         if let Some(foresight) = self.foresight {
             let ratio = cost / foresight;
-            goals.push(Goal { reached: ratio <= 1.4, text: format!("worker-seconds at most 1.4 of foresight's: {ratio:.2}") });
+            goals.push(Goal {
+                reached: ratio <= 1.4,
+                text: format!("worker-seconds at most 1.4 of foresight's: {ratio:.2}"),
+            });
         }
         if self.race.trace == Brief::Steady {
             let reversals = ours.score.reversals;
@@ -81,7 +87,8 @@ impl Finished {
         text.push_str("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n");
         for outcome in &self.outcomes {
             let Outcome { way, score, simulated, start_up } = outcome;
-            let of_foresight = self.foresight.map_or("–".to_owned(), |best| format!("{:.2}", score.worker_seconds / best));
+            let of_foresight =
+                self.foresight.map_or("–".to_owned(), |best| format!("{:.2}", score.worker_seconds / best));
             let mark = if outcome.agrees() { "" } else { " differs" };
             let _ = writeln!(
                 text,

@@ -58,9 +58,7 @@ impl Way {
     /// The HPA of a rival, with the behavior that the simulated ones have: all at once up, a window of 60 s down.
     pub fn autoscaler(self, namespace: &str, name: &str, target: Duration) -> Option<Value> {
         let (metric, average) = self.metric(target)?;
-        let rules = |window: u32| {
-            json!({"stabilizationWindowSeconds": window, "policies": [{"type": "Pods", "value": MOST, "periodSeconds": 15}]})
-        };
+        let rules = |window: u32| json!({"stabilizationWindowSeconds": window, "policies": [{"type": "Pods", "value": MOST, "periodSeconds": 15}]});
         Some(json!({
             "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
             "metadata": {"name": format!("rival-{name}"), "namespace": namespace},

@@ -50,7 +50,13 @@ impl Log {
         tokio::spawn(connection);
         let me: i32 = client.query_one("select pg_backend_pid()", &[]).await?.get(0);
         let statements = Statements::prepare(&client, settings).await?;
-        let log = Self { client, group: settings.group, me: MEMBER.saturating_add(me), one_row: settings.one_row, statements };
+        let log = Self {
+            client,
+            group: settings.group,
+            me: MEMBER.saturating_add(me),
+            one_row: settings.one_row,
+            statements,
+        };
         log.takes(log.me).await?;
         Ok(log)
     }
@@ -79,7 +85,8 @@ impl Log {
     /// The oldest events of these shards, by position; where one row stands for all shards also the position up to which no more were there.
     pub(crate) async fn fetch(&self, shards: &BTreeMap<i32, i64>) -> Result<(Vec<Event>, Option<i64>)> {
         // Looked at first: what comes between is above it.
-        let head = if self.one_row { Some(self.client.query_one(&self.statements.head, &[]).await?.get(0)) } else { None };
+        let head =
+            if self.one_row { Some(self.client.query_one(&self.statements.head, &[]).await?.get(0)) } else { None };
         let (names, positions): (Vec<i32>, Vec<i64>) = shards.iter().unzip();
         let rows = self.client.query(&self.statements.fetch, &[&names, &positions, &FETCHED]).await?;
         let event = |row: &tokio_postgres::Row| Event {
@@ -110,7 +117,10 @@ impl Log {
             return Ok(());
         }
         let (positions, times): (Vec<i64>, Vec<SystemTime>) = handled.iter().copied().unzip();
-        self.client.execute(&self.statements.handled, &[&positions, &times]).await.context("writing what was handled")?;
+        self.client
+            .execute(&self.statements.handled, &[&positions, &times])
+            .await
+            .context("writing what was handled")?;
         Ok(())
     }
 }
