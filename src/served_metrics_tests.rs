@@ -22,6 +22,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         staleness: Some(Duration::from_millis(1_400)),
         ahead_of_clock: Duration::ZERO,
         held_back: 0,
+        unheard: false,
         blocked_by: None,
     };
     let assessment = Assessment {

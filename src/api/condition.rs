@@ -139,6 +139,8 @@ reasons! {
     CheckpointContested,
     /// Events are dated in the future, so that their times tell no age.
     EventTimeInFuture,
+    /// A pooler stands between us and the server, so that notifications do not arrive.
+    PooledConnection,
     /// Far more events came at once than ever before.
     HeadJumped,
     /// The source deletes events before they are handled.

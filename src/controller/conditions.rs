@@ -84,6 +84,10 @@ fn is_an_answer(reason: Reason) -> bool {
 fn reachable(known: &Known<'_>) -> Verdict {
     let why = known.failure.or(known.measured.as_ref().err());
     match why {
+        None if known.measured.as_ref().is_ok_and(|measured| measured.sample.unheard) => remarkable(
+            Reason::PooledConnection,
+            "the event source and the read store answer. The event source is reached through a connection pooler, through which spec.source.postgres.eventTable.notifyChannel cannot be listened to: new events are seen at the next poll. Name the server itself in the Secret to see them at once".to_owned(),
+        ),
         None => holds("the event source and the read store answer"),
         Some(why) if is_an_answer(why.reason) => holds("the event source and the read store answer"),
         Some(why) if matches!(why.reason, Reason::NotMeasuredYet | Reason::SampleTooOld) => unknown(why),

@@ -39,6 +39,7 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
             staleness,
             ahead_of_clock: Duration::ZERO,
             held_back: 0,
+            unheard: false,
             blocked_by: None,
         },
         assessment: Assessment {

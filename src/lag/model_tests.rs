@@ -45,6 +45,7 @@ impl World {
             staleness: Some(Duration::from_secs(pending / 100)),
             ahead_of_clock: Duration::ZERO,
             held_back: 0,
+            unheard: false,
             blocked_by: None,
         }
     }

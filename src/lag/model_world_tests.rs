@@ -113,6 +113,7 @@ impl World {
             staleness: Some(if pending == 0 { Duration::ZERO } else { seconds(self.now - oldest.unwrap_or(self.now)) }),
             ahead_of_clock: Duration::ZERO,
             held_back: 0,
+            unheard: false,
             blocked_by: None,
         }
     }

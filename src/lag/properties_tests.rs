@@ -104,6 +104,7 @@ impl Replay {
             staleness: step.staleness.map(Duration::from_millis),
             ahead_of_clock: Duration::from_secs(step.ahead),
             held_back: 0,
+            unheard: false,
             blocked_by: None,
         };
         self.model.observe(&sample, Workers { ready: step.ready, rolling: step.rolling }, bounds)

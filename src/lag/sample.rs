@@ -91,6 +91,8 @@ pub struct Sample {
     pub ahead_of_clock: Duration,
     /// Who holds the safe head back, where somebody does.
     pub blocked_by: Option<BlockingWriter>,
+    /// True where the source is to tell of new events and cannot, since a pooler stands between: they are found at the next poll.
+    pub unheard: bool,
 }
 
 /// Counts of events stay far below 2^53, above which a float would round them.

@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{ConnectionSettings, classify, tls};
+use super::{ConnectionSettings, classify, pooled::is_ours_alone, tls};
 use crate::api::Reason;
 
 /// Notifications that wait to be taken. What comes beyond is dropped: whoever has so many waiting is awake already.
@@ -66,6 +66,9 @@ pub struct Session {
     pub client: Client,
     /// The channels of notifications (`LISTEN`) as they come in. Ends when the connection does.
     pub notifications: mpsc::Receiver<String>,
+    /// False when a pooler may serve each transaction with another server process, and serve others with it afterwards: then nothing may be
+    /// left behind on it, and neither `LISTEN` nor locks of the session work.
+    pub ours_alone: bool,
     cancel: CancelToken,
     tls: MakeRustlsConnect,
     driver: JoinHandle<()>,
@@ -120,7 +123,10 @@ pub async fn connect(
             }
         }
     });
-    Ok(Session { cancel: client.cancel_token(), client, notifications, tls, driver })
+    let cancel = client.cancel_token();
+    let mut session = Session { cancel, client, notifications, ours_alone: false, tls, driver };
+    session.ours_alone = within(deadline, settings, is_ours_alone(&session.client)).await?;
+    Ok(session)
 }
 
 /// Waits for a step of connecting; a failure names the database and its cause.

@@ -3,7 +3,7 @@
 //! Knows statements and channels, not what they are for.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -15,17 +15,17 @@ use tokio::{
     sync::{MutexGuard, Notify},
     time::{Instant, timeout_at},
 };
-use tokio_postgres::{Error, Statement};
+use tokio_postgres::Error;
 
-use super::{ConnectError, ConnectionIdentity, Session, classify, connect, connect::within, quote_identifier};
+use super::{ConnectError, ConnectionIdentity, Session, classify, connect, quote_identifier, reading};
 use crate::{api::Reason, snapshot::Unknown};
 
 /// The name that `pg_stat_activity` shows for the sampler's connections.
 pub const APPLICATION_NAME: &str = "projectionist-sampler";
-/// No statement of ours may run longer on the server, so that none is left behind when the client gives up.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
-/// A locked table costs the others on the same connection no more than this.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// For each transaction. No statement of ours may run longer on the server, so that none is left behind when the client gives up, and a
+/// locked table costs the others on the same connection no more than a second.
+const LIMITS: [&str; 3] =
+    ["statement_timeout = 4000", "lock_timeout = 1000", "idle_in_transaction_session_timeout = 10000"];
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// For telling the server that we give up.
@@ -42,14 +42,11 @@ pub struct Database {
     opened: AtomicU64,
 }
 
-/// An open connection with what was prepared on it.
+/// An open connection.
 #[derive(Debug)]
 pub struct Live {
     /// The connection.
     pub session: Session,
-    /// Which connection to this database it is, counted from 1: what was prepared on another one is void.
-    pub number: u64,
-    statements: HashMap<String, Statement>,
     listening: BTreeSet<String>,
     forwarder: tokio::task::JoinHandle<()>,
 }
@@ -93,7 +90,8 @@ impl Database {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// The channels to listen on, on this connection and every later one. Takes effect with the next lease.
+    /// The channels to listen on, on this connection and every later one. Takes effect with the next lease. Not through a pooler: notifications
+    /// would go to the pooler, or to whoever uses the server's process next.
     pub fn listen(&self, channels: BTreeSet<String>) {
         *self.channels.lock().unwrap_or_else(PoisonError::into_inner) = channels;
     }
@@ -167,14 +165,7 @@ impl Database {
     async fn connect(&self, deadline: Duration) -> Result<Live, ConnectError> {
         let settings = self.identity.settings();
         let mut session = connect(settings, APPLICATION_NAME, deadline).await?;
-        let set = format!(
-            "set default_transaction_read_only = on; set statement_timeout = {}; set lock_timeout = {}; \
-             set idle_in_transaction_session_timeout = 10000",
-            STATEMENT_TIMEOUT.as_millis(),
-            LOCK_TIMEOUT.as_millis()
-        );
-        within(deadline, settings, session.client.batch_execute(&set)).await?;
-        let number = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        self.opened.fetch_add(1, Ordering::Relaxed);
         let mut notifications = session.take_notifications();
         let wake = Arc::clone(&self.wake);
         let forwarder = tokio::spawn(async move {
@@ -184,12 +175,12 @@ impl Database {
             // The connection has ended: whoever waits should learn why at once.
             wake.notify_one();
         });
-        Ok(Live { session, number, statements: HashMap::new(), listening: BTreeSet::new(), forwarder })
+        Ok(Live { session, listening: BTreeSet::new(), forwarder })
     }
 
     async fn follow_channels(&self, live: &mut Live) -> Result<(), Error> {
         let wanted = self.channels.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if wanted == live.listening {
+        if wanted == live.listening || !live.session.ours_alone {
             return Ok(());
         }
         let added = wanted.difference(&live.listening).map(|channel| format!("listen {}", quote_identifier(channel)));
@@ -208,22 +199,12 @@ impl Drop for Live {
 }
 
 impl Live {
-    /// The statement, prepared once on this connection.
+    /// Runs `work` in a read-only transaction with limits of time: see [`reading`].
     ///
     /// # Errors
-    /// Those of the server.
-    pub async fn prepared(&mut self, sql: &str) -> Result<Statement, Error> {
-        if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement.clone());
-        }
-        let statement = self.session.client.prepare(sql).await?;
-        self.statements.insert(sql.to_owned(), statement.clone());
-        Ok(statement)
-    }
-
-    /// Prepares the statement anew when it is needed next: the table may have changed.
-    pub fn forget(&mut self, sql: &str) {
-        self.statements.remove(sql);
+    /// The outer one is the server's refusal to begin.
+    pub async fn reading<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> Result<Result<T, E>, Error> {
+        reading(&self.session.client, &LIMITS, work).await
     }
 }
 

@@ -4,13 +4,16 @@
 //! as the user wrote them and leave quoted; a password leaves only towards the server.
 
 mod classify;
+pub mod columns;
 mod connect;
 mod database;
+mod pooled;
 mod positions;
 mod quote;
 pub mod safe_head;
 mod settings;
 mod sqlstate;
+mod statement;
 mod tls;
 mod words;
 
@@ -19,4 +22,5 @@ pub use connect::{ConnectError, Session, connect};
 pub use database::{APPLICATION_NAME, Database, Lease, Live};
 pub use quote::{quote_identifier, quote_table, shard_expression};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
+pub use statement::{Query, reading};
 pub use words::{is_stale_plan, named, repeatable};

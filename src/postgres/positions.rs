@@ -9,9 +9,9 @@
 //! that PostgreSQL allows (the position, then the partition key), and both ends of the table are searched for positions that stand twice.
 //! Tables that others inherit from are judged in the same way.
 
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Client, Error, Row, types::Type};
 
-use super::{quote_identifier, quote_table};
+use super::{Query, quote_identifier, quote_table};
 use crate::api::EventTable;
 
 /// How many of the first and of the last positions are compared where only a sequence keeps them apart. Sequences that count beside each
@@ -96,7 +96,8 @@ enum Verdict {
 /// # Errors
 /// Those of the server.
 pub(super) async fn objection(client: &Client, table: &EventTable) -> Result<Option<String>, Error> {
-    let row = client.query_one(FACTS, &[&quote_table(&table.table), &table.position]).await?;
+    let facts_of = Query::new(FACTS, &[Type::TEXT, Type::TEXT]);
+    let row = facts_of.row(client, &[&quote_table(&table.table), &table.position]).await?;
     match judge(&facts(&row)?, table) {
         Verdict::Refused(message) => return Ok(Some(message)),
         Verdict::Trusted => {
@@ -169,7 +170,7 @@ async fn standing_twice(client: &Client, table: &EventTable) -> Result<Option<i6
     };
     // Both ends may answer, and the same: one answer is enough.
     let either = format!("{} union all {} limit 1", twice("asc"), twice("desc"));
-    client.query_opt(&either, &[&COMPARED]).await?.map(|row| row.try_get(0)).transpose()
+    client.query_typed_opt(&either, &[(&COMPARED, Type::INT8)]).await?.map(|row| row.try_get(0)).transpose()
 }
 
 /// One probe of the index for each question.
@@ -179,7 +180,7 @@ async fn out_of_reach(client: &Client, table: &EventTable) -> Result<Option<Stri
         "select (select {position}::bigint from {from} where {position} < 1 order by {position} limit 1),
              exists (select from {from} where {position} is null)"
     );
-    let row = client.query_one(&probe, &[]).await?;
+    let row = client.query_typed_one(&probe, &[]).await?;
     let advice = format!(
         "and would never be handled: checkpoints begin at 0, so give every event a position from 1 on, and see that it stays so (alter table {from} add check ({position} > 0), alter column {position} set not null)"
     );

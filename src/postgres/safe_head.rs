@@ -14,12 +14,9 @@ use std::{
     time::Duration,
 };
 
-use tokio_postgres::{
-    Client, Error, Statement,
-    types::{Kind, Type},
-};
+use tokio_postgres::{Client, Error, types::Type};
 
-use super::{classify, positions, quote_identifier, quote_table};
+use super::{Query, classify, columns::column_types, positions, quote_identifier, quote_table};
 use crate::{
     api::{EventTable, Reason},
     lag::{BlockingWriter, Position, SafeHead, Writer, WriterId},
@@ -80,14 +77,14 @@ impl Look {
     }
 }
 
-/// An event table with the statements that watch it, prepared on one connection.
-#[derive(Clone)]
+/// An event table with the statements that watch it.
+#[derive(Clone, Debug)]
 pub struct Log {
     name: String,
     regclass: String,
-    head: Statement,
-    writers: Statement,
-    dense: Statement,
+    head: Query,
+    writers: Query,
+    dense: Query,
 }
 
 /// The table with its partitions and the sequences behind their columns.
@@ -112,37 +109,38 @@ with recursive log(relid) as (
 )";
 
 impl Log {
-    /// Checks that the table can be followed and prepares what watches it.
+    /// Checks that the table can be followed. What the server said holds for this moment: ask again now and then.
     ///
     /// # Errors
     /// The table or a column is missing or unsuitable, positions are not unique and above 0, it is a view, or its sequence hands out
     /// positions in bunches (`CACHE`), so that a later transaction may write an earlier position.
-    pub async fn prepare(client: &Client, table: &EventTable) -> Result<Self, LogError> {
+    pub async fn check(client: &Client, table: &EventTable) -> Result<Self, LogError> {
         let name = table.table.clone();
         let failed = |source| LogError::Postgres { table: name.clone(), source };
         let regclass = quote_table(&table.table);
-        let (position, recorded_at) = (quote_identifier(&table.position), quote_identifier(&table.recorded_at));
-        let columns =
-            client.prepare(&format!("select {position}, {recorded_at} from {regclass}")).await.map_err(failed)?;
-        check_types(table, &columns)?;
+        let types = column_types(client, &regclass, &[&table.position, &table.recorded_at]).await.map_err(failed)?;
+        check_types(table, &types)?;
         let kind = format!(
             "{WATCHED} select c.relkind::text,
                  (select max(q.seqcache) from pg_catalog.pg_sequence q where q.seqrelid in (select relid from sequences))
              from pg_catalog.pg_class c where c.oid = cast($1::text as regclass)::oid"
         );
-        let kind = client.query_one(&kind, &[&regclass]).await.map_err(failed)?;
+        let kind = Query::new(kind, &[Type::TEXT]).row(client, &[&regclass]).await.map_err(failed)?;
         check_kind(table, kind.try_get(0).map_err(failed)?, kind.try_get(1).map_err(failed)?)?;
         if let Some(message) = positions::objection(client, table).await.map_err(failed)? {
             return Err(LogError::Unsuitable { table: name, reason: Reason::PositionUnsuitable, message });
         }
-        let head = client
-            .prepare(&format!(
-                "select (select max({position}) from {regclass})::bigint, pg_catalog.pg_is_in_recovery()"
-            ))
-            .await
-            .map_err(failed)?;
-        let writers = client
-            .prepare(&format!(
+        Ok(Self::new(table))
+    }
+
+    fn new(table: &EventTable) -> Self {
+        let (regclass, position) = (quote_table(&table.table), quote_identifier(&table.position));
+        let head = Query::new(
+            format!("select (select max({position}) from {regclass})::bigint, pg_catalog.pg_is_in_recovery()"),
+            &[],
+        );
+        let writers = Query::new(
+            format!(
                 "{WATCHED} select l.virtualtransaction, max(l.pid),
                      max(extract(epoch from clock_timestamp() - a.xact_start))::float8
                  from pg_catalog.pg_locks l
@@ -152,20 +150,32 @@ impl Log {
                      and l.relation in (select relid from log union all select relid from sequences)
                      and l.pid is distinct from pg_backend_pid()
                  group by l.virtualtransaction"
-            ))
-            .await
-            .map_err(failed)?;
-        let dense = client
-            .prepare(&format!(
+            ),
+            &[Type::TEXT],
+        );
+        let dense = Query::new(
+            format!(
                 "with run as (
                      select p, row_number() over (order by p) as n
                      from (select {position}::bigint as p from {regclass} where {position} > $1::bigint order by {position} limit $2::bigint) s
                  )
                  select max(p) from run where n < coalesce((select min(n) from run where p <> $1::bigint + n), $2::bigint + 1)"
-            ))
-            .await
-            .map_err(failed)?;
-        Ok(Self { name, regclass, head, writers, dense })
+            ),
+            &[Type::INT8, Type::INT8],
+        );
+        Self { name: table.table.clone(), regclass, head, writers, dense }
+    }
+
+    /// Prepares by name what watches the table: see [`Query::prepare`].
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn prepare(&mut self, client: &Client) -> Result<(), LogError> {
+        for query in [&mut self.head, &mut self.writers, &mut self.dense] {
+            let prepared = query.prepare(client).await;
+            prepared.map_err(|source| LogError::Postgres { table: self.name.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// Reads the head, and then who may have been writing meanwhile.
@@ -174,7 +184,7 @@ impl Log {
     /// Those of the server, and `SourceIsReplica` on a standby, which does not see the writers of its primary.
     pub async fn look(&self, client: &Client) -> Result<Look, LogError> {
         let failed = |source| LogError::Postgres { table: self.name.clone(), source };
-        let row = client.query_one(&self.head, &[]).await.map_err(failed)?;
+        let row = self.head.row(client, &[]).await.map_err(failed)?;
         if row.try_get::<_, bool>(1).map_err(failed)? {
             return Err(LogError::Unsuitable {
                 table: self.name.clone(),
@@ -185,7 +195,7 @@ impl Log {
         }
         let head: Option<i64> = row.try_get(0).map_err(failed)?;
         // Must be a later statement than the head's: see the module.
-        let writers = client.query(&self.writers, &[&self.regclass]).await.map_err(failed)?;
+        let writers = self.writers.rows(client, &[&self.regclass]).await.map_err(failed)?;
         let writers = writers
             .iter()
             .map(|row| {
@@ -209,17 +219,17 @@ impl Log {
     /// Those of the server.
     pub async fn dense_until(&self, client: &Client, from: Position, limit: u32) -> Result<Option<Position>, LogError> {
         let failed = |source| LogError::Postgres { table: self.name.clone(), source };
-        let row = client.query_one(&self.dense, &[&from.0, &i64::from(limit)]).await.map_err(failed)?;
+        let row = self.dense.row(client, &[&from.0, &i64::from(limit)]).await.map_err(failed)?;
         Ok(row.try_get::<_, Option<i64>>(0).map_err(failed)?.map(Position))
     }
 }
 
-/// [`Log::prepare`] and [`Log::look`] in one, for whoever looks only once.
+/// [`Log::check`] and [`Log::look`] in one, for whoever looks only once.
 ///
 /// # Errors
 /// Those of both.
 pub async fn look(client: &Client, table: &EventTable) -> Result<Look, LogError> {
-    Log::prepare(client, table).await?.look(client).await
+    Log::check(client, table).await?.look(client).await
 }
 
 fn check_kind(table: &EventTable, relkind: &str, sequence_cache: Option<i64>) -> Result<(), LogError> {
@@ -241,30 +251,23 @@ fn check_kind(table: &EventTable, relkind: &str, sequence_cache: Option<i64>) ->
     }
 }
 
-fn check_types(table: &EventTable, columns: &Statement) -> Result<(), LogError> {
-    let unsuitable = |column: &str, wanted: &str, found: &Type| LogError::Unsuitable {
-        table: table.table.clone(),
-        reason: Reason::ColumnTypeUnsuitable,
-        message: format!("column {column} must be {wanted}, not {found}"),
-    };
-    for (index, column) in columns.columns().iter().enumerate() {
-        let type_ = base_type(column.type_());
-        let wanted = match index {
-            0 if ![Type::INT2, Type::INT4, Type::INT8].contains(type_) => "smallint, integer or bigint",
-            1 if ![Type::TIMESTAMPTZ, Type::TIMESTAMP].contains(type_) => "timestamptz or timestamp",
-            _ => continue,
-        };
-        return Err(unsuitable(column.name(), wanted, type_));
+fn check_types(table: &EventTable, types: &[String]) -> Result<(), LogError> {
+    let integers = ["smallint", "integer", "bigint"];
+    let times = ["timestamp with time zone", "timestamp without time zone"];
+    let wanted: [(&str, &[&str], &str); 2] = [
+        (&table.position, &integers, "smallint, integer or bigint"),
+        (&table.recorded_at, &times, "timestamptz or timestamp"),
+    ];
+    for ((column, suitable, words), found) in wanted.into_iter().zip(types) {
+        if !suitable.contains(&found.as_str()) {
+            return Err(LogError::Unsuitable {
+                table: table.table.clone(),
+                reason: Reason::ColumnTypeUnsuitable,
+                message: format!("column {column} must be {words}, not {found}"),
+            });
+        }
     }
     Ok(())
-}
-
-/// The type behind a domain.
-pub(crate) fn base_type(type_: &Type) -> &Type {
-    match type_.kind() {
-        Kind::Domain(inner) => base_type(inner),
-        _ => type_,
-    }
 }
 
 /// Follows one log from look to look.

@@ -127,7 +127,8 @@ impl Reader {
             let table = &config.event_table;
             let failed = ProjectorError::doing("event source: preparing to read");
             session.client.batch_execute(SESSION).await.map_err(&failed)?;
-            let log = Log::prepare(&session.client, table).await?;
+            let mut log = Log::check(&session.client, table).await?;
+            log.prepare(&session.client).await?;
             let statements = statements(config);
             let window = session.client.prepare(&statements.window).await.map_err(&failed)?;
             let fetch = session.client.prepare(&statements.fetch).await.map_err(&failed)?;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::{Error, types::Type};
+use tokio_postgres::{Client, Error, types::Type};
 
 use crate::{
     api::{CheckpointLocation, Reason},
     lag::{CheckpointState, Position},
-    postgres::{Database, Live, classify, quote_identifier, quote_table, safe_head::base_type},
+    postgres::{Database, Live, Query, classify, columns::column_types, quote_identifier, quote_table},
     snapshot::Unknown,
 };
 
@@ -40,12 +40,12 @@ pub async fn read(database: &Database, locations: &BTreeSet<CheckpointLocation>,
     for location in locations {
         tables.entry(table_of(location)).or_default().push(location);
     }
-    let mut lease = match database.lease(deadline).await {
+    let lease = match database.lease(deadline).await {
         Ok(lease) => lease,
         Err(unknown) => return all(locations.iter(), &unknown),
     };
     for (table, asked) in tables {
-        match timeout_at(deadline, read_table(&mut lease.live, &table, &asked)).await {
+        match timeout_at(deadline, read_table(&lease.live, &table, &asked)).await {
             Ok(Ok(found)) => answers.extend(found),
             Ok(Err(unknown)) => {
                 let message = format!("{}: {}", database.identity().settings(), unknown.message);
@@ -93,23 +93,19 @@ fn statement(table: &Table) -> String {
     }
 }
 
-async fn read_table(live: &mut Live, table: &Table, asked: &[&CheckpointLocation]) -> Result<Checkpoints, Unknown> {
-    let sql = statement(table);
-    let outcome = async {
-        check_type(live, table).await?;
-        let prepared = live.prepared(&sql).await.map_err(|error| refused(table, &error))?;
+async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -> Result<Checkpoints, Unknown> {
+    let client = &live.session.client;
+    let outcome = live.reading(async {
+        check_type(client, table).await?;
         let names: Vec<&str> = asked.iter().map(|location| location.name.as_str()).collect();
-        live.session.client.query(&prepared, &[&names]).await.map_err(|error| refused(table, &error))
-    };
-    let rows = match outcome.await {
+        let checkpoints = Query::new(statement(table), &[Type::TEXT_ARRAY]);
+        checkpoints.rows(client, &[&names]).await.map_err(|error| refused(table, &error))
+    });
+    let rows = match outcome.await.map_err(|error| refused(table, &error))? {
         Ok(rows) => rows,
         // The builtin projector makes its table when it starts: until then it has committed nothing.
         Err(unknown) if table.sharded && unknown.reason == Reason::TableNotFound => Vec::new(),
-        Err(unknown) => {
-            live.forget(&sql);
-            live.forget(&columns(table));
-            return Err(unknown);
-        }
+        Err(unknown) => return Err(unknown),
     };
     let mut found: HashMap<String, Row> = HashMap::new();
     for row in &rows {
@@ -170,24 +166,19 @@ fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpo
     }
 }
 
-fn columns(table: &Table) -> String {
-    format!("select {} from {}", quote_identifier(&table.position_column), quote_table(&table.table))
-}
-
-async fn check_type(live: &mut Live, table: &Table) -> Result<(), Unknown> {
-    let prepared = live.prepared(&columns(table)).await.map_err(|error| refused(table, &error))?;
-    let Some(column) = prepared.columns().first() else { return Ok(()) };
-    let type_ = base_type(column.type_());
-    if [Type::INT2, Type::INT4, Type::INT8].contains(type_) {
-        return Ok(());
+async fn check_type(client: &Client, table: &Table) -> Result<(), Unknown> {
+    let types = column_types(client, &quote_table(&table.table), &[&table.position_column]).await;
+    let types = types.map_err(|error| refused(table, &error))?;
+    match types.first() {
+        Some(found) if !["smallint", "integer", "bigint"].contains(&found.as_str()) => Err(Unknown {
+            reason: Reason::ColumnTypeUnsuitable,
+            message: format!(
+                "checkpoint table {}: column {} must be smallint, integer or bigint, not {found}",
+                table.table, table.position_column
+            ),
+        }),
+        _ => Ok(()),
     }
-    Err(Unknown {
-        reason: Reason::ColumnTypeUnsuitable,
-        message: format!(
-            "checkpoint table {}: column {} must be smallint, integer or bigint, not {type_}",
-            table.table, table.position_column
-        ),
-    })
 }
 
 fn refused(table: &Table, error: &Error) -> Unknown {

@@ -32,6 +32,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
         staleness: Some(Duration::from_secs(pending)),
         ahead_of_clock: Duration::ZERO,
         held_back: 0,
+        unheard: false,
         blocked_by: None,
     }
 }

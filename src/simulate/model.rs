@@ -100,6 +100,7 @@ fn sample(state: &State<'_>) -> Sample {
         staleness: Some(*staleness),
         ahead_of_clock: std::time::Duration::ZERO,
         held_back: 0,
+        unheard: false,
         blocked_by: None,
     }
 }

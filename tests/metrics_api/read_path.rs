@@ -34,6 +34,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         staleness: Some(Duration::from_millis(1_400)),
         ahead_of_clock: Duration::ZERO,
         held_back: 0,
+        unheard: false,
         blocked_by: None,
     };
     let bounds = Bounds {

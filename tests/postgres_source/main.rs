@@ -4,6 +4,7 @@
 
 mod connections;
 mod harness;
+mod pooled;
 mod positions;
 
 use std::time::Duration;
@@ -231,7 +232,7 @@ async fn each_failure_has_its_reason_and_concerns_only_its_projection() {
              create table odd_checkpoints (projection text, position numeric);
              create table raw_checkpoints (projection text, position text); insert into raw_checkpoints values ('quoting', 'hunter2');
              create view quoting_checkpoints as select projection, position::bigint as position from raw_checkpoints;
-             grant select on quoting_checkpoints to reader",
+             grant select on quoting_checkpoints, odd, seen, bunched, odd_checkpoints to reader",
         )
         .await
         .unwrap();

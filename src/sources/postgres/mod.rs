@@ -22,7 +22,7 @@ pub use questions::Question;
 
 use super::{Ask, Pace, Probe, Report};
 use crate::{
-    api::{CheckpointLocation, EventTable},
+    api::{CheckpointLocation, EventTable, Reason},
     postgres::{ConnectionIdentity, Database},
     read_stores::postgres::{self as read_store, Checkpoints},
     snapshot::Unknown,
@@ -155,7 +155,7 @@ impl Probe for PostgresProbe {
         let mut reconnected = false;
         while let Some((name, wanted)) = tables.pop_front() {
             let table = self.tables.entry(name.clone()).or_insert_with(|| Table::new(name.clone()));
-            match timeout_at(deadline, table.measure(&mut lease.live, &wanted, self.started)).await {
+            match timeout_at(deadline, table.measure(&lease.live, &wanted, self.started)).await {
                 Ok(Ok(samples)) => {
                     samples.into_iter().for_each(|(ask, result)| report(&ask, result));
                     if table.is_settling() {
@@ -177,12 +177,12 @@ impl Probe for PostgresProbe {
                     };
                 }
                 Ok(Err(unknown)) => {
-                    table.failed(Instant::now());
+                    table.failed(Instant::now(), unknown.reason);
                     let unknown = at(&self.database, &unknown);
                     wanted.iter().for_each(|wanted| report(&wanted.ask, Err(unknown.clone())));
                 }
                 Err(_) => {
-                    table.failed(Instant::now());
+                    table.failed(Instant::now(), Reason::TimedOut);
                     lease.abandon().await;
                     let unknown = self.database.timed_out();
                     let rest = tables.into_iter().flat_map(|(_, wanted)| wanted);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tokio_postgres::Error;
+use tokio_postgres::{Client, Error, types::Type};
 
 use super::{
     AskRef,
@@ -17,7 +17,7 @@ use crate::{
     api::{EventTable, Reason},
     lag::{CheckpointState, Head, Pending, Position, Sample},
     postgres::{
-        Live, classify, quote_identifier, quote_table,
+        Live, Query, classify, quote_identifier, quote_table,
         safe_head::{Follower, Log, LogError, Look},
         shard_expression,
     },
@@ -29,6 +29,8 @@ use crate::{
 const DENSE_RUN: u32 = 10_000;
 /// What was counted is counted anew after so long even if nothing moved: somebody may have deleted events.
 const TRUST_COUNTS_FOR: Duration = Duration::from_secs(30);
+/// What the server said of the table (its columns, indexes, sequences) is asked again after so long.
+const TRUST_CHECKS_FOR: Duration = Duration::from_secs(5);
 /// So many polls in a row come soon when the safe head lags behind the head; then whoever holds it back is no short transaction.
 const SOON_POLLS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -44,8 +46,8 @@ pub(super) struct Wanted {
 /// What is remembered of a table from poll to poll.
 pub(super) struct Table {
     table: EventTable,
-    /// The statements, and the number of the connection on which they were prepared.
-    log: Option<(u64, Log)>,
+    /// The table as it was found to be, and when: what the server said is asked again.
+    log: Option<(Instant, Log)>,
     follower: Follower,
     arrived: u64,
     /// Up to where arrivals have been counted.
@@ -90,10 +92,11 @@ impl Table {
         self.retry_at.is_none_or(|retry_at| now >= retry_at)
     }
 
-    /// Takes note of a failure: the next attempts come at growing distances.
-    pub(super) fn failed(&mut self, now: Instant) {
+    /// Takes note of a failure. What the server refuses is asked again at the next poll, so that what has been put right is seen; where it was
+    /// too slow, as with a locked table, the next attempts come at growing distances.
+    pub(super) fn failed(&mut self, now: Instant, reason: Reason) {
         self.log = None;
-        self.retry_at = Some(now + pause(self.failures));
+        self.retry_at = (reason == Reason::TimedOut).then(|| now + pause(self.failures));
         self.failures = self.failures.saturating_add(1);
     }
 
@@ -105,11 +108,25 @@ impl Table {
     /// One sample for each projection.
     pub(super) async fn measure(
         &mut self,
-        live: &mut Live,
+        live: &Live,
         wanted: &[Wanted],
         started: std::time::Instant,
     ) -> Result<Vec<Answer>, Unknown> {
-        let (look, safe) = self.look(live, wanted).await.map_err(|error| self.log_failed(&error))?;
+        let pooled = !live.session.ours_alone;
+        match live.reading(self.measure_in_transaction(&live.session.client, pooled, wanted, started)).await {
+            Ok(answers) => answers,
+            Err(error) => Err(self.statement_failed(&error)),
+        }
+    }
+
+    async fn measure_in_transaction(
+        &mut self,
+        client: &Client,
+        pooled: bool,
+        wanted: &[Wanted],
+        started: std::time::Instant,
+    ) -> Result<Vec<Answer>, Unknown> {
+        let (look, safe) = self.look(client, wanted).await.map_err(|error| self.log_failed(&error))?;
         let (at, taken) = (started.elapsed(), jiff::Timestamp::now());
         self.failures = 0;
         self.retry_at = None;
@@ -118,10 +135,7 @@ impl Table {
             let unknown = held_from_the_start(&self.table, &look);
             return Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), Err(unknown.clone()))).collect());
         };
-        if let Err(error) = self.count(live, wanted, safe).await {
-            live.forget(&self.segments_sql());
-            return Err(self.statement_failed(&error));
-        }
+        self.count(client, wanted, safe).await.map_err(|error| self.statement_failed(&error))?;
         let head = Head { raw: look.head, safe };
         let blocked_by = if safe < look.head { look.oldest_writer() } else { None };
         let sample = |wanted: &Wanted| {
@@ -143,16 +157,16 @@ impl Table {
                 ahead_of_clock,
                 held_back: 0,
                 blocked_by: blocked_by.clone(),
+                unheard: pooled && wanted.ask.question.notify_channel.is_some(),
             }
         };
         Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), Ok(sample(wanted)))).collect())
     }
 
-    async fn look(&mut self, live: &Live, wanted: &[Wanted]) -> Result<(Look, Option<Position>), LogError> {
-        let client = &live.session.client;
-        let log = match self.log.take().filter(|(number, _)| *number == live.number) {
-            Some((_, log)) => log,
-            None => Log::prepare(client, &self.table).await?,
+    async fn look(&mut self, client: &Client, wanted: &[Wanted]) -> Result<(Look, Option<Position>), LogError> {
+        let (checked, log) = match self.log.take().filter(|(checked, _)| checked.elapsed() < TRUST_CHECKS_FOR) {
+            Some(known) => known,
+            None => (Instant::now(), Log::check(client, &self.table).await?),
         };
         let look = log.look(client).await?;
         if self.follower.went_back(&look) {
@@ -164,14 +178,14 @@ impl Table {
             Some(from) => log.dense_until(client, from, DENSE_RUN).await?,
             None => None,
         };
-        self.log = Some((live.number, log));
+        self.log = Some((checked, log));
         let safe = self.follower.observe(&look, dense_until);
         Ok((look, safe))
     }
 
     /// Brings `counted` and `arrived` up to date. What is at or below the safe head never changes, so where neither checkpoint nor safe head moved the
     /// last count still holds.
-    async fn count(&mut self, live: &mut Live, wanted: &[Wanted], safe: Position) -> Result<(), Error> {
+    async fn count(&mut self, client: &Client, wanted: &[Wanted], safe: Position) -> Result<(), Error> {
         if self.counted.len() > wanted.len() * 2 + 16 {
             self.counted.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
         }
@@ -192,7 +206,7 @@ impl Table {
         let before = self.arrived_until.filter(|before| *before < safe);
         let points = plain.iter().filter_map(|wanted| wanted.checkpoint.state.lowest());
         let cut = segments(points.chain(before), safe);
-        let counted = if cut.is_empty() { Vec::new() } else { self.count_segments(live, &cut).await? };
+        let counted = if cut.is_empty() { Vec::new() } else { self.count_segments(client, &cut).await? };
         if let Some(before) = before {
             self.arrived = self.arrived.saturating_add(waiting_from(&counted, before).pending.events);
         }
@@ -202,7 +216,7 @@ impl Table {
             self.remember(wanted, safe, waiting_from(&counted, lowest));
         }
         for (shards, group) in sharded {
-            self.count_shards(live, shards, &group, safe).await?;
+            self.count_shards(client, shards, &group, safe).await?;
         }
         Ok(())
     }
@@ -218,11 +232,11 @@ impl Table {
         self.counted.insert(wanted.ask.key.clone(), counted);
     }
 
-    async fn count_segments(&self, live: &mut Live, cut: &[(i64, i64)]) -> Result<Vec<Segment>, Error> {
-        let statement = live.prepared(&self.segments_sql()).await?;
+    async fn count_segments(&self, client: &Client, cut: &[(i64, i64)]) -> Result<Vec<Segment>, Error> {
+        let segments = Query::new(self.segments_sql(), &[Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8]);
         let (low, high): (Vec<i64>, Vec<i64>) = cut.iter().copied().unzip();
         let limit = scan_limit(cut.len());
-        let rows = live.session.client.query(&statement, &[&low, &high, &limit]).await?;
+        let rows = segments.rows(client, &[&low, &high, &limit]).await?;
         rows.iter()
             .zip(cut)
             .map(|(row, bounds)| {
@@ -234,7 +248,7 @@ impl Table {
 
     async fn count_shards(
         &mut self,
-        live: &mut Live,
+        client: &Client,
         shards: u32,
         group: &[(&Wanted, &[Position])],
         safe: Position,
@@ -247,17 +261,12 @@ impl Table {
         if behind.is_empty() {
             return Ok(());
         }
-        let statement = live.prepared(&self.shards_sql(shards)).await?;
+        let types = [Type::INT8_ARRAY, Type::INT8, Type::INT8_ARRAY, Type::INT8];
+        let by_shard = Query::new(self.shards_sql(shards), &types);
         let from: Vec<i64> = behind.iter().map(|(_, positions)| lowest(positions).0).collect();
         let each: Vec<i64> = behind.iter().flat_map(|(_, positions)| positions.iter().map(|at| at.0)).collect();
         let limit = scan_limit(behind.len());
-        let rows = match live.session.client.query(&statement, &[&from, &safe.0, &each, &limit]).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                live.forget(&self.shards_sql(shards));
-                return Err(error);
-            }
-        };
+        let rows = by_shard.rows(client, &[&from, &safe.0, &each, &limit]).await?;
         let mut found: HashMap<usize, Vec<ShardRow>> = HashMap::new();
         for row in &rows {
             let index: i64 = row.try_get(0)?;
@@ -360,14 +369,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_table_is_asked_less_often_and_at_most_five_seconds_apart() {
+    fn a_table_that_is_too_slow_is_asked_less_often_and_at_most_five_seconds_apart() {
         assert_eq!([0, 1, 2, 3, 99].map(pause).map(|pause| pause.as_secs()), [1, 2, 4, 5, 5]);
         let mut table = Table::new(EventTable::default());
         let now = Instant::now();
         assert!(table.is_due(now));
-        table.failed(now);
+        table.failed(now, Reason::TimedOut);
         assert!(!table.is_due(now));
         assert!(table.is_due(now + FIRST_PAUSE));
+        table.failed(now, Reason::PermissionDenied);
+        assert!(table.is_due(now), "granted meanwhile?");
     }
 
     #[test]

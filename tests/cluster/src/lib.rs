@@ -25,6 +25,7 @@ mod operator;
 mod options;
 pub mod packages;
 mod pki;
+pub mod pooler;
 pub mod postgres;
 mod processes;
 pub mod supervise;
@@ -39,6 +40,7 @@ pub use eventually::{Look, always_is, eventually, eventually_is};
 pub use instance::Instance;
 pub use operator::OPERATOR_NAMESPACE;
 pub use options::ClusterOptions;
+pub use pooler::{Pooler, Pooling};
 pub use postgres::Postgres;
 
 static LISTENER: OnceLock<fn(&str)> = OnceLock::new();

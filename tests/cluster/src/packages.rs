@@ -38,6 +38,18 @@ pub fn postgres_programs() -> Result<std::path::PathBuf> {
     find_postgres().context("PostgreSQL was installed, but /usr/lib/postgresql/*/bin/initdb is not there")
 }
 
+/// The pooler pgbouncer.
+///
+/// # Errors
+/// When it is not installed and cannot be.
+pub fn pgbouncer() -> Result<&'static Path> {
+    let program = Path::new("/usr/sbin/pgbouncer");
+    if !program.exists() {
+        install(&["pgbouncer"])?;
+    }
+    Ok(program)
+}
+
 fn find_postgres() -> Option<std::path::PathBuf> {
     let mut versions: Vec<(u32, std::path::PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .ok()?

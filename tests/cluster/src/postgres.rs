@@ -306,6 +306,11 @@ impl Postgres {
         self.run("pg_basebackup", &arguments)
     }
 
+    /// For programs that run beside the server, as the same user.
+    pub(crate) fn hand_over_to_account(&self, path: &Path) -> Result<()> {
+        self.hand_over(path)
+    }
+
     /// The server runs as another user than we do.
     fn hand_over(&self, path: &Path) -> Result<()> {
         let Some((user, group)) = self.account else { return Ok(()) };
