@@ -23,10 +23,12 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         ahead_of_clock: Duration::ZERO,
         held_back: 0,
         unheard: false,
+        beyond_all_rows: None,
         blocked_by: None,
     };
     let assessment = Assessment {
         pending: Pending { events: pending, exact: true },
+        at_least: None,
         staleness: sample.staleness,
         rates: Rates { arrival: None, per_worker: None },
         drain: None,

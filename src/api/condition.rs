@@ -125,6 +125,8 @@ reasons! {
     SourceIsReplica,
     /// The answer made no sense.
     InvalidAnswer,
+    /// Only an upper bound of the lag is known, and that is above the target.
+    OnlyUpperBound,
     /// Any other failure of the source or read store.
     SourceFailed,
     /// The last sample is too old to act on.

@@ -60,6 +60,11 @@ fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [Verdict; 6] {
         Ok(measured) => match within_target(measured, known.target) {
             Some(true) => holds("no event waits longer than spec.lag.target"),
             Some(false) => fails(Reason::BehindTarget, "the oldest event waits longer than spec.lag.target"),
+            None if measured.assessment.at_least.is_some() => Verdict {
+                status: ConditionStatus::Unknown,
+                reason: Reason::OnlyUpperBound,
+                message: "the lowest of several checkpoint rows stands for all, so that what quiet shards have done long ago looks as if it waited: name the column with an event's shard, and each shard is counted".to_owned(),
+            },
             None => Verdict {
                 status: ConditionStatus::Unknown,
                 reason: Reason::InvalidAnswer,

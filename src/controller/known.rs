@@ -66,6 +66,12 @@ pub(super) fn none_required(known: &Known<'_>) -> Option<bool> {
     known.measured.as_ref().ok().map(|measured| measured.assessment.required.workers == 0)
 }
 
+/// No event waits longer than the target; absent where that is not known. An upper bound that is longer breaks no target by itself.
 pub(super) fn within_target(measured: &Measured, target: Duration) -> Option<bool> {
-    measured.assessment.staleness.map(|staleness| staleness <= target)
+    let assessment = &measured.assessment;
+    let within = assessment.staleness.map(|staleness| staleness <= target);
+    match assessment.at_least {
+        Some(at_least) if within == Some(false) => at_least.age.filter(|age| *age > target).map(|_| false),
+        _ => within,
+    }
 }

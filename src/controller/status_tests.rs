@@ -16,8 +16,8 @@ use super::{
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
     lag::{
-        Assessment, CheckpointState, Head, Jump, Limit, Pending, Position, Rates, Required, RetentionRisk, Rewound,
-        Sample, Stage,
+        Assessment, AtLeast, CheckpointState, Head, Jump, Limit, Pending, Position, Rates, Required, RetentionRisk,
+        Rewound, Sample, Stage,
     },
     names,
     registration::Unserved,
@@ -40,10 +40,12 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
             ahead_of_clock: Duration::ZERO,
             held_back: 0,
             unheard: false,
+            beyond_all_rows: None,
             blocked_by: None,
         },
         assessment: Assessment {
             pending,
+            at_least: None,
             staleness,
             rates: Rates { arrival: Some(98.76), per_worker: Some(49.94) },
             drain: None,
@@ -193,6 +195,21 @@ fn each_case_has_its_phase() {
     }
     is(&status(&known(Ok(&stuck))), "Progressing", "False", Reason::CheckpointFrozen);
     is(&status(&known(Ok(&behind))), "WithinTarget", "False", Reason::BehindTarget);
+}
+
+#[test]
+fn an_upper_bound_breaks_no_target_by_itself() {
+    let mut bound = measured(98, 60.0, false);
+    for (age, status_is, reason, phase) in [
+        (Some(0.2), "Unknown", Reason::OnlyUpperBound, Phase::Live),
+        (None, "Unknown", Reason::OnlyUpperBound, Phase::Live),
+        (Some(40.0), "False", Reason::BehindTarget, Phase::CatchingUp),
+    ] {
+        bound.assessment.at_least = Some(AtLeast { events: 2, age: age.map(Duration::from_secs_f64) });
+        let told = status(&known(Ok(&bound)));
+        is(&told, "WithinTarget", status_is, reason);
+        assert_eq!((told.phase, told.staleness_seconds), (Some(phase), Some(60.0)), "{age:?}");
+    }
 }
 
 #[test]

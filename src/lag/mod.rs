@@ -4,6 +4,7 @@
 //! simulator run the very same code.
 
 mod arrivals;
+mod assessment;
 mod bounds;
 mod budget;
 mod capacity;
@@ -13,6 +14,7 @@ mod model;
 mod need;
 mod pattern;
 mod phases;
+mod planning;
 mod prediction;
 mod progress;
 mod read_store;
@@ -23,12 +25,14 @@ mod sentence;
 mod shards;
 mod start_up;
 mod steadiness;
+mod waiting;
 
 pub use arrivals::ARRIVAL_TIME_CONSTANT;
+pub use assessment::{Assessment, AtLeast, Rates};
 pub use bounds::{Bounds, CatchUp, Workers};
 pub use budget::{Claim, fair_shares};
 pub use faults::{Fault, Jump, RetentionRisk, Rewound};
-pub use model::{Assessment, Model, Rates};
+pub use model::Model;
 pub use pattern::LookAhead;
 pub use phases::Stage;
 pub use prediction::Prediction;

@@ -1,7 +1,7 @@
 //! Projections second by second: what the model learns, and when it calls one stuck.
 
 use super::*;
-use crate::lag::{CheckpointState, Head};
+use crate::lag::{CheckpointState, Head, Limit, Rewound};
 
 const BOUNDS: Bounds = Bounds {
     target: Duration::from_secs(10),
@@ -46,6 +46,7 @@ impl World {
             ahead_of_clock: Duration::ZERO,
             held_back: 0,
             unheard: false,
+            beyond_all_rows: None,
             blocked_by: None,
         }
     }

@@ -1,7 +1,7 @@
 //! Whole stories: a source, its shards and its workers, second by second, and what the model makes of them.
 
 use super::*;
-use crate::lag::{CatchUp, CheckpointState, Head};
+use crate::lag::{CatchUp, CheckpointState, Head, Limit, Required, Stage};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -114,6 +114,7 @@ impl World {
             ahead_of_clock: Duration::ZERO,
             held_back: 0,
             unheard: false,
+            beyond_all_rows: None,
             blocked_by: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CheckpointState, Pending, Position, Sample};
+use super::{CheckpointState, Position, Sample};
 
 /// Follows a checkpoint. Outlives samples that tell no lag: what is unknown has not moved.
 #[derive(Clone, Debug, Default)]
@@ -28,13 +28,12 @@ impl Progress {
         Self { watched: None, stuck_at }
     }
 
-    /// Takes in a checkpoint, and returns how long it has not moved although there is work. Only another checkpoint or the knowledge that
-    /// nothing waits ends that time; a sample that tells neither, or none at all, lets it go on.
-    pub(super) fn observe(&mut self, sample: &Sample, pending: Option<Pending>, stuck_after: Duration) -> Duration {
+    /// Takes in a checkpoint and whether something waits for a worker, and returns how long it has not moved although there is work. Only another
+    /// checkpoint or the knowledge that nothing waits ends that time; a sample that tells neither, or none at all, lets it go on.
+    pub(super) fn observe(&mut self, sample: &Sample, waits: Option<bool>, stuck_after: Duration) -> Duration {
         let Some(lowest) = sample.checkpoint.lowest() else { return Duration::ZERO };
         let stuck_before = self.stuck_at.take() == Some(lowest);
         let same = self.watched.take().filter(|before| before.checkpoint == sample.checkpoint);
-        let waits = pending.map(|pending| pending.events > 0);
         let frozen_for = match &same {
             _ if waits == Some(false) => Duration::ZERO,
             Some(before) if before.waited_for => before.frozen_for + sample.at.saturating_sub(before.seen_at),

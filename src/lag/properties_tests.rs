@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::lag::{CatchUp, CheckpointState, Head};
+use crate::lag::{CatchUp, CheckpointState, Head, Required};
 
 #[derive(Clone, Debug)]
 struct Step {
@@ -105,6 +105,7 @@ impl Replay {
             ahead_of_clock: Duration::from_secs(step.ahead),
             held_back: 0,
             unheard: false,
+            beyond_all_rows: None,
             blocked_by: None,
         };
         self.model.observe(&sample, Workers { ready: step.ready, rolling: step.rolling }, bounds)

@@ -81,6 +81,10 @@ pub struct Sample {
     pub pending: Option<Pending>,
     /// The part of `pending` above the safe head: these events wait, and no worker may read them yet.
     pub held_back: u64,
+    /// Where the lowest of several rows stands for all of them, and it is not known which event is whose: the events beyond the highest row, which wait
+    /// for certain. Then `pending` counts from the lowest row, so that what quiet shards have done long ago is in it. Absent where each row is counted
+    /// by itself.
+    pub beyond_all_rows: Option<u64>,
     /// What waits in each shard, where the shards of events are known; empty where they are not.
     pub pending_by_shard: Vec<u64>,
     /// Events that came below the safe head since measuring this source began: a counter that only grows.

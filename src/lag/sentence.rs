@@ -22,6 +22,8 @@ pub(super) struct Told<'a> {
     pub(super) expected: bool,
     pub(super) per_worker: Option<f64>,
     pub(super) pending: Pending,
+    /// Where `pending` is an upper bound: what waits for certain.
+    pub(super) certain: Option<u64>,
     pub(super) idle_for: Duration,
     pub(super) idle: bool,
     pub(super) stage: Stage,
@@ -48,6 +50,13 @@ pub(super) fn sentence(told: &Told<'_>) -> String {
     }
     if told.stuck {
         text.push_str("; not scaling out, since the checkpoint does not move");
+    }
+    if let Some(certain) = told.certain {
+        let _ = write!(
+            text,
+            "; planned by an upper bound: the lowest of several checkpoint rows stands for all, and only the {} events beyond the highest row are known to wait (name the column with an event's shard, and each shard is counted)",
+            thousands(certain)
+        );
     }
     if let Some(jump) = told.jump {
         let _ = write!(

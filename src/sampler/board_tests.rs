@@ -33,6 +33,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
         ahead_of_clock: Duration::ZERO,
         held_back: 0,
         unheard: false,
+        beyond_all_rows: None,
         blocked_by: None,
     }
 }

@@ -101,6 +101,7 @@ fn sample(state: &State<'_>) -> Sample {
         ahead_of_clock: std::time::Duration::ZERO,
         held_back: 0,
         unheard: false,
+        beyond_all_rows: None,
         blocked_by: None,
     }
 }

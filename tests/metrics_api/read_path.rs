@@ -35,6 +35,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         ahead_of_clock: Duration::ZERO,
         held_back: 0,
         unheard: false,
+        beyond_all_rows: None,
         blocked_by: None,
     };
     let bounds = Bounds {

@@ -338,6 +338,7 @@ async fn several_rows_of_one_name_give_the_lowest_and_no_exact_count() {
     sampler.declare("a", |_| {});
     let seen = sampler.wait_measured("measured", "a", |_| true).await;
     assert_eq!(seen.assessment.pending, Pending { events: 6, exact: false });
+    assert_eq!(seen.sample.beyond_all_rows, Some(2), "8 and 9 wait for certain");
 }
 
 #[tokio::test]

@@ -63,6 +63,8 @@ struct Counted {
     checkpoint: Checkpoint,
     at: Instant,
     waiting: Waiting,
+    /// Events beyond the highest of several rows of which the lowest stands for all.
+    beyond_all_rows: Option<u64>,
 }
 
 type Answer = (AskRef, Result<Sample, Unknown>);
@@ -156,6 +158,7 @@ impl Table {
                 staleness,
                 ahead_of_clock,
                 held_back: 0,
+                beyond_all_rows: counted.and_then(|counted| counted.beyond_all_rows),
                 blocked_by: blocked_by.clone(),
                 unheard: pooled && wanted.ask.question.notify_channel.is_some(),
             }
@@ -204,7 +207,8 @@ impl Table {
             }
         }
         let before = self.arrived_until.filter(|before| *before < safe);
-        let points = plain.iter().filter_map(|wanted| wanted.checkpoint.state.lowest());
+        let points =
+            plain.iter().flat_map(|wanted| [wanted.checkpoint.state.lowest(), highest_of_several(wanted)]).flatten();
         let cut = segments(points.chain(before), safe);
         let counted = if cut.is_empty() { Vec::new() } else { self.count_segments(client, &cut).await? };
         if let Some(before) = before {
@@ -213,7 +217,8 @@ impl Table {
         self.arrived_until = Some(safe);
         for wanted in plain {
             let lowest = wanted.checkpoint.state.lowest().unwrap_or(safe);
-            self.remember(wanted, safe, waiting_from(&counted, lowest));
+            let beyond = highest_of_several(wanted).map(|highest| waiting_from(&counted, highest).pending.events);
+            self.remember(wanted, safe, waiting_from(&counted, lowest), beyond);
         }
         for (shards, group) in sharded {
             self.count_shards(client, shards, &group, safe).await?;
@@ -227,8 +232,9 @@ impl Table {
         })
     }
 
-    fn remember(&mut self, wanted: &Wanted, safe: Position, waiting: Waiting) {
-        let counted = Counted { safe, checkpoint: wanted.checkpoint.clone(), at: Instant::now(), waiting };
+    fn remember(&mut self, wanted: &Wanted, safe: Position, waiting: Waiting, beyond_all_rows: Option<u64>) {
+        let checkpoint = wanted.checkpoint.clone();
+        let counted = Counted { safe, checkpoint, at: Instant::now(), waiting, beyond_all_rows };
         self.counted.insert(wanted.ask.key.clone(), counted);
     }
 
@@ -256,7 +262,7 @@ impl Table {
         let lowest = |positions: &[Position]| positions.iter().min().copied().unwrap_or(safe);
         let (behind, done): (Vec<_>, Vec<_>) = group.iter().partition(|(_, positions)| lowest(positions) < safe);
         for (wanted, positions) in done {
-            self.remember(wanted, safe, Waiting::nothing(positions.len()));
+            self.remember(wanted, safe, Waiting::nothing(positions.len()), None);
         }
         if behind.is_empty() {
             return Ok(());
@@ -282,7 +288,7 @@ impl Table {
         }
         for (index, (wanted, positions)) in behind.into_iter().enumerate() {
             let rows = found.remove(&index).unwrap_or_default();
-            self.remember(wanted, safe, waiting_by_shard(&rows, positions, safe, limit));
+            self.remember(wanted, safe, waiting_by_shard(&rows, positions, safe, limit), None);
         }
         Ok(())
     }
@@ -341,6 +347,11 @@ impl Table {
         let (reason, message) = classify(error);
         Unknown { reason, message: format!("event table {}: {message}", self.table.table) }
     }
+}
+
+/// The furthest of several rows, where the lowest stands for all.
+fn highest_of_several(wanted: &Wanted) -> Option<Position> {
+    wanted.checkpoint.state.highest().filter(|_| !wanted.checkpoint.exact)
 }
 
 fn held_from_the_start(table: &EventTable, look: &Look) -> Unknown {

@@ -1,0 +1,136 @@
+//! An upper bound is not a measurement: what the model makes of the lowest of several rows, of a scan that was cut, and of events that are held back.
+
+use super::{
+    foreign::{Commits, Foreign, Rows, bounds},
+    *,
+};
+use crate::lag::{CheckpointState, Head, Limit, Pending, Position, RetentionRisk, Sample, Stage};
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// The lowest row is far behind, since its shard has nothing to do; nothing waits for longer than a moment.
+fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
+    let position = |at: u64| Position(i64::try_from(at).unwrap());
+    let head = 100_000 + arrived;
+    Sample {
+        at: seconds(second),
+        taken: jiff::Timestamp::UNIX_EPOCH,
+        head: Head { raw: position(head), safe: position(head) },
+        checkpoint: CheckpointState::Committed(vec![position(10), position(head - beyond)]),
+        pending: Some(Pending { events: head - 10, exact: false }),
+        held_back: 0,
+        beyond_all_rows: Some(beyond),
+        pending_by_shard: Vec::new(),
+        arrived,
+        staleness: Some(seconds(86_400)),
+        ahead_of_clock: Duration::ZERO,
+        blocked_by: None,
+    }
+}
+
+const TWO: Workers = Workers { ready: 2, rolling: false };
+
+#[test]
+fn the_issues_projection_is_not_doubled_by_what_quiet_shards_did_long_ago() {
+    let mut world = Foreign::new(Commits::Every(0.5), Rows::Lowest, 15, 1);
+    let last = world.run(600.0, 10.0);
+    assert!(!last.pending.exact && last.pending.events > 20, "the bound is as bad as it was: {:?}", last.pending);
+    assert_eq!(world.answers.iter().map(|answer| answer.1).max(), Some(1), "{}", last.required.reason);
+    assert_eq!(last.rates.per_worker, None, "nothing is learnt from it");
+    assert!(last.required.reason.contains("planned by an upper bound"), "{}", last.required.reason);
+}
+
+#[test]
+fn a_bound_breaks_no_target_risks_no_event_and_is_never_stuck() {
+    let mut model = Model::remembering(None, Some(2), None);
+    let catch_up = Some(crate::lag::CatchUp { within: seconds(600), max: 20 });
+    let bounds = Bounds { retention: Some(seconds(3_600)), catch_up, ..bounds(15) };
+    for second in 0..2_000 {
+        // Nothing comes any more after a while, so that no row moves.
+        let sample = quiet_shard(1_000 + second, 10 * second.min(600), 0);
+        let assessment = model.observe(&sample, TWO, bounds).unwrap();
+        assert_eq!(assessment.stage, Stage::Live);
+        assert_eq!((assessment.stuck, assessment.retention_risk), (false, None), "{second} s");
+        assert!(assessment.required.workers <= 2 && assessment.required.limit != Limit::Max);
+        assert_eq!(assessment.staleness, Some(seconds(86_400)), "what is reported stays what it is");
+    }
+}
+
+#[test]
+fn with_a_bound_arrivals_and_what_waits_for_certain_are_planned_for() {
+    let mut model = Model::remembering(None, Some(2), None);
+    let bounds = Bounds { given_rate: Some(50.0), ..bounds(15) };
+    let mut last = None;
+    for second in 0..120 {
+        last = Some(model.observe(&quiet_shard(1_000 + second, 400 * second, 40), TWO, bounds).unwrap().required);
+    }
+    let required = last.unwrap();
+    assert_eq!((required.workers, required.limit), (8, Limit::None), "400/s at 50/s each: {}", required.reason);
+    assert!(required.reason.contains("only the 40 events beyond the highest row"), "{}", required.reason);
+    // What lies beyond the highest row is a real queue.
+    let grown = (120..140).map(|second| {
+        let sample = quiet_shard(1_000 + second, 400 * second, 40 + 400 * (second - 119));
+        model.observe(&sample, TWO, bounds).unwrap().required.workers
+    });
+    assert_eq!(grown.last(), Some(24));
+}
+
+#[test]
+fn a_shard_that_is_stuck_beyond_its_row_is_told_where_events_surely_wait() {
+    let mut model = Model::remembering(None, Some(2), None);
+    let stands = |second: u64| Sample {
+        checkpoint: CheckpointState::Committed(vec![Position(10), Position(50)]),
+        ..quiet_shard(1_000 + second, 100, 100_050)
+    };
+    let last = (0..=301).map(|second| model.observe(&stands(second), TWO, bounds(15)).unwrap().stuck).last();
+    assert_eq!(last, Some(true));
+}
+
+#[test]
+fn a_scan_that_was_cut_shows_a_large_backlog_and_gets_its_workers() {
+    let mut model = Model::remembering(None, Some(1), None);
+    let mut answers = Vec::new();
+    for second in 0..40_u64 {
+        let done = i64::try_from(50 * second).unwrap();
+        let sample = Sample {
+            head: Head { raw: Position(1_000_000), safe: Position(1_000_000) },
+            checkpoint: CheckpointState::Committed(vec![Position(done)]),
+            pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
+            beyond_all_rows: None,
+            arrived: 0,
+            ..quiet_shard(1_000 + second, 0, 0)
+        };
+        let workers = Workers { ready: 1, rolling: false };
+        answers.push(model.observe(&sample, workers, bounds(15)).unwrap().required.workers);
+    }
+    assert_eq!(answers.iter().max(), Some(&24), "{answers:?}");
+}
+
+#[test]
+fn what_is_held_back_waits_for_its_writer_and_not_for_a_worker() {
+    let mut model = Model::remembering(Some(50.0), Some(1), None);
+    let held = |second: u64, pending: u64, held_back: u64| Sample {
+        checkpoint: CheckpointState::Committed(vec![Position(100_000)]),
+        pending: Some(Pending { events: pending, exact: true }),
+        held_back,
+        beyond_all_rows: None,
+        staleness: Some(seconds(second)),
+        ..quiet_shard(1_000 + second, 500, 0)
+    };
+    for second in 0..400 {
+        let workers = Workers { ready: 1, rolling: false };
+        let assessment = model.observe(&held(second, 500, 500), workers, bounds(15)).unwrap();
+        assert_eq!((assessment.required.workers, assessment.stuck), (1, false), "{second} s: nothing can be read");
+        assert_eq!((assessment.pending.events, assessment.staleness), (500, Some(seconds(second))), "but it waits");
+        assert_eq!(assessment.stage, Stage::Live);
+    }
+    let risk = RetentionRisk { lost_in: Duration::ZERO, drained_in: None };
+    let kept = Bounds { retention: Some(seconds(100)), ..bounds(15) };
+    let lost = model.observe(&held(400, 500, 500), TWO, kept).unwrap().retention_risk;
+    assert_eq!(lost.map(|lost| lost.lost_in), Some(risk.lost_in), "and is deleted all the same");
+    let workers = Workers { ready: 1, rolling: false };
+    let freed = model.observe(&held(401, 500, 0), workers, bounds(15)).unwrap();
+    assert!(freed.required.workers > 1, "now they can be read, and are late: {}", freed.required.reason);
+}
