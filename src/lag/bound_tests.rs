@@ -21,6 +21,7 @@ fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
         checkpoint: CheckpointState::Committed(vec![position(10), position(head - beyond)]),
         pending: Some(Pending { events: head - 10, exact: false }),
         held_back: 0,
+        unheard: false,
         beyond_all_rows: Some(beyond),
         pending_by_shard: Vec::new(),
         arrived,

@@ -231,6 +231,7 @@ impl Foreign {
             staleness: Some(Duration::from_secs_f64(self.now - since)),
             ahead_of_clock: Duration::ZERO,
             held_back: 0,
+            unheard: false,
             beyond_all_rows: None,
             blocked_by: None,
         };

@@ -101,7 +101,7 @@ fn sample(state: &State<'_>) -> Sample {
         ahead_of_clock: std::time::Duration::ZERO,
         held_back: 0,
         unheard: false,
-        beyond_all_rows: None,
+        beyond_all_rows: checkpoints.iter().max().filter(|_| !exact).map(|row| state.arrived.saturating_sub(*row)),
         blocked_by: None,
     }
 }
