@@ -232,6 +232,7 @@ fn only_few_write_to_the_cluster() {
     let may = [
         "controller::apply",
         "controller::report",
+        "controller::scale",
         "leader",
         "serving_certificate",
         "serving_certificate::own",

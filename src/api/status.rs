@@ -14,6 +14,10 @@ pub struct ProjectionStatus {
     /// Where the projection stands, in one word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
+    /// True from before `spec.suspend` takes the workers away until they are back, so that a workload at zero workers is not taken for the
+    /// choice of another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
     /// The source's newest positions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadStatus>,

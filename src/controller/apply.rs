@@ -3,30 +3,33 @@
 //! The number of workers has a field manager of its own. A manager that stops declaring a field which it alone owns removes it
 //! (`replicas` would fall to 1), so the number is handed over before the main manager lets go of it, also after a crash between the two.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use futures::future::try_join_all;
 use kube::{
     Api, Client,
-    api::{DeleteParams, GetParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::DynamicObject,
 };
 use serde_json::{Value, json};
 
 use super::{
+    index::{CONFIRM_WITHIN, LiveIndex},
     known::Problem,
-    live::{Live, LiveIndex},
+    live::Live,
     parts::{Desired, Owner, Part, contains, fingerprint, restrict},
     plan::Plan,
     plan_scale::ScalePlan,
+    scale::{ScaleTarget, Scaling},
+    unapplied::{Unapplied, failed, is_of_a_predecessor},
 };
 use crate::{
-    api::{ExistingKind, Reason},
+    api::{Projection, Reason},
     names,
 };
 
-/// Raising the number of workers is tried so often where somebody else changes the workload at the same moment.
-const RAISE_TRIES: usize = 5;
+/// A number of workers is declared again so often where the Deployment changes at the same moment.
+const CONFLICTS: usize = 4;
 
 /// What an apply left behind, so that the same need not be declared again.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,15 +41,6 @@ pub struct Memo {
 
 /// Memos of one Projection's objects.
 pub type Memos = HashMap<Part, Memo>;
-
-/// Which workload's number of workers is set.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ScaleTarget {
-    /// The Deployment that we make.
-    Own,
-    /// One that is there already: through its scale subresource, and nothing else.
-    Existing(ExistingKind, String),
-}
 
 /// Writes to the cluster.
 #[derive(Clone)]
@@ -61,16 +55,21 @@ impl Applier {
         Self { client, index }
     }
 
-    /// Carries out a plan. Stops at the first failure, which is told as a condition.
+    /// Carries out a plan. Stops at the first failure.
     pub async fn apply(
         &self,
         owner: &Owner,
         plan: &Plan,
         target: &ScaleTarget,
         memos: &mut Memos,
-    ) -> Result<(), Problem> {
-        let found = try_join_all(plan.desired.iter().map(|desired| self.find_ours(owner, desired))).await?;
+    ) -> Result<(), Unapplied> {
         // Nothing is written before it is clear that every name is ours or free.
+        let found = try_join_all(plan.desired.iter().map(|desired| self.find_ours(owner, desired))).await?;
+        let scales = matches!(plan.scale, ScalePlan::Set(_) | ScalePlan::Raise(_));
+        // The watches of Projections and of their objects do not advance together: objects vanish with a Projection that still seems to be there.
+        if found.iter().any(Option::is_none) || (scales && *target != ScaleTarget::Own) {
+            self.owner_is_there(owner).await?;
+        }
         for (desired, live) in plan.desired.iter().zip(found) {
             match live {
                 None => self.create(owner, desired, plan.scale, memos).await?,
@@ -78,10 +77,8 @@ impl Applier {
                 Some(live) => self.update(owner, desired, &live, memos).await?,
             }
         }
-        match plan.scale {
-            ScalePlan::Set(replicas) => self.scale(owner, target, replicas).await?,
-            ScalePlan::Raise(least) => self.raise(owner, target, least).await?,
-            ScalePlan::Leave | ScalePlan::CreateWith(_) => {}
+        if scales {
+            self.scaling(owner, target).carry_out(plan.scale).await?;
         }
         for part in Part::ALL {
             if !plan.wants(part) {
@@ -92,36 +89,71 @@ impl Applier {
         Ok(())
     }
 
+    /// The workload's scale.
+    pub fn scaling(&self, owner: &Owner, target: &ScaleTarget) -> Scaling {
+        Scaling::new(self.client.clone(), owner, target)
+    }
+
     fn api(&self, part: Part, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), namespace, &part.api_resource())
     }
 
-    async fn find_ours(&self, owner: &Owner, desired: &Desired) -> Result<Option<Arc<Live>>, Problem> {
-        let Desired { part, name, body: _, hash: _ } = desired;
-        let known = self.index.get(*part, &owner.namespace, name);
-        let live = match known {
-            Some(live) => live,
-            // Not among those with our label: it may still be there, without the label or somebody else's. The API server's cache will do, since
-            // what is made at the same moment conflicts below.
-            None => match self.api(*part, &owner.namespace).get_with(name, &GetParams::any()).await {
-                Ok(object) => Arc::new(Live::from_object(&object)),
-                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(None),
-                Err(error) => return Err(failed("could not read", *part, owner, name, &error)),
-            },
-        };
-        if live.controlled_by.as_deref() == Some(owner.uid.as_str()) {
-            return Ok(Some(live));
+    /// A fresh read: is it still there, the same one, and not going?
+    async fn owner_is_there(&self, owner: &Owner) -> Result<(), Unapplied> {
+        let projections: Api<Projection> = Api::namespaced(self.client.clone(), &owner.namespace);
+        match projections.get_metadata(&owner.name).await {
+            Ok(there) => {
+                let same = there.metadata.uid.as_deref() == Some(owner.uid.as_str());
+                let stays = same && there.metadata.deletion_timestamp.is_none();
+                if stays { Ok(()) } else { Err(Unapplied::OwnerGone) }
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => Err(Unapplied::OwnerGone),
+            Err(error) => {
+                let what = format!("could not read the Projection {}/{}", owner.namespace, owner.name);
+                Err(super::unapplied::problem(&what, &error))
+            }
         }
-        Err(Problem {
+    }
+
+    /// The object of this name if it is ours, read from the API server where the index does not know it for certain.
+    async fn find_ours(&self, owner: &Owner, desired: &Desired) -> Result<Option<Arc<Live>>, Unapplied> {
+        let Desired { part, name, body: _, hash: _ } = desired;
+        let (now, namespace) = (Instant::now(), owner.namespace.as_str());
+        let ours = |live: &Live| live.controlled_by.as_deref() == Some(owner.uid.as_str());
+        let doubtful =
+            self.index.unconfirmed_for(*part, namespace, name, now).is_some_and(|since| since >= CONFIRM_WITHIN);
+        let known = self.index.get(*part, namespace, name);
+        if let Some(live) = known.as_ref().filter(|live| ours(live) && !doubtful) {
+            return Ok(Some(Arc::clone(live)));
+        }
+        // It may be there all the same, without our label or made by somebody else.
+        let read = self.api(*part, namespace).get_opt(name).await;
+        let object = read.map_err(|error| failed("could not read", *part, owner, name, &error))?;
+        let Some(object) = object else {
+            if let Some(gone) = known {
+                self.index.deleted(*part, namespace, name, &gone.uid, Instant::now());
+            }
+            return Ok(None);
+        };
+        let live = Live::from_object(&object);
+        if known.is_some() {
+            self.index.answered(*part, namespace, name, live.clone(), Instant::now());
+        }
+        if ours(&live) {
+            return Ok(Some(Arc::new(live)));
+        }
+        if is_of_a_predecessor(&live, owner) {
+            return Err(Unapplied::Predecessor(*part));
+        }
+        Err(Unapplied::Problem(Problem {
             reason: Reason::NotOwned,
             message: format!(
-                "the {} {}/{name} exists and does not belong to this Projection: it was left as it is. Rename or delete one of the two",
+                "the {} {namespace}/{name} exists and does not belong to this Projection: it was left as it is. Rename or delete one of the two",
                 part.kind(),
-                owner.namespace
             ),
-            // One of a Projection that is gone will be collected.
+            // One that is going leaves the name free.
             lasting: !live.deleting,
-        })
+        }))
     }
 
     async fn create(
@@ -130,7 +162,7 @@ impl Applier {
         desired: &Desired,
         scale: ScalePlan,
         memos: &mut Memos,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Unapplied> {
         let (mut body, replicas) = (desired.body.clone(), created_with(scale));
         // One worker is the API server's default, which nobody owns, so that nothing has to be handed over.
         let with_replicas = desired.part == Part::Deployment && replicas != 1;
@@ -145,7 +177,7 @@ impl Applier {
         Ok(())
     }
 
-    async fn update(&self, owner: &Owner, desired: &Desired, live: &Live, memos: &mut Memos) -> Result<(), Problem> {
+    async fn update(&self, owner: &Owner, desired: &Desired, live: &Live, memos: &mut Memos) -> Result<(), Unapplied> {
         if desired.part == Part::Deployment
             && live.replica_managers.iter().any(|manager| manager == names::FIELD_MANAGER)
         {
@@ -158,14 +190,20 @@ impl Applier {
     }
 
     /// Sees to it that another manager owns the number of workers, then declares the Deployment without it.
-    async fn hand_over(&self, owner: &Owner, desired: &Desired, live: &Live, memos: &mut Memos) -> Result<(), Problem> {
+    async fn hand_over(
+        &self,
+        owner: &Owner,
+        desired: &Desired,
+        live: &Live,
+        memos: &mut Memos,
+    ) -> Result<(), Unapplied> {
         if live.replica_managers.iter().all(|manager| manager == names::FIELD_MANAGER) {
-            self.scale(owner, &ScaleTarget::Own, live.workers.desired.unwrap_or(1)).await?;
+            self.declare_replicas(owner, live).await?;
         }
         self.declare(owner, desired, &live.uid, memos).await
     }
 
-    async fn declare(&self, owner: &Owner, desired: &Desired, uid: &str, memos: &mut Memos) -> Result<(), Problem> {
+    async fn declare(&self, owner: &Owner, desired: &Desired, uid: &str, memos: &mut Memos) -> Result<(), Unapplied> {
         let mut body = desired.body.clone();
         // With the UID it can only change this object, not make another one.
         body["metadata"]["uid"] = json!(uid);
@@ -179,7 +217,7 @@ impl Applier {
         body: &Value,
         parameters: &PatchParams,
         memos: &mut Memos,
-    ) -> Result<Live, Problem> {
+    ) -> Result<Live, Unapplied> {
         let Desired { part, name, body: _, hash } = desired;
         let patched = self.api(*part, &owner.namespace).patch(name, parameters, &Patch::Apply(body)).await;
         let object = patched.map_err(|error| failed("could not apply", *part, owner, name, &error))?;
@@ -187,77 +225,41 @@ impl Applier {
         let live = Live::from_object(&object);
         let seen = fingerprint(&restrict(&live.parsed(), &comparable(desired)));
         memos.insert(*part, Memo { hash: hash.clone(), resource_version: live.resource_version.clone(), seen });
-        self.index.put(*part, &owner.namespace, name, live.clone());
+        self.index.answered(*part, &owner.namespace, name, live.clone(), Instant::now());
         Ok(live)
     }
 
-    async fn scale(&self, owner: &Owner, target: &ScaleTarget, replicas: i32) -> Result<(), Problem> {
-        match target {
-            ScaleTarget::Own => {
-                let (part, name) = (Part::Deployment, Part::Deployment.object_name(&owner.name));
-                let body = json!({
-                    "apiVersion": part.api_version(), "kind": part.kind(),
-                    "metadata": { "name": name, "namespace": owner.namespace },
-                    "spec": { "replicas": replicas },
-                });
-                let parameters = PatchParams::apply(names::SCALE_FIELD_MANAGER).force();
-                let patched = self.api(part, &owner.namespace).patch(&name, &parameters, &Patch::Apply(&body)).await;
-                let object = patched.map_err(|error| failed("could not scale", part, owner, &name, &error))?;
-                self.index.put(part, &owner.namespace, &name, Live::from_object(&object));
-            }
-            ScaleTarget::Existing(kind, name) => {
-                let resource = super::existing::api_resource(*kind);
-                let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &owner.namespace, &resource);
-                let parameters = PatchParams {
-                    field_manager: Some(names::SCALE_FIELD_MANAGER.to_owned()),
-                    ..PatchParams::default()
-                };
-                let body = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
-                api.patch_scale(name, &parameters, &body).await.map_err(|error| {
-                    problem(&format!("could not scale the {} {}/{name}", kind.as_str(), owner.namespace), &error)
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sees to it that there are at least so many workers, and takes none away: whoever changed their number meanwhile is asked again.
-    async fn raise(&self, owner: &Owner, target: &ScaleTarget, least: i32) -> Result<(), Problem> {
-        let (kind, name, resource) = match target {
-            ScaleTarget::Own => {
-                (Part::Deployment.kind(), Part::Deployment.object_name(&owner.name), Part::Deployment.api_resource())
-            }
-            ScaleTarget::Existing(kind, name) => (kind.as_str(), name.clone(), super::existing::api_resource(*kind)),
-        };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &owner.namespace, &resource);
-        let parameters =
-            PatchParams { field_manager: Some(names::SCALE_FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let told = |error| problem(&format!("could not scale the {kind} {}/{name}", owner.namespace), &error);
-        for _ in 0..RAISE_TRIES {
-            let scale = api.get_scale(&name).await.map_err(told)?;
-            let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
-            // Nobody at all is somebody's will.
-            if replicas == 0 || replicas >= least {
-                return Ok(());
-            }
+    /// Makes the manager of the number of workers own it as it is.
+    async fn declare_replicas(&self, owner: &Owner, live: &Live) -> Result<(), Unapplied> {
+        let (part, name) = (Part::Deployment, Part::Deployment.object_name(&owner.name));
+        let told = |error: &kube::Error| failed("could not scale", part, owner, &name, error);
+        let api = self.api(part, &owner.namespace);
+        let (mut version, mut replicas, mut tries) = (live.resource_version.clone(), live.workers.desired, 0);
+        loop {
             let body = json!({
-                "metadata": { "resourceVersion": scale.metadata.resource_version },
-                "spec": { "replicas": least },
+                "apiVersion": part.api_version(), "kind": part.kind(),
+                // With UID and version, a number that was set meanwhile is not overwritten.
+                "metadata": { "name": name, "namespace": owner.namespace, "uid": live.uid, "resourceVersion": version },
+                "spec": { "replicas": replicas.unwrap_or(1) },
             });
-            match api.patch_scale(&name, &parameters, &Patch::Merge(body)).await {
-                Ok(_) => {
-                    tracing::info!("raised the {kind} {}/{name} from {replicas} to {least} workers", owner.namespace);
+            let parameters = PatchParams::apply(names::SCALE_FIELD_MANAGER).force();
+            match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
+                Ok(object) => {
+                    let live = Live::from_object(&object);
+                    self.index.answered(part, &owner.namespace, &name, live, Instant::now());
                     return Ok(());
                 }
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                Err(error) => return Err(told(error)),
+                Err(kube::Error::Api(status)) if status.code == 409 && tries < CONFLICTS => {
+                    let newer = api.get(&name).await.map_err(|error| told(&error))?;
+                    let newer = Live::from_object(&newer);
+                    (version, replicas, tries) = (newer.resource_version, newer.workers.desired, tries + 1);
+                }
+                Err(error) => return Err(told(&error)),
             }
         }
-        // It changes all the time: the autoscaler will see to it.
-        Ok(())
     }
 
-    async fn remove(&self, owner: &Owner, part: Part) -> Result<(), Problem> {
+    async fn remove(&self, owner: &Owner, part: Part) -> Result<(), Unapplied> {
         let name = part.object_name(&owner.name);
         let Some(live) = self.index.get(part, &owner.namespace, &name) else { return Ok(()) };
         if live.deleting || live.controlled_by.as_deref() != Some(owner.uid.as_str()) {
@@ -267,9 +269,15 @@ impl Applier {
         let seen = Preconditions { uid: Some(live.uid.clone()), resource_version: Some(live.resource_version.clone()) };
         let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::background() };
         match self.api(part, &owner.namespace).delete(&name, &parameters).await {
-            Ok(_) => self.index.remove(part, &owner.namespace, &name, &live.uid),
+            Ok(answer) => match answer.left() {
+                // Not gone before its finalizers are.
+                Some(object) => {
+                    self.index.answered(part, &owner.namespace, &name, Live::from_object(&object), Instant::now());
+                }
+                None => self.index.deleted(part, &owner.namespace, &name, &live.uid, Instant::now()),
+            },
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                self.index.remove(part, &owner.namespace, &name, &live.uid);
+                self.index.deleted(part, &owner.namespace, &name, &live.uid, Instant::now());
             }
             Err(error) => return Err(failed("could not delete", part, owner, &name, &error)),
         }
@@ -304,29 +312,6 @@ fn comparable(desired: &Desired) -> Value {
         fields.retain(|key, _| key != "apiVersion" && key != "kind");
     }
     body
-}
-
-fn failed(what: &str, part: Part, owner: &Owner, name: &str, error: &kube::Error) -> Problem {
-    problem(&format!("{what} the {} {}/{name}", part.kind(), owner.namespace), error)
-}
-
-fn problem(what: &str, error: &kube::Error) -> Problem {
-    match error {
-        kube::Error::Api(status) => Problem {
-            reason: Reason::ApplyFailed,
-            message: format!("{what}: {}", status.message),
-            lasting: matches!(status.code, 400 | 403 | 404 | 405 | 413 | 422),
-        },
-        // Without details of the transport: they change from time to time, and each change would be a write.
-        other => {
-            tracing::warn!("{what}: {other}");
-            Problem {
-                reason: Reason::ApplyFailed,
-                message: format!("{what}: the API server did not answer"),
-                lasting: false,
-            }
-        }
-    }
 }
 
 #[cfg(test)]

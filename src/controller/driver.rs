@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     apply::Applier,
     existing::ExistingWorkloads,
-    live::LiveIndex,
+    index::LiveIndex,
     plan_autoscaler::ServerAbilities,
     plan_pods::WorkerImage,
     pod_look::PodLook,

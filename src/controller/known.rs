@@ -37,6 +37,8 @@ pub struct Known<'a> {
     pub generation: Option<i64>,
     /// `spec.suspend`.
     pub suspended: bool,
+    /// `spec.suspend` is off, and the workload has been given its workers back, or needs none.
+    pub resumed: bool,
     /// `spec.lag.target`.
     pub target: Duration,
     /// The workload.

@@ -1,15 +1,8 @@
-//! What the cluster holds of the objects made for Projections, in a compact form: an index that watches feed and reconciling
-//! reads, so that a reconcile that changes nothing asks the API server nothing.
-
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock},
-};
+//! What the cluster holds of one object made for a Projection, in a compact form. Pure.
 
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use super::parts::Part;
 use crate::{names, snapshot::ProjectionKey};
 
 /// One object, as far as the operator needs it.
@@ -93,7 +86,7 @@ impl Live {
     }
 
     /// The same, whatever version the API server gave it: nothing that we look at differs.
-    fn looks_like(&self, other: &Self) -> bool {
+    pub(super) fn looks_like(&self, other: &Self) -> bool {
         let Self {
             uid,
             resource_version: _,
@@ -117,12 +110,17 @@ impl Live {
             && *autoscaler_inactive == other.autoscaler_inactive
     }
 
-    /// Versions count upwards; where they cannot be read, the later arrival is taken for the newer one.
-    fn is_older_than(&self, other: &Self) -> bool {
-        match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
-            (Ok(mine), Ok(theirs)) => mine < theirs,
-            _ => false,
-        }
+    /// True where this state is older than the other, of the same object or a namesake.
+    pub(super) fn is_older_than(&self, other: &Self) -> bool {
+        is_older(&self.resource_version, &other.resource_version)
+    }
+}
+
+/// Compares two versions of objects of one kind. They count upwards; where they cannot be read, the first is not taken for the older one.
+pub fn is_older(version: &str, other: &str) -> bool {
+    match (version.parse::<u64>(), other.parse::<u64>()) {
+        (Ok(mine), Ok(theirs)) => mine < theirs,
+        _ => false,
     }
 }
 
@@ -199,64 +197,6 @@ pub fn made_for(object: &DynamicObject) -> Option<ProjectionKey> {
     Some(ProjectionKey { namespace: namespace.into(), name: name.as_str().into() })
 }
 
-/// Kind, namespace and name.
-type Address = (Part, String, String);
-
-/// All live objects that carry our label. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct LiveIndex(Arc<RwLock<HashMap<Address, Arc<Live>>>>);
-
-impl LiveIndex {
-    /// One object.
-    pub fn get(&self, part: Part, namespace: &str, name: &str) -> Option<Arc<Live>> {
-        let objects = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        objects.get(&(part, namespace.to_owned(), name.to_owned())).cloned()
-    }
-
-    /// Takes in what a watch or an answer said; an older word does not replace a newer one of the same object. Returns whether
-    /// anything that matters changed.
-    pub fn put(&self, part: Part, namespace: &str, name: &str, live: Live) -> bool {
-        let mut objects = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let address = (part, namespace.to_owned(), name.to_owned());
-        let before = objects.get(&address);
-        if before.is_some_and(|before| before.uid == live.uid && live.is_older_than(before)) {
-            return false;
-        }
-        let changed = before.is_none_or(|before| !before.looks_like(&live));
-        objects.insert(address, Arc::new(live));
-        changed
-    }
-
-    /// Forgets an object; a namesake that came since stays.
-    pub fn remove(&self, part: Part, namespace: &str, name: &str, uid: &str) {
-        let mut objects = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let address = (part, namespace.to_owned(), name.to_owned());
-        if objects.get(&address).is_some_and(|live| live.uid == uid) {
-            objects.remove(&address);
-        }
-    }
-
-    /// After a complete list of one kind in one namespace (or in all): forgets what was not in it. Returns the names of those.
-    pub fn retain(
-        &self,
-        part: Part,
-        namespace: Option<&str>,
-        listed: &HashSet<(String, String)>,
-    ) -> Vec<(String, String)> {
-        let mut objects = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut gone = Vec::new();
-        objects.retain(|(kind, space, name), _| {
-            let concerned = *kind == part && namespace.is_none_or(|namespace| namespace == space);
-            let keep = !concerned || listed.contains(&(space.clone(), name.clone()));
-            if !keep {
-                gone.push((space.clone(), name.clone()));
-            }
-            keep
-        });
-        gone
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,23 +242,5 @@ mod tests {
         let inactive = autoscaler("FailedGetExternalMetric").autoscaler_inactive;
         assert_eq!(inactive.as_deref(), Some("FailedGetExternalMetric: no metric"));
         assert_eq!(autoscaler("ScalingDisabled").autoscaler_inactive, None);
-    }
-
-    #[test]
-    fn an_old_word_does_not_replace_a_newer_one_and_a_mere_new_version_is_no_change() {
-        let index = LiveIndex::default();
-        let put = |version, ready| {
-            index.put(Part::Deployment, "shop", "orders", Live::from_object(&deployment(version, ready)))
-        };
-        assert!(put("10", 2));
-        assert!(!put("9", 0), "older");
-        assert_eq!(index.get(Part::Deployment, "shop", "orders").unwrap().workers.ready, 2);
-        assert!(!put("11", 2), "same but for its version");
-        assert!(put("12", 1));
-        index.remove(Part::Deployment, "shop", "orders", "other");
-        assert!(index.get(Part::Deployment, "shop", "orders").is_some());
-        let gone = index.retain(Part::Deployment, Some("elsewhere"), &HashSet::new());
-        assert!(gone.is_empty());
-        assert_eq!(index.retain(Part::Deployment, None, &HashSet::new()).len(), 1);
     }
 }

@@ -1,14 +1,17 @@
 //! Makes the cluster follow the Projections, on the leader only: gather → validate → plan (pure) → apply → status.
 //!
-//! Each step is a file and hands its result on as a type. Only `apply` and `report` write to the cluster.
+//! Each step is a file and hands its result on as a type. Only `apply`, `scale` and `report` write to the cluster.
 
 mod announce;
 mod apply;
 mod conditions;
 mod driver;
 mod existing;
+mod index;
 mod known;
 mod live;
+mod memory;
+mod obstacles;
 mod parts;
 mod plan;
 mod plan_autoscaler;
@@ -24,6 +27,7 @@ mod preview;
 mod queue;
 mod reconcile;
 mod report;
+mod scale;
 mod scale_out;
 mod status;
 #[cfg(test)]
@@ -31,13 +35,14 @@ mod status_tests;
 mod trouble;
 #[cfg(test)]
 mod trouble_tests;
+mod unapplied;
 mod urgency;
 mod validate;
 mod watches;
 mod workload_state;
 
 pub use driver::{ControllerInputs, run};
-pub use live::LiveIndex;
+pub use index::LiveIndex;
 pub use parts::Part;
 pub use plan_autoscaler::ServerAbilities;
 pub use plan_pods::WorkerImage;

@@ -13,26 +13,30 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     announce::announcements,
-    apply::{Applier, Memos, ScaleTarget},
+    apply::Applier,
     conditions::metrics_not_served,
     existing::{ExistingWorkloads, Look},
+    index::{CONFIRM_WITHIN, LiveIndex},
     known::{Known, Problem, WorkloadView},
-    live::{Live, LiveIndex},
+    live::{Live, is_older},
+    memory::{Gathered, Memory, Outcome, Refusal},
+    obstacles::{made_by_us, missing, rival, uncollected},
     parts::{Owner, Part},
     plan::{Plan, plan},
     plan_autoscaler::ServerAbilities,
     plan_pods::WorkerImage,
     plan_scale::{ScalePlan, ScaleView},
-    pod_look::{PodLook, PodMemory},
+    pod_look::PodLook,
     queue::{Ended, backoff},
-    report::Reports,
-    scale_out::ScaleOut,
+    report::{Reports, Stored, Unwritten},
+    scale::ScaleTarget,
     status::{next_status, workers},
+    unapplied::Unapplied,
     urgency::{FIRST_WORD, Pace, Urgency, has_only_begun, numbers_every, urgency},
     validate::{Validated, Workload, validate},
 };
 use crate::{
-    api::{ExistingKind, Phase, Projection, ProjectionStatus, Reason, WorkersStatus},
+    api::{Projection, ProjectionStatus, Reason, WorkersStatus},
     metrics::ControllerMetrics,
     registration::Unserved,
     snapshot::{Measured, Observation, ProjectionKey, SharedSnapshot, Unknown},
@@ -40,8 +44,12 @@ use crate::{
 
 /// A Projection that another one keeps from its workload is looked at again so often.
 const RIVAL_EVERY: Duration = Duration::from_secs(10);
-/// An API server that fails for less is not worth a word: what failed is tried again.
-const FAILS_UNTOLD: Duration = Duration::from_secs(10);
+/// What another writer changes in a status is put right no more often than this.
+const CORRECT_EVERY: Duration = Duration::from_secs(1);
+/// The workers go so soon after the status has told of the suspension.
+const AFTER_RECORD: Duration = Duration::from_millis(20);
+/// An object of a deleted Projection that has not been collected after so many looks is worth a word: about half a minute.
+const LOOKS_UNTOLD: u32 = 6;
 /// Workers that are needed now do not wait longer than this for the word that they come.
 const WORD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -64,48 +72,6 @@ pub struct Reconciler {
     pub(super) pace: Mutex<Pace>,
 }
 
-/// What is remembered of one Projection between two rounds; losing it costs a few writes, nothing else.
-#[derive(Debug, Default)]
-pub struct Memory {
-    pub(super) uid: String,
-    memos: Memos,
-    scale_out: ScaleOut,
-    refusal: Option<Refusal>,
-    /// Since when applying has failed each time.
-    failing: Option<Instant>,
-    /// The hash of the workload that we declared last, where it is ours.
-    pub(super) declared: Option<String>,
-    pub(super) pods: PodMemory,
-    /// When there was something to say for the first time.
-    begun: Option<Instant>,
-    /// When its numbers may be written, which are due.
-    numbers_at: Option<Instant>,
-    /// The status that we wrote last, and when: our own word is newer than the watch's.
-    written: Option<(ProjectionStatus, Instant)>,
-}
-
-impl Memory {
-    /// The problem, if it will stay or has stayed for long enough to be told.
-    fn told(&self, problem: Problem) -> Option<Problem> {
-        let since = self.failing.map(|failing| failing.elapsed());
-        let told = problem.lasting || since.is_some_and(|since| since >= FAILS_UNTOLD);
-        if !told {
-            tracing::debug!("{}: tried again", problem.message);
-        }
-        told.then_some(problem)
-    }
-}
-
-/// A plan that could not be carried out, and until when it is not tried again unless something changes.
-#[derive(Clone, Debug)]
-struct Refusal {
-    plan: Plan,
-    seen: Vec<Option<Arc<Live>>>,
-    problem: Problem,
-    failures: u32,
-    until: Instant,
-}
-
 /// What the number of workers is decided from, besides the workload itself.
 #[derive(Clone, Copy)]
 struct Wish<'a> {
@@ -119,21 +85,19 @@ struct Wish<'a> {
     agreed: bool,
 }
 
-/// What is there when a round begins.
-struct Gathered {
-    projection: Arc<Projection>,
-    previous: ProjectionStatus,
-}
-
 impl Reconciler {
     /// One round. `jitter` from 0 to 1 spreads what failed together.
     pub async fn reconcile(&self, key: &ProjectionKey, jitter: f64) -> Ended {
         let mut memory = self.take_memory(key);
         let Some(gathered) = self.gather(key, &mut memory) else {
             self.existing.forget(key);
+            if memory.gone {
+                self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
+            }
             return Ended::Settled;
         };
         let ended = self.round(key, &gathered, &mut memory, jitter).await;
+        let ended = self.until_confirmed(key, ended);
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
         ended
     }
@@ -150,21 +114,43 @@ impl Reconciler {
 
     /// `None`: there is no such Projection any more, or it is going; what it made is collected with it.
     fn gather(&self, key: &ProjectionKey, memory: &mut Memory) -> Option<Gathered> {
-        let projection = self.projections.get(&ObjectRef::new(&key.name).within(&key.namespace))?;
-        if projection.metadata.deletion_timestamp.is_some() {
+        let Some(projection) = self.projections.get(&ObjectRef::new(&key.name).within(&key.namespace)) else {
+            *memory = Memory::default();
             return None;
-        }
+        };
         let uid = projection.metadata.uid.clone().unwrap_or_default();
         if memory.uid != uid {
             *memory = Memory { uid, ..Memory::default() };
         }
-        let written = memory.written.as_ref().map(|(status, _)| status.clone());
-        let previous = written.or_else(|| projection.status.clone()).unwrap_or_default();
-        Some(Gathered { projection, previous })
+        if projection.metadata.deletion_timestamp.is_some() || memory.gone {
+            return None;
+        }
+        let version = projection.metadata.resource_version.clone().unwrap_or_default();
+        let seen = Stored { status: projection.status.clone().unwrap_or_default(), version };
+        let written = memory.written.as_ref().map(|(written, _)| written.clone());
+        // The watch may lag behind our own write.
+        let newer = written.clone().filter(|written| is_older(&seen.version, &written.version));
+        let there = newer.unwrap_or(seen);
+        let previous = written.map_or_else(|| there.status.clone(), |written| written.status);
+        Some(Gathered { projection, previous, there })
+    }
+
+    /// Comes back to objects that the watch does not show although an answer described them.
+    fn until_confirmed(&self, key: &ProjectionKey, ended: Ended) -> Ended {
+        let now = Instant::now();
+        let waits = Part::ALL.into_iter().filter_map(|part| {
+            let since = self.index.unconfirmed_for(part, &key.namespace, &part.object_name(&key.name), now)?;
+            Some(CONFIRM_WITHIN.saturating_sub(since).max(CORRECT_EVERY))
+        });
+        match (ended, waits.min()) {
+            (Ended::Settled, Some(wait)) => Ended::Again(wait),
+            (Ended::Again(after), Some(wait)) => Ended::Again(after.min(wait)),
+            (ended, _) => ended,
+        }
     }
 
     async fn round(&self, key: &ProjectionKey, gathered: &Gathered, memory: &mut Memory, jitter: f64) -> Ended {
-        let Gathered { projection, previous } = gathered;
+        let Gathered { projection, previous, there } = gathered;
         let existing = projection.spec.projector.as_ref().and_then(|projector| projector.existing.as_ref());
         if existing.is_some_and(|named| matches!(self.existing.look(key, named.kind, &named.name), Look::NotYet)) {
             // Not known is not missing. The watch calls again with its first answer.
@@ -180,6 +166,7 @@ impl Reconciler {
         let mut known = Known {
             generation: projection.metadata.generation,
             suspended: projection.spec.suspend,
+            resumed: false,
             target: projection.spec.lag.target.0,
             workload: WorkloadView::Absent,
             trouble: None,
@@ -198,22 +185,32 @@ impl Reconciler {
             Err(invalid) => {
                 let message = invalid.to_string();
                 known.problem = Some(Problem { reason: Reason::InvalidSpec, message, lasting: true });
-                known.workload = self.workload_of(key);
+                known.workload = self.workload_of(key, &memory.uid);
             }
             Ok(validated) => {
                 if validated.workers.autoscaled {
                     known.metrics_not_served = metrics_not_served(self.unserved.borrow().as_ref(), previous);
                 }
-                known.workload = self.seen_of(key, &validated.workload);
+                known.workload = self.seen_of(key, &validated.workload, &memory.uid);
                 let wish = Wish {
                     known: &known,
                     required: required(&known.measured, observation.as_deref()),
-                    was_suspended: previous.phase == Some(Phase::Suspended),
+                    was_suspended: previous.suspended,
                     agreed: known.metrics_not_served.is_none(),
                 };
-                (known.problem, retry) = self.carry_out(key, gathered, &validated, wish, memory, jitter).await;
+                // The status tells of the suspension before the workers go, so that a crash in between does not lose it.
+                let outcome = if known.suspended && !there.status.suspended && !memory.unrecordable {
+                    Outcome { retry: Some(AFTER_RECORD), ..Outcome::default() }
+                } else {
+                    self.carry_out(key, gathered, &validated, wish, memory, jitter).await
+                };
+                if memory.gone {
+                    return Ended::Settled;
+                }
+                known.resumed = outcome.done && !known.suspended;
+                (known.problem, retry) = (outcome.problem, outcome.retry);
                 known.unapplied = known.problem.is_none() && memory.failing.is_some();
-                known.workload = self.seen_of(key, &validated.workload);
+                known.workload = self.seen_of(key, &validated.workload, &memory.uid);
                 if !known.suspended {
                     let again = self.look_into(key, &validated.workload, previous, memory, &mut known).await;
                     retry = retry.into_iter().chain(again).min();
@@ -228,9 +225,12 @@ impl Reconciler {
             .and_then(|live| live.autoscaler_inactive.as_deref());
         let owner = Owner { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: memory.uid.clone() };
         // Part of it may have been said before it was done.
-        let previous = memory.written.as_ref().map_or_else(|| previous.clone(), |(status, _)| status.clone());
-        let next = next_status(&known, &previous, Timestamp::now());
-        self.report(&owner, &previous, next, memory, retry).await
+        let said =
+            memory.written.as_ref().map(|(written, _)| written).filter(|said| !is_older(&said.version, &there.version));
+        let (previous, there) = said.map_or((previous, there), |said| (&said.status, said));
+        let next = next_status(&known, previous, Timestamp::now());
+        let (previous, there) = (previous.clone(), there.clone());
+        self.report(&owner, &previous, &there, next, memory, retry).await
     }
 
     /// Plans and applies, unless the very same was refused a moment ago.
@@ -242,18 +242,20 @@ impl Reconciler {
         wish: Wish<'_>,
         memory: &mut Memory,
         jitter: f64,
-    ) -> (Option<Problem>, Option<Duration>) {
-        let (replicas, target) = match &validated.workload {
+    ) -> Outcome {
+        let refused =
+            |problem: Problem, retry: Option<Duration>| Outcome { problem: Some(problem), retry, done: false };
+        let (mut replicas, target) = match &validated.workload {
             Workload::Existing { kind, name } => {
-                if let Some(problem) = self.rival(&gathered.projection, *kind, name) {
-                    return (Some(problem), Some(RIVAL_EVERY));
+                if let Some(problem) = rival(&self.projections, &gathered.projection, *kind, name) {
+                    return refused(problem, Some(RIVAL_EVERY));
                 }
                 match self.existing.look(key, *kind, name) {
-                    Look::NotYet => return (None, None),
-                    Look::Missing => return (Some(missing(key, *kind, name)), None),
+                    Look::NotYet => return Outcome::default(),
+                    Look::Missing => return refused(missing(key, *kind, name), None),
                     Look::Found(live) => {
                         if live.controlled_by.is_some() && live.applied_hash.is_some() {
-                            return (Some(made_by_us(key, *kind, name)), None);
+                            return refused(made_by_us(key, *kind, name), None);
                         }
                         (live.workers.desired, ScaleTarget::Existing(*kind, name.clone()))
                     }
@@ -267,6 +269,13 @@ impl Reconciler {
             }
         };
         let Wish { known, required, was_suspended, agreed } = wish;
+        if was_suspended && !known.suspended && replicas.is_some() {
+            // What is there now decides whether the workers have to be brought back: the watch may not have shown yet that they were taken away.
+            match self.applier.scaling(&validated.owner, &target).replicas().await {
+                Ok(now) => replicas = now,
+                Err(error) => return self.unapplied(error, None, &validated.owner, memory, jitter),
+            }
+        }
         let now = self.began.elapsed();
         let ceiling = replicas.filter(|_| agreed);
         let ceiling = ceiling.and_then(|replicas| memory.scale_out.ceiling(&validated.workers, replicas, now));
@@ -282,50 +291,76 @@ impl Reconciler {
         if let Some(refusal) = &before {
             let left = refusal.until.saturating_duration_since(Instant::now());
             if !left.is_zero() {
-                let answer = (memory.told(refusal.problem.clone()), Some(left));
+                let problem = refusal.problem.clone().and_then(|problem| memory.told(problem));
+                let outcome = Outcome { problem, retry: Some(left), done: false };
                 memory.refusal = before;
-                return answer;
+                return outcome;
             }
         }
         if matches!(plan.scale, ScalePlan::Raise(1..) | ScalePlan::Set(1..)) && known.measured.is_ok() {
-            self.say_before_raising(&validated.owner, &gathered.previous, workers(known), memory).await;
+            self.say_before_raising(&validated.owner, gathered, workers(known), memory).await;
+            if memory.gone {
+                return Outcome::default();
+            }
         }
         match self.applier.apply(&validated.owner, &plan, &target, &mut memory.memos).await {
             Ok(()) => {
                 memory.failing = None;
-                (None, None)
+                Outcome { done: true, ..Outcome::default() }
             }
-            Err(problem) => {
-                memory.failing.get_or_insert_with(Instant::now);
+            Err(error) => {
                 let failures = before.map_or(0, |refusal| refusal.failures.saturating_add(1));
-                let wait = backoff(failures, jitter);
-                self.metrics.failures.inc();
-                memory.refusal =
-                    Some(Refusal { plan, seen, problem: problem.clone(), failures, until: Instant::now() + wait });
-                (memory.told(problem), Some(wait))
+                self.unapplied(error, Some((plan, seen, failures)), &validated.owner, memory, jitter)
             }
         }
     }
 
+    /// Remembers why a plan was not carried out, and when to try again.
+    fn unapplied(
+        &self,
+        error: Unapplied,
+        tried: Option<(Plan, Vec<Option<Arc<Live>>>, u32)>,
+        owner: &Owner,
+        memory: &mut Memory,
+        jitter: f64,
+    ) -> Outcome {
+        let failures = tried.as_ref().map_or(0, |(_, _, failures)| *failures);
+        let problem = match error {
+            Unapplied::OwnerGone => {
+                tracing::debug!("{}/{} was deleted: nothing is made for it", owner.namespace, owner.name);
+                memory.gone = true;
+                return Outcome::default();
+            }
+            Unapplied::Problem(problem) => Some(problem),
+            Unapplied::Predecessor(part) => (failures >= LOOKS_UNTOLD).then(|| uncollected(part, owner)),
+        };
+        if problem.is_some() {
+            self.metrics.failures.inc();
+            memory.failing.get_or_insert_with(Instant::now);
+        }
+        let wait = backoff(failures, jitter);
+        if let Some((plan, seen, failures)) = tried {
+            let problem = problem.clone();
+            memory.refusal = Some(Refusal { plan, seen, problem, failures, until: Instant::now() + wait });
+        }
+        Outcome { problem: problem.and_then(|problem| memory.told(problem)), retry: Some(wait), done: false }
+    }
+
     /// The other replicas repeat what the status says. Were the workers raised first, an autoscaler that looks at this very moment and asks
     /// another replica would take them away again.
-    async fn say_before_raising(
-        &self,
-        owner: &Owner,
-        previous: &ProjectionStatus,
-        said: WorkersStatus,
-        memory: &mut Memory,
-    ) {
-        let before = previous.workers.as_ref().and_then(|workers| workers.required);
+    async fn say_before_raising(&self, owner: &Owner, gathered: &Gathered, said: WorkersStatus, memory: &mut Memory) {
+        let Gathered { previous, there, projection: _ } = gathered;
+        let before = there.status.workers.as_ref().and_then(|workers| workers.required);
         if before >= said.required {
             return;
         }
         let next = ProjectionStatus { workers: Some(said), ..previous.clone() };
         self.metrics.status_writes.inc();
         // The workers matter more; the whole status is written after them.
-        match timeout(WORD_TIMEOUT, self.reports.write_status(owner, &next)).await {
-            Ok(Ok(())) => memory.written = Some((next, Instant::now())),
-            Ok(Err(error)) => {
+        match timeout(WORD_TIMEOUT, self.reports.write_status(owner, &there.version, &next)).await {
+            Ok(Ok(stored)) => memory.written = Some((stored, Instant::now())),
+            Ok(Err(Unwritten::Gone)) => memory.gone = true,
+            Ok(Err(Unwritten::Failed(error))) => {
                 tracing::warn!("the status of {}/{} could not be written: {error}", owner.namespace, owner.name);
             }
             Err(_) => tracing::warn!("the status of {}/{} was not written in time", owner.namespace, owner.name),
@@ -338,38 +373,35 @@ impl Reconciler {
         memory.numbers_at.get_or_insert_with(next).saturating_duration_since(now)
     }
 
-    /// Another Projection that names the same workload and did so earlier.
-    fn rival(&self, projection: &Projection, kind: ExistingKind, name: &str) -> Option<Problem> {
-        let age =
-            |one: &Projection| (one.metadata.creation_timestamp.clone().map(|time| time.0), one.metadata.uid.clone());
-        let rival = self.projections.find(|other| {
-            let existing = other.spec.projector.as_ref().and_then(|projector| projector.existing.as_ref());
-            other.metadata.namespace == projection.metadata.namespace
-                && existing.is_some_and(|existing| existing.kind == kind && existing.name == name)
-                && age(other) < age(projection)
-        })?;
-        let rival = rival.metadata.name.as_deref().unwrap_or_default().to_owned();
-        Some(Problem {
-            reason: Reason::InvalidSpec,
-            message: format!(
-                "spec.projector.existing.name: the Projection {rival} scales {} {name} already",
-                kind.as_str()
-            ),
-            lasting: true,
-        })
-    }
-
+    /// Writes what is new, and what another writer changed. `there` is what the API server has.
     async fn report(
         &self,
         owner: &Owner,
         previous: &ProjectionStatus,
+        there: &Stored,
         next: ProjectionStatus,
         memory: &mut Memory,
         retry: Option<Duration>,
     ) -> Ended {
         let again = retry.map_or(Ended::Settled, Ended::Again);
-        match urgency(previous, &next) {
-            Urgency::Never => return again,
+        let foreign = *previous != there.status;
+        match urgency(&there.status, &next) {
+            Urgency::Never => {
+                if foreign {
+                    // A write of ours that was given up has arrived.
+                    let events = announcements(previous, &there.status);
+                    memory.written = Some((there.clone(), Instant::now()));
+                    self.reports.publish(owner, events).await;
+                }
+                return again;
+            }
+            Urgency::Soon | Urgency::Now if foreign => {
+                let since = memory.written.as_ref().map(|(_, at)| at.elapsed());
+                let left = since.and_then(|since| CORRECT_EVERY.checked_sub(since)).filter(|left| !left.is_zero());
+                if let Some(left) = left {
+                    return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
+                }
+            }
             Urgency::Soon => {
                 let every = numbers_every(self.projections.len());
                 let since = memory.written.as_ref().map(|(_, at)| at.elapsed());
@@ -388,19 +420,24 @@ impl Reconciler {
             Urgency::Now => {}
         }
         self.metrics.status_writes.inc();
-        match self.reports.write_status(owner, &next).await {
-            Ok(()) => {
+        match self.reports.write_status(owner, &there.version, &next).await {
+            Ok(stored) => {
                 let events = announcements(previous, &next);
-                memory.written = Some((next, Instant::now()));
+                memory.written = Some((stored, Instant::now()));
                 memory.numbers_at = None;
+                memory.unrecordable = false;
                 self.reports.publish(owner, events).await;
                 again
             }
-            // Gone meanwhile; the watch will tell.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ended::Settled,
-            Err(error) => {
+            Err(Unwritten::Gone) => {
+                memory.gone = true;
+                Ended::Settled
+            }
+            Err(Unwritten::Failed(error)) => {
                 tracing::warn!("the status of {}/{} could not be written: {error}", owner.namespace, owner.name);
                 self.metrics.failures.inc();
+                // The workers are taken away all the same where no try will help.
+                memory.unrecordable = matches!(&error, kube::Error::Api(status) if matches!(status.code, 403 | 422));
                 Ended::Failed
             }
         }
@@ -416,24 +453,4 @@ fn required(measured: &Result<&Measured, Unknown>, observation: Option<&Observat
         Err(_) => observation.and_then(|observation| observation.fallback),
     };
     workers.and_then(|workers| i32::try_from(workers).ok())
-}
-
-fn missing(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {
-    Problem {
-        reason: Reason::WorkloadNotFound,
-        message: format!("spec.projector.existing: there is no {} {}/{name}", kind.as_str(), key.namespace),
-        lasting: true,
-    }
-}
-
-fn made_by_us(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {
-    Problem {
-        reason: Reason::InvalidSpec,
-        message: format!(
-            "spec.projector.existing.name: the {} {}/{name} was made for another Projection, which scales it",
-            kind.as_str(),
-            key.namespace
-        ),
-        lasting: true,
-    }
 }

@@ -1,4 +1,7 @@
 //! Writes a Projection's status and publishes Events. Decides nothing: see `status` and `announce`.
+//!
+//! A status replaces the whole status of one known version of the Projection. So a namesake created meanwhile does not get it, what
+//! others wrote into it does not stay, and a write that was given up and arrives late is refused once there is a newer one.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -14,6 +17,27 @@ use crate::{
     names,
 };
 
+/// A status is written again so often where the Projection changes at the same moment.
+const CONFLICTS: usize = 4;
+
+/// A status as the API server keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// The status.
+    pub status: ProjectionStatus,
+    /// The version of the Projection that has it.
+    pub version: String,
+}
+
+/// Why a status was not written.
+#[derive(Debug)]
+pub enum Unwritten {
+    /// The Projection was deleted, and perhaps another one of its name created.
+    Gone,
+    /// The API server refused it or did not answer. It may have been written all the same.
+    Failed(kube::Error),
+}
+
 /// Writes status and Events.
 #[derive(Clone)]
 pub struct Reports {
@@ -28,18 +52,36 @@ impl Reports {
         Self { recorder: Recorder::new(client.clone(), reporter), client }
     }
 
-    /// Replaces the whole status of this very Projection.
-    pub async fn write_status(&self, owner: &Owner, status: &ProjectionStatus) -> kube::Result<()> {
+    /// Replaces the whole status of this very Projection, which had `version` when it was last seen.
+    pub async fn write_status(
+        &self,
+        owner: &Owner,
+        version: &str,
+        status: &ProjectionStatus,
+    ) -> Result<Stored, Unwritten> {
         let api: Api<Projection> = Api::namespaced(self.client.clone(), &owner.namespace);
-        let body = json!({
-            "apiVersion": Projection::api_version(&()),
-            "kind": Projection::kind(&()),
-            // With the UID, a namesake created meanwhile does not get it.
-            "metadata": { "name": owner.name, "namespace": owner.namespace, "uid": owner.uid },
-            "status": status,
-        });
-        let parameters = PatchParams::apply(names::STATUS_FIELD_MANAGER).force();
-        api.patch_status(&owner.name, &parameters, &Patch::Apply(body)).await.map(drop)
+        let mut version = version.to_owned();
+        let mut tries = 0;
+        loop {
+            let refused = match replace(&api, owner, &version, status).await {
+                Ok(stored) => return Ok(stored),
+                Err(kube::Error::Api(refused)) if matches!(refused.code, 404 | 409 | 422) => refused,
+                Err(error) => return Err(Unwritten::Failed(error)),
+            };
+            // Another version, another Projection, or none: only a fresh read tells.
+            let newer = match api.get_opt(&owner.name).await.map_err(Unwritten::Failed)? {
+                Some(there) if there.metadata.uid.as_deref() == Some(owner.uid.as_str()) => {
+                    there.metadata.resource_version
+                }
+                _ => return Err(Unwritten::Gone),
+            };
+            let newer = newer.unwrap_or_default();
+            tries += 1;
+            if tries > CONFLICTS || newer == version {
+                return Err(Unwritten::Failed(kube::Error::Api(refused)));
+            }
+            version = newer;
+        }
     }
 
     /// Publishes Events; one that cannot be published is logged, since the status says the same.
@@ -66,4 +108,25 @@ impl Reports {
             }
         }
     }
+}
+
+async fn replace(
+    api: &Api<Projection>,
+    owner: &Owner,
+    version: &str,
+    status: &ProjectionStatus,
+) -> kube::Result<Stored> {
+    let operations = json!([
+        { "op": "test", "path": "/metadata/uid", "value": owner.uid },
+        { "op": "replace", "path": "/metadata/resourceVersion", "value": version },
+        { "op": "add", "path": "/status", "value": status },
+    ]);
+    let operations: json_patch::Patch = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
+    let parameters =
+        PatchParams { field_manager: Some(names::STATUS_FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let stored = api.patch_status(&owner.name, &parameters, &Patch::Json::<Projection>(operations)).await?;
+    Ok(Stored {
+        version: stored.metadata.resource_version.unwrap_or_default(),
+        status: stored.status.unwrap_or_default(),
+    })
 }

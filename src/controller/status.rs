@@ -31,6 +31,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
     ProjectionStatus {
         observed_generation: known.generation,
         phase: Some(phase(known, previous)),
+        suspended: suspended(known, previous),
         head: sample.map(|sample| HeadStatus { raw: sample.head.raw.to_string(), safe: sample.head.safe.to_string() }),
         checkpoint: sample.and_then(|sample| sample.checkpoint.lowest()).map(|position| position.to_string()),
         pending: assessment.map(|all| PendingStatus {
@@ -79,14 +80,20 @@ pub fn workers(known: &Known<'_>) -> WorkersStatus {
     }
 }
 
+/// Whether the workers are away, or about to be, because of `spec.suspend`. Stays until resuming has been carried out: a crash in between
+/// must not lose it, and neither must a phase that says something else meanwhile.
+fn suspended(known: &Known<'_>, previous: &ProjectionStatus) -> bool {
+    known.suspended || (previous.suspended && !known.resumed)
+}
+
 fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
     if known.problem.as_ref().is_some_and(|problem| problem.lasting) {
         return Phase::Failed;
     }
     let asleep = matches!(known.workload, WorkloadView::Present(WorkerCounts { desired: Some(0), .. }));
     let none_required = none_required(known) == Some(true);
-    // Until the workers are back, or none is required, it is still switched off; resuming reads this, so that a crash in between loses nothing.
-    if known.suspended || (previous.phase == Some(Phase::Suspended) && asleep && !none_required) {
+    // Until the workers are back it is still switched off.
+    if suspended(known, previous) {
         return Phase::Suspended;
     }
     if known.workload == WorkloadView::Absent {

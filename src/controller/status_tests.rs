@@ -81,6 +81,7 @@ fn known(measured: Result<&Measured, Unknown>) -> Known<'_> {
     Known {
         generation: Some(1),
         suspended: false,
+        resumed: false,
         target: Duration::from_secs(30),
         workload: present(2, 2),
         trouble: None,
@@ -220,8 +221,14 @@ fn suspended_lasts_until_the_workers_are_back() {
     is(&suspended, "Ready", "True", Reason::Suspended);
     let resuming = Known { suspended: false, ..asleep };
     assert_eq!(next_status(&resuming, &suspended, at(200)).phase, Some(Phase::Suspended));
-    let back = known(Ok(&good));
-    assert_eq!(next_status(&back, &suspended, at(200)).phase, Some(Phase::Live));
+    let back = Known { workload: present(1, 1), resumed: true, ..resuming.clone() };
+    let resumed = next_status(&back, &suspended, at(200));
+    assert_eq!((resumed.phase, resumed.suspended), (Some(Phase::Live), false));
+    // Another phase in between does not lose it.
+    let problem = Problem { reason: Reason::InvalidSpec, message: "no such thing".to_owned(), lasting: true };
+    let broken = next_status(&Known { problem: Some(problem), ..resuming.clone() }, &suspended, at(200));
+    assert_eq!((broken.phase, broken.suspended), (Some(Phase::Failed), true));
+    assert_eq!(next_status(&resuming, &broken, at(300)).phase, Some(Phase::Suspended));
 }
 
 #[test]
@@ -530,7 +537,8 @@ fn asleep_is_well_and_says_so_until_the_first_event_or_the_kill_switch() {
     let off = Known { workload: present(0, 0), suspended: true, ..known(Ok(&quiet)) };
     let off = next_status(&off, &asleep, at(200));
     assert_eq!(off.phase, Some(Phase::Suspended));
-    let resumed = next_status(&Known { workload: present(0, 0), ..known(Ok(&quiet)) }, &off, at(300));
+    let resumed = Known { workload: present(0, 0), resumed: true, ..known(Ok(&quiet)) };
+    let resumed = next_status(&resumed, &off, at(300));
     assert_eq!(resumed.phase, Some(Phase::Idle), "resumed, and nothing waits");
 }
 

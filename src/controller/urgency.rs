@@ -64,7 +64,7 @@ pub fn urgency(before: &ProjectionStatus, after: &ProjectionStatus) -> Urgency {
             .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone()))
             .collect();
         let workers = status.workers.clone().map(|workers| WorkersStatus { reason: None, ..workers });
-        (status.observed_generation, status.phase, workers, status.pending.is_some(), conditions)
+        (status.observed_generation, status.phase, status.suspended, workers, status.pending.is_some(), conditions)
     };
     if acted_on(before) == acted_on(after) { Urgency::Soon } else { Urgency::Now }
 }

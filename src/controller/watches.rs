@@ -3,7 +3,10 @@
 //! A list is taken over as a whole, so that what vanished while a watch was interrupted is noticed. A Projection that cannot be
 //! read is logged and left as it was; it never stalls the others.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use futures::{Stream, StreamExt as _, stream::SelectAll};
 use kube::{
@@ -18,7 +21,8 @@ use kube::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    live::{Live, LiveIndex, made_for},
+    index::LiveIndex,
+    live::{Live, made_for},
     parts::Part,
 };
 use crate::{api::Projection, names, snapshot::ProjectionKey};
@@ -130,7 +134,7 @@ pub async fn follow_part(
             }
             Ok(Event::InitDone) => {
                 let all = listed.remove(&scope).unwrap_or_default();
-                for (namespace, name) in index.retain(part, scope.as_deref(), &all) {
+                for (namespace, name) in index.retain(part, scope.as_deref(), &all, Instant::now()) {
                     let name = projection_of(part, &name);
                     let _ = triggers.send(ProjectionKey { namespace: namespace.as_str().into(), name: name.into() });
                 }
@@ -142,7 +146,7 @@ pub async fn follow_part(
             Ok(Event::Apply(object)) => concerned = take(&index, part, &object),
             Ok(Event::Delete(object)) => {
                 let (namespace, name) = address(&object);
-                index.remove(part, &namespace, &name, &object.uid().unwrap_or_default());
+                index.deleted(part, &namespace, &name, &object.uid().unwrap_or_default(), Instant::now());
                 concerned = made_for(&object);
             }
         }
@@ -180,7 +184,7 @@ fn address(object: &DynamicObject) -> (String, String) {
 /// Puts an object into the index; returns whom it concerns if anything that matters changed.
 fn take(index: &LiveIndex, part: Part, object: &DynamicObject) -> Option<ProjectionKey> {
     let (namespace, name) = address(object);
-    index.put(part, &namespace, &name, Live::from_object(object)).then(|| made_for(object)).flatten()
+    index.watched(part, &namespace, &name, Live::from_object(object)).then(|| made_for(object)).flatten()
 }
 
 /// The Projection that an object of this name is made for.
@@ -229,7 +233,8 @@ fn key_of(projection: &Projection) -> Option<ProjectionKey> {
     Some(ProjectionKey { namespace: namespace.as_str().into(), name: projection.name_any().as_str().into() })
 }
 
-/// Whom an event concerns as far as reconciling goes: not one that only brings back the status that we wrote.
+/// Whom an event concerns as far as reconciling goes. A changed status does, too: another writer may have changed it, or a write of ours
+/// that was given up has arrived.
 fn concerned(store: &Store<Projection>, event: &Event<Projection>) -> Option<ProjectionKey> {
     match event {
         Event::Init | Event::InitDone => None,
@@ -237,11 +242,15 @@ fn concerned(store: &Store<Projection>, event: &Event<Projection>) -> Option<Pro
         Event::Apply(projection) => {
             let key = key_of(projection)?;
             let before = store.get(&ObjectRef::new(&key.name).within(&key.namespace));
-            let essence = |projection: &Projection| {
-                let metadata = &projection.metadata;
-                (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.clone())
-            };
-            before.is_none_or(|before| essence(&before) != essence(projection)).then_some(key)
+            before.is_none_or(|before| !same_to_reconcile(&before, projection)).then_some(key)
         }
     }
+}
+
+fn same_to_reconcile(before: &Projection, after: &Projection) -> bool {
+    let (old, new) = (&before.metadata, &after.metadata);
+    old.uid == new.uid
+        && old.generation == new.generation
+        && old.deletion_timestamp == new.deletion_timestamp
+        && before.status == after.status
 }

@@ -6,8 +6,9 @@ use super::{
     existing::Look,
     known::{Known, WorkloadView},
     live::Live,
+    memory::Memory,
     parts::Part,
-    reconcile::{Memory, Reconciler},
+    reconcile::Reconciler,
     trouble::{Looked, rollout},
     validate::Workload,
 };
@@ -49,17 +50,20 @@ impl Reconciler {
         again
     }
 
-    pub(super) fn seen_of(&self, key: &ProjectionKey, workload: &Workload) -> WorkloadView {
+    /// The workload of the Projection with this UID.
+    pub(super) fn seen_of(&self, key: &ProjectionKey, workload: &Workload, uid: &str) -> WorkloadView {
         match workload {
             Workload::MeasureOnly => WorkloadView::NotWanted,
             Workload::Existing { kind, name } => view(self.existing_workload(key, *kind, name).as_deref()),
-            Workload::Own { .. } => self.workload_of(key),
+            Workload::Own { .. } => self.workload_of(key, uid),
         }
     }
 
-    pub(super) fn workload_of(&self, key: &ProjectionKey) -> WorkloadView {
+    /// The Deployment made for the Projection with this UID: one of a deleted namesake does not count.
+    pub(super) fn workload_of(&self, key: &ProjectionKey, uid: &str) -> WorkloadView {
         let name = Part::Deployment.object_name(&key.name);
-        view(self.index.get(Part::Deployment, &key.namespace, &name).as_deref())
+        let live = self.index.get(Part::Deployment, &key.namespace, &name);
+        view(live.filter(|live| live.controlled_by.as_deref() == Some(uid)).as_deref())
     }
 
     fn existing_workload(&self, key: &ProjectionKey, kind: ExistingKind, name: &str) -> Option<Arc<Live>> {

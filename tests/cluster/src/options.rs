@@ -12,11 +12,19 @@ pub struct ClusterOptions {
     /// A further flag of kube-apiserver; may be given several times
     #[arg(long = "api-server-flag", allow_hyphen_values = true)]
     pub api_server_flags: Vec<String>,
+    /// Only etcd, the API server and the controller manager: no node, so that no pod ever runs
+    #[arg(long)]
+    pub control_plane_only: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { hpa_sync_period: "15s".to_owned(), controller_manager_flags: Vec::new(), api_server_flags: Vec::new() }
+        Self {
+            hpa_sync_period: "15s".to_owned(),
+            controller_manager_flags: Vec::new(),
+            api_server_flags: Vec::new(),
+            control_plane_only: false,
+        }
     }
 }
 
@@ -42,13 +50,21 @@ impl ClusterOptions {
         self
     }
 
+    /// Brings up no node: quicker and smaller, for tests that look at objects and run no pod.
+    #[must_use]
+    pub fn control_plane_only(mut self) -> Self {
+        self.control_plane_only = true;
+        self
+    }
+
     /// The same choices as command line arguments.
     #[must_use]
     pub fn to_arguments(&self) -> Vec<String> {
-        let Self { hpa_sync_period, controller_manager_flags, api_server_flags } = self;
+        let Self { hpa_sync_period, controller_manager_flags, api_server_flags, control_plane_only } = self;
         let mut arguments = vec![format!("--hpa-sync-period={hpa_sync_period}")];
         arguments.extend(controller_manager_flags.iter().map(|flag| format!("--controller-manager-flag={flag}")));
         arguments.extend(api_server_flags.iter().map(|flag| format!("--api-server-flag={flag}")));
+        arguments.extend(control_plane_only.then(|| "--control-plane-only".to_owned()));
         arguments
     }
 }

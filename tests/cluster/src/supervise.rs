@@ -159,9 +159,11 @@ impl Programs<'_> {
         }
         self.start(components.etcd())?;
         self.start(components.api_server())?;
-        self.start(components.containerd()?)?;
-        for image in images::own_images()? {
-            self.import(&image).await?;
+        if !options.control_plane_only {
+            self.start(components.containerd()?)?;
+            for image in images::own_images()? {
+                self.import(&image).await?;
+            }
         }
         let client = crate::cluster::client_from(&instance.kubeconfig()).await?;
         self.until("the API server is ready", || async {
@@ -169,13 +171,13 @@ impl Programs<'_> {
             client.request_text(request).await.map(|_| true).map_err(Into::into)
         })
         .await?;
-        for component in [
-            components.controller_manager(),
-            components.scheduler(),
-            components.kubelet()?,
-            components.kube_proxy()?,
-            components.coredns()?,
-        ] {
+        self.start(components.controller_manager())?;
+        if options.control_plane_only {
+            return self.default_account_exists(&client).await;
+        }
+        for component in
+            [components.scheduler(), components.kubelet()?, components.kube_proxy()?, components.coredns()?]
+        {
             self.start(component)?;
         }
         self.until("the first objects are applied", || async { apply_first_objects(instance, binaries) }).await?;
@@ -184,11 +186,15 @@ impl Programs<'_> {
             Ok(is_schedulable(&node))
         })
         .await?;
+        self.default_account_exists(&client).await?;
+        self.until("the cluster's DNS answers", || async { resolves("kubernetes.default.svc.cluster.local") }).await
+    }
+
+    async fn default_account_exists(&mut self, client: &kube::Client) -> Result<()> {
         self.until("the default service account exists", || async {
             Ok(Api::<ServiceAccount>::namespaced(client.clone(), "default").get_opt("default").await?.is_some())
         })
-        .await?;
-        self.until("the cluster's DNS answers", || async { resolves("kubernetes.default.svc.cluster.local") }).await
+        .await
     }
 
     fn start(&mut self, component: Component) -> Result<()> {

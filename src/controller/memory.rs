@@ -1,0 +1,79 @@
+//! What is remembered of a Projection between two rounds, and what one round hands on from step to step.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    apply::Memos, known::Problem, live::Live, plan::Plan, pod_look::PodMemory, report::Stored, scale_out::ScaleOut,
+};
+use crate::api::{Projection, ProjectionStatus};
+
+/// An API server that fails for less is not worth a word: what failed is tried again.
+const FAILS_UNTOLD: Duration = Duration::from_secs(10);
+
+/// What is remembered of one Projection between two rounds; losing it costs a few writes, nothing else.
+#[derive(Debug, Default)]
+pub struct Memory {
+    pub(super) uid: String,
+    pub(super) memos: Memos,
+    pub(super) scale_out: ScaleOut,
+    pub(super) refusal: Option<Refusal>,
+    /// Since when applying has failed each time.
+    pub(super) failing: Option<Instant>,
+    /// The hash of the workload that we declared last, where it is ours.
+    pub(super) declared: Option<String>,
+    pub(super) pods: PodMemory,
+    /// When there was something to say for the first time.
+    pub(super) begun: Option<Instant>,
+    /// When its numbers may be written, which are due.
+    pub(super) numbers_at: Option<Instant>,
+    /// The status that we wrote last, as the API server keeps it, and when.
+    pub(super) written: Option<(Stored, Instant)>,
+    /// The API server says that this Projection is gone, which the watch has yet to tell. Nothing is written for it.
+    pub(super) gone: bool,
+    /// The API server refuses for good the status that tells of the suspension, which then goes unrecorded.
+    pub(super) unrecordable: bool,
+}
+
+impl Memory {
+    /// The problem, if it will stay or has stayed for long enough to be told.
+    pub(super) fn told(&self, problem: Problem) -> Option<Problem> {
+        let since = self.failing.map(|failing| failing.elapsed());
+        let told = problem.lasting || since.is_some_and(|since| since >= FAILS_UNTOLD);
+        if !told {
+            tracing::debug!("{}: tried again", problem.message);
+        }
+        told.then_some(problem)
+    }
+}
+
+/// A plan that could not be carried out, and until when it is not tried again unless something changes.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) plan: Plan,
+    pub(super) seen: Vec<Option<Arc<Live>>>,
+    pub(super) problem: Option<Problem>,
+    pub(super) failures: u32,
+    pub(super) until: Instant,
+}
+
+/// What is there when a round begins.
+pub(super) struct Gathered {
+    pub(super) projection: Arc<Projection>,
+    /// The status that we wrote last, or else the one that is there: what the next one follows on.
+    pub(super) previous: ProjectionStatus,
+    /// The status that is there, as far as we know.
+    pub(super) there: Stored,
+}
+
+/// What became of a plan.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) problem: Option<Problem>,
+    /// When to try again.
+    pub(super) retry: Option<Duration>,
+    /// The plan was carried out.
+    pub(super) done: bool,
+}
