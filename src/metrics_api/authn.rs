@@ -19,9 +19,6 @@ const AUTHENTICATED: &str = "system:authenticated";
 /// Who is nobody in particular, by the names that the API server has for it and passes on.
 const ANONYMOUS: &str = "system:anonymous";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
-/// `id-kp-clientAuth`, 1.3.6.1.5.5.7.3.2, without tag and length. Required, not only where usages are listed: an authority may
-/// also sign certificates that say nothing of what they are for.
-const FOR_CLIENTS: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
 /// Longer ones are no tokens of a cluster, and would only fill memory.
 const LONGEST_TOKEN: usize = 8 * 1024;
 
@@ -98,6 +95,9 @@ impl ClientAuthorities {
     pub fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Standing {
         let Some((leaf, intermediates)) = chain.split_first() else { return Standing::NoCertificate };
         let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Standing::Stranger };
+        if !is_for_clients(&certificate) {
+            return Standing::Stranger;
+        }
         let common_name = certificate.subject().iter_common_name().last().and_then(|name| name.as_str().ok());
         if let Some(proxy) = &self.request_header {
             let allowed =
@@ -195,6 +195,12 @@ fn anchors(data: &BTreeMap<String, String>, key: &str) -> Result<Vec<TrustAnchor
         .collect()
 }
 
+/// True when the certificate lists client authentication among its usages. An authority may also sign certificates that say nothing of what
+/// they are for: these identify no client.
+fn is_for_clients(certificate: &X509Certificate<'_>) -> bool {
+    certificate.extended_key_usage().ok().flatten().is_some_and(|usage| usage.value.client_auth)
+}
+
 fn signed_by(
     authorities: &[TrustAnchor<'static>],
     leaf: &CertificateDer<'_>,
@@ -202,7 +208,8 @@ fn signed_by(
     now: UnixTime,
 ) -> bool {
     let Ok(certificate) = EndEntityCert::try_from(leaf) else { return false };
-    let usage = KeyUsage::required(FOR_CLIENTS);
+    // An intermediate authority may leave usages out, the certificate itself may not: see `is_for_clients`.
+    let usage = KeyUsage::client_auth();
     certificate.verify_for_usage(ALL_VERIFICATION_ALGS, authorities, intermediates, now, usage, None, None).is_ok()
 }
 

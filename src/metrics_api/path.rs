@@ -29,6 +29,7 @@ pub(super) fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, &'static str> {
 fn segment(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
     let decoded = decode(encoded)?;
     match decoded.as_ref() {
+        text if text.chars().any(char::is_control) => Err("it holds a control character"),
         "." | ".." => Err("it goes up or nowhere"),
         text if text.contains('/') => Err("a segment holds a slash"),
         text if text.len() > LONGEST_SEGMENT => Err("a name in it is longer than 253 bytes"),
@@ -55,8 +56,7 @@ pub(super) fn decode(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
         }
         rest = &rest[at + 3..];
     }
-    let text = percent_decode_str(encoded).decode_utf8().map_err(|_| "it is not UTF-8")?;
-    if text.chars().any(char::is_control) { Err("it holds a control character") } else { Ok(text) }
+    percent_decode_str(encoded).decode_utf8().map_err(|_| "it is not UTF-8")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use super::{ClientAuthorities, authn::Standing, room::Place};
+use super::{ClientAuthorities, authn::Standing, connection_limiter::Permit};
 
 /// A certificate may expire while its connection lives.
 const JUDGED_FOR: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ pub(super) struct Peer {
     from: SocketAddr,
     chain: Vec<CertificateDer<'static>>,
     judged: Mutex<Option<Judged>>,
-    place: Arc<Place>,
+    permit: Arc<Permit>,
 }
 
 #[derive(Debug)]
@@ -30,8 +30,8 @@ struct Judged {
 }
 
 impl Peer {
-    pub(super) fn new(from: SocketAddr, chain: Vec<CertificateDer<'static>>, place: Arc<Place>) -> Self {
-        Self { from, chain, judged: Mutex::default(), place }
+    pub(super) fn new(from: SocketAddr, chain: Vec<CertificateDer<'static>>, permit: Arc<Permit>) -> Self {
+        Self { from, chain, judged: Mutex::default(), permit }
     }
 
     /// Its address.
@@ -55,11 +55,11 @@ impl Peer {
 
     /// A request on this connection had an identity.
     pub(super) fn identified(&self) {
-        self.place.identified();
+        self.permit.identified();
     }
 
     /// True once [`Peer::identified`].
     pub(super) fn is_known(&self) -> bool {
-        self.place.is_known()
+        self.permit.is_identified()
     }
 }

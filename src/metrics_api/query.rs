@@ -54,8 +54,14 @@ impl Query {
     }
 }
 
+/// Decodes a key or a value. Tabs and line breaks are white space to a selector; other control characters are refused.
 fn text(encoded: &str) -> Result<String, String> {
-    decode(&encoded.replace('+', " ")).map(std::borrow::Cow::into_owned).map_err(ToOwned::to_owned)
+    let encoded = encoded.replace('+', " ");
+    let text = decode(&encoded)?;
+    if text.chars().any(|letter| letter.is_control() && !"\t\n\r".contains(letter)) {
+        return Err("it holds a control character".to_owned());
+    }
+    Ok(text.into_owned())
 }
 
 #[cfg(test)]
@@ -72,12 +78,15 @@ mod tests {
         assert_eq!(written("labelSelector=a+in+(x,y)"), Ok("a in (x,y)".to_owned()));
         assert_eq!(written("labelSelector=a%3D1&labelSelector=b%3D2"), Ok("a=1".to_owned()));
         assert_eq!(written("labelSelector=&fieldSelector="), Ok(String::new()));
+        assert_eq!(written("labelSelector=a%0A%3D%0D%0A%091%0A,b"), Ok("a=1,b".to_owned()));
         for query in [
             "labelSelector=%zz",
             "x=%zz&labelSelector=a%3Db",
             "labelSelector=a%3Db&x=%zz",
             "labelSelector==",
             "labelSelector=%00",
+            "labelSelector=a%0B%3D1",
+            "labelSelector=A/b%3D1",
             "metricLabelSelector==",
             "fieldSelector=metadata.name%3Dx",
             &"x".repeat(40_000),

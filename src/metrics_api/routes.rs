@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, uri::Authority};
 use tokio::sync::watch;
 use warp::{Filter, Reply, path::FullPath};
 
@@ -70,10 +70,26 @@ pub(super) fn filter<V: MetricValues, R: Reviews>(
     )
 }
 
-/// Refuses what has no path: CONNECT, and OPTIONS of an asterisk. warp panics on them, so they must not reach it.
-pub(super) fn without_path<B>(request: &Request<B>) -> Option<Answer> {
-    let refusal = || reply::failure(StatusCode::BAD_REQUEST, "a request must name a path".to_owned());
-    (request.method() == Method::CONNECT || !request.uri().path().starts_with('/')).then(refusal)
+/// Refuses what is no request for a path of one host: CONNECT and OPTIONS of an asterisk, on which warp panics, and a request over HTTP/1.1 without
+/// exactly one valid `Host` (RFC 9112, section 3.2).
+pub(super) fn refusal<B>(request: &Request<B>) -> Option<Answer> {
+    let refuse = |why: &str| Some(reply::failure(StatusCode::BAD_REQUEST, why.to_owned()));
+    if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
+        return refuse("a request must name a path");
+    }
+    let mut hosts = request.headers().get_all(http::header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host) => None,
+        (Some(_), None) => refuse("the Host header names no host"),
+        (Some(_), Some(_)) => refuse("a request must have one Host header"),
+        (None, _) if request.version() == Version::HTTP_11 => refuse("a request over HTTP/1.1 must have a Host header"),
+        (None, _) => None,
+    }
+}
+
+/// An empty host is allowed: it says that the target has none.
+fn is_host(value: &HeaderValue) -> bool {
+    value.is_empty() || Authority::try_from(value.as_bytes()).is_ok_and(|authority| !authority.as_str().contains('@'))
 }
 
 impl<V: MetricValues, R: Reviews> Api<V, R> {

@@ -263,12 +263,25 @@ impl<'a> Parser<'a> {
         let key = self.word();
         let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
         let name_fits = !name.is_empty() && name.len() <= 63 && !name.contains('/') && ends_well(name);
-        let prefix_fits = prefix.is_none_or(|prefix| !prefix.is_empty() && prefix.len() <= 253 && ends_well(prefix));
-        if name_fits && prefix_fits {
+        if name_fits && prefix.is_none_or(is_dns_subdomain) {
             return Ok(key.to_owned());
         }
-        Err(SelectorError { at, why: "expected a label's name".to_owned() })
+        let why = match prefix {
+            Some(prefix) if name_fits && !prefix.is_empty() => {
+                "what is before the slash in a label's name must be a DNS subdomain: lower-case letters, digits, '-' and '.'"
+            }
+            _ => "expected a label's name",
+        };
+        Err(SelectorError { at, why: why.to_owned() })
     }
+}
+
+/// A DNS subdomain by RFC 1123, as Kubernetes validates the prefix of a label's name.
+fn is_dns_subdomain(text: &str) -> bool {
+    let label = |label: &str| {
+        ends_well(label) && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
 }
 
 fn ends_well(word: &str) -> bool {
@@ -294,6 +307,8 @@ mod tests {
             ("a=b", true),
             ("a==b", true),
             (" a = b ", true),
+            ("\na\n=\tb\r\n,\n!z\n", true),
+            ("a in\n(\nx,\n b\n)", true),
             ("a=c", false),
             ("a!=c", true),
             ("missing!=c", true),
@@ -336,6 +351,11 @@ mod tests {
             "-a",
             "a=-b",
             "a=b/c",
+            "A/b=c",
+            "a_b/c=d",
+            "a..b/c=d",
+            "a.-b/c=d",
+            "/c=d",
             "a\0",
             "é=1",
             "a=b,,c",

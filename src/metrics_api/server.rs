@@ -31,18 +31,19 @@ use warp::Reply;
 
 use super::{
     ApiMetrics, ClientAuthorities, Delegates, MetricValues, Offer, Reviews,
+    authn::Standing,
     authz::Gate,
+    connection_limiter::{ConnectionLimiter, Permit},
     delegate::{Forwarders, LIST_EVERY, LIST_RETRY, Listed},
     discovery::Discovery,
     openapi::OpenApi,
     peer::Peer,
     rate::{Callers, Rate},
-    room::{Place, Room},
     routes::{self, Api},
     tls::{self, CertificateWatch},
 };
 
-/// A connection on which nobody said who he is ends after this: probes are done by then, and room is scarce.
+/// A connection on which no request had an identity ends after this, unless it is the front proxy's: probes are done by then.
 const IDENTIFIED_WITHIN: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,7 +135,7 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         openapi: OpenApi::new(&options.offer),
         offer: options.offer,
     });
-    let room = Arc::new(Room::default());
+    let limiter = Arc::new(ConnectionLimiter::default());
     let (stop, stopped) = watch::channel(false);
     // Ends with this function.
     let mut background = JoinSet::new();
@@ -144,16 +145,16 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
     let mut connections = JoinSet::new();
     let admit = |connections: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
         // Closed at once instead of kept waiting: there may be another replica.
-        let Some(place) = room.take(from.ip()) else {
-            return tracing::debug!("a connection of {from} to the metrics API was refused: there is no room");
+        let Some(permit) = limiter.accept(from.ip()) else {
+            return tracing::debug!("a connection of {from} to the metrics API was refused: there are too many");
         };
-        let place = Arc::new(place);
+        let permit = Arc::new(permit);
         let age = options.connection_age.mul_f64(rand::random_range(0.8..1.2));
-        let connection = connection(stream, from, place.clone(), acceptor.clone(), api.clone(), age, stopped.clone());
+        let connection = connection(stream, from, permit.clone(), acceptor.clone(), api.clone(), age, stopped.clone());
         connections.spawn(async move {
             tokio::select! {
                 () = connection => {}
-                () = place.given_away() => tracing::debug!("a connection of {from} to the metrics API made room for others"),
+                () = permit.evicted() => tracing::debug!("a connection of {from} to the metrics API gave way to another one"),
             }
         });
     };
@@ -232,7 +233,7 @@ async fn follow_list<V: MetricValues, R: Reviews>(api: Arc<Api<V, R>>, index: us
 async fn connection<V: MetricValues, R: Reviews>(
     stream: TcpStream,
     from: SocketAddr,
-    place: Arc<Place>,
+    permit: Arc<Permit>,
     acceptor: TlsAcceptor,
     api: Arc<Api<V, R>>,
     age: Duration,
@@ -249,9 +250,13 @@ async fn connection<V: MetricValues, R: Reviews>(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-    let peer = Arc::new(Peer::new(from, chain, place));
+    let peer = Arc::new(Peer::new(from, chain, permit.clone()));
+    let authorities = api.authorities.borrow().clone();
+    if !permit.established(peer.standing(&authorities) == Standing::FrontProxy) {
+        return tracing::debug!("a connection of {from} to the metrics API was closed: its address has too many");
+    }
     let routes = TowerToHyperService::new(warp::service(routes::filter(api, peer.clone())));
-    let service = service_fn(move |request: Request<Incoming>| match routes::without_path(&request) {
+    let service = service_fn(move |request: Request<Incoming>| match routes::refusal(&request) {
         Some(refusal) => Either::Left(ready(Ok(refusal.into_response()))),
         None => Either::Right(routes.call(request)),
     });
@@ -268,7 +273,7 @@ async fn connection<V: MetricValues, R: Reviews>(
     tokio::pin!(connection);
     let nobody = async {
         tokio::time::sleep(IDENTIFIED_WITHIN).await;
-        if peer.is_known() {
+        if peer.is_known() || permit.is_vouched_for() {
             std::future::pending::<()>().await;
         }
     };

@@ -1,6 +1,6 @@
 //! Callers who want to hurt: what they get, and what everybody else gets meanwhile.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hyper::body::Bytes;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -9,7 +9,7 @@ use tokio::{
     net::TcpSocket,
 };
 
-use crate::harness::{METRIC, Server};
+use crate::harness::{AS_ANN, METRIC, Server};
 
 /// Answers of a server to raw bytes, until it closes or is silent for long.
 pub(crate) async fn raw(server: &Server, as_ann: bool, request: &[u8]) -> String {
@@ -31,6 +31,11 @@ async fn connect_upgrade_and_old_protocols_open_nothing() {
         ("GET /../../healthz HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
         (format!("GET {METRIC} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), "200"),
         (format!("GET {METRIC} HTTP/1.0\r\n\r\n"), "200"),
+        (format!("GET {METRIC} HTTP/1.1\r\n\r\n"), "400"),
+        (format!("GET {METRIC} HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"), "400"),
+        (format!("GET {METRIC} HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n"), "400"),
+        (format!("GET {METRIC} HTTP/1.1\r\nHost: x/y\r\n\r\n"), "400"),
+        ("GET /healthz HTTP/1.1\r\n\r\n".to_owned(), "400"),
         (format!("GET https://elsewhere{METRIC} HTTP/1.1\r\nHost: x\r\n\r\n"), "200"),
     ] {
         let answer = raw(&server, true, request.as_bytes()).await;
@@ -67,6 +72,29 @@ async fn one_address_that_takes_all_the_room_leaves_some_to_others() {
     let code =
         tokio::time::timeout(Duration::from_secs(120), server.get(Some(server.users.client("ann")), METRIC, &[]));
     assert_eq!(code.await.expect("others wait").0, 200);
+}
+
+#[tokio::test]
+async fn idle_connections_of_the_api_servers_own_address_cost_the_aggregator_no_read() {
+    let server = Arc::new(Server::start().await);
+    let proxy = || Some(server.front.client("front-proxy-client"));
+    let mut early = server.connect(proxy()).await;
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(server.tls(None, "h2").await);
+    }
+    assert_eq!(early.get(METRIC, AS_ANN).await.0, 200, "a connection that was there before");
+    let reads = (0..300).map(|_| {
+        let (server, identity) = (server.clone(), proxy());
+        tokio::spawn(async move { server.get(identity, METRIC, AS_ANN).await.0 })
+    });
+    let reads: Vec<_> = reads.collect();
+    let mut codes = BTreeMap::new();
+    for read in reads {
+        *codes.entry(read.await.expect("a read failed")).or_insert(0) += 1;
+    }
+    assert_eq!(codes, BTreeMap::from([(200, 300)]));
+    assert_eq!(early.get(METRIC, AS_ANN).await.0, 200);
 }
 
 #[tokio::test]

@@ -76,6 +76,16 @@ impl Authority {
     pub(crate) fn client(&self, name: &str) -> Identity {
         self.sign(name, &[], ExtendedKeyUsagePurpose::ClientAuth)
     }
+
+    /// An authority that this one signs. Its certificates come without the chain.
+    pub(crate) fn intermediate(&self) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "intermediate");
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
 }
 
 pub(crate) struct Constant;

@@ -7,7 +7,7 @@ use rcgen::DnType;
 use rustls::{
     ClientConfig, SignatureScheme,
     client::{ResolvesClientCert, danger::HandshakeSignatureValid},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     sign::CertifiedKey,
 };
 use tokio::net::TcpStream;
@@ -94,6 +94,33 @@ async fn a_certificate_that_does_not_say_it_is_for_clients_is_nobodys() {
     assert_eq!(server.get(Some(silent), METRIC, AS_MASTER).await.0, 401);
     let silent = server.users.sign_changed("ann", |params| params.extended_key_usages.clear());
     assert_eq!(server.get(Some(silent), METRIC, &[]).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_front_proxy_whose_certificate_an_intermediate_authority_issued_vouches() {
+    let server = Server::start().await;
+    let intermediate = server.front.intermediate();
+    let own = CertificateDer::from_pem_slice(intermediate.pem.as_bytes()).unwrap();
+    let (leaf, key) = intermediate.client("front-proxy-client");
+    let with_chain = || ([leaf.clone(), vec![own.clone()]].concat(), key.clone_key());
+    assert_eq!(server.get(Some(with_chain()), METRIC, AS_ANN).await.0, 200, "the chain comes with the handshake");
+    assert_eq!(asked(&server).name, "ann");
+    let alone = || (leaf.clone(), key.clone_key());
+    assert_eq!(server.get(Some(alone()), METRIC, AS_ANN).await.0, 401, "nothing leads to the authority");
+    // The bundle of the ConfigMap holds both authorities, or the intermediate one alone.
+    for bundle in [format!("{}{}", server.front.pem, intermediate.pem), intermediate.pem.clone()] {
+        server.authorities.send_replace(authorities(&bundle, &server.users.pem));
+        assert_eq!(server.get(Some(alone()), METRIC, AS_ANN).await.0, 200);
+        assert_eq!(server.get(Some(with_chain()), METRIC, AS_ANN).await.0, 200);
+    }
+    // An intermediate authority of users passes nobody on, and a certificate for servers is no client's.
+    let other = server.users.intermediate();
+    let own = CertificateDer::from_pem_slice(other.pem.as_bytes()).unwrap();
+    let (leaf, key) = other.client("front-proxy-client");
+    server.get(Some(([leaf, vec![own.clone()]].concat(), key)), METRIC, AS_MASTER).await;
+    assert_eq!(asked(&server).name, "front-proxy-client", "a user of that name, and not the proxy");
+    let (leaf, key) = intermediate.sign("front-proxy-client", &[], rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+    assert_eq!(server.get(Some((leaf, key)), METRIC, AS_MASTER).await.0, 401);
 }
 
 #[tokio::test]
