@@ -160,21 +160,24 @@ type Count = fn(&WorkersStatus) -> Option<i32>;
 impl ProjectionPage {
     /// Counts stay far below 2^53.
     #[allow(clippy::cast_precision_loss)]
-    const READINGS: [(&'static str, &'static str, Reading); 8] = [
+    const READINGS: [(&'static str, &'static str, Reading); 9] = [
         ("projection_required_workers", "Workers that hold the lag target, within the bounds", |measured| {
             Some(f64::from(measured.assessment.required.workers))
         }),
-        ("projection_pending_events", "Events between checkpoint and safe head", |measured| {
+        ("projection_pending_events", "Committed events beyond the checkpoint", |measured| {
             Some(measured.assessment.pending.events as f64)
         }),
+        (
+            "projection_held_back_events",
+            "Those of the pending events that may not be read before an open transaction has ended",
+            |measured| Some(measured.sample.held_back as f64),
+        ),
         ("projection_staleness_seconds", "Age of the oldest unprocessed event", |measured| {
             measured.assessment.staleness.map(|staleness| staleness.as_secs_f64())
         }),
-        (
-            "projection_arrived_events",
-            "Events that came below the safe head since measuring the source began",
-            |measured| Some(measured.sample.arrived as f64),
-        ),
+        ("projection_arrived_events", "Committed events that came since measuring the source began", |measured| {
+            Some(measured.sample.arrived as f64)
+        }),
         ("projection_arrival_rate", "Events that arrive per second, as the model assumes", |measured| {
             measured.assessment.rates.arrival
         }),

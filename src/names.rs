@@ -58,8 +58,10 @@ pub const EXTERNAL_API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
 
 /// Metrics of `external.metrics.k8s.io`, and under shorter names of the Projection in `custom.metrics.k8s.io`.
 pub mod metric {
-    /// Events between checkpoint and safe head.
+    /// Committed events beyond the checkpoint.
     pub const PENDING_EVENTS: &str = "projection_pending_events";
+    /// Those of the pending events that may not be read yet.
+    pub const HELD_BACK_EVENTS: &str = "projection_held_back_events";
     /// Age of the oldest unprocessed event.
     pub const STALENESS_SECONDS: &str = "projection_staleness_seconds";
     /// Workers that hold the lag target, within the bounds.
@@ -74,8 +76,16 @@ pub mod metric {
     pub const DRAIN_SECONDS: &str = "projection_drain_seconds";
 
     /// All of them, in the order in which discovery and documentation list them.
-    pub const ALL: [&str; 7] =
-        [PENDING_EVENTS, QUEUE_LENGTH, STALENESS_SECONDS, REQUIRED_WORKERS, PARKED_EVENTS, ARRIVAL_RATE, DRAIN_SECONDS];
+    pub const ALL: [&str; 8] = [
+        PENDING_EVENTS,
+        QUEUE_LENGTH,
+        HELD_BACK_EVENTS,
+        STALENESS_SECONDS,
+        REQUIRED_WORKERS,
+        PARKED_EVENTS,
+        ARRIVAL_RATE,
+        DRAIN_SECONDS,
+    ];
 
     /// External metrics whose names begin so are ours, whether there is such a one or not.
     pub const PREFIX: &str = "projection_";

@@ -319,6 +319,7 @@ fn quantity(measured: &Measured, metric: &str, word: Option<u32>) -> Option<Quan
     let assessment = &measured.assessment;
     match metric {
         metric::PENDING_EVENTS | metric::QUEUE_LENGTH => Some(Quantity::count(assessment.pending.events)),
+        metric::HELD_BACK_EVENTS => Some(Quantity::count(measured.sample.held_back)),
         metric::STALENESS_SECONDS => assessment.staleness.map(Quantity::seconds),
         metric::REQUIRED_WORKERS => Some(Quantity::count(u64::from(word.unwrap_or(assessment.required.workers)))),
         metric::ARRIVAL_RATE => assessment.rates.arrival.and_then(Quantity::measured),

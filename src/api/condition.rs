@@ -15,14 +15,23 @@ pub enum ConditionType {
     WithinTarget,
     /// The checkpoint moves while there is work.
     Progressing,
+    /// Committed events may not be read yet, since an open transaction may still commit an earlier one. True is the exception.
+    HeldBack,
     /// At least one worker is ready, or none is wanted.
     Available,
 }
 
 impl ConditionType {
     /// Every condition, in the order in which they are shown.
-    pub const ALL: [Self; 6] =
-        [Self::Ready, Self::SourceReachable, Self::LagKnown, Self::WithinTarget, Self::Progressing, Self::Available];
+    pub const ALL: [Self; 7] = [
+        Self::Ready,
+        Self::SourceReachable,
+        Self::LagKnown,
+        Self::WithinTarget,
+        Self::Progressing,
+        Self::HeldBack,
+        Self::Available,
+    ];
 
     /// The name in `status.conditions[].type`.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +41,7 @@ impl ConditionType {
             Self::LagKnown => "LagKnown",
             Self::WithinTarget => "WithinTarget",
             Self::Progressing => "Progressing",
+            Self::HeldBack => "HeldBack",
             Self::Available => "Available",
         }
     }
@@ -149,6 +159,8 @@ reasons! {
     RetentionRisk,
     /// Events wait longer than the target.
     BehindTarget,
+    /// Committed events wait until a transaction has ended that may still commit an earlier one.
+    HeldBackByTransaction,
     /// There is work and the checkpoint has not moved for long.
     CheckpointFrozen,
     /// The workload has no ready worker.

@@ -24,7 +24,7 @@ pub struct ProjectionStatus {
     /// The lowest position that every shard has durably processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
-    /// Events between checkpoint and safe head.
+    /// Committed events that have not been processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingStatus>,
     /// Age in seconds of the oldest unprocessed event, 0 when there is none.
@@ -36,7 +36,7 @@ pub struct ProjectionStatus {
     /// The rates that the number of workers is computed from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rates: Option<RatesStatus>,
-    /// Ready, SourceReachable, LagKnown, WithinTarget, Progressing, Available.
+    /// Ready, SourceReachable, LagKnown, WithinTarget, Progressing, HeldBack, Available.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -79,9 +79,14 @@ pub struct HeadStatus {
 
 /// How many events wait.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PendingStatus {
-    /// Events between checkpoint and safe head.
+    /// Committed events beyond the checkpoint, up to the raw head.
     pub value: i64,
+    /// Those of them above the safe head. They may not be read before an open transaction has ended that may still commit an earlier event; the
+    /// condition HeldBack names it.
+    #[serde(default)]
+    pub held_back: i64,
     /// False when the value is an upper bound.
     pub exact: bool,
 }

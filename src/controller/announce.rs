@@ -40,6 +40,11 @@ fn find(status: &ProjectionStatus, type_: ConditionType) -> Option<&Condition> {
 
 fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> Option<Announcement> {
     let was = before.map(|before| before.status.as_str());
+    if type_ == ConditionType::HeldBack {
+        // The only condition of which True is the exception.
+        let news = now.status == "True" && was != Some("True");
+        return news.then(|| announcement(true, &now.reason, type_, &now.message));
+    }
     if now.status == "False" {
         if was == Some("False") && before.is_some_and(|before| before.reason == now.reason) {
             return None;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{ConditionStatus, ConditionType, ProjectionStatus, Reason},
-    lag::{RetentionRisk, Rewound},
+    lag::{BlockingWriter, RetentionRisk, Rewound, SessionInfo},
     names,
     registration::Unserved,
     snapshot::Unknown,
@@ -52,30 +52,94 @@ fn unknown(unknown: &Unknown) -> Verdict {
 }
 
 /// In the order of [`ConditionType::ALL`].
-fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [Verdict; 6] {
+fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [Verdict; 7] {
     let reachable = reachable(known);
     let lag = lag_known(known);
-    let within = match &known.measured {
-        Err(why) => unknown(why),
-        Ok(measured) => match within_target(measured, known.target) {
-            Some(true) => holds("no event waits longer than spec.lag.target"),
-            Some(false) => fails(Reason::BehindTarget, "the oldest event waits longer than spec.lag.target"),
-            None if measured.assessment.at_least.is_some() => Verdict {
-                status: ConditionStatus::Unknown,
-                reason: Reason::OnlyUpperBound,
-                message: "the lowest of several checkpoint rows stands for all, so that what quiet shards have done long ago looks as if it waited: name the column with an event's shard, and each shard is counted".to_owned(),
-            },
-            None => Verdict {
-                status: ConditionStatus::Unknown,
-                reason: Reason::InvalidAnswer,
-                message: "the age of the oldest waiting event is not known".to_owned(),
-            },
-        },
-    };
+    let within = within(known);
     let progressing = progressing(known);
+    let held_back = held_back(known);
     let available = available(known);
     let ready = ready([&reachable, &lag, &progressing, &available], known, previous);
-    [ready, reachable, lag, within, progressing, available]
+    [ready, reachable, lag, within, progressing, held_back, available]
+}
+
+fn within(known: &Known<'_>) -> Verdict {
+    let measured = match &known.measured {
+        Err(why) => return unknown(why),
+        Ok(measured) => measured,
+    };
+    match within_target(measured, known.target) {
+        Some(true) => holds("no event waits longer than spec.lag.target"),
+        Some(false) if measured.sample.all_held_back() => fails(
+            Reason::HeldBackByTransaction,
+            "the oldest event waits longer than spec.lag.target, and no worker may read it before an open transaction has ended: see the condition HeldBack",
+        ),
+        Some(false) => fails(Reason::BehindTarget, "the oldest event waits longer than spec.lag.target"),
+        None if measured.assessment.at_least.is_some() => Verdict {
+            status: ConditionStatus::Unknown,
+            reason: Reason::OnlyUpperBound,
+            message: "the lowest of several checkpoint rows stands for all, so that what quiet shards have done long ago looks as if it waited: name the column with an event's shard, and each shard is counted".to_owned(),
+        },
+        None => Verdict {
+            status: ConditionStatus::Unknown,
+            reason: Reason::InvalidAnswer,
+            message: "the age of the oldest waiting event is not known".to_owned(),
+        },
+    }
+}
+
+/// Whether an open transaction keeps committed events from being read, and which.
+fn held_back(known: &Known<'_>) -> Verdict {
+    let measured = match &known.measured {
+        Err(why) => return unknown(why),
+        Ok(measured) => measured,
+    };
+    match measured.sample.held_by() {
+        Some(writer) => remarkable(
+            Reason::HeldBackByTransaction,
+            format!(
+                "events after position {} may not be read before a transaction has ended that may still commit an earlier one: {}",
+                measured.sample.head.safe,
+                transaction(writer)
+            ),
+        ),
+        None => Verdict {
+            status: ConditionStatus::False,
+            reason: Reason::AsExpected,
+            message: "no event is held back by an open transaction for long".to_owned(),
+        },
+    }
+}
+
+/// Which transaction, what is known of it, and what to do about it. Never the text of its statement.
+fn transaction(writer: &BlockingWriter) -> String {
+    let BlockingWriter { pid, open_for, holds_for, session } = writer;
+    let SessionInfo { application, statement, idle, prepared } = session;
+    let mut known = Vec::new();
+    if let Some(application) = application {
+        known.push(format!("application {application:?}"));
+    }
+    match (statement, idle) {
+        (Some(statement), true) => known.push(format!("idle in transaction after {statement}")),
+        (None, true) => known.push("idle in transaction".to_owned()),
+        (Some(statement), false) => known.push(format!("runs {statement}")),
+        (None, false) => {}
+    }
+    // Longer than this it has been open in any case.
+    known.push(format!("open for {}", duration(open_for.unwrap_or_default().max(*holds_for))));
+    let known = known.join(", ");
+    match (pid, prepared) {
+        (Some(pid), _) => {
+            format!("server process {pid} ({known}); if it hangs, end it with select pg_terminate_backend({pid})")
+        }
+        (None, Some(name)) => {
+            let name = name.replace('\'', "''");
+            format!(
+                "the prepared transaction '{name}' ({known}); end it with commit prepared or rollback prepared '{name}'"
+            )
+        }
+        (None, None) => format!("a prepared transaction ({known}): see pg_prepared_xacts"),
+    }
 }
 
 /// These say that an answer came, though not a usable one.
@@ -169,6 +233,9 @@ fn progressing(known: &Known<'_>) -> Verdict {
             Reason::RetentionRisk,
             format!("the source deletes the oldest event that waits in {}, and {drained}", duration(lost_in)),
         );
+    }
+    if measured.sample.all_held_back() {
+        return holds("what waits may not be read yet: see the condition HeldBack");
     }
     holds("the checkpoint moves, or nothing waits")
 }

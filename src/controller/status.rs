@@ -36,6 +36,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
         checkpoint: sample.and_then(|sample| sample.checkpoint.lowest()).map(|position| position.to_string()),
         pending: assessment.map(|all| PendingStatus {
             value: i64::try_from(all.pending.events).unwrap_or(i64::MAX),
+            held_back: sample.map_or(0, |sample| i64::try_from(sample.held_back).unwrap_or(i64::MAX)),
             exact: all.pending.exact,
         }),
         staleness_seconds: assessment

@@ -39,5 +39,5 @@ pub use prediction::Prediction;
 pub use required::{Limit, Required};
 pub use safe_head::{SafeHead, Writer, WriterId};
 use sample::as_float;
-pub use sample::{BlockingWriter, CheckpointState, Head, Pending, Position, Sample};
+pub use sample::{BlockingWriter, CheckpointState, Head, Pending, Position, Sample, SessionInfo};
 pub use shards::useful_workers;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use super::Position;
+use super::{Position, SessionInfo};
 
 /// What the server calls a transaction; never used again by another one while the server runs.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -29,6 +29,8 @@ pub struct Writer {
     pub pid: Option<i32>,
     /// How long it has been open, where the server tells.
     pub open_for: Option<Duration>,
+    /// What is known of its session.
+    pub session: SessionInfo,
 }
 
 /// Follows one log and says up to where it may be read.
@@ -51,6 +53,12 @@ impl SafeHead {
     /// The highest position known to be safe, once there is one.
     pub fn position(&self) -> Option<Position> {
         self.safe
+    }
+
+    /// The transactions of which each must end before the safe head moves, as far as gaps are concerned; absent while none holds it back.
+    pub fn waits_for(&self) -> Option<&BTreeSet<WriterId>> {
+        let next = self.candidates.iter().find(|candidate| self.safe.is_none_or(|safe| candidate.head > safe))?;
+        Some(&next.writers)
     }
 
     /// Takes in one observation and returns the safe head.
@@ -102,7 +110,13 @@ mod tests {
     use super::*;
 
     fn writers(names: &[&str]) -> Vec<Writer> {
-        names.iter().map(|name| Writer { id: WriterId((*name).to_owned()), pid: None, open_for: None }).collect()
+        let writer = |name: &&str| Writer {
+            id: WriterId((*name).to_owned()),
+            pid: None,
+            open_for: None,
+            session: SessionInfo::default(),
+        };
+        names.iter().map(writer).collect()
     }
 
     #[test]
@@ -123,6 +137,20 @@ mod tests {
             "c came after 6 was seen"
         );
         assert_eq!(safe_head.observe(Position(9), &[], None), Some(Position(9)));
+    }
+
+    #[test]
+    fn the_writer_that_holds_it_back_is_the_one_that_was_there_when_the_next_head_was_seen() {
+        let mut safe_head = SafeHead::default();
+        safe_head.observe(Position(4), &[], None);
+        assert_eq!(safe_head.waits_for(), None);
+        safe_head.observe(Position(6), &writers(&["a"]), None);
+        safe_head.observe(Position(8), &writers(&["a", "b"]), None);
+        assert_eq!(safe_head.waits_for(), Some(&BTreeSet::from([WriterId("a".to_owned())])));
+        safe_head.observe(Position(8), &writers(&["a", "b"]), Some(Position(7)));
+        assert_eq!(safe_head.waits_for().unwrap().len(), 2, "7 is safe; 8 waits for both");
+        safe_head.observe(Position(8), &[], None);
+        assert_eq!(safe_head.waits_for(), None);
     }
 
     #[test]

@@ -57,14 +57,34 @@ pub struct Pending {
     pub exact: bool,
 }
 
+/// What the server tells of the session behind a transaction. Each part is absent where the server does not show it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SessionInfo {
+    /// The `application_name` of its connection.
+    pub application: Option<String>,
+    /// The first keyword of its last statement, such as `INSERT`; never more of its text.
+    pub statement: Option<String>,
+    /// The last statement has ended and the transaction waits for its client.
+    pub idle: bool,
+    /// The identifier of a prepared transaction, for `rollback prepared`.
+    pub prepared: Option<String>,
+}
+
 /// A transaction that keeps the safe head below the raw head.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct BlockingWriter {
     /// The server process, for `pg_stat_activity` or `pg_terminate_backend`; absent for a prepared transaction.
     pub pid: Option<i32>,
     /// How long its transaction has been open, where the server tells.
     pub open_for: Option<Duration>,
+    /// For how long the safe head has not moved.
+    pub holds_for: Duration,
+    /// What is known of its session.
+    pub session: SessionInfo,
 }
+
+/// A hold shorter than this is how concurrent appends look, and not worth a word.
+const SHORT_HOLD: Duration = Duration::from_secs(5);
 
 /// One consistent measurement of one projection.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,16 +107,28 @@ pub struct Sample {
     pub beyond_all_rows: Option<u64>,
     /// What waits in each shard, where the shards of events are known; empty where they are not.
     pub pending_by_shard: Vec<u64>,
-    /// Events that came below the safe head since measuring this source began: a counter that only grows.
+    /// Committed events that came since measuring this source began, whether or not they may be read yet: a counter that only grows.
     pub arrived: u64,
     /// Age of the oldest unprocessed event by the source's own clock; zero when nothing is pending, absent when unknown.
     pub staleness: Option<Duration>,
     /// How far the newest looked-at event's time lies in the future of the source's clock, zero normally.
     pub ahead_of_clock: Duration,
-    /// Who holds the safe head back, where somebody does.
+    /// The transaction that holds the safe head back, while the safe head is below the raw head.
     pub blocked_by: Option<BlockingWriter>,
     /// True where the source is to tell of new events and cannot, since a pooler stands between: they are found at the next poll.
     pub unheard: bool,
+}
+
+impl Sample {
+    /// The transaction that has kept events of this projection from being read for longer than a short moment.
+    pub fn held_by(&self) -> Option<&BlockingWriter> {
+        self.blocked_by.as_ref().filter(|writer| self.held_back > 0 && writer.holds_for >= SHORT_HOLD)
+    }
+
+    /// Events wait, and no worker may read any of them yet.
+    pub fn all_held_back(&self) -> bool {
+        self.held_back > 0 && self.pending.is_some_and(|pending| pending.events <= self.held_back)
+    }
 }
 
 /// Counts of events stay far below 2^53, above which a float would round them.

@@ -5,9 +5,14 @@
 //! the look.
 //!
 //! A transaction that writes holds `RowExclusiveLock` on the table (or a partition of it) from before its position is handed out until it has
-//! ended; one that only drew a position holds the same lock on the sequence. Stronger locks do not matter: whoever holds one and then writes
-//! holds this one as well, and `VACUUM` or `CREATE INDEX` must not look like writers. The lock is let go after the commit has become visible.
-//! What it cannot see: positions drawn in one transaction and written in a later one.
+//! ended; one that drew a position holds the same lock on the sequence, from before the draw, also when the draw was in a savepoint that was
+//! rolled back. Stronger locks do not matter: whoever holds one and then writes holds this one as well, and `VACUUM` or `CREATE INDEX` must not
+//! look like writers. The lock is let go after the commit has become visible.
+//!
+//! A transaction that only deletes or updates rows holds the lock on the table as well. Where the position is `generated always as
+//! identity`, every position comes from the column's own sequence, so that there only the locks on sequences count: a transaction that has not
+//! drawn yet will draw a position above every head that was read before. An application that draws its positions itself and inserts them with
+//! `overriding system value` in a later transaction is not seen, there or elsewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +24,7 @@ use tokio_postgres::{Client, Error, types::Type};
 use super::{Query, classify, columns::column_types, positions, quote_identifier, quote_table};
 use crate::{
     api::{EventTable, Reason},
-    lag::{BlockingWriter, Position, SafeHead, Writer, WriterId},
+    lag::{BlockingWriter, Position, SafeHead, SessionInfo, Writer, WriterId},
 };
 
 /// Why a log cannot be followed.
@@ -69,19 +74,12 @@ pub struct Look {
     pub writers: Vec<Writer>,
 }
 
-impl Look {
-    /// The writer that has been open for longest: the one to name when the safe head does not move.
-    pub fn oldest_writer(&self) -> Option<BlockingWriter> {
-        let oldest = self.writers.iter().max_by_key(|writer| writer.open_for)?;
-        Some(BlockingWriter { pid: oldest.pid, open_for: oldest.open_for })
-    }
-}
-
 /// An event table with the statements that watch it.
 #[derive(Clone, Debug)]
 pub struct Log {
     name: String,
     regclass: String,
+    position: String,
     head: Query,
     writers: Query,
     dense: Query,
@@ -107,6 +105,40 @@ with recursive log(relid) as (
         and d.refclassid = 'pg_catalog.pg_class'::regclass
     join pg_catalog.pg_class s on s.oid = d.refobjid and s.relkind = 'S'
 )";
+
+/// After [`WATCHED`]: the transactions that may hold positions which are not visible yet. `$2` is the name of the position's column.
+///
+/// Locks on the table itself count unless every position comes from the column's own sequence (see the module): `generated always as
+/// identity` in every part, no trigger that could set another position, and no subscription, which writes what another server chose.
+const WRITERS: &str = r"
+, drawn(always) as (
+    select not exists (
+        select from log
+        left join pg_catalog.pg_attribute a on a.attrelid = log.relid and a.attname = $2::text and not a.attisdropped
+        where a.attidentity is distinct from 'a'
+    ) and not exists (
+        select from log
+        join pg_catalog.pg_trigger t on t.tgrelid = log.relid and t.tgenabled <> 'D' and t.tgtype & 7 = 7
+    ) and not exists (select from pg_catalog.pg_subscription_rel r join log on r.srrelid = log.relid)
+)
+select l.virtualtransaction, max(l.pid),
+    max(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)))::float8,
+    max(a.application_name), max(upper(substring(a.query from '(?i)^\s*(?:(?:begin|start)[^;]*;\s*)?([a-z]+)'))),
+    coalesce(bool_or(a.state like 'idle in transaction%'), false), max(p.gid)
+from pg_catalog.pg_locks l
+left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+left join lateral (
+    select x.gid, x.prepared
+    from pg_catalog.pg_locks t join pg_catalog.pg_prepared_xacts x on x.transaction = t.transactionid
+    where l.pid is null and t.pid is null and t.locktype = 'transactionid' and t.virtualtransaction = l.virtualtransaction
+) p on true
+where l.locktype = 'relation' and l.granted and l.mode = 'RowExclusiveLock'
+    and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+    and l.relation in (
+        select relid from sequences union all select relid from log where not (select always from drawn)
+    )
+    and l.pid is distinct from pg_backend_pid()
+group by l.virtualtransaction";
 
 impl Log {
     /// Checks that the table can be followed. What the server said holds for this moment: ask again now and then.
@@ -139,20 +171,7 @@ impl Log {
             format!("select (select max({position}) from {regclass})::bigint, pg_catalog.pg_is_in_recovery()"),
             &[],
         );
-        let writers = Query::new(
-            format!(
-                "{WATCHED} select l.virtualtransaction, max(l.pid),
-                     max(extract(epoch from clock_timestamp() - a.xact_start))::float8
-                 from pg_catalog.pg_locks l
-                 left join pg_catalog.pg_stat_activity a on a.pid = l.pid
-                 where l.locktype = 'relation' and l.granted and l.mode = 'RowExclusiveLock'
-                     and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
-                     and l.relation in (select relid from log union all select relid from sequences)
-                     and l.pid is distinct from pg_backend_pid()
-                 group by l.virtualtransaction"
-            ),
-            &[Type::TEXT],
-        );
+        let writers = Query::new(format!("{WATCHED}{WRITERS}"), &[Type::TEXT, Type::TEXT]);
         let dense = Query::new(
             format!(
                 "with run as (
@@ -163,7 +182,7 @@ impl Log {
             ),
             &[Type::INT8, Type::INT8],
         );
-        Self { name: table.table.clone(), regclass, head, writers, dense }
+        Self { name: table.table.clone(), regclass, position: table.position.clone(), head, writers, dense }
     }
 
     /// Prepares by name what watches the table: see [`Query::prepare`].
@@ -195,7 +214,7 @@ impl Log {
         }
         let head: Option<i64> = row.try_get(0).map_err(failed)?;
         // Must be a later statement than the head's: see the module.
-        let writers = self.writers.rows(client, &[&self.regclass]).await.map_err(failed)?;
+        let writers = self.writers.rows(client, &[&self.regclass, &self.position]).await.map_err(failed)?;
         let writers = writers
             .iter()
             .map(|row| {
@@ -205,6 +224,12 @@ impl Log {
                     open_for: row
                         .try_get::<_, Option<f64>>(2)?
                         .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
+                    session: SessionInfo {
+                        application: row.try_get::<_, Option<String>>(3)?.filter(|name| !name.is_empty()),
+                        statement: row.try_get(4)?,
+                        idle: row.try_get(5)?,
+                        prepared: row.try_get(6)?,
+                    },
                 })
             })
             .collect::<Result<_, Error>>()
@@ -300,6 +325,16 @@ impl Follower {
         self.head.is_some_and(|before| look.head < before)
     }
 
+    /// The transaction to name while the safe head does not move: of those that must end first, the one that has been open for longest.
+    pub fn blocking(&self, look: &Look) -> Option<BlockingWriter> {
+        let named = |writer: &&Writer| self.safe_head.waits_for().is_some_and(|ids| ids.contains(&writer.id));
+        let oldest = |writers: Vec<&Writer>| writers.into_iter().max_by_key(|writer| writer.open_for).cloned();
+        // One that was prepared meanwhile goes by another name.
+        let found = oldest(look.writers.iter().filter(named).collect());
+        let Writer { pid, open_for, session, .. } = found.or_else(|| oldest(look.writers.iter().collect()))?;
+        Some(BlockingWriter { pid, open_for, holds_for: Duration::ZERO, session })
+    }
+
     /// Takes in a look, with the end of the run without a gap where that was asked for, and returns the safe head. Starts anew when the
     /// log went back.
     pub fn observe(&mut self, look: &Look, dense_until: Option<Position>) -> Option<Position> {
@@ -324,7 +359,7 @@ impl Follower {
         let mut names = now;
         for name in self.earlier_names.values().flatten() {
             if names.insert(name.clone()) {
-                all.push(Writer { id: name.clone(), pid: None, open_for: None });
+                all.push(Writer { id: name.clone(), pid: None, open_for: None, session: SessionInfo::default() });
             }
         }
         self.running = names;
@@ -339,7 +374,12 @@ mod tests {
     fn look(head: i64, writers: &[(&str, Option<i32>)]) -> Look {
         let writers = writers
             .iter()
-            .map(|(id, pid)| Writer { id: WriterId((*id).to_owned()), pid: *pid, open_for: None })
+            .map(|(id, pid)| Writer {
+                id: WriterId((*id).to_owned()),
+                pid: *pid,
+                open_for: None,
+                session: SessionInfo::default(),
+            })
             .collect();
         Look { head: Position(head), writers }
     }
@@ -387,10 +427,16 @@ mod tests {
     }
 
     #[test]
-    fn names_the_writer_that_is_open_for_longest() {
+    fn names_the_writer_that_is_open_for_longest_of_those_that_hold_the_head_back() {
+        let mut follower = Follower::default();
         let mut busy = look(9, &[("3/7", Some(11)), ("4/1", Some(12))]);
         busy.writers[1].open_for = Some(Duration::from_secs(9));
-        assert_eq!(busy.oldest_writer().unwrap().pid, Some(12));
+        follower.observe(&busy, None);
+        assert_eq!(follower.blocking(&busy).unwrap().pid, Some(12));
+        let mut later = look(12, &[("3/7", Some(11)), ("5/1", Some(13))]);
+        later.writers[1].open_for = Some(Duration::from_secs(900));
+        follower.observe(&later, None);
+        assert_eq!(follower.blocking(&later).unwrap().pid, Some(11), "13 began to write after 9 was seen");
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Reader {
                 None => None,
             };
             let safe = follower.observe(&look, dense_until);
-            Ok(Seen { safe, head: look.head, blocked_by: look.oldest_writer() })
+            Ok(Seen { safe, head: look.head, blocked_by: follower.blocking(&look) })
         })
         .await
     }

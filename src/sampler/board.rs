@@ -334,7 +334,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
             (assessment.ahead_of_clock.is_some(), assessment.jump.is_some(), assessment.retention_risk.is_some()),
             assessment.pending.events == 0,
             assessment.staleness.map(|staleness| staleness > target),
-            measured.sample.blocked_by.as_ref().map(|writer| writer.pid),
+            measured.sample.held_by().map(|writer| writer.pid),
         )
     };
     if decides(old) != decides(new) {
@@ -343,6 +343,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
     let numbers = |measured: &Measured| {
         (
             measured.assessment.pending,
+            measured.sample.held_back,
             measured.sample.head,
             measured.sample.checkpoint.clone(),
             measured.assessment.staleness,

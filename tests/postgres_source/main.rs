@@ -4,6 +4,7 @@
 
 mod connections;
 mod harness;
+mod held_back;
 mod pooled;
 mod positions;
 
@@ -37,12 +38,13 @@ async fn an_uncommitted_earlier_event_holds_the_safe_head_and_its_writer_is_name
     assert_eq!(held.sample.blocked_by.as_ref().unwrap().pid, Some(pid));
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let still = sampler.wait_measured("still held", "a", |_| true).await;
-    assert_eq!((still.sample.head.safe, still.assessment.pending.events), (Position(5), 0));
+    assert_eq!((still.sample.head.safe, still.sample.held_back), (Position(5), 3));
+    assert_eq!(still.assessment.pending, Pending { events: 3, exact: true }, "what is committed waits, safe or not");
     assert!(still.sample.blocked_by.as_ref().unwrap().open_for.unwrap() > Duration::from_secs(1));
 
     slow.batch_execute("commit").await.unwrap();
-    let all = sampler.wait_pending("a", 4).await;
-    assert_eq!(all.sample.head.safe, Position(9));
+    let all = sampler.wait_measured("released", "a", |m| m.sample.head.safe == Position(9)).await;
+    assert_eq!(all.assessment.pending, Pending { events: 4, exact: true });
     assert_eq!(all.sample.arrived, 4);
     assert!(all.sample.blocked_by.is_none());
 
@@ -52,8 +54,8 @@ async fn an_uncommitted_earlier_event_holds_the_safe_head_and_its_writer_is_name
         .wait_measured("held again", "a", |m| m.sample.head.raw == Position(12) && m.sample.head.safe == Position(9))
         .await;
     slow.batch_execute("rollback").await.unwrap();
-    let passed = sampler.wait_pending("a", 6).await;
-    assert_eq!(passed.sample.head.safe, Position(12), "the gap at 10 will never be filled");
+    let passed = sampler.wait_measured("10 will never be filled", "a", |m| m.sample.head.safe == Position(12)).await;
+    assert_eq!((passed.assessment.pending.events, passed.sample.held_back, passed.sample.arrived), (6, 0, 6));
 }
 
 #[tokio::test]
@@ -137,8 +139,11 @@ async fn a_notification_wakes_the_sampler_and_does_so_after_a_reconnect_too() {
             .batch_execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'projectionist-sampler' and datname = 'notified'")
             .await
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        assert_eq!(sampler_connections(&client, "notified").await, 1, "reconnected");
+        let until = std::time::Instant::now() + harness::SOON;
+        while sampler_connections(&client, "notified").await != 1 {
+            assert!(std::time::Instant::now() < until, "not connected again");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 

@@ -147,6 +147,7 @@ Those of them that Helm makes. One that another adapter made is not Helm's to ma
 {{- define "projectionist.metricNames" -}}
 - pending_events
 - queue_length
+- held_back_events
 - staleness_seconds
 - required_workers
 - parked_events

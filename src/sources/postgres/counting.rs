@@ -84,23 +84,32 @@ impl Segment {
     }
 }
 
-/// Where to cut the log between the lowest of `points` and `safe`.
-pub(super) fn segments(points: impl Iterator<Item = Position>, safe: Position) -> Vec<(i64, i64)> {
-    let mut cuts: BTreeSet<i64> = points.map(|point| point.0).filter(|point| *point < safe.0).collect();
-    cuts.insert(safe.0);
+/// Where to cut the log between the lowest of `points` and `head`.
+pub(super) fn segments(points: impl Iterator<Item = Position>, head: Position) -> Vec<(i64, i64)> {
+    let mut cuts: BTreeSet<i64> = points.map(|point| point.0).filter(|point| *point < head.0).collect();
+    cuts.insert(head.0);
     let cuts: Vec<i64> = cuts.into_iter().collect();
     cuts.windows(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// What waits beyond `checkpoint`, which is one of the points that the log was cut at, or not below the safe head.
-pub(super) fn waiting_from(segments: &[Segment], checkpoint: Position) -> Waiting {
-    let beyond = || segments.iter().filter(|segment| segment.low >= checkpoint.0);
-    let pending = beyond().fold(Pending { events: 0, exact: true }, |sum, segment| Pending {
-        events: sum.events.saturating_add(segment.events.events),
-        exact: sum.exact && segment.events.exact,
-    });
-    let oldest = beyond().map(|segment| segment.first).find(|first| *first != Oldest::None).unwrap_or(Oldest::None);
-    Waiting { pending, by_shard: Vec::new(), oldest }
+/// Events after `low` up to `high`, both of which the log was cut at.
+pub(super) fn between(segments: &[Segment], low: Position, high: Position) -> Pending {
+    let inside = segments.iter().filter(|segment| segment.low >= low.0 && segment.high <= high.0);
+    inside.fold(NONE, |sum, segment| add(sum, segment.events))
+}
+
+/// What waits beyond `checkpoint` up to `end`. The log was cut at both, as far as it was counted there.
+pub(super) fn waiting_between(segments: &[Segment], checkpoint: Position, end: Position) -> Waiting {
+    let first = segments.iter().filter(|segment| segment.low >= checkpoint.0 && segment.high <= end.0);
+    let oldest = first.map(|segment| segment.first).find(|first| *first != Oldest::None).unwrap_or(Oldest::None);
+    Waiting { pending: between(segments, checkpoint, end), by_shard: Vec::new(), oldest }
+}
+
+const NONE: Pending = Pending { events: 0, exact: true };
+
+/// Both together.
+pub(super) fn add(a: Pending, b: Pending) -> Pending {
+    Pending { events: a.events.saturating_add(b.events), exact: a.exact && b.exact }
 }
 
 /// One row of the server's answer about a sharded projection.
@@ -158,12 +167,14 @@ pub(super) fn unsigned(count: i64) -> u64 {
 mod tests {
     use super::*;
 
+    const END: Position = Position(i64::MAX);
+
     fn segment(low: i64, high: i64, count: i64, first: Oldest) -> Segment {
         Segment { first, ..Segment::new((low, high), count, EXACT_UP_TO + 1, true, None) }
     }
 
     #[test]
-    fn the_log_is_cut_at_each_checkpoint_once_and_never_beyond_the_safe_head() {
+    fn the_log_is_cut_at_each_checkpoint_once_and_never_beyond_the_head() {
         let points = [5, 9, 5, 30, 12].map(Position);
         assert_eq!(segments(points.into_iter(), Position(12)), [(5, 9), (9, 12)]);
         assert_eq!(segments([Position(12)].into_iter(), Position(12)), []);
@@ -172,17 +183,17 @@ mod tests {
     #[test]
     fn each_projection_waits_for_all_segments_beyond_its_checkpoint() {
         let cut = [segment(5, 9, 3, Oldest::Age(8.0)), segment(9, 12, 2, Oldest::Age(4.0))];
-        assert_eq!(waiting_from(&cut, Position(5)).pending, Pending { events: 5, exact: true });
-        assert_eq!(waiting_from(&cut, Position(5)).oldest, Oldest::Age(8.0));
-        assert_eq!(waiting_from(&cut, Position(9)).pending, Pending { events: 2, exact: true });
-        assert_eq!(waiting_from(&cut, Position(12)), Waiting::nothing(0));
-        assert_eq!(waiting_from(&cut, Position(40)), Waiting::nothing(0));
+        assert_eq!(waiting_between(&cut, Position(5), END).pending, Pending { events: 5, exact: true });
+        assert_eq!(waiting_between(&cut, Position(5), END).oldest, Oldest::Age(8.0));
+        assert_eq!(waiting_between(&cut, Position(9), END).pending, Pending { events: 2, exact: true });
+        assert_eq!(waiting_between(&cut, Position(12), END), Waiting::nothing(0));
+        assert_eq!(waiting_between(&cut, Position(40), END), Waiting::nothing(0));
     }
 
     #[test]
     fn an_empty_segment_leaves_the_oldest_event_to_the_next() {
         let cut = [segment(5, 9, 0, Oldest::None), segment(9, 12, 2, Oldest::Unknown)];
-        assert_eq!(waiting_from(&cut, Position(5)).oldest, Oldest::Unknown, "NULL is not fresh");
+        assert_eq!(waiting_between(&cut, Position(5), END).oldest, Oldest::Unknown, "NULL is not fresh");
     }
 
     #[test]
@@ -191,7 +202,10 @@ mod tests {
         let long = Segment::new((0, 1_000_000), limit, limit, true, Some(3.0));
         assert_eq!(long.events, Pending { events: 1_000_000, exact: false });
         let short = segment(1_000_000, 1_000_010, 4, Oldest::Age(1.0));
-        assert_eq!(waiting_from(&[long, short], Position(0)).pending, Pending { events: 1_000_004, exact: false });
+        assert_eq!(
+            waiting_between(&[long, short], Position(0), END).pending,
+            Pending { events: 1_000_004, exact: false }
+        );
     }
 
     #[test]

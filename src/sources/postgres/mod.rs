@@ -3,6 +3,7 @@
 //! A poll asks the read stores for checkpoints first, each before its own deadline, and then looks at the event tables: so a healthy
 //! checkpoint is never beyond the head. A read store that does not answer soon is left behind and joins a later poll.
 
+mod arrivals;
 mod counting;
 mod questions;
 mod table;

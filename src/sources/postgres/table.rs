@@ -11,11 +11,15 @@ use tokio_postgres::{Client, Error, types::Type};
 
 use super::{
     AskRef,
-    counting::{Segment, ShardRow, Waiting, scan_limit, segments, unsigned, waiting_by_shard, waiting_from},
+    arrivals::Arrivals,
+    counting::{
+        Oldest, Segment, ShardRow, Waiting, add, between, scan_limit, segments, unsigned, waiting_between,
+        waiting_by_shard,
+    },
 };
 use crate::{
     api::{EventTable, Reason},
-    lag::{CheckpointState, Head, Pending, Position, Sample},
+    lag::{BlockingWriter, CheckpointState, Head, Pending, Position, Sample},
     postgres::{
         Live, Query, classify, quote_identifier, quote_table,
         safe_head::{Follower, Log, LogError, Look},
@@ -49,15 +53,18 @@ pub(super) struct Table {
     /// The table as it was found to be, and when: what the server said is asked again.
     log: Option<(Instant, Log)>,
     follower: Follower,
-    arrived: u64,
-    /// Up to where arrivals have been counted.
-    arrived_until: Option<Position>,
+    arrivals: Arrivals,
+    /// What waits between the safe head and the raw head, and when it was counted.
+    above: (Vec<Segment>, Instant),
     counted: HashMap<ProjectionKey, Counted>,
+    /// The safe head that does not move although the raw head is beyond it, and since when.
+    held: Option<(Option<Position>, Instant)>,
     failures: u32,
     retry_at: Option<Instant>,
     settling: u32,
 }
 
+/// What waits up to the safe head.
 struct Counted {
     safe: Position,
     checkpoint: Checkpoint,
@@ -75,9 +82,10 @@ impl Table {
             table,
             log: None,
             follower: Follower::default(),
-            arrived: 0,
-            arrived_until: None,
+            arrivals: Arrivals::default(),
+            above: (Vec::new(), Instant::now()),
             counted: HashMap::new(),
+            held: None,
             failures: 0,
             retry_at: None,
             settling: 0,
@@ -133,37 +141,69 @@ impl Table {
         self.failures = 0;
         self.retry_at = None;
         self.settling = if safe == Some(look.head) { 0 } else { self.settling.saturating_add(1) };
-        let Some(safe) = safe else {
-            let unknown = held_from_the_start(&self.table, &look);
-            return Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), Err(unknown.clone()))).collect());
-        };
-        self.count(client, wanted, safe).await.map_err(|error| self.statement_failed(&error))?;
-        let head = Head { raw: look.head, safe };
-        let blocked_by = if safe < look.head { look.oldest_writer() } else { None };
+        let blocked_by = self.hold(&look, safe);
+        let head = Head { raw: look.head, safe: safe.unwrap_or_else(|| vouched_for(wanted, look.head)) };
+        self.count(client, wanted, head).await.map_err(|error| self.statement_failed(&error))?;
         let sample = |wanted: &Wanted| {
-            let counted = self.counted.get(&wanted.ask.key);
-            let (staleness, ahead_of_clock) =
-                counted.map_or((None, Duration::ZERO), |counted| counted.waiting.oldest.after(counted.at.elapsed()));
+            let counted = self.waiting(wanted, head);
             Sample {
                 at,
                 taken,
                 head,
                 checkpoint: wanted.checkpoint.state.clone(),
-                pending: counted.map(|counted| Pending {
-                    exact: counted.waiting.pending.exact && wanted.checkpoint.exact,
-                    ..counted.waiting.pending
-                }),
-                pending_by_shard: counted.map(|counted| counted.waiting.by_shard.clone()).unwrap_or_default(),
-                arrived: self.arrived,
-                staleness,
-                ahead_of_clock,
-                held_back: 0,
-                beyond_all_rows: counted.and_then(|counted| counted.beyond_all_rows),
+                pending: counted.as_ref().map(|counted| counted.pending),
+                pending_by_shard: counted.as_ref().map(|counted| counted.by_shard.clone()).unwrap_or_default(),
+                arrived: self.arrivals.total(),
+                staleness: counted.as_ref().and_then(|counted| counted.staleness),
+                ahead_of_clock: counted.as_ref().map_or(Duration::ZERO, |counted| counted.ahead_of_clock),
+                held_back: counted.as_ref().map_or(0, |counted| counted.held_back),
+                beyond_all_rows: counted.as_ref().and_then(|counted| counted.beyond_all_rows),
                 blocked_by: blocked_by.clone(),
                 unheard: pooled && wanted.ask.question.notify_channel.is_some(),
             }
         };
         Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), Ok(sample(wanted)))).collect())
+    }
+
+    /// Takes note of whether the safe head stands still below the raw head, and says which transaction it waits for.
+    fn hold(&mut self, look: &Look, safe: Option<Position>) -> Option<BlockingWriter> {
+        if safe == Some(look.head) {
+            self.held = None;
+            return None;
+        }
+        let now = Instant::now();
+        let since = self.held.filter(|(before, _)| *before == safe).map_or(now, |(_, since)| since);
+        self.held = Some((safe, since));
+        self.follower.blocking(look).map(|writer| BlockingWriter { holds_for: now - since, ..writer })
+    }
+
+    /// What waits up to the raw head.
+    fn waiting(&self, wanted: &Wanted, head: Head) -> Option<Told> {
+        let counted = self.counted.get(&wanted.ask.key)?;
+        let (above, above_at) = &self.above;
+        let from = wanted.checkpoint.state.lowest()?.max(head.safe);
+        let above = waiting_between(above, from, head.raw);
+        let pending = add(counted.waiting.pending, above.pending);
+        // Shards beyond the safe head may have handled some of what lies above it.
+        let by_shard = !counted.waiting.by_shard.is_empty();
+        let beyond = by_shard && wanted.checkpoint.state.highest().is_some_and(|highest| highest > head.safe);
+        let beyond_all_rows = counted.beyond_all_rows.map(|below| {
+            let highest = wanted.checkpoint.state.highest().unwrap_or_default().max(head.safe);
+            below.saturating_add(between(&self.above.0, highest, head.raw).events)
+        });
+        let (oldest, at) = match counted.waiting.oldest {
+            Oldest::None => (above.oldest, *above_at),
+            oldest => (oldest, counted.at),
+        };
+        let (staleness, ahead_of_clock) = oldest.after(at.elapsed());
+        Some(Told {
+            pending: Pending { exact: pending.exact && wanted.checkpoint.exact && !beyond, ..pending },
+            by_shard: counted.waiting.by_shard.clone(),
+            held_back: above.pending.events,
+            beyond_all_rows,
+            staleness,
+            ahead_of_clock,
+        })
     }
 
     async fn look(&mut self, client: &Client, wanted: &[Wanted]) -> Result<(Look, Option<Position>), LogError> {
@@ -174,7 +214,7 @@ impl Table {
         let look = log.look(client).await?;
         if self.follower.went_back(&look) {
             self.counted.clear();
-            self.arrived_until = None;
+            self.arrivals.restart();
         }
         let furthest = wanted.iter().filter_map(|wanted| wanted.checkpoint.state.lowest()).max();
         let dense_until = match self.follower.dense_from(&look, furthest) {
@@ -186,9 +226,10 @@ impl Table {
         Ok((look, safe))
     }
 
-    /// Brings `counted` and `arrived` up to date. What is at or below the safe head never changes, so where neither checkpoint nor safe head moved the
-    /// last count still holds.
-    async fn count(&mut self, client: &Client, wanted: &[Wanted], safe: Position) -> Result<(), Error> {
+    /// Brings all counts up to date. What is at or below the safe head never changes, so where neither checkpoint nor safe head moved the last count
+    /// still holds. Above it, all is counted at each poll.
+    async fn count(&mut self, client: &Client, wanted: &[Wanted], head: Head) -> Result<(), Error> {
+        let safe = head.safe;
         if self.counted.len() > wanted.len() * 2 + 16 {
             self.counted.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
         }
@@ -206,20 +247,22 @@ impl Table {
                 (CheckpointState::Committed(_), None) => plain.push(wanted),
             }
         }
-        let before = self.arrived_until.filter(|before| *before < safe);
-        let points =
-            plain.iter().flat_map(|wanted| [wanted.checkpoint.state.lowest(), highest_of_several(wanted)]).flatten();
-        let cut = segments(points.chain(before), safe);
+        let points = plain.iter().filter_map(|wanted| wanted.checkpoint.state.lowest());
+        let highest = plain.iter().filter_map(|wanted| highest_of_several(wanted));
+        let beyond =
+            wanted.iter().flat_map(|wanted| [wanted.checkpoint.state.lowest(), highest_of_several(wanted)]).flatten();
+        let cut = segments(
+            points.chain(beyond.filter(|point| *point > safe)).chain(highest).chain(self.arrivals.cuts()).chain([safe]),
+            head.raw,
+        );
         let counted = if cut.is_empty() { Vec::new() } else { self.count_segments(client, &cut).await? };
-        if let Some(before) = before {
-            self.arrived = self.arrived.saturating_add(waiting_from(&counted, before).pending.events);
-        }
-        self.arrived_until = Some(safe);
+        self.arrivals.take(&counted, head);
         for wanted in plain {
             let lowest = wanted.checkpoint.state.lowest().unwrap_or(safe);
-            let beyond = highest_of_several(wanted).map(|highest| waiting_from(&counted, highest).pending.events);
-            self.remember(wanted, safe, waiting_from(&counted, lowest), beyond);
+            let beyond = highest_of_several(wanted).map(|highest| between(&counted, highest, safe).events);
+            self.remember(wanted, safe, waiting_between(&counted, lowest, safe), beyond);
         }
+        self.above = (counted.into_iter().filter(|segment| segment.low >= safe.0).collect(), Instant::now());
         for (shards, group) in sharded {
             self.count_shards(client, shards, &group, safe).await?;
         }
@@ -354,21 +397,21 @@ fn highest_of_several(wanted: &Wanted) -> Option<Position> {
     wanted.checkpoint.state.highest().filter(|_| !wanted.checkpoint.exact)
 }
 
-fn held_from_the_start(table: &EventTable, look: &Look) -> Unknown {
-    let who = match look.oldest_writer() {
-        Some(writer) => match writer.pid {
-            Some(pid) => format!("the transaction of server process {pid}"),
-            None => "a prepared transaction".to_owned(),
-        },
-        None => "a transaction".to_owned(),
-    };
-    Unknown {
-        reason: Reason::NotMeasuredYet,
-        message: format!(
-            "event table {}: {who} has been writing since before measuring began, and until it ends nobody knows which events are still missing: see pg_stat_activity",
-            table.table
-        ),
-    }
+/// What is told of one projection's events.
+struct Told {
+    pending: Pending,
+    by_shard: Vec<u64>,
+    held_back: u64,
+    beyond_all_rows: Option<u64>,
+    staleness: Option<Duration>,
+    ahead_of_clock: Duration,
+}
+
+/// Where the safe head is not known, since a transaction has been writing since before the first look: the position that some projection has
+/// come to stands for it, so that all beyond it counts as held back.
+fn vouched_for(wanted: &[Wanted], head: Position) -> Position {
+    let reached = wanted.iter().filter_map(|wanted| wanted.checkpoint.state.lowest());
+    reached.filter(|position| *position <= head).max().unwrap_or_default()
 }
 
 fn pause(failures: u32) -> Duration {
