@@ -140,7 +140,14 @@ impl Crew {
         }
         for (index, worker) in ready_workers {
             let able = able(index);
-            let left = share(shards.iter_mut().skip(index).step_by(ready), able);
+            let waiting: f64 = shards.iter().skip(index).step_by(ready).map(Shard::waiting).sum();
+            let left = if waiting <= able {
+                // All is done, in whatever order.
+                shards.iter_mut().skip(index).step_by(ready).for_each(|shard| shard.work(shard.waiting()));
+                able - waiting
+            } else {
+                share(shards.iter_mut().skip(index).step_by(ready), able)
+            };
             worker.busy_seconds += if able > 0.0 { (able - left) / able * seconds } else { 0.0 };
             worker.since_commit += able - left;
             if worker.commits(end, commits) {

@@ -10,27 +10,42 @@ use super::trace::Trace;
 /// The line of arrivals.
 #[derive(Clone, Debug)]
 pub(super) struct Arrivals {
-    /// Time in seconds and events until then, rising in both.
-    knots: Vec<(f64, f64)>,
+    /// How long before the beginning the first event of the backlog came, in seconds.
+    backlog_age: f64,
+    /// The trace's step in seconds.
+    step: f64,
+    /// Events until the end of each step, those that wait at the beginning first.
+    sums: Vec<f64>,
 }
 
 impl Arrivals {
     /// From a trace and a backlog: events that wait at the beginning, the oldest so many seconds old.
     pub(super) fn new(trace: &Trace, backlog: Backlog) -> Self {
-        let mut knots = vec![(-backlog.age.as_secs_f64().max(1e-3), 0.0), (0.0, backlog.events)];
-        let (step, mut sum, mut end) = (trace.step().as_secs_f64(), backlog.events, 0.0);
+        let (step, mut sum) = (trace.step().as_secs_f64(), backlog.events);
+        let mut sums = Vec::with_capacity(trace.points().len() + 1);
+        sums.push(sum);
         for point in trace.points() {
             sum += point.arriving * step;
-            end += step;
-            knots.push((end, sum));
+            sums.push(sum);
         }
-        Self { knots }
+        Self { backlog_age: backlog.age.as_secs_f64().max(1e-3), step, sums }
+    }
+
+    /// Where the line bends: a time in seconds and the events until then, rising in both.
+    fn knot(&self, index: usize) -> Option<(f64, f64)> {
+        match index.checked_sub(1) {
+            None => Some((-self.backlog_age, 0.0)),
+            Some(steps) => self.sums.get(steps).map(|sum| (as_float(steps) * self.step, *sum)),
+        }
     }
 
     /// Events that have arrived until `seconds`.
     pub(super) fn until(&self, seconds: f64) -> f64 {
-        let after = self.knots.partition_point(|knot| knot.0 <= seconds);
-        match (after.checked_sub(1).and_then(|before| self.knots.get(before)), self.knots.get(after)) {
+        if seconds < -self.backlog_age {
+            return 0.0;
+        }
+        let before = if seconds < 0.0 { 0 } else { (steps(seconds / self.step) + 1).min(self.sums.len()) };
+        match (self.knot(before), self.knot(before + 1)) {
             (Some(before), Some(after)) => {
                 before.1 + (after.1 - before.1) * (seconds - before.0) / (after.0 - before.0)
             }
@@ -41,16 +56,17 @@ impl Arrivals {
 
     /// When the line reached so many events.
     pub(super) fn time_of(&self, events: f64) -> f64 {
-        let mut from = self.knots.partition_point(|knot| knot.1 < events).saturating_sub(1);
+        let mut from = self.sums.partition_point(|sum| *sum < events);
         self.reached(events, &mut from)
     }
 
     /// When the line reached so many events, searching from the knot `from` on; the knot where it was found is stored there.
     fn reached(&self, events: f64, from: &mut usize) -> f64 {
-        while self.knots.get(*from + 1).is_some_and(|knot| knot.1 < events) {
+        // Knot `from + 1` is at the end of step `from`.
+        while self.sums.get(*from).is_some_and(|sum| *sum < events) {
             *from += 1;
         }
-        match (self.knots.get(*from), self.knots.get(*from + 1)) {
+        match (self.knot(*from), self.knot(*from + 1)) {
             (Some(before), Some(after)) if after.1 > before.1 => {
                 let part = ((events - before.1) / (after.1 - before.1)).clamp(0.0, 1.0);
                 before.0 + (after.0 - before.0) * part
@@ -59,6 +75,17 @@ impl Arrivals {
             (None, _) => 0.0,
         }
     }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn as_float(number: usize) -> f64 {
+    number as f64
+}
+
+/// Whole steps.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn steps(number: f64) -> usize {
+    number.max(0.0) as usize
 }
 
 /// What waits when the simulation begins.

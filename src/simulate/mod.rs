@@ -28,6 +28,8 @@ mod model;
 mod others;
 mod outcome;
 mod policy;
+mod read_trace;
+mod record;
 mod report;
 mod run;
 mod svg;

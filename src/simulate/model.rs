@@ -83,6 +83,12 @@ impl Policy for ModelPolicy {
     }
 }
 
+/// The patterns of hours and days go by the trace's own times.
+fn taken(clock: std::time::Duration) -> jiff::Timestamp {
+    let since = jiff::SignedDuration::try_from(clock).unwrap_or_default();
+    jiff::Timestamp::UNIX_EPOCH.checked_add(since).unwrap_or(jiff::Timestamp::MAX)
+}
+
 /// What a probe of the simulated source answers.
 fn sample(state: &State<'_>) -> Sample {
     let Measured { pending, exact, by_shard, checkpoints, staleness } = state.measured;
@@ -90,7 +96,7 @@ fn sample(state: &State<'_>) -> Sample {
     let head = position(state.arrived);
     Sample {
         at: state.now,
-        taken: jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(state.now).unwrap_or_default(),
+        taken: taken(state.clock),
         head: Head { raw: head, safe: head },
         checkpoint: CheckpointState::Committed(checkpoints.iter().copied().map(position).collect()),
         pending: Some(Pending { events: *pending, exact: *exact }),

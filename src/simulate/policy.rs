@@ -10,6 +10,8 @@ use crate::hpa::{Autoscaler, Reading};
 pub struct State<'a> {
     /// Since the trace began.
     pub now: Duration,
+    /// The same by the trace's own times, which may be those of a day or since 1970.
+    pub clock: Duration,
     /// Events that have ever arrived: the head.
     pub arrived: u64,
     /// How far behind the projection is, as measured from outside: by what is committed.

@@ -1,5 +1,7 @@
 //! A simulation for people, with charts, and for machines, as JSON. Pure.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -35,7 +37,7 @@ pub fn report(run: &Run, title: &str, width: usize) -> String {
     }
     lines.push(String::new());
     for (at, from, to) in run.changes().iter().take(MOST_CHANGES) {
-        lines.push(format!("{:>9.1} s  {from:>4} → {to}", at.as_secs_f64()));
+        lines.push(format!("{:>9.1} s  {from:>4} → {to}", (run.begins() + *at).as_secs_f64()));
     }
     if changes > MOST_CHANGES {
         lines.push(format!("{:>11}  and {} more", "", changes - MOST_CHANGES));
@@ -63,24 +65,37 @@ fn charts(run: &Run, width: usize) -> Vec<String> {
     lines.extend([String::new(), "workers (• required)".to_owned()]);
     lines.extend(rows(&replicas, &required, '•', highest(&[&replicas, &required], 1.0)));
     let end = run.moments().last().map_or(0.0, |moment| moment.at.as_secs_f64());
+    let begins = run.begins().as_secs_f64();
     let labels: Vec<(f64, String)> =
-        [0.0, 0.25, 0.5, 0.75].into_iter().map(|part| (end * part, format!("{:.0} s", end * part))).collect();
+        [0.0, 0.25, 0.5, 0.75].into_iter().map(|part| (end * part, format!("{:.0} s", begins + end * part))).collect();
     lines.push(axis(labels.iter().map(|(at, label)| (*at, label.as_str())), end, columns));
     lines
 }
 
-/// The report for machines: the score, the changes, and a moment for each second (or each tick, where those are longer).
+/// Moments and changes in the report for machines, at most about so many of each.
+const MOST_TOLD: usize = 10_000;
+
+/// The report for machines: the score, the changes, and a moment for each second, or for each of longer stretches where the run is long: the highest
+/// of each value there. Times are the trace's own.
 pub fn to_json(run: &Run) -> Value {
+    let seconds = |at: Duration| (run.begins() + at).as_secs_f64();
     let changes: Vec<Value> = run
         .changes()
         .iter()
-        .map(|(at, from, to)| json!({"seconds": at.as_secs_f64(), "from": from, "to": to}))
+        .take(MOST_TOLD)
+        .map(|(at, from, to)| json!({"seconds": seconds(*at), "from": from, "to": to}))
         .collect();
-    let mut told = None;
-    let moments: Vec<Value> = run
-        .moments()
+    let end = run.moments().last().map_or(0, |moment| moment.at.as_secs());
+    let stretch = end.div_ceil(MOST_TOLD as u64).max(1);
+    let mut told: Vec<Moment> = Vec::new();
+    for moment in run.moments() {
+        match told.last_mut() {
+            Some(last) if last.at.as_secs() / stretch == moment.at.as_secs() / stretch => last.merge(moment),
+            _ => told.push(*moment),
+        }
+    }
+    let moments: Vec<Value> = told
         .iter()
-        .filter(|moment| told.replace(moment.at.as_secs()) != Some(moment.at.as_secs()))
         .map(|moment| {
             let Moment {
                 at,
@@ -94,7 +109,7 @@ pub fn to_json(run: &Run) -> Value {
                 required,
             } = moment;
             json!({
-                "seconds": at.as_secs_f64(),
+                "seconds": seconds(*at),
                 "arrivingPerSecond": arriving,
                 "pending": pending,
                 "stalenessSeconds": staleness.as_secs_f64(),
@@ -107,15 +122,15 @@ pub fn to_json(run: &Run) -> Value {
         "targetSeconds": run.target().as_secs_f64(),
         "score": run.score(),
         "changes": changes,
+        "secondsPerMoment": stretch,
         "moments": moments,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::simulate::record::Record;
 
     fn run() -> Run {
         let moment = |tenth: u32| Moment {
@@ -129,7 +144,13 @@ mod tests {
             ready: 1,
             required: Some(3),
         };
-        Run::new((0..1_000).map(moment).collect(), Duration::from_millis(100), Duration::from_secs(5))
+        recorded(Duration::ZERO, (0..1_000).map(moment))
+    }
+
+    fn recorded(begins: Duration, moments: impl Iterator<Item = Moment>) -> Run {
+        let mut record = Record::new(begins, Duration::from_millis(100), Duration::from_secs(5));
+        moments.for_each(|moment| record.push(moment));
+        record.finish()
     }
 
     #[test]
@@ -150,5 +171,30 @@ mod tests {
         assert_eq!(told["moments"][1]["seconds"], 1.0);
         assert_eq!(told["changes"][0], json!({"seconds": 2.0, "from": 1, "to": 2}));
         assert_eq!(told["score"]["mostWorkers"], 50);
+    }
+
+    #[test]
+    fn times_come_out_as_the_trace_gives_them() {
+        let noon = recorded(Duration::from_secs(43_200), run().moments().iter().copied());
+        assert!(report(&noon, "orders", 80).contains("  43202.0 s     1 → 2"));
+        assert!(report(&noon, "orders", 80).contains("└43250 s"));
+        assert_eq!(to_json(&noon)["changes"][0]["seconds"], 43_202.0);
+        assert_eq!(to_json(&noon)["moments"][1]["seconds"], 43_201.0);
+        assert!(super::super::svg(&noon, "orders").contains(">43250 s<"));
+    }
+
+    #[test]
+    fn a_long_run_makes_no_long_report() {
+        let usual = run().moments()[0];
+        let moment = |second: u64| Moment {
+            at: Duration::from_secs(second),
+            replicas: 1 + i32::from(second.is_multiple_of(2)),
+            ..usual
+        };
+        let told = to_json(&recorded(Duration::ZERO, (0..400_000).map(moment)));
+        assert_eq!(told["secondsPerMoment"], 40);
+        assert!(told["moments"].as_array().map(Vec::len) <= Some(10_001));
+        assert_eq!(told["changes"].as_array().map(Vec::len), Some(10_000));
+        assert_eq!(told["score"]["changes"], 399_999, "all are counted");
     }
 }

@@ -8,6 +8,7 @@ use super::{
     log::{Arrivals, Backlog, Shard},
     outcome::{Moment, Run},
     policy::{Policy, State},
+    record::Record,
     trace::Trace,
 };
 use crate::hpa::{Autoscaler, Controller, Phase, Pod, Scale, Settings};
@@ -47,12 +48,8 @@ pub struct Plan {
 
 impl Plan {
     /// With what is usual: 24 equal shards, a start-up of 2 s, one ready worker to begin with, a sample every 500 ms, a look every 15 s, the first
-    /// after 7 s, and 100 events per second for each worker. The grain is 100 ms, and coarser where the trace would have more than a million.
+    /// after 7 s, and 100 events per second for each worker. The grain is 100 ms, however long the trace is.
     pub fn new(trace: Trace, target: Duration) -> Self {
-        let mut tick = Duration::from_millis(100);
-        while trace.length() > tick * MOST_TICKS {
-            tick *= 2;
-        }
         Self {
             trace,
             backlog: Backlog::default(),
@@ -67,13 +64,14 @@ impl Plan {
             sync_period: Duration::from_secs(15),
             phase: Duration::from_secs(7),
             settings: Settings::default(),
-            tick,
+            tick: Duration::from_millis(100),
         }
     }
 }
 
-/// A moment is kept for each tick.
-const MOST_TICKS: u32 = 1_000_000;
+/// The real controller waits for its period after each look, which takes a moment itself: what is a whole number of periods old is already older. By
+/// how much does not matter, as long as it is not nothing.
+const LOOK_TAKES: Duration = Duration::from_millis(10);
 
 /// Runs the plan to the end of its trace.
 pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
@@ -81,12 +79,14 @@ pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
     let mut autoscaler = policy.autoscaler().map(|spec| (spec, Controller::new(plan.settings)));
     let tick = plan.tick.max(Duration::from_millis(1));
     let (mut sample_at, mut look_at) = (Duration::ZERO, plan.phase);
-    let mut moments = Vec::new();
+    let mut record = Record::new(plan.trace.begins(), tick, plan.target);
     let mut now = Duration::ZERO;
     let mut measured = Measured::default();
     loop {
         let seen = world.see(now);
-        if now >= sample_at || now >= look_at {
+        // Looks do not keep to the grain: one comes within its tick.
+        let looks = now + tick > look_at;
+        if now >= sample_at || looks {
             measured = world.measure(now);
         }
         if now >= sample_at {
@@ -96,25 +96,31 @@ pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
             }
             sample_at += plan.sampling.max(tick);
         }
-        if now >= look_at {
+        if looks {
             if let Some((spec, controller)) = &mut autoscaler {
                 let state = seen.state(&world, &measured, now);
-                if let Some(to) = look(spec, controller, policy, &state) {
+                if let Some(to) = look(spec, controller, policy, &state, look_at) {
                     world.scale(to, now);
                 }
             }
-            look_at += plan.sync_period.max(tick);
+            look_at += plan.sync_period.max(tick) + LOOK_TAKES;
         }
-        moments.push(seen.moment(&world, &measured, now, policy.required()));
+        record.push(seen.moment(&world, &measured, now, policy.required()));
         if now >= plan.trace.length() {
-            return Run::new(moments, tick, plan.target);
+            return record.finish();
         }
         world.work(now, tick);
         now += tick;
     }
 }
 
-fn look(spec: &Autoscaler, controller: &mut Controller, policy: &mut dyn Policy, state: &State<'_>) -> Option<i32> {
+fn look(
+    spec: &Autoscaler,
+    controller: &mut Controller,
+    policy: &mut dyn Policy,
+    state: &State<'_>,
+    at: Duration,
+) -> Option<i32> {
     let readings = policy.readings(state);
     let cpu = policy.cpu(state);
     let pod = |(index, worker): (usize, &super::Worker)| {
@@ -131,7 +137,7 @@ fn look(spec: &Autoscaler, controller: &mut Controller, policy: &mut dyn Policy,
     };
     let pods: Vec<Pod> = state.workers.iter().enumerate().map(pod).collect();
     let scale = Scale { spec: state.replicas, status: state.replicas, pods: &pods };
-    controller.look(spec, scale, &readings, state.now).scale_to
+    controller.look(spec, scale, &readings, at).scale_to
 }
 
 /// What is there, beside the policy.
@@ -252,6 +258,7 @@ impl Seen {
     fn state<'s>(&'s self, world: &'s World<'_>, measured: &'s Measured, now: Duration) -> State<'s> {
         State {
             now,
+            clock: world.plan.trace.begins() + now,
             arrived: self.arrived,
             measured,
             replicas: world.crew.count(),

@@ -96,6 +96,60 @@ fn the_autoscaler_looks_at_its_phase_and_then_every_period() {
     assert_eq!(run.changes(), [(seconds(4), 1, 5), (seconds(19), 5, 10), (seconds(34), 10, 20), (seconds(49), 20, 30)]);
 }
 
+/// Asks for so many workers at each look, without anybody else.
+struct ByLook {
+    behavior: Option<Behavior>,
+    wanted: Vec<i64>,
+    looks: usize,
+}
+
+impl Policy for ByLook {
+    fn autoscaler(&self) -> Option<Autoscaler> {
+        let metrics = vec![Metric::External(Target::Average(1_000))];
+        Some(Autoscaler { range: Range { min: 1, max: 100 }, metrics, behavior: self.behavior.clone() })
+    }
+
+    fn sample(&mut self, _: &State<'_>) {}
+
+    fn readings(&mut self, _: &State<'_>) -> Vec<Reading> {
+        let wanted = self.wanted.get(self.looks).or(self.wanted.last()).copied().unwrap();
+        self.looks += 1;
+        vec![Reading::Items(vec![wanted * 1_000])]
+    }
+}
+
+#[test]
+fn what_is_one_window_or_one_period_old_is_already_older() {
+    // Without behavior: a window of 300 s, which is 20 looks of 15 s.
+    let mut usual = ByLook { behavior: None, wanted: vec![4, 1], looks: 0 };
+    let plan = Plan { workers: 4, phase: seconds(0), ..Plan::new(trace(&[1.0; 40]), seconds(5)) };
+    let changes = run(&plan, &mut usual).changes();
+    assert!(changes.len() == 1 && changes[0].0 < seconds(301), "{changes:?}: not one look later");
+    // What was taken away a period ago no longer counts, and is overwritten by what is taken away now.
+    let spec = serde_json::json!({
+        "scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}]},
+        "scaleDown": {"stabilizationWindowSeconds": 0},
+    });
+    let behavior = Some(Behavior::from_spec(&serde_json::from_value(spec).unwrap()).unwrap());
+    let mut two_a_minute = ByLook { behavior, wanted: vec![12, 8, 4, 1, 24], looks: 0 };
+    let plan = Plan { workers: 12, phase: seconds(0), ..Plan::new(trace(&[1.0; 7]), seconds(5)) };
+    let reached: Vec<i32> = run(&plan, &mut two_a_minute).changes().iter().map(|change| change.2).collect();
+    assert_eq!(reached, [8, 4, 1, 6]);
+}
+
+#[test]
+fn a_long_trace_is_sampled_as_a_short_one_is() {
+    let (short, long) = (trace(&[30.0; 60]), trace(&[30.0; 60 * 18]));
+    let policy = || ByLook { behavior: None, wanted: vec![1], looks: 0 };
+    let (mut few, mut many) = (policy(), policy());
+    let short = run(&Plan { per_worker: 50.0, ..Plan::new(short, seconds(5)) }, &mut few);
+    let long = run(&Plan { per_worker: 50.0, ..Plan::new(long, seconds(5)) }, &mut many);
+    let hours = long.score().worker_seconds / short.score().worker_seconds;
+    assert!((hours - 18.0).abs() < 1e-6, "{hours}");
+    assert_eq!((few.looks, many.looks), (40, 719));
+    assert!(long.moments().len() <= 100_001, "{}", long.moments().len());
+}
+
 #[test]
 fn the_same_input_gives_the_same_output() {
     let plan = Plan::new(trace(&[100.0, 900.0, 20.0]), seconds(5));

@@ -78,7 +78,7 @@ fn panel(text: &mut String, run: &Run, top: f64, unit: &str, lines: &[Line<'_>])
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#777777\">{:.0} s</text>",
             LEFT + part * (WIDTH - LEFT - RIGHT - 20.0),
             y(0.0) + 15.0,
-            end * part
+            run.begins().as_secs_f64() + end * part
         );
     }
     let _ = writeln!(text, "<text x=\"{LEFT}\" y=\"{:.1}\">{unit}</text>", top + 12.0);
@@ -149,7 +149,10 @@ mod tests {
             required: (second > 10).then_some(3),
         };
         let moments: Vec<Moment> = (0..5_000).map(moment).collect();
-        let picture = svg(&Run::new(moments, Duration::from_secs(1), Duration::from_secs(5)), "orders <&> more");
+        let mut record =
+            super::super::record::Record::new(Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5));
+        moments.into_iter().for_each(|moment| record.push(moment));
+        let picture = svg(&record.finish(), "orders <&> more");
         assert!(picture.contains("orders &lt;&amp;&gt; more"));
         assert_eq!(picture.matches("fill=\"none\"").count(), 6);
         assert!(picture.len() < 200_000, "{} bytes", picture.len());

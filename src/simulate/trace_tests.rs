@@ -13,8 +13,11 @@ fn reads_both_forms() {
         let rate = |millis| trace.at(Duration::from_millis(millis)).arriving;
         assert_eq!([rate(0), rate(2_499), rate(2_500), rate(7_499), rate(7_500)], [100.0, 100.0, 0.0, 300.0, 0.0]);
     }
+    let marked = format!("\u{feff}\n{json}");
+    assert_eq!(Trace::read(&marked).unwrap().begins(), Duration::from_micros(1_700_000_000_123_000), "times as given");
+    assert_eq!(Trace::read(&format!("\u{feff}{csv}")).unwrap().begins(), Duration::from_secs(10));
     let capacity = Trace::read("seconds,events_per_second,worker_events_per_second\n0,1,50\n1,1,25\n").unwrap();
-    assert_eq!(capacity.points()[1], Point { arriving: 1.0, per_worker: Some(25.0) });
+    assert_eq!(capacity.points().nth(1), Some(Point { arriving: 1.0, per_worker: Some(25.0) }));
     assert_eq!(capacity.at(Duration::from_secs(9)).per_worker, Some(25.0), "after the end workers are as before it");
 }
 
@@ -48,11 +51,18 @@ fn what_is_wrong_is_told_with_its_line() {
         (r#"{"status":"error","error":"bad query"}"#.to_owned(), "status", "bad query"),
         (r#"{"status":"success","data":{"resultType":"vector"}}"#.to_owned(), "data.resultType", "matrix"),
         (r#"{"status":"success","data":{"resultType":"matrix"}}"#.to_owned(), "data.result", "holds 0"),
+        (r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#.to_owned(), "data.result", "found none"),
+        ("\n\n{\n7}".to_owned(), "line 4", "query_range"),
+        ("\n\nseconds\n".to_owned(), "line 3", "the header must be"),
+        (rows(&"0,".repeat(10_000)), "line 2", "more than 10000 characters"),
+        (series(""), "data.result[0].values", "at least two"),
+        (series(r#"[0,"1"],[15,2]"#), "line 1", "query_range"),
         (series(r#"[0,"1"],[15,"2"],[45,"2"]"#), "values[2]", "a gap of 30 s"),
         (series(r#"[0,"1"],[15,"NaN"]"#), "values[1]", "finite"),
         (series(r#"[0,"1"]"#), "data.result[0].values", "at least two"),
     ] {
         let error = Trace::read(&text).expect_err("it was accepted");
+        let text: String = text.chars().take(200).collect();
         assert!(error.place == place && error.problem.contains(problem), "{text:?}: {error}");
     }
 }
@@ -67,7 +77,7 @@ proptest! {
     fn what_is_written_is_read(rates in proptest::collection::vec(0.0..1e6_f64, 2..50), step in 1..100_u32) {
         let rows: Vec<String> = rates.iter().zip(0_u32..).map(|(rate, row)| format!("{},{rate}", row * step)).collect();
         let trace = Trace::read(&format!("seconds,events_per_second\n{}\n", rows.join("\n"))).unwrap();
-        let read: Vec<f64> = trace.points().iter().map(|point| point.arriving).collect();
+        let read: Vec<f64> = trace.points().map(|point| point.arriving).collect();
         prop_assert_eq!(read, rates);
     }
 }

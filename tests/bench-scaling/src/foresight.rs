@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use projectionist::{
     hpa::{Autoscaler, Reading},
-    simulate::{Plan, Policy, State},
+    simulate::{Plan, Point, Policy, State},
 };
 
 /// The numbers of workers that differ, of 24 shards, and what they are worth.
@@ -33,7 +33,7 @@ impl Foresight {
         let start_up = usize::try_from(plan.start_up.as_secs()).unwrap_or(0);
         // Seconds are coarse and shards are handled at their own pace: with a fifth to spare it is in time indeed.
         let target = usize::try_from((plan.target - plan.target / 5).as_secs()).unwrap_or(1);
-        let points = plan.trace.points();
+        let points: Vec<Point> = plan.trace.points().collect();
         // All hands until a backlog is gone: there is nothing to choose.
         let mut waiting = plan.backlog.events;
         let most = CHOICES[CHOICES.len() - 1];
