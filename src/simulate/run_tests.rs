@@ -146,7 +146,7 @@ fn a_long_trace_is_sampled_as_a_short_one_is() {
     let long = run(&Plan { per_worker: 50.0, ..Plan::new(long, seconds(5)) }, &mut many);
     let hours = long.score().worker_seconds / short.score().worker_seconds;
     assert!((hours - 18.0).abs() < 1e-6, "{hours}");
-    assert_eq!((few.looks, many.looks), (40, 719));
+    assert_eq!((few.looks, many.looks), (40, 720));
     assert!(long.moments().len() <= 100_001, "{}", long.moments().len());
 }
 
