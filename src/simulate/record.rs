@@ -129,7 +129,7 @@ impl Record {
 
 impl Run {
     /// From each tick's moment, in order; at least one. Also for what was measured on a cluster, which is then scored the same way.
-    pub fn new(moments: impl IntoIterator<Item = Moment>, tick: Duration, target: Duration) -> Self {
+    pub fn new(moments: Vec<Moment>, tick: Duration, target: Duration) -> Self {
         let mut record = Record::new(Duration::ZERO, tick, target);
         moments.into_iter().for_each(|moment| record.push(moment));
         record.finish()
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn recorded(moments: impl Iterator<Item = Moment>) -> Run {
-        Run::new(moments, Duration::from_secs(10), Duration::from_secs(5))
+        Run::new(moments.collect(), Duration::from_secs(10), Duration::from_secs(5))
     }
 
     #[test]
