@@ -62,6 +62,9 @@ struct Options {
     /// All kinds under all traces: hours
     #[arg(long)]
     all: bool,
+    /// Of each trace's events, so many in a hundred: for machines that are busy with other things
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    load: u32,
     /// Pods that all cells together may need at once
     #[arg(long, default_value_t = 90)]
     pods: u32,
@@ -106,7 +109,12 @@ impl Options {
         for load in traces {
             for kind in &kinds {
                 for target in &self.targets {
-                    races.push(Race { kind: *kind, trace: load.trace(), target: Duration::from_secs(*target) });
+                    races.push(Race {
+                        kind: *kind,
+                        trace: load.trace(),
+                        target: Duration::from_secs(*target),
+                        percent: self.load,
+                    });
                 }
             }
         }
@@ -118,7 +126,7 @@ impl Options {
 /// Pods that a race may need at once: what the peak of its load asks for, and some more, in each of its cells.
 fn pods(race: &Race, ways: usize) -> u32 {
     let dear = if race.kind.cost() == Cost::Doubles { 2.0 } else { 1.0 };
-    let trace = race.trace.trace(Cost::Known);
+    let trace = race.arrivals();
     let peak = trace.points().iter().map(|point| point.arriving).fold(0.0, f64::max);
     let workers = (peak / PER_WORKER * dear * MARGIN).ceil().min(f64::from(bench_scaling::rivals::MOST)) + 1.0;
     u32::try_from(ways).unwrap_or(u32::MAX).saturating_mul(whole(workers))
@@ -219,7 +227,7 @@ impl<'a> Track<'a> {
         let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": cell.objects()});
         self.cluster.apply(&list.to_string())?;
         self.is_ready(cell).await?;
-        let trace = race.trace.trace(race.kind.cost());
+        let trace = race.arrivals();
         let began = self.turn().await;
         let by_clock = SystemTime::now() + began.saturating_duration_since(Instant::now());
         cell.append(&self.server, &trace, began).await?;
