@@ -25,6 +25,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         unheard: false,
         beyond_all_rows: None,
         blocked_by: None,
+        faults: crate::lag::EventFaults::default(),
     };
     let assessment = Assessment {
         pending: Pending { events: pending, exact: true },

@@ -10,6 +10,8 @@ mod faults;
 mod handlers;
 #[path = "projector/positions.rs"]
 mod positions;
+#[path = "projector/rows.rs"]
+mod rows;
 #[path = "projector/sharing.rs"]
 mod sharing;
 #[path = "projector/workshop.rs"]

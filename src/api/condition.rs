@@ -163,6 +163,10 @@ reasons! {
     HeldBackByTransaction,
     /// There is work and the checkpoint has not moved for long.
     CheckpointFrozen,
+    /// An event cannot be read or its handler fails: its shard waits before it.
+    EventFailed,
+    /// Events were committed at positions that the checkpoint had passed already.
+    EventsPassedOver,
     /// The workload has no ready worker.
     NoWorkerReady,
     /// The workload's pods are being replaced by those of a newer pod template.

@@ -3,6 +3,7 @@
 //! No IO and no decisions here: the types, their schema, and the names of conditions and reasons.
 
 mod behavior;
+mod byte_size;
 mod condition;
 mod derived;
 mod duration;
@@ -12,6 +13,7 @@ mod shards;
 mod spec;
 mod status;
 
+pub use byte_size::{ByteSize, NotAByteSize};
 pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use derived::CheckpointLocation;
 pub use duration::{HumanDuration, ParseDurationError};

@@ -7,6 +7,8 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::ByteSize;
+
 /// The workload that turns events into read-model changes. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -93,6 +95,10 @@ pub struct BuiltinProjector {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 10_000))]
     pub batch_size: Option<u32>,
+    /// The largest event that a worker reads, in bytes of its body and stream as text, such as `1Mi`. The shard of a larger one waits there, and the
+    /// others go on. A worker may need six times as much memory. From 1Ki to 1Gi. Default: `1Mi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_event_bytes: Option<ByteSize>,
     /// What each worker asks of its node. Default: requests of 50m CPU and 32Mi, a limit of 128Mi memory.
     // A schema of one's own is required unless there is a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -149,17 +149,22 @@ pub struct EventTable {
     /// the partition key, and a single sequence that feeds the column. Default: `position`.
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub position: String,
-    /// The column with the time of the append (`timestamptz`). Default: `recorded_at`.
+    /// The column with the time of the append (`timestamptz`, or `timestamp` with `timeZone`). Default: `recorded_at`.
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub recorded_at: String,
-    /// The column with the stream, whose events must stay in order. Used by the built-in projector. Default: `stream`.
+    /// The time zone that the times in a column without one (`timestamp`) are written in, such as `UTC` or `Europe/Berlin`. Required for such a
+    /// column, where the time zone of a session says nothing about it; without effect for others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z][A-Za-z0-9_+/-]*$"))]
+    pub time_zone: Option<String>,
+    /// The column with the stream, whose events must stay in order (text, uuid, an integer or an enum). Used by the built-in projector. Default: `stream`.
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub stream: String,
     /// The column with the event's type. Used by the built-in projector. Default: `type`.
     #[serde(rename = "type")]
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub type_: String,
-    /// The column with the event's body (`json` or `jsonb`). Used by the built-in projector. Default: `data`.
+    /// The column with the event's body (`jsonb`, `json`, or text that holds JSON). Used by the built-in projector. Default: `data`.
     #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
     pub data: String,
     /// How long events are kept before they are deleted, such as `720h`: with it a Projection that would lose events before it has read them
@@ -178,6 +183,7 @@ impl Default for EventTable {
             table: "events".to_owned(),
             position: "position".to_owned(),
             recorded_at: "recorded_at".to_owned(),
+            time_zone: None,
             stream: "stream".to_owned(),
             type_: "type".to_owned(),
             data: "data".to_owned(),

@@ -60,7 +60,7 @@ pub enum Phase {
     Live,
     /// Nothing has waited or arrived for `scaling.idleFor`, and there is no worker.
     Idle,
-    /// There is work, and the checkpoint does not move.
+    /// There is work, and a checkpoint does not move: that of the projection, or that of a shard whose event cannot be handled.
     Stuck,
     /// Switched off by `spec.suspend`.
     Suspended,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{ConditionStatus, ConditionType, ProjectionStatus, Reason},
-    lag::{BlockingWriter, RetentionRisk, Rewound, SessionInfo},
+    lag::{BlockingWriter, FailedEvent, PassedOver, RetentionRisk, Rewound, SessionInfo},
     names,
     registration::Unserved,
     snapshot::Unknown,
@@ -216,6 +216,12 @@ fn progressing(known: &Known<'_>) -> Verdict {
         Err(why) => return unknown(why),
         Ok(measured) => measured,
     };
+    if let Some(message) = passed_over(&measured.sample.faults.passed_over) {
+        return fails(Reason::EventsPassedOver, message);
+    }
+    if let Some(failed) = measured.sample.faults.failed.first().filter(|_| !known.suspended) {
+        return fails(Reason::EventFailed, failed_event(failed, measured.sample.faults.failed.len()));
+    }
     if measured.assessment.stuck && !known.suspended {
         let at = measured.sample.checkpoint.lowest().map_or_else(String::new, |position| format!(" at {position}"));
         let why = known.trouble.as_ref().map_or("see the workers' logs", |trouble| &trouble.sentence);
@@ -238,6 +244,27 @@ fn progressing(known: &Known<'_>) -> Verdict {
         return holds("what waits may not be read yet: see the condition HeldBack");
     }
     holds("the checkpoint moves, or nothing waits")
+}
+
+fn failed_event(FailedEvent { shard, position, why }: &FailedEvent, count: usize) -> String {
+    let others = if count > 1 { "; other shards wait as well" } else { "" };
+    format!("shard {shard} waits before the event at position {position}: {why}{others}")
+}
+
+/// At most so many positions are named.
+const NAMED_POSITIONS: usize = 10;
+
+fn passed_over(PassedOver { positions, more }: &PassedOver) -> Option<String> {
+    if positions.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = positions.iter().take(NAMED_POSITIONS).map(ToString::to_string).collect();
+    let unnamed = more.saturating_add(u64::try_from(positions.len() - named.len()).unwrap_or(u64::MAX));
+    let and_more = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
+    Some(format!(
+        "events appeared at positions {}{and_more} after the checkpoint had passed them, so that they are not handled: handle them by hand or rebuild the read model, and see that each event draws its position from one sequence in the transaction that appends it",
+        named.join(", ")
+    ))
 }
 
 /// Coarse, so that the message does not change with each sample.

@@ -101,7 +101,7 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
         return Phase::Pending;
     }
     match &known.measured {
-        Ok(measured) if measured.assessment.stuck => Phase::Stuck,
+        Ok(measured) if measured.assessment.stuck || !measured.sample.faults.failed.is_empty() => Phase::Stuck,
         // No worker, and none required: sleeping is all there is to do.
         Ok(_) if asleep && none_required => Phase::Idle,
         Ok(measured) if within_target(measured, known.target) == Some(false) => Phase::CatchingUp,

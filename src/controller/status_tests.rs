@@ -16,8 +16,8 @@ use super::{
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
     lag::{
-        Assessment, AtLeast, BlockingWriter, CheckpointState, Head, Jump, Limit, Pending, Position, Rates, Required,
-        RetentionRisk, Rewound, Sample, SessionInfo, Stage,
+        Assessment, AtLeast, BlockingWriter, CheckpointState, FailedEvent, Head, Jump, Limit, PassedOver, Pending,
+        Position, Rates, Required, RetentionRisk, Rewound, Sample, SessionInfo, Stage,
     },
     names,
     registration::Unserved,
@@ -42,6 +42,7 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
             unheard: false,
             beyond_all_rows: None,
             blocked_by: None,
+            faults: crate::lag::EventFaults::default(),
         },
         assessment: Assessment {
             pending,
@@ -111,6 +112,29 @@ fn condition(status: &ProjectionStatus, type_: &str) -> (String, String) {
 
 fn is(status: &ProjectionStatus, type_: &str, value: &str, reason: Reason) {
     assert_eq!(condition(status, type_), (value.to_owned(), reason.as_str().to_owned()), "{type_}");
+}
+
+#[test]
+fn events_that_are_not_handled_are_named_by_their_positions() {
+    let mut failing = measured(9, 1.0, false);
+    failing.sample.faults.failed =
+        vec![FailedEvent { shard: 3, position: Position(50), why: "handler of event type A failed".to_owned() }];
+    let said = status(&known(Ok(&failing)));
+    is(&said, "Progressing", "False", Reason::EventFailed);
+    is(&said, "Ready", "False", Reason::EventFailed);
+    assert_eq!(said.phase, Some(Phase::Stuck));
+    let message = &said.conditions.iter().find(|condition| condition.type_ == "Progressing").unwrap().message;
+    assert_eq!(message, "shard 3 waits before the event at position 50: handler of event type A failed");
+
+    let mut late = measured(0, 0.0, false);
+    late.sample.faults.passed_over = PassedOver { positions: (2..=13).map(Position).collect(), more: 5 };
+    let said = status(&known(Ok(&late)));
+    is(&said, "Progressing", "False", Reason::EventsPassedOver);
+    let message = &said.conditions.iter().find(|condition| condition.type_ == "Progressing").unwrap().message;
+    assert!(
+        message.starts_with("events appeared at positions 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 7 more after"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
         staleness: Some(seconds(86_400)),
         ahead_of_clock: Duration::ZERO,
         blocked_by: None,
+        faults: crate::lag::EventFaults::default(),
     }
 }
 

@@ -234,6 +234,7 @@ impl Foreign {
             unheard: false,
             beyond_all_rows: None,
             blocked_by: None,
+            faults: crate::lag::EventFaults::default(),
         };
         let beyond = |position: Position| (head.raw.0 - position.0).unsigned_abs();
         match self.rows {

@@ -39,5 +39,7 @@ pub use prediction::Prediction;
 pub use required::{Limit, Required};
 pub use safe_head::{SafeHead, Writer, WriterId};
 use sample::as_float;
-pub use sample::{BlockingWriter, CheckpointState, Head, Pending, Position, Sample, SessionInfo};
+pub use sample::{
+    BlockingWriter, CheckpointState, EventFaults, FailedEvent, Head, PassedOver, Pending, Position, Sample, SessionInfo,
+};
 pub use shards::useful_workers;

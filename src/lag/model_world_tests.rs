@@ -116,6 +116,7 @@ impl World {
             unheard: false,
             beyond_all_rows: None,
             blocked_by: None,
+            faults: crate::lag::EventFaults::default(),
         }
     }
 

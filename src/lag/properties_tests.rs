@@ -107,6 +107,7 @@ impl Replay {
             unheard: false,
             beyond_all_rows: None,
             blocked_by: None,
+            faults: crate::lag::EventFaults::default(),
         };
         self.model.observe(&sample, Workers { ready: step.ready, rolling: step.rolling }, bounds)
     }

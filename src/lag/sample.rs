@@ -85,6 +85,34 @@ pub struct BlockingWriter {
 
 /// A hold shorter than this is how concurrent appends look, and not worth a word.
 const SHORT_HOLD: Duration = Duration::from_secs(5);
+/// An event that a worker of the built-in projector cannot handle: its shard waits before it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FailedEvent {
+    /// The shard.
+    pub shard: u32,
+    /// The event's position.
+    pub position: Position,
+    /// What the worker says. Holds nothing of the event but position and type.
+    pub why: String,
+}
+
+/// Events that were committed at positions which the checkpoint had passed already.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PassedOver {
+    /// Some of their positions, the lowest first.
+    pub positions: Vec<Position>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+/// Single events that are not handled.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct EventFaults {
+    /// Those that workers cannot handle, the lowest position first.
+    pub failed: Vec<FailedEvent>,
+    /// Those that came too late.
+    pub passed_over: PassedOver,
+}
 
 /// One consistent measurement of one projection.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +145,8 @@ pub struct Sample {
     pub blocked_by: Option<BlockingWriter>,
     /// True where the source is to tell of new events and cannot, since a pooler stands between: they are found at the next poll.
     pub unheard: bool,
+    /// Events that are not handled although everything else goes on.
+    pub faults: EventFaults,
 }
 
 impl Sample {

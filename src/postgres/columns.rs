@@ -1,16 +1,29 @@
-//! What types the columns of a table have.
+//! Whether the columns of an event table have types that can serve, and how the time of an append is read. Checked
+//! before any event is read, so that the message names the column.
 
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, types::Type};
 
-use super::quote_identifier;
+use super::{LogError, Query, quote_identifier, quote_table};
+use crate::api::{EventTable, Reason};
 
-/// The types of these columns of a table (quoted already), domains taken for what they stand for: `bigint`, `timestamp with time zone`.
+/// The type of a column, domains taken for what they stand for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ColumnType {
+    /// As SQL writes it: `timestamp with time zone`, `store.kind`.
+    pub sql: String,
+    /// `S` for everything that is text, `citext` included.
+    category: String,
+    /// The values of an enum; empty for all other types.
+    pub labels: Vec<String>,
+}
+
+/// The types of these columns of a table (quoted already), in their order.
 ///
 /// Asks the table itself rather than the catalog, so that the server's own words say what is missing or not allowed.
 ///
 /// # Errors
 /// Those of the server.
-pub async fn column_types(client: &Client, table_sql: &str, columns: &[&str]) -> Result<Vec<String>, Error> {
+pub async fn column_types(client: &Client, table_sql: &str, columns: &[&str]) -> Result<Vec<ColumnType>, Error> {
     let quoted: Vec<String> = columns.iter().map(|column| quote_identifier(column)).collect();
     let numbered =
         quoted.iter().enumerate().map(|(n, column)| format!("{column} as c{n}")).collect::<Vec<_>>().join(", ");
@@ -24,9 +37,189 @@ pub async fn column_types(client: &Client, table_sql: &str, columns: &[&str]) ->
              union all
              select b.n, t.typbasetype from base b join pg_catalog.pg_type t on t.oid = b.type where t.typtype = 'd'
          )
-         select pg_catalog.format_type(b.type, null)
+         select pg_catalog.format_type(b.type, null), t.typcategory::text,
+             array(select e.enumlabel::text from pg_catalog.pg_enum e where e.enumtypid = b.type)
          from base b join pg_catalog.pg_type t on t.oid = b.type where t.typtype <> 'd' order by b.n"
     );
     let rows = client.query_typed(&sql, &[]).await?;
-    rows.iter().map(|row| row.try_get(0)).collect()
+    let types = rows
+        .iter()
+        .map(|row| Ok(ColumnType { sql: row.try_get(0)?, category: row.try_get(1)?, labels: row.try_get(2)? }));
+    types.collect()
+}
+
+impl ColumnType {
+    /// `smallint`, `integer` or `bigint`.
+    pub fn is_integer(&self) -> bool {
+        ["smallint", "integer", "bigint"].contains(&self.sql.as_str())
+    }
+
+    /// Text of any kind, `citext` included.
+    pub fn is_text(&self) -> bool {
+        self.category == "S"
+    }
+
+    /// Its text is the same in every session: no setting such as `DateStyle` or `bytea_output` changes it.
+    fn has_stable_text(&self) -> bool {
+        self.is_integer()
+            || self.is_text()
+            || !self.labels.is_empty()
+            || ["uuid", "numeric", "boolean"].contains(&self.sql.as_str())
+    }
+
+    /// JSON, or text that may hold it.
+    fn may_hold_json(&self) -> bool {
+        ["json", "jsonb"].contains(&self.sql.as_str()) || self.is_text()
+    }
+}
+
+/// How the time of an append is read, as SQL. Neither depends on the session's time zone.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EventTime {
+    /// The time as a `timestamptz`. Fails for a time so far from ours that its zone makes it one that PostgreSQL cannot hold.
+    pub value: String,
+    /// The same, NULL where it is infinite or outside the years 1 to 9999: no age can be told then, and computing one would fail.
+    pub measurable: String,
+}
+
+/// Checks the types of position and time, and returns how to read the time.
+///
+/// # Errors
+/// The table or a column is missing or has a type that cannot serve; the time has no zone and the spec tells none, or one that the server does
+/// not know.
+pub(super) async fn check_measured(client: &Client, table: &EventTable) -> Result<EventTime, LogError> {
+    let [position, recorded_at] = types_of(client, table, [&table.position, &table.recorded_at]).await?;
+    if !position.is_integer() {
+        return Err(unsuitable(table, &table.position, "smallint, integer or bigint", &position));
+    }
+    match (recorded_at.sql.as_str(), &table.time_zone) {
+        ("timestamp with time zone", _) => {}
+        ("timestamp without time zone", Some(zone)) => check_zone(client, table, zone).await?,
+        ("timestamp without time zone", None) => {
+            return Err(refused(
+                table,
+                Reason::ColumnTypeUnsuitable,
+                format!(
+                    "column {} is a timestamp without time zone: set spec.source.postgres.eventTable.timeZone to the zone that its times are written in, such as UTC for now() at time zone 'utc'",
+                    table.recorded_at
+                ),
+            ));
+        }
+        _ => return Err(unsuitable(table, &table.recorded_at, "timestamptz or timestamp", &recorded_at)),
+    }
+    Ok(event_time(
+        &table.recorded_at,
+        table.time_zone.as_deref().filter(|_| !recorded_at.sql.ends_with(" with time zone")),
+    ))
+}
+
+fn event_time(column: &str, zone: Option<&str>) -> EventTime {
+    let column = quote_identifier(column);
+    let (type_, value) = match zone {
+        None => ("timestamptz", column.clone()),
+        Some(zone) => ("timestamp", format!("({column} at time zone '{}')", zone.replace('\'', "''"))),
+    };
+    let measurable = format!(
+        "case when {column} >= {type_} '0001-01-02 00:00:00' and {column} < {type_} '9999-12-31 00:00:00' then {value} end"
+    );
+    EventTime { value, measurable }
+}
+
+async fn check_zone(client: &Client, table: &EventTable, zone: &str) -> Result<(), LogError> {
+    // By its name, and not by trying it: the server takes every word with a number behind it for a zone in the notation of POSIX.
+    let known = "select exists (select from pg_catalog.pg_timezone_names where lower(name) = lower($1::text))";
+    let failed = |source| LogError::Postgres { table: table.table.clone(), source };
+    let known = Query::new(known, &[Type::TEXT]).row(client, &[&zone]).await.and_then(|row| row.try_get(0));
+    let known = known.map_err(failed)?;
+    if known {
+        return Ok(());
+    }
+    Err(refused(
+        table,
+        Reason::InvalidSpec,
+        format!(
+            "spec.source.postgres.eventTable.timeZone: the server knows no time zone {zone}: name one of pg_timezone_names, such as UTC or Europe/Berlin"
+        ),
+    ))
+}
+
+/// Checks the types of the columns that only the built-in projector reads: stream, type and body.
+///
+/// # Errors
+/// A column is missing or has a type that cannot serve.
+pub async fn check_event_columns(client: &Client, table: &EventTable) -> Result<(), LogError> {
+    let [stream, type_, data] = types_of(client, table, [&table.stream, &table.type_, &table.data]).await?;
+    for (column, found) in [(&table.stream, &stream), (&table.type_, &type_)] {
+        if !found.has_stable_text() {
+            return Err(unsuitable(table, column, "text, uuid, an integer or an enum", found));
+        }
+    }
+    if data.may_hold_json() {
+        Ok(())
+    } else {
+        Err(unsuitable(table, &table.data, "jsonb, json or text that holds JSON", &data))
+    }
+}
+
+async fn types_of<const N: usize>(
+    client: &Client,
+    table: &EventTable,
+    columns: [&String; N],
+) -> Result<[ColumnType; N], LogError> {
+    let types = column_types(client, &quote_table(&table.table), &columns.map(String::as_str)).await;
+    let types = types.map_err(|source| LogError::Postgres { table: table.table.clone(), source })?;
+    types.try_into().map_err(|_| {
+        let message = "the server told the types of other columns than it was asked for".to_owned();
+        refused(table, Reason::InvalidAnswer, message)
+    })
+}
+
+fn unsuitable(table: &EventTable, column: &str, wanted: &str, found: &ColumnType) -> LogError {
+    let message = format!("column {column} must be {wanted}, not {}", found.sql);
+    refused(table, Reason::ColumnTypeUnsuitable, message)
+}
+
+fn refused(table: &EventTable, reason: Reason, message: String) -> LogError {
+    LogError::Unsuitable { table: table.table.clone(), reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn type_(sql: &str, category: &str, labels: &[&str]) -> ColumnType {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        ColumnType { sql: sql.to_owned(), category: category.to_owned(), labels }
+    }
+
+    #[test]
+    fn a_stream_has_a_type_whose_text_no_setting_changes() {
+        for (sql, category, labels) in [
+            ("text", "S", &[][..]),
+            ("citext", "S", &[]),
+            ("character", "S", &[]),
+            ("uuid", "U", &[]),
+            ("store.kind", "E", &["a"]),
+        ] {
+            assert!(type_(sql, category, labels).has_stable_text(), "{sql}");
+        }
+        for (sql, category) in
+            [("bytea", "U"), ("timestamp with time zone", "D"), ("double precision", "N"), ("jsonb", "U")]
+        {
+            assert!(!type_(sql, category, &[]).has_stable_text(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_json_or_text() {
+        assert!(type_("jsonb", "U", &[]).may_hold_json() && type_("character varying", "S", &[]).may_hold_json());
+        assert!(!type_("bytea", "U", &[]).may_hold_json() && !type_("xml", "U", &[]).may_hold_json());
+    }
+
+    #[test]
+    fn a_time_without_zone_is_read_in_the_zone_that_was_told_and_never_in_the_sessions() {
+        assert_eq!(event_time("at", None).value, "\"at\"");
+        assert_eq!(event_time("at", Some("Europe/Berlin")).value, "(\"at\" at time zone 'Europe/Berlin')");
+        assert!(event_time("at", Some("a'b")).value.contains("'a''b'"));
+    }
 }

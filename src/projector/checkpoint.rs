@@ -14,6 +14,10 @@ use crate::{
 /// The workers of each projection and until when they count as alive.
 const WORKER_TABLE: &str = "projectionist_workers";
 
+/// A failed event is no longer of interest once the checkpoint `u.position` has passed it.
+const FORGET_PASSED: &str = "failed_position = case when c.failed_position > u.position then c.failed_position end, \
+     failure = case when c.failed_position > u.position then c.failure end";
+
 /// A shard in hand.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Held {
@@ -86,6 +90,8 @@ impl Tables {
                  owner text,
                  fence bigint not null default 0,
                  updated_at timestamptz not null default now(),
+                 failed_position bigint,
+                 failure text,
                  primary key (projection, shard)
              ) with (fillfactor = 30);
              create table if not exists {workers} (
@@ -167,7 +173,7 @@ impl Tables {
     /// Gives shards back, with the positions reached, and tells the others.
     pub(super) async fn release(&self, client: &Client, me: &str, shards: &[(u32, Held)]) -> Result<(), Error> {
         let release = format!(
-            "update {} c set owner = null, updated_at = now(), position = case when c.position = u.before then u.position else c.position end
+            "update {} c set owner = null, updated_at = now(), position = case when c.position = u.before then u.position else c.position end, {FORGET_PASSED}
              from unnest($3::int[], $4::bigint[], $5::bigint[], $6::bigint[]) as u(shard, fence, before, position)
              where c.projection = $1 and c.shard = u.shard and c.owner = $2 and c.fence = u.fence",
             self.checkpoints
@@ -179,6 +185,23 @@ impl Tables {
         self.announce(client).await
     }
 
+    /// Writes down that the shard waits before the event at `position`, and why.
+    pub(super) async fn record_failure(
+        &self,
+        client: &Client,
+        me: &str,
+        (shard, held): (u32, Held),
+        position: i64,
+        why: &str,
+    ) -> Result<(), Error> {
+        let record = format!(
+            "update {} set failed_position = $5, failure = $6 where projection = $1 and shard = $2::int and owner = $3 and fence = $4",
+            self.checkpoints
+        );
+        let shard = i32::try_from(shard).unwrap_or(i32::MAX);
+        client.execute(&record, &[&self.projection, &shard, &me, &held.fence, &position, &why]).await.map(drop)
+    }
+
     /// Tells all workers of the projection that something changed hands.
     pub(super) async fn announce(&self, client: &Client) -> Result<(), Error> {
         let announce = "select pg_notify('projectionist:' || md5($1::text), '')";
@@ -188,7 +211,7 @@ impl Tables {
     /// The statement behind [`Advance`].
     pub(super) fn advance(&self) -> String {
         format!(
-            "update {} c set position = u.position, updated_at = now()
+            "update {} c set position = u.position, updated_at = now(), {FORGET_PASSED}
              from unnest($3::int[], $4::bigint[], $5::bigint[], $6::bigint[]) as u(shard, fence, before, position)
              where c.projection = $1 and c.shard = u.shard and c.owner = $2 and c.fence = u.fence
                  and c.position = u.before",

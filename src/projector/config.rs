@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{BuiltinProjector, EventTable, Shards};
+use crate::api::{BuiltinProjector, ByteSize, EventTable, Shards};
 
 /// How many events one transaction handles at most, where the Projection does not say.
 pub const DEFAULT_BATCH_SIZE: u32 = 500;
+/// How large an event may be, where the Projection does not say.
+pub const DEFAULT_MAX_EVENT_BYTES: u64 = 1 << 20;
+/// PostgreSQL holds no larger value.
+const LARGEST_EVENT: u64 = 1 << 30;
 /// The largest batch that may be asked for, as in the resource's schema.
 const LARGEST_BATCH: u32 = 10_000;
 
@@ -29,6 +33,8 @@ pub struct ProjectorConfig {
     pub shards: u32,
     /// How many events one transaction handles at most.
     pub batch_size: u32,
+    /// An event whose body and stream come to more bytes is not read: its shard waits there.
+    pub max_event_bytes: u64,
     /// SQL that makes the read model's tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<String>,
@@ -69,6 +75,7 @@ impl ProjectorConfig {
             schema,
             shards,
             batch_size: projector.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
+            max_event_bytes: projector.max_event_bytes.as_ref().map_or(DEFAULT_MAX_EVENT_BYTES, ByteSize::bytes),
             setup: projector.setup.clone(),
             handlers: projector.handlers.clone(),
         }
@@ -97,6 +104,7 @@ impl ProjectorConfig {
             ),
             ("shards", "must be from 1 to 1024", (1..=Shards::MOST).contains(&self.shards)),
             ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
+            ("maxEventBytes", "must be from 1Ki to 1Gi", (1_024..=LARGEST_EVENT).contains(&self.max_event_bytes)),
             ("handlers", "must name at least one type of event", !self.handlers.is_empty()),
         ];
         match rules.into_iter().find(|(_, _, holds)| !holds) {
@@ -117,6 +125,7 @@ mod tests {
             schema: None,
             shards: 24,
             batch_size: DEFAULT_BATCH_SIZE,
+            max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
             setup: None,
             handlers: BTreeMap::from([("OrderPlaced".to_owned(), "select 1".to_owned())]),
         }
@@ -136,6 +145,7 @@ mod tests {
             (ProjectorConfig { shards: 0, ..config() }, "shards"),
             (ProjectorConfig { shards: 1025, ..config() }, "shards"),
             (ProjectorConfig { batch_size: 0, ..config() }, "batchSize"),
+            (ProjectorConfig { max_event_bytes: 1_023, ..config() }, "maxEventBytes"),
             (ProjectorConfig { handlers: BTreeMap::new(), ..config() }, "handlers"),
         ] {
             assert!(broken.check().unwrap_err().to_string().contains(field), "{broken:?}");

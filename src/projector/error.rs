@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Error, error::SqlState};
 
 use super::{config::ConfigError, sql::SqlError};
-use crate::postgres::{ConnectError, classify, is_stale_plan, named, repeatable, safe_head::LogError};
+use crate::postgres::{ConnectError, LogError, classify, is_stale_plan, named, repeatable};
 
 /// Why a worker does not work. Holds no secret, and nothing of what an event or a row holds but position and type.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,16 @@ pub enum ProjectorError {
         /// The event's position.
         position: i64,
         /// What the database says, as far as it may be repeated.
+        message: String,
+    },
+    /// An event cannot be read.
+    #[error(
+        "the event at position {position} cannot be read: {message}. Its shard waits there until the event is mended; the other shards go on"
+    )]
+    Unreadable {
+        /// The event's position.
+        position: i64,
+        /// What the database says, as far as it may be repeated, or what is wrong with the event.
         message: String,
     },
     /// The setup SQL failed.
@@ -180,6 +190,13 @@ pub(super) fn failure(error: &Error) -> Failure {
         }
         _ => Failure::Handler,
     }
+}
+
+/// True when a statement that reads events may have failed because of what stands in one of the rows, so that it is worth finding out which.
+pub(super) fn may_be_a_row(error: &Error) -> bool {
+    // Data exceptions, functions that raise, limits of the program, and corrupted or otherwise unexpected data.
+    let code = error.code().map(SqlState::code).unwrap_or_default();
+    ["22", "38", "39", "54", "P0", "XX"].iter().any(|class| code.starts_with(class))
 }
 
 /// Holds a deadline.

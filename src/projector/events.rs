@@ -7,13 +7,15 @@ use tokio_postgres::{Error, Row, RowStream, Statement, types::ToSql};
 
 use super::{
     config::ProjectorConfig,
-    error::{ProjectorError, within},
+    error::{ProjectorError, database_message, may_be_a_row, within},
     mapping::{Event, JsonText},
 };
 use crate::{
     lag::{BlockingWriter, Position},
     postgres::{
-        ConnectionSettings, Session, connect, quote_identifier, quote_table,
+        ConnectionSettings, Session,
+        columns::{EventTime, check_event_columns},
+        connect, quote_identifier, quote_table,
         safe_head::{Follower, Log},
         shard_expression,
     },
@@ -25,8 +27,8 @@ pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How many events one statement looks at, at most, in search of those of the shards in hand: a bound for its time.
 const WINDOW: i64 = 50_000;
-/// A batch is cut where its events' bodies come to so many bytes, so that a worker's memory does not depend on them.
-const MOST_BYTES: usize = 4 << 20;
+/// A batch is cut where its events come to so many bytes, so that a worker's memory does not depend on them. The last event may go beyond.
+const MOST_BYTES: u64 = 4 << 20;
 
 /// The log is read in the order of its index: with these plans off, the first rows come before the last have been found.
 const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '25s'; set lock_timeout = '5s'; \
@@ -85,6 +87,17 @@ pub(super) enum Fetch {
     WentBack,
     /// Events, or none in a range that has none.
     Events(Fetched),
+    /// The first event of the range that cannot be read. Nothing of the range is to be taken as read.
+    Unreadable(Unreadable),
+}
+
+/// An event that cannot be read.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    pub(super) position: i64,
+    pub(super) shard: u32,
+    /// Why, without anything of what the event holds.
+    pub(super) why: String,
 }
 
 /// What was read.
@@ -105,7 +118,9 @@ pub(super) struct Reader {
     follower: Follower,
     window: Statement,
     fetch: Statement,
+    keys: Statement,
     reaches: Statement,
+    max_event_bytes: i64,
     /// Between these positions there are no more than [`WINDOW`] events.
     known_window: (i64, i64),
     listens: bool,
@@ -129,24 +144,28 @@ impl Reader {
             session.client.batch_execute(SESSION).await.map_err(&failed)?;
             let mut log = Log::check(&session.client, table).await?;
             log.prepare(&session.client).await?;
-            let statements = statements(config);
+            check_event_columns(&session.client, table).await?;
+            let statements = statements(config, log.event_time());
             let window = session.client.prepare(&statements.window).await.map_err(&failed)?;
             let fetch = session.client.prepare(&statements.fetch).await.map_err(&failed)?;
+            let keys = session.client.prepare(&statements.keys).await.map_err(&failed)?;
             let reaches = session.client.prepare(&statements.reaches).await.map_err(&failed)?;
             if let Some(channel) = &table.notify_channel {
                 let listen = format!("listen {}", quote_identifier(channel));
                 session.client.batch_execute(&listen).await.map_err(&failed)?;
             }
-            Ok((log, window, fetch, reaches))
+            Ok((log, window, fetch, keys, reaches))
         })
         .await
-        .map(|(log, window, fetch, reaches)| Self {
+        .map(|(log, window, fetch, keys, reaches)| Self {
             session,
             log,
             follower: Follower::default(),
             window,
             fetch,
+            keys,
             reaches,
+            max_event_bytes: i64::try_from(config.max_event_bytes).unwrap_or(i64::MAX),
             known_window: (0, 0),
             listens: config.event_table.notify_channel.is_some(),
             types,
@@ -184,17 +203,70 @@ impl Reader {
 
     async fn read(&mut self, range: &Range, (from, until): (i64, i64), limit: usize) -> Result<Fetch, Error> {
         let end = self.window_end(from, until).await?;
-        let limit_sql = i64::try_from(limit).unwrap_or(i64::MAX);
-        let parameters: [&(dyn ToSql + Sync); 6] = [&from, &end, &self.types, &range.after, &range.until, &limit_sql];
-        let rows = async {
-            let rows = self.session.client.query_raw(&self.fetch, parameters).await?;
-            collect(rows, limit, end).await
-        };
         // Sent together, and answered one after the other: a log that reaches the end afterwards did so when it was read.
         let end_only: [&(dyn ToSql + Sync); 1] = [&end];
-        let (fetched, reaches) = tokio::join!(biased; rows, self.session.client.query_one(&self.reaches, &end_only));
-        let (fetched, reaches) = (fetched?, reaches?.try_get::<_, bool>(0)?);
-        Ok(if reaches { Fetch::Events(fetched) } else { Fetch::WentBack })
+        let (collected, reaches) = tokio::join!(
+            biased;
+            self.read_until(range, from, end, limit),
+            self.session.client.query_one(&self.reaches, &end_only)
+        );
+        let reaches = reaches?.try_get::<_, bool>(0)?;
+        Ok(match collected {
+            _ if !reaches => Fetch::WentBack,
+            Ok(Ok(fetched)) => Fetch::Events(fetched),
+            Ok(Err(unreadable)) => Fetch::Unreadable(unreadable),
+            Err(error) if may_be_a_row(&error) => {
+                Fetch::Unreadable(self.find_unreadable(range, from, end, limit, error).await?)
+            }
+            Err(error) => return Err(error),
+        })
+    }
+
+    async fn read_until(
+        &self,
+        range: &Range,
+        from: i64,
+        end: i64,
+        limit: usize,
+    ) -> Result<Result<Fetched, Unreadable>, Error> {
+        let limit_sql = i64::try_from(limit).unwrap_or(i64::MAX);
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&from, &end, &self.types, &range.after, &range.until, &limit_sql, &self.max_event_bytes];
+        let rows = self.session.client.query_raw(&self.fetch, parameters).await?;
+        collect(rows, limit, end, self.max_event_bytes).await
+    }
+
+    /// Finds the first event that a failed statement cannot have read. The events up to some position are read or not read as a whole, so
+    /// that halving finds it in a few statements, whatever is wrong with it.
+    async fn find_unreadable(
+        &self,
+        range: &Range,
+        from: i64,
+        end: i64,
+        limit: usize,
+        error: Error,
+    ) -> Result<Unreadable, Error> {
+        let limit_sql = i64::try_from(limit).unwrap_or(i64::MAX);
+        let parameters: [&(dyn ToSql + Sync); 6] = [&from, &end, &self.types, &range.after, &range.until, &limit_sql];
+        let rows = self.session.client.query(&self.keys, &parameters).await?;
+        let keys = rows.iter().map(|row| Ok((row.try_get(0)?, shard_of(row)?))).collect::<Result<Vec<_>, Error>>()?;
+        let (mut readable, mut unreadable, mut error) = (0, keys.len(), error);
+        while unreadable - readable > 1 {
+            let middle = usize::midpoint(readable, unreadable);
+            let Some((last, _)) = keys.get(middle - 1) else { break };
+            match self.read_until(range, from, *last, limit).await {
+                Ok(_) => readable = middle,
+                Err(found) if may_be_a_row(&found) => (unreadable, error) = (middle, found),
+                Err(other) => return Err(other),
+            }
+        }
+        match keys.get(unreadable.wrapping_sub(1)) {
+            Some((position, shard)) => {
+                Ok(Unreadable { position: *position, shard: *shard, why: database_message(&error) })
+            }
+            // No row, and yet a failure: it is not about a row.
+            None => Err(error),
+        }
     }
 
     /// The position up to which one statement may look, beginning after `from`.
@@ -227,35 +299,59 @@ impl Reader {
     }
 }
 
-/// Takes rows up to a limit of number and size; `end` is how far they would go.
-async fn collect(rows: RowStream, limit: usize, end: i64) -> Result<Fetched, Error> {
+/// Takes rows up to a limit of number and size; `end` is how far they would go. An event that is too large ends the batch before it, or is what
+/// comes of it when it is the first.
+async fn collect(
+    rows: RowStream,
+    limit: usize,
+    end: i64,
+    max_event_bytes: i64,
+) -> Result<Result<Fetched, Unreadable>, Error> {
     pin_mut!(rows);
-    let (mut events, mut bytes) = (Vec::new(), 0);
+    let (mut events, mut bytes): (Vec<Event>, u64) = (Vec::new(), 0);
     while let Some(row) = rows.next().await {
-        let event = event(&row?)?;
-        bytes += event.data.as_ref().map_or(0, |data| data.0.len());
-        events.push(event);
-        if bytes > MOST_BYTES {
-            break;
-        }
+        let row = row?;
+        let (position, shard, size): (i64, u32, i64) = (row.try_get(0)?, shard_of(&row)?, row.try_get(6)?);
+        let why = if size > max_event_bytes {
+            format!(
+                "it has {size} bytes, and spec.projector.builtin.maxEventBytes allows {max_event_bytes}: raise it, and the workers' memory to six times as much"
+            )
+        } else {
+            match event(&row, position, shard) {
+                Ok(event) => {
+                    bytes = bytes.saturating_add(u64::try_from(size).unwrap_or_default());
+                    events.push(event);
+                    if bytes > MOST_BYTES {
+                        return Ok(Ok(Fetched { events, reach: position, cut: true }));
+                    }
+                    continue;
+                }
+                Err(error) => database_message(&error),
+            }
+        };
+        return Ok(if events.is_empty() {
+            Err(Unreadable { position, shard, why })
+        } else {
+            Ok(Fetched { events, reach: position - 1, cut: false })
+        });
     }
-    let cut = bytes > MOST_BYTES;
-    let last = events.last().filter(|_| cut || events.len() >= limit).map(|last| last.position);
-    Ok(Fetched { events, reach: last.unwrap_or(end), cut })
+    let last = events.last().filter(|_| events.len() >= limit).map(|last| last.position);
+    Ok(Ok(Fetched { events, reach: last.unwrap_or(end), cut: false }))
 }
 
 struct Statements {
     window: String,
     fetch: String,
+    keys: String,
     reaches: String,
 }
 
-fn statements(config: &ProjectorConfig) -> Statements {
+fn statements(config: &ProjectorConfig, time: &EventTime) -> Statements {
     let table = &config.event_table;
     let from = quote_table(&table.table);
     let position = quote_identifier(&table.position);
     let (stream, type_) = (quote_identifier(&table.stream), quote_identifier(&table.type_));
-    let (recorded_at, data) = (quote_identifier(&table.recorded_at), quote_identifier(&table.data));
+    let (recorded_at, data) = (&time.value, quote_identifier(&table.data));
     // An event without a stream must belong somewhere.
     let shard = shard_expression(&stream, config.shards);
     let window = format!(
@@ -264,21 +360,35 @@ fn statements(config: &ProjectorConfig) -> Statements {
                order by {position} limit $3::bigint) s"
     );
     // What each shard needs comes as arrays rather than as a table to join, so that reading in order can stop at the limit.
-    let fetch = format!(
-        "select {position}::bigint, {shard}, {type_}::text, {stream}::text, {recorded_at}::timestamptz, {data}::text
-         from {from}
-         where {position} > $1::bigint and {position} <= $2::bigint and {type_}::text = any($3::text[])
+    let wanted = format!(
+        "where {position} > $1::bigint and {position} <= $2::bigint and {type_}::text = any($3::text[])
              and {position} > ($4::bigint[])[{shard} + 1] and {position} <= ($5::bigint[])[{shard} + 1]
          order by {position} limit $6::bigint"
     );
+    // What is too large stays at the server, which writes each body out once.
+    let fetch = format!(
+        "select {position}::bigint, {shard}, {type_}::text, case when pj_size <= $7::bigint then pj_stream end, ({recorded_at})::timestamptz,
+             case when pj_size <= $7::bigint then pj_body end, pj_size
+         from {from}
+         cross join lateral (select {data}::text as pj_body, {stream}::text as pj_stream offset 0) pj_event
+         cross join lateral (
+             select (coalesce(octet_length(pj_body), 0) + coalesce(octet_length(pj_stream), 0))::bigint as pj_size offset 0
+         ) pj_sizes
+         {wanted}"
+    );
+    let keys = format!("select {position}::bigint, {shard} from {from} {wanted}");
     let reaches = format!("select exists (select from {from} where {position} >= $1::bigint)");
-    Statements { window, fetch, reaches }
+    Statements { window, fetch, keys, reaches }
 }
 
-fn event(row: &Row) -> Result<Event, Error> {
+fn shard_of(row: &Row) -> Result<u32, Error> {
+    Ok(u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default())
+}
+
+fn event(row: &Row, position: i64, shard: u32) -> Result<Event, Error> {
     Ok(Event {
-        position: row.try_get(0)?,
-        shard: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
+        position,
+        shard,
         event_type: row.try_get(2)?,
         stream: row.try_get(3)?,
         recorded_at: row.try_get(4)?,

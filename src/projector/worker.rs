@@ -18,7 +18,7 @@ use super::{
     batch::{self, Pace},
     checkpoint::{Held, Tables},
     error::ProjectorError,
-    events::{Fetch, Range, Reader},
+    events::{Fetch, Range, Reader, Unreadable},
     health::Health,
     mapping::Handlers,
     members::{self, View},
@@ -210,6 +210,10 @@ impl Worker {
             Fetch::Nothing => {
                 self.commit_idle().await?;
                 return Ok(Step::Rest(self.rest(blocked)));
+            }
+            Fetch::Unreadable(Unreadable { position, shard, why }) => {
+                self.hold(shard, position, &ProjectorError::Unreadable { position, message: why }).await?;
+                return Ok(Step::Worked);
             }
             Fetch::WentBack => {
                 // To be looked for anew before anything else is read.

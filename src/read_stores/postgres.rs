@@ -5,10 +5,16 @@ use std::collections::{BTreeSet, HashMap};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error, types::Type};
 
+use super::names::NameType;
 use crate::{
     api::{CheckpointLocation, Reason},
-    lag::{CheckpointState, Position},
-    postgres::{Database, Live, Query, classify, columns::column_types, quote_identifier, quote_table},
+    lag::{CheckpointState, FailedEvent, Position},
+    postgres::{
+        Database, Live, Query, classify,
+        columns::column_types,
+        quote_identifier, quote_table,
+        row_security::{self, Visibility},
+    },
     snapshot::Unknown,
 };
 
@@ -20,7 +26,14 @@ pub struct Checkpoint {
     /// False when there were several rows for one name: then the state holds the lowest and the highest of them, and what has been done between
     /// the two is not known.
     pub exact: bool,
+    /// Events that workers of the built-in projector cannot handle, the lowest position first.
+    pub failed: Vec<FailedEvent>,
 }
+
+/// So many failed events are read for each projection.
+const MOST_FAILED: u32 = 8;
+/// More characters of a worker's words are not read.
+const LONGEST_FAILURE: u32 = 500;
 
 /// What was read, or why not, for each location asked for.
 pub type Checkpoints = HashMap<CheckpointLocation, Result<Checkpoint, Unknown>>;
@@ -76,19 +89,20 @@ fn table_of(location: &CheckpointLocation) -> Table {
     }
 }
 
-fn statement(table: &Table) -> String {
+fn statement(table: &Table, names: &NameType) -> String {
+    let wanted = names.parameter();
     let (name, position) = (quote_identifier(&table.name_column), quote_identifier(&table.position_column));
     let from = quote_table(&table.table);
     if table.sharded {
         format!(
             "select {name}::text, array_agg({position}::bigint order by shard), array_agg(shard::int order by shard)
-             from {from} where {name} = any($1::text[]) group by {name}"
+             from {from} where {name} = any({wanted}) group by {name}"
         )
     } else {
         // A few aggregates rather than the rows: a wrong name column must not fetch a million of them.
         format!(
             "select {name}::text, array[min({position})::bigint, max({position})::bigint], count(*)
-             from {from} where {name} = any($1::text[]) group by {name}"
+             from {from} where {name} = any({wanted}) group by {name}"
         )
     }
 }
@@ -96,15 +110,22 @@ fn statement(table: &Table) -> String {
 async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -> Result<Checkpoints, Unknown> {
     let client = &live.session.client;
     let outcome = live.reading(async {
-        check_type(client, table).await?;
-        let names: Vec<&str> = asked.iter().map(|location| location.name.as_str()).collect();
-        let checkpoints = Query::new(statement(table), &[Type::TEXT_ARRAY]);
-        checkpoints.rows(client, &[&names]).await.map_err(|error| refused(table, &error))
+        let names = check_types(client, table).await?;
+        let wanted: Vec<String> = asked.iter().filter_map(|location| names.canonical(&location.name)).collect();
+        let checkpoints = Query::new(statement(table, &names), &[Type::TEXT_ARRAY]);
+        let rows = checkpoints.rows(client, &[&wanted]).await.map_err(|error| refused(table, &error))?;
+        let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
+        let visibility = visibility.map_err(|error| refused(table, &error))?;
+        let failed = if table.sharded { failed_events(client, table, &wanted).await } else { Ok(HashMap::new()) };
+        Ok::<_, Unknown>((names, rows, visibility, failed.map_err(|error| refused(table, &error))?))
     });
-    let rows = match outcome.await.map_err(|error| refused(table, &error))? {
-        Ok(rows) => rows,
+    let (names, rows, visibility, mut failed) = match outcome.await.map_err(|error| refused(table, &error))? {
+        Ok(answer) => answer,
         // The builtin projector makes its table when it starts: until then it has committed nothing.
-        Err(unknown) if table.sharded && unknown.reason == Reason::TableNotFound => Vec::new(),
+        Err(unknown) if table.sharded && unknown.reason == Reason::TableNotFound => {
+            let never = asked.iter().map(|location| ((*location).clone(), interpret(location, None)));
+            return Ok(never.collect());
+        }
         Err(unknown) => return Err(unknown),
     };
     let mut found: HashMap<String, Row> = HashMap::new();
@@ -120,7 +141,59 @@ async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -
         let (name, row) = read().map_err(|error| refused(table, &error))?;
         found.insert(name, row);
     }
-    Ok(asked.iter().map(|location| ((*location).clone(), interpret(location, found.get(&location.name)))).collect())
+    let row = |location: &CheckpointLocation| names.canonical(&location.name).and_then(|name| found.get(&name));
+    let mut answers: Checkpoints =
+        asked.iter().map(|location| ((*location).clone(), interpret(location, row(location)))).collect();
+    for (location, answer) in &mut answers {
+        if let (Ok(checkpoint), Some(events)) = (answer, failed.remove(&location.name)) {
+            checkpoint.failed = events;
+        }
+    }
+    if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
+        let hidden = Unknown {
+            reason: Reason::PermissionDenied,
+            message: format!(
+                "checkpoint table {}: {}",
+                table.table,
+                advice.hidden("row security may hide the checkpoint")
+            ),
+        };
+        answers.values_mut().filter(|answer| seems_missing(answer)).for_each(|answer| *answer = Err(hidden.clone()));
+    }
+    Ok(answers)
+}
+
+/// What the workers of built-in projectors have written down of events that they cannot handle, by projection. A few of each are enough to name.
+async fn failed_events(
+    client: &Client,
+    table: &Table,
+    names: &[String],
+) -> Result<HashMap<String, Vec<FailedEvent>>, Error> {
+    let (name, from) = (quote_identifier(&table.name_column), quote_table(&table.table));
+    let sql = format!(
+        "select f.name, f.shard, f.failed_position, f.failure
+         from (select {name}::text as name, shard::int as shard, failed_position, left(failure, {LONGEST_FAILURE}) as failure,
+                   row_number() over (partition by {name} order by failed_position) as n
+               from {from} where {name} = any($1::text[]) and failed_position is not null) f
+         where f.n <= {MOST_FAILED} order by f.name, f.failed_position"
+    );
+    let mut failed: HashMap<String, Vec<FailedEvent>> = HashMap::new();
+    for row in Query::new(sql, &[Type::TEXT_ARRAY]).rows(client, &[&names]).await? {
+        failed.entry(row.try_get(0)?).or_default().push(FailedEvent {
+            shard: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
+            position: Position(row.try_get(2)?),
+            why: row.try_get::<_, Option<String>>(3)?.unwrap_or_default(),
+        });
+    }
+    Ok(failed)
+}
+
+/// A row was not found, or not all of them.
+fn seems_missing(answer: &Result<Checkpoint, Unknown>) -> bool {
+    match answer {
+        Ok(checkpoint) => checkpoint.state == CheckpointState::NeverCommitted,
+        Err(unknown) => unknown.reason == Reason::InvalidAnswer,
+    }
 }
 
 /// What the server answered for one name.
@@ -131,16 +204,19 @@ enum Row {
 }
 
 fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpoint, Unknown> {
-    let never = Ok(Checkpoint { state: CheckpointState::NeverCommitted, exact: true });
+    let never = Ok(Checkpoint { state: CheckpointState::NeverCommitted, exact: true, failed: Vec::new() });
     match row {
         None => never,
         Some(Row::Plain { positions, count }) => match positions[..] {
-            [Some(lowest), _] if *count == 1 => {
-                Ok(Checkpoint { state: CheckpointState::Committed(vec![Position(lowest)]), exact: true })
-            }
+            [Some(lowest), _] if *count == 1 => Ok(Checkpoint {
+                state: CheckpointState::Committed(vec![Position(lowest)]),
+                exact: true,
+                failed: Vec::new(),
+            }),
             [Some(lowest), Some(highest)] => Ok(Checkpoint {
                 state: CheckpointState::Committed(vec![Position(lowest), Position(highest)]),
                 exact: false,
+                failed: Vec::new(),
             }),
             _ => never,
         },
@@ -150,7 +226,7 @@ fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpo
             let positions: Option<Vec<Position>> = positions.iter().map(|position| position.map(Position)).collect();
             match positions {
                 Some(positions) if complete => {
-                    Ok(Checkpoint { state: CheckpointState::Committed(positions), exact: true })
+                    Ok(Checkpoint { state: CheckpointState::Committed(positions), exact: true, failed: Vec::new() })
                 }
                 _ => Err(Unknown {
                     reason: Reason::InvalidAnswer,
@@ -166,19 +242,28 @@ fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpo
     }
 }
 
-async fn check_type(client: &Client, table: &Table) -> Result<(), Unknown> {
-    let types = column_types(client, &quote_table(&table.table), &[&table.position_column]).await;
+/// Checks both columns, and returns how names are compared.
+async fn check_types(client: &Client, table: &Table) -> Result<NameType, Unknown> {
+    let columns = [table.name_column.as_str(), table.position_column.as_str()];
+    let types = column_types(client, &quote_table(&table.table), &columns).await;
     let types = types.map_err(|error| refused(table, &error))?;
-    match types.first() {
-        Some(found) if !["smallint", "integer", "bigint"].contains(&found.as_str()) => Err(Unknown {
-            reason: Reason::ColumnTypeUnsuitable,
+    let unsuitable = |column: &str, wanted: &str, found: &str| Unknown {
+        reason: Reason::ColumnTypeUnsuitable,
+        message: format!("checkpoint table {}: column {column} must be {wanted}, not {found}", table.table),
+    };
+    let [name, position] = &types[..] else {
+        return Err(Unknown {
+            reason: Reason::InvalidAnswer,
             message: format!(
-                "checkpoint table {}: column {} must be smallint, integer or bigint, not {found}",
-                table.table, table.position_column
+                "checkpoint table {}: the server told of other columns than it was asked for",
+                table.table
             ),
-        }),
-        _ => Ok(()),
+        });
+    };
+    if !position.is_integer() {
+        return Err(unsuitable(&table.position_column, "smallint, integer or bigint", &position.sql));
     }
+    NameType::of(name).ok_or_else(|| unsuitable(&table.name_column, "text, uuid, an integer or an enum", &name.sql))
 }
 
 fn refused(table: &Table, error: &Error) -> Unknown {

@@ -335,6 +335,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
             assessment.pending.events == 0,
             assessment.staleness.map(|staleness| staleness > target),
             measured.sample.held_by().map(|writer| writer.pid),
+            measured.sample.faults.clone(),
         )
     };
     if decides(old) != decides(new) {

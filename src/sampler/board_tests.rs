@@ -35,6 +35,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
         unheard: false,
         beyond_all_rows: None,
         blocked_by: None,
+        faults: crate::lag::EventFaults::default(),
     }
 }
 

@@ -109,6 +109,7 @@ fn sample(state: &State<'_>) -> Sample {
         unheard: false,
         beyond_all_rows: checkpoints.iter().max().filter(|_| !exact).map(|row| state.arrived.saturating_sub(*row)),
         blocked_by: None,
+        faults: crate::lag::EventFaults::default(),
     }
 }
 

@@ -37,6 +37,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         unheard: false,
         beyond_all_rows: None,
         blocked_by: None,
+        faults: projectionist::lag::EventFaults::default(),
     };
     let bounds = Bounds {
         target: Duration::from_secs(10),

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod columns;
 mod connections;
 mod harness;
 mod held_back;
+mod late;
 mod pooled;
 mod positions;
 
@@ -269,7 +271,7 @@ async fn each_failure_has_its_reason_and_concerns_only_its_projection() {
         ("hidden", Reason::PermissionDenied, Box::new(source("table", "hidden"))),
         ("odd", Reason::ColumnTypeUnsuitable, Box::new(source("table", "odd"))),
         ("odd-time", Reason::ColumnTypeUnsuitable, Box::new(source("recordedAt", "type"))),
-        ("bunched", Reason::ColumnTypeUnsuitable, Box::new(source("table", "bunched"))),
+        ("bunched", Reason::PositionUnsuitable, Box::new(source("table", "bunched"))),
         ("view", Reason::InvalidSpec, Box::new(source("table", "seen"))),
         ("no-checkpoints", Reason::TableNotFound, Box::new(checkpoint("table", "nowhere"))),
         ("no-checkpoint-column", Reason::ColumnNotFound, Box::new(checkpoint("positionColumn", "place"))),

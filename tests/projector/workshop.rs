@@ -70,6 +70,7 @@ impl Workshop {
                 schema: None,
                 shards: 12,
                 batch_size: 100,
+                max_event_bytes: 1 << 20,
                 setup: Some(SETUP.to_owned()),
                 handlers: BTreeMap::from([("Counted".to_owned(), handler.to_owned())]),
             },
@@ -258,6 +259,13 @@ impl Process {
     /// The answer of `/readyz`.
     pub(crate) async fn readiness(&self) -> anyhow::Result<String> {
         readiness(self.health).await
+    }
+
+    /// The most memory that it has held so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {

@@ -124,14 +124,26 @@ impl Worker {
             return Ok(());
         }
         let Some(event) = events.get(index) else { return Ok(()) };
-        let pause = self.stuck.fail(event.shard, event.position, Instant::now());
         let why = ProjectorError::EventFailed {
             event_type: event.event_type.clone(),
             position: event.position,
             message: database_message(&error),
         };
-        tracing::error!(shard = event.shard, retry_in = ?pause, "{why}");
-        self.health.unready(why.to_string());
+        self.hold(event.shard, event.position, &why).await
+    }
+
+    /// Lets the shard wait before this event, which is tried again after a pause, and says so: in the log, to the readiness probe, and in the
+    /// checkpoint table, from where the operator reads it.
+    pub(super) async fn hold(&mut self, shard: u32, position: i64, why: &ProjectorError) -> Result<(), ProjectorError> {
+        let pause = self.stuck.fail(shard, position, Instant::now());
+        let why = why.to_string();
+        tracing::error!(shard, retry_in = ?pause, "{why}");
+        if let Some(held) = self.held.get(&shard) {
+            let recorded =
+                self.tables.record_failure(&self.store.client, &self.me, (shard, *held), position, &why).await;
+            recorded.map_err(ProjectorError::doing("read store: recording a failed event"))?;
+        }
+        self.health.unready(why);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! checkpoint is never beyond the head. A read store that does not answer soon is left behind and joins a later poll.
 
 mod arrivals;
+mod audit;
 mod counting;
 mod questions;
 mod table;
@@ -28,7 +29,8 @@ use crate::{
     read_stores::postgres::{self as read_store, Checkpoints},
     snapshot::Unknown,
 };
-use table::{Table, Wanted};
+use questions::Wanted;
+use table::Table;
 
 /// A source or read store that has not answered by then is not waited for.
 const POLL_DEADLINE: Duration = Duration::from_secs(5);

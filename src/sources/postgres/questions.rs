@@ -2,16 +2,27 @@
 
 use std::{fmt, sync::Arc};
 
+use super::AskRef;
 use crate::{
     api::{CheckpointLocation, EventTable},
     postgres::{ConnectionIdentity, Database},
+    read_stores::postgres::Checkpoint,
 };
+
+/// A projection with the checkpoint that was read for it, before the table is looked at.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    pub(super) ask: AskRef,
+    pub(super) checkpoint: Checkpoint,
+}
 
 /// Event table and checkpoint of one projection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Question {
     /// The event table; without the channel and the columns that measuring does not need, so that projections which differ in those share it.
     pub table: EventTable,
+    /// The table with the columns that only the built-in projector reads, so that they are checked; `None` where it does not run.
+    pub projector_columns: Option<EventTable>,
     /// The channel to listen on.
     pub notify_channel: Option<String>,
     /// The read store.
@@ -54,6 +65,7 @@ impl Question {
                 table: table.table.clone(),
                 position: table.position.clone(),
                 recorded_at: table.recorded_at.clone(),
+                time_zone: table.time_zone.clone(),
                 // Only the shards of the built-in projector are told by it.
                 stream: if checkpoint.shards.is_some() { table.stream.clone() } else { without.stream },
                 type_: without.type_,
@@ -61,6 +73,13 @@ impl Question {
                 retention: None,
                 notify_channel: None,
             },
+            projector_columns: checkpoint.shards.map(|_| EventTable {
+                table: table.table.clone(),
+                stream: table.stream.clone(),
+                type_: table.type_.clone(),
+                data: table.data.clone(),
+                ..EventTable::default()
+            }),
             notify_channel: table.notify_channel.clone(),
             store: StoreRef(store),
             checkpoint,

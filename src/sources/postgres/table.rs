@@ -12,17 +12,21 @@ use tokio_postgres::{Client, Error, types::Type};
 use super::{
     AskRef,
     arrivals::Arrivals,
+    audit::Audit,
     counting::{
         Oldest, Segment, ShardRow, Waiting, add, between, scan_limit, segments, unsigned, waiting_between,
         waiting_by_shard,
     },
+    questions::Wanted,
 };
 use crate::{
     api::{EventTable, Reason},
-    lag::{BlockingWriter, CheckpointState, Head, Pending, Position, Sample},
+    lag::{BlockingWriter, CheckpointState, EventFaults, Head, Pending, Position, Sample},
     postgres::{
-        Live, Query, classify, quote_identifier, quote_table,
-        safe_head::{Follower, Log, LogError, Look},
+        Live, LogError, Query, classify,
+        columns::check_event_columns,
+        quote_identifier, quote_table,
+        safe_head::{Follower, Log, Look},
         shard_expression,
     },
     read_stores::postgres::Checkpoint,
@@ -40,18 +44,13 @@ const SOON_POLLS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A projection with the checkpoint that was read for it, before the table is looked at.
-#[derive(Clone)]
-pub(super) struct Wanted {
-    pub(super) ask: AskRef,
-    pub(super) checkpoint: Checkpoint,
-}
-
 /// What is remembered of a table from poll to poll.
 pub(super) struct Table {
     table: EventTable,
     /// The table as it was found to be, and when: what the server said is asked again.
     log: Option<(Instant, Log)>,
+    /// The columns that built-in projectors read, and what is wrong with them, as long as `log` is believed.
+    projector_columns: HashMap<EventTable, Option<Unknown>>,
     follower: Follower,
     arrivals: Arrivals,
     /// What waits between the safe head and the raw head, and when it was counted.
@@ -59,6 +58,7 @@ pub(super) struct Table {
     counted: HashMap<ProjectionKey, Counted>,
     /// The safe head that does not move although the raw head is beyond it, and since when.
     held: Option<(Option<Position>, Instant)>,
+    audit: Audit,
     failures: u32,
     retry_at: Option<Instant>,
     settling: u32,
@@ -81,11 +81,13 @@ impl Table {
         Self {
             table,
             log: None,
+            projector_columns: HashMap::new(),
             follower: Follower::default(),
             arrivals: Arrivals::default(),
             above: (Vec::new(), Instant::now()),
             counted: HashMap::new(),
             held: None,
+            audit: Audit::default(),
             failures: 0,
             retry_at: None,
             settling: 0,
@@ -141,9 +143,13 @@ impl Table {
         self.failures = 0;
         self.retry_at = None;
         self.settling = if safe == Some(look.head) { 0 } else { self.settling.saturating_add(1) };
+        self.check_projector_columns(client, wanted).await.map_err(|error| self.log_failed(&error))?;
         let blocked_by = self.hold(&look, safe);
         let head = Head { raw: look.head, safe: safe.unwrap_or_else(|| vouched_for(wanted, look.head)) };
         self.count(client, wanted, head).await.map_err(|error| self.statement_failed(&error))?;
+        let (from, position, _) = self.quoted();
+        let audited = self.audit.look(client, (&from, &position), safe, look.head, wanted).await;
+        audited.map_err(|error| self.statement_failed(&error))?;
         let sample = |wanted: &Wanted| {
             let counted = self.waiting(wanted, head);
             Sample {
@@ -160,9 +166,17 @@ impl Table {
                 beyond_all_rows: counted.as_ref().and_then(|counted| counted.beyond_all_rows),
                 blocked_by: blocked_by.clone(),
                 unheard: pooled && wanted.ask.question.notify_channel.is_some(),
+                faults: EventFaults {
+                    failed: wanted.checkpoint.failed.clone(),
+                    passed_over: self.audit.passed_over(&wanted.ask.key),
+                },
             }
         };
-        Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), Ok(sample(wanted)))).collect())
+        let answer = |wanted: &Wanted| match self.unsuitable_for(wanted) {
+            Some(unknown) => Err(unknown),
+            None => Ok(sample(wanted)),
+        };
+        Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), answer(wanted))).collect())
     }
 
     /// Takes note of whether the safe head stands still below the raw head, and says which transaction it waits for.
@@ -209,11 +223,15 @@ impl Table {
     async fn look(&mut self, client: &Client, wanted: &[Wanted]) -> Result<(Look, Option<Position>), LogError> {
         let (checked, log) = match self.log.take().filter(|(checked, _)| checked.elapsed() < TRUST_CHECKS_FOR) {
             Some(known) => known,
-            None => (Instant::now(), Log::check(client, &self.table).await?),
+            None => {
+                self.projector_columns.clear();
+                (Instant::now(), Log::check(client, &self.table).await?)
+            }
         };
         let look = log.look(client).await?;
         if self.follower.went_back(&look) {
             self.counted.clear();
+            self.audit.restart();
             self.arrivals.restart();
         }
         let furthest = wanted.iter().filter_map(|wanted| wanted.checkpoint.state.lowest()).max();
@@ -348,7 +366,7 @@ impl Table {
                  ) e
              ) counted
              left join lateral (
-                 select true as found, extract(epoch from clock_timestamp() - {recorded_at})::float8 as age
+                 select true as found, extract(epoch from clock_timestamp() - ({recorded_at}))::float8 as age
                  from {table} where {position} > s.low and {position} <= s.high order by {position} limit 1
              ) first on true
              order by s.i"
@@ -375,11 +393,31 @@ impl Table {
     }
 
     fn quoted(&self) -> (String, String, String) {
-        (
-            quote_table(&self.table.table),
-            quote_identifier(&self.table.position),
-            quote_identifier(&self.table.recorded_at),
-        )
+        // Nothing is counted before the table was looked at.
+        let time = self.log.as_ref().map(|(_, log)| log.event_time().measurable.clone());
+        let time = time.unwrap_or_else(|| "null::timestamptz".to_owned());
+        (quote_table(&self.table.table), quote_identifier(&self.table.position), time)
+    }
+
+    /// Looks at the columns that built-in projectors read.
+    async fn check_projector_columns(&mut self, client: &Client, wanted: &[Wanted]) -> Result<(), LogError> {
+        for columns in wanted.iter().filter_map(|wanted| wanted.ask.question.projector_columns.as_ref()) {
+            if self.projector_columns.contains_key(columns) {
+                continue;
+            }
+            let wrong = match check_event_columns(client, columns).await {
+                Ok(()) => None,
+                Err(error @ LogError::Unsuitable { .. }) => Some(self.log_failed(&error)),
+                Err(error) => return Err(error),
+            };
+            self.projector_columns.insert(columns.clone(), wrong);
+        }
+        Ok(())
+    }
+
+    fn unsuitable_for(&self, wanted: &Wanted) -> Option<Unknown> {
+        let columns = wanted.ask.question.projector_columns.as_ref()?;
+        self.projector_columns.get(columns).cloned().flatten()
     }
 
     fn log_failed(&self, error: &LogError) -> Unknown {

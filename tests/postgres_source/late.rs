@@ -1,0 +1,99 @@
+//! Events that are committed below what a projector has passed: seen afterwards and named, whatever brought them there.
+
+use projectionist::lag::{CheckpointState, PassedOver, Position};
+use serde_json::json;
+
+use crate::harness::{Running, append, commit, database, server};
+
+/// Waits until the projection is told of exactly these positions.
+async fn passed_over(sampler: &Running, name: &str, positions: &[i64]) {
+    let expected = PassedOver { positions: positions.iter().copied().map(Position).collect(), more: 0 };
+    sampler.wait_measured("it is told", name, |m| m.sample.faults.passed_over == expected).await;
+}
+
+/// Waits until the projection was measured at this checkpoint, so that what lies below was looked at.
+async fn seen_at(sampler: &Running, name: &str, position: i64) {
+    let at = CheckpointState::Committed(vec![Position(position)]);
+    sampler.wait_measured("its checkpoint is seen", name, |m| m.sample.checkpoint == at).await;
+}
+
+#[tokio::test]
+async fn lower_positions_that_an_application_uses_late_are_named_to_those_who_passed_them_and_no_others() {
+    let (url, client) = database(server(), "late").await;
+    client
+        .batch_execute(
+            "create table drawn (position bigint primary key, recorded_at timestamptz default now());
+             insert into drawn values (1), (51), (52)",
+        )
+        .await
+        .unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    for (name, position) in [("done", 52), ("between", 2), ("behind", 1)] {
+        commit(&client, name, position).await;
+        sampler.declare(name, |spec| spec["source"]["postgres"]["eventTable"]["table"] = json!("drawn"));
+        seen_at(&sampler, name, position).await;
+    }
+    sampler.wait_pending("behind", 2).await;
+    client.batch_execute("insert into drawn values (2), (3)").await.unwrap();
+    passed_over(&sampler, "done", &[2, 3]).await;
+    passed_over(&sampler, "between", &[2]).await;
+    let behind = sampler.wait_pending("behind", 4).await;
+    assert_eq!(behind.sample.faults.passed_over, PassedOver::default(), "it will come to them");
+    // Once the checkpoint has gone back before them, they are handled.
+    commit(&client, "done", 1).await;
+    passed_over(&sampler, "done", &[]).await;
+    commit(&client, "done", 52).await;
+    seen_at(&sampler, "done", 52).await;
+    client.batch_execute("insert into drawn values (40), (39)").await.unwrap();
+    passed_over(&sampler, "done", &[39, 40]).await;
+}
+
+#[tokio::test]
+async fn an_event_in_flight_that_a_bold_projector_has_passed_is_named() {
+    let (url, client) = database(server(), "bold").await;
+    commit(&client, "bold", 0).await;
+    commit(&client, "careful", 0).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("bold", |_| {});
+    sampler.declare("careful", |_| {});
+    sampler.wait_pending("careful", 0).await;
+    let slow = server().connect("bold").await.unwrap();
+    slow.batch_execute("begin; insert into events default values").await.unwrap();
+    append(&client, 3).await;
+    commit(&client, "bold", 4).await;
+    seen_at(&sampler, "bold", 4).await;
+    slow.batch_execute("commit").await.unwrap();
+    passed_over(&sampler, "bold", &[1]).await;
+    let careful = sampler.wait_pending("careful", 4).await;
+    assert_eq!(careful.sample.faults.passed_over, PassedOver::default());
+}
+
+#[tokio::test]
+async fn explicit_positions_in_the_gaps_of_a_sequence_are_named_and_deletions_updates_and_rollbacks_are_not() {
+    let (url, client) = database(server(), "gaps").await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", |_| {});
+    append(&client, 50).await;
+    client.batch_execute("begin; insert into events default values; rollback").await.unwrap();
+    append(&client, 50).await;
+    commit(&client, "a", 101).await;
+    seen_at(&sampler, "a", 101).await;
+    client
+        .batch_execute(
+            "delete from events where position < 20; update events set data = '{\"n\": 1}' where position < 60;
+             insert into events (position, stream) overriding system value values (7, 'restored')",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("begin; insert into events default values; rollback").await.unwrap();
+    append(&client, 2000).await;
+    commit(&client, "a", 2_102).await;
+    seen_at(&sampler, "a", 2_102).await;
+    let measured = sampler.wait_pending("a", 0).await;
+    assert_eq!(measured.sample.faults.passed_over, PassedOver::default(), "nothing of this is late");
+    client
+        .batch_execute("insert into events (position, stream) overriding system value values (51, 's'), (102, 's')")
+        .await
+        .unwrap();
+    passed_over(&sampler, "a", &[51, 102]).await;
+}
