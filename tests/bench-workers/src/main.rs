@@ -1,7 +1,7 @@
 //! `make bench-workers`: real workers that are not ours, on a real cluster, under real HorizontalPodAutoscalers, scaled by us and by what else there is.
 //!
-//! A race is a kind of workers under a trace with a target; its cells, one for each way to scale, run side by side and get the same events at the same
-//! time. Races run side by side as far as the node has pods. Docs: `docs/benchmarks.md`.
+//! A race is a kind of workers under a trace with a target; its cells, one for each way to scale, run side by side, seconds apart, and get the same
+//! events. Races run side by side as far as the node has pods. Docs: `docs/benchmarks.md`.
 #![allow(clippy::print_stdout)]
 
 mod cell;
@@ -39,6 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Workers beyond what the peak of a load asks for, of which a cell may have some at once.
 const MARGIN: f64 = 1.25;
 
+/// Cells begin so far apart, so that not all start their pods in the same second, which few machines bear.
+const APART: Duration = Duration::from_secs(11);
+/// What a pod takes to start, where none was seen to.
+const USUAL_START_UP: Duration = Duration::from_secs(2);
+
 /// What to race.
 #[derive(Clone, Debug, Parser)]
 struct Options {
@@ -57,6 +62,9 @@ struct Options {
     /// All kinds under all traces: hours
     #[arg(long)]
     all: bool,
+    /// Of each trace's events, so many in a hundred: for machines that are busy with other things
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    load: u32,
     /// Pods that all cells together may need at once
     #[arg(long, default_value_t = 90)]
     pods: u32,
@@ -101,7 +109,12 @@ impl Options {
         for load in traces {
             for kind in &kinds {
                 for target in &self.targets {
-                    races.push(Race { kind: *kind, trace: load.trace(), target: Duration::from_secs(*target) });
+                    races.push(Race {
+                        kind: *kind,
+                        trace: load.trace(),
+                        target: Duration::from_secs(*target),
+                        percent: self.load,
+                    });
                 }
             }
         }
@@ -113,7 +126,7 @@ impl Options {
 /// Pods that a race may need at once: what the peak of its load asks for, and some more, in each of its cells.
 fn pods(race: &Race, ways: usize) -> u32 {
     let dear = if race.kind.cost() == Cost::Doubles { 2.0 } else { 1.0 };
-    let trace = race.trace.trace(Cost::Known);
+    let trace = race.arrivals();
     let peak = trace.points().iter().map(|point| point.arriving).fold(0.0, f64::max);
     let workers = (peak / PER_WORKER * dear * MARGIN).ceil().min(f64::from(bench_scaling::rivals::MOST)) + 1.0;
     u32::try_from(ways).unwrap_or(u32::MAX).saturating_mul(whole(workers))
@@ -172,6 +185,8 @@ struct Track<'a> {
     server: Postgres,
     schemas: query::Schemas,
     watched: Watched,
+    /// No cell begins sooner.
+    next_start: tokio::sync::Mutex<Instant>,
     csv: PathBuf,
 }
 
@@ -190,47 +205,50 @@ impl<'a> Track<'a> {
         cluster.install_operator(&values)?;
         let client = cluster.client().await?;
         let watched = Watched::begin(client.clone());
-        Ok(Self { cluster, client, server, schemas, watched, csv: options.csv.clone() })
+        let next_start = tokio::sync::Mutex::new(Instant::now());
+        Ok(Self { cluster, client, server, schemas, watched, next_start, csv: options.csv.clone() })
     }
 
     async fn run(&self, race: &Race, ways: &[Way], first: i32) -> Result<Finished> {
         let cells: Vec<Cell> =
             ways.iter().zip(first..).map(|(way, number)| Cell { race: *race, way: *way, number }).collect();
+        let outcomes = futures::future::try_join_all(cells.iter().map(|cell| self.run_cell(cell))).await?;
+        let start_up = outcomes.iter().map(|outcome| outcome.start_up).fold(f64::INFINITY, f64::min);
+        let foresight = race.foresight(Duration::try_from_secs_f64(start_up).unwrap_or_default());
+        Ok(Finished { race: *race, outcomes, foresight })
+    }
+
+    async fn run_cell(&self, cell: &Cell) -> Result<Outcome> {
+        let (race, name) = (cell.race, cell.name());
         let database = self.server.connect(DATABASE).await?;
-        for cell in &cells {
-            cell.make_tables(&database).await?;
-            let tables = (cell.schema(), cell.has_one_row());
-            self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(cell.name(), tables);
-            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": cell.objects()});
-            self.cluster.apply(&list.to_string())?;
-        }
-        for cell in &cells {
-            self.is_ready(cell).await?;
-        }
-        let trace = race.trace.trace(race.kind.cost());
-        let (began, by_clock) = (Instant::now() + Duration::from_secs(1), SystemTime::now() + Duration::from_secs(1));
-        futures::future::try_join_all(cells.iter().map(|cell| cell.append(&self.server, &trace, began))).await?;
+        cell.make_tables(&database).await?;
+        let tables = (cell.schema(), cell.has_one_row());
+        self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), tables);
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": cell.objects()});
+        self.cluster.apply(&list.to_string())?;
+        self.is_ready(cell).await?;
+        let trace = race.arrivals();
+        let began = self.turn().await;
+        let by_clock = SystemTime::now() + began.saturating_duration_since(Instant::now());
+        cell.append(&self.server, &trace, began).await?;
         // The last events may still be written down as handled.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        let mut outcomes = Vec::new();
-        let mut best_start_up = Duration::MAX;
-        for cell in &cells {
-            let name = cell.name();
-            let events = cell.handled(&database, by_clock).await?;
-            let run = score::run(&trace, race.target, &events, &self.watched.scales(&name, began));
-            let start_up = self.watched.start_up(&name).unwrap_or(Duration::from_secs(2));
-            best_start_up = best_start_up.min(start_up);
-            self.write(cell, &run, began)?;
-            let simulated = race.simulated(cell.way, start_up);
-            outcomes.push(Outcome { way: cell.way, score: run.score(), simulated, start_up: start_up.as_secs_f64() });
-        }
-        for cell in &cells {
-            self.remove(cell)?;
-        }
-        for cell in &cells {
-            cell.drop_tables(&database).await?;
-        }
-        Ok(Finished { race: *race, outcomes, foresight: race.foresight(best_start_up) })
+        let events = cell.handled(&database, by_clock).await?;
+        let run = score::run(&trace, race.target, &events, &self.watched.scales(&name, began));
+        let start_up = self.watched.start_up(&name).unwrap_or(USUAL_START_UP);
+        self.write(cell, &run, began)?;
+        self.remove(cell)?;
+        cell.drop_tables(&database).await?;
+        let simulated = race.simulated(cell.way, start_up);
+        Ok(Outcome { way: cell.way, score: run.score(), simulated, start_up: start_up.as_secs_f64() })
+    }
+
+    /// When the next cell may begin.
+    async fn turn(&self) -> Instant {
+        let mut next = self.next_start.lock().await;
+        let began = (*next).max(Instant::now() + Duration::from_secs(1));
+        *next = began + APART;
+        began
     }
 
     /// One worker works, and what scales it has a value.

@@ -6,7 +6,7 @@ use bench_scaling::{
     foresight::Foresight,
     traces::{Brief, PER_WORKER},
 };
-use projectionist::simulate::{Plan, Score, run};
+use projectionist::simulate::{Plan, Point, Score, Trace, run};
 
 use crate::{kinds::Kind, ways::Way};
 
@@ -19,9 +19,19 @@ pub struct Race {
     pub kind: Kind,
     pub trace: Brief,
     pub target: Duration,
+    /// Of the trace's events, so many in a hundred come.
+    pub percent: u32,
 }
 
 impl Race {
+    /// What comes, and what an event costs a worker.
+    pub fn arrivals(&self) -> Trace {
+        let whole = self.trace.trace(self.kind.cost());
+        let part = f64::from(self.percent) / 100.0;
+        let points = whole.points().iter().map(|point| Point { arriving: point.arriving * part, ..*point }).collect();
+        Trace::new(whole.step(), points).unwrap_or(whole)
+    }
+
     fn plan(&self, start_up: Duration, phase: u64) -> Plan {
         Plan {
             shards: self.kind.weights(),
@@ -31,7 +41,7 @@ impl Race {
             phase: Duration::from_secs(phase),
             // What the operator does for these targets.
             sampling: (self.target / 10).clamp(Duration::from_millis(500), Duration::from_secs(5)),
-            ..Plan::new(self.trace.trace(self.kind.cost()), self.target)
+            ..Plan::new(self.arrivals(), self.target)
         }
     }
 

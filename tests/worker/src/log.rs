@@ -95,9 +95,10 @@ impl Log {
             cost: Duration::from_secs_f64(f64::from(row.get::<_, f32>(2)) / 1e3),
         };
         let events: Vec<Event> = rows.iter().map(event).collect();
-        // A full fetch may have left out the events of a shard that come later.
-        let all = i64::try_from(events.len()).unwrap_or(i64::MAX) < FETCHED;
-        Ok((events, head.filter(|_| all)))
+        // What a full fetch left out comes after its last event.
+        let full = i64::try_from(events.len()).is_ok_and(|count| count >= FETCHED);
+        let bound = if full { events.last().map(|event| event.position) } else { head };
+        Ok((events, head.and(bound)))
     }
 
     pub(crate) async fn commit(&self, moved: &BTreeMap<i32, i64>) -> Result<()> {
