@@ -127,7 +127,7 @@ impl Options {
 fn pods(race: &Race, ways: usize) -> u32 {
     let dear = if race.kind.cost() == Cost::Doubles { 2.0 } else { 1.0 };
     let trace = race.arrivals();
-    let peak = trace.points().iter().map(|point| point.arriving).fold(0.0, f64::max);
+    let peak = trace.points().map(|point| point.arriving).fold(0.0, f64::max);
     let workers = (peak / PER_WORKER * dear * MARGIN).ceil().min(f64::from(bench_scaling::rivals::MOST)) + 1.0;
     u32::try_from(ways).unwrap_or(u32::MAX).saturating_mul(whole(workers))
 }

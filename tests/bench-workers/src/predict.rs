@@ -28,7 +28,7 @@ impl Race {
     pub fn arrivals(&self) -> Trace {
         let whole = self.trace.trace(self.kind.cost());
         let part = f64::from(self.percent) / 100.0;
-        let points = whole.points().iter().map(|point| Point { arriving: point.arriving * part, ..*point }).collect();
+        let points = whole.points().map(|point| Point { arriving: point.arriving * part, ..point }).collect();
         Trace::new(whole.step(), points).unwrap_or(whole)
     }
 
