@@ -25,6 +25,7 @@ use crate::{
     delegated_auth::{ClusterReviews, follow_authorities},
     hpa,
     leader::{self, LeaderSettings},
+    leader_required::{Disagreements, Following},
     metrics::{ControllerMetrics, Metrics},
     metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, Offer, Rate, ServeOptions},
     names::{self, worker_env},
@@ -227,7 +228,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
     let (change, changes) = mpsc::channel(UNTAKEN_CHANGES);
     let (changed, changed_here) = watch::channel(0);
     let (lead, leading) = watch::channel(false);
-    let (follow, following) = watch::channel(false);
+    let (follow, following) = watch::channel(Following::default());
     let (first_round, first_round_done) = watch::channel(false);
     let (certificate, certificates) = watch::channel(None);
     let off = (!external_metrics).then_some(names::EXTERNAL_API_SERVICE);
@@ -340,6 +341,11 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
     let served =
         serving_threads.spawn(async move { metrics_api::serve(serving, asked).await.map_err(anyhow::Error::from) });
     rooms.spawn(async move { served.await.context("the metrics API ended abnormally")? });
+    let outdated = {
+        let (projections, snapshot, mut disagreements) =
+            (projections.clone(), snapshot.clone(), Disagreements::default());
+        move || disagreements.update(&projections.state(), &snapshot.load(), std::time::Instant::now())
+    };
     let reconciling = ControllerInputs {
         client: client.clone(),
         identity: identity.clone(),
@@ -361,7 +367,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
     let given_up = async move {
         let _ = controller.await;
     };
-    rooms.spawn(ok(leader::run(client, leader_settings, lead, follow, given_up)));
+    rooms.spawn(ok(leader::run(client, leader_settings, lead, follow, outdated, given_up)));
 
     while let Some(ended) = rooms.join_next().await {
         ended.context("a part of the operator ended abnormally")??;

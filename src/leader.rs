@@ -17,6 +17,11 @@ use kube::{
 };
 use tokio::{sync::watch, time::Instant};
 
+use crate::{
+    leader_required::{Following, Outdated},
+    names,
+};
+
 /// How long a Lease holds without being renewed.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// How often the leader renews.
@@ -111,12 +116,14 @@ fn written(before: Option<&LeaseSpec>, me: &str, decision: Decision, wall: Times
 }
 
 /// Follows the Lease until `shutdown`, telling through `leading` whether we hold it, and through `following` whether another replica
-/// does, as far as we know; then gives it back, so that another replica need not wait for it to expire.
+/// does, as far as we know; then gives it back, so that another replica need not wait for it to expire. While we hold it, each renewal tells
+/// what `outdated` answers.
 pub async fn run(
     client: Client,
     settings: LeaderSettings,
     leading: watch::Sender<bool>,
-    following: watch::Sender<bool>,
+    following: watch::Sender<Following>,
+    outdated: impl FnMut() -> Outdated,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut follower = Follower {
@@ -126,11 +133,14 @@ pub async fn run(
         observed: None,
         held: None,
         renewed: None,
+        outdated,
+        told: Outdated::default(),
     };
     tokio::pin!(shutdown);
     loop {
         let is_leading = follower.turn().await;
-        following.send_replace(!is_leading && follower.another_leads());
+        let another_leads = !is_leading && follower.another_leads();
+        following.send_replace(Following { another_leads, outdated: follower.told.clone() });
         if leading.send_replace(is_leading) != is_leading {
             tracing::info!(
                 identity = follower.settings.identity,
@@ -148,7 +158,7 @@ pub async fn run(
     follower.release().await;
 }
 
-struct Follower {
+struct Follower<O> {
     leases: Api<Lease>,
     settings: LeaderSettings,
     started: Instant,
@@ -157,9 +167,13 @@ struct Follower {
     held: Option<Lease>,
     /// When our last successful write was sent.
     renewed: Option<Instant>,
+    /// Whose status does not tell what we ask for.
+    outdated: O,
+    /// The same as the Lease tells it.
+    told: Outdated,
 }
 
-impl Follower {
+impl<O: FnMut() -> Outdated> Follower<O> {
     /// One look, with a write if we may; returns whether we lead.
     async fn turn(&mut self) -> bool {
         let sent = Instant::now();
@@ -200,6 +214,9 @@ impl Follower {
         };
         let spec = lease.as_ref().and_then(|lease| lease.spec.clone());
         self.observed = spec.as_ref().map(|spec| Observed::update(self.observed.take(), spec, now));
+        let annotations = lease.as_ref().and_then(|lease| lease.metadata.annotations.as_ref());
+        let told = annotations.and_then(|all| all.get(names::OUTDATED_ANNOTATION));
+        self.told = Outdated::from_annotation(told.map(String::as_str));
         let decision = match &lease {
             None => Decision::Create,
             Some(_) if spec.is_none() => Decision::Take,
@@ -215,7 +232,12 @@ impl Follower {
                 self.leases.create(&PostParams::default(), &Lease { metadata, spec }).await
             }
             // The resource version is part of it: whoever writes second is refused.
-            Some(lease) => {
+            Some(mut lease) => {
+                let annotations = lease.metadata.annotations.get_or_insert_default();
+                match (self.outdated)().to_annotation() {
+                    Some(text) => drop(annotations.insert(names::OUTDATED_ANNOTATION.to_owned(), text)),
+                    None => drop(annotations.remove(names::OUTDATED_ANNOTATION)),
+                }
                 self.leases.replace(&self.settings.lease_name, &PostParams::default(), &Lease { spec, ..lease }).await
             }
         };

@@ -15,6 +15,7 @@ pub mod delegated_auth;
 pub mod hpa;
 pub mod lag;
 pub mod leader;
+pub mod leader_required;
 pub mod metrics;
 pub mod metrics_api;
 pub mod names;

@@ -20,6 +20,9 @@ pub const CONFIG_HASH_ANNOTATION: &str = "projectionist.dev/config-hash";
 /// Annotation with a hash of what the operator last declared of an object, so that a restart need not declare everything anew.
 pub const APPLIED_HASH_ANNOTATION: &str = "projectionist.dev/applied-hash";
 
+/// Annotation of the Lease with the Projections whose status does not tell what the leader asks for, as `namespace/name`, separated by commas.
+pub const OUTDATED_ANNOTATION: &str = "projectionist.dev/outdated-status";
+
 /// Label in metric selectors that names one projection.
 pub const METRIC_PROJECTION_LABEL: &str = "projection";
 

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::{
     api::{Projection, Reason},
     lag::ARRIVAL_TIME_CONSTANT,
+    leader_required::Following,
     metrics_api::{
         ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Quantity, Selector, ValueError,
     },
@@ -42,7 +43,7 @@ pub fn measured_kind() -> MeasuredKind {
 pub struct ServedMetrics {
     snapshot: SharedSnapshot,
     known: Option<Store<Projection>>,
-    following: Option<watch::Receiver<bool>>,
+    following: Option<watch::Receiver<Following>>,
 }
 
 /// What is looked for.
@@ -115,15 +116,14 @@ impl ServedMetrics {
         Self { known: Some(projections), ..self }
     }
 
-    /// While `following`, which is while another replica leads, repeats how many workers that one asks for, by the Projection's status. Each
-    /// replica measures for itself and came to know each burst at another moment: two words would send the autoscaler up and down.
-    pub fn following(self, following: watch::Receiver<bool>) -> Self {
+    /// While another replica leads, repeats how many workers that one asks for, by the Projection's status, as long as the leader vouches for
+    /// it. Each replica measures for itself and came to know each burst at another moment: two numbers would send the autoscaler up and down.
+    pub fn following(self, following: watch::Receiver<Following>) -> Self {
         Self { following: Some(following), ..self }
     }
 
-    fn word_of_the_leader(&self, projection: &Projection) -> Option<u32> {
-        let follows = self.following.as_ref().is_some_and(|following| *following.borrow());
-        follows.then(|| projection.status.as_ref()?.required_workers()).flatten()
+    fn leader_required(&self, projection: &Projection) -> Option<u32> {
+        self.following.as_ref()?.borrow().required(projection)
     }
 
     fn external_at(
@@ -214,7 +214,7 @@ impl ServedMetrics {
                 Some(known) => match known.get(&ObjectRef::new(name).within(namespace)) {
                     None => return Err(missing_projection(namespace, name)),
                     Some(projection) if observation.is_some_and(|it| is_of(it, &projection)) => {
-                        word = self.word_of_the_leader(&projection);
+                        word = self.leader_required(&projection);
                     }
                     Some(projection) if !search.selects.wants(&projection) => continue,
                     Some(_) => return Err(not_measured(search, name)),
@@ -245,7 +245,7 @@ impl ServedMetrics {
         let existing = matching.filter_map(|(name, observation)| {
             let Some(known) = &self.known else { return Some((name, observation, None)) };
             let projection = known.get(&ObjectRef::new(name).within(search.namespace))?;
-            Some((name, observation, self.word_of_the_leader(&projection)))
+            Some((name, observation, self.leader_required(&projection)))
         });
         existing.map(|(name, observation, word)| value(search, name.clone(), observation, word, now)).collect()
     }

@@ -7,6 +7,7 @@ use kube::runtime::watcher;
 use super::*;
 use crate::{
     lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample, Stage},
+    leader_required::Outdated,
     snapshot::Unknown,
 };
 
@@ -335,17 +336,19 @@ fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_nobody_create
 
 #[test]
 fn a_replica_that_follows_repeats_how_many_workers_the_leader_asks_for() {
-    let (follow, following) = watch::channel(false);
+    let (follow, following) = watch::channel(Following::default());
     let now = Instant::now();
-    for (said, follows, metric, answered) in [
-        (Some(5), true, metric::REQUIRED_WORKERS, "5"),
-        (Some(2), true, metric::REQUIRED_WORKERS, "2"),
-        (Some(0), true, metric::REQUIRED_WORKERS, "0"),
-        (Some(5), false, metric::REQUIRED_WORKERS, "3"),
-        (None, true, metric::REQUIRED_WORKERS, "3"),
-        (Some(50), true, metric::PENDING_EVENTS, "9"),
+    for (said, follows, outdated, metric, answered) in [
+        (Some(5), true, Some("shop/orders"), metric::REQUIRED_WORKERS, "3"),
+        (Some(5), true, Some("shop/others"), metric::REQUIRED_WORKERS, "5"),
+        (Some(5), true, None, metric::REQUIRED_WORKERS, "5"),
+        (Some(2), true, None, metric::REQUIRED_WORKERS, "2"),
+        (Some(0), true, None, metric::REQUIRED_WORKERS, "0"),
+        (Some(5), false, None, metric::REQUIRED_WORKERS, "3"),
+        (None, true, None, metric::REQUIRED_WORKERS, "3"),
+        (Some(50), true, None, metric::PENDING_EVENTS, "9"),
     ] {
-        follow.send_replace(follows);
+        follow.send_replace(Following { another_leads: follows, outdated: Outdated::from_annotation(outdated) });
         let mut known = projection("orders", "u");
         let status = serde_json::json!({"workers": {"required": said, "boundBy": "None", "rolling": false}});
         known.status = Some(serde_json::from_value(status).unwrap());

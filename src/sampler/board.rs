@@ -13,6 +13,7 @@ use crate::{
     api::{Checkpoint, ConditionType, OnUnknown, PostgresReadStore, Projection, Reason, Source},
     bounds::bounds,
     lag::{Bounds, Claim, Fault, Model, Position, Sample, Workers},
+    leader_required::Following,
     snapshot::{Measured, Observation, ProjectionKey, Snapshot, Unknown},
 };
 
@@ -48,7 +49,7 @@ pub(super) enum Taken {
 pub(super) struct Board {
     entries: HashMap<ProjectionKey, Entry>,
     budgets: Budgets,
-    follows: bool,
+    following: Following,
     syncs: u64,
     published: Snapshot,
     dirty: BTreeSet<Arc<str>>,
@@ -79,10 +80,10 @@ struct Measures {
 }
 
 impl Board {
-    /// Follows the set of known Projections. `follows`: another replica leads, and its word is in their status. True when what is to be measured may
+    /// Follows the set of known Projections. `following`: whether another replica leads, whose word is in their status. True when what is to be measured may
     /// have changed: a status alone changes nothing of that. A version that was seen already costs no more than a look.
-    pub(super) fn sync(&mut self, projections: &[Arc<Projection>], follows: bool) -> bool {
-        self.follows = follows;
+    pub(super) fn sync(&mut self, projections: &[Arc<Projection>], following: Following) -> bool {
+        self.following = following;
         self.syncs += 1;
         let mut changed = false;
         for projection in projections {
@@ -174,7 +175,7 @@ impl Board {
         let share = most.and_then(|most| self.budgets.share(&reported.key, most));
         let bounds = Bounds { connections: share, ..bounds(&projection.spec) };
         // Should we lead next, we go on from there.
-        if let Some(word) = required_before(projection).filter(|_| self.follows) {
+        if let Some(word) = self.following.required(projection) {
             entry.model.hear(word);
         }
         let outcome = reported.result.and_then(|sample| {

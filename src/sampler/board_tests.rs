@@ -63,7 +63,7 @@ fn a_projection_is_known_before_it_is_measured_and_the_round_ends_with_the_last_
     let mut board = Board::default();
     assert!(board.all_answered(), "none is known");
     let (a, b) = (projection("a", "1", "events"), projection("b", "2", "events"));
-    board.sync(&[Arc::clone(&a), Arc::clone(&b)], false);
+    board.sync(&[Arc::clone(&a), Arc::clone(&b)], Following::default());
     assert!(!board.all_answered());
     let snapshot = board.snapshot().unwrap();
     let observation = snapshot.get("shop", "a").unwrap();
@@ -78,7 +78,7 @@ fn a_projection_is_known_before_it_is_measured_and_the_round_ends_with_the_last_
 fn a_failure_keeps_the_last_good_measurement_until_it_is_too_old() {
     let mut board = Board::default();
     let a = projection("a", "1", "events");
-    board.sync(&[Arc::clone(&a)], false);
+    board.sync(&[Arc::clone(&a)], Following::default());
     board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
     assert_eq!(board.take(reported("a", "1", Err(refused())), &a, Instant::now()), Taken::Material);
     let snapshot = board.snapshot().unwrap();
@@ -98,15 +98,15 @@ fn a_namesake_and_another_source_start_anew() {
     for replacement in [projection("a", "2", "events"), projection("a", "1", "other")] {
         let mut board = Board::default();
         let a = projection("a", "1", "events");
-        board.sync(&[Arc::clone(&a)], false);
+        board.sync(&[Arc::clone(&a)], Following::default());
         board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
-        board.sync(&[Arc::clone(&replacement)], false);
+        board.sync(&[Arc::clone(&replacement)], Following::default());
         let snapshot = board.snapshot().unwrap();
         assert!(snapshot.get("shop", "a").unwrap().measured.is_none());
     }
     let mut board = Board::default();
     let a = projection("a", "2", "events");
-    board.sync(&[Arc::clone(&a)], false);
+    board.sync(&[Arc::clone(&a)], Following::default());
     assert_eq!(board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now()), Taken::Ignored);
     assert_eq!(board.take(reported("b", "1", Ok(sample(1, 90, 10))), &a, Instant::now()), Taken::Ignored);
 }
@@ -114,9 +114,9 @@ fn a_namesake_and_another_source_start_anew() {
 #[test]
 fn a_deleted_projection_leaves_nothing() {
     let mut board = Board::default();
-    board.sync(&[projection("a", "1", "events")], false);
+    board.sync(&[projection("a", "1", "events")], Following::default());
     board.snapshot();
-    board.sync(&[], false);
+    board.sync(&[], Following::default());
     assert!(board.snapshot().unwrap().namespaces.is_empty());
     assert!(told(&mut board).is_empty());
     assert!(board.snapshot().is_none(), "nothing new");
@@ -126,7 +126,7 @@ fn a_deleted_projection_leaves_nothing() {
 fn what_the_model_refuses_is_unknown_with_its_reason() {
     let mut board = Board::default();
     let a = projection("a", "1", "events");
-    board.sync(&[Arc::clone(&a)], false);
+    board.sync(&[Arc::clone(&a)], Following::default());
     let never = Sample { checkpoint: CheckpointState::NeverCommitted, pending: None, ..sample(1, 0, 0) };
     for (sample, reason) in [
         (never, Reason::NeverCommitted),
@@ -143,7 +143,7 @@ fn what_the_model_refuses_is_unknown_with_its_reason() {
 fn what_asks_for_action_is_told_at_once_and_mere_numbers_now_and_then() {
     let mut board = Board::default();
     let a = projection("a", "1", "events");
-    board.sync(&[Arc::clone(&a)], false);
+    board.sync(&[Arc::clone(&a)], Following::default());
     let start = Instant::now();
     board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, start);
     assert_eq!(told(&mut board), ["a"]);
@@ -158,7 +158,7 @@ fn what_asks_for_action_is_told_at_once_and_mere_numbers_now_and_then() {
 #[test]
 fn whom_nobody_could_be_told_about_is_told_about_later() {
     let mut board = Board::default();
-    board.sync(&[projection("a", "1", "events"), projection("b", "2", "events")], false);
+    board.sync(&[projection("a", "1", "events"), projection("b", "2", "events")], Following::default());
     board.tell(|_| false);
     assert_eq!(told(&mut board), ["a", "b"]);
 }
@@ -169,7 +169,7 @@ fn other_namespaces_are_shared_between_snapshots() {
     let a = projection("a", "1", "events");
     let mut elsewhere = (*projection("b", "2", "events")).clone();
     elsewhere.metadata.namespace = Some("other".to_owned());
-    board.sync(&[Arc::clone(&a), Arc::new(elsewhere)], false);
+    board.sync(&[Arc::clone(&a), Arc::new(elsewhere)], Following::default());
     let before = board.snapshot().unwrap();
     board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
     let after = board.snapshot().unwrap();
@@ -190,7 +190,7 @@ fn stuck_by_the_last_word_about_this_spec_is_stuck_from_the_first_sample_on() {
             .unwrap(),
         );
         let mut board = Board::default();
-        board.sync(&[Arc::clone(&a)], false);
+        board.sync(&[Arc::clone(&a)], Following::default());
         board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
         let snapshot = board.snapshot().unwrap();
         snapshot.get("shop", "a").unwrap().measured.as_ref().unwrap().assessment.stuck
@@ -212,7 +212,7 @@ fn a_fallback_never_asks_for_fewer_workers_than_run() {
                 .unwrap(),
         );
         let mut board = Board::default();
-        board.sync(&[a], false);
+        board.sync(&[a], Following::default());
         board.snapshot().unwrap().get("shop", "a").unwrap().fallback
     };
     let wanted = serde_json::json!({ "target": "5s", "onUnknown": "Fallback", "fallbackWorkers": 3 });
@@ -234,7 +234,7 @@ fn projections_on_one_read_store_share_its_connections() {
     };
     let (a, b) = (limited("a"), limited("b"));
     let mut board = Board::default();
-    board.sync(&[Arc::clone(&a), Arc::clone(&b)], false);
+    board.sync(&[Arc::clone(&a), Arc::clone(&b)], Following::default());
     let required = |board: &mut Board, name: &str| {
         let snapshot = board.snapshot().unwrap();
         let measured = snapshot.get("shop", name).unwrap().measured.clone().unwrap();
@@ -256,11 +256,11 @@ fn a_follower_would_go_on_from_what_the_leader_asked_for() {
     for (follows, required) in [(true, 6), (false, 1)] {
         let mut board = Board::default();
         let mut a = projection("a", "1", "events");
-        board.sync(&[Arc::clone(&a)], follows);
+        board.sync(&[Arc::clone(&a)], Following { another_leads: follows, ..Following::default() });
         board.take(reported("a", "1", Ok(sample(1, 90, 0))), &a, Instant::now());
         let said = serde_json::json!({"workers": {"required": 6, "boundBy": "None", "rolling": false}});
         Arc::make_mut(&mut a).status = Some(serde_json::from_value(said).unwrap());
-        board.sync(&[Arc::clone(&a)], follows);
+        board.sync(&[Arc::clone(&a)], Following { another_leads: follows, ..Following::default() });
         board.take(reported("a", "1", Ok(sample(2, 90, 0))), &a, Instant::now());
         let snapshot = board.snapshot().unwrap();
         let measured = snapshot.get("shop", "a").unwrap().measured.clone().unwrap();

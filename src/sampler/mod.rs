@@ -28,6 +28,7 @@ pub use secrets::{LARGEST_VALUE, SecretText, Secrets};
 
 use crate::{
     api::{Projection, Reason},
+    leader_required::Following,
     snapshot::{ProjectionKey, SharedSnapshot},
 };
 use board::{Board, Reported};
@@ -46,7 +47,7 @@ pub struct SamplerInputs {
     /// Changes its value when any Projection changes.
     pub changed: watch::Receiver<u64>,
     /// Whether another replica leads: it says in the status how many workers it asks for.
-    pub following: watch::Receiver<bool>,
+    pub following: watch::Receiver<Following>,
     /// Where connection strings come from.
     pub secrets: Arc<dyn Secrets>,
     /// Where the observations go.
@@ -114,7 +115,7 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
         if std::mem::take(&mut resync) {
             changed.mark_unchanged();
             let all = projections.state();
-            if board.sync(&all, *following.borrow_and_update()) {
+            if board.sync(&all, following.borrow_and_update().clone()) {
                 known.send_replace(all);
             }
         }

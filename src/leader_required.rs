@@ -1,0 +1,186 @@
+//! Whose number of required workers counts at a replica that does not lead: the leader's, which the Projection's status tells, as long as
+//! the leader vouches for that status. Pure.
+//!
+//! The status is written only when it changes, so that its age says nothing. The leader renews its Lease all the time: there it names the
+//! Projections whose status has not told its number for some time, because it cannot be written or somebody else keeps changing it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    api::Projection,
+    snapshot::{ProjectionKey, Snapshot},
+};
+
+/// A status that differs from what the leader asks for is outdated after this time. It is usually written within milliseconds.
+const OUTDATED_AFTER: Duration = Duration::from_secs(10);
+/// More Projections than these are not named one by one.
+const NAMED: usize = 500;
+/// Stands for all Projections.
+const ALL: &str = "*";
+
+/// The Projections whose status does not tell what the leader asks for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outdated {
+    /// These, as `namespace/name`.
+    These(Arc<BTreeSet<String>>),
+    /// More than can be named.
+    All,
+}
+
+impl Default for Outdated {
+    fn default() -> Self {
+        Self::These(Arc::default())
+    }
+}
+
+impl Outdated {
+    /// As the leader writes it into an annotation of its Lease; `None` where there is nothing to write.
+    pub fn to_annotation(&self) -> Option<String> {
+        match self {
+            Self::These(names) if names.is_empty() => None,
+            Self::These(names) => Some(names.iter().map(String::as_str).collect::<Vec<_>>().join(",")),
+            Self::All => Some(ALL.to_owned()),
+        }
+    }
+
+    /// As a replica reads it there.
+    pub fn from_annotation(text: Option<&str>) -> Self {
+        match text {
+            Some(ALL) => Self::All,
+            text => Self::These(Arc::new(
+                text.into_iter().flat_map(|text| text.split(',')).map(ToOwned::to_owned).collect(),
+            )),
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::These(names) => names.contains(name),
+            Self::All => true,
+        }
+    }
+}
+
+/// What a replica knows of the leader.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Following {
+    /// Another replica leads.
+    pub another_leads: bool,
+    /// Whose status that one does not vouch for.
+    pub outdated: Outdated,
+}
+
+impl Following {
+    /// The workers that the leader asks for; `None` where this replica's own number counts.
+    pub fn required(&self, projection: &Projection) -> Option<u32> {
+        if !self.another_leads {
+            return None;
+        }
+        let required = projection.status.as_ref()?.required_workers()?;
+        (!self.outdated.contains(&name_of(projection))).then_some(required)
+    }
+}
+
+/// What the leader remembers of statuses that differ from its own numbers.
+#[derive(Debug, Default)]
+pub struct Disagreements(HashMap<String, Instant>);
+
+impl Disagreements {
+    /// Compares the statuses, as the watch shows them at `now`, with what this replica asks for.
+    pub fn update(&mut self, projections: &[Arc<Projection>], snapshot: &Snapshot, now: Instant) -> Outdated {
+        let before = std::mem::take(&mut self.0);
+        for projection in projections {
+            if said(projection) != asked_for(projection, snapshot, now) {
+                let name = name_of(projection);
+                let since = before.get(&name).copied().unwrap_or(now);
+                self.0.insert(name, since);
+            }
+        }
+        let old = |since: &Instant| now.saturating_duration_since(*since) >= OUTDATED_AFTER;
+        let outdated: BTreeSet<String> =
+            self.0.iter().filter(|(_, since)| old(since)).map(|(name, _)| name.clone()).collect();
+        if outdated.len() > NAMED { Outdated::All } else { Outdated::These(Arc::new(outdated)) }
+    }
+}
+
+fn said(projection: &Projection) -> Option<u32> {
+    projection.status.as_ref()?.required_workers()
+}
+
+fn asked_for(projection: &Projection, snapshot: &Snapshot, now: Instant) -> Option<u32> {
+    let ProjectionKey { namespace, name } = key_of(projection);
+    let observation = snapshot.get(&namespace, &name)?;
+    let same = projection.metadata.uid.as_deref() == Some(&observation.uid);
+    let measured = observation.current(now).ok().filter(|_| same)?;
+    Some(measured.assessment.required.workers)
+}
+
+fn key_of(projection: &Projection) -> ProjectionKey {
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+    ProjectionKey { namespace: text(&projection.metadata.namespace), name: text(&projection.metadata.name) }
+}
+
+fn name_of(projection: &Projection) -> String {
+    key_of(projection).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn projection(required: Option<i32>) -> Projection {
+        serde_json::from_value(json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection",
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "u"},
+            "spec": {"source": {}, "lag": {"target": "5s"}},
+            "status": {"workers": {"required": required, "boundBy": "None"}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_leader_is_repeated_unless_it_does_not_vouch_for_the_status() {
+        let following = |another_leads, text| Following { another_leads, outdated: Outdated::from_annotation(text) };
+        for (another_leads, annotation, expected) in [
+            (true, None, Some(4)),
+            (false, None, None),
+            (true, Some("shop/orders"), None),
+            (true, Some("a/b,shop/orders"), None),
+            (true, Some("shop/order,a/b"), Some(4)),
+            (true, Some("*"), None),
+        ] {
+            let answer = following(another_leads, annotation).required(&projection(Some(4)));
+            assert_eq!(answer, expected, "{another_leads} {annotation:?}");
+        }
+        assert_eq!(following(true, None).required(&projection(None)), None);
+    }
+
+    #[test]
+    fn a_status_is_outdated_when_it_has_differed_for_some_time() {
+        let (mut disagreements, began) = (Disagreements::default(), Instant::now());
+        // Nothing is measured, so that nothing is asked for.
+        let mut look = |seconds, required| {
+            let now = began + Duration::from_secs(seconds);
+            disagreements.update(&[Arc::new(projection(required))], &Snapshot::default(), now).to_annotation()
+        };
+        assert_eq!(look(0, Some(4)), None);
+        assert_eq!(look(9, Some(4)), None);
+        assert_eq!(look(10, Some(5)).as_deref(), Some("shop/orders"));
+        assert_eq!(look(15, None), None, "put right");
+        assert_eq!(look(20, Some(4)), None, "from the beginning");
+    }
+
+    #[test]
+    fn an_annotation_is_read_as_it_was_written() {
+        let these = Outdated::These(Arc::new(["a/b".to_owned(), "c/d".to_owned()].into()));
+        for outdated in [Outdated::default(), these, Outdated::All] {
+            assert_eq!(Outdated::from_annotation(outdated.to_annotation().as_deref()), outdated);
+        }
+    }
+}
