@@ -23,3 +23,4 @@ mod sharing;
 mod shop;
 mod source_faults;
 mod stage;
+mod workloads;
