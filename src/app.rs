@@ -19,6 +19,7 @@ use crate::{
         CheckpointRows, Cli, Command, DelegateArgs, OperatorArgs, OutputFormat, ProjectorArgs, Scope, SimulateArgs,
         UninstallArgs,
     },
+    cluster_errors::in_words,
     cluster_secrets::ClusterSecrets,
     controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerImage},
     delegate_client::{AdapterClient, ServiceAccountTokens, ServiceAddress, Tokens},
@@ -249,7 +250,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
 
     let mut readiness = Readiness::default();
     let believing = readiness.condition("the request-header configuration of kube-system");
-    readiness.follow("the first round of samples", first_round_done.clone());
+    readiness.follow("the first round of samples", first_round_done);
     let has_certificate = readiness.condition("the serving certificate");
     let mut lists = Vec::new();
     // These follow the cluster for as long as the process lives, and end with it.
@@ -278,7 +279,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
             listed,
         ));
     }
-    followers.spawn(may_reconcile(lists, first_round_done, reconcilable));
+    followers.spawn(may_reconcile(lists, reconcilable));
     followers.spawn(tell_of_certificate(certificates.clone(), has_certificate));
     followers.spawn(telemetry::serve(telemetry_listener, metrics, readiness, shutdown.clone()));
 
@@ -428,7 +429,7 @@ async fn server_abilities(client: &Client, shutdown: &Shutdown) -> ServerAbiliti
     loop {
         match client.apiserver_version().await {
             Ok(version) => return ServerAbilities::of_version(&version.major, &version.minor),
-            Err(error) => tracing::warn!("the API server does not tell its version: {error}"),
+            Err(error) => tracing::warn!("the API server does not tell its version: {}", in_words(&error)),
         }
         tokio::select! {
             () = shutdown.asked() => return ServerAbilities::default(),

@@ -7,6 +7,7 @@ use kube::{Api, Client};
 
 use crate::{
     api::Reason,
+    cluster_errors::in_words,
     sampler::{LARGEST_VALUE, SecretText, Secrets},
     snapshot::Unknown,
 };
@@ -36,7 +37,7 @@ impl ClusterSecrets {
                 "the operator may not read it: grant get on secrets in this namespace to its service account"
                     .to_owned(),
             ),
-            error => unknown(Reason::SourceFailed, format!("the API server could not be asked: {error}")),
+            error => unknown(Reason::SourceFailed, format!("the API server could not be asked: {}", in_words(&error))),
         })?;
         let mut data = secret.data.unwrap_or_default();
         let value = data.remove(key).ok_or_else(|| {

@@ -17,6 +17,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
+use crate::cluster_errors::{in_words, log_interrupted_watch};
 use crate::metrics_api::{self, Attributes, ClientAuthorities, ReviewError, Reviews, User};
 
 /// Where every cluster says whom extension API servers are to believe.
@@ -47,7 +48,7 @@ pub async fn follow_authorities(
                     "{CONFIG_NAMESPACE}/{CONFIG_NAME} cannot be read, so callers are judged by its last state: {why}"
                 ),
             },
-            Err(error) => tracing::warn!("{CONFIG_NAMESPACE}/{CONFIG_NAME} cannot be watched: {error}"),
+            Err(error) => log_interrupted_watch(&format!("{CONFIG_NAMESPACE}/{CONFIG_NAME}"), &error),
         }
         std::future::ready(())
     });
@@ -111,7 +112,7 @@ impl Reviews for ClusterReviews {
 
 async fn in_time<T>(review: impl Future<Output = kube::Result<T>>) -> Result<T, ReviewError> {
     match tokio::time::timeout(REVIEW_TIMEOUT, review).await {
-        Ok(result) => result.map_err(|error| ReviewError(error.to_string())),
+        Ok(result) => result.map_err(|error| ReviewError(in_words(&error))),
         Err(_) => Err(ReviewError(format!("the API server did not answer within {} s", REVIEW_TIMEOUT.as_secs()))),
     }
 }

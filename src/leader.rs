@@ -18,6 +18,7 @@ use kube::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    cluster_errors::in_words,
     leader_required::{Following, Outdated},
     names,
 };
@@ -183,9 +184,10 @@ impl<O: FnMut() -> Outdated> Follower<O> {
             Ok(Err(error)) => {
                 self.held = None;
                 tracing::warn!(
-                    "the Lease {}/{} could not be read or renewed: {error}",
+                    "the Lease {}/{} could not be read or renewed: {}",
                     self.settings.namespace,
-                    self.settings.lease_name
+                    self.settings.lease_name,
+                    in_words(&error)
                 );
             }
             Err(_) => {

@@ -8,6 +8,7 @@ pub mod api;
 pub mod app;
 pub mod bounds;
 pub mod cli;
+pub mod cluster_errors;
 pub mod cluster_secrets;
 pub mod controller;
 pub mod delegate_client;

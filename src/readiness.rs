@@ -2,12 +2,7 @@
 //!
 //! Readiness only. Liveness never depends on the cluster: restarting us would not mend it.
 
-use std::time::Duration;
-
 use tokio::sync::watch;
-
-/// How long reconciling waits for the first round of samples: a hanging database must not keep workers from being made.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What must have happened, each by name.
 #[derive(Clone, Debug, Default)]
@@ -34,18 +29,11 @@ impl Readiness {
     }
 }
 
-/// Turns true when all of `lists` have, and the first round of samples is done or has been waited for long enough: before that,
-/// every Projection would be reported as not measured.
-pub async fn may_reconcile(
-    lists: Vec<watch::Receiver<bool>>,
-    first_round: watch::Receiver<bool>,
-    done: watch::Sender<bool>,
-) {
+/// Turns true when all of `lists` have. Samples are not waited for: a database that hangs must keep no workload from being made, suspended or scaled
+/// to what is known.
+pub async fn may_reconcile(lists: Vec<watch::Receiver<bool>>, done: watch::Sender<bool>) {
     for list in lists {
         become_true(list).await;
-    }
-    if tokio::time::timeout(PATIENCE, become_true(first_round)).await.is_err() {
-        tracing::warn!("some source has not answered within {} s: reconciling starts without it", PATIENCE.as_secs());
     }
     done.send_replace(true);
     // Whoever listens takes the end of the sender for the end of the operator.
@@ -62,6 +50,18 @@ async fn become_true(mut receiver: watch::Receiver<bool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn reconciling_begins_with_the_lists_and_waits_for_no_sample() {
+        let (done, mut may) = watch::channel(false);
+        let (listed, list) = watch::channel(false);
+        let waiting = tokio::spawn(may_reconcile(vec![list], done));
+        assert!(!*may.borrow_and_update());
+        listed.send_replace(true);
+        may.changed().await.unwrap();
+        assert!(*may.borrow());
+        waiting.abort();
+    }
 
     #[test]
     fn names_what_is_missing() {

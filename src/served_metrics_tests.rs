@@ -53,6 +53,7 @@ fn served(now: Instant) -> ServedMetrics {
     let observation = |tier: &str, measured, failure: Option<&str>| {
         Arc::new(Observation {
             uid: "u".into(),
+            generation: 1,
             labels: Arc::new(BTreeMap::from([("tier".to_owned(), tier.to_owned())])),
             measured,
             fallback: (tier == "careful").then_some(6),
@@ -246,6 +247,7 @@ fn only_a_rate_has_a_window_and_all_have_the_time_of_the_sample() {
     let snapshot = SharedSnapshot::default();
     let observation = Observation {
         uid: "u".into(),
+        generation: 1,
         labels: Arc::default(),
         measured: Some(Arc::new(rated)),
         fallback: None,

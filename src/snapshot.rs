@@ -55,6 +55,8 @@ pub struct Measured {
 pub struct Observation {
     /// The projection's UID, so that a namesake created later does not inherit an observation.
     pub uid: Arc<str>,
+    /// The generation of the spec that is measured.
+    pub generation: i64,
     /// The Projection's labels, for selectors.
     pub labels: Arc<BTreeMap<String, String>>,
     /// The last good measurement, kept while it is valid even if the source fails meanwhile.

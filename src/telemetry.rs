@@ -35,7 +35,10 @@ pub enum TelemetryError {
 /// When the levels cannot be read.
 pub fn start_logging(log: &LogArgs) -> Result<(), TelemetryError> {
     let wrong = || TelemetryError::LogLevel(log.log_level.clone());
-    let filter = EnvFilter::try_new(&log.log_level).map_err(|_| wrong())?;
+    let mut filter = EnvFilter::try_new(&log.log_level).map_err(|_| wrong())?;
+    for quiet in quiet_libraries(&log.log_level) {
+        filter = filter.add_directive(quiet.parse().map_err(|_| wrong())?);
+    }
     // Below, it writes every parameter down, and with it what events hold.
     let filter = filter.add_directive("tokio_postgres=info".parse().map_err(|_| wrong())?);
     // Who audits does not depend on how much others want to read.
@@ -47,6 +50,14 @@ pub fn start_logging(log: &LogArgs) -> Result<(), TelemetryError> {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     Ok(())
+}
+
+/// What libraries log about requests that failed, at levels that alarm and without the object. Each of these errors comes back to its caller, who
+/// tells it with the object. Levels that name a library are obeyed.
+fn quiet_libraries(levels: &str) -> impl Iterator<Item = &'static str> {
+    let libraries = ["kube_client::client=off", "kube_client::client::tls=warn", "kube_runtime::watcher=off"];
+    let named = levels.contains("kube_");
+    libraries.into_iter().filter(move |_| !named)
 }
 
 /// Binds the port, so that a taken one is told at the start.

@@ -21,7 +21,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::{api::Projection, names, registration::Registration};
+use crate::{api::Projection, cluster_errors::in_words, names, registration::Registration};
 
 /// What to remove, and from where.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ pub struct UninstallSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum UninstallError {
     /// The API server refused.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", in_words(source))]
     Api {
         /// What was tried.
         what: String,

@@ -209,6 +209,7 @@ fn what_is_pure_knows_no_io() {
                 "parts",
                 "validate",
                 "trouble",
+                "autoscaler",
             ]
             .iter()
             .any(|name| module == format!("controller::{name}"));

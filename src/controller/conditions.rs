@@ -371,8 +371,8 @@ fn ready(parts: [&Verdict; 4], known: &Known<'_>, previous: &ProjectionStatus) -
     if let Some(open) = parts.into_iter().find(|part| part.status == ConditionStatus::Unknown) {
         return open.clone();
     }
-    if let Some(why) = known.autoscaler_inactive.filter(|_| !known.suspended) {
-        return fails(Reason::AutoscalerInactive, format!("the HorizontalPodAutoscaler does not scale: {why}"));
+    if let Some(why) = known.autoscaler_inactive.as_ref().filter(|_| !known.suspended) {
+        return fails(Reason::AutoscalerInactive, why);
     }
     if known.suspended {
         return Verdict {

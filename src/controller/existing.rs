@@ -17,7 +17,7 @@ use kube::{
 use tokio::sync::mpsc;
 
 use super::live::Live;
-use crate::{api::ExistingKind, snapshot::ProjectionKey};
+use crate::{api::ExistingKind, cluster_errors::log_interrupted_watch, snapshot::ProjectionKey};
 
 /// How the API server calls a kind of workload.
 pub fn api_resource(kind: ExistingKind) -> ApiResource {
@@ -115,7 +115,7 @@ async fn follow(
             Ok(watcher::Event::InitDone) if listed => continue,
             Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Look::Missing,
             Err(error) => {
-                tracing::warn!("watching the workload {}/{name}: {error}", projection.namespace);
+                log_interrupted_watch(&format!("the workload {}/{name}", projection.namespace), &error);
                 continue;
             }
         };

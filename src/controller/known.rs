@@ -59,8 +59,8 @@ pub struct Known<'a> {
     pub failure: Option<&'a Unknown>,
     /// Why the autoscaler that the operator makes cannot read the operator's metrics, if it cannot.
     pub metrics_not_served: Option<String>,
-    /// Why the autoscaler does not scale, in its own words.
-    pub autoscaler_inactive: Option<&'a str>,
+    /// Why the autoscaler does not scale.
+    pub autoscaler_inactive: Option<String>,
 }
 
 /// No worker is needed; absent where that is not known.

@@ -28,6 +28,8 @@ pub struct Live {
     pub refused: Option<String>,
     /// Of an autoscaler: why it does not scale, in its own words, if it does not.
     pub autoscaler_inactive: Option<String>,
+    /// Of an autoscaler: what its controller said last of the number of workers; absent where no controller has looked at it yet.
+    pub autoscaler_sees: Option<i32>,
 }
 
 /// The numbers of a workload.
@@ -77,6 +79,7 @@ impl Live {
             replica_managers: replica_managers(object),
             refused: condition_of(data, "ReplicaFailure", "True").map(|(_, message)| message),
             autoscaler_inactive: autoscaler_inactive(data),
+            autoscaler_sees: autoscaler_sees(data),
         }
     }
 
@@ -98,6 +101,7 @@ impl Live {
             replica_managers,
             refused,
             autoscaler_inactive,
+            autoscaler_sees,
         } = self;
         *uid == other.uid
             && *controlled_by == other.controlled_by
@@ -108,6 +112,7 @@ impl Live {
             && *replica_managers == other.replica_managers
             && *refused == other.refused
             && *autoscaler_inactive == other.autoscaler_inactive
+            && *autoscaler_sees == other.autoscaler_sees
     }
 
     /// True where this state is older than the other, of the same object or a namesake.
@@ -175,14 +180,18 @@ fn replica_managers(object: &DynamicObject) -> Vec<String> {
 }
 
 fn autoscaler_inactive(data: &Value) -> Option<String> {
+    // At zero workers, which is our kill switch, it is disabled by design.
+    let inactive = condition_of(data, "ScalingActive", "False").filter(|(reason, _)| reason != "ScalingDisabled");
+    let (reason, message) = condition_of(data, "AbleToScale", "False").or(inactive)?;
+    Some(format!("{reason}: {message}"))
+}
+
+/// Only an autoscaler that its controller has looked at has conditions.
+fn autoscaler_sees(data: &Value) -> Option<i32> {
     let conditions = data.pointer("/status/conditions")?.as_array()?;
-    let condition = conditions.iter().find(|condition| {
-        let is = |key: &str, value: &str| condition.get(key).is_some_and(|found| found == value);
-        // At zero workers, which is our kill switch, it is disabled by design.
-        is("type", "ScalingActive") && is("status", "False") && !is("reason", "ScalingDisabled")
-    })?;
-    let text = |key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default();
-    Some(format!("{}: {}", text("reason"), text("message")))
+    let able = conditions.iter().any(|one| one.get("type").is_some_and(|type_| type_ == "AbleToScale"));
+    let current = data.pointer("/status/currentReplicas").and_then(Value::as_i64).unwrap_or(0);
+    able.then(|| i32::try_from(current).unwrap_or(i32::MAX))
 }
 
 /// The Projection that an object was made for: by its controller, or else by its label.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    apply::Memos, known::Problem, live::Live, plan::Plan, pod_look::PodMemory, report::Stored, scale_out::ScaleOut,
+    apply::Memos, autoscaler::AutoscalerMemory, known::Problem, live::Live, plan::Plan, pod_look::PodMemory,
+    report::Stored, scale_out::ScaleOut,
 };
 use crate::api::{Projection, ProjectionStatus};
 
@@ -25,6 +26,11 @@ pub struct Memory {
     /// The hash of the workload that we declared last, where it is ours.
     pub(super) declared: Option<String>,
     pub(super) pods: PodMemory,
+    pub(super) autoscaler: AutoscalerMemory,
+    /// Since when the sampler has not known the newest spec.
+    pub(super) unmeasured: Option<Instant>,
+    /// Since when only the counts of workers differ from those in the status.
+    pub(super) counts_since: Option<Instant>,
     /// When there was something to say for the first time.
     pub(super) begun: Option<Instant>,
     /// When its numbers may be written, which are due.

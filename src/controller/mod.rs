@@ -4,6 +4,7 @@
 
 mod announce;
 mod apply;
+mod autoscaler;
 mod conditions;
 mod driver;
 mod existing;

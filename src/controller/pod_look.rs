@@ -13,6 +13,7 @@ use super::{
     live::Live,
     trouble::{Cause, Diagnosis, Looked, PodReport, Trouble, diagnose, read_pods},
 };
+use crate::cluster_errors::in_words;
 
 /// A workload that is not as asked for so long is looked into: pods usually start in less.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
@@ -91,7 +92,7 @@ impl PodLook {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         match timeout(LOOK_TIMEOUT, pods.list(&parameters)).await {
             Ok(Ok(list)) => Ok(read_pods(&list.items, Timestamp::now())),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(in_words(&error)),
             Err(_) => Err("the API server did not answer in time".to_owned()),
         }
     }

@@ -14,6 +14,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     announce::announcements,
     apply::Applier,
+    autoscaler::Standing,
     conditions::metrics_not_served,
     existing::{ExistingWorkloads, Look},
     index::{CONFIRM_WITHIN, LiveIndex},
@@ -32,11 +33,15 @@ use super::{
     scale::ScaleTarget,
     status::{next_status, workers},
     unapplied::Unapplied,
-    urgency::{FIRST_WORD, Pace, Urgency, has_only_begun, numbers_every, urgency},
+    urgency::{
+        COUNTS_EVERY, COUNTS_SETTLE, FIRST_WORD, Pace, Urgency, has_only_begun, numbers_every, urgency,
+        waits_for_first_sample,
+    },
     validate::{Validated, Workload, validate},
 };
 use crate::{
     api::{Projection, ProjectionStatus, Reason, WorkersStatus},
+    cluster_errors::in_words,
     metrics::ControllerMetrics,
     registration::Unserved,
     snapshot::{Measured, Observation, ProjectionKey, SharedSnapshot, Unknown},
@@ -81,7 +86,7 @@ struct Wish<'a> {
     required: Option<i32>,
     /// As in [`ScaleView`].
     was_suspended: bool,
-    /// The autoscaler reads the same number, so that it will agree.
+    /// The autoscaler works and reads the same number, so that it will agree, and take the workers away again.
     agreed: bool,
 }
 
@@ -159,12 +164,16 @@ impl Reconciler {
         let observation = self.snapshot.load().get(&key.namespace, &key.name).cloned();
         let observation = observation.filter(|observation| *observation.uid == *memory.uid);
         let now = Instant::now();
-        let measured = observation.as_ref().map_or_else(
+        let generation = projection.metadata.generation;
+        // What was measured for an older spec may be another table.
+        let ours = observation.as_ref().filter(|seen| generation.is_none_or(|newest| seen.generation >= newest));
+        let measured = ours.map_or_else(
             || Err(Unknown { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() }),
             |observation| observation.current(now),
         );
+        memory.unmeasured = ours.is_none().then(|| memory.unmeasured.unwrap_or(now));
         let mut known = Known {
-            generation: projection.metadata.generation,
+            generation,
             suspended: projection.spec.suspend,
             resumed: false,
             target: projection.spec.lag.target.0,
@@ -175,12 +184,11 @@ impl Reconciler {
             problem: None,
             unapplied: false,
             measured,
-            failure: observation.as_ref().and_then(|observation| observation.failure.as_ref()),
+            failure: ours.and_then(|observation| observation.failure.as_ref()),
             metrics_not_served: None,
             autoscaler_inactive: None,
         };
         let mut retry = None;
-        let mut autoscaler = None;
         match validate(projection) {
             Err(invalid) => {
                 let message = invalid.to_string();
@@ -188,15 +196,19 @@ impl Reconciler {
                 known.workload = self.workload_of(key, &memory.uid);
             }
             Ok(validated) => {
+                known.workload = self.seen_of(key, &validated.workload, &memory.uid);
+                let mut works = false;
                 if validated.workers.autoscaled {
                     known.metrics_not_served = metrics_not_served(self.unserved.borrow().as_ref(), previous);
+                    let standing = self.autoscaler_of(key, known.workload, memory);
+                    works = standing == Standing::Works && self.unserved.borrow().is_some();
+                    (known.autoscaler_inactive, retry) = self.told_of_autoscaler(standing, memory);
                 }
-                known.workload = self.seen_of(key, &validated.workload, &memory.uid);
                 let wish = Wish {
                     known: &known,
                     required: required(&known.measured, observation.as_deref()),
                     was_suspended: previous.suspended,
-                    agreed: known.metrics_not_served.is_none(),
+                    agreed: works && known.metrics_not_served.is_none(),
                 };
                 // The status tells of the suspension before the workers go, so that a crash in between does not lose it.
                 let outcome = if known.suspended && !there.status.suspended && !memory.unrecordable {
@@ -208,27 +220,30 @@ impl Reconciler {
                     return Ended::Settled;
                 }
                 known.resumed = outcome.done && !known.suspended;
-                (known.problem, retry) = (outcome.problem, outcome.retry);
+                known.problem = outcome.problem;
+                retry = retry.into_iter().chain(outcome.retry).min();
                 known.unapplied = known.problem.is_none() && memory.failing.is_some();
                 known.workload = self.seen_of(key, &validated.workload, &memory.uid);
                 if !known.suspended {
                     let again = self.look_into(key, &validated.workload, previous, memory, &mut known).await;
                     retry = retry.into_iter().chain(again).min();
                 }
-                let name = Part::HorizontalPodAutoscaler.object_name(&key.name);
-                autoscaler = self.index.get(Part::HorizontalPodAutoscaler, &key.namespace, &name);
             }
         }
-        known.autoscaler_inactive = autoscaler
-            .as_ref()
-            .filter(|live| live.controlled_by.as_deref() == Some(memory.uid.as_str()))
-            .and_then(|live| live.autoscaler_inactive.as_deref());
         let owner = Owner { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: memory.uid.clone() };
         // Part of it may have been said before it was done.
         let said =
             memory.written.as_ref().map(|(written, _)| written).filter(|said| !is_older(&said.version, &there.version));
         let (previous, there) = said.map_or((previous, there), |said| (&said.status, said));
         let next = next_status(&known, previous, Timestamp::now());
+        // The sampler hears of a newer spec at the same moment, and says at once whether what it knows still holds.
+        let news = memory.unmeasured.map(|since| FIRST_WORD.saturating_sub(since.elapsed()));
+        let news = news.filter(|left| !left.is_zero() && !known.suspended && known.problem.is_none());
+        let unmeasured = known.measured.as_ref().is_err_and(|unknown| unknown.reason == Reason::NotMeasuredYet);
+        let first = waits_for_first_sample(previous, &next, unmeasured, self.began.elapsed());
+        if let Some(left) = news.or(first) {
+            return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
+        }
         let (previous, there) = (previous.clone(), there.clone());
         self.report(&owner, &previous, &there, next, memory, retry).await
     }
@@ -361,7 +376,8 @@ impl Reconciler {
             Ok(Ok(stored)) => memory.written = Some((stored, Instant::now())),
             Ok(Err(Unwritten::Gone)) => memory.gone = true,
             Ok(Err(Unwritten::Failed(error))) => {
-                tracing::warn!("the status of {}/{} could not be written: {error}", owner.namespace, owner.name);
+                let why = in_words(&error);
+                tracing::warn!("the status of {}/{} could not be written: {why}", owner.namespace, owner.name);
             }
             Err(_) => tracing::warn!("the status of {}/{} was not written in time", owner.namespace, owner.name),
         }
@@ -395,7 +411,7 @@ impl Reconciler {
                 }
                 return again;
             }
-            Urgency::Soon | Urgency::Now if foreign => {
+            Urgency::Soon | Urgency::Shortly | Urgency::Now if foreign => {
                 let since = memory.written.as_ref().map(|(_, at)| at.elapsed());
                 let left = since.and_then(|since| CORRECT_EVERY.checked_sub(since)).filter(|left| !left.is_zero());
                 if let Some(left) = left {
@@ -407,6 +423,14 @@ impl Reconciler {
                 let since = memory.written.as_ref().map(|(_, at)| at.elapsed());
                 let early = since.and_then(|since| every.checked_sub(since)).filter(|left| !left.is_zero());
                 let left = early.unwrap_or_else(|| self.until_numbers(memory));
+                if !left.is_zero() {
+                    return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
+                }
+            }
+            Urgency::Shortly => {
+                let since = memory.counts_since.get_or_insert_with(Instant::now).elapsed();
+                let written = memory.written.as_ref().map_or(COUNTS_EVERY, |(_, at)| at.elapsed());
+                let left = COUNTS_SETTLE.saturating_sub(since).max(COUNTS_EVERY.saturating_sub(written));
                 if !left.is_zero() {
                     return Ended::Again(retry.map_or(left, |retry| retry.min(left)));
                 }
@@ -425,6 +449,7 @@ impl Reconciler {
                 let events = announcements(previous, &next);
                 memory.written = Some((stored, Instant::now()));
                 memory.numbers_at = None;
+                memory.counts_since = None;
                 memory.unrecordable = false;
                 self.reports.publish(owner, events).await;
                 again
@@ -434,7 +459,8 @@ impl Reconciler {
                 Ended::Settled
             }
             Err(Unwritten::Failed(error)) => {
-                tracing::warn!("the status of {}/{} could not be written: {error}", owner.namespace, owner.name);
+                let why = in_words(&error);
+                tracing::warn!("the status of {}/{} could not be written: {why}", owner.namespace, owner.name);
                 self.metrics.failures.inc();
                 // The workers are taken away all the same where no try will help.
                 memory.unrecordable = matches!(&error, kube::Error::Api(status) if matches!(status.code, 403 | 422));

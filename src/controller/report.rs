@@ -14,6 +14,7 @@ use serde_json::json;
 use super::{announce::Announcement, parts::Owner};
 use crate::{
     api::{Projection, ProjectionStatus},
+    cluster_errors::in_words,
     names,
 };
 
@@ -104,7 +105,12 @@ impl Reports {
             }
             let event = Event { type_, reason, note: Some(note), action, secondary: None };
             if let Err(error) = self.recorder.publish(&event, &reference).await {
-                tracing::warn!("an Event about {}/{} could not be published: {error}", owner.namespace, owner.name);
+                tracing::warn!(
+                    "an Event about {}/{} could not be published: {}",
+                    owner.namespace,
+                    owner.name,
+                    in_words(&error)
+                );
             }
         }
     }

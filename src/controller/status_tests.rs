@@ -11,7 +11,7 @@ use super::{
     live::WorkerCounts,
     status::next_status,
     trouble::Trouble,
-    urgency::{Urgency, has_only_begun, numbers_every, urgency},
+    urgency::{Urgency, has_only_begun, numbers_every, urgency, waits_for_first_sample},
 };
 use crate::{
     api::{BoundBy, Phase, ProjectionStatus, Reason},
@@ -264,7 +264,7 @@ fn without_a_ready_worker_it_is_not_available_and_a_measured_one_always_is() {
     let only = status(&Known { workload: WorkloadView::NotWanted, ..known(Ok(&good)) });
     is(&only, "Available", "True", Reason::MeasureOnly);
     assert_eq!(only.workers.unwrap().summary.as_deref(), Some("-/2"));
-    let inactive = status(&Known { autoscaler_inactive: Some("FailedGetScale: gone"), ..known(Ok(&good)) });
+    let inactive = status(&Known { autoscaler_inactive: Some("FailedGetScale: gone".to_owned()), ..known(Ok(&good)) });
     is(&inactive, "Ready", "False", Reason::AutoscalerInactive);
 }
 
@@ -289,6 +289,10 @@ fn nothing_is_written_for_nothing_numbers_soon_and_changes_now() {
     assert_eq!(urgency(&before, &next(&known(Ok(&measured(10, 1.2, false))))), Urgency::Soon);
     assert_eq!(urgency(&before, &next(&known(Ok(&measured(10, 31.0, false))))), Urgency::Now);
     assert_eq!(urgency(&before, &next(&Known { workload: present(3, 2), ..known(Ok(&good)) })), Urgency::Now);
+    // Pods come and go one after the other; that they begin to is news.
+    let rolling = next(&Known { workload: present(2, 1), ..known(Ok(&good)) });
+    assert_eq!(urgency(&before, &rolling), Urgency::Now);
+    assert_eq!(urgency(&rolling, &before), Urgency::Shortly);
     assert_eq!(urgency(&before, &next(&Known { generation: Some(2), ..known(Ok(&good)) })), Urgency::Now);
 }
 
@@ -664,4 +668,23 @@ fn a_transaction_is_described_as_far_as_the_server_tells() {
         message(BlockingWriter { pid: Some(7), session: idle, ..BlockingWriter::default() }),
         "server process 7 (idle in transaction, open for less than a minute); if it hangs, end it with select pg_terminate_backend(7)"
     );
+}
+
+#[test]
+fn a_process_that_has_just_begun_does_not_unsay_what_was_measured() {
+    let good = measured(9, 1.0, false);
+    let before = status(&known(Ok(&good)));
+    let unmeasured = || known(Err(unknown(Reason::NotMeasuredYet)));
+    let waits = |before: &ProjectionStatus, known: &Known<'_>, seconds| {
+        let after = next_status(known, before, at(200));
+        let unmeasured = known.measured.as_ref().is_err_and(|why| why.reason == Reason::NotMeasuredYet);
+        waits_for_first_sample(before, &after, unmeasured, Duration::from_secs(seconds))
+    };
+    assert_eq!(waits(&before, &unmeasured(), 2), Some(Duration::from_secs(13)));
+    assert_eq!(waits(&before, &unmeasured(), 15), None, "not for ever");
+    assert_eq!(waits(&ProjectionStatus::default(), &unmeasured(), 2), None, "nothing was said");
+    assert_eq!(waits(&before, &Known { generation: Some(2), ..unmeasured() }, 2), None, "a newer spec is seen at once");
+    let problem = Some(Problem { reason: Reason::NotOwned, message: "taken".to_owned(), lasting: true });
+    assert_eq!(waits(&before, &Known { problem, ..unmeasured() }, 2), None, "what is wrong is told at once");
+    assert_eq!(waits(&before, &known(Err(unknown(Reason::ConnectionRefused))), 2), None, "an answer is an answer");
 }

@@ -5,7 +5,7 @@ use super::{
     live::Live,
     parts::{Owner, Part},
 };
-use crate::{api::Reason, names};
+use crate::{api::Reason, cluster_errors::in_words, names};
 
 /// Why a plan was not carried out.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -40,7 +40,7 @@ pub fn problem(what: &str, error: &kube::Error) -> Unapplied {
         }),
         // Without details of the transport: they change from time to time, and each change would be a write.
         other => {
-            tracing::warn!("{what}: {other}");
+            tracing::warn!("{what}: {}", in_words(other));
             Unapplied::Problem(Problem {
                 reason: Reason::ApplyFailed,
                 message: format!("{what}: the API server did not answer"),

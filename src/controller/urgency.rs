@@ -11,10 +11,18 @@ pub enum Urgency {
     Never,
     /// Some time soon: only measured numbers changed.
     Soon,
+    /// Within seconds: only counts of workers changed, and more changes are likely to follow.
+    Shortly,
     /// Now: something that people or the sampler act on changed.
     Now,
 }
 
+/// Counts of workers are written when they have differed for so long: the pods of a rollout become ready one after the other.
+pub const COUNTS_SETTLE: Duration = Duration::from_secs(1);
+/// And no sooner than so long after the last write.
+pub const COUNTS_EVERY: Duration = Duration::from_secs(3);
+/// After a start, a status that was true before is kept for so long while there is no sample yet.
+const FIRST_SAMPLE: Duration = Duration::from_secs(15);
 /// Measured numbers of one Projection are written no more often than this.
 const NUMBERS_EVERY: Duration = Duration::from_secs(10);
 /// And those of all Projections together no more often than so many a second, so that a thousand busy ones leave the API server alone.
@@ -64,9 +72,36 @@ pub fn urgency(before: &ProjectionStatus, after: &ProjectionStatus) -> Urgency {
             .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone()))
             .collect();
         let workers = status.workers.clone().map(|workers| WorkersStatus { reason: None, ..workers });
-        (status.observed_generation, status.phase, status.suspended, workers, status.pending.is_some(), conditions)
+        let counts = workers.as_ref().map(|workers| (workers.ready, workers.rolling));
+        let workers = workers.map(|workers| WorkersStatus { ready: None, summary: None, rolling: false, ..workers });
+        let spec = (status.observed_generation, status.suspended);
+        ((spec, status.phase, workers, status.pending.is_some(), conditions), counts)
     };
-    if acted_on(before) == acted_on(after) { Urgency::Soon } else { Urgency::Now }
+    let ((said, counts_said), (says, counts)) = (acted_on(before), acted_on(after));
+    let rolls = |counts: Option<(_, bool)>| counts.is_some_and(|(_, rolling)| rolling);
+    // While pods come and go no rates are learnt: that begins at once.
+    let begins_to_roll = rolls(counts) && !rolls(counts_said);
+    if said != says || begins_to_roll {
+        Urgency::Now
+    } else if counts_said == counts {
+        Urgency::Soon
+    } else {
+        Urgency::Shortly
+    }
+}
+
+/// How long the status `before` stands though `after` is all that is known, `since_start`: a process that has just begun has measured nothing, and
+/// what it says of that would be forgotten a moment later. `None`: it does not stand.
+pub fn waits_for_first_sample(
+    before: &ProjectionStatus,
+    after: &ProjectionStatus,
+    unmeasured: bool,
+    since_start: Duration,
+) -> Option<Duration> {
+    let left = FIRST_SAMPLE.saturating_sub(since_start);
+    let same_spec = before.observed_generation == after.observed_generation && before.suspended == after.suspended;
+    let well = |status: &ProjectionStatus| status.phase != Some(Phase::Failed);
+    (unmeasured && same_spec && well(after) && before.pending.is_some() && !left.is_zero()).then_some(left)
 }
 
 /// `after`, with those numbers of `before` that grow or fade while nothing happens, where they have hardly changed: the age of an event that

@@ -25,7 +25,7 @@ use super::{
     live::{Live, made_for},
     parts::Part,
 };
-use crate::{api::Projection, names, snapshot::ProjectionKey};
+use crate::{api::Projection, cluster_errors::log_interrupted_watch, names, snapshot::ProjectionKey};
 
 /// One watch, over all namespaces (`None`) or one.
 type Scoped<K> = (Option<String>, watcher::Result<Event<K>>);
@@ -51,7 +51,7 @@ pub async fn follow_projections(
     while let Some((scope, event)) = events.next().await {
         let mut news: Vec<Event<Projection>> = Vec::new();
         match event {
-            Err(error) => tracing::warn!("watching Projections: {error}"),
+            Err(error) => log_interrupted_watch("Projections", &error),
             Ok(Event::Init) => drop(lists.insert(scope, Vec::new())),
             Ok(Event::InitApply(guarded)) => {
                 // What it was when it could be read still stands.
@@ -125,7 +125,7 @@ pub async fn follow_part(
     while let Some((scope, event)) = events.next().await {
         let mut concerned = None;
         match event {
-            Err(error) => tracing::warn!("watching {}s: {error}", part.kind()),
+            Err(error) => log_interrupted_watch(&format!("{}s", part.kind()), &error),
             Ok(Event::Init) => drop(listed.insert(scope, HashSet::new())),
             Ok(Event::InitApply(object)) => {
                 let address = address(&object);

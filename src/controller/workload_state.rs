@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    autoscaler::Standing,
     existing::Look,
     known::{Known, WorkloadView},
     live::Live,
@@ -18,6 +19,27 @@ use crate::{
 };
 
 impl Reconciler {
+    /// Whether the autoscaler that the operator made for this workload works.
+    pub(super) fn autoscaler_of(&self, key: &ProjectionKey, workload: WorkloadView, memory: &mut Memory) -> Standing {
+        let name = Part::HorizontalPodAutoscaler.object_name(&key.name);
+        let live = self.index.get(Part::HorizontalPodAutoscaler, &key.namespace, &name);
+        let ours = live.filter(|live| live.controlled_by.as_deref() == Some(memory.uid.as_str()));
+        let pods = match workload {
+            WorkloadView::Present(counts) => counts.existing,
+            WorkloadView::NotWanted | WorkloadView::Absent => 0,
+        };
+        memory.autoscaler.judge(ours.as_deref(), pods, self.began.elapsed())
+    }
+
+    /// What to say of it, and when to look again.
+    pub(super) fn told_of_autoscaler(&self, standing: Standing, memory: &Memory) -> (Option<String>, Option<Duration>) {
+        match standing {
+            Standing::Works => (None, memory.autoscaler.proves_at().map(|at| at.saturating_sub(self.began.elapsed()))),
+            Standing::Unproven(left) => (None, Some(left)),
+            Standing::Broken(why) => (Some(why), None),
+        }
+    }
+
     /// Adds how far the workload has come and what keeps its workers from running. Returns when to look again.
     pub(super) async fn look_into(
         &self,

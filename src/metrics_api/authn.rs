@@ -49,6 +49,8 @@ impl User {
 /// Whom to believe, as `kube-system/extension-apiserver-authentication` says.
 #[derive(Clone, Debug, Default)]
 pub struct ClientAuthorities {
+    /// The ConfigMap has been read: until then a caller who cannot be told is not refused for good.
+    pub read: bool,
     /// Who may pass callers on.
     pub request_header: Option<RequestHeader>,
     /// Who signs certificates of users.
@@ -88,7 +90,7 @@ impl ClientAuthorities {
             authorities,
         };
         let usable = !request_header.authorities.is_empty() && !request_header.username_headers.is_empty();
-        Ok(Self { request_header: usable.then_some(request_header), client_authorities })
+        Ok(Self { read: true, request_header: usable.then_some(request_header), client_authorities })
     }
 
     /// What a client certificate stands for.
@@ -226,7 +228,7 @@ mod tests {
     }
 
     fn with_headers() -> ClientAuthorities {
-        ClientAuthorities { request_header: Some(RequestHeader::usual()), client_authorities: Vec::new() }
+        ClientAuthorities { request_header: Some(RequestHeader::usual()), ..ClientAuthorities::default() }
     }
 
     #[test]

@@ -238,8 +238,12 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if let Verdict::Refused { first } = self.strangers.take(&address, Instant::now()) {
             return Err(Unidentified::TooOften { first });
         }
-        if is_stranger {
-            return Err(Unidentified::Stranger);
+        if is_stranger || token.is_none() {
+            return Err(match (authorities.read, is_stranger) {
+                (false, _) => Unidentified::TooEarly,
+                (true, true) => Unidentified::Stranger,
+                (true, false) => Unidentified::Nameless,
+            });
         }
         let token = token.ok_or(Unidentified::Nameless)?;
         self.gate.user_of_token(token).await.map_err(Unidentified::Unasked)?.ok_or(Unidentified::WrongToken)
@@ -252,6 +256,8 @@ enum Unidentified {
     TooOften {
         first: bool,
     },
+    /// Whose certificates count is not known yet.
+    TooEarly,
     Stranger,
     Nameless,
     WrongToken,
@@ -266,6 +272,11 @@ impl Unidentified {
             Self::Nameless => "neither a caller passed on by the front proxy, nor a client certificate, nor a token",
             Self::WrongToken => "the token is nobody's",
             Self::TooOften { first } => return too_many(request, first, metrics),
+            Self::TooEarly => {
+                let message = "the authorities of client certificates have not been read yet: try again in a moment";
+                request.tell(StatusCode::SERVICE_UNAVAILABLE, message);
+                return reply::failure(StatusCode::SERVICE_UNAVAILABLE, message.to_owned());
+            }
             Self::Unasked(error) => {
                 let what = format!("the cluster could not be asked whose token it is: {error}");
                 return unasked(request, &what, "the token could not be checked");

@@ -115,6 +115,12 @@ impl Board {
                 entry.seen = seen;
                 let changed = std::mem::replace(&mut entry.generation, generation) != generation;
                 let fallback = fallback(projection);
+                if changed {
+                    // What was measured is what the newer spec asks for, too; reconciling waits to hear that.
+                    Arc::make_mut(&mut entry.observation).generation = generation;
+                    self.dirty.insert(Arc::clone(&key.namespace));
+                    self.untold.insert(key.clone());
+                }
                 if *entry.observation.labels != *projection.labels() || entry.observation.fallback != fallback {
                     let observation = Arc::make_mut(&mut entry.observation);
                     observation.labels = Arc::new(projection.labels().clone());
@@ -130,6 +136,7 @@ impl Board {
                 };
                 let observation = Observation {
                     uid: uid.into(),
+                    generation,
                     labels: Arc::new(projection.labels().clone()),
                     measured: None,
                     fallback: fallback(projection),

@@ -14,7 +14,7 @@ use kube::{
 use tokio::sync::{mpsc, watch};
 
 use super::{CertificateSettings, Taken};
-use crate::{api::Reason, names, registration::Unserved};
+use crate::{api::Reason, cluster_errors::in_words, names, registration::Unserved};
 
 /// Publishes an Event for each change, while `leading`, until `shutdown`. `identity` tells which replica did.
 pub async fn tell(
@@ -41,7 +41,7 @@ pub async fn tell(
         if !news.is_empty()
             && let Err(error) = publish(&client, &settings, &recorder, news).await
         {
-            tracing::warn!("an Event about an APIService could not be published: {error}");
+            tracing::warn!("an Event about an APIService could not be published: {}", in_words(&error));
         }
         tokio::select! {
             () = &mut shutdown => return,
@@ -49,7 +49,7 @@ pub async fn tell(
             Some(Taken { name, note }) = taken.recv() => {
                 let news = vec![(name, Reason::ApiServiceTakenOver, note)];
                 if let Err(error) = publish(&client, &settings, &recorder, news).await {
-                    tracing::warn!("an Event about an APIService could not be published: {error}");
+                    tracing::warn!("an Event about an APIService could not be published: {}", in_words(&error));
                 }
             }
             changed = leading.changed() => if changed.is_err() { return },

@@ -38,6 +38,7 @@ pub use takeover::Taken;
 use takeover::{TAKEN_EVERY, Takings};
 
 use crate::{
+    cluster_errors::in_words,
     metrics_api::{
         certificate::{self, CertificateBundle},
         serving::ServingCertificate,
@@ -123,7 +124,7 @@ pub async fn run(
 /// Why the certificate is not in place.
 #[derive(Debug, thiserror::Error)]
 enum KeepError {
-    #[error("Secret {name}: {source}")]
+    #[error("Secret {name}: {}", in_words(source))]
     Secret { name: String, source: kube::Error },
     #[error(
         "there is no Secret {0}: who is to issue the certificate (cert-manager) has not done so; see its Certificate"
@@ -131,9 +132,9 @@ enum KeepError {
     NotGiven(String),
     #[error("Secret {name}: {source}")]
     Given { name: String, source: certificate::CertificateError },
-    #[error("Service {name}: {source}")]
+    #[error("Service {name}: {}", in_words(source))]
     Service { name: String, source: kube::Error },
-    #[error("APIService {name}: {source}")]
+    #[error("APIService {name}: {}", in_words(source))]
     ApiService { name: String, source: kube::Error },
     #[error("the certificate could not be issued: {0}")]
     Issue(#[from] certificate::CertificateError),

@@ -1,6 +1,11 @@
 //! What keeps workers from running is told in the Projection, and Ready speaks of the pods that run.
 
-use anyhow::{Result, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
+use kube::api::{WatchEvent, WatchParams};
+use projectionist::api::ProjectionStatus;
 use serde_json::{Value, json};
 use test_cluster::{eventually, images::TOOLBOX_IMAGE};
 
@@ -135,6 +140,77 @@ fn ready_is_not_true_while_old_pods_run_because_the_new_ones_fail_or_wait() {
         shop.kubectl(&["rollout", "resume", "deployment/orders"])?;
         let done = wait(120);
         ensure!(done.is_ok(), "not Ready after the rollout went on: {done:?}");
+        Ok(())
+    });
+}
+
+/// The statuses that are written until one of them is as wanted, beginning with the one that is there.
+async fn statuses_until(
+    shop: &Shop<'_>,
+    name: &str,
+    wanted: impl Fn(&ProjectionStatus) -> bool,
+) -> Result<Vec<ProjectionStatus>> {
+    let begin = shop.projections().get(name).await?;
+    let version = begin.metadata.resource_version.clone().context("no version")?;
+    let mut written = vec![begin.status.unwrap_or_default()];
+    let only = WatchParams::default().fields(&format!("metadata.name={name}"));
+    let mut events = shop.projections().watch(&only, &version).await?.boxed();
+    while let Some(event) = events.try_next().await? {
+        let WatchEvent::Modified(projection) = event else { continue };
+        let status = projection.status.unwrap_or_default();
+        if written.last() != Some(&status) {
+            written.push(status);
+        }
+        if written.len() > 1 && written.last().is_some_and(&wanted) {
+            return Ok(written);
+        }
+    }
+    anyhow::bail!("the watch ended after {} statuses", written.len())
+}
+
+#[test]
+fn a_rollout_of_three_workers_costs_few_writes_of_the_status() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "few-writes").await?;
+        let three = |batch: u32| {
+            json!({"spec": {
+                "scaling": {"minWorkers": 3},
+                "projector": {"builtin": {"batchSize": batch}},
+            }})
+        };
+        shop.apply(&shop.projection("orders", &three(10)))?;
+        shop.events.append_events(10).await?;
+        shop.workers_are("orders", "three workers are ready", |ready| ready == 3).await?;
+        shop.condition_is("orders", "Ready", "True", "AsExpected").await?;
+        shop.projection_is("orders", "the three ready workers are told", |projection| {
+            let workers = projection.status.as_ref().and_then(|status| status.workers.clone());
+            workers.is_some_and(|workers| workers.ready == Some(3) && !workers.rolling)
+        })
+        .await?;
+        let generation = shop.projections().get("orders").await?.metadata.generation;
+        let done = |status: &ProjectionStatus| {
+            status.observed_generation > generation
+                && status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True")
+        };
+        let begun = Instant::now();
+        let watched = statuses_until(&shop, "orders", done);
+        let applied = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            shop.apply(&shop.projection("orders", &three(11)))
+        };
+        let (written, applied) = tokio::time::timeout(PATIENCE, async { tokio::join!(watched, applied) }).await?;
+        applied?;
+        let (written, seconds) = (written?, begun.elapsed().as_secs());
+        // Numbers may follow every few seconds where the rollout takes long.
+        let allowed = 3 + usize::try_from(seconds / 5)?;
+        let ready = |status: &ProjectionStatus| {
+            let condition = status.conditions.iter().find(|one| one.type_ == "Ready").cloned();
+            condition.map(|one| format!("{}: {}", one.reason, one.message))
+        };
+        let told: Vec<_> = written.iter().skip(1).map(|status| (ready(status), status.workers.clone())).collect();
+        println!("{} writes of the status in {seconds} s", told.len());
+        ensure!(told.len() <= allowed, "{} writes in {seconds} s: {told:#?}", told.len());
         Ok(())
     });
 }
