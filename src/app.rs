@@ -21,12 +21,13 @@ use crate::{
     },
     cluster_errors::in_words,
     cluster_secrets::ClusterSecrets,
-    controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerImage},
+    controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerDefaults},
     delegate_client::{AdapterClient, ServiceAccountTokens, ServiceAddress, Tokens},
     delegated_auth::{ClusterReviews, follow_authorities},
     hpa,
     leader::{self, LeaderSettings},
     leader_required::{Disagreements, Following},
+    listen::listen,
     metrics::{ControllerMetrics, Metrics},
     metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, Offer, Rate, ServeOptions},
     names::{self, worker_env},
@@ -211,6 +212,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
         take_over_api_services,
         worker_image,
         worker_image_pull_policy,
+        worker_defaults,
         watch_namespace,
         log: _,
     } = args;
@@ -221,6 +223,9 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
     let client = client().await?;
     let delegates = asked_for_the_rest(delegates, served, &client, &namespace)?;
     let telemetry_listener = telemetry::bind(telemetry_listen).await?;
+    let metrics_api_listener = listen(metrics_api_listen)
+        .await
+        .with_context(|| format!("the metrics API cannot listen on {metrics_api_listen}"))?;
 
     let snapshot = SharedSnapshot::default();
     let index = LiveIndex::default();
@@ -326,7 +331,6 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
     };
     rooms.spawn(ok(sampler::run(sampling, shutdown.asked())));
     let serving = ServeOptions {
-        listen: metrics_api_listen,
         certificate: certificates,
         authorities,
         offer,
@@ -339,8 +343,9 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
         metrics: api_metrics,
     };
     let asked = shutdown.asked();
-    let served =
-        serving_threads.spawn(async move { metrics_api::serve(serving, asked).await.map_err(anyhow::Error::from) });
+    let served = serving_threads.spawn(async move {
+        metrics_api::serve(metrics_api_listener, serving, asked).await.map_err(anyhow::Error::from)
+    });
     rooms.spawn(async move { served.await.context("the metrics API ended abnormally")? });
     let outdated = {
         let (projections, snapshot, mut disagreements) =
@@ -357,7 +362,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
         changes,
         leading,
         synced,
-        image: WorkerImage { image: worker_image, pull_policy: worker_image_pull_policy },
+        workers: WorkerDefaults { image: worker_image, pull_policy: worker_image_pull_policy, pods: worker_defaults },
         server,
         unserved,
         metrics: controller_metrics,

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     api::{HumanDuration, ScaleOut},
+    controller::PodDefaults,
     delegate_client::ServiceAddress,
     metrics_api::Rate,
     simulate::Commits,
@@ -63,7 +64,7 @@ pub enum LogFormat {
 #[derive(Args, Clone, Debug)]
 pub struct OperatorArgs {
     /// Where to serve the metrics API over TLS.
-    #[arg(long, env = "PROJECTIONIST_METRICS_API_LISTEN", default_value = "0.0.0.0:6443")]
+    #[arg(long, env = "PROJECTIONIST_METRICS_API_LISTEN", default_value = "[::]:6443")]
     pub metrics_api_listen: SocketAddr,
     /// Requests a second that one caller of the metrics API may make of a replica; more are answered 429. 0: no bound.
     #[arg(long, env = "PROJECTIONIST_METRICS_API_REQUESTS_PER_SECOND", default_value_t = Rate::PER_SECOND)]
@@ -73,7 +74,7 @@ pub struct OperatorArgs {
           value_parser = clap::value_parser!(u32).range(100..))]
     pub metrics_api_request_burst: u32,
     /// Where to serve `/healthz`, `/livez`, `/readyz` and `/metrics` over plain HTTP.
-    #[arg(long, env = "PROJECTIONIST_TELEMETRY_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "PROJECTIONIST_TELEMETRY_LISTEN", default_value = "[::]:8080")]
     pub telemetry_listen: SocketAddr,
     /// The operator's own namespace, which holds its Lease and its serving certificate.
     #[arg(long, env = "POD_NAMESPACE")]
@@ -106,6 +107,10 @@ pub struct OperatorArgs {
     /// When nodes pull that image.
     #[arg(long, env = "PROJECTIONIST_WORKER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub worker_image_pull_policy: String,
+    /// What counts for the pods of the built-in projector where a Projection says nothing, as JSON with the fields `pod` and `resources` of
+    /// `spec.projector.builtin`.
+    #[arg(long, env = "PROJECTIONIST_WORKER_DEFAULTS", default_value = "{}")]
+    pub worker_defaults: PodDefaults,
     /// Watch only these namespaces. Default: all.
     #[arg(long, env = "PROJECTIONIST_WATCH_NAMESPACE", value_delimiter = ',')]
     pub watch_namespace: Vec<String>,
@@ -141,7 +146,7 @@ pub struct ProjectorArgs {
     #[arg(long, env = "PROJECTIONIST_PROJECTOR_CONFIG", default_value = crate::names::PROJECTOR_CONFIG_PATH)]
     pub config: std::path::PathBuf,
     /// Where to serve `/healthz` and `/readyz`.
-    #[arg(long, env = "PROJECTIONIST_HEALTH_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "PROJECTIONIST_HEALTH_LISTEN", default_value = "[::]:8080")]
     pub health_listen: SocketAddr,
     /// How to log.
     #[command(flatten)]

@@ -17,6 +17,7 @@ pub mod hpa;
 pub mod lag;
 pub mod leader;
 pub mod leader_required;
+pub mod listen;
 pub mod metrics;
 pub mod metrics_api;
 pub mod names;

@@ -8,6 +8,7 @@ use warp::{Filter as _, Reply as _, http::StatusCode};
 
 use crate::{
     cli::{LogArgs, LogFormat},
+    listen::listen,
     metrics::Metrics,
     readiness::Readiness,
     shutdown::Shutdown,
@@ -65,7 +66,7 @@ fn quiet_libraries(levels: &str) -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// When it is taken.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, TelemetryError> {
-    TcpListener::bind(address).await.map_err(|source| TelemetryError::Listen { address, source })
+    listen(address).await.map_err(|source| TelemetryError::Listen { address, source })
 }
 
 /// Serves until the process ends: also while the rest shuts down, so that probes see a process that is alive and not ready.

@@ -12,6 +12,7 @@ mod scaling;
 mod shards;
 mod spec;
 mod status;
+mod worker_pod;
 
 pub use byte_size::{ByteSize, NotAByteSize};
 pub use condition::{ConditionStatus, ConditionType, Reason};
@@ -25,6 +26,7 @@ pub use spec::{
     ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
 };
 pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};
+pub use worker_pod::WorkerPod;
 
 #[cfg(test)]
 mod tests {

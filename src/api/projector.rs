@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::ByteSize;
+use super::{ByteSize, WorkerPod};
 
 /// The workload that turns events into read-model changes. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -99,7 +99,10 @@ pub struct BuiltinProjector {
     /// others go on. A worker may need six times as much memory. From 1Ki to 1Gi. Default: `1Mi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_event_bytes: Option<ByteSize>,
-    /// What each worker asks of its node. Default: requests of 50m CPU and 32Mi, a limit of 128Mi memory.
+    /// Where and how the workers' pods run. What is absent comes from the operator's own settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<WorkerPod>,
+    /// What each worker asks of its node. Default: that of the operator's own settings, or requests of 50m CPU and 32Mi, a limit of 128Mi memory.
     // A schema of one's own is required unless there is a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "resources")]

@@ -14,7 +14,7 @@ use super::{
     existing::ExistingWorkloads,
     index::LiveIndex,
     plan_autoscaler::ServerAbilities,
-    plan_pods::WorkerImage,
+    plan_builtin_pods::WorkerDefaults,
     pod_look::PodLook,
     queue::{Ended, Queue},
     reconcile::Reconciler,
@@ -52,8 +52,8 @@ pub struct ControllerInputs {
     pub leading: watch::Receiver<bool>,
     /// Whether everything has been listed once.
     pub synced: watch::Receiver<bool>,
-    /// The built-in projector's image.
-    pub image: WorkerImage,
+    /// What the operator's settings say of the built-in projector's pods.
+    pub workers: WorkerDefaults,
     /// What the API server can do.
     pub server: ServerAbilities,
     /// Which APIServices do not lead to us, once that is known.
@@ -74,7 +74,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         mut changes,
         mut leading,
         mut synced,
-        image,
+        workers,
         server,
         mut unserved,
         metrics,
@@ -87,7 +87,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         applier: Applier::new(client.clone(), index),
         pods: PodLook::new(client.clone()),
         reports: Reports::new(client, &identity),
-        image,
+        workers,
         server,
         unserved: unserved.clone(),
         metrics: Arc::clone(&metrics),

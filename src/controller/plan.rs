@@ -4,9 +4,9 @@ use super::{
     parts::{Desired, Part},
     plan_autoscaler::{ServerAbilities, Target, plan_autoscaler},
     plan_budget::plan_budget,
+    plan_builtin_pods::WorkerDefaults,
     plan_configuration::plan_configuration,
     plan_deployment::plan_deployment,
-    plan_pods::WorkerImage,
     plan_scale::{ScalePlan, ScaleView, plan_scale},
     validate::{Pods, Validated, Workload},
 };
@@ -28,7 +28,7 @@ impl Plan {
 }
 
 /// Plans.
-pub fn plan(validated: &Validated, view: ScaleView, image: &WorkerImage, server: ServerAbilities) -> Plan {
+pub fn plan(validated: &Validated, view: ScaleView, defaults: &WorkerDefaults, server: ServerAbilities) -> Plan {
     let Validated { owner, workload, workers } = validated;
     let autoscaler = |target: Target<'_>| workers.autoscaled.then(|| plan_autoscaler(workers, target, owner, server));
     match workload {
@@ -40,10 +40,10 @@ pub fn plan(validated: &Validated, view: ScaleView, image: &WorkerImage, server:
         },
         Workload::Own { pods, environment, strict } => {
             let configuration = match pods {
-                Pods::Builtin { configuration, .. } => Some(plan_configuration(configuration, owner)),
+                Pods::Builtin(pods) => Some(plan_configuration(&pods.configuration, owner)),
                 Pods::Template { .. } => None,
             };
-            let deployment = plan_deployment(pods, environment, *strict, owner, image);
+            let deployment = plan_deployment(pods, environment, *strict, owner, defaults);
             let target = autoscaler(Target { kind: "Deployment", name: &deployment.name });
             let desired = configuration.into_iter().chain([deployment, plan_budget(owner)]).chain(target).collect();
             Plan { desired, scale: plan_scale(workers, view) }

@@ -4,7 +4,8 @@ use serde_json::{Map, json};
 
 use super::{
     parts::{Desired, Owner, Part},
-    plan_pods::{WorkerImage, plan_pods},
+    plan_builtin_pods::WorkerDefaults,
+    plan_pods::plan_pods,
     validate::{Environment, Pods},
 };
 use crate::names;
@@ -15,7 +16,7 @@ pub fn plan_deployment(
     environment: &Environment,
     strict: bool,
     owner: &Owner,
-    image: &WorkerImage,
+    defaults: &WorkerDefaults,
 ) -> Desired {
     let strategy = if strict {
         json!({ "type": "Recreate" })
@@ -26,7 +27,7 @@ pub fn plan_deployment(
         "selector": { "matchLabels": { names::PROJECTION_LABEL: owner.name } },
         "strategy": strategy,
         "revisionHistoryLimit": 3,
-        "template": plan_pods(pods, environment, owner, image),
+        "template": plan_pods(pods, environment, owner, defaults),
     });
     Desired::new(Part::Deployment, owner, Map::from_iter([("spec".to_owned(), spec)]))
 }

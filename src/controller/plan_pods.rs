@@ -6,7 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    parts::{Owner, fingerprint},
+    parts::Owner,
+    plan_builtin_pods::{WorkerDefaults, plan_builtin_pods},
     validate::{Environment, Pods},
 };
 use crate::{
@@ -14,28 +15,11 @@ use crate::{
     names::{self, worker_env},
 };
 
-/// What the operator's own settings add.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct WorkerImage {
-    /// The image that holds the built-in projector.
-    pub image: String,
-    /// When nodes pull it.
-    pub pull_policy: String,
-}
-
-/// The port of the built-in projector's health answers.
-const HEALTH_PORT: u16 = 8080;
-/// No user of the host has an id so high.
-const WORKER_UID: u32 = 65_532;
-/// The name of the built-in projector's container and volume.
-const PROJECTOR: &str = "projector";
-const CONFIGURATION: &str = "configuration";
-
 /// `spec.template` of the Deployment.
-pub fn plan_pods(pods: &Pods, environment: &Environment, owner: &Owner, image: &WorkerImage) -> Value {
+pub fn plan_pods(pods: &Pods, environment: &Environment, owner: &Owner, defaults: &WorkerDefaults) -> Value {
     let (mut metadata, mut spec) = match pods {
         Pods::Template { metadata, spec } => (metadata.clone(), spec.clone()),
-        Pods::Builtin { configuration, resources } => builtin(configuration, resources.as_ref(), owner, image),
+        Pods::Builtin(pods) => plan_builtin_pods(pods, owner, defaults),
     };
     within(&mut metadata, "labels", |labels| {
         labels.entry(names::MANAGED_BY_LABEL).or_insert_with(|| json!(names::FIELD_MANAGER));
@@ -61,60 +45,6 @@ fn within(fields: &mut Map<String, Value>, key: &str, change: impl FnOnce(&mut M
     if let Value::Object(object) = fields.entry(key).or_insert_with(|| json!({})) {
         change(object);
     }
-}
-
-fn fields(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
-
-fn builtin(
-    configuration: &Value,
-    resources: Option<&Value>,
-    owner: &Owner,
-    image: &WorkerImage,
-) -> (Map<String, Value>, Map<String, Value>) {
-    let directory = names::PROJECTOR_CONFIG_PATH.rsplit_once('/').map_or("/", |(directory, _)| directory);
-    let resources = resources
-        .cloned()
-        .unwrap_or_else(|| json!({ "requests": { "cpu": "50m", "memory": "32Mi" }, "limits": { "memory": "128Mi" } }));
-    let probe = |path: &str, period: u32| json!({ "httpGet": { "path": path, "port": "health", "scheme": "HTTP" }, "periodSeconds": period, "timeoutSeconds": 3 });
-    let metadata = json!({
-        "annotations": { names::CONFIG_HASH_ANNOTATION: format!("{:016x}", fingerprint(configuration)) },
-    });
-    let spec = json!({
-        "terminationGracePeriodSeconds": 30,
-        "securityContext": {
-            "runAsNonRoot": true, "runAsUser": WORKER_UID, "runAsGroup": WORKER_UID,
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
-        "enableServiceLinks": false,
-        "topologySpreadConstraints": [{
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": { "matchLabels": { names::PROJECTION_LABEL: owner.name } },
-        }],
-        "containers": [{
-            "name": PROJECTOR,
-            "image": image.image,
-            "imagePullPolicy": image.pull_policy,
-            "args": ["projector"],
-            "ports": [{ "name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP" }],
-            "livenessProbe": probe("/healthz", 10),
-            "readinessProbe": probe("/readyz", 2),
-            "resources": resources,
-            "securityContext": { "readOnlyRootFilesystem": true },
-            "volumeMounts": [{ "name": CONFIGURATION, "mountPath": directory, "readOnly": true }],
-        }],
-        "volumes": [{
-            "name": CONFIGURATION,
-            "configMap": { "name": super::parts::Part::ConfigMap.object_name(&owner.name) },
-        }],
-    });
-    (fields(metadata), fields(spec))
 }
 
 fn secure_pod(spec: &mut Map<String, Value>) {

@@ -6,7 +6,7 @@ use super::{
     parts::Part,
     plan::{Plan, plan},
     plan_autoscaler::ServerAbilities,
-    plan_pods::WorkerImage,
+    plan_builtin_pods::WorkerDefaults,
     plan_scale::{ScalePlan, ScaleView},
     validate::validate,
 };
@@ -29,7 +29,11 @@ fn projection(rest: &str) -> Projection {
 }
 
 fn planned_on(rest: &str, server: ServerAbilities) -> Plan {
-    let image = WorkerImage { image: "projectionist:1".to_owned(), pull_policy: "IfNotPresent".to_owned() };
+    let image = WorkerDefaults {
+        image: "projectionist:1".to_owned(),
+        pull_policy: "IfNotPresent".to_owned(),
+        ..WorkerDefaults::default()
+    };
     let view = ScaleView { replicas: None, required: None, was_suspended: false, ceiling: None };
     plan(&validate(&projection(rest)).unwrap(), view, &image, server)
 }
@@ -133,7 +137,7 @@ fn a_direction_that_the_spec_does_not_speak_of_keeps_ours() {
 fn pending_per_worker_is_a_second_metric() {
     let rest = format!("{HEAD}{BUILTIN}").replace("{target: 30s}", "{target: 30s, pendingPerWorker: 2000}");
     let validated = validate(&serde_saphyr::from_str(&rest).unwrap()).unwrap();
-    let image = WorkerImage { image: String::new(), pull_policy: String::new() };
+    let image = WorkerDefaults::default();
     let view = ScaleView { replicas: None, required: None, was_suspended: false, ceiling: None };
     let plan = plan(&validated, view, &image, ServerAbilities::default());
     let second = &part(&plan, Part::HorizontalPodAutoscaler)["spec"]["metrics"][1]["external"];
@@ -266,4 +270,62 @@ fn what_the_api_server_cannot_see_is_refused_with_the_field() {
     }
     let error = validate(&projection(&format!("{checkpoint}  scaling: {{minWorkers: 20}}\n"))).unwrap_err().to_string();
     assert!(error.contains("spec.scaling.minWorkers"), "{error}");
+}
+
+#[test]
+fn the_built_in_workers_run_where_and_as_the_projection_says_and_else_as_the_operator_says() {
+    let defaults = r#"{
+        "pod": {
+            "labels": {"team": "platform", "cost": "1"},
+            "nodeSelector": {"pool": "batch"},
+            "tolerations": [{"key": "batch", "operator": "Exists"}],
+            "imagePullSecrets": [{"name": "registry"}],
+            "podSecurityContext": {"fsGroup": 7},
+            "priorityClassName": "low"
+        },
+        "resources": {"requests": {"cpu": "10m"}}
+    }"#;
+    let defaults = WorkerDefaults { pods: defaults.parse().unwrap(), ..WorkerDefaults::default() };
+    let pod_of = |rest: &str| {
+        let view = ScaleView { replicas: None, required: None, was_suspended: false, ceiling: None };
+        let plan = plan(&validate(&projection(rest)).unwrap(), view, &defaults, ServerAbilities::default());
+        part(&plan, Part::Deployment)["spec"]["template"].clone()
+    };
+    let pod = pod_of(BUILTIN);
+    assert_eq!(pod["metadata"]["labels"]["team"], "platform");
+    assert_eq!(pod["spec"]["nodeSelector"], json!({"pool": "batch"}));
+    assert_eq!(pod["spec"]["imagePullSecrets"], json!([{"name": "registry"}]));
+    assert_eq!(pod["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "10m"}}));
+    let platform = json!({"fsGroup": 7, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    assert_eq!(pod["spec"]["securityContext"], platform, "the platform assigns the user id, and root stays refused");
+
+    let own = BUILTIN.replace(
+        "builtin: {",
+        "builtin: {pod: {labels: {team: sales}, nodeSelector: {disk: ssd}, tolerations: [], priorityClassName: high,
+            serviceAccountName: projector, annotations: {a: b}, podSecurityContext: {}, securityContext: {runAsUser: 5},
+            topologySpreadConstraints: [], affinity: {nodeAffinity: {}}}, resources: {limits: {memory: 1Gi}}, ",
+    );
+    let pod = pod_of(&own);
+    assert_eq!(pod["metadata"]["labels"]["team"], "sales");
+    assert_eq!(pod["metadata"]["labels"]["cost"], "1");
+    assert_eq!(pod["metadata"]["labels"][names::PROJECTION_LABEL], "orders");
+    assert_eq!(pod["metadata"]["annotations"]["a"], "b");
+    assert!(pod["metadata"]["annotations"][names::CONFIG_HASH_ANNOTATION].is_string());
+    let spec = &pod["spec"];
+    assert_eq!(spec["nodeSelector"], json!({"disk": "ssd", "pool": "batch"}));
+    assert_eq!((&spec["tolerations"], &spec["topologySpreadConstraints"]), (&json!([]), &json!([])));
+    assert_eq!((&spec["priorityClassName"], &spec["serviceAccountName"]), (&json!("high"), &json!("projector")));
+    assert_eq!(spec["automountServiceAccountToken"], false, "also under an account of its own");
+    assert_eq!(spec["affinity"], json!({"nodeAffinity": {}}));
+    assert_eq!(spec["containers"][0]["securityContext"]["runAsUser"], 5);
+    assert_eq!(spec["containers"][0]["securityContext"]["allowPrivilegeEscalation"], false);
+    assert_eq!(spec["containers"][0]["resources"], json!({"limits": {"memory": "1Gi"}}));
+
+    let reserved = BUILTIN.replace("builtin: {", "builtin: {pod: {labels: {projectionist.dev/projection: x}}, ");
+    let refused = validate(&projection(&reserved)).unwrap_err().to_string();
+    assert!(refused.contains("spec.projector.builtin.pod.labels[projectionist.dev/projection]"), "{refused}");
+    assert!(
+        "{\"pods\": {}}".parse::<super::plan_builtin_pods::PodDefaults>().is_err(),
+        "an unknown setting is an error"
+    );
 }

@@ -25,7 +25,7 @@ use super::{
     parts::{Owner, Part},
     plan::{Plan, plan},
     plan_autoscaler::ServerAbilities,
-    plan_pods::WorkerImage,
+    plan_builtin_pods::WorkerDefaults,
     plan_scale::{ScalePlan, ScaleView},
     pod_look::PodLook,
     queue::{Ended, backoff},
@@ -67,7 +67,7 @@ pub struct Reconciler {
     pub(super) applier: Applier,
     pub(super) reports: Reports,
     pub(super) pods: PodLook,
-    pub(super) image: WorkerImage,
+    pub(super) workers: WorkerDefaults,
     pub(super) server: ServerAbilities,
     pub(super) unserved: watch::Receiver<Option<Unserved>>,
     pub(super) metrics: Arc<ControllerMetrics>,
@@ -295,7 +295,7 @@ impl Reconciler {
         let ceiling = replicas.filter(|_| agreed);
         let ceiling = ceiling.and_then(|replicas| memory.scale_out.ceiling(&validated.workers, replicas, now));
         let view = ScaleView { replicas, required, was_suspended, ceiling };
-        let plan = plan(validated, view, &self.image, self.server);
+        let plan = plan(validated, view, &self.workers, self.server);
         memory.declared =
             plan.desired.iter().find(|desired| desired.part == Part::Deployment).map(|desired| desired.hash.clone());
         let seen: Vec<_> = Part::ALL

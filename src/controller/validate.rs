@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::parts::Owner;
+use super::{parts::Owner, plan_builtin_pods::BuiltinPods};
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,
@@ -61,12 +61,7 @@ pub enum Pods {
         spec: Map<String, Value>,
     },
     /// The built-in projector.
-    Builtin {
-        /// The content of its configuration file.
-        configuration: Value,
-        /// Resources, where the user gives them.
-        resources: Option<Value>,
-    },
+    Builtin(BuiltinPods),
 }
 
 /// What every worker finds in its environment.
@@ -175,10 +170,12 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
         builtin,
     );
     configuration.check().map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
-    Ok(Pods::Builtin {
-        configuration: json!(configuration),
-        resources: builtin.resources.as_ref().map(|resources| json!(resources)),
-    })
+    let pod = builtin.pod.clone().unwrap_or_default();
+    if pod.labels.contains_key(names::PROJECTION_LABEL) {
+        let field = format!("spec.projector.builtin.pod.labels[{}]", names::PROJECTION_LABEL);
+        return Err(invalid(field, "must be absent: the operator finds the workers by it"));
+    }
+    Ok(Pods::Builtin(BuiltinPods { configuration: json!(configuration), resources: builtin.resources.clone(), pod }))
 }
 
 fn pods_of(template: &PodTemplate) -> Result<Pods, Invalid> {

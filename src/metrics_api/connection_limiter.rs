@@ -258,7 +258,7 @@ mod tests {
         for read in &burst {
             assert!(read.established(true));
         }
-        let more = established(&limiter, 1, 600);
+        let more: Vec<Permit> = (0..600).flat_map(|_| established(&limiter, 1, 1)).collect();
         assert_eq!(evicted(&burst), 0);
         assert_eq!(more.len(), 600);
         burst.iter().for_each(Permit::identified);

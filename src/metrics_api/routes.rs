@@ -234,7 +234,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if let Some(user) = token.and_then(|token| self.gate.known_by_token(token)) {
             return Ok(user);
         }
-        let address = peer.from().ip().to_canonical().to_string();
+        let address = peer.from().ip().to_string();
         if let Verdict::Refused { first } = self.strangers.take(&address, Instant::now()) {
             return Err(Unidentified::TooOften { first });
         }

@@ -61,8 +61,6 @@ const LAST_CALL: usize = 512;
 
 /// What the server is made of.
 pub struct ServeOptions<V, R> {
-    /// Where to listen.
-    pub listen: SocketAddr,
     /// The serving certificate; until there is one, handshakes fail.
     pub certificate: CertificateWatch,
     /// Whom to believe.
@@ -86,37 +84,16 @@ pub struct ServeOptions<V, R> {
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is taken or not ours.
-    #[error("the metrics API cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
     /// TLS could not be set up.
     #[error("the metrics API cannot serve TLS: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// Serves until `shutdown`, then lets the requests under way end.
-///
-/// # Errors
-/// When it cannot start.
-pub async fn serve<V: MetricValues, R: Reviews>(
-    options: ServeOptions<V, R>,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), ServeError> {
-    let address = options.listen;
-    let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
-    serve_on(listener, options, shutdown).await
-}
-
-/// As [`serve`], on a listener that is there already.
+/// Serves on `listener` until `shutdown`, then lets the requests under way end.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub async fn serve_on<V: MetricValues, R: Reviews>(
+pub async fn serve<V: MetricValues, R: Reviews>(
     listener: TcpListener,
     options: ServeOptions<V, R>,
     shutdown: impl Future<Output = ()> + Send,
@@ -164,7 +141,7 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => admit(&mut connections, stream, from),
+                Ok((stream, from)) => admit(&mut connections, stream, canonical(from)),
                 Err(error) => {
                     // Out of file descriptors, mostly: accepting again at once would only spin.
                     tracing::warn!("a connection to the metrics API could not be accepted: {error}");
@@ -176,7 +153,7 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
     // Those in the queue have been told that somebody listens: they get their first answer, too.
     for _ in 0..LAST_CALL {
         let Some(Ok((stream, from))) = listener.accept().now_or_never() else { break };
-        admit(&mut connections, stream, from);
+        admit(&mut connections, stream, canonical(from));
     }
     drop(listener);
     stop.send_replace(true);
@@ -185,6 +162,11 @@ pub async fn serve_on<V: MetricValues, R: Reviews>(
         tracing::warn!("requests to the metrics API were cut off {} s after the stop", DRAIN.as_secs());
     }
     Ok(())
+}
+
+/// An IPv4 address that came through an IPv6 listener, in its own form.
+fn canonical(from: SocketAddr) -> SocketAddr {
+    SocketAddr::new(from.ip().to_canonical(), from.port())
 }
 
 /// Keeps what one adapter has in the discovery, for ever. A list that cannot be had leaves the last one in force: it may be old, but a

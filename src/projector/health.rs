@@ -5,10 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::net::TcpListener;
 use warp::{Filter, http::StatusCode};
 
 use super::error::ProjectorError;
+use crate::listen::listen;
 
 /// What the worker last said of itself. Clones share it.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ pub(super) async fn serve(
     address: SocketAddr,
     health: Health,
 ) -> Result<impl Future<Output = ()> + Send, ProjectorError> {
-    let listener = TcpListener::bind(address).await.map_err(|source| ProjectorError::Health { address, source })?;
+    let listener = listen(address).await.map_err(|source| ProjectorError::Health { address, source })?;
     let alive =
         warp::path!("healthz").map(|| "ok\n".to_owned()).map(|body| warp::reply::with_status(body, StatusCode::OK));
     let ready = warp::path!("readyz").map(move || match health.state() {

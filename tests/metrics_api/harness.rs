@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use projectionist::metrics_api::{
     ApiMetrics, Attributes, CONNECTION_AGE, ClientAuthorities, Delegates, ExternalValue, MeasuredKind, MetricValues,
     ObjectQuery, ObjectValue, Offer, Quantity, Rate, ReviewError, Reviews, Selector, ServeOptions, User, ValueError,
-    certificate, server::serve_on, serving::ServingCertificate,
+    certificate, server::serve, serving::ServingCertificate,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -252,7 +252,6 @@ impl Server {
         let reviews = cluster.clone();
         let metrics = ApiMetrics::default();
         let mut options = ServeOptions {
-            listen: address,
             certificate,
             authorities,
             offer,
@@ -265,7 +264,7 @@ impl Server {
         };
         change(&mut options);
         let task = tokio::spawn(async move {
-            serve_on(listener, options, async move { drop(stopped.await) }).await.unwrap();
+            serve(listener, options, async move { drop(stopped.await) }).await.unwrap();
         });
         Self {
             address,

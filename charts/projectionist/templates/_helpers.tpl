@@ -155,22 +155,19 @@ Those of them that Helm makes. One that another adapter made is not Helm's to ma
 - drain_seconds
 {{- end -}}
 
-{{/* The security of every pod of ours, as Pod Security "restricted" asks and more. */}}
-{{- define "projectionist.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-seccompProfile:
-  type: RuntimeDefault
+{{/* The workers' defaults, as the operator reads them; what is empty is left out, so that the operator's own defaults count. */}}
+{{- define "projectionist.workerDefaults" -}}
+{{- $pod := dict "podSecurityContext" (.Values.workers.podSecurityContext | default dict) "securityContext" (.Values.workers.securityContext | default dict) -}}
+{{- range $field := list "labels" "annotations" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "imagePullSecrets" "priorityClassName" "runtimeClassName" -}}
+{{- with get $.Values.workers $field -}}
+{{- $_ := set $pod $field . -}}
 {{- end -}}
-
-{{- define "projectionist.securityContext" -}}
-allowPrivilegeEscalation: false
-capabilities:
-  drop: [ALL]
-privileged: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
+{{- end -}}
+{{- $defaults := dict "pod" $pod -}}
+{{- with .Values.workers.resources -}}
+{{- $_ := set $defaults "resources" . -}}
+{{- end -}}
+{{- toJson $defaults -}}
 {{- end -}}
 
 {{/* What the operator does in the namespaces that it watches. */}}
