@@ -361,7 +361,8 @@ async fn the_builtin_projectors_shards_are_counted_one_by_one() {
     sampler.wait_unknown("a", Reason::NeverCommitted).await;
     client
         .batch_execute(
-            "create table projectionist_checkpoints (projection text, shard int, shards int, position bigint not null default 0, primary key (projection, shard));
+            "create table projectionist_checkpoints (projection text, shard int, shards int, position bigint not null default 0,
+                 failed_position bigint, failure text, passed_over bigint[], primary key (projection, shard));
              insert into projectionist_checkpoints values ('shop/a', 0, 4, 0), ('shop/a', 1, 4, 500), ('shop/a', 2, 4, 1000), ('shop/a', 3, 4, 990)",
         )
         .await
