@@ -1,6 +1,7 @@
 //! The composition root: which room gets which, and in which order they end. Decides nothing else.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -30,7 +31,8 @@ use crate::{
     listen::listen,
     metrics::{ControllerMetrics, Metrics},
     metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, Offer, Rate, ServeOptions},
-    names::{self, worker_env},
+    names::{self, secret_key, worker_env},
+    postgres::ConnectionSettings,
     projector::{self, ProjectorConfig, RunOptions},
     readiness::{Readiness, may_reconcile},
     registration::{Unserved, switched_off},
@@ -185,15 +187,31 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     };
     let options = RunOptions {
         config,
-        event_source_url: variable(worker_env::EVENT_SOURCE_URL)?,
-        event_source_ca: std::env::var(worker_env::EVENT_SOURCE_CA).ok(),
-        read_store_url: variable(worker_env::READ_STORE_URL)?,
-        read_store_ca: std::env::var(worker_env::READ_STORE_CA).ok(),
+        source: connection(worker_env::EVENT_SOURCE).context("the event source")?,
+        store: connection(worker_env::READ_STORE).context("the read store")?,
         worker_name: variable(worker_env::WORKER)?,
         health_listen: Some(health_listen),
     };
     let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
     Ok(projector::run(options, shutdown.asked()).await?)
+}
+
+/// What the environment says about a connection: see [`worker_env`].
+fn connection(prefix: &str) -> anyhow::Result<ConnectionSettings> {
+    let named = |name: &str| std::env::var(format!("{prefix}{name}")).ok().filter(|value| !value.is_empty());
+    let of_keys: BTreeMap<&str, String> =
+        secret_key::all().filter_map(|key| Some((key, std::env::var(worker_env::of_key(prefix, key)).ok()?))).collect();
+    let settings = ConnectionSettings::from_keys(|key| of_keys.get(key).map(String::as_str));
+    let mut settings = settings.with_context(|| {
+        format!("read from the environment variables {prefix}…, which the operator sets for workers")
+    })?;
+    if let Some(ca) = named(worker_env::CA) {
+        settings = settings.with_ca(ca.as_bytes());
+    }
+    if let (Some(certificate), Some(key)) = (named(worker_env::CLIENT_CERTIFICATE), named(worker_env::CLIENT_KEY)) {
+        settings = settings.with_client_certificate(certificate.as_bytes(), key.as_bytes());
+    }
+    Ok(settings)
 }
 
 async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use crate::{
     api::Reason,
     cluster_errors::in_words,
-    sampler::{LARGEST_VALUE, SecretText, Secrets},
+    sampler::{SecretData, Secrets},
     snapshot::Unknown,
 };
 
@@ -24,7 +24,7 @@ impl ClusterSecrets {
         Self { client }
     }
 
-    async fn read(&self, namespace: &str, name: &str, key: &str) -> Result<SecretText, Unknown> {
+    async fn read(&self, namespace: &str, name: &str) -> Result<SecretData, Unknown> {
         let unknown = |reason, message: String| Unknown { reason, message };
         let secret = Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await;
         let secret = secret.map_err(|error| match &error {
@@ -39,29 +39,12 @@ impl ClusterSecrets {
             ),
             error => unknown(Reason::SourceFailed, format!("the API server could not be asked: {}", in_words(&error))),
         })?;
-        let mut data = secret.data.unwrap_or_default();
-        let value = data.remove(key).ok_or_else(|| {
-            let mut keys: Vec<&str> = data.keys().map(String::as_str).take(10).collect();
-            keys.sort_unstable();
-            let has = if keys.is_empty() { "no keys".to_owned() } else { format!("the keys {}", keys.join(", ")) };
-            unknown(Reason::SecretKeyMissing, format!("the Secret has {has}"))
-        })?;
-        if value.0.len() > LARGEST_VALUE {
-            return Err(unknown(Reason::ConnectionStringInvalid, "the value is larger than 1 MiB".to_owned()));
-        }
-        String::from_utf8(value.0)
-            .map(SecretText)
-            .map_err(|_| unknown(Reason::ConnectionStringInvalid, "the value is not UTF-8 text".to_owned()))
+        Ok(SecretData(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()))
     }
 }
 
 impl Secrets for ClusterSecrets {
-    fn get<'a>(
-        &'a self,
-        namespace: &'a str,
-        name: &'a str,
-        key: &'a str,
-    ) -> BoxFuture<'a, Result<SecretText, Unknown>> {
-        Box::pin(self.read(namespace, name, key))
+    fn get<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, Unknown>> {
+        Box::pin(self.read(namespace, name))
     }
 }

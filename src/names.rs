@@ -36,16 +36,47 @@ pub mod worker_env {
     pub const WORKER: &str = "PROJECTION_WORKER";
     /// The number of shards, where it is known.
     pub const SHARDS: &str = "PROJECTION_SHARDS";
-    /// Connection string of the event source.
-    pub const EVENT_SOURCE_URL: &str = "EVENT_SOURCE_URL";
-    /// Certificate authority of the event source (PEM), where one is given.
-    pub const EVENT_SOURCE_CA: &str = "EVENT_SOURCE_CA";
-    /// Connection string of the read store.
-    pub const READ_STORE_URL: &str = "READ_STORE_URL";
-    /// Certificate authority of the read store (PEM), where one is given.
-    pub const READ_STORE_CA: &str = "READ_STORE_CA";
+    /// What the names of all variables about the event source begin with: `EVENT_SOURCE_URL`, `EVENT_SOURCE_PASSWORD` and so on, one for each key
+    /// that a Secret may have, in capitals and with underscores.
+    pub const EVENT_SOURCE: &str = "EVENT_SOURCE_";
+    /// The same for the read store.
+    pub const READ_STORE: &str = "READ_STORE_";
+    /// Ends the name of the variable with the connection string.
+    pub const URL: &str = "URL";
+    /// Ends the name of the variable with the server's certificate authority (PEM), where one is given.
+    pub const CA: &str = "CA";
+    /// Ends the name of the variable with the client certificate (PEM), where one is given.
+    pub const CLIENT_CERTIFICATE: &str = "CLIENT_CERTIFICATE";
+    /// Ends the name of the variable with the client certificate's key (PEM), where one is given.
+    pub const CLIENT_KEY: &str = "CLIENT_KEY";
     /// Schema of the read model, where one is given.
     pub const READ_STORE_SCHEMA: &str = "READ_STORE_SCHEMA";
+
+    /// The variable for a key of the Secret of a connection.
+    pub fn of_key(prefix: &str, key: &str) -> String {
+        format!("{prefix}{}", key.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+/// The keys of a Secret that say how to reach a database, as operators of databases write them.
+pub mod secret_key {
+    /// Keys of a connection string; the first that is there counts. `uri` and `jdbc-uri`: CloudNativePG and Crunchy Data's operator.
+    pub const STRINGS: [&str; 4] = ["url", "uri", "jdbc-url", "jdbc-uri"];
+
+    /// Keys of the parts, by the part's name in libpq. `endpoint`: Crossplane; `dbname`, `user`: CloudNativePG and others.
+    pub const PARTS: [(&str, &[&str]); 6] = [
+        ("host", &["host", "hostname", "endpoint"]),
+        ("port", &["port"]),
+        ("dbname", &["database", "dbname"]),
+        ("user", &["username", "user"]),
+        ("password", &["password"]),
+        ("sslmode", &["sslmode"]),
+    ];
+
+    /// Every key that is looked for.
+    pub fn all() -> impl Iterator<Item = &'static str> {
+        STRINGS.into_iter().chain(PARTS.into_iter().flat_map(|(_, keys)| keys.iter().copied()))
+    }
 }
 
 /// Where the built-in projector finds its configuration (a mounted ConfigMap).

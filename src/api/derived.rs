@@ -1,7 +1,7 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    Ordering, ProjectionSpec, Shards,
+    Connection, Ordering, ProjectionSpec, Shards,
     spec::{default_name_column, default_position_column},
 };
 
@@ -48,6 +48,15 @@ impl ProjectionSpec {
             name: table.name.clone().unwrap_or_else(|| name.to_owned()),
             shards: None,
         })
+    }
+}
+
+impl Connection {
+    /// The parts that are given beside the Secret, by the keys in whose place they count.
+    pub fn given(&self) -> Vec<(&'static str, String)> {
+        let port = self.port.map(|port| port.to_string());
+        let all = [("host", self.host.clone()), ("port", port), ("database", self.database.clone())];
+        all.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect()
     }
 }
 

@@ -22,8 +22,8 @@ pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplat
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
 pub use spec::{
-    CaSecretRef, Checkpoint, CheckpointTable, Connection, EventTable, PostgresReadStore, PostgresSource, Projection,
-    ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
+    CaSecretRef, Checkpoint, CheckpointTable, ClientCertificateRef, Connection, EventTable, PostgresReadStore,
+    PostgresSource, Projection, ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
 };
 pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};
 pub use worker_pod::WorkerPod;

@@ -93,16 +93,41 @@ pub struct PostgresSource {
     pub event_table: EventTable,
 }
 
-/// How to reach a database: a connection string in a Secret of the Projection's own namespace.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+/// How to reach a database: what a Secret of the Projection's own namespace says, and what is given here.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
-    /// The Secret and the key that hold the connection string, such as `postgres://user:password@host:5432/database?sslmode=verify-full`.
+    /// The Secret with the connection string, such as `postgres://user:password@host:5432/database?sslmode=verify-full`, or with a key for each of
+    /// its parts.
     pub secret_ref: SecretKeyRef,
     /// The Secret and the key that hold the certificate authority (PEM) that signed the server's certificate. Used where the connection string
-    /// verifies it (`sslmode=verify-full` or `verify-ca`). Default: the public authorities.
+    /// verifies it (`sslmode=verify-full` or `verify-ca`; with `require` it is verified as with `verify-ca`). Default: the public authorities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
+    /// The Secret with the certificate that shows the server who we are: keys `tls.crt` and `tls.key` (PEM), as in a Secret of type
+    /// `kubernetes.io/tls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<ClientCertificateRef>,
+    /// The server's host name or address, in place of the Secret's key `host`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: Option<String>,
+    /// The server's port, in place of the Secret's key `port`. Default: 5432.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i32>,
+    /// The database, in place of the Secret's key `database`. Default: the one named like the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub database: Option<String>,
+}
+
+/// A Secret in the Projection's namespace with a certificate and its key.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct ClientCertificateRef {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// One key of a Secret in the Projection's namespace, with a certificate authority.
@@ -121,20 +146,17 @@ fn default_ca_key() -> String {
     "ca.crt".to_owned()
 }
 
-/// One key of a Secret in the Projection's namespace.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+/// A Secret in the Projection's namespace.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct SecretKeyRef {
     /// The Secret's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The key in the Secret. Default: `url`.
-    #[serde(default = "default_secret_key")]
+    /// The key that holds the connection string. Default: the first that is there of `url`, `uri`, `jdbc-url` and `jdbc-uri`, completed by the keys `host`,
+    /// `port`, `database` or `dbname`, `username` or `user`, `password` and `sslmode`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    pub key: String,
-}
-
-fn default_secret_key() -> String {
-    "url".to_owned()
+    pub key: Option<String>,
 }
 
 /// An append-only table with a position and a time.

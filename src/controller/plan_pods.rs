@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::Connection,
-    names::{self, worker_env},
+    names::{self, secret_key, worker_env},
 };
 
 /// `spec.template` of the Deployment.
@@ -86,33 +86,49 @@ fn secure_container(container: &mut Map<String, Value>) {
     });
 }
 
-fn variables(environment: &Environment, owner: &Owner) -> Vec<(&'static str, Value)> {
+fn variables(environment: &Environment, owner: &Owner) -> Vec<(String, Value)> {
     let Environment { shards, event_source, read_store, schema } = environment;
     let value = |text: &str| json!({ "value": text });
-    let secret = |name: &str, key: &str| json!({ "valueFrom": { "secretKeyRef": { "name": name, "key": key } } });
-    let url = |from: &Option<Connection>| from.as_ref().map(|it| secret(&it.secret_ref.name, &it.secret_ref.key));
-    let ca = |from: &Option<Connection>| {
-        from.as_ref().and_then(|it| it.ca_secret_ref.as_ref()).map(|ca| secret(&ca.name, &ca.key))
-    };
-    let all = [
-        (worker_env::PROJECTION, Some(value(&owner.name))),
-        (worker_env::NAMESPACE, Some(value(&owner.namespace))),
-        (
-            worker_env::WORKER,
-            Some(json!({ "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } })),
-        ),
-        (worker_env::SHARDS, shards.map(|shards| value(&shards.to_string()))),
-        (worker_env::EVENT_SOURCE_URL, url(event_source)),
-        (worker_env::EVENT_SOURCE_CA, ca(event_source)),
-        (worker_env::READ_STORE_URL, url(read_store)),
-        (worker_env::READ_STORE_CA, ca(read_store)),
-        (worker_env::READ_STORE_SCHEMA, schema.as_deref().map(value)),
+    let field = json!({ "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } });
+    let mut all = vec![
+        (worker_env::PROJECTION.to_owned(), value(&owner.name)),
+        (worker_env::NAMESPACE.to_owned(), value(&owner.namespace)),
+        (worker_env::WORKER.to_owned(), field),
     ];
-    all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
+    all.extend(shards.map(|shards| (worker_env::SHARDS.to_owned(), value(&shards.to_string()))));
+    all.extend(event_source.iter().flat_map(|source| connection(worker_env::EVENT_SOURCE, source)));
+    all.extend(read_store.iter().flat_map(|store| connection(worker_env::READ_STORE, store)));
+    all.extend(schema.as_deref().map(|schema| (worker_env::READ_STORE_SCHEMA.to_owned(), value(schema))));
+    all
+}
+
+/// What the operator reads of a connection, by references: no value of a Secret is copied. Where the spec names no key, which keys there are
+/// is the Secret's matter, so each may be missing.
+fn connection(prefix: &str, from: &Connection) -> Vec<(String, Value)> {
+    let secret = |name: &str, key: &str| json!({ "valueFrom": { "secretKeyRef": { "name": name, "key": key } } });
+    let given = from.given();
+    let mut all = Vec::new();
+    match &from.secret_ref.key {
+        Some(key) => all.push((worker_env::of_key(prefix, worker_env::URL), secret(&from.secret_ref.name, key))),
+        None => {
+            for key in secret_key::all().filter(|key| given.iter().all(|(name, _)| name != key)) {
+                let mut reference = secret(&from.secret_ref.name, key);
+                reference["valueFrom"]["secretKeyRef"]["optional"] = json!(true);
+                all.push((worker_env::of_key(prefix, key), reference));
+            }
+        }
+    }
+    all.extend(given.into_iter().map(|(key, value)| (worker_env::of_key(prefix, key), json!({ "value": value }))));
+    all.extend(from.ca_secret_ref.iter().map(|ca| (format!("{prefix}{}", worker_env::CA), secret(&ca.name, &ca.key))));
+    if let Some(client) = &from.client_certificate_secret_ref {
+        all.push((format!("{prefix}{}", worker_env::CLIENT_CERTIFICATE), secret(&client.name, "tls.crt")));
+        all.push((format!("{prefix}{}", worker_env::CLIENT_KEY), secret(&client.name, "tls.key")));
+    }
+    all
 }
 
 /// Ours first, so that the team's own may refer to them; a name that the team sets stays the team's.
-fn add_variables(container: &mut Map<String, Value>, variables: &[(&'static str, Value)]) {
+fn add_variables(container: &mut Map<String, Value>, variables: &[(String, Value)]) {
     let theirs = container.get("env").and_then(Value::as_array).cloned().unwrap_or_default();
     let is_theirs = |name: &str| theirs.iter().any(|variable| variable.get("name").is_some_and(|given| given == name));
     let ours = variables.iter().filter(|(name, _)| !is_theirs(name)).map(|(name, value)| {

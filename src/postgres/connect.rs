@@ -2,11 +2,25 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Error};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_postgres::{
+    AsyncMessage, CancelToken, Client, Config, Connection, Error,
+    config::{ChannelBinding, LoadBalanceHosts, SslMode as Mode},
+    error::SqlState,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{ConnectionSettings, classify, pooled::is_ours_alone, tls};
+use super::{
+    ConnectionSettings, classify,
+    pooled::is_ours_alone,
+    settings::{self, Host, SslMode, Wanted},
+    tls,
+};
 use crate::api::Reason;
 
 /// Notifications that wait to be taken. What comes beyond is dropped: whoever has so many waiting is awake already.
@@ -103,17 +117,126 @@ impl Session {
 
 /// Opens a connection; `application_name` is what `pg_stat_activity` will show.
 ///
+/// Tries each server that the settings name, with and without TLS as `sslmode` says.
+///
 /// # Errors
-/// Whatever keeps the server from accepting us, and `TimedOut` after `deadline`.
+/// Whatever keeps the last server from accepting us, and `TimedOut` after `deadline`.
 pub async fn connect(
     settings: &ConnectionSettings,
     application_name: &str,
     deadline: Duration,
 ) -> Result<Session, ConnectError> {
     let tls = tls::connector(settings)?;
-    let mut config = settings.config.clone();
-    config.application_name(application_name).connect_timeout(deadline);
-    let (client, mut connection) = within(deadline, settings, config.connect(tls.clone())).await?;
+    let until = Instant::now() + deadline;
+    let mut hosts: Vec<_> = settings.hosts.iter().collect();
+    if settings.config.get_load_balance_hosts() == LoadBalanceHosts::Random {
+        hosts.sort_by_cached_key(|_| rand::random::<u64>());
+    }
+    let mut failed = None;
+    for (index, host) in hosts.iter().enumerate() {
+        let mut config = settings.config_for(host);
+        config.application_name(application_name);
+        // One that does not answer leaves time for the others.
+        let left = until.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(hosts.len() - index).unwrap_or(u32::MAX);
+        match connect_to(settings, config, &tls, share).await {
+            Ok(session) => return Ok(session),
+            Err(error) if hosts.len() == 1 => return Err(error),
+            Err(error) => failed = Some(at(host, error)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| ConnectError::Invalid("it names no host".to_owned())))
+}
+
+/// Says which of several servers it is about.
+fn at((host, _, port): &Host, error: ConnectError) -> ConnectError {
+    let at = settings::shown(host, *port);
+    match error {
+        ConnectError::Refused { reason, database, message } => {
+            ConnectError::Refused { reason, database, message: format!("{at}, the last that was tried: {message}") }
+        }
+        other => other,
+    }
+}
+
+/// One server, in the order in which `sslmode` wants TLS.
+async fn connect_to(
+    settings: &ConnectionSettings,
+    mut config: Config,
+    tls: &MakeRustlsConnect,
+    deadline: Duration,
+) -> Result<Session, ConnectError> {
+    let until = Instant::now() + deadline;
+    let needs_tls = config.get_channel_binding() == ChannelBinding::Require;
+    let attempts: &[Mode] = match settings.ssl_mode {
+        SslMode::Disable => &[Mode::Disable],
+        SslMode::Allow if !needs_tls => &[Mode::Disable, Mode::Require],
+        SslMode::Prefer if !needs_tls => &[Mode::Prefer, Mode::Disable],
+        _ => &[Mode::Require],
+    };
+    let mut first: Option<ConnectError> = None;
+    for mode in attempts {
+        config.ssl_mode(*mode);
+        let left = until.saturating_duration_since(Instant::now());
+        config.connect_timeout(left);
+        let (error, again) = match timeout(left, config.connect(tls.clone())).await {
+            Ok(Ok((client, connection))) => return open(settings, client, connection, tls, until).await,
+            Ok(Err(error)) => {
+                let again = may_differ(&error);
+                (refused(settings, &error), again)
+            }
+            Err(_) => {
+                let seconds = deadline.as_secs_f64();
+                (ConnectError::TimedOut { database: settings.to_string(), seconds }, false)
+            }
+        };
+        first = Some(match first {
+            None => error,
+            Some(first) => both(first, error, settings.ssl_mode),
+        });
+        if !again {
+            break;
+        }
+    }
+    Err(first.unwrap_or_else(|| ConnectError::Invalid("it names no host".to_owned())))
+}
+
+/// Whether the other way, with or without TLS, may end differently: TLS itself failed, or the server has rules for either.
+fn may_differ(error: &Error) -> bool {
+    match error.code() {
+        Some(code) => *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        None => error.to_string().contains("TLS"),
+    }
+}
+
+fn refused(settings: &ConnectionSettings, error: &Error) -> ConnectError {
+    let (reason, message) = classify(error);
+    ConnectError::Refused { reason, database: settings.to_string(), message }
+}
+
+/// What both ways came to.
+fn both(first: ConnectError, second: ConnectError, mode: SslMode) -> ConnectError {
+    let words = if mode == SslMode::Allow { ["without TLS", "with TLS"] } else { ["with TLS", "without TLS"] };
+    match (first, second) {
+        (ConnectError::Refused { message: one, .. }, ConnectError::Refused { reason, database, message: other }) => {
+            let message = format!("{}: {one}; {}: {other}", words[0], words[1]);
+            ConnectError::Refused { reason, database, message }
+        }
+        (_, second) => second,
+    }
+}
+
+async fn open<S, T>(
+    settings: &ConnectionSettings,
+    client: Client,
+    mut connection: Connection<S, T>,
+    tls: &MakeRustlsConnect,
+    until: Instant,
+) -> Result<Session, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (sender, notifications) = mpsc::channel(MOST_NOTIFICATIONS);
     let driver = tokio::spawn(async move {
         // Ends with the connection; the failure itself reaches whoever waits for a statement.
@@ -124,22 +247,36 @@ pub async fn connect(
         }
     });
     let cancel = client.cancel_token();
-    let mut session = Session { cancel, client, notifications, ours_alone: false, tls, driver };
-    session.ours_alone = within(deadline, settings, is_ours_alone(&session.client)).await?;
+    let mut session = Session { cancel, client, notifications, ours_alone: false, tls: tls.clone(), driver };
+    let left = until.saturating_duration_since(Instant::now());
+    session.ours_alone = within(left, settings, is_ours_alone(&session.client)).await?;
+    if settings.wanted != Wanted::Any {
+        let left = until.saturating_duration_since(Instant::now());
+        let state = "select pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on'";
+        let state = within(left, settings, session.client.query_typed_one(state, &[])).await?;
+        let unfit = match settings.wanted {
+            Wanted::Primary => state.try_get(0),
+            _ => state.try_get(1),
+        };
+        if unfit.map_err(|error| refused(settings, &error))? {
+            return Err(ConnectError::Refused {
+                reason: Reason::SourceIsReplica,
+                database: settings.to_string(),
+                message: "the server is a standby or takes no writes, and target_session_attrs wants another: name the primary".to_owned(),
+            });
+        }
+    }
     Ok(session)
 }
 
 /// Waits for a step of connecting; a failure names the database and its cause.
-pub(super) async fn within<T>(
+async fn within<T>(
     deadline: Duration,
     settings: &ConnectionSettings,
     step: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, ConnectError> {
-    let database = || settings.to_string();
-    let done = timeout(deadline, step).await;
-    let done = done.map_err(|_| ConnectError::TimedOut { database: database(), seconds: deadline.as_secs_f64() })?;
-    done.map_err(|error| {
-        let (reason, message) = classify(&error);
-        ConnectError::Refused { reason, database: database(), message }
-    })
+    match timeout(deadline, step).await {
+        Ok(done) => done.map_err(|error| refused(settings, &error)),
+        Err(_) => Err(ConnectError::TimedOut { database: settings.to_string(), seconds: deadline.as_secs_f64() }),
+    }
 }

@@ -3,6 +3,7 @@
 //! Knows nothing of Projections, samples or workers: the sampler and the built-in projector both build on it. Identifiers come in
 //! as the user wrote them and leave quoted; a password leaves only towards the server.
 
+mod certificates;
 mod classify;
 pub mod columns;
 mod connect;
@@ -10,11 +11,14 @@ mod database;
 pub(crate) mod gaps;
 mod log_error;
 mod ordering;
+mod p521;
+mod parameters;
 mod pooled;
 mod positions;
 mod quote;
 pub(crate) mod row_security;
 pub mod safe_head;
+mod secret_keys;
 mod settings;
 mod sqlstate;
 mod statement;

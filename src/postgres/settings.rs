@@ -1,86 +1,138 @@
-//! Connection strings: what they may say, and what of them may be shown.
+//! How to reach one database: what a connection string may say, and what of it may be shown.
 
 use std::{
     fmt,
     hash::{Hash, Hasher},
+    net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio_postgres::{
     Config,
-    config::{Host, SslMode},
+    config::{ChannelBinding, LoadBalanceHosts, SslNegotiation},
 };
 
-use super::{ConnectError, tls::Verify};
+use super::{
+    ConnectError,
+    parameters::{self, Parameters, invalid},
+};
 
-/// Parameters that may stand in a connection string beside host, port, user, password and database. Whatever names a file, a program or
-/// a service of the machine is missing on purpose: the string comes from a tenant.
-const ALLOWED: [&str; 17] = [
-    "application_name",
-    "channel_binding",
-    "connect_timeout",
-    "dbname",
-    "host",
-    "hostaddr",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "load_balance_hosts",
-    "options",
-    "password",
-    "port",
-    "sslmode",
-    "sslnegotiation",
-    "target_session_attrs",
-    "user",
-];
+/// What libpq's `sslmode` says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum SslMode {
+    /// Never TLS.
+    Disable,
+    /// TLS where the server refuses a connection without.
+    Allow,
+    /// TLS where the server offers it and it succeeds.
+    Prefer,
+    /// TLS, whoever the server is; as `VerifyCa` where an authority is given.
+    Require,
+    /// TLS with a certificate of an authority.
+    VerifyCa,
+    /// TLS with a certificate of an authority for this host.
+    VerifyFull,
+}
+
+/// Which server of several will do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Wanted {
+    /// Each.
+    Any,
+    /// One that is no standby.
+    Primary,
+    /// One that takes writes.
+    ReadWrite,
+}
+
+/// A certificate that shows the server who we are, with its key. Never shown.
+#[derive(Clone, Eq, PartialEq)]
+pub(super) struct ClientCertificate {
+    pub(super) certificate: Vec<u8>,
+    pub(super) key: Vec<u8>,
+}
+
+/// Name, address where it is given apart, and port of a server.
+pub(super) type Host = (String, Option<IpAddr>, u16);
 
 /// How to reach one database as one user. Shows host, port, database and user, and never the password.
 #[derive(Clone)]
 pub struct ConnectionSettings {
+    /// Everything but hosts and TLS.
     pub(super) config: Config,
-    pub(super) verify: Verify,
+    /// Name and port of each server that may be tried, in order.
+    pub(super) hosts: Vec<Host>,
+    pub(super) ssl_mode: SslMode,
+    pub(super) wanted: Wanted,
     pub(super) ca: Option<Arc<[u8]>>,
+    pub(super) client: Option<Arc<ClientCertificate>>,
 }
 
 /// What makes two connections the same: all settings, the password included. Can be compared, not shown.
 #[derive(Clone)]
 pub struct ConnectionIdentity(Arc<ConnectionSettings>);
 
+/// Settings of drivers and pools that mean nothing to this one.
+const OF_DRIVERS: [&str; 15] = [
+    "connection_limit",
+    "fallback_application_name",
+    "loggerLevel",
+    "loginTimeout",
+    "pgbouncer",
+    "pool_max_conns",
+    "pool_min_conns",
+    "pool_timeout",
+    "preferQueryMode",
+    "prepareThreshold",
+    "reWriteBatchedInserts",
+    "socketTimeout",
+    "socket_timeout",
+    "statement_cache_size",
+    "tcpKeepAlive",
+];
+
 impl ConnectionSettings {
-    /// Reads `postgres://user:password@host:port/database?sslmode=…` or `host=… user=…`.
+    /// Reads `postgres://user:password@host:port/database?sslmode=…`, `jdbc:postgresql://…` or `host=… user=…`.
     ///
-    /// `sslmode` is one of disable, prefer (the default), require, verify-ca and verify-full, and means what it means to libpq: only the last two
-    /// verify the server's certificate. Refused are parameters that name files (`sslrootcert`), Unix sockets, and unknown ones.
-    /// No part of the text is repeated in an error, since a password may have ended up anywhere in it.
+    /// `sslmode` is one of disable, allow, prefer (the default), require, verify-ca and verify-full, and means what it means to libpq: only the last
+    /// two verify the server's certificate. Parameters that name files, ask for what cannot be had here or are unknown are refused, each by its
+    /// name. No other part of the text is repeated in an error, since a password may have ended up anywhere in it.
+    ///
+    /// # Errors
+    /// `ConnectError::Invalid`.
     pub fn parse(text: &str) -> Result<Self, ConnectError> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Err(invalid("it is empty"));
+        Self::from_parameters(&parameters::parse(text)?)
+    }
+
+    pub(super) fn from_parameters(given: &Parameters) -> Result<Self, ConnectError> {
+        let mut config = Config::new();
+        for (name, value) in given.iter() {
+            apply(&mut config, name, value)?;
         }
-        let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
-        let (rest, sslmode) = if is_url { without_sslmode_url(text)? } else { without_sslmode_pairs(text)? };
-        let mut config: Config = rest.parse().map_err(|_| {
-            invalid("write it as postgres://user:password@host:5432/database, with special characters percent-encoded")
-        })?;
-        let (mode, verify) = match sslmode.as_deref() {
-            None | Some("prefer") => (SslMode::Prefer, Verify::Nothing),
-            Some("disable") => (SslMode::Disable, Verify::Nothing),
-            Some("require") => (SslMode::Require, Verify::Nothing),
-            Some("verify-ca") => (SslMode::Require, Verify::Chain),
-            Some("verify-full") => (SslMode::Require, Verify::ChainAndName),
-            Some(_) => return Err(invalid("sslmode must be disable, prefer, require, verify-ca or verify-full")),
-        };
-        config.ssl_mode(mode);
-        check_hosts(&config)?;
-        if config.get_user().is_none_or(str::is_empty) {
-            return Err(invalid("it names no user"));
+        let hosts = hosts(given)?;
+        let user = given.get("user").ok_or_else(|| invalid("it names no user"))?;
+        config.user(user).dbname(given.get("dbname").unwrap_or(user));
+        if let Some(password) = given.get("password") {
+            config.password(password);
         }
-        if config.get_dbname().is_none() {
-            let user = config.get_user().unwrap_or_default().to_owned();
-            config.dbname(user);
+        let settings =
+            Self { config, hosts, ssl_mode: ssl_mode(given)?, wanted: wanted(given)?, ca: None, client: None };
+        settings.check_tls()?;
+        Ok(settings)
+    }
+
+    fn check_tls(&self) -> Result<(), ConnectError> {
+        let weak = matches!(self.ssl_mode, SslMode::Disable | SslMode::Allow | SslMode::Prefer);
+        if self.config.get_ssl_negotiation() == SslNegotiation::Direct && weak {
+            return Err(invalid("sslnegotiation=direct needs sslmode=require, verify-ca or verify-full"));
         }
-        Ok(Self { config, verify, ca: None })
+        if self.config.get_channel_binding() == ChannelBinding::Require && self.ssl_mode == SslMode::Disable {
+            return Err(invalid(
+                "channel_binding=require needs TLS, and sslmode=disable forbids it: use sslmode=require or better, or leave channel_binding out",
+            ));
+        }
+        Ok(())
     }
 
     /// Trusts these certificate authorities (PEM) instead of the public ones, where sslmode verifies.
@@ -90,9 +142,21 @@ impl ConnectionSettings {
         self
     }
 
-    /// True when the server's certificate is verified, so that a certificate authority matters.
+    /// Shows the server this certificate (PEM, with those that lead to its authority) where it asks for one.
+    #[must_use]
+    pub fn with_client_certificate(mut self, certificate: &[u8], key: &[u8]) -> Self {
+        self.client = Some(Arc::new(ClientCertificate { certificate: certificate.to_vec(), key: key.to_vec() }));
+        self
+    }
+
+    /// True when the server's certificate is verified once an authority is given, so that one matters.
     pub fn verifies_certificate(&self) -> bool {
-        self.verify != Verify::Nothing
+        matches!(self.ssl_mode, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull)
+    }
+
+    /// True when there may be TLS, so that a client certificate matters.
+    pub fn may_use_tls(&self) -> bool {
+        self.ssl_mode != SslMode::Disable
     }
 
     /// For telling connections apart.
@@ -102,12 +166,207 @@ impl ConnectionSettings {
 
     /// Host and port of the first host, for messages.
     fn address(&self) -> String {
-        let host = match self.config.get_hosts().first() {
-            Some(Host::Tcp(host)) => host.clone(),
-            _ => self.config.get_hostaddrs().first().map(ToString::to_string).unwrap_or_default(),
+        self.hosts.first().map(|(host, _, port)| shown(host, *port)).unwrap_or_default()
+    }
+
+    /// Which database it is, whoever connects: the same text for the same address and name.
+    pub fn database(&self) -> String {
+        format!("{}/{}", self.address(), self.config.get_dbname().unwrap_or_default())
+    }
+}
+
+/// Host and port as an address is written.
+pub(super) fn shown(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Takes one parameter over, or says why it cannot be.
+fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), ConnectError> {
+    let refused = |why: &str| Err(invalid(format!("{name}: {why}")));
+    match (name, value) {
+        // Read elsewhere.
+        ("host" | "hostaddr" | "port" | "user" | "password" | "dbname" | "sslmode" | "target_session_attrs", _) => {}
+        // Ours is shown to the server, and attempts end by a deadline of our own.
+        ("application_name" | "connect_timeout", _) => {}
+        (name, _) if OF_DRIVERS.contains(&name) => {}
+        ("options", _) => {
+            config.options(value);
+        }
+        ("keepalives", _) => {
+            config.keepalives(value != "0");
+        }
+        ("keepalives_idle", _) => {
+            config.keepalives_idle(Duration::from_secs(seconds(name, value)?));
+        }
+        ("keepalives_interval", _) => {
+            config.keepalives_interval(Duration::from_secs(seconds(name, value)?));
+        }
+        ("keepalives_count", _) => {
+            config.keepalives_retries(u32::try_from(seconds(name, value)?).unwrap_or(u32::MAX));
+        }
+        ("tcp_user_timeout", _) => {
+            config.tcp_user_timeout(Duration::from_millis(seconds(name, value)?));
+        }
+        ("load_balance_hosts", "disable" | "") => {}
+        ("load_balance_hosts", "random") => {
+            config.load_balance_hosts(LoadBalanceHosts::Random);
+        }
+        ("load_balance_hosts", _) => return refused("must be disable or random"),
+        ("channel_binding", "disable" | "prefer" | "require" | "") => {
+            config.channel_binding(match value {
+                "disable" => ChannelBinding::Disable,
+                "require" => ChannelBinding::Require,
+                _ => ChannelBinding::Prefer,
+            });
+        }
+        ("channel_binding", _) => return refused("must be disable, prefer or require"),
+        ("sslnegotiation", "postgres" | "") => {}
+        ("sslnegotiation", "direct") => {
+            config.ssl_negotiation(SslNegotiation::Direct);
+        }
+        ("sslnegotiation", _) => return refused("must be postgres or direct"),
+        ("gssencmode", "disable" | "prefer" | "") => {}
+        ("gssencmode", _) => {
+            return refused("encryption by Kerberos cannot be had: write gssencmode=disable, and sslmode for TLS");
+        }
+        ("client_encoding", value)
+            if ["utf8", "utf-8", "unicode", "auto", ""].contains(&value.to_ascii_lowercase().as_str()) => {}
+        ("client_encoding", _) => return refused("must be UTF8"),
+        ("sslcompression" | "sslsni", "" | "0" | "1") => {}
+        ("ssl_min_protocol_version", "" | "TLSv1" | "TLSv1.1" | "TLSv1.2") => {}
+        ("ssl_max_protocol_version", "" | "TLSv1.3") => {}
+        ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
+            return refused("TLS 1.2 and 1.3 are used, as the server chooses: leave it out");
+        }
+        // libpq takes `system` for the public authorities, as we do without an authority.
+        ("sslrootcert", "system" | "") => {}
+        ("sslrootcert", _) => {
+            return refused(
+                "names a file, which is not here: put the authority into a Secret and name it in connection.caSecretRef",
+            );
+        }
+        ("sslcert" | "sslkey", _) => {
+            return refused(
+                "names a file, which is not here: put certificate and key into a Secret and name it in connection.clientCertificateSecretRef",
+            );
+        }
+        ("sslpassword" | "sslcrl" | "sslcrldir", _) => return refused("is not supported: leave it out"),
+        ("passfile", _) => return refused("names a file, which is not here: put the password into the Secret"),
+        ("service" | "servicefile", _) => {
+            return refused("names an entry of a file, which is not here: write host, database, user and password out");
+        }
+        // What every user's search path holds.
+        ("schema" | "currentSchema" | "search_path", "public" | "") => {}
+        ("schema" | "currentSchema" | "search_path", _) => {
+            return refused(
+                "name the schema with the tables in the Projection (eventTable.table: schema.table, readStore.postgres.schema), and leave it out here",
+            );
+        }
+        ("requiressl", "0" | "1" | "") => {}
+        ("sslaccept" | "sslfactory", _) => {
+            return refused("says something about TLS that only one driver knows: write sslmode=require or verify-full");
+        }
+        (
+            "krbsrvname" | "gsslib" | "gssdelegation" | "require_auth" | "require_peer" | "requirepeer" | "replication"
+            | "sslcertmode",
+            _,
+        ) => {
+            return refused("is not supported: leave it out");
+        }
+        _ => {
+            return Err(invalid(
+                "it has a parameter that is not known (known are those of libpq): correct its name, or percent-encode an & in a value: %26",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn seconds(name: &str, value: &str) -> Result<u64, ConnectError> {
+    // Negative and empty: the system's own.
+    let number = if value.is_empty() { Ok(0) } else { value.trim().parse::<i64>() };
+    let number = number.map_err(|_| invalid(format!("{name}: must be a whole number")))?;
+    Ok(u64::try_from(number).unwrap_or(0))
+}
+
+fn ssl_mode(given: &Parameters) -> Result<SslMode, ConnectError> {
+    if given.get("sslmode").is_none() && given.get("requiressl") == Some("1") {
+        return Ok(SslMode::Require);
+    }
+    Ok(match given.get("sslmode") {
+        None | Some("prefer") => SslMode::Prefer,
+        Some("disable") => SslMode::Disable,
+        Some("allow") => SslMode::Allow,
+        Some("require") => SslMode::Require,
+        Some("verify-ca") => SslMode::VerifyCa,
+        Some("verify-full") => SslMode::VerifyFull,
+        Some(_) => return Err(invalid("sslmode: must be disable, allow, prefer, require, verify-ca or verify-full")),
+    })
+}
+
+fn wanted(given: &Parameters) -> Result<Wanted, ConnectError> {
+    let name = "target_session_attrs";
+    Ok(match given.get(name).or_else(|| given.get("targetServerType")) {
+        None | Some("any") => Wanted::Any,
+        Some("primary" | "master") => Wanted::Primary,
+        Some("read-write") => Wanted::ReadWrite,
+        Some("standby" | "prefer-standby" | "read-only" | "secondary" | "preferSecondary") => {
+            return Err(invalid(format!(
+                "{name}: a standby does not show who is writing, and takes no checkpoints: write primary"
+            )));
+        }
+        Some(_) => return Err(invalid(format!("{name}: must be any, primary or read-write"))),
+    })
+}
+
+fn hosts(given: &Parameters) -> Result<Vec<Host>, ConnectError> {
+    let list = |name: &str| -> Vec<String> {
+        given.get(name).map(|all| all.split(',').map(|one| one.trim().to_owned()).collect()).unwrap_or_default()
+    };
+    let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    let count = names.len().max(addresses.len());
+    if count == 0 {
+        return Err(invalid("it names no host"));
+    }
+    if (!names.is_empty() && !addresses.is_empty() && names.len() != addresses.len())
+        || (ports.len() > 1 && ports.len() != count)
+    {
+        return Err(invalid("host, hostaddr and port name different numbers of servers"));
+    }
+    let mut hosts = Vec::new();
+    for index in 0..count {
+        let address = match addresses.get(index).filter(|address| !address.is_empty()) {
+            Some(address) => Some(address.parse().map_err(|_| invalid("hostaddr: must be an IP address"))?),
+            None => None,
         };
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        let name = names.get(index).cloned().filter(|name| !name.is_empty());
+        let name = name.or_else(|| address.map(|address: IpAddr| address.to_string()));
+        let name = name.ok_or_else(|| invalid("it names no host"))?;
+        if name.starts_with(['/', '@']) {
+            return Err(invalid("host: must be a name or an address, not the path of a socket, which is not here"));
+        }
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
+            return Err(invalid("host: is no host name: percent-encode special characters in user and password"));
+        }
+        let port = ports.get(index).or(ports.first()).map_or("", String::as_str);
+        let port = if port.is_empty() { Ok(5432) } else { port.parse::<u16>() };
+        let port = port.ok().filter(|port| *port > 0).ok_or_else(|| {
+            invalid("port: must be a number from 1 to 65535; percent-encode a : or / in user or password (%3A, %2F)")
+        })?;
+        hosts.push((name, address, port));
+    }
+    Ok(hosts)
+}
+
+impl ConnectionSettings {
+    /// The configuration for one of its servers.
+    pub(super) fn config_for(&self, (name, address, port): &Host) -> Config {
+        let mut config = self.config.clone();
+        config.host(name).port(*port);
+        if let Some(address) = address {
+            config.hostaddr(*address);
+        }
+        config
     }
 }
 
@@ -120,13 +379,6 @@ impl fmt::Display for ConnectionSettings {
             self.address(),
             self.config.get_user().unwrap_or_default()
         )
-    }
-}
-
-impl ConnectionSettings {
-    /// Which database it is, whoever connects: the same text for the same address and name.
-    pub fn database(&self) -> String {
-        format!("{}/{}", self.address(), self.config.get_dbname().unwrap_or_default())
     }
 }
 
@@ -152,7 +404,14 @@ impl fmt::Debug for ConnectionIdentity {
 impl PartialEq for ConnectionIdentity {
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (&self.0, &other.0);
-        Arc::ptr_eq(a, b) || (a.config == b.config && a.verify == b.verify && a.ca == b.ca)
+        let same = || {
+            (a.ssl_mode, a.wanted) == (b.ssl_mode, b.wanted)
+                && a.config == b.config
+                && a.hosts == b.hosts
+                && a.ca == b.ca
+                && a.client == b.client
+        };
+        Arc::ptr_eq(a, b) || same()
     }
 }
 
@@ -161,173 +420,13 @@ impl Eq for ConnectionIdentity {}
 impl Hash for ConnectionIdentity {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let config = &self.0.config;
-        self.0.address().hash(state);
+        self.0.hosts.hash(state);
         config.get_dbname().hash(state);
         config.get_user().hash(state);
         config.get_password().hash(state);
     }
 }
 
-fn invalid(why: &str) -> ConnectError {
-    ConnectError::Invalid(why.to_owned())
-}
-
-fn check_name(name: &str) -> Result<(), ConnectError> {
-    match name {
-        "sslrootcert" | "sslcert" | "sslkey" | "sslcrl" | "passfile" | "service" | "servicefile" => {
-            Err(invalid("parameters that name files, such as sslrootcert, are not allowed"))
-        }
-        name if ALLOWED.contains(&name) => Ok(()),
-        _ => Err(invalid("it has an unknown parameter, or a special character that is not percent-encoded")),
-    }
-}
-
-fn without_sslmode_url(text: &str) -> Result<(String, Option<String>), ConnectError> {
-    let (base, query) = text.split_once('?').unwrap_or((text, ""));
-    if base.matches('@').count() > 1 {
-        return Err(invalid("write an @ in user or password as %40"));
-    }
-    let mut sslmode = None;
-    let mut kept = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        check_name(name)?;
-        if name == "sslmode" {
-            sslmode = Some(value.to_owned());
-        } else {
-            kept.push(pair);
-        }
-    }
-    let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
-    Ok((rest, sslmode))
-}
-
-/// Splits `key=value key='quoted \' value'` and takes sslmode out.
-fn without_sslmode_pairs(text: &str) -> Result<(String, Option<String>), ConnectError> {
-    let mut sslmode = None;
-    let mut kept = String::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let (name, after) =
-            rest.split_once('=').ok_or_else(|| invalid("write it as host=… user=… password=… dbname=…"))?;
-        let name = name.trim();
-        check_name(name)?;
-        let after = after.trim_start();
-        let end = value_end(after)?;
-        let (value, tail) = after.split_at(end);
-        if name == "sslmode" {
-            sslmode = Some(value.trim_matches('\'').to_owned());
-        } else {
-            kept.push_str(&format!("{name}={value} "));
-        }
-        rest = tail.trim_start();
-    }
-    Ok((kept, sslmode))
-}
-
-fn value_end(text: &str) -> Result<usize, ConnectError> {
-    let quoted = text.starts_with('\'');
-    let mut escaped = false;
-    for (at, character) in text.char_indices().skip(usize::from(quoted)) {
-        match character {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '\'' if quoted => return Ok(at + 1),
-            c if !quoted && c.is_whitespace() => return Ok(at),
-            _ => {}
-        }
-    }
-    if quoted { Err(invalid("a quoted value has no end")) } else { Ok(text.len()) }
-}
-
-fn check_hosts(config: &Config) -> Result<(), ConnectError> {
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(invalid("it names no host"));
-    }
-    for host in config.get_hosts() {
-        match host {
-            Host::Tcp(name)
-                if !name.is_empty()
-                    && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) => {}
-            Host::Tcp(_) => {
-                return Err(invalid(
-                    "its host is no host name: percent-encode special characters in user and password",
-                ));
-            }
-            #[cfg(unix)]
-            Host::Unix(_) => return Err(invalid("its host must be a name or an address, not a path")),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECRET: &str = "hunter2";
-
-    #[test]
-    fn reads_both_notations_and_shows_no_password() {
-        for text in [
-            "postgres://shop:hunter2@db.example:6000/events?sslmode=verify-full&application_name=x",
-            "postgresql://shop:hunter2@db.example:6000/events?sslmode=verify-full",
-            "host=db.example port=6000 user=shop password='hunter2' dbname=events sslmode=verify-full",
-        ] {
-            let settings = ConnectionSettings::parse(text).unwrap();
-            assert_eq!(settings.to_string(), "database events at db.example:6000 as shop");
-            assert!(settings.verifies_certificate());
-            for shown in [format!("{settings:?}"), format!("{:?}", settings.identity())] {
-                assert!(!shown.contains(SECRET), "{shown}");
-            }
-        }
-    }
-
-    #[test]
-    fn refuses_what_it_cannot_honour_without_repeating_it() {
-        for text in [
-            "",
-            "mysql://shop:hunter2@db/events",
-            "postgres://shop:hunter2@db/events?sslrootcert=/etc/passwd",
-            "postgres://shop:hunter2@db/events?sslmode=maybe-hunter2",
-            "postgres://shop:hunter2@/events?host=/var/run/hunter2",
-            "postgres://shop:hunter2@db:x/events",
-            "postgres://shop:p@hunter2@db/events",
-            "postgres://shop:p?hunter2@db/events",
-            "postgres://shop:p#hunter2/x@db/events?hunter2=1",
-            "postgres://db/events",
-            "host=db user=shop password=two hunter2",
-            "host=db user=shop password='hunter2",
-            "host=db user=shop service=hunter2",
-        ] {
-            let error = ConnectionSettings::parse(text).unwrap_err();
-            assert_eq!(error.reason(), crate::api::Reason::ConnectionStringInvalid, "{text}");
-            assert!(!format!("{error} {error:?}").contains(SECRET), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_same_database_is_one_and_another_password_another() {
-        let identity = |text: &str| ConnectionSettings::parse(text).unwrap().identity();
-        let one = identity("postgres://shop:a@db/events");
-        assert_eq!(one, identity("host=db user=shop password=a dbname=events port=5432"));
-        for other in [
-            "postgres://shop:b@db/events",
-            "postgres://shop:a@db/other",
-            "postgres://shop:a@db:5433/events",
-            "postgres://else:a@db/events",
-            "postgres://shop:a@db/events?sslmode=require",
-            "postgres://shop:a@db/events?sslmode=verify-ca",
-        ] {
-            assert_ne!(one, identity(other), "{other}");
-        }
-    }
-
-    #[test]
-    fn a_database_defaults_to_the_user() {
-        assert_eq!(
-            ConnectionSettings::parse("postgres://shop@db").unwrap().to_string(),
-            "database shop at db:5432 as shop"
-        );
-    }
-}
+#[path = "settings_tests.rs"]
+mod tests;

@@ -77,14 +77,6 @@ pub enum ProjectorError {
         /// Why.
         source: ConnectError,
     },
-    /// A connection string cannot be read.
-    #[error("{what}: {source}")]
-    ConnectionString {
-        /// The environment variable that holds it.
-        what: &'static str,
-        /// Why.
-        source: ConnectError,
-    },
     /// The event source cannot be followed.
     #[error("event source: {0}")]
     Log(#[from] LogError),
@@ -129,7 +121,6 @@ impl ProjectorError {
             self,
             Self::Config(_)
                 | Self::Handler { .. }
-                | Self::ConnectionString { .. }
                 | Self::ShardsChanged { .. }
                 | Self::Health { .. }
                 | Self::DrainTimedOut { .. }

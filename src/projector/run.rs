@@ -31,14 +31,10 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 pub struct RunOptions {
     /// The work.
     pub config: ProjectorConfig,
-    /// The event source's connection string.
-    pub event_source_url: String,
-    /// The authority that signed its certificate (PEM); `None`: a public one.
-    pub event_source_ca: Option<String>,
-    /// The read store's connection string.
-    pub read_store_url: String,
-    /// The authority that signed its certificate (PEM); `None`: a public one.
-    pub read_store_ca: Option<String>,
+    /// How to reach the event source.
+    pub source: ConnectionSettings,
+    /// How to reach the read store.
+    pub store: ConnectionSettings,
     /// Tells this worker from the others of the projection: the pod's name.
     pub worker_name: String,
     /// Where to serve `/healthz` and `/readyz`.
@@ -61,31 +57,15 @@ struct Life {
 ///
 /// # Errors
 /// What only another configuration can mend: a handler that is no statement, another number of shards than the checkpoints were made for,
-/// a connection string that cannot be read, a health address that is taken. And when the batch in hand did not end in time after `shutdown`.
+/// a health address that is taken. And when the batch in hand did not end in time after `shutdown`.
 pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Result<(), ProjectorError> {
-    let RunOptions {
-        config,
-        event_source_url,
-        event_source_ca,
-        read_store_url,
-        read_store_ca,
-        worker_name,
-        health_listen,
-    } = options;
+    let RunOptions { config, source, store, worker_name, health_listen } = options;
     config.check()?;
-    let settings = |what, url: &str, ca: Option<String>| {
-        let settings = ConnectionSettings::parse(url);
-        let settings = settings.map_err(|source| ProjectorError::ConnectionString { what, source })?;
-        Ok::<_, ProjectorError>(match ca {
-            Some(ca) => settings.with_ca(ca.as_bytes()),
-            None => settings,
-        })
-    };
     let life = Life {
         mapping: Mapping::parse(&config.handlers)?,
         tables: Tables::of(&config),
-        source: settings("EVENT_SOURCE_URL", &event_source_url, event_source_ca)?,
-        store: settings("READ_STORE_URL", &read_store_url, read_store_ca)?,
+        source,
+        store,
         application: application_name(&config.projection),
         name: worker_name,
         health: Health::default(),

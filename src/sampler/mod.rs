@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-pub use secrets::{LARGEST_VALUE, SecretText, Secrets};
+pub use secrets::{SecretData, Secrets};
 
 use crate::{
     api::{Projection, Reason},

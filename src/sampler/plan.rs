@@ -15,30 +15,35 @@ use crate::{
     snapshot::{ProjectionKey, Unknown},
 };
 
-/// One value in a Secret.
+/// A Secret, or one value in it.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SecretName {
     /// The Secret's (and the Projection's) namespace.
     pub namespace: Arc<str>,
     /// The Secret's name.
     pub name: String,
-    /// The key in it.
-    pub key: String,
+    /// The key in it; absent where all that are known are looked for.
+    pub key: Option<String>,
 }
 
 impl fmt::Display for SecretName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Secret {}/{}, key {}", self.namespace, self.name, self.key)
+        write!(f, "Secret {}/{}", self.namespace, self.name)?;
+        self.key.as_ref().map_or(Ok(()), |key| write!(f, ", key {key}"))
     }
 }
 
 /// What a connection is made of.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ConnectionName {
-    /// The connection string.
-    pub url: SecretName,
+    /// The Secret with the connection string or its parts.
+    pub secret: SecretName,
     /// The certificate authority, where it is not a public one.
     pub ca: Option<SecretName>,
+    /// The certificate that we show, where there is one.
+    pub client: Option<SecretName>,
+    /// Parts that the spec gives itself, by the keys that a Secret would have for them.
+    pub given: Vec<(&'static str, String)>,
 }
 
 /// What measuring one projection takes.
@@ -104,14 +109,16 @@ pub fn need(projection: &Projection) -> Result<Need, Unknown> {
     let checkpoint = spec
         .checkpoint_location(&key.namespace, &key.name)
         .ok_or_else(|| invalid("spec.checkpoint is missing: where does the projector commit how far it has come?"))?;
-    let secret = |name: &str, secret_key: &str| SecretName {
+    let secret = |name: &str, secret_key: Option<&str>| SecretName {
         namespace: Arc::clone(&key.namespace),
         name: name.to_owned(),
-        key: secret_key.to_owned(),
+        key: secret_key.map(str::to_owned),
     };
-    let connection = |Connection { secret_ref, ca_secret_ref }: &Connection| ConnectionName {
-        url: secret(&secret_ref.name, &secret_ref.key),
-        ca: ca_secret_ref.as_ref().map(|ca| secret(&ca.name, &ca.key)),
+    let connection = |connection: &Connection| ConnectionName {
+        secret: secret(&connection.secret_ref.name, connection.secret_ref.key.as_deref()),
+        ca: connection.ca_secret_ref.as_ref().map(|ca| secret(&ca.name, Some(&ca.key))),
+        client: connection.client_certificate_secret_ref.as_ref().map(|client| secret(&client.name, None)),
+        given: connection.given(),
     };
     Ok(Need {
         uid: projection.uid().unwrap_or_default().into(),
@@ -136,7 +143,7 @@ pub fn plan(needs: Vec<Need>, settings: &HashMap<ConnectionName, Result<Connecti
             }
             None => Err(Unknown {
                 reason: Reason::NotMeasuredYet,
-                message: format!("{field}: {} has not been read yet", name.url),
+                message: format!("{field}: {} has not been read yet", name.secret),
             }),
         };
         let both = identity(&need.events, "spec.source.postgres.connection")
@@ -183,8 +190,8 @@ mod tests {
     }
 
     fn settings(pairs: &[(&str, &str)]) -> HashMap<ConnectionName, Result<ConnectionSettings, Unknown>> {
-        let secret = |name: &str| SecretName { namespace: "shop".into(), name: name.to_owned(), key: "url".to_owned() };
-        let name = |name: &str| ConnectionName { url: secret(name), ca: None };
+        let secret = |name: &str| SecretName { namespace: "shop".into(), name: name.to_owned(), key: None };
+        let name = |name: &str| ConnectionName { secret: secret(name), ca: None, client: None, given: Vec::new() };
         pairs.iter().map(|(secret, url)| (name(secret), Ok(ConnectionSettings::parse(url).unwrap()))).collect()
     }
 
@@ -211,7 +218,7 @@ mod tests {
             .map(|(n, s)| need(&projection(n, s, "good", "30s")).unwrap());
         let mut known = settings(&[("good", "postgres://u:p@db/events"), ("bad", "postgres://u:p@db/events")]);
         let missing = Unknown { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
-        *known.iter_mut().find(|(name, _)| name.url.name == "bad").unwrap().1 = Err(missing);
+        *known.iter_mut().find(|(name, _)| name.secret.name == "bad").unwrap().1 = Err(missing);
         let plan = plan(needs.to_vec(), &known);
         assert_eq!(plan.sources.values().map(|source| source.asks.len()).sum::<usize>(), 1);
         let reasons: Vec<Reason> = plan.failures.iter().map(|(_, unknown)| unknown.reason).collect();

@@ -1,7 +1,7 @@
 //! Connection strings from Secrets: read when first needed, again every half minute, and at once when a database refuses them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::Arc,
     time::Duration,
@@ -11,31 +11,31 @@ use futures::{StreamExt, future::BoxFuture};
 use tokio::time::{Instant, timeout};
 
 use super::plan::{ConnectionName, SecretName};
-use crate::{api::Reason, postgres::ConnectionSettings, snapshot::Unknown};
+use crate::{api::Reason, names::secret_key, postgres::ConnectionSettings, snapshot::Unknown};
 
-/// The largest value that is read from a Secret, in bytes.
-pub const LARGEST_VALUE: usize = 1 << 20;
+/// The largest value that is used of a Secret, in bytes. Workers get it as an environment variable, and Linux starts no program with one above
+/// 128 KiB.
+pub const LARGEST_VALUE: usize = 96 << 10;
 const TRUST_FOR: Duration = Duration::from_secs(30);
 const RETRY_FAILED_AFTER: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 
-/// A value that is never shown.
-#[derive(Clone)]
-pub struct SecretText(pub String);
+/// What a Secret holds, by key. Never shown.
+#[derive(Clone, Default)]
+pub struct SecretData(pub BTreeMap<String, Vec<u8>>);
 
-impl fmt::Debug for SecretText {
+impl fmt::Debug for SecretData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretText(…)")
+        f.debug_tuple("SecretData").field(&self.0.keys()).finish()
     }
 }
 
 /// Where Secrets come from.
 pub trait Secrets: Send + Sync + 'static {
-    /// One key of one Secret. The reason of a failure is `SecretNotFound`, `SecretKeyMissing` or `SecretForbidden` where the cluster says so; any
-    /// other one means that the cluster could not be asked. Messages need not name the Secret.
-    fn get<'a>(&'a self, namespace: &'a str, name: &'a str, key: &'a str)
-    -> BoxFuture<'a, Result<SecretText, Unknown>>;
+    /// One Secret. The reason of a failure is `SecretNotFound` or `SecretForbidden` where the cluster says so; any other one means that the
+    /// cluster could not be asked. Messages need not name the Secret.
+    fn get<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, Unknown>>;
 }
 
 /// What was read, with its age.
@@ -116,23 +116,35 @@ impl Entry {
 
 /// Reads what a connection is made of. A failure names the Secret that it is about.
 async fn settings(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<ConnectionSettings, Unknown> {
-    let ConnectionName { url, ca } = name;
-    let settings = parse(&read(url, secrets).await?).map_err(|unknown| about(url, &unknown))?;
-    let Some(ca) = ca else { return Ok(settings) };
-    let pem = read(ca, secrets).await?;
-    if !settings.verifies_certificate() {
-        return Err(Unknown {
-            reason: Reason::ConnectionStringInvalid,
-            message: format!(
-                "{url}: {ca} holds a certificate authority, and this sslmode verifies nothing: add sslmode=verify-full"
-            ),
-        });
+    let ConnectionName { secret, ca, client, given } = name;
+    let data = read(secret, secrets).await?;
+    let mut settings = parse(secret, &data, given).map_err(|unknown| about(secret, &unknown))?;
+    if let Some(ca) = ca {
+        let data = read(ca, secrets).await?;
+        let pem = ca.key.as_deref().map_or(Ok(""), |key| text(&data, key)).map_err(|unknown| about(ca, &unknown))?;
+        if !settings.verifies_certificate() {
+            return Err(invalid(format!(
+                "{secret}: {ca} holds a certificate authority, and this sslmode verifies nothing: add sslmode=verify-full"
+            )));
+        }
+        settings = settings.with_ca(pem.as_bytes());
     }
-    Ok(settings.with_ca(pem.0.as_bytes()))
+    if let Some(client) = client {
+        let data = read(client, secrets).await?;
+        let value = |key| text(&data, key).map_err(|unknown| about(client, &unknown));
+        let (certificate, key) = (value("tls.crt")?, value("tls.key")?);
+        if !settings.may_use_tls() {
+            return Err(invalid(format!(
+                "{secret}: {client} holds a client certificate, and sslmode=disable never shows it: use sslmode=require or better"
+            )));
+        }
+        settings = settings.with_client_certificate(certificate.as_bytes(), key.as_bytes());
+    }
+    Ok(settings)
 }
 
-async fn read(name: &SecretName, secrets: &Arc<dyn Secrets>) -> Result<SecretText, Unknown> {
-    let value = timeout(DEADLINE, secrets.get(&name.namespace, &name.name, &name.key)).await;
+async fn read(name: &SecretName, secrets: &Arc<dyn Secrets>) -> Result<SecretData, Unknown> {
+    let value = timeout(DEADLINE, secrets.get(&name.namespace, &name.name)).await;
     value.unwrap_or_else(|_| Err(no_answer())).map_err(|unknown| about(name, &unknown))
 }
 
@@ -140,14 +152,73 @@ fn about(name: &SecretName, unknown: &Unknown) -> Unknown {
     Unknown { reason: unknown.reason, message: format!("{name}: {}", unknown.message) }
 }
 
-fn parse(text: &SecretText) -> Result<ConnectionSettings, Unknown> {
-    if text.0.len() > LARGEST_VALUE {
-        return Err(Unknown {
-            reason: Reason::ConnectionStringInvalid,
-            message: "the value is larger than 1 MiB, which no connection string is".to_owned(),
-        });
+fn invalid(message: String) -> Unknown {
+    Unknown { reason: Reason::ConnectionStringInvalid, message }
+}
+
+fn parse(
+    name: &SecretName,
+    data: &SecretData,
+    given: &[(&'static str, String)],
+) -> Result<ConnectionSettings, Unknown> {
+    let mut values: BTreeMap<&str, &str> = BTreeMap::new();
+    match &name.key {
+        // Where the key is told, it is the connection string, whatever it is called.
+        Some(key) => drop(values.insert("url", text(data, key)?)),
+        None => {
+            for key in secret_key::all().filter(|key| data.0.contains_key(*key)) {
+                values.insert(key, text(data, key)?);
+            }
+        }
     }
-    ConnectionSettings::parse(&text.0).map_err(|error| Unknown { reason: error.reason(), message: error.to_string() })
+    if values.is_empty() {
+        let looked = secret_key::all().collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "none of the keys that are looked for ({looked}) is in it; {}: name the key in secretRef.key",
+            held(data)
+        );
+        return Err(Unknown { reason: Reason::SecretKeyMissing, message });
+    }
+    values.extend(given.iter().map(|(key, value)| (*key, value.as_str())));
+    ConnectionSettings::from_keys(|key| values.get(key).copied()).map_err(|error| {
+        let message = error.to_string();
+        let missing = message.contains("is missing");
+        Unknown {
+            reason: if missing { Reason::SecretKeyMissing } else { error.reason() },
+            message: if missing { format!("{message}; {}", held(data)) } else { message },
+        }
+    })
+}
+
+/// The names of a Secret's keys, for messages.
+fn held(data: &SecretData) -> String {
+    let keys: Vec<&str> = data.0.keys().map(String::as_str).take(20).collect();
+    if keys.is_empty() {
+        "the Secret has no keys".to_owned()
+    } else {
+        format!("the Secret has the keys {}", keys.join(", "))
+    }
+}
+
+/// One value, if it can be passed on to the workers.
+fn text<'a>(data: &'a SecretData, key: &str) -> Result<&'a str, Unknown> {
+    let Some(value) = data.0.get(key) else {
+        return Err(Unknown {
+            reason: Reason::SecretKeyMissing,
+            message: format!("there is no key {key}; {}", held(data)),
+        });
+    };
+    if value.len() > LARGEST_VALUE {
+        return Err(invalid(format!(
+            "key {key}: the value is larger than {} KiB, and no environment variable carries that to the workers",
+            LARGEST_VALUE >> 10
+        )));
+    }
+    match std::str::from_utf8(value) {
+        Ok(text) if text.contains('\0') => Err(invalid(format!("key {key}: the value holds a NUL byte"))),
+        Ok(text) => Ok(text),
+        Err(_) => Err(invalid(format!("key {key}: the value is not UTF-8 text"))),
+    }
 }
 
 fn is_answer(reason: Reason) -> bool {
@@ -167,20 +238,42 @@ mod tests {
 
     use super::*;
 
-    struct Answers(Mutex<Vec<Result<SecretText, Unknown>>>);
+    struct Answers(Mutex<Vec<Result<SecretData, Unknown>>>);
 
     impl Secrets for Answers {
-        fn get<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<SecretText, Unknown>> {
+        fn get<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<SecretData, Unknown>> {
             let next = self.0.lock().unwrap().pop().unwrap_or_else(|| Err(no_answer()));
             Box::pin(async { next })
         }
     }
 
+    fn data(pairs: &[(&str, &str)]) -> SecretData {
+        SecretData(pairs.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect())
+    }
+
+    fn secret(name: &str, key: Option<&str>) -> SecretName {
+        SecretName { namespace: "shop".into(), name: name.to_owned(), key: key.map(str::to_owned) }
+    }
+
+    fn connection(key: Option<&str>) -> ConnectionName {
+        ConnectionName { secret: secret("db", key), ca: None, client: None, given: Vec::new() }
+    }
+
+    /// Reads a connection whose Secrets are asked for in this order.
+    async fn read(
+        name: &ConnectionName,
+        answers: Vec<Result<SecretData, Unknown>>,
+    ) -> Result<ConnectionSettings, Unknown> {
+        let answers: Vec<_> = answers.into_iter().rev().collect();
+        let secrets: Arc<dyn Secrets> = Arc::new(Answers(Mutex::new(answers)));
+        settings(name, &secrets).await
+    }
+
     #[tokio::test]
     async fn an_api_server_that_is_away_says_nothing_about_a_secret_but_a_deleted_one_does() {
-        let name = ConnectionName { url: secret("db", "url"), ca: None };
+        let name = connection(None);
         let gone = Unknown { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
-        let good = SecretText("postgres://u:p@db/events".to_owned());
+        let good = data(&[("url", "postgres://u:p@db/events")]);
         let secrets: Arc<dyn Secrets> = Arc::new(Answers(Mutex::new(vec![Err(gone), Err(no_answer()), Ok(good)])));
         let mut cache = SecretCache::default();
         let mut after_reading = async || {
@@ -195,36 +288,74 @@ mod tests {
         assert_eq!(after_reading().await, Some(Reason::SecretNotFound));
     }
 
-    fn secret(name: &str, key: &str) -> SecretName {
-        SecretName { namespace: "shop".into(), name: name.to_owned(), key: key.to_owned() }
-    }
-
     #[tokio::test]
     async fn an_authority_makes_another_connection_and_is_no_use_where_nothing_is_verified() {
-        let name = ConnectionName { url: secret("db", "url"), ca: Some(secret("ca", "ca.crt")) };
-        let read = async |url: &str, ca: Result<SecretText, Unknown>| {
-            let secrets: Arc<dyn Secrets> = Arc::new(Answers(Mutex::new(vec![ca, Ok(SecretText(url.to_owned()))])));
-            settings(&name, &secrets).await
-        };
-        let pem = || Ok(SecretText("-----BEGIN CERTIFICATE-----".to_owned()));
+        let name = ConnectionName { ca: Some(secret("ca", Some("ca.crt"))), ..connection(Some("dsn")) };
+        let pem = || Ok(data(&[("ca.crt", "-----BEGIN CERTIFICATE-----")]));
+        let dsn = |url: &str| Ok(data(&[("dsn", url)]));
         let verifying = "postgres://u:hunter2@db/events?sslmode=verify-full";
-        let with = read(verifying, pem()).await.unwrap();
+        let with = read(&name, vec![dsn(verifying), pem()]).await.unwrap();
         assert_ne!(with.identity(), ConnectionSettings::parse(verifying).unwrap().identity());
-        let idle = read("postgres://u:hunter2@db/events", pem()).await.unwrap_err();
+        let idle = read(&name, vec![dsn("postgres://u:hunter2@db/events"), pem()]).await.unwrap_err();
         assert_eq!(idle.reason, Reason::ConnectionStringInvalid);
         assert_eq!(
             idle.message,
-            "Secret shop/db, key url: Secret shop/ca, key ca.crt holds a certificate authority, and this sslmode verifies nothing: add sslmode=verify-full"
+            "Secret shop/db, key dsn: Secret shop/ca, key ca.crt holds a certificate authority, and this sslmode verifies nothing: add sslmode=verify-full"
         );
         let gone = Unknown { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() };
-        let missing = read(verifying, Err(gone)).await.unwrap_err();
+        let missing = read(&name, vec![dsn(verifying), Err(gone)]).await.unwrap_err();
         assert_eq!(missing.message, "Secret shop/ca, key ca.crt: there is no such Secret");
     }
 
-    #[test]
-    fn a_huge_value_is_refused_and_none_is_shown() {
-        let huge = SecretText("q".repeat(LARGEST_VALUE + 1));
-        assert_eq!(parse(&huge).unwrap_err().reason, Reason::ConnectionStringInvalid);
-        assert!(!format!("{huge:?}").contains('q'));
+    #[tokio::test]
+    async fn a_client_certificate_is_read_as_tls_secrets_hold_it() {
+        let name = ConnectionName { client: Some(secret("me", None)), ..connection(None) };
+        let url = |mode: &str| Ok(data(&[("url", &format!("postgres://u:hunter2@db/events?sslmode={mode}"))]));
+        let pair = || Ok(data(&[("tls.crt", "certificate"), ("tls.key", "hunter2")]));
+        let with = read(&name, vec![url("require"), pair()]).await.unwrap();
+        assert_ne!(with.identity(), read(&connection(None), vec![url("require")]).await.unwrap().identity());
+        assert!(!format!("{with:?}").contains("hunter2"));
+        let disabled = read(&name, vec![url("disable"), pair()]).await.unwrap_err();
+        assert!(disabled.message.contains("sslmode=disable never shows it"), "{}", disabled.message);
+        let half = read(&name, vec![url("require"), Ok(data(&[("tls.crt", "certificate")]))]).await.unwrap_err();
+        assert_eq!(half.message, "Secret shop/me: there is no key tls.key; the Secret has the keys tls.crt");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_said_with_the_keys_that_are_looked_for_and_those_that_are_there() {
+        let none =
+            read(&connection(None), vec![Ok(data(&[("dsn", "postgres://u:hunter2@db/x"), ("tls.crt", "")]))]).await;
+        let none = none.unwrap_err();
+        assert_eq!(none.reason, Reason::SecretKeyMissing);
+        for part in ["url, uri, jdbc-url, jdbc-uri, host", "the keys dsn, tls.crt", "secretRef.key"] {
+            assert!(none.message.contains(part), "{}", none.message);
+        }
+        let zalando = || vec![Ok(data(&[("username", "shop"), ("password", "hunter2")]))];
+        let hostless = read(&connection(None), zalando()).await.unwrap_err();
+        assert_eq!(hostless.reason, Reason::SecretKeyMissing);
+        assert!(hostless.message.contains("host or hostname or endpoint is missing"), "{}", hostless.message);
+        let given = vec![("host", "acid-db".to_owned()), ("database", "events".to_owned())];
+        let given = read(&ConnectionName { given, ..connection(None) }, zalando()).await.unwrap();
+        assert_eq!(given.to_string(), "database events at acid-db:5432 as shop");
+        let wrong = read(&connection(Some("dsn")), zalando()).await.unwrap_err();
+        assert_eq!(
+            wrong.message,
+            "Secret shop/db, key dsn: there is no key dsn; the Secret has the keys password, username"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_value_that_no_worker_could_get_is_refused_and_none_is_shown() {
+        for (value, why) in [
+            (vec![b'q'; LARGEST_VALUE + 1], "larger than 96 KiB"),
+            (vec![b'q', 0xff], "not UTF-8"),
+            (vec![b'q', 0], "NUL"),
+        ] {
+            let held = SecretData(BTreeMap::from([("url".to_owned(), value)]));
+            assert!(!format!("{held:?}").contains('q'));
+            let refused = read(&connection(None), vec![Ok(held)]).await.unwrap_err();
+            assert_eq!(refused.reason, Reason::ConnectionStringInvalid);
+            assert!(refused.message.contains(why), "{}", refused.message);
+        }
     }
 }

@@ -14,7 +14,7 @@ use kube::runtime::{
 use projectionist::{
     api::{Projection, Reason},
     lag::Pending,
-    sampler::{self, SamplerInputs, SamplerMetrics, SecretText, Secrets},
+    sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot, Unknown},
 };
 use serde_json::{Value, json};
@@ -34,10 +34,13 @@ pub fn server() -> &'static Postgres {
 pub struct Given(pub Mutex<HashMap<String, String>>);
 
 impl Secrets for Given {
-    fn get<'a>(&'a self, _: &'a str, name: &'a str, _: &'a str) -> BoxFuture<'a, Result<SecretText, Unknown>> {
-        let found = self.0.lock().unwrap().get(name).cloned().map(SecretText);
+    fn get<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, Unknown>> {
+        // One text is the value of whichever key is asked for.
+        let found = self.0.lock().unwrap().get(name).cloned();
+        let data = found
+            .map(|text| SecretData(["url", "ca.crt"].map(|key| (key.to_owned(), text.clone().into_bytes())).into()));
         Box::pin(async {
-            found.ok_or(Unknown { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })
+            data.ok_or(Unknown { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })
         })
     }
 }

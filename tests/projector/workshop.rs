@@ -10,6 +10,7 @@ use std::{
 
 use projectionist::{
     api::EventTable,
+    postgres::ConnectionSettings,
     projector::{ProjectorConfig, ProjectorError, RunOptions, run},
 };
 use test_cluster::{EventStore, Postgres, eventually_is};
@@ -82,10 +83,8 @@ impl Workshop {
     pub(crate) fn options(&self, worker: &str) -> RunOptions {
         RunOptions {
             config: self.config.clone(),
-            event_source_url: self.source_url.clone(),
-            event_source_ca: None,
-            read_store_url: self.store_url.clone(),
-            read_store_ca: None,
+            source: ConnectionSettings::parse(&self.source_url).unwrap(),
+            store: ConnectionSettings::parse(&self.store_url).unwrap(),
             worker_name: worker.to_owned(),
             health_listen: None,
         }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 use projectionist::{
     api::EventTable,
+    postgres::ConnectionSettings,
     projector::{ProjectorConfig, RunOptions, run},
 };
 use test_cluster::{Cluster, EventStore, eventually_is};
@@ -31,10 +32,8 @@ pub(crate) async fn events_per_second(cluster: &Cluster) -> Result<()> {
             setup: Some("create table totals (stream text primary key, sum numeric, events bigint)".to_owned()),
             handlers: BTreeMap::from([("Counted".to_owned(), UPSERT.to_owned())]),
         },
-        event_source_url: url.clone(),
-        event_source_ca: None,
-        read_store_url: url,
-        read_store_ca: None,
+        source: ConnectionSettings::parse(&url)?,
+        store: ConnectionSettings::parse(&url)?,
         worker_name: "bench".to_owned(),
         health_listen: None,
     };
