@@ -28,7 +28,7 @@ impl ProjectionSpec {
     pub fn checkpoint_location(&self, namespace: &str, name: &str) -> Option<CheckpointLocation> {
         let store = self.read_store.as_ref()?.postgres.as_ref()?;
         let in_schema = |table: &str| match &store.schema {
-            Some(schema) if !table.contains('.') => format!("{schema}.{table}"),
+            Some(schema) if table_parts(table).len() == 1 => format!("{}.{table}", table_part(schema)),
             _ => table.to_owned(),
         };
         if self.is_builtin() {
@@ -57,6 +57,69 @@ impl Connection {
         let port = self.port.map(|port| port.to_string());
         let all = [("host", self.host.clone()), ("port", port), ("database", self.database.clone())];
         all.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect()
+    }
+}
+
+/// The names of a table as the spec writes it: the table's, or its schema's and the table's. One in double quotes may hold dots, and quotes twice.
+pub fn table_parts(table: &str) -> Vec<String> {
+    let (mut parts, mut part, mut quoted) = (Vec::new(), String::new(), false);
+    let mut characters = table.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' if quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                part.push('"');
+            }
+            '"' => quoted = !quoted,
+            '.' if !quoted => parts.push(std::mem::take(&mut part)),
+            other => part.push(other),
+        }
+    }
+    parts.push(part);
+    parts
+}
+
+/// One name as [`table_parts`] reads it.
+pub fn table_part(name: &str) -> String {
+    if name.contains(['.', '"']) { format!("\"{}\"", name.replace('"', "\"\"")) } else { name.to_owned() }
+}
+
+/// The longest name that PostgreSQL keeps, in bytes. What is longer it cuts, so that two names may become one.
+const LONGEST_NAME: usize = 63;
+
+impl ProjectionSpec {
+    /// The first name of the spec that PostgreSQL would cut, with its field. The schema of the resource counts characters, PostgreSQL bytes.
+    pub fn overlong_name(&self) -> Option<String> {
+        let source = self.source.postgres.as_ref().map(|source| &source.event_table);
+        let checkpoint = self.checkpoint.as_ref().map(|checkpoint| &checkpoint.read_store);
+        let schema = self.read_store.as_ref().and_then(|store| store.postgres.as_ref()?.schema.clone());
+        let mut names: Vec<(&str, String)> =
+            schema.map(|schema| ("spec.readStore.postgres.schema", schema)).into_iter().collect();
+        if let Some(table) = source {
+            names.extend(
+                table_parts(&table.table).into_iter().map(|part| ("spec.source.postgres.eventTable.table", part)),
+            );
+            names.extend([
+                ("spec.source.postgres.eventTable.position", table.position.clone()),
+                ("spec.source.postgres.eventTable.recordedAt", table.recorded_at.clone()),
+                ("spec.source.postgres.eventTable.stream", table.stream.clone()),
+                ("spec.source.postgres.eventTable.type", table.type_.clone()),
+                ("spec.source.postgres.eventTable.data", table.data.clone()),
+            ]);
+            names.extend(
+                table.notify_channel.clone().map(|name| ("spec.source.postgres.eventTable.notifyChannel", name)),
+            );
+        }
+        if let Some(table) = checkpoint {
+            names.extend(table_parts(&table.table).into_iter().map(|part| ("spec.checkpoint.readStore.table", part)));
+            names.push(("spec.checkpoint.readStore.nameColumn", table.name_column.clone()));
+            names.push(("spec.checkpoint.readStore.positionColumn", table.position_column.clone()));
+        }
+        let (field, name) = names.into_iter().find(|(_, name)| name.len() > LONGEST_NAME)?;
+        Some(format!(
+            "{field}: a name has at most {LONGEST_NAME} bytes in PostgreSQL, and this has {}: write it as the database has it, cut to its first {LONGEST_NAME} bytes",
+            name.len()
+        ))
     }
 }
 
@@ -108,6 +171,31 @@ mod tests {
         ] {
             assert_eq!(spec(projector, &scaling, None).shard_count(), expected, "{projector} {scaling}");
         }
+    }
+
+    #[test]
+    fn a_table_is_one_name_or_two_and_a_dot_in_a_name_is_quoted() {
+        for (table, parts) in [
+            ("events", vec!["events"]),
+            ("event-store.events", vec!["event-store", "events"]),
+            ("événements", vec!["événements"]),
+            ("\"event.store\".my events", vec!["event.store", "my events"]),
+            ("\"a\"\"b\"", vec!["a\"b"]),
+        ] {
+            assert_eq!(table_parts(table), parts, "{table}");
+            let written: Vec<String> = parts.iter().map(|part| table_part(part)).collect();
+            assert_eq!(table_parts(&written.join(".")), parts, "{table}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_the_database_would_cut_is_refused_with_its_field() {
+        let existing = serde_json::json!({ "existing": { "kind": "Deployment", "name": "x" } });
+        let mut long = spec(&existing, &serde_json::json!({}), None);
+        assert_eq!(long.overlong_name(), None);
+        long.source.postgres.as_mut().unwrap().event_table.table = format!("store.{}", "é".repeat(40));
+        let message = long.overlong_name().unwrap();
+        assert!(message.contains("eventTable.table: ") && message.contains("this has 80"), "{message}");
     }
 
     #[test]

@@ -73,6 +73,11 @@ pub struct ProjectionSpec {
     pub projector: Option<Projector>,
 }
 
+/// What PostgreSQL takes for a name: everything but a NUL.
+const NAME: &str = r"^[^\x00]+$";
+/// A name, or two with a dot between. One that holds a dot or a quote itself stands in double quotes, as in SQL: `"event.store".events`.
+const TABLE: &str = r#"^("([^"\x00]|"")+"|[^".\x00]+)(\.("([^"\x00]|"")+"|[^".\x00]+))?$"#;
+
 /// Where the events come from. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -163,16 +168,17 @@ pub struct SecretKeyRef {
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EventTable {
-    /// The table, optionally with its schema: `events` or `store.events`. Default: `events`.
-    #[schemars(length(max = 127), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$"))]
+    /// The table, optionally with its schema: `events`, `store.events`, `event-store.events`. Names are taken as they are written, capitals included; a
+    /// name that holds a dot or a double quote stands in double quotes: `"event.store".events`. Default: `events`.
+    #[schemars(length(max = 260), regex(pattern = TABLE))]
     pub table: String,
     /// The column with the position: an integer from a sequence, growing with every append, possibly with gaps. It must be above 0 and
     /// unique over the whole table, by a unique index on this column alone; a table partitioned by something else needs one on this column and
     /// the partition key, and a single sequence that feeds the column. Default: `position`.
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub position: String,
     /// The column with the time of the append (`timestamptz`, or `timestamp` with `timeZone`). Default: `recorded_at`.
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub recorded_at: String,
     /// The time zone that the times in a column without one (`timestamp`) are written in, such as `UTC` or `Europe/Berlin`. Required for such a
     /// column, where the time zone of a session says nothing about it; without effect for others.
@@ -180,14 +186,14 @@ pub struct EventTable {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z][A-Za-z0-9_+/-]*$"))]
     pub time_zone: Option<String>,
     /// The column with the stream, whose events must stay in order (text, uuid, an integer or an enum). Used by the built-in projector. Default: `stream`.
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub stream: String,
     /// The column with the event's type. Used by the built-in projector. Default: `type`.
     #[serde(rename = "type")]
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub type_: String,
     /// The column with the event's body (`jsonb`, `json`, or text that holds JSON). Used by the built-in projector. Default: `data`.
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub data: String,
     /// How long events are kept before they are deleted, such as `720h`: with it a Projection that would lose events before it has read them
     /// says so. Absent: for ever.
@@ -195,7 +201,7 @@ pub struct EventTable {
     pub retention: Option<HumanDuration>,
     /// The channel that the writer notifies (`NOTIFY`) on an append. With it lag is known at once, without it at the next poll.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub notify_channel: Option<String>,
 }
 
@@ -229,15 +235,15 @@ pub struct Checkpoint {
 pub struct CheckpointTable {
     /// The table, optionally with its schema. Default: `checkpoints`.
     #[serde(default = "default_checkpoint_table")]
-    #[schemars(length(max = 127), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$"))]
+    #[schemars(length(max = 260), regex(pattern = TABLE))]
     pub table: String,
     /// The column that tells projections apart. Default: `projection`.
     #[serde(default = "default_name_column")]
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub name_column: String,
     /// The column with the last processed position. Default: `position`.
     #[serde(default = "default_position_column")]
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub position_column: String,
     /// This projection's value in the name column. Default: the Projection's name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -296,6 +302,6 @@ pub struct PostgresReadStore {
     pub connection: Connection,
     /// The schema of the read model. Default: the user's own search path.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub schema: Option<String>,
 }

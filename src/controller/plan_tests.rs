@@ -191,9 +191,23 @@ fn every_container_gets_the_environment_and_secrets_only_by_reference() {
         assert_eq!(variable(container, "READ_STORE_SCHEMA").unwrap()["value"], "sales");
         assert_eq!(
             *variable(container, "EVENT_SOURCE_URL").unwrap(),
-            json!({"name": "EVENT_SOURCE_URL", "valueFrom": {"secretKeyRef": {"name": "events-db", "key": "url"}}})
+            json!({"name": "EVENT_SOURCE_URL", "valueFrom": {"secretKeyRef": {"name": "events-db", "key": "url", "optional": true}}}),
+            "where no key is named each is passed on that the operator looks for"
         );
-        assert_eq!(variable(container, "READ_STORE_URL").unwrap()["valueFrom"]["secretKeyRef"]["key"], "dsn");
+        assert_eq!(
+            variable(container, "EVENT_SOURCE_PASSWORD").unwrap()["valueFrom"]["secretKeyRef"],
+            json!({"name": "events-db", "key": "password", "optional": true})
+        );
+        assert_eq!(
+            variable(container, "EVENT_SOURCE_JDBC_URI").unwrap()["valueFrom"]["secretKeyRef"]["key"],
+            "jdbc-uri"
+        );
+        assert_eq!(
+            variable(container, "READ_STORE_URL").unwrap()["valueFrom"]["secretKeyRef"],
+            json!({"name": "read-db", "key": "dsn"}),
+            "a key that is named must be there"
+        );
+        assert!(variable(container, "READ_STORE_PASSWORD").is_none(), "the named key is all that is read");
         assert_eq!(
             variable(container, "PROJECTION_WORKER").unwrap()["valueFrom"]["fieldRef"]["fieldPath"],
             "metadata.name"

@@ -1,15 +1,15 @@
 //! Names from a spec, made safe for SQL.
 
+use crate::api::table_parts;
+
 /// The identifier in double quotes: taken literally, whatever it holds.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A table, or a table with its schema (`store.events`), each part quoted.
-///
-/// The schema of the resource allows one dot at most, and only between two names.
+/// A table, or a table with its schema (`store.events`, `"event.store".events`), each part quoted: see [`table_parts`].
 pub fn quote_table(table: &str) -> String {
-    table.split('.').map(quote_identifier).collect::<Vec<_>>().join(".")
+    table_parts(table).iter().map(|part| quote_identifier(part)).collect::<Vec<_>>().join(".")
 }
 
 /// The SQL expression for the shard of a stream, from 0 to `shards - 1`.
@@ -32,6 +32,7 @@ mod tests {
         assert_eq!(quote_identifier("a\"; drop table x; --"), "\"a\"\"; drop table x; --\"");
         assert_eq!(quote_table("store.events"), "\"store\".\"events\"");
         assert_eq!(quote_table("events"), "\"events\"");
+        assert_eq!(quote_table("\"event.store\".événements"), "\"event.store\".\"événements\"");
     }
 
     #[test]

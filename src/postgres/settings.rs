@@ -264,7 +264,9 @@ fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), ConnectErro
         }
         ("requiressl", "0" | "1" | "") => {}
         ("sslaccept" | "sslfactory", _) => {
-            return refused("says something about TLS that only one driver knows: write sslmode=require or verify-full");
+            return refused(
+                "says something about TLS that only one driver knows: write sslmode=require or verify-full",
+            );
         }
         (
             "krbsrvname" | "gsslib" | "gssdelegation" | "require_auth" | "require_peer" | "requirepeer" | "replication"

@@ -7,6 +7,7 @@ use tokio_postgres::{Client, Error, Row};
 
 use super::{config::ProjectorConfig, error::ProjectorError};
 use crate::{
+    api::table_part,
     names::CHECKPOINT_TABLE,
     postgres::{quote_identifier, quote_table},
 };
@@ -43,7 +44,7 @@ pub(super) struct Tables {
 impl Tables {
     pub(super) fn of(config: &ProjectorConfig) -> Self {
         let named = |table: &str| match &config.schema {
-            Some(schema) => format!("{schema}.{table}"),
+            Some(schema) => format!("{}.{table}", table_part(schema)),
             None => table.to_owned(),
         };
         Self {

@@ -109,6 +109,9 @@ pub fn need(projection: &Projection) -> Result<Need, Unknown> {
     let checkpoint = spec
         .checkpoint_location(&key.namespace, &key.name)
         .ok_or_else(|| invalid("spec.checkpoint is missing: where does the projector commit how far it has come?"))?;
+    if let Some(message) = spec.overlong_name() {
+        return Err(invalid(&message));
+    }
     let secret = |name: &str, secret_key: Option<&str>| SecretName {
         namespace: Arc::clone(&key.namespace),
         name: name.to_owned(),
