@@ -143,7 +143,7 @@ pub struct Sample {
     pub ahead_of_clock: Duration,
     /// The transaction that holds the safe head back, while the safe head is below the raw head.
     pub blocked_by: Option<BlockingWriter>,
-    /// True where the source is to tell of new events and cannot, since a pooler stands between: they are found at the next poll.
+    /// True where the source is to tell of new events, or the built-in projector to read them, and cannot, since a pooler stands between.
     pub unheard: bool,
     /// Events that are not handled although everything else goes on.
     pub faults: EventFaults,

@@ -185,7 +185,18 @@ fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), ConnectErro
     let refused = |why: &str| Err(invalid(format!("{name}: {why}")));
     match (name, value) {
         // Read elsewhere.
-        ("host" | "hostaddr" | "port" | "user" | "password" | "dbname" | "sslmode" | "target_session_attrs", _) => {}
+        (
+            "host"
+            | "hostaddr"
+            | "port"
+            | "user"
+            | "password"
+            | "dbname"
+            | "sslmode"
+            | "target_session_attrs"
+            | "targetServerType",
+            _,
+        ) => {}
         // Ours is shown to the server, and attempts end by a deadline of our own.
         ("application_name" | "connect_timeout", _) => {}
         (name, _) if OF_DRIVERS.contains(&name) => {}

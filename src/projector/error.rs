@@ -6,7 +6,9 @@ use tokio::time::timeout;
 use tokio_postgres::{Error, error::SqlState};
 
 use super::{config::ConfigError, sql::SqlError};
-use crate::postgres::{ConnectError, LogError, classify, is_stale_plan, named, repeatable};
+use crate::postgres::{
+    ConnectError, ConnectionSettings, LogError, Session, classify, is_stale_plan, named, repeatable,
+};
 
 /// Why a worker does not work. Holds no secret, and nothing of what an event or a row holds but position and type.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +79,16 @@ pub enum ProjectorError {
         /// Why.
         source: ConnectError,
     },
+    /// A pooler stands between the worker and the server.
+    #[error(
+        "{what}: {database} is reached through a connection pooler, which may hand each transaction to another server process and that to other clients afterwards. The built-in projector needs connections of its own (prepared statements, settings, notifications, leases): name the server itself in the Secret, not the pooler"
+    )]
+    Pooled {
+        /// Which database.
+        what: &'static str,
+        /// Where it is.
+        database: String,
+    },
     /// The event source cannot be followed.
     #[error("event source: {0}")]
     Log(#[from] LogError),
@@ -125,6 +137,15 @@ impl ProjectorError {
                 | Self::Health { .. }
                 | Self::DrainTimedOut { .. }
         )
+    }
+
+    /// Refuses a connection that others share, before anything is left behind on it.
+    pub(super) fn unless_pooled(
+        what: &'static str,
+        settings: &ConnectionSettings,
+        session: Session,
+    ) -> Result<Session, Self> {
+        if session.ours_alone { Ok(session) } else { Err(Self::Pooled { what, database: settings.to_string() }) }
     }
 
     /// For `map_err` behind a statement.

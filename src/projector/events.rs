@@ -138,6 +138,7 @@ impl Reader {
         let session = connect(settings, application, CONNECT_DEADLINE)
             .await
             .map_err(|source| ProjectorError::Connection { what: "event source", source })?;
+        let session = ProjectorError::unless_pooled("event source", settings, session)?;
         within("event source: preparing", DEADLINE, async {
             let table = &config.event_table;
             let failed = ProjectorError::doing("event source: preparing to read");

@@ -64,6 +64,7 @@ impl Membership {
         let session = connect(settings, application, CONNECT_DEADLINE)
             .await
             .map_err(|source| ProjectorError::Connection { what: "read store", source })?;
+        let session = ProjectorError::unless_pooled("read store", settings, session)?;
         let Tables { workers, checkpoints, projection, .. } = tables;
         let joined = asked("read store: joining the workers", async {
             let client = &session.client;

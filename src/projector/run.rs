@@ -139,6 +139,7 @@ impl Life {
         let store = connect(&self.store, &self.application, CONNECT_DEADLINE)
             .await
             .map_err(|source| ProjectorError::Connection { what: "read store", source })?;
+        let store = ProjectorError::unless_pooled("read store", &self.store, store)?;
         self.prepare(&store).await?;
         let handlers = self.mapping.prepare(&store.client).await?;
         let types = self.mapping.event_types();

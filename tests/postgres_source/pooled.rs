@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use projectionist::lag::Position;
+use projectionist::{api::Reason, lag::Position};
 use serde_json::json;
 use test_cluster::{Pooler, Pooling};
 use tokio_postgres::{Client, NoTls};
@@ -96,4 +96,80 @@ async fn a_direct_connection_hears_of_new_events() {
     assert!(!sampler.wait_pending("a", 0).await.sample.unheard);
     client.batch_execute("insert into events default values; notify \"événements à lire\"").await.unwrap();
     sampler.wait_pending("a", 1).await;
+}
+
+/// What was refused on a kept connection and has been put right since is seen without a restart.
+#[tokio::test]
+async fn what_is_mended_on_the_server_is_seen_over_the_same_connection() {
+    let (_, client) = database(server(), "mended").await;
+    server().create_role("learner", "hunter2").await.unwrap();
+    client
+        .batch_execute(
+            "create table cached (like events including all);
+             create sequence cached_seq cache 20 owned by cached.position;
+             alter table cached alter position drop identity, alter position set default nextval('cached_seq');
+             create table bare (position bigint primary key);
+             grant select on events, checkpoints, cached, bare to learner; revoke select on events from learner",
+        )
+        .await
+        .unwrap();
+    for name in ["granted", "cached", "column"] {
+        commit(&client, name, 0).await;
+    }
+    let mut sampler = Running::start(&[("db", &server().url_as("learner", "hunter2", "mended"))]);
+    let table = |name: &'static str| {
+        move |spec: &mut serde_json::Value| {
+            spec["source"]["postgres"]["eventTable"] = json!({"table": name});
+        }
+    };
+    sampler.declare("granted", table("events"));
+    sampler.declare("cached", table("cached"));
+    sampler.declare("column", table("bare"));
+    sampler.wait_unknown("granted", Reason::PermissionDenied).await;
+    sampler.wait_unknown("cached", Reason::PositionUnsuitable).await;
+    sampler.wait_unknown("column", Reason::ColumnNotFound).await;
+    let connection = "select min(pid), count(*) from pg_stat_activity
+        where application_name = 'projectionist-sampler' and datname = 'mended' and usename = 'learner'";
+    let before = client.query_one(connection, &[]).await.unwrap();
+    client
+        .batch_execute(
+            "grant select on events to learner; alter sequence cached_seq cache 1;
+             alter table bare add column recorded_at timestamptz default now()",
+        )
+        .await
+        .unwrap();
+    for name in ["granted", "cached", "column"] {
+        sampler.wait_pending(name, 0).await;
+    }
+    let after = client.query_one(connection, &[]).await.unwrap();
+    assert_eq!(before.get::<_, i32>(0), after.get::<_, i32>(0), "the connection was kept");
+}
+
+#[tokio::test]
+async fn every_name_that_the_database_takes_is_taken() {
+    let (url, client) = database(server(), "named").await;
+    client
+        .batch_execute(
+            r#"create schema "event-store";
+             create table "event-store"."my.événements" ("Position nº" bigint generated always as identity primary key,
+                 "recorded-at" timestamptz default clock_timestamp(), "say ""hi""" text);
+             create table "check points" ("my-app" text primary key, "so-far" bigint);
+             insert into "check points" values ('a', 1);
+             insert into "event-store"."my.événements" ("say ""hi""") values ('x'), ('y'), ('z')"#,
+        )
+        .await
+        .unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", |spec| {
+        spec["source"]["postgres"]["eventTable"] =
+            json!({"table": "event-store.\"my.événements\"", "position": "Position nº", "recordedAt": "recorded-at"});
+        spec["checkpoint"]["readStore"] =
+            json!({"table": "check points", "nameColumn": "my-app", "positionColumn": "so-far"});
+    });
+    sampler.wait_pending("a", 2).await;
+    sampler.declare("long", |spec| {
+        spec["source"]["postgres"]["eventTable"] = json!({"table": "é".repeat(40)});
+    });
+    let long = sampler.wait_unknown("long", Reason::InvalidSpec).await;
+    assert!(long.message.contains("eventTable.table: a name has at most 63 bytes"), "{}", long.message);
 }

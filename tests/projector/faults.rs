@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::json;
-use test_cluster::{Postgres, always_is, eventually_is};
+use test_cluster::{Pooler, Pooling, Postgres, always_is, eventually_is};
 
 use crate::workshop::{APPLY, PATIENCE, Workshop, server};
 
@@ -150,4 +150,29 @@ async fn without_notifications_events_are_found_by_looking() {
     shop.events.append_events(1).await.unwrap();
     shop.applied(1).await;
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_is_recognised_and_the_worker_refuses_before_it_leaves_anything_there() {
+    let mut shop = Workshop::open("behind_a_pooler", APPLY).await;
+    let pooler = Pooler::before(server(), Pooling::Transaction, 2).unwrap();
+    let direct = std::mem::replace(&mut shop.source_url, pooler.url("behind_a_pooler_events"));
+    let worker = shop.start("a");
+    let said = worker.says("connection pooler").await;
+    assert!(said.contains("event source: ") && said.contains("name the server itself"), "{said}");
+    drop(worker);
+    (shop.source_url, shop.store_url) = (direct, pooler.url("behind_a_pooler_reads"));
+    let worker = shop.start("b");
+    let said = worker.says("connection pooler").await;
+    assert!(said.contains("read store: "), "{said}");
+    let (client, connection) = tokio_postgres::connect(&shop.store_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..20 {
+        let kept = "do $$ begin
+            if exists (select from pg_settings where source = 'session' and name in ('search_path', 'statement_timeout', 'lock_timeout',
+                'idle_in_transaction_session_timeout', 'default_transaction_read_only', 'enable_seqscan', 'tcp_keepalives_idle'))
+            or exists (select from pg_prepared_statements) or exists (select from pg_listening_channels()) then raise 'left behind'; end if;
+            end $$";
+        client.batch_execute(kept).await.unwrap();
+    }
 }

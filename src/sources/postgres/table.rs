@@ -165,7 +165,9 @@ impl Table {
                 held_back: counted.as_ref().map_or(0, |counted| counted.held_back),
                 beyond_all_rows: counted.as_ref().and_then(|counted| counted.beyond_all_rows),
                 blocked_by: blocked_by.clone(),
-                unheard: pooled && wanted.ask.question.notify_channel.is_some(),
+                unheard: pooled
+                    && (wanted.ask.question.notify_channel.is_some()
+                        || wanted.ask.question.checkpoint.shards.is_some()),
                 faults: EventFaults {
                     failed: wanted.checkpoint.failed.clone(),
                     passed_over: self.audit.passed_over(&wanted.ask.key),
