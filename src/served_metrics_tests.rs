@@ -31,6 +31,8 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
     let assessment = Assessment {
         pending: Pending { events: pending, exact: true },
         at_least: None,
+        cadence: None,
+        cadence_breaks_target: false,
         staleness: sample.staleness,
         rates: Rates { arrival: None, per_worker: None },
         drain: None,

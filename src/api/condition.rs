@@ -135,6 +135,8 @@ reasons! {
     SourceIsReplica,
     /// The answer made no sense.
     InvalidAnswer,
+    /// Workers commit less often than the lag target allows.
+    CadenceBreaksTarget,
     /// Only an upper bound of the lag is known, and that is above the target.
     OnlyUpperBound,
     /// Any other failure of the source or read store.

@@ -25,7 +25,9 @@ pub use spec::{
     CaSecretRef, Checkpoint, CheckpointTable, ClientCertificateRef, Connection, EventTable, PostgresReadStore,
     PostgresSource, Projection, ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
 };
-pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};
+pub use status::{
+    BoundBy, CadenceStatus, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus,
+};
 pub use worker_pod::WorkerPod;
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ pub struct ProjectionStatus {
     /// The rates that the number of workers is computed from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rates: Option<RatesStatus>,
+    /// In which steps the checkpoint moves; absent where it moves all the time, or where that is not known yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cadence: Option<CadenceStatus>,
     /// Ready, SourceReachable, LagKnown, WithinTarget, Progressing, HeldBack, Available.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -89,6 +92,17 @@ pub struct PendingStatus {
     pub held_back: i64,
     /// False when the value is an upper bound.
     pub exact: bool,
+}
+
+/// In which steps workers move the checkpoint: what lies between two of them is taken for handled, and no queue.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CadenceStatus {
+    /// Seconds from one commit of a worker to its next, at the present load.
+    pub seconds: f64,
+    /// Events in each commit, where workers commit after a number of events and not after a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<i64>,
 }
 
 /// How many workers there should be and are.

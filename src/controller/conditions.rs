@@ -13,8 +13,8 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    api::{ConditionStatus, ConditionType, ProjectionStatus, Reason},
-    lag::{BlockingWriter, FailedEvent, PassedOver, RetentionRisk, Rewound, SessionInfo},
+    api::{ConditionStatus, ConditionType, HumanDuration, ProjectionStatus, Reason},
+    lag::{BlockingWriter, Cadence, FailedEvent, PassedOver, RetentionRisk, Rewound, SessionInfo},
     names,
     registration::Unserved,
     snapshot::Unknown,
@@ -68,6 +68,11 @@ fn within(known: &Known<'_>) -> Verdict {
         Err(why) => return unknown(why),
         Ok(measured) => measured,
     };
+    if let Some(cadence) = measured.assessment.cadence.filter(|_| measured.assessment.cadence_breaks_target)
+        && let Some(within) = within_target(measured, known.target).filter(|_| !measured.sample.all_held_back())
+    {
+        return cadence_breaks_target(cadence, within, known.target);
+    }
     match within_target(measured, known.target) {
         Some(true) => holds("no event waits longer than spec.lag.target"),
         Some(false) if measured.sample.all_held_back() => fails(
@@ -86,6 +91,20 @@ fn within(known: &Known<'_>) -> Verdict {
             message: "the age of the oldest waiting event is not known".to_owned(),
         },
     }
+}
+
+/// Workers that commit less often than the target allows let the checkpoint fall behind it again and again, however fast they are.
+fn cadence_breaks_target(cadence: Cadence, within: bool, target: Duration) -> Verdict {
+    let every = HumanDuration(Duration::from_secs((cadence.every + Duration::from_millis(500)).as_secs().max(1)));
+    let commits = match cadence.events {
+        Some(events) => format!("after {events:.0} events each, at the present load every {every}"),
+        None => format!("every {every}"),
+    };
+    let message = format!(
+        "workers commit {commits}, and spec.lag.target is {}: no number of workers keeps the checkpoint within it. Commit more often, or raise the target",
+        HumanDuration(target)
+    );
+    if within { remarkable(Reason::CadenceBreaksTarget, message) } else { fails(Reason::CadenceBreaksTarget, message) }
 }
 
 /// Whether an open transaction keeps committed events from being read, and which.

@@ -10,8 +10,8 @@ use super::{
     live::WorkerCounts,
 };
 use crate::{
-    api::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus},
-    lag::Limit,
+    api::{BoundBy, CadenceStatus, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus},
+    lag::{Cadence, Limit},
 };
 
 /// The status to report.
@@ -44,8 +44,20 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
             .map(|age| (age.as_secs_f64() * 10.0).round() / 10.0),
         workers: Some(workers(known)),
         rates: (rates != RatesStatus::default()).then_some(rates),
+        // What was learnt outlives an outage and a restart.
+        cadence: match assessment {
+            Some(assessment) => assessment.cadence.map(cadence),
+            None => previous.cadence,
+        },
         conditions: conditions(known, previous, now),
     }
+}
+
+fn cadence(cadence: Cadence) -> CadenceStatus {
+    // No count of events comes near to what does not fit.
+    #[allow(clippy::cast_possible_truncation)]
+    let events = cadence.events.map(|events| significant(events, 3) as i64);
+    CadenceStatus { seconds: significant(cadence.every.as_secs_f64(), 2), events }
 }
 
 /// What is reported of the workers, and no more.

@@ -14,10 +14,10 @@ use super::{
     urgency::{Urgency, has_only_begun, numbers_every, urgency, waits_for_first_sample},
 };
 use crate::{
-    api::{BoundBy, Phase, ProjectionStatus, Reason},
+    api::{BoundBy, CadenceStatus, Phase, ProjectionStatus, Reason},
     lag::{
-        Assessment, AtLeast, BlockingWriter, CheckpointState, FailedEvent, Head, Jump, Limit, PassedOver, Pending,
-        Position, Rates, Required, RetentionRisk, Rewound, Sample, SessionInfo, Stage,
+        Assessment, AtLeast, BlockingWriter, Cadence, CheckpointState, FailedEvent, Head, Jump, Limit, PassedOver,
+        Pending, Position, Rates, Required, RetentionRisk, Rewound, Sample, SessionInfo, Stage,
     },
     names,
     registration::Unserved,
@@ -47,6 +47,8 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
         assessment: Assessment {
             pending,
             at_least: None,
+            cadence: None,
+            cadence_breaks_target: false,
             staleness,
             rates: Rates { arrival: Some(98.76), per_worker: Some(49.94) },
             drain: None,
@@ -235,6 +237,26 @@ fn an_upper_bound_breaks_no_target_by_itself() {
         is(&told, "WithinTarget", status_is, reason);
         assert_eq!((told.phase, told.staleness_seconds), (Some(phase), Some(60.0)), "{age:?}");
     }
+}
+
+#[test]
+fn a_cadence_is_told_outlives_an_outage_and_is_blamed_where_it_breaks_the_target() {
+    let mut stepping = measured(9, 60.0, false);
+    stepping.assessment.cadence = Some(Cadence { every: Duration::from_millis(5_040), events: None });
+    let told = status(&known(Ok(&stepping)));
+    assert_eq!(told.cadence, Some(CadenceStatus { seconds: 5.0, events: None }));
+    is(&told, "WithinTarget", "False", Reason::BehindTarget);
+    let outage = known(Err(unknown(Reason::TimedOut)));
+    assert_eq!(next_status(&outage, &told, at(200)).cadence, told.cadence);
+    stepping.assessment.cadence = Some(Cadence { every: Duration::from_secs(100), events: Some(1_000.2) });
+    stepping.assessment.cadence_breaks_target = true;
+    let told = status(&known(Ok(&stepping)));
+    assert_eq!(told.cadence, Some(CadenceStatus { seconds: 100.0, events: Some(1_000) }));
+    is(&told, "WithinTarget", "False", Reason::CadenceBreaksTarget);
+    let message = &told.conditions.iter().find(|condition| condition.type_ == "WithinTarget").unwrap().message;
+    assert!(message.contains("after 1000 events each") && message.contains("Commit more often"), "{message}");
+    stepping.assessment.staleness = Some(Duration::ZERO);
+    is(&status(&known(Ok(&stepping))), "WithinTarget", "True", Reason::CadenceBreaksTarget);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Jump, Pending, Prediction, Required, RetentionRisk, Rewound, Stage};
+use super::{Cadence, Jump, Pending, Prediction, Required, RetentionRisk, Rewound, Stage};
 
 /// Events per second, as far as known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -54,6 +54,10 @@ pub struct Assessment {
     pub retention_risk: Option<RetentionRisk>,
     /// Far more came at once than ever.
     pub jump: Option<Jump>,
+    /// In which steps the checkpoint moves; absent where it moves all the time, or where no step has been seen.
+    pub cadence: Option<Cadence>,
+    /// A step takes longer than the target, so that no number of workers can keep the checkpoint within it.
+    pub cadence_breaks_target: bool,
     /// What was expected of the last seconds, and what came.
     pub prediction: Option<Prediction>,
 }

@@ -136,3 +136,23 @@ fn what_is_held_back_waits_for_its_writer_and_not_for_a_worker() {
     let freed = model.observe(&held(401, 500, 0), workers, bounds(15)).unwrap();
     assert!(freed.required.workers > 1, "now they can be read, and are late: {}", freed.required.reason);
 }
+
+#[test]
+fn a_burst_is_met_by_what_is_known_of_it() {
+    for (commits, given) in [
+        (Commits::Every(0.5), None),
+        (Commits::Every(5.0), None),
+        (Commits::Every(0.5), Some(50.0)),
+        (Commits::Every(5.0), Some(50.0)),
+    ] {
+        let mut world = Foreign::new(commits, Rows::Lowest, 15, 1);
+        world.bounds.given_rate = given;
+        let last = world.run(170.0, 10.0);
+        assert_eq!(last.required.workers, 1, "{commits:?} {given:?}: {:?}", world.answers);
+        assert!(world.worker_seconds <= 171.0, "{commits:?} {given:?}: {:?}", world.answers);
+        world.run(360.0, 400.0);
+        assert_eq!(world.late, 0, "{commits:?} {given:?}: {:?}", world.answers);
+        let last = world.run(300.0, 10.0);
+        assert_eq!(last.required.workers, 1, "{commits:?} {given:?}: {:?}", world.answers);
+    }
+}

@@ -6,15 +6,21 @@ use super::as_float;
 
 /// One observation needs at least this long, and at least two commits: between two looks a worker that commits in batches seems now idle, now twice
 /// as fast.
-const SHORTEST_WINDOW: Duration = Duration::from_millis(1_500);
+pub(super) const SHORTEST_WINDOW: Duration = Duration::from_millis(1_500);
 /// What idle workers did is a floor only over a longer time.
 const FLOOR_WINDOW: Duration = Duration::from_secs(4);
 /// A window that takes longer than this may never be complete.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Workers that commit in steps are watched for one step, so that each of them has committed once; this share of it is enough, since looks come late.
+const WHOLE_STEP: f64 = 0.85;
+/// But for no longer than this.
+const LONGEST_STEP: Duration = Duration::from_secs(40);
 /// The rate is the median of so many windows: one odd window does not move it.
 const WINDOWS: usize = 5;
 /// Two windows in a row that agree with each other and differ so much from the rate are a change, not chance: an event costs something else now.
 const CHANGED: f64 = 1.25;
+/// A fall below this share of what was known is doubted.
+const HALF: f64 = 0.5;
 /// Workers that were just started are slow for other reasons: empty caches, shards that change hands.
 pub(super) const WARM_UP: Duration = Duration::from_secs(5);
 
@@ -30,6 +36,8 @@ pub(super) struct Interval {
     pub(super) starting: bool,
     /// There was always more to do than the workers could.
     pub(super) saturated: bool,
+    /// From one step of a worker's checkpoint to its next.
+    pub(super) step: Duration,
     /// How long so many workers have been ready.
     pub(super) settled_for: Duration,
 }
@@ -51,6 +59,18 @@ pub(super) struct Capacity {
     remembered: Option<f64>,
     open: Option<Window>,
     idle: Option<Window>,
+    /// The rate fell by more than half. That is believed for as long as there is a queue, or once it was seen again after there was none.
+    fell: Fell,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Fell {
+    #[default]
+    No,
+    /// And the queue is still there.
+    Queued,
+    /// And there has been no queue since.
+    Over,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +82,8 @@ struct Window {
     /// Up to and with the first commit.
     until_first: Duration,
     with_first: u64,
+    /// From one step of a worker's checkpoint to its next.
+    step: Duration,
     /// At some look nothing had been committed since the last one.
     gaps: bool,
 }
@@ -69,7 +91,16 @@ struct Window {
 impl Window {
     fn of(workers: u32) -> Self {
         let none = Duration::ZERO;
-        Self { workers, length: none, handled: 0, commits: 0, until_first: none, with_first: 0, gaps: false }
+        Self {
+            workers,
+            length: none,
+            handled: 0,
+            commits: 0,
+            until_first: none,
+            with_first: 0,
+            step: none,
+            gaps: false,
+        }
     }
 
     fn add(&mut self, length: Duration, handled: u64) {
@@ -107,9 +138,37 @@ impl Capacity {
         median(&self.windows).or(self.remembered)
     }
 
+    /// The same, as far as it was learnt in this run.
+    pub(super) fn learnt(&self) -> Option<f64> {
+        median(&self.windows)
+    }
+
+    /// It was learnt from workers that were the bottleneck. What an earlier run remembered is not, nor what fell by more than half and is no longer
+    /// seen.
+    pub(super) fn is_confirmed(&self) -> bool {
+        !self.windows.is_empty() && self.fell != Fell::Over
+    }
+
+    /// Workers that were not the bottleneck did so much each: what is only remembered and is less was wrong.
+    pub(super) fn at_least(&mut self, rate: f64) {
+        if self.windows.is_empty() && self.remembered.is_some_and(|remembered| rate > remembered * CHANGED) {
+            self.remembered = None;
+        }
+    }
+
+    /// Takes in what workers that commit in steps did, each from one step to the next, while they were the bottleneck.
+    pub(super) fn from_steps(&mut self, throughput: f64, workers: u32, settled_for: Duration) -> Option<Busy> {
+        let rate = throughput / f64::from(workers.max(1));
+        if !(rate.is_finite() && rate > 0.0) {
+            return None;
+        }
+        self.learn(rate);
+        Some(Busy { workers, throughput, settled_for })
+    }
+
     /// The first window is open and should soon be complete.
     pub(super) fn is_learning(&self) -> bool {
-        self.open.is_some_and(|open| open.length < PATIENCE)
+        self.open.is_some_and(|open| open.length < PATIENCE + open.step * 2)
     }
 
     /// Forgets what is not finished: the next interval does not follow on the last.
@@ -137,8 +196,11 @@ impl Capacity {
     fn busy(&mut self, interval: Interval, handled: u64, workers: u32) -> Option<Busy> {
         let mut window = self.open.take().filter(|open| open.workers == workers).unwrap_or(Window::of(workers));
         window.add(interval.length, handled);
+        window.step = interval.step.min(LONGEST_STEP);
+        // From its first commit on each worker must have committed once more.
+        let whole = !window.gaps || window.length - window.until_first >= window.step.mul_f64(WHOLE_STEP);
         // Closed at a commit only. A time in which nothing was handled says that the workers are stuck, not that they are slow.
-        if window.length < SHORTEST_WINDOW || window.commits < 2 || handled == 0 {
+        if window.length < SHORTEST_WINDOW || window.commits < 2 || handled == 0 || !whole {
             self.open = Some(window);
             return None;
         }
@@ -152,6 +214,17 @@ impl Capacity {
     }
 
     fn learn(&mut self, rate: f64) {
+        let before = self.learnt();
+        self.take_in(rate);
+        let (Some(before), Some(now)) = (before, self.learnt()) else { return };
+        self.fell = match self.fell {
+            Fell::Over if rate < before * CHANGED && rate * CHANGED > before => Fell::No,
+            _ if now < before * HALF => Fell::Queued,
+            fell => fell,
+        };
+    }
+
+    fn take_in(&mut self, rate: f64) {
         let Some(known) = self.per_worker() else {
             self.windows.push_back(rate);
             return;
@@ -167,8 +240,11 @@ impl Capacity {
         self.windows.push_back(rate);
     }
 
-    /// Idle workers still show what they can do at least: what they did.
+    /// Idle workers still show what they can do at least: what they did. It is a floor and never the rate.
     fn idle(&mut self, interval: Interval, handled: u64, workers: u32) {
+        if self.fell == Fell::Queued {
+            self.fell = Fell::Over;
+        }
         // Those that start may work already.
         if interval.starting || interval.settled_for < Duration::from_secs(2) {
             self.idle = None;
@@ -181,7 +257,11 @@ impl Capacity {
             return;
         }
         let at_least = window.throughput() / f64::from(workers);
-        if !window.gaps && self.per_worker().is_some_and(|known| at_least > known * 1.05) {
+        if window.gaps {
+            return;
+        }
+        self.at_least(at_least);
+        if median(&self.windows).is_some_and(|known| at_least > known * 1.05) {
             self.windows = VecDeque::from([at_least]);
         }
     }
@@ -205,6 +285,7 @@ mod tests {
             steady_workers: Some(workers),
             starting: false,
             saturated: true,
+            step: Duration::ZERO,
             settled_for: Duration::from_secs(60),
         }
     }
@@ -256,12 +337,16 @@ mod tests {
 
     #[test]
     fn workers_that_are_not_busy_teach_nothing_but_a_floor() {
-        let mut capacity = Capacity::remembering(Some(50.0));
+        let mut capacity = Capacity::default();
+        after(&mut capacity, &[second(200, 4); 2]);
         let idle = |handled| Interval { saturated: false, ..second(handled, 4) };
         assert_eq!(after(&mut capacity, &[idle(10); 20]), Some(50.0));
         assert_eq!(after(&mut capacity, &[idle(400); 4]), Some(100.0));
         let starting = Interval { starting: true, ..idle(4_000) };
         assert_eq!(after(&mut capacity, &[starting; 20]), Some(100.0), "those that start may have done it");
+        let mut capacity = Capacity::remembering(Some(50.0));
+        assert_eq!(after(&mut capacity, &[idle(10); 20]), Some(50.0));
+        assert_eq!(after(&mut capacity, &[idle(400); 4]), None, "what was remembered is wrong, and a floor is no rate");
     }
 
     #[test]

@@ -264,12 +264,6 @@ impl Foreign {
         let workers = Workers { ready, rolling: self.ready() < self.workers.len() };
         self.model.observe(&self.sample(), workers, self.bounds).unwrap()
     }
-
-    /// Changes of the answer's direction.
-    pub(super) fn reversals(&self) -> usize {
-        let rises: Vec<bool> = self.answers.windows(2).map(|pair| pair[1].1 > pair[0].1).collect();
-        rises.windows(2).filter(|pair| pair[0] != pair[1]).count()
-    }
 }
 
 fn commit(shard: &mut Shard) {

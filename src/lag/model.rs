@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Assessment, AtLeast, Bounds, Pending, Position, Rates, Sample, Workers,
+    Assessment, AtLeast, Bounds, Cadence, Pending, Position, Rates, Sample, Workers,
     arrivals::Arrivals,
     as_float,
     capacity::{Busy, Capacity, Interval, WARM_UP},
@@ -14,9 +14,13 @@ use super::{
     planning::Seen,
     prediction::Predictions,
     progress::Progress,
+    queue::{Able, Queue, rounded},
     read_store::ReadStoreWatch,
+    required::shards,
+    shards::worth,
     start_up::StartUp,
     steadiness::Steadiness,
+    trial::Trial,
     waiting::Waiting,
 };
 
@@ -26,6 +30,14 @@ pub struct Model {
     pub(super) arrivals: Arrivals,
     pub(super) pattern: Pattern,
     pub(super) capacity: Capacity,
+    pub(super) queue: Queue,
+    pub(super) trial: Trial,
+    /// Since when what waits has been a queue.
+    pub(super) queue_since: Option<Duration>,
+    /// Workers were added although no step of the checkpoint had been seen.
+    pub(super) unproven: bool,
+    /// Since when so many workers have been the bottleneck, and when the rate was learnt from their steps last.
+    pub(super) bottleneck: Option<(Duration, u32, Option<Duration>)>,
     pub(super) read_store: ReadStoreWatch,
     pub(super) start_up: StartUp,
     pub(super) progress: Progress,
@@ -45,12 +57,15 @@ pub(super) struct Last {
     at: Duration,
     arrived: u64,
     pending: Pending,
-    waiting: Waiting,
+    uncommitted: Waiting,
+    held_back: u64,
     workers: Workers,
 }
 
 /// Below this age of the oldest event the workers are not known to be busy: it is in somebody's hands.
 pub(super) const QUEUED: Duration = Duration::from_secs(1);
+/// Where the checkpoint moves all the time, what is left is a queue sooner: at this share of what comes within that age.
+const NO_STEPS: f64 = 0.75;
 /// Workers that a pattern asks for are there so long before the events.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -62,6 +77,11 @@ impl Model {
             arrivals: Arrivals::default(),
             pattern: Pattern::default(),
             capacity: Capacity::remembering(per_worker),
+            queue: Queue::default(),
+            trial: Trial::default(),
+            queue_since: None,
+            unproven: false,
+            bottleneck: None,
             read_store: ReadStoreWatch::default(),
             start_up: StartUp::default(),
             progress: Progress::remembering(stuck_at),
@@ -73,6 +93,12 @@ impl Model {
             last: None,
             ready: None,
         }
+    }
+
+    /// With the cadence that an earlier run learnt.
+    #[must_use]
+    pub fn with_cadence(self, cadence: Option<Cadence>) -> Self {
+        Self { queue: Queue::remembering(cadence), ..self }
     }
 
     /// Takes in the answer of another model of the same projection, whose word counts: so many workers.
@@ -103,11 +129,12 @@ impl Model {
             Some(_) => Some(self.arrivals.known_for(pending.events).max(sample.staleness.unwrap_or_default())),
             None => sample.staleness,
         };
-        let waiting = Waiting::of(sample, pending, staleness, &self.arrivals);
-        let busy = self.learn(last, sample, pending, &waiting, workers, settled_for);
+        let uncommitted = Waiting::of(sample, pending, staleness, &self.arrivals);
+        let waiting = self.queue(last, sample, uncommitted, workers, &bounds);
+        let busy = self.learn(last, sample, pending, uncommitted, workers, settled_for);
         let saturated = self.read_store.observe(at, busy);
         self.start_up.observe(at, workers.ready);
-        let frozen_for = self.progress.observe(sample, waiting.for_a_worker(), bounds.stuck_after);
+        let frozen_for = self.progress.observe(sample, uncommitted.for_a_worker(), bounds.stuck_after);
         let idle_for = self.idle.observe(at, pending.events, sample.arrived);
         let rates = Rates { arrival: self.arrivals.rate(), per_worker: self.per_worker(&bounds) };
         let jump = last.and_then(|last| faults::jump(sample.arrived - last.arrived, at - last.at, usual));
@@ -116,7 +143,8 @@ impl Model {
             expected: self.pattern.expected(clock, self.start_up.typical() + LOOK),
             pending,
             waiting,
-            pending_by_shard: &sample.pending_by_shard,
+            by_shard: self.queue.cadence().map_or_else(|| sample.pending_by_shard.clone(), |_| self.queue.by_shard()),
+            cadence: self.queue.cadence(),
             rates,
             workers,
             settled_for,
@@ -125,9 +153,11 @@ impl Model {
             saturated,
             jump,
         };
+        self.try_fewer(&seen, &bounds);
         let (required, stage) = self.require(&seen, &bounds);
         self.start_up.asked(at, required.workers, workers.ready);
-        self.last = Some(Last { at, arrived: sample.arrived, pending, waiting, workers });
+        let held_back = sample.held_back;
+        self.last = Some(Last { at, arrived: sample.arrived, pending, uncommitted, held_back, workers });
         // An upper bound is no risk by itself.
         let (surely, surely_for) =
             if waiting.bound { (waiting.events, waiting.age) } else { (pending.events, staleness) };
@@ -148,6 +178,8 @@ impl Model {
             ahead_of_clock,
             retention_risk: faults::retention_risk(bounds.retention, surely_for, surely, drain),
             jump,
+            cadence: self.queue.cadence(),
+            cadence_breaks_target: self.queue.cadence().is_some_and(|cadence| cadence.every > bounds.target),
             prediction: self.predictions.observe(at, sample.arrived, arrival, bounds.target),
         })
     }
@@ -155,6 +187,7 @@ impl Model {
     fn unknown(&mut self, sample: &Sample, fault: Fault, bounds: &Bounds) {
         self.last = None;
         self.capacity.interrupt();
+        self.queue.interrupt();
         self.progress.observe(sample, None, bounds.stuck_after);
         if fault == Fault::NeverCommitted {
             self.idle.never_committed();
@@ -173,8 +206,38 @@ impl Model {
     }
 
     fn per_worker(&self, bounds: &Bounds) -> Option<f64> {
-        let given = bounds.given_rate.filter(|rate| rate.is_finite() && *rate > 0.0);
-        self.capacity.per_worker().or(given)
+        self.capacity.learnt().or(given(bounds)).or(self.capacity.per_worker())
+    }
+
+    /// What of the uncommitted events waits for a worker: all of it, unless the checkpoint moves in steps.
+    fn queue(
+        &mut self,
+        last: Option<Last>,
+        sample: &Sample,
+        uncommitted: Waiting,
+        workers: Workers,
+        bounds: &Bounds,
+    ) -> Waiting {
+        // What is no longer held back comes to the workers now.
+        let arrived = last.map(|last| {
+            (sample.arrived - last.arrived).saturating_add(last.held_back).saturating_sub(sample.held_back)
+        });
+        let known = self.capacity.is_confirmed() || given(bounds).is_some();
+        let capacity = self.per_worker(bounds).map(|rate| rate * worth(workers.ready, shards(bounds)));
+        // What was remembered may be far too low.
+        let capacity = capacity.map(|rate| if known { rate } else { rate.max(self.queue.shown()) });
+        let arrival = self.arrivals.rate().unwrap_or(0.0);
+        self.queue.observe(sample, uncommitted.events, arrived, Able { arrival, capacity, ready: workers.ready });
+        let Some(cadence) = self.queue.cadence() else { return uncommitted };
+        let events = rounded(self.queue.events()).min(uncommitted.events);
+        let known = self.arrivals.known_for(events);
+        // An event is committed at the latest one step after it was handled.
+        let age = match uncommitted.age {
+            _ if events == 0 => Some(Duration::ZERO),
+            Some(age) => Some(age.saturating_sub(cadence.every + self.queue.look()).max(known)),
+            None => None,
+        };
+        Waiting { events, age, bound: uncommitted.bound }
     }
 
     fn learn(
@@ -182,12 +245,12 @@ impl Model {
         last: Option<Last>,
         sample: &Sample,
         pending: Pending,
-        waiting: &Waiting,
+        uncommitted: Waiting,
         workers: Workers,
         settled_for: Duration,
     ) -> Option<Busy> {
         // From an upper bound nothing is learnt.
-        let Some(last) = last.filter(|last| !last.waiting.bound && !waiting.bound) else {
+        let Some(last) = last.filter(|last| !last.uncommitted.bound && !uncommitted.bound) else {
             self.capacity.interrupt();
             return None;
         };
@@ -200,16 +263,56 @@ impl Model {
         let starting = workers.rolling && self.steadiness.before().is_some_and(|asked| asked > workers.ready);
         let steady = workers.ready == last.workers.ready && (!workers.rolling || starting);
         // The oldest event was there when the time began, so that there was always something to do.
-        let queued = last.waiting.events > 0 && waiting.age.is_some_and(|age| age >= QUEUED.max(length));
+        let queued = last.uncommitted.events > 0 && uncommitted.age.is_some_and(|age| age >= QUEUED.max(length));
+        let saturated = queued && self.outlasts_a_step(sample, length, workers.ready);
+        if self.queue.tells_steps() {
+            self.capacity.interrupt();
+            return self.learn_from_steps(sample.at, saturated && steady, workers.ready, settled_for);
+        }
+        self.bottleneck = None;
         self.capacity.observe(Interval {
             length,
             handled,
             steady_workers: steady.then_some(workers.ready),
             starting,
-            saturated: queued && work_for_all(&sample.pending_by_shard, workers.ready),
+            saturated,
+            step: self.queue.step(),
             settled_for,
         })
     }
+
+    /// From steps that began and ended while all workers were the bottleneck; then once a step.
+    fn learn_from_steps(&mut self, at: Duration, busy: bool, workers: u32, settled_for: Duration) -> Option<Busy> {
+        if !busy {
+            self.bottleneck = None;
+            return None;
+        }
+        let (since, learnt_at) = match self.bottleneck {
+            Some((since, before, learnt_at)) if before == workers => (since, learnt_at),
+            _ => (at, None),
+        };
+        let due = learnt_at.is_none_or(|last| at.saturating_sub(last) + self.queue.look() / 2 >= self.queue.step());
+        let throughput = self.queue.throughput(since).filter(|_| due && self.queue.stepped());
+        self.bottleneck = Some((since, workers, if throughput.is_some() { Some(at) } else { learnt_at }));
+        self.capacity.from_steps(throughput?, workers, settled_for)
+    }
+
+    /// The last steps left more than what comes in a moment, and work for all workers.
+    fn outlasts_a_step(&self, sample: &Sample, look: Duration, workers: u32) -> bool {
+        let moment = match self.queue.cadence() {
+            Some(_) => QUEUED.max(look),
+            None => QUEUED.max(look).mul_f64(NO_STEPS),
+        };
+        let left = as_float(self.queue.measured_left());
+        let by_shard = self.queue.measured_left_by_shard();
+        let by_shard = if by_shard.is_empty() { &sample.pending_by_shard } else { &by_shard };
+        left > self.arrivals.rate().unwrap_or(0.0) * moment.as_secs_f64() && work_for_all(by_shard, workers)
+    }
+}
+
+/// What the spec says that a worker does.
+pub(super) fn given(bounds: &Bounds) -> Option<f64> {
+    bounds.given_rate.filter(|rate| rate.is_finite() && *rate > 0.0)
 }
 
 /// Each worker has work waiting, as far as the shards tell.
@@ -244,6 +347,10 @@ mod foreign;
 #[cfg(test)]
 #[path = "bound_tests.rs"]
 mod bound;
+
+#[cfg(test)]
+#[path = "cadence_world_tests.rs"]
+mod cadence_world;
 
 #[cfg(test)]
 #[path = "properties_tests.rs"]

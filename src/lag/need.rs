@@ -40,6 +40,8 @@ pub(super) struct Load<'a> {
     pub(super) before: Option<u32>,
     /// What a worker does will be known in a moment.
     pub(super) learning: bool,
+    /// What waits has outlasted a step of the checkpoint, or more comes than the workers were ever seen to do: it is a queue.
+    pub(super) queued: bool,
     /// How long a new worker takes from being asked for to being ready.
     pub(super) start_up: Duration,
     /// What those that have been asked for already will be worth, all in all, and when they will be there.
@@ -68,6 +70,8 @@ pub(super) enum Why {
     Doubling,
     /// What a worker does is not known, but will be in a moment.
     Learning,
+    /// What a worker does is not known, and what waits may be handled already and not be committed.
+    Unproven,
     /// What a worker does is not known, and all is well.
     NotLearnt,
 }
@@ -126,7 +130,7 @@ impl Load<'_> {
         self.arrivals.ages(self.pending).map(move |(events, age)| (events, safe - age - late))
     }
 
-    /// As long as the target is in danger, double what there is; else keep it.
+    /// As long as a queue endangers the target, double what is ready; else keep it. Those that were asked for must be ready before there are more.
     fn unlearnt(&self) -> Need {
         let ready = f64::from(self.ready.max(1));
         let limit = (self.target / 5).max(Duration::from_secs(1)).min(self.target / 2);
@@ -134,6 +138,7 @@ impl Load<'_> {
         let as_they_are = f64::from(self.before.unwrap_or(self.ready));
         let (workers, why) = match in_danger {
             true if self.learning => (as_they_are, Why::Learning),
+            true if !self.queued => (as_they_are, Why::Unproven),
             true => (ready * 2.0, Why::Doubling),
             false => (as_they_are, Why::NotLearnt),
         };
@@ -171,6 +176,7 @@ mod tests {
             worth: 0.0,
             before: None,
             learning: false,
+            queued: true,
             start_up: Duration::ZERO,
             coming: None,
             standing: 0.0,
@@ -248,6 +254,8 @@ mod tests {
             Need { workers: 3.0, left: 2.5, why: Why::Learning },
             "a moment's patience gives the right number"
         );
+        let uncommitted = Load { queued: false, ..unlearnt(8) }.need();
+        assert_eq!((uncommitted.workers, uncommitted.why), (3.0, Why::Unproven), "what outlasts no step is no queue");
         assert_eq!(unlearnt(1).need(), Need { workers: 3.0, left: 9.0, why: Why::NotLearnt });
         let unknown = Load { staleness: None, ..unlearnt(1) };
         assert_eq!(unknown.need().why, Why::Doubling, "unknown is not fine");

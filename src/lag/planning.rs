@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use super::{
-    Bounds, Pending, Required, Stage, Workers,
+    Bounds, Cadence, Pending, Required, Stage, Workers,
     arrivals::ARRIVAL_TIME_CONSTANT,
     as_float,
     assessment::Rates,
-    capacity::WARM_UP,
+    capacity::{SHORTEST_WINDOW, WARM_UP},
     faults::Jump,
-    model::{Model, QUEUED},
+    model::{Model, QUEUED, given},
     need::{Load, Need, STANDING, Why},
     read_store::Saturated,
     required::{Fit, Limit, fit, shards, top},
     sentence::{Told, sentence},
     shards::{Uneven, round_up, worth},
+    trial::Looked,
     useful_workers,
     waiting::Waiting,
 };
@@ -28,11 +29,15 @@ const MARGIN_WINDOW: Duration = Duration::from_secs(15);
 /// Of a rollout in which the number of ready workers has not changed for so long nothing more is expected: a worker that cannot start must not keep
 /// the others for ever.
 const ROLLS_AT_MOST: Duration = Duration::from_secs(300);
+/// The rate is waited for until the oldest event has waited for this share of the target.
+const PATIENT: f64 = 0.7;
+/// A first step of the checkpoint is waited for so long.
+const FIRST_STEP: Duration = Duration::from_secs(10);
 /// One shard is compared with the others only when events have waited for this share of the target.
 const UNEVEN_FROM: f64 = 0.2;
 
 impl Model {
-    pub(super) fn require(&mut self, seen: &Seen<'_>, bounds: &Bounds) -> (Required, Stage) {
+    pub(super) fn require(&mut self, seen: &Seen, bounds: &Bounds) -> (Required, Stage) {
         let asked = self.steadiness.before().unwrap_or(0);
         let load = Load {
             arrival: self.arrival(seen, bounds),
@@ -45,13 +50,22 @@ impl Model {
             worth: worth(seen.workers.ready, shards(bounds)),
             before: self.steadiness.before(),
             // Before any worker is ready, more of them would say no more.
-            learning: self.last.is_none() || seen.workers.ready == 0 || self.capacity.is_learning(),
+            learning: self.last.is_none()
+                || seen.workers.ready == 0
+                || self.capacity.is_learning()
+                || self.learns_from_steps(seen, bounds),
+            queued: self.is_queue(seen, bounds),
             start_up: self.start_up.typical(),
             coming: self.start_up.left(seen.at).map(|left| (worth(asked, shards(bounds)), left)),
             standing: STANDING,
             arrivals: &self.arrivals,
         };
-        let live = load.need();
+        // No more than the number that is being tried.
+        let most = self.trial.most(load.arrival).unwrap_or(f64::INFINITY);
+        let most = most.min(self.unconfirmed(seen, &load, bounds).unwrap_or(f64::INFINITY));
+        let within = |need: Need| Need { workers: need.workers.min(most), ..need };
+        let live = within(load.need());
+        self.unproven |= live.why == Why::Doubling && !self.queue.knows_steps();
         let uneven = seen.uneven(&load, live, bounds);
         let live_fit = fit(live.workers, uneven, bounds, Stage::Live);
         let suffices = matches!(live_fit.limit, Limit::None | Limit::Min);
@@ -60,7 +74,8 @@ impl Model {
             let mean = self.arrivals.mean(MARGIN_WINDOW).unwrap_or(0.0);
             let measured = load.arrival.max(mean);
             let arrival = measured * MARGIN + CHANCE * (measured / ARRIVAL_TIME_CONSTANT.as_secs_f64()).sqrt();
-            let cautious = Load { arrival, start_up: Duration::ZERO, standing: 0.0, ..load }.need();
+            let cautious = within(Load { arrival, start_up: Duration::ZERO, standing: 0.0, ..load }.need());
+            let cautious = self.not_below(cautious, bounds);
             let uneven = seen.uneven(&load, cautious, bounds);
             (live, live_fit, fit(cautious.workers.max(live.workers), uneven, bounds, stage))
         } else {
@@ -77,7 +92,7 @@ impl Model {
             self.steady(seen, bounds, stage, up, down)
         };
         let (workers, limit) = within_connections(wanted, fit.limit, bounds);
-        let hottest = seen.pending_by_shard.iter().max().copied().unwrap_or(0);
+        let hottest = seen.by_shard.iter().max().copied().unwrap_or(0);
         let told = Told {
             workers,
             wanted,
@@ -87,6 +102,8 @@ impl Model {
             expected: seen.expected.is_some_and(|expected| expected >= arrival && expected > 0.0),
             per_worker: seen.rates.per_worker,
             pending: seen.pending,
+            cadence: seen.cadence,
+            waiting: seen.waiting.events,
             certain: seen.waiting.bound.then_some(seen.waiting.events),
             idle_for: seen.idle_for,
             idle,
@@ -101,8 +118,77 @@ impl Model {
         (Required { workers, wanted, limit, reason: sentence(&told) }, stage)
     }
 
+    /// Tries fewer workers where no learnt rate stands for their number.
+    pub(super) fn try_fewer(&mut self, seen: &Seen, bounds: &Bounds) {
+        let arrival = self.arrivals.rate().unwrap_or(0.0);
+        let brief = seen.waiting.age.is_some_and(|age| age < QUEUED.max(self.queue.look() * 2) + self.queue.look());
+        self.queue_since =
+            self.is_queue(seen, bounds).then(|| self.queue_since.map_or(seen.at, |since| since.min(seen.at)));
+        let step = self.queue.step();
+        let proven = self.trial.observe(Looked {
+            at: seen.at,
+            known: self.capacity.is_confirmed() || given(bounds).is_some(),
+            calm: brief && self.queue.knows_steps() && self.queue.calm(arrival),
+            danger: seen.waiting.age.is_none_or(|age| age >= bounds.target.mul_f64(STANDING))
+                && self.is_queue(seen, bounds),
+            workers: self.steadiness.before().unwrap_or(seen.workers.ready),
+            ready: seen.workers.ready,
+            rolling: seen.workers.rolling,
+            settled_for: seen.settled_for,
+            arrival,
+            step,
+            notice: self.queue.look() * 2 + step + SHORTEST_WINDOW + self.start_up.typical(),
+            target: bounds.target,
+            least: bounds.min,
+            shards: shards(bounds),
+        });
+        if let Some(at_least) = proven {
+            self.capacity.at_least(at_least);
+        }
+    }
+
+    /// A rate that an earlier run learnt adds no worker to those that have no queue, nor while what a worker does is being learnt and the target is not in
+    /// danger.
+    fn unconfirmed(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
+        let known = self.capacity.is_confirmed() || given(bounds).is_some();
+        let danger = seen.waiting.age.is_none_or(|age| age >= bounds.target.mul_f64(STANDING));
+        let holds = !known && (!load.queued || (load.learning && !danger));
+        let before = self.steadiness.before().unwrap_or(seen.workers.ready).max(1);
+        holds.then(|| worth(before, shards(bounds)))
+    }
+
+    /// A rate that an earlier run learnt takes no worker away by itself: it may be far too high. Fewer are tried step by step.
+    fn not_below(&self, need: Need, bounds: &Bounds) -> Need {
+        let known = self.capacity.is_confirmed() || given(bounds).is_some();
+        let before = self.steadiness.before().filter(|_| !known).map_or(0.0, |before| worth(before, shards(bounds)));
+        let least = before.min(self.trial.most(self.arrivals.rate().unwrap_or(0.0)).unwrap_or(f64::INFINITY));
+        Need { workers: need.workers.max(least), ..need }
+    }
+
+    /// The next two steps of the checkpoint will show what a worker does, in time for the target.
+    fn learns_from_steps(&self, seen: &Seen, bounds: &Bounds) -> bool {
+        let in_time = seen.waiting.age.is_some_and(|age| age < bounds.target.mul_f64(PATIENT));
+        let since = self.queue_since.unwrap_or(seen.at);
+        let two_steps = self.queue.step() * 2 + self.queue.look() * 2;
+        in_time
+            && !seen.waiting.bound
+            && seen.cadence.is_some_and(|cadence| cadence.every < bounds.target / 2)
+            && seen.at.saturating_sub(since) < two_steps
+    }
+
+    /// What waits is a queue, and not merely not committed. Before any step was seen that cannot be told: then workers are added once, and not before
+    /// half of the target is gone.
+    fn is_queue(&self, seen: &Seen, bounds: &Bounds) -> bool {
+        let arrival = self.arrivals.rate().unwrap_or(0.0);
+        if !self.queue.knows_steps() {
+            let half_gone = seen.waiting.age.is_none_or(|age| age >= (bounds.target / 2).max(FIRST_STEP));
+            return half_gone && (!self.unproven || self.queue.outgrown(arrival, seen.workers.ready));
+        }
+        self.queue.outlasts_a_step(arrival) || self.queue.outgrown(arrival, seen.workers.ready)
+    }
+
     /// The rate to plan with: while events wait, what came within a target's time counts, too.
-    fn arrival(&self, seen: &Seen<'_>, bounds: &Bounds) -> f64 {
+    fn arrival(&self, seen: &Seen, bounds: &Bounds) -> f64 {
         let average = seen.rates.arrival.unwrap_or(0.0);
         let window = bounds.target.clamp(Duration::from_secs(3), Duration::from_secs(10));
         let waits = seen.waiting.age.is_none_or(|age| age >= QUEUED);
@@ -111,7 +197,7 @@ impl Model {
     }
 
     /// Keeps what rose for a while, and adds none where none would help.
-    fn steady(&mut self, seen: &Seen<'_>, bounds: &Bounds, stage: Stage, up: Fit, down: Fit) -> (u32, Fit) {
+    fn steady(&mut self, seen: &Seen, bounds: &Bounds, stage: Stage, up: Fit, down: Fit) -> (u32, Fit) {
         let before = self.steadiness.before();
         let held = before.unwrap_or(seen.workers.ready).max(bounds.min).max(1);
         let mut up = up;
@@ -121,7 +207,8 @@ impl Model {
             up = Fit { workers: up.workers.min(held), limit };
         }
         let rolling = seen.workers.rolling && seen.settled_for < ROLLS_AT_MOST;
-        let still = rolling || seen.settled_for < WARM_UP;
+        // Nor before it is known how much arrives.
+        let still = rolling || seen.settled_for < WARM_UP || self.arrivals.begins();
         let arrival = seen.rates.arrival.unwrap_or(0.0);
         let steady = self.steadiness.answer(seen.at, up.workers, down.workers.max(up.workers), still, arrival);
         let top = top(bounds, stage);
@@ -134,14 +221,16 @@ impl Model {
 }
 
 /// One sample, and what was learnt up to it.
-pub(super) struct Seen<'a> {
+pub(super) struct Seen {
     pub(super) at: Duration,
     /// Events per second that the pattern of earlier hours or days expects before long.
     pub(super) expected: Option<f64>,
     pub(super) pending: Pending,
     /// What is planned with.
     pub(super) waiting: Waiting,
-    pub(super) pending_by_shard: &'a [u64],
+    /// The same by shard, where shards are counted.
+    pub(super) by_shard: Vec<u64>,
+    pub(super) cadence: Option<Cadence>,
     pub(super) rates: Rates,
     pub(super) workers: Workers,
     pub(super) settled_for: Duration,
@@ -151,14 +240,14 @@ pub(super) struct Seen<'a> {
     pub(super) jump: Option<Jump>,
 }
 
-impl Seen<'_> {
+impl Seen {
     /// How one shard stands out, where that is known and the target is in danger.
     fn uneven(&self, load: &Load<'_>, need: Need, bounds: &Bounds) -> Option<Uneven> {
-        let shards = shards(bounds).filter(|shards| *shards > 1 && self.pending_by_shard.len() == *shards as usize)?;
+        let shards = shards(bounds).filter(|shards| *shards > 1 && self.by_shard.len() == *shards as usize)?;
         let rate = self.rates.per_worker.filter(|_| need.why == Why::Rates)?;
         let waits = self.waiting.age.is_some_and(|age| age >= bounds.target.mul_f64(UNEVEN_FROM));
-        let hottest = as_float(self.pending_by_shard.iter().max().copied().filter(|_| waits)?);
-        let all: u64 = self.pending_by_shard.iter().fold(0, |sum, shard| sum.saturating_add(*shard));
+        let hottest = as_float(self.by_shard.iter().max().copied().filter(|_| waits)?);
+        let all: u64 = self.by_shard.iter().fold(0, |sum, shard| sum.saturating_add(*shard));
         let mean = as_float(all) / f64::from(shards);
         let excess = (hottest - mean) / (rate * need.left.min(load.left()).max(0.001));
         let even = (need.workers - excess).max(load.arrival / rate) / f64::from(shards);

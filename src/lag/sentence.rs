@@ -3,10 +3,11 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    Bounds, Pending,
+    Bounds, Cadence, Pending,
     faults::Jump,
     need::{Need, Why},
     phases::Stage,
+    queue::rounded,
     read_store::Saturated,
     required::{self, Fit, Limit},
 };
@@ -22,6 +23,9 @@ pub(super) struct Told<'a> {
     pub(super) expected: bool,
     pub(super) per_worker: Option<f64>,
     pub(super) pending: Pending,
+    /// In which steps the checkpoint moves, and how many of the pending events wait for a worker and not for the next step.
+    pub(super) cadence: Option<Cadence>,
+    pub(super) waiting: u64,
     /// Where `pending` is an upper bound: what waits for certain.
     pub(super) certain: Option<u64>,
     pub(super) idle_for: Duration,
@@ -50,6 +54,13 @@ pub(super) fn sentence(told: &Told<'_>) -> String {
     }
     if told.stuck {
         text.push_str("; not scaling out, since the checkpoint does not move");
+    }
+    if let Some(cadence) = told.cadence {
+        let _ = match cadence.events {
+            Some(events) => write!(text, "; the checkpoint moves every {} events a worker", thousands(rounded(events))),
+            None => write!(text, "; the checkpoint moves every {}", span(cadence.every)),
+        };
+        let _ = write!(text, ", so that {} of the pending events wait for a worker", thousands(told.waiting));
     }
     if let Some(certain) = told.certain {
         let _ = write!(
@@ -85,6 +96,9 @@ fn load(told: &Told<'_>) -> String {
             "{workers} {noun}: {pending} and what a worker does is not learnt yet, so their number is doubled while the target is in danger"
         ),
         Why::Learning => format!("{workers} {noun}: {pending}, and what a worker does is being learnt"),
+        Why::Unproven => format!(
+            "{workers} {noun}: {pending}, and no step of the checkpoint has left a queue, so that the workers may only not have committed yet"
+        ),
         Why::NotLearnt => format!("{workers} {noun}: {pending}, the target is not in danger"),
     }
 }

@@ -34,6 +34,8 @@ fn told(bounds: &Bounds) -> Told<'_> {
         expected: false,
         per_worker: Some(410.0),
         pending: Pending { events: 9_200, exact: true },
+        cadence: None,
+        waiting: 9_200,
         certain: None,
         idle_for: Duration::ZERO,
         idle: false,

@@ -12,7 +12,7 @@ use super::{budgets::Budgets, plan::key_of};
 use crate::{
     api::{Checkpoint, ConditionType, OnUnknown, PostgresReadStore, Projection, Reason, Source},
     bounds::bounds,
-    lag::{Bounds, Claim, Fault, Model, Position, Sample, Workers},
+    lag::{Bounds, Cadence, Claim, Fault, Model, Position, Sample, Workers},
     leader_required::Following,
     snapshot::{Measured, Observation, ProjectionKey, Snapshot, Unknown},
 };
@@ -273,7 +273,14 @@ impl Measures {
 fn remembering(projection: &Projection) -> Model {
     let status = projection.status.as_ref();
     let per_worker = status.and_then(|status| status.rates.as_ref()).and_then(|rates| rates.per_worker_per_second);
-    Model::remembering(per_worker, required_before(projection), stuck_at(projection))
+    Model::remembering(per_worker, required_before(projection), stuck_at(projection)).with_cadence(cadence(projection))
+}
+
+fn cadence(projection: &Projection) -> Option<Cadence> {
+    let cadence = projection.status.as_ref()?.cadence?;
+    let every = Duration::try_from_secs_f64(cadence.seconds).ok()?;
+    let events = cadence.events.and_then(|events| u32::try_from(events).ok());
+    Some(Cadence { every, events: events.map(f64::from) })
 }
 
 fn required_before(projection: &Projection) -> Option<u32> {
@@ -341,7 +348,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
             (assessment.required.workers, assessment.required.limit, assessment.stuck, assessment.rewound),
             (assessment.ahead_of_clock.is_some(), assessment.jump.is_some(), assessment.retention_risk.is_some()),
             assessment.pending.events == 0,
-            assessment.staleness.map(|staleness| staleness > target),
+            (assessment.staleness.map(|staleness| staleness > target), assessment.cadence_breaks_target),
             measured.sample.held_by().map(|writer| writer.pid),
             measured.sample.faults.clone(),
         )

@@ -1,0 +1,358 @@
+//! What of the uncommitted events waits for a worker: a commit is not a queue.
+//!
+//! What a step of the checkpoint leaves is the queue. Until the next step it grows by what comes, and shrinks by what the ready workers can do meanwhile:
+//! `queued' = max(0, queued + came − able)`, row by row, until the row's next step puts it right. A row that is overdue stands, and all it has waits.
+
+use std::time::Duration;
+
+use super::{
+    CheckpointState, Position, Sample, as_float,
+    cadence::{Cadence, Steps},
+};
+
+/// A row that has not moved for so many times the cadence is overdue.
+const OVERDUE: f64 = 1.5;
+/// The queue counts as none while a step leaves no more than what comes in so many seconds, or in two looks.
+const CALM: f64 = 1.0;
+
+/// What workers take in is averaged over two steps and no less than so many seconds, and the most of it fades within so many.
+const AVERAGED: f64 = 5.0;
+const SHOWN_FOR: f64 = 120.0;
+/// So many times what the workers were seen to do is more than chance brings.
+const OUTGROWN: f64 = 1.5;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Queue {
+    steps: Steps,
+    rows: Vec<Row>,
+    /// When the rows were seen last, and how many events were uncommitted.
+    seen: Option<(Duration, u64)>,
+    look: f64,
+    /// What the workers took in per second from step to step, and the most of it lately: they can do that much at least.
+    taken_in: f64,
+    shown: f64,
+    /// Taken in since the step before, and when that was.
+    open: (u64, Option<Duration>),
+    /// Steps that were seen.
+    count: u32,
+    /// A step was seen at this look.
+    stepped: bool,
+    cadence: Option<Cadence>,
+    /// How long busy rows took from step to step, lately, in seconds.
+    busy_step: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    position: Position,
+    pending: u64,
+    /// Since when its events have waited for a step, as far as that was seen.
+    since: Option<Duration>,
+    /// What the last step left.
+    left: u64,
+    queued: f64,
+    moved: bool,
+    moved_at: Option<Duration>,
+    /// Events per second from its last step but one to its last, where it had a queue all that time, and when that began.
+    rate: Option<(f64, Duration)>,
+}
+
+/// The rate and the number of workers that are ready, as far as the queue needs them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Able {
+    /// Events per second that arrive.
+    pub(super) arrival: f64,
+    /// Events per second of all ready workers together, once known.
+    pub(super) capacity: Option<f64>,
+    pub(super) ready: u32,
+}
+
+impl Queue {
+    pub(super) fn remembering(cadence: Option<Cadence>) -> Self {
+        Self { steps: Steps::remembering(cadence), ..Self::default() }
+    }
+
+    /// The next sample does not follow on the last one.
+    pub(super) fn interrupt(&mut self) {
+        self.rows.clear();
+        self.seen = None;
+        self.open = (0, None);
+    }
+
+    /// Takes in a sample with so many uncommitted events. `arrived`: those that came since the last one, absent where this one does not follow on it.
+    pub(super) fn observe(&mut self, sample: &Sample, uncommitted: u64, arrived: Option<u64>, able: Able) {
+        let now = rows(sample, uncommitted);
+        let follows = self.seen.filter(|(at, _)| *at < sample.at && self.rows.len() == now.len()).zip(arrived);
+        self.stepped = false;
+        match follows {
+            Some(((at, before), arrived)) => {
+                self.look = (sample.at - at).as_secs_f64();
+                let taken = before.saturating_add(arrived).saturating_sub(uncommitted);
+                self.rates(sample.at, &now, taken, arrived);
+                self.advance(sample.at, &now, able);
+                self.learn(sample.at, taken, arrived, able);
+                self.hold_overdue(sample.at, uncommitted, able);
+            }
+            None => self.begin(&now, uncommitted, sample.staleness, able),
+        }
+        self.seen = Some((sample.at, uncommitted));
+        let each = able.arrival / f64::from(able.ready.max(1));
+        self.cadence = self.steps.cadence(self.look, each);
+        if self.cadence.is_none() && self.steps.known() {
+            // It moves all the time: whatever is uncommitted waits.
+            self.rows.iter_mut().for_each(|row| row.queued = as_float(row.pending));
+        }
+    }
+
+    /// Of what is there at first, as much as a step takes is taken for handled where a cadence is remembered; else all of it waits.
+    fn begin(&mut self, now: &[(Position, u64)], uncommitted: u64, staleness: Option<Duration>, able: Able) {
+        let each = able.arrival / f64::from(able.ready.max(1));
+        let share = match (self.steps.cadence(self.look, each), staleness) {
+            (Some(Cadence { events: Some(events), .. }), _) => {
+                1.0 - events * f64::from(able.ready) / as_float(uncommitted.max(1))
+            }
+            (Some(Cadence { every, .. }), Some(age)) => 1.0 - every.as_secs_f64() / age.as_secs_f64().max(0.001),
+            _ => 1.0,
+        };
+        let share = share.clamp(0.0, 1.0);
+        let row = |(position, pending): &(Position, u64)| Row {
+            position: *position,
+            pending: *pending,
+            since: None,
+            left: rounded(as_float(*pending) * share),
+            queued: as_float(*pending) * share,
+            moved: false,
+            moved_at: None,
+            rate: None,
+        };
+        self.rows = now.iter().map(row).collect();
+    }
+
+    /// What each row that moved did since its step before: what all of them took in is shared out by how much less waits in each.
+    fn rates(&mut self, at: Duration, now: &[(Position, u64)], taken: u64, arrived: u64) {
+        // What came since the last look is taken as spread evenly.
+        let came = as_float(arrived) / of(now.len().max(1));
+        let fewer = |row: &Row, pending: u64| (as_float(row.pending) + came - as_float(pending)).max(0.0);
+        let pairs = || self.rows.iter().zip(now).filter(|(row, (position, _))| *position > row.position);
+        let all: f64 = pairs().map(|(row, (_, pending))| fewer(row, *pending)).sum();
+        let times = if all > 0.0 { as_float(taken) / all } else { 0.0 };
+        for (row, (position, pending)) in self.rows.iter_mut().zip(now) {
+            if *position > row.position {
+                let since = row.moved_at.filter(|_| row.left > 0 && *pending > 0);
+                let seconds = |since: Duration| (at - since).as_secs_f64().max(0.001);
+                row.rate = since.map(|since| (fewer(row, *pending) * times / seconds(since), since));
+                row.moved_at = Some(at);
+            }
+        }
+    }
+
+    fn advance(&mut self, at: Duration, now: &[(Position, u64)], able: Able) {
+        let mut demand = 0.0;
+        for (row, (position, pending)) in self.rows.iter_mut().zip(now) {
+            row.moved = *position > row.position;
+            if !row.moved {
+                row.queued += as_float(pending.saturating_sub(row.pending));
+                demand += row.queued;
+                row.since = row.since.or((*pending > row.pending).then_some(at));
+            }
+        }
+        let capacity = able.capacity.unwrap_or(self.shown);
+        let handled = (capacity * self.look / f64::max(demand, f64::MIN_POSITIVE)).min(1.0);
+        for (row, (position, pending)) in self.rows.iter_mut().zip(now) {
+            if !row.moved {
+                row.queued = (row.queued * (1.0 - handled)).min(as_float(*pending));
+                row.left = row.left.min(*pending);
+            }
+            (row.position, row.pending) = (*position, *pending);
+        }
+    }
+
+    /// Learns from the rows that moved, and takes what they left for their queue.
+    fn learn(&mut self, at: Duration, taken: u64, arrived: u64, able: Able) {
+        let calm = self.is_calm(able.arrival);
+        let mut waited: Vec<f64> = Vec::new();
+        let mut moved = false;
+        for row in self.rows.iter_mut().filter(|row| row.moved) {
+            moved = true;
+            // What was there at first had waited for nobody knows how long.
+            if let Some(since) = row.since {
+                waited.push((at - since).as_secs_f64());
+            }
+            row.left = row.pending;
+            row.queued = as_float(row.pending);
+            row.since = (row.pending > 0).then_some(at);
+        }
+        self.show(at, taken, moved);
+        // Rows that follow the head although nothing came are no steps.
+        if !moved || (arrived == 0 && taken == 0) {
+            return;
+        }
+        self.stepped = true;
+        waited.sort_by(f64::total_cmp);
+        let typical = waited.get(waited.len() / 2).copied().unwrap_or(0.0);
+        self.busy_step = if self.busy_step > 0.0 { self.busy_step + (typical - self.busy_step) * 0.5 } else { typical };
+        if calm {
+            self.steps.observe(waited.last().copied().unwrap_or(0.0), as_float(taken));
+        }
+    }
+
+    fn show(&mut self, at: Duration, taken: u64, moved: bool) {
+        self.shown *= (-self.look / SHOWN_FOR).exp();
+        self.open.0 = self.open.0.saturating_add(taken);
+        let Some(since) = self.open.1 else {
+            // From the first step on.
+            self.open = (0, moved.then_some(at));
+            return;
+        };
+        if !moved || at <= since {
+            return;
+        }
+        let seconds = (at - since).as_secs_f64();
+        let rate = as_float(self.open.0) / seconds;
+        let weight = 1.0 - (-seconds / (2.0 * self.busy_step).max(AVERAGED)).exp();
+        self.taken_in = if self.taken_in > 0.0 { self.taken_in + weight * (rate - self.taken_in) } else { rate };
+        self.shown = self.shown.max(self.taken_in);
+        self.count = self.count.saturating_add(1);
+        self.open = (0, Some(at));
+    }
+
+    fn hold_overdue(&mut self, at: Duration, uncommitted: u64, able: Able) {
+        let each = able.arrival / f64::from(able.ready.max(1));
+        let Some(cadence) = self.steps.cadence(self.look, each) else { return };
+        let longest = cadence.every.as_secs_f64() * OVERDUE + self.look * 2.0;
+        // At a smaller load a step by the number of events takes longer.
+        let too_many = self
+            .steps
+            .events()
+            .is_none_or(|events| as_float(uncommitted) > events * f64::from(able.ready.max(1)) * OVERDUE);
+        for row in &mut self.rows {
+            let waited = row.since.map_or(0.0, |since| at.saturating_sub(since).as_secs_f64());
+            if too_many && waited > longest {
+                row.queued = as_float(row.pending);
+            }
+        }
+    }
+
+    /// What the last steps left is no more than what comes in a moment.
+    fn is_calm(&self, arrival: f64) -> bool {
+        as_float(self.left()) <= self.in_a_moment(arrival)
+    }
+
+    /// The cadence, unless the checkpoint moves all the time.
+    pub(super) fn cadence(&self) -> Option<Cadence> {
+        self.cadence
+    }
+
+    /// The time between the last two looks.
+    pub(super) fn look(&self) -> Duration {
+        Duration::try_from_secs_f64(self.look).unwrap_or_default()
+    }
+
+    /// A row moved at the last look.
+    pub(super) fn stepped(&self) -> bool {
+        self.stepped
+    }
+
+    /// A step was seen, in this run or an earlier one.
+    pub(super) fn knows_steps(&self) -> bool {
+        self.steps.known()
+    }
+
+    /// From one step to the next, as far as known: the cadence, or what busy rows took lately.
+    pub(super) fn step(&self) -> Duration {
+        let seconds = self.cadence.map_or(self.busy_step, |cadence| cadence.every.as_secs_f64().min(self.busy_step));
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+
+    /// Rows are counted one by one, and move in steps: rates are told from step to step.
+    pub(super) fn tells_steps(&self) -> bool {
+        self.rows.len() > 1 && self.cadence.is_some()
+    }
+
+    /// Events that all rows together take in per second, each from step to step, where enough of them had a queue all that time, and that since then.
+    pub(super) fn throughput(&self, from: Duration) -> Option<f64> {
+        let rates = || self.rows.iter().filter_map(|row| row.rate).filter(|(_, since)| *since >= from);
+        let busy = rates().count();
+        let sum: f64 = rates().map(|(rate, _)| rate).sum();
+        (self.rows.len() > 1 && busy * 4 >= self.rows.len() * 3).then(|| sum * of(self.rows.len()) / of(busy))
+    }
+
+    /// More comes than the workers were seen to do lately, so that a queue may grow that no step has shown yet.
+    pub(super) fn outgrown(&self, arrival: f64, ready: u32) -> bool {
+        // Each worker may have a step of its own.
+        self.shown > 0.0 && self.count >= ready && arrival > self.shown * OUTGROWN
+    }
+
+    /// What the workers were seen to take in per second, lately.
+    pub(super) fn shown(&self) -> f64 {
+        self.shown
+    }
+
+    /// The last steps left a queue.
+    pub(super) fn outlasts_a_step(&self, arrival: f64) -> bool {
+        as_float(self.measured_left()) > self.in_a_moment(arrival)
+    }
+
+    fn in_a_moment(&self, arrival: f64) -> f64 {
+        arrival * CALM.max(self.look * 2.0) + 2.0
+    }
+
+    /// The last steps left no queue.
+    pub(super) fn calm(&self, arrival: f64) -> bool {
+        self.seen.is_some() && self.is_calm(arrival)
+    }
+
+    /// Events that wait for a worker.
+    pub(super) fn events(&self) -> f64 {
+        self.rows.iter().map(|row| row.queued).sum()
+    }
+
+    /// Events that the last step of each row left, and that are still there.
+    fn left(&self) -> u64 {
+        self.rows.iter().fold(0, |sum, row| sum.saturating_add(row.left))
+    }
+
+    /// The same of rows of which a step was seen: measured, whatever a worker is thought to do.
+    pub(super) fn measured_left(&self) -> u64 {
+        self.rows.iter().filter(|row| row.moved_at.is_some()).fold(0, |sum, row| sum.saturating_add(row.left))
+    }
+
+    /// The same by shard, where shards are counted.
+    pub(super) fn measured_left_by_shard(&self) -> Vec<u64> {
+        let left = |row: &Row| if row.moved_at.is_some() { row.left } else { 0 };
+        if self.rows.len() > 1 { self.rows.iter().map(left).collect() } else { Vec::new() }
+    }
+
+    /// What waits in each shard, where shards are counted.
+    pub(super) fn by_shard(&self) -> Vec<u64> {
+        if self.rows.len() > 1 { self.rows.iter().map(|row| rounded(row.queued)).collect() } else { Vec::new() }
+    }
+}
+
+/// Each row's position and uncommitted events: those of the shards where they are counted one by one, else one for all.
+fn rows(sample: &Sample, uncommitted: u64) -> Vec<(Position, u64)> {
+    let CheckpointState::Committed(positions) = &sample.checkpoint else { return Vec::new() };
+    if positions.len() > 1 && positions.len() == sample.pending_by_shard.len() {
+        return positions.iter().copied().zip(sample.pending_by_shard.iter().copied()).collect();
+    }
+    if let (Some(_), Some(highest)) = (sample.beyond_all_rows, sample.checkpoint.highest()) {
+        return vec![(highest, uncommitted)];
+    }
+    // Any row that moves is a step.
+    let sum = positions.iter().fold(0_i64, |sum, position| sum.wrapping_add(position.0 / count(positions.len())));
+    vec![(Position(sum), uncommitted)]
+}
+
+#[allow(clippy::cast_precision_loss)] // At most 1,024.
+fn of(rows: usize) -> f64 {
+    rows as f64
+}
+
+fn count(rows: usize) -> i64 {
+    i64::try_from(rows.max(1)).unwrap_or(i64::MAX)
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Not negative, and below 2^53.
+pub(super) fn rounded(events: f64) -> u64 {
+    events.round() as u64
+}
