@@ -1,11 +1,6 @@
 //! The composition root: which room gets which, and in which order they end. Decides nothing else.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kube::{Client, CustomResourceExt as _, runtime::reflector};
@@ -16,16 +11,12 @@ use tokio::{
 
 use crate::{
     api::Projection,
-    cli::{
-        CheckpointRows, Cli, Command, DelegateArgs, OperatorArgs, OutputFormat, ProjectorArgs, Scope, SimulateArgs,
-        UninstallArgs,
-    },
+    cli::{Cli, Command, DelegateArgs, OperatorArgs, ProjectorArgs, Scope, UninstallArgs},
     cluster_errors::in_words,
     cluster_secrets::ClusterSecrets,
     controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerDefaults},
     delegate_client::{AdapterClient, ServiceAccountTokens, ServiceAddress, Tokens},
     delegated_auth::{ClusterReviews, follow_authorities},
-    hpa,
     leader::{self, LeaderSettings},
     leader_required::{Disagreements, Following},
     listen::listen,
@@ -40,7 +31,7 @@ use crate::{
     served_metrics::{ServedMetrics, measured_kind},
     serving_certificate::{self, CertificateSettings},
     shutdown::Shutdown,
-    simulate,
+    simulation,
     snapshot::SharedSnapshot,
     telemetry,
     uninstall::{self, UninstallSettings},
@@ -59,9 +50,9 @@ const LEASE: &str = "projectionist";
 /// When it cannot; the message says what to do.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Crd => print(&crd_yaml()?),
-        Command::Simulate(args) => simulation(&args),
-        Command::Version => print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Crd => simulation::print(&crd_yaml()?),
+        Command::Simulate(args) => simulation::run(&args),
+        Command::Version => simulation::print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Operator(args) => {
             telemetry::start_logging(&args.log)?;
             // Threads of their own: what keeps the others busy for some milliseconds delays no answer.
@@ -93,65 +84,12 @@ fn give_way() {
     }
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    std::io::stdout().write_all(text.as_bytes()).context("writing to standard output")
-}
-
 /// The CustomResourceDefinition as YAML.
 ///
 /// # Errors
 /// When it cannot be written as YAML.
 pub fn crd_yaml() -> anyhow::Result<String> {
     serde_saphyr::to_string(&Projection::crd()).context("writing the CustomResourceDefinition as YAML")
-}
-
-fn simulation(args: &SimulateArgs) -> anyhow::Result<()> {
-    let read =
-        |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
-    let named = |path: &Path| path.display().to_string();
-    let mut projection =
-        simulate::read_projection(&read(&args.projection)?).with_context(|| named(&args.projection))?;
-    if let Some(path) = &args.hpa {
-        let behavior = simulate::read_behavior(&read(path)?).with_context(|| named(path))?;
-        hpa::Behavior::from_spec(&behavior).with_context(|| named(path))?;
-        projection.spec.scaling.behavior = Some(behavior);
-    }
-    let trace = simulate::Trace::read(&read(&args.trace)?).with_context(|| named(&args.trace))?;
-    let options = simulate::Options {
-        worker_rate: args.worker_rate,
-        learnt_rate: args.learnt_rate,
-        start_up: args.start_up.0,
-        kind: simulate::WorkerKind {
-            commits: args.commit_every,
-            checkpoints: match args.checkpoint {
-                CheckpointRows::Builtin => simulate::Checkpoints::Following,
-                CheckpointRows::One => simulate::Checkpoints::One,
-                CheckpointRows::Shard => simulate::Checkpoints::Shard,
-                CheckpointRows::ShardUnknown => simulate::Checkpoints::ShardUnknown,
-            },
-            slowest: args.slow_worker,
-        },
-        workers: args.workers,
-        shards: args.shards,
-        hot_shard: args.hot_shard,
-        backlog: args.backlog,
-        backlog_age: args.backlog_age.0,
-        sampling: args.sampling.map(|sampling| sampling.0),
-        sync_period: args.sync_period.0,
-        phase: args.phase.0,
-        scale_out: args.scale_out,
-    };
-    let title = format!("{} on {}", projection.metadata.name.as_deref().unwrap_or("projection"), named(&args.trace));
-    let run = simulate::simulate(projection, trace, &options).with_context(|| named(&args.projection))?;
-    if let Some(path) = &args.svg {
-        std::fs::write(path, simulate::svg(&run, &title))
-            .with_context(|| format!("{} cannot be written", named(path)))?;
-    }
-    match args.output {
-        OutputFormat::Table => print(&simulate::report(&run, &title, args.width.into())),
-        OutputFormat::Json => print(&format!("{}\n", simulate::to_json(&run))),
-    }
 }
 
 async fn remove(args: UninstallArgs) -> anyhow::Result<()> {

@@ -163,7 +163,8 @@ pub struct SimulateArgs {
     /// to `query_range` with one series, a rate in events per second.
     #[arg(long, value_name = "FILE")]
     pub trace: PathBuf,
-    /// A behavior, or a HorizontalPodAutoscaler that has one, instead of `spec.scaling.behavior`.
+    /// A behavior (`scaleUp`, `scaleDown`), instead of `spec.scaling.behavior`; or a whole HorizontalPodAutoscaler of your own that reads the
+    /// Projection's metrics, instead of the operator's: with its replicas, its metrics and its behavior.
     #[arg(long, value_name = "FILE")]
     pub hpa: Option<PathBuf>,
     /// Draw a picture here.
@@ -172,9 +173,12 @@ pub struct SimulateArgs {
     /// For people, or JSON for machines.
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
     pub output: OutputFormat,
-    /// Events per second that one busy worker handles, where the trace does not tell.
-    #[arg(long, default_value_t = 100.0, value_parser = positive)]
-    pub worker_rate: f64,
+    /// The version of Kubernetes: before 1.35 the autoscaler ignores changes of less than 10 %, since it has no `tolerance`.
+    #[arg(long, value_name = "VERSION", default_value = "1.36", value_parser = version)]
+    pub kubernetes: (u32, u32),
+    /// Events per second that one busy worker handles, where the trace does not tell. Default: 100.
+    #[arg(long, value_parser = positive)]
+    pub worker_rate: Option<f64>,
     /// What an earlier run has learnt of that. Default: the model has to find out.
     #[arg(long, value_parser = positive)]
     pub learnt_rate: Option<f64>,
@@ -189,7 +193,7 @@ pub struct SimulateArgs {
     #[arg(long, value_enum, default_value_t = CheckpointRows::Builtin)]
     pub checkpoint: CheckpointRows,
     /// One worker, the oldest, is so many times slower than the others.
-    #[arg(long, value_name = "TIMES", default_value_t = 1.0, value_parser = positive)]
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0, value_parser = at_least_one)]
     pub slow_worker: f64,
     /// Workers at the beginning. Default: `spec.scaling.minWorkers`.
     #[arg(long, value_parser = clap::value_parser!(u32).range(..=10_000))]
@@ -201,11 +205,11 @@ pub struct SimulateArgs {
     #[arg(long, default_value_t = 1.0, value_parser = positive)]
     pub hot_shard: f64,
     /// Events that wait at the beginning.
-    #[arg(long, default_value_t = 0)]
-    pub backlog: u64,
-    /// The age of the oldest of them.
-    #[arg(long, default_value = "1h")]
-    pub backlog_age: HumanDuration,
+    #[arg(long)]
+    pub backlog: Option<u64>,
+    /// The age of the oldest of them. Default: 1h.
+    #[arg(long, requires = "backlog")]
+    pub backlog_age: Option<HumanDuration>,
     /// Time between two samples. Default: as the operator does, a tenth of the target.
     #[arg(long)]
     pub sampling: Option<HumanDuration>,
@@ -218,9 +222,9 @@ pub struct SimulateArgs {
     /// Who scales out, instead of `spec.scaling.scaleOut`.
     #[arg(long, value_parser = scale_out)]
     pub scale_out: Option<ScaleOut>,
-    /// Width of the charts, in characters.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(40..))]
-    pub width: u16,
+    /// Width of the charts, in characters. Default: 100.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(40..))]
+    pub width: Option<u16>,
 }
 
 /// The rows of a checkpoint table.
@@ -250,6 +254,20 @@ fn positive(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|number: &f64| number.is_finite() && *number > 0.0)
         .ok_or_else(|| "must be a number above 0".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<f64, String> {
+    positive(text).ok().filter(|number| *number >= 1.0).ok_or_else(|| "must be a number from 1".to_owned())
+}
+
+fn version(text: &str) -> Result<(u32, u32), String> {
+    let (major, minor) = text.trim_start_matches('v').split_once('.').unwrap_or_default();
+    let minor = minor.split('.').next().unwrap_or_default();
+    match (major.parse(), minor.parse()) {
+        (Ok(1), Ok(minor @ 23..)) => Ok((1, minor)),
+        (Ok(1), Ok(_)) => Err("must be 1.23 or later: autoscaling/v2 is not older".to_owned()),
+        _ => Err("must be a version such as 1.34".to_owned()),
+    }
 }
 
 fn scale_out(text: &str) -> Result<ScaleOut, String> {

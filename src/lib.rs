@@ -31,6 +31,7 @@ pub mod served_metrics;
 pub mod serving_certificate;
 pub mod shutdown;
 pub mod simulate;
+pub mod simulation;
 pub mod snapshot;
 pub mod sources;
 pub mod telemetry;

@@ -1,6 +1,6 @@
 //! The `projectionist` program: parses the command line and runs what it says.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use projectionist::{app, cli::Cli};
@@ -14,7 +14,8 @@ fn main() -> ExitCode {
     match app::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("projectionist: {error:#}");
+            // Where nobody reads errors, there is nothing to be done about it.
+            let _ = writeln!(std::io::stderr(), "projectionist: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -90,8 +90,14 @@ fn workers_that_are_not_ideal_are_measured_as_an_operator_would_measure_them() {
 fn a_recorded_series_is_a_trace() {
     let recorded = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},
         "values":[[1700000000,"40"],[1700000030,"900"],[1700000060,"40"],[1700000090,"40"],[1700000120,"40"]]}]}}"#;
-    let recorded = json_of(&simulate(&[("trace.csv", recorded)], &["-o", "json"]).1);
-    assert_eq!(recorded, json_of(&simulate(&[], &["-o", "json"]).1));
+    let marked = format!("\u{feff}{recorded}");
+    let written = json_of(&simulate(&[], &["-o", "json"]).1);
+    for text in [recorded, &marked] {
+        let told = json_of(&simulate(&[("trace.csv", text)], &["-o", "json"]).1);
+        assert_eq!(told["score"], written["score"]);
+        let first = |told: &Value| told["changes"][0]["seconds"].as_f64().unwrap();
+        assert!((first(&told) - first(&written) - 1.7e9).abs() < 1e-3, "times of day come out as given");
+    }
 }
 
 #[test]
@@ -100,11 +106,27 @@ fn what_is_wrong_is_told_with_the_file_and_the_place() {
     let broken = PROJECTION.replace("lag: {target: 5s}", "lag: {target: soon}");
     // Files, arguments, and what the error must hold.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
-    let cases: [Case; 6] = [
+    let typo = PROJECTION.replace("maxWorkers", "maxWorker");
+    let empty = r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
+    let cases: [Case; 16] = [
+        (&[("projection.yaml", &typo)], &[], &["projection.yaml", "spec.scaling.maxWorker ", "maxWorkers is meant?"]),
+        (&[("trace.csv", empty)], &[], &["trace.csv", "data.result", "Prometheus found none"]),
+        (&[("trace.csv", "")], &[], &["trace.csv", "is empty"]),
+        (&[("b.yaml", "scaleUpp: {}")], &["--hpa", "b.yaml"], &["b.yaml", "scaleUpp is no field there"]),
+        (&[], &["--shards", "8"], &["--shards is 8, and the Projection tells 24"]),
+        (&[], &["--start-up", "60.5"], &["--start-up", "60.5", "30s"]),
+        (&[], &["--kubernetes", "1.x"], &["--kubernetes", "1.34"]),
+        (&[], &["--slow-worker", "0.5"], &["--slow-worker", "from 1"]),
+        (&[], &["--backlog-age", "1h"], &["--backlog"]),
+        (&[], &["--width", "80", "-o", "json"], &["--width says nothing with --output json"]),
         (&[("trace.csv", &gap)], &[], &["trace.csv", "line 4", "a gap of 60 s"]),
         (&[("trace.csv", "seconds,events_per_second\n0,1\n1,-2\n")], &[], &["trace.csv", "line 3", "negative"]),
-        (&[("projection.yaml", &broken)], &[], &["projection.yaml", "line 8", "soon"]),
-        (&[("b.yaml", "scaleDown: {policies: []}")], &["--hpa", "b.yaml"], &["b.yaml", "behavior.scaleDown.policies"]),
+        (&[("projection.yaml", &broken)], &[], &["projection.yaml", "spec.lag.target", "soon"]),
+        (
+            &[("b.yaml", "scaleDown: {policies: []}")],
+            &["--hpa", "b.yaml"],
+            &["b.yaml", "scaleDown.policies must have at least 1"],
+        ),
         (&[], &["--hpa", "absent.yaml"], &["absent.yaml", "cannot be read"]),
         (&[], &["--worker-rate", "0"], &["--worker-rate", "above 0"]),
     ];
@@ -113,6 +135,29 @@ fn what_is_wrong_is_told_with_the_file_and_the_place() {
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
     }
+}
+
+#[test]
+fn a_trace_that_is_too_long_is_refused_with_what_to_do() {
+    let rows = (0..32 * 144).map(|row| format!("{},20\n", row * 600)).collect::<String>();
+    let (_, output) = simulate(&[("trace.csv", &format!("seconds,events_per_second\n{rows}"))], &[]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("longer than 31 days: cut it"), "{error}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let directory = simulate(&[], &[]).0;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_projectionist"))
+        .current_dir(directory.path())
+        .args(["simulate", "-f", "projection.yaml", "--trace", "trace.csv", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! No IO and no decisions here: the types, their schema, and the names of conditions and reasons.
 
+mod admission;
 mod behavior;
 mod byte_size;
 mod condition;
@@ -12,8 +13,10 @@ mod scaling;
 mod shards;
 mod spec;
 mod status;
+mod structural;
 mod worker_pod;
 
+pub use admission::{admit, refused_behavior, unknown_field};
 pub use byte_size::{ByteSize, NotAByteSize};
 pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use derived::{CheckpointLocation, table_part, table_parts};
@@ -28,6 +31,8 @@ pub use spec::{
 pub use status::{
     BoundBy, CadenceStatus, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus,
 };
+pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};
+pub use structural::Refusal;
 pub use worker_pod::WorkerPod;
 
 #[cfg(test)]

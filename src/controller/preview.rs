@@ -23,11 +23,11 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// For a Projection. What only the cluster gives an object may be absent.
+    /// For a Projection, on an API server that can do so much. What only the cluster gives an object may be absent.
     ///
     /// # Errors
     /// With the field's name, when the Projection cannot be carried out.
-    pub fn of(projection: &Projection) -> Result<Self, Invalid> {
+    pub fn of(projection: &Projection, server: ServerAbilities) -> Result<Self, Invalid> {
         let mut projection = projection.clone();
         let metadata = &mut projection.metadata;
         for (field, usual) in
@@ -37,7 +37,7 @@ impl Preview {
         }
         let Validated { owner, workload: _, workers } = validate(&projection)?;
         let target = Target { kind: "Deployment", name: &owner.name };
-        let planned = plan_autoscaler(&workers, target, &owner, ServerAbilities { autoscaler_tolerance: true });
+        let planned = plan_autoscaler(&workers, target, &owner, server);
         let spec = planned.body.get("spec").cloned().unwrap_or(Value::Null);
         let autoscaler = serde_json::from_value(spec).map_err(|error| Invalid::Field {
             field: "spec.scaling.behavior".to_owned(),
@@ -46,6 +46,12 @@ impl Preview {
         let immediate = projection.spec.scaling.scale_out == crate::api::ScaleOut::Immediate;
         let workers = WorkerBounds { autoscaled: true, immediate, ..workers };
         Ok(Self { autoscaler, workers, scale_out: ScaleOut::default() })
+    }
+
+    /// Beside an autoscaler of the team's own, which alone scales what runs.
+    pub fn beside_another_autoscaler(mut self) -> Self {
+        self.workers = WorkerBounds { autoscaled: false, immediate: false, ..self.workers };
+        self
     }
 
     /// The number of workers that the operator itself sets now, if any: `replicas` are asked for, the model asks for `required`.
@@ -80,8 +86,10 @@ mod tests {
             },
         }))
         .unwrap();
-        let Autoscaler { range, metrics, behavior } =
-            Autoscaler::from_spec(&Preview::of(&projection).unwrap().autoscaler).unwrap();
+        let Autoscaler { range, metrics, behavior } = Autoscaler::from_spec(
+            &Preview::of(&projection, ServerAbilities { autoscaler_tolerance: true }).unwrap().autoscaler,
+        )
+        .unwrap();
         assert_eq!(range, Range { min: 1, max: 8 });
         assert_eq!(metrics, [1_000, 1_500_000].map(|milli| Metric::External(Target::Average(milli))));
         let up = behavior.unwrap().scale_up;

@@ -78,7 +78,7 @@ fn a_projection_is_known_before_it_is_measured_and_the_round_ends_with_the_last_
 fn an_observation_says_for_which_generation_it_holds_and_a_newer_spec_is_told() {
     let mut board = Board::default();
     let first = projection("a", "1", "events");
-    board.sync(&[Arc::clone(&first)], false);
+    board.sync(&[Arc::clone(&first)], Following::default());
     board.take(reported("a", "1", Ok(sample(1, 90, 10))), &first, Instant::now());
     told(&mut board);
     let newer = |table: &str, generation: i64| {
@@ -92,10 +92,10 @@ fn an_observation_says_for_which_generation_it_holds_and_a_newer_spec_is_told() 
         (observation.generation, observation.measured.is_some())
     };
     let asked = first.metadata.generation.unwrap_or_default();
-    board.sync(&[newer("events", asked + 1)], false);
+    board.sync(&[newer("events", asked + 1)], Following::default());
     assert_eq!(seen(&mut board), (asked + 1, true), "the same is measured");
     assert_eq!(told(&mut board).len(), 1, "reconciling waits for it");
-    board.sync(&[newer("others", asked + 2)], false);
+    board.sync(&[newer("others", asked + 2)], Following::default());
     assert_eq!(seen(&mut board), (asked + 2, false), "another table");
 }
 

@@ -2,25 +2,31 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior;
-use serde::Deserialize;
-use serde_json::{Value, json};
-
 use super::{
-    kind::WorkerKind,
+    documents::one_document,
+    given_autoscaler::{AutoscalerFile, GivenAutoscaler},
+    kind::{Checkpoints, WorkerKind},
     log::Backlog,
     model::{InvalidProjection, ModelPolicy},
     outcome::Run,
     run::{Plan, run},
-    trace::{InvalidTrace, Trace},
+    trace::Trace,
 };
-use crate::api::{Ordering, Projection, ScaleOut};
+use crate::{
+    api::{Ordering, Projection, Refusal, ScaleOut, admit},
+    controller::ServerAbilities,
+};
+
+/// Events per second that one busy worker handles, where nothing tells.
+const USUAL_WORKER_RATE: f64 = 100.0;
 
 /// What is simulated, as the command line gives it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Events per second that one busy worker handles, where the trace does not tell.
-    pub worker_rate: f64,
+    /// The version of Kubernetes whose autoscaler is simulated: major and minor.
+    pub kubernetes: (u32, u32),
+    /// Events per second that one busy worker handles, where the trace does not tell. Default: 100.
+    pub worker_rate: Option<f64>,
     /// What an earlier run learnt of that; none: the model has to find out.
     pub learnt_rate: Option<f64>,
     /// From a worker's creation until it is ready.
@@ -47,12 +53,15 @@ pub struct Options {
     pub scale_out: Option<ScaleOut>,
 }
 
-/// Why there is no simulation. Whoever knows the files' names puts them before.
+/// Why there is no simulation. Who knows the files' names puts them before.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum InvalidInput {
-    /// Of the Projection's file.
-    #[error("is not a Projection: {0}")]
-    NotAProjection(String),
+    /// Of the Projection's file: no document, or more than one.
+    #[error("{0}")]
+    NoDocument(String),
+    /// Of the Projection's file: what the API server would refuse, all of it.
+    #[error("the API server would refuse it: {}", .0.iter().map(ToString::to_string).collect::<Vec<String>>().join("; "))]
+    Refused(Vec<Refusal>),
     /// Of the Projection's file.
     #[error(transparent)]
     Projection(#[from] InvalidProjection),
@@ -61,123 +70,140 @@ pub enum InvalidInput {
         "spec.scaling.shards is Auto and only the running projector knows the number: give it there, or with --shards"
     )]
     UnknownShards,
-    /// Of the behavior's file.
-    #[error("holds neither a behavior nor a HorizontalPodAutoscaler: {0}")]
-    NotABehavior(String),
-    /// Of the trace's file.
-    #[error(transparent)]
-    Trace(#[from] InvalidTrace),
+    /// Of an option that would not be used.
+    #[error("{option} {problem}")]
+    Option {
+        /// The option, with its dashes.
+        option: &'static str,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// Of the autoscaler's file.
+    #[error("{0}")]
+    Autoscaler(String),
 }
 
-/// Reads a Projection.
+/// Reads a Projection as the API server would take it.
 ///
 /// # Errors
-/// With line and column, when the text is none.
+/// With line and column where the text is no document, and with each field that the API server would refuse.
 pub fn read_projection(text: &str) -> Result<Projection, InvalidInput> {
-    serde_saphyr::from_str(text).map_err(|error| InvalidInput::NotAProjection(error.to_string()))
+    let document = one_document(text).map_err(InvalidInput::NoDocument)?;
+    admit(document).map_err(InvalidInput::Refused)
 }
 
-/// Reads a behavior: `scaleUp` and `scaleDown` alone, or those of a HorizontalPodAutoscaler.
+/// Reads rules, or a whole HorizontalPodAutoscaler.
 ///
 /// # Errors
-/// With line and column, when the text holds neither.
-pub fn read_behavior(text: &str) -> Result<HorizontalPodAutoscalerBehavior, InvalidInput> {
-    let refused = |problem: String| InvalidInput::NotABehavior(problem);
-    let document: Value = serde_saphyr::from_str(text).map_err(|error| refused(error.to_string()))?;
-    let whole = document.get("kind").is_some_and(|kind| kind == "HorizontalPodAutoscaler");
-    let behavior: HorizontalPodAutoscalerBehavior = if whole {
-        serde_saphyr::from_str::<Whole>(text).map_err(|error| refused(error.to_string()))?.spec.behavior
-    } else {
-        serde_saphyr::from_str(text).map_err(|error| refused(error.to_string()))?
-    };
-    let given = if whole { document.pointer("/spec/behavior").unwrap_or(&Value::Null) } else { &document };
-    // A field that is misspelt would else count as one that is absent.
-    match unknown_field(given, &json!(behavior), "") {
-        Some(field) => Err(refused(format!("unknown field {field}"))),
-        None => Ok(behavior),
-    }
+/// With the field or the line, when the text holds neither, or what the API server would refuse.
+pub fn read_autoscaler(text: &str) -> Result<AutoscalerFile, InvalidInput> {
+    AutoscalerFile::read(text).map_err(InvalidInput::Autoscaler)
 }
 
-/// A HorizontalPodAutoscaler, as far as it is read.
-#[derive(Deserialize)]
-struct Whole {
-    spec: WholeSpec,
+fn unused(option: &'static str, problem: impl Into<String>) -> InvalidInput {
+    InvalidInput::Option { option, problem: problem.into() }
 }
 
-#[derive(Deserialize)]
-struct WholeSpec {
-    behavior: HorizontalPodAutoscalerBehavior,
-}
-
-/// The first field that was given and not understood.
-fn unknown_field(given: &Value, understood: &Value, path: &str) -> Option<String> {
-    match (given, understood) {
-        (Value::Object(given), understood) => {
-            given.iter().filter(|(_, value)| !value.is_null()).find_map(|(key, value)| {
-                let path = format!("{path}.{key}").trim_start_matches('.').to_owned();
-                match understood.get(key) {
-                    None => Some(path),
-                    Some(understood) => unknown_field(value, understood, &path),
-                }
-            })
+/// How many shards there are, and what each gets; none where workers compete.
+fn shards(projection: &mut Projection, options: &Options) -> Result<Vec<f64>, InvalidInput> {
+    let scaling = &mut projection.spec.scaling;
+    let hot = (options.hot_shard - 1.0).abs() > f64::EPSILON;
+    if scaling.ordering == Ordering::None {
+        if options.shards.is_some() {
+            return Err(unused("--shards", "says nothing with spec.scaling.ordering None: workers compete for events"));
         }
-        (Value::Array(given), Value::Array(understood)) => (0..)
-            .zip(given.iter().zip(understood))
-            .find_map(|(index, (given, understood))| unknown_field(given, understood, &format!("{path}[{index}]"))),
+        if hot {
+            return Err(unused("--hot-shard", "says nothing with spec.scaling.ordering None: there are no shards"));
+        }
+        if matches!(options.kind.checkpoints, Checkpoints::Shard | Checkpoints::ShardUnknown) {
+            return Err(unused(
+                "--checkpoint",
+                "must be one or builtin with spec.scaling.ordering None: there are no shards",
+            ));
+        }
+        return Ok(Vec::new());
+    }
+    let strict = scaling.ordering == Ordering::Strict;
+    let told = projection.spec.shard_count().or(strict.then_some(1));
+    if let (Some(told), Some(given)) = (told, options.shards)
+        && told != given
+    {
+        return Err(unused(
+            "--shards",
+            format!("is {given}, and the Projection tells {told}: leave it out, or set spec.scaling.shards"),
+        ));
+    }
+    let count = told.or(options.shards).ok_or(InvalidInput::UnknownShards)?;
+    if hot && count == 1 {
+        return Err(unused("--hot-shard", "says nothing where there is one shard"));
+    }
+    if !strict {
+        projection.spec.scaling.shards = crate::api::Shards::Count(count);
+    }
+    let usual = vec![1.0; usize::try_from(count).unwrap_or(1)];
+    Ok([options.hot_shard].into_iter().chain(usual.into_iter().skip(1)).collect())
+}
+
+/// Simulates, by the operator's own autoscaler or by the one that is given.
+///
+/// # Errors
+/// With the field's name, when the Projection cannot be carried out; with the option's, when it would not be used.
+pub fn simulate(
+    mut projection: Projection,
+    given: Option<&AutoscalerFile>,
+    trace: Trace,
+    options: &Options,
+) -> Result<Run, InvalidInput> {
+    let server = ServerAbilities::of_version(&options.kubernetes.0.to_string(), &options.kubernetes.1.to_string());
+    let own_tolerance = projection.spec.scaling.behavior.clone().map(AutoscalerFile::Behavior);
+    if !server.autoscaler_tolerance && given.or(own_tolerance.as_ref()).is_some_and(AutoscalerFile::has_tolerance) {
+        return Err(unused(
+            "--kubernetes",
+            "below 1.35 drops the tolerance that the behavior has: take it out, or give a later version",
+        ));
+    }
+    if let Some(AutoscalerFile::Behavior(behavior)) = given {
+        projection.spec.scaling.behavior = Some(behavior.clone());
+    }
+    let whole = match given {
+        Some(AutoscalerFile::Whole(whole)) => {
+            if options.scale_out == Some(ScaleOut::Immediate) {
+                return Err(unused(
+                    "--scale-out",
+                    "Immediate is the operator's beside its own autoscaler: leave it out, or give --hpa the behavior alone",
+                ));
+            }
+            let name = projection.metadata.name.as_deref().unwrap_or_default();
+            Some(GivenAutoscaler::of(whole, name).map_err(InvalidInput::Autoscaler)?)
+        }
         _ => None,
-    }
-}
-
-/// Simulates.
-///
-/// # Errors
-/// With the field's name, when the Projection cannot be carried out, or its number of shards is not known.
-pub fn simulate(mut projection: Projection, trace: Trace, options: &Options) -> Result<Run, InvalidInput> {
-    let Options {
-        worker_rate,
-        learnt_rate,
-        start_up,
-        kind,
-        workers,
-        shards,
-        hot_shard,
-        backlog,
-        backlog_age,
-        sampling,
-        sync_period,
-        phase,
-        scale_out,
-    } = options;
-    if let Some(scale_out) = scale_out {
-        projection.spec.scaling.scale_out = *scale_out;
-    }
-    let compete = projection.spec.scaling.ordering == Ordering::None;
-    let shards = match projection.spec.shard_count().or(*shards) {
-        _ if compete => Vec::new(),
-        None if projection.spec.scaling.ordering == Ordering::Strict => vec![1.0],
-        None => return Err(InvalidInput::UnknownShards),
-        Some(count) => {
-            projection.spec.scaling.shards = crate::api::Shards::Count(count);
-            let usual = vec![1.0; usize::try_from(count).unwrap_or(1)];
-            [*hot_shard].into_iter().chain(usual.into_iter().skip(1)).collect()
-        }
     };
+    if let Some(scale_out) = options.scale_out {
+        projection.spec.scaling.scale_out = scale_out;
+    }
+    if options.worker_rate.is_some() && trace.tells_worker_rate() {
+        return Err(unused("--worker-rate", "would not be used: the trace tells worker_events_per_second"));
+    }
+    let shards = shards(&mut projection, options)?;
     let target = projection.spec.lag.target.0;
     let usual_sampling = (target / 10).clamp(Duration::from_millis(500), Duration::from_secs(5));
     let least = projection.spec.scaling.min_workers;
     let plan = Plan {
-        backlog: Backlog { events: as_float(*backlog), age: *backlog_age },
+        backlog: Backlog { events: as_float(options.backlog), age: options.backlog_age },
         shards,
-        per_worker: *worker_rate,
-        start_up: *start_up,
-        kind: *kind,
-        workers: workers.map_or(least, |workers| i32::try_from(workers).unwrap_or(i32::MAX)),
-        sampling: sampling.unwrap_or(usual_sampling),
-        sync_period: *sync_period,
-        phase: *phase,
+        per_worker: options.worker_rate.unwrap_or(USUAL_WORKER_RATE),
+        start_up: options.start_up,
+        kind: options.kind,
+        workers: options.workers.map_or(least, |workers| i32::try_from(workers).unwrap_or(i32::MAX)),
+        sampling: options.sampling.unwrap_or(usual_sampling),
+        sync_period: options.sync_period,
+        phase: options.phase,
         ..Plan::new(trace, target)
     };
-    let mut policy = ModelPolicy::new(&projection, *learnt_rate)?;
+    let mut policy = ModelPolicy::on(&projection, options.learnt_rate, server)?;
+    if let Some(given) = whole {
+        policy = policy.scaled_by(given);
+    }
     Ok(run(&plan, &mut policy))
 }
 

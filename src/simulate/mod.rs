@@ -22,6 +22,8 @@
 pub mod chart;
 mod command;
 mod crew;
+mod documents;
+mod given_autoscaler;
 mod kind;
 mod log;
 mod model;
@@ -35,8 +37,9 @@ mod run;
 mod svg;
 mod trace;
 
-pub use command::{InvalidInput, Options, read_behavior, read_projection, simulate};
+pub use command::{InvalidInput, Options, read_autoscaler, read_projection, simulate};
 pub use crew::Worker;
+pub use given_autoscaler::AutoscalerFile;
 pub use kind::{Checkpoints, Commits, Measured, WorkerKind};
 pub use log::Backlog;
 pub use model::{InvalidProjection, ModelPolicy};

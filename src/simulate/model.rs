@@ -1,13 +1,14 @@
 //! Our own policy: the very model that the operator runs. The only file of the simulator that knows the model's types.
 
 use super::{
+    given_autoscaler::{GivenAutoscaler, Reads},
     kind::Measured,
     policy::{Policy, State},
 };
 use crate::{
     api::Projection,
     bounds::bounds,
-    controller::{Invalid, Preview},
+    controller::{Invalid, Preview, ServerAbilities},
     hpa::{Autoscaler, InvalidAutoscaler, Metric, Reading},
     lag::{Assessment, Bounds, CheckpointState, Head, Model, Pending, Position, Sample, Workers},
 };
@@ -18,6 +19,8 @@ pub struct ModelPolicy {
     model: Model,
     bounds: Bounds,
     autoscaler: Autoscaler,
+    /// What each of its metrics reads.
+    reads: Vec<Reads>,
     operator: Preview,
     latest: Option<Assessment>,
 }
@@ -34,20 +37,41 @@ pub enum InvalidProjection {
 }
 
 impl ModelPolicy {
-    /// For a Projection; who scales out is as its spec says. `per_worker` is what an earlier run learnt that one worker handles, in events per second; none: it has to be learnt.
+    /// For a Projection on Kubernetes 1.35 or later; who scales out is as its spec says. `per_worker` is what an earlier run learnt that one worker
+    /// handles, in events per second; none: it has to be learnt.
     ///
     /// # Errors
     /// With the field's name, when the Projection cannot be carried out.
     pub fn new(projection: &Projection, per_worker: Option<f64>) -> Result<Self, InvalidProjection> {
-        let operator = Preview::of(projection)?;
+        Self::on(projection, per_worker, ServerAbilities { autoscaler_tolerance: true })
+    }
+
+    /// The same on an API server that can do so much.
+    ///
+    /// # Errors
+    /// With the field's name, when the Projection cannot be carried out.
+    pub fn on(
+        projection: &Projection,
+        per_worker: Option<f64>,
+        server: ServerAbilities,
+    ) -> Result<Self, InvalidProjection> {
+        let operator = Preview::of(projection, server)?;
         let autoscaler = Autoscaler::from_spec(&operator.autoscaler)?;
         Ok(Self {
             model: Model::remembering(per_worker, None, None),
             bounds: bounds(&projection.spec),
             autoscaler,
+            // The required workers, and then, where a second rule asks for it, the length of the queue.
+            reads: vec![Reads::Required, Reads::Pending],
             operator,
             latest: None,
         })
+    }
+
+    /// Scaled by another autoscaler than the operator's own, which then leaves scaling to it.
+    pub(super) fn scaled_by(self, given: GivenAutoscaler) -> Self {
+        let GivenAutoscaler { autoscaler, reads } = given;
+        Self { autoscaler, reads, operator: self.operator.beside_another_autoscaler(), ..self }
     }
 }
 
@@ -65,12 +89,23 @@ impl Policy for ModelPolicy {
 
     fn readings(&mut self, _: &State<'_>) -> Vec<Reading> {
         let Some(latest) = &self.latest else { return Vec::new() };
-        // The operator's autoscaler reads the required workers and then, where a second rule asks for it, the length of the queue.
-        let of = |(index, _): (usize, &Metric)| {
-            if index == 0 { u64::from(latest.required.workers) } else { latest.pending.events }
+        let of = |(reads, metric): (&Reads, &Metric)| {
+            let milli = |count: u64| i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(1_000);
+            let thousandths = |number: f64| milli_of((number * 1_000.0).ceil());
+            let value = match reads {
+                Reads::Required => Some(milli(u64::from(latest.required.workers))),
+                Reads::Pending => Some(milli(latest.pending.events)),
+                Reads::Staleness => latest.staleness.map(|age| thousandths(age.as_secs_f64())),
+                Reads::ArrivalRate => latest.rates.arrival.map(thousandths),
+                Reads::Drain => latest.drain.map(|drain| thousandths(drain.as_secs_f64())),
+            };
+            match (value, metric) {
+                (None, _) => Reading::Failed,
+                (Some(value), Metric::Object(_)) => Reading::Value(value),
+                (Some(value), _) => Reading::Items(vec![value]),
+            }
         };
-        let milli = |count: u64| i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(1_000);
-        self.autoscaler.metrics.iter().enumerate().map(of).map(|count| Reading::Items(vec![milli(count)])).collect()
+        self.reads.iter().zip(&self.autoscaler.metrics).map(of).collect()
     }
 
     fn scale_to(&mut self, state: &State<'_>) -> Option<i32> {
@@ -81,6 +116,12 @@ impl Policy for ModelPolicy {
     fn required(&self) -> Option<u32> {
         self.latest.as_ref().map(|latest| latest.required.workers)
     }
+}
+
+/// Rates and ages are far below 2^53.
+#[allow(clippy::cast_possible_truncation)]
+fn milli_of(number: f64) -> i64 {
+    number as i64
 }
 
 /// The patterns of hours and days go by the trace's own times.

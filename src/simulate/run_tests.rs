@@ -139,6 +139,8 @@ fn what_is_one_window_or_one_period_old_is_already_older() {
 
 #[test]
 fn a_long_trace_is_sampled_as_a_short_one_is() {
+    let month = Plan::new(trace(&vec![30.0; 31 * 8_640]), seconds(5));
+    assert_eq!((month.tick, month.sampling), (Duration::from_millis(100), Duration::from_millis(500)));
     let (short, long) = (trace(&[30.0; 60]), trace(&[30.0; 60 * 18]));
     let policy = || ByLook { behavior: None, wanted: vec![1], looks: 0 };
     let (mut few, mut many) = (policy(), policy());
