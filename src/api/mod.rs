@@ -31,7 +31,6 @@ pub use spec::{
 pub use status::{
     BoundBy, CadenceStatus, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus,
 };
-pub use status::{BoundBy, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus};
 pub use structural::Refusal;
 pub use worker_pod::WorkerPod;
 
