@@ -14,6 +14,7 @@ use kube::runtime::{
 use projectionist::{
     api::{Projection, Reason},
     lag::Pending,
+    leader_required::Following,
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot, Unknown},
 };
@@ -54,7 +55,7 @@ pub struct Running {
     pub first_round: watch::Receiver<bool>,
     pub metrics: Arc<SamplerMetrics>,
     /// What the sampler would end without.
-    _held: (watch::Sender<bool>, mpsc::Receiver<projectionist::snapshot::ProjectionKey>),
+    _held: (watch::Sender<Following>, mpsc::Receiver<projectionist::snapshot::ProjectionKey>),
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -72,7 +73,7 @@ impl Running {
         let given = secrets.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect();
         let secrets = Arc::new(Given(Mutex::new(given)));
         let (changed, changed_there) = watch::channel(0);
-        let (follow, following) = watch::channel(false);
+        let (follow, following) = watch::channel(Following::default());
         let (changes, changes_here) = mpsc::channel(64);
         let (first_round, first_round_here) = watch::channel(false);
         let (snapshot, metrics) = (SharedSnapshot::default(), Arc::new(SamplerMetrics::default()));
