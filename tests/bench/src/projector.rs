@@ -29,6 +29,7 @@ pub(crate) async fn events_per_second(cluster: &Cluster) -> Result<()> {
             schema: None,
             shards: 24,
             batch_size: 500,
+            max_event_bytes: 1 << 20,
             setup: Some("create table totals (stream text primary key, sum numeric, events bigint)".to_owned()),
             handlers: BTreeMap::from([("Counted".to_owned(), UPSERT.to_owned())]),
         },
