@@ -58,6 +58,7 @@ fn observation(uid: &str) -> Arc<Observation> {
     let valid_until = Instant::now() + Duration::from_secs(3_600);
     Arc::new(Observation {
         uid: uid.into(),
+        generation: 1,
         labels: Arc::default(),
         measured: Some(Arc::new(Measured { sample, assessment, valid_until })),
         fallback: None,
