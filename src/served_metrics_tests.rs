@@ -25,6 +25,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         held_back: 0,
         unheard: false,
         beyond_all_rows: None,
+        upper_bound: None,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     };

@@ -24,6 +24,11 @@ impl ProjectionSpec {
         }
     }
 
+    /// The column or SQL expression with an event's shard, where the spec tells it.
+    pub fn event_shard(&self) -> Option<&str> {
+        self.source.postgres.as_ref()?.event_table.shard.as_deref()
+    }
+
     /// Where in the read store the checkpoint of the Projection `namespace/name` is, or `None` when the spec does not say.
     pub fn checkpoint_location(&self, namespace: &str, name: &str) -> Option<CheckpointLocation> {
         let store = self.read_store.as_ref()?.postgres.as_ref()?;
@@ -37,7 +42,7 @@ impl ProjectionSpec {
                 name_column: default_name_column(),
                 position_column: default_position_column(),
                 name: format!("{namespace}/{name}"),
-                shards: self.shard_count(),
+                rows: CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
             });
         }
         let table = &self.checkpoint.as_ref()?.read_store;
@@ -46,7 +51,10 @@ impl ProjectionSpec {
             name_column: table.name_column.clone(),
             position_column: table.position_column.clone(),
             name: table.name.clone().unwrap_or_else(|| name.to_owned()),
-            shards: None,
+            rows: match self.event_shard() {
+                Some(_) => CheckpointRows::Keyed { column: table.shard_column.clone(), shards: self.shard_count() },
+                None => CheckpointRows::One,
+            },
         })
     }
 }
@@ -134,8 +142,24 @@ pub struct CheckpointLocation {
     pub position_column: String,
     /// This projection's value in the name column.
     pub name: String,
-    /// With the built-in projector: how many rows there are, numbered from 0 in the column `shard`, one a hash segment.
-    pub shards: Option<u32>,
+    /// Which rows there are.
+    pub rows: CheckpointRows,
+}
+
+/// The rows of one projection in a checkpoint table.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum CheckpointRows {
+    /// One. Where there are several, the lowest stands for all.
+    One,
+    /// Those of the built-in projector: so many, numbered from 0 in the column `shard`, one a hash segment.
+    Numbered(u32),
+    /// One a shard.
+    Keyed {
+        /// The column with the shard; absent where it is to be found.
+        column: Option<String>,
+        /// The number of shards, where it is told.
+        shards: Option<u32>,
+    },
 }
 
 #[cfg(test)]
@@ -202,12 +226,12 @@ mod tests {
     fn the_checkpoint_is_where_the_spec_or_the_builtin_projector_puts_it() {
         let existing = serde_json::json!({ "existing": { "kind": "Deployment", "name": "x" } });
         let own = spec(&existing, &serde_json::json!({}), Some("orders")).checkpoint_location("shop", "a").unwrap();
-        assert_eq!((own.table.as_str(), own.name.as_str(), own.shards), ("orders.checkpoints", "a", None));
+        assert_eq!((own.table.as_str(), own.name.as_str(), own.rows), ("orders.checkpoints", "a", CheckpointRows::One));
         let builtin = serde_json::json!({ "builtin": { "handlers": { "a": "select 1" } } });
         let ours = spec(&builtin, &serde_json::json!({}), None).checkpoint_location("shop", "a").unwrap();
         assert_eq!(
-            (ours.table.as_str(), ours.name.as_str(), ours.shards),
-            ("projectionist_checkpoints", "shop/a", Some(24))
+            (ours.table.as_str(), ours.name.as_str(), ours.rows),
+            ("projectionist_checkpoints", "shop/a", CheckpointRows::Numbered(24))
         );
     }
 }

@@ -19,7 +19,7 @@ mod worker_pod;
 pub use admission::{admit, refused_behavior, unknown_field};
 pub use byte_size::{ByteSize, NotAByteSize};
 pub use condition::{ConditionStatus, ConditionType, Reason};
-pub use derived::{CheckpointLocation, table_part, table_parts};
+pub use derived::{CheckpointLocation, CheckpointRows, table_part, table_parts};
 pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};

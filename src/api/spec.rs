@@ -36,6 +36,8 @@ use super::{CatchUp, Failure, HumanDuration, Lag, ProjectionStatus, Projector, S
 #[x_kube(
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.projector.builtin, which writes there"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.projector.builtin, which keeps its own in the read store"),
+    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.source.postgres) || !has(self.source.postgres.eventTable.shard)").message("spec.source.postgres.eventTable.shard must be absent with spec.projector.builtin, whose shards are hashes of the stream"),
+    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore.shardColumn) || !has(self.source.postgres) || has(self.source.postgres.eventTable.shard)").message("spec.checkpoint.readStore.shardColumn needs spec.source.postgres.eventTable.shard, which tells the shard of an event"),
     validation = Rule::new("(has(self.projector) && has(self.projector.builtin)) || has(self.checkpoint)").message("spec.checkpoint is required: an event table does not know how far a projector has come"),
     validation = Rule::new("!has(self.checkpoint) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.checkpoint.readStore, which is read there"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.scaling) || !has(self.scaling.ordering) || self.scaling.ordering != 'None'").message("spec.scaling.ordering must be PerKey or Strict with spec.projector.builtin, which keeps the order of each stream"),
@@ -188,6 +190,16 @@ pub struct EventTable {
     /// The column with the stream, whose events must stay in order (text, uuid, an integer or an enum). Used by the built-in projector. Default: `stream`.
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub stream: String,
+    /// The shard of an event, for workers that keep one checkpoint row for each shard: a column (`tenant`), or an SQL expression over one row
+    /// (`mod(customer, 24)`). Each shard is then counted beyond its own row; an event belongs to the row whose shard is the same text. One expression without
+    /// subqueries, aggregates or functions that have effects. Absent: where a Projection has several rows, the lowest stands for all, and what
+    /// is pending is an upper bound. Not used by the built-in projector, whose shards are hashes of the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [{
+        "rule": "!self.contains(';') && !self.contains('--') && !self.contains('/*')",
+        "message": "must be one SQL expression, without semicolons and comments",
+    }]))]
+    pub shard: Option<String>,
     /// The column with the event's type. Used by the built-in projector. Default: `type`.
     #[serde(rename = "type")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
@@ -213,6 +225,7 @@ impl Default for EventTable {
             recorded_at: "recorded_at".to_owned(),
             time_zone: None,
             stream: "stream".to_owned(),
+            shard: None,
             type_: "type".to_owned(),
             data: "data".to_owned(),
             retention: None,
@@ -245,6 +258,11 @@ pub struct CheckpointTable {
     #[serde(default = "default_position_column")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub position_column: String,
+    /// The column with a row's shard, where there is one row for each shard and `eventTable.shard` tells an event's. Default: the one other column of a unique
+    /// index that has the name column and one more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
+    pub shard_column: Option<String>,
     /// This projection's value in the name column. Default: the Projection's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]

@@ -81,7 +81,7 @@ pub struct HeadStatus {
 }
 
 /// How many events wait.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingStatus {
     /// Committed events beyond the checkpoint, up to the raw head.
@@ -92,6 +92,9 @@ pub struct PendingStatus {
     pub held_back: i64,
     /// False when the value is an upper bound.
     pub exact: bool,
+    /// Why it is one, and what to add to the spec; absent where it is one only for a while, or for a large backlog.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// In which steps workers move the checkpoint: what lies between two of them is taken for handled, and no queue.

@@ -59,7 +59,8 @@ fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> 
         }
         return Some(announcement(true, &now.reason, type_, &now.message));
     }
-    let remarkable = [Reason::EventTimeInFuture, Reason::HeadJumped, Reason::PooledConnection].map(Reason::as_str);
+    let remarkable = [Reason::EventTimeInFuture, Reason::HeadJumped, Reason::OnlyUpperBound, Reason::PooledConnection]
+        .map(Reason::as_str);
     if now.status == "True" && remarkable.contains(&now.reason.as_str()) {
         let said = before.is_some_and(|before| before.reason == now.reason);
         return (!said).then(|| announcement(true, &now.reason, type_, &now.message));

@@ -83,7 +83,10 @@ fn within(known: &Known<'_>) -> Verdict {
         None if measured.assessment.at_least.is_some() => Verdict {
             status: ConditionStatus::Unknown,
             reason: Reason::OnlyUpperBound,
-            message: "the lowest of several checkpoint rows stands for all, so that what quiet shards have done long ago looks as if it waited: name the column with an event's shard, and each shard is counted".to_owned(),
+            message: measured.sample.upper_bound.as_deref().map_or_else(
+                || "only an upper bound of what waits is known so far".to_owned(),
+                |why| format!("what quiet shards have done long ago may look as if it waited: {why}"),
+            ),
         },
         None => Verdict {
             status: ConditionStatus::Unknown,
@@ -226,6 +229,9 @@ fn lag_known(known: &Known<'_>) -> Verdict {
                 jump.within.as_secs().max(1)
             ),
         );
+    }
+    if let Some(why) = &measured.sample.upper_bound {
+        return remarkable(Reason::OnlyUpperBound, format!("pending events are only an upper bound: {why}"));
     }
     holds("pending events and staleness are measured")
 }

@@ -38,6 +38,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
             value: i64::try_from(all.pending.events).unwrap_or(i64::MAX),
             held_back: sample.map_or(0, |sample| i64::try_from(sample.held_back).unwrap_or(i64::MAX)),
             exact: all.pending.exact,
+            reason: sample.and_then(|sample| sample.upper_bound.as_deref()).map(str::to_owned),
         }),
         staleness_seconds: assessment
             .and_then(|all| all.staleness)

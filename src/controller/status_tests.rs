@@ -41,6 +41,7 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
             held_back: 0,
             unheard: false,
             beyond_all_rows: None,
+            upper_bound: None,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         },
@@ -146,7 +147,7 @@ fn all_is_well_and_the_numbers_are_rounded() {
     assert_eq!(status.phase, Some(Phase::Live));
     assert_eq!(status.staleness_seconds, Some(1.4));
     assert_eq!(status.checkpoint.as_deref(), Some("1031"), "the lowest shard");
-    assert_eq!(status.pending.unwrap().value, 9);
+    assert_eq!(status.pending.as_ref().unwrap().value, 9);
     let workers = status.workers.clone().unwrap();
     assert_eq!((workers.summary.as_deref(), workers.bound_by), (Some("2/2"), BoundBy::Shards));
     let rates = status.rates.unwrap();
@@ -164,7 +165,7 @@ fn what_is_unknown_is_absent_and_what_was_learnt_is_kept() {
     let refused = unknown(Reason::ConnectionRefused);
     down.failure = Some(&refused);
     let after = next_status(&down, &before, at(200));
-    assert_eq!((after.pending, after.staleness_seconds, after.checkpoint.as_ref()), (None, None, None));
+    assert_eq!((after.pending.as_ref(), after.staleness_seconds, after.checkpoint.as_ref()), (None, None, None));
     assert!(after.head.is_none());
     let workers = after.workers.clone().unwrap();
     assert_eq!((workers.required, workers.ready, workers.summary.as_deref()), (None, Some(2), Some("2/?")));
@@ -632,7 +633,7 @@ fn events_that_an_open_transaction_holds_back_are_counted_and_the_transaction_is
     is(&after, "Progressing", "True", Reason::AsExpected);
     is(&after, "Ready", "True", Reason::AsExpected);
     assert_eq!(after.phase, Some(Phase::CatchingUp));
-    assert_eq!(after.pending.map(|pending| (pending.value, pending.held_back)), Some((501, 501)));
+    assert_eq!(after.pending.as_ref().map(|pending| (pending.value, pending.held_back)), Some((501, 501)));
     let message = |status: &ProjectionStatus| {
         status.conditions.iter().find(|condition| condition.type_ == "HeldBack").unwrap().message.clone()
     };
@@ -709,4 +710,22 @@ fn a_process_that_has_just_begun_does_not_unsay_what_was_measured() {
     let problem = Some(Problem { reason: Reason::NotOwned, message: "taken".to_owned(), lasting: true });
     assert_eq!(waits(&before, &Known { problem, ..unmeasured() }, 2), None, "what is wrong is told at once");
     assert_eq!(waits(&before, &known(Err(unknown(Reason::ConnectionRefused))), 2), None, "an answer is an answer");
+}
+
+#[test]
+fn an_upper_bound_says_why_and_what_to_add() {
+    let mut bound = measured(9_000, 1.0, false);
+    bound.assessment.pending.exact = false;
+    bound.sample.upper_bound = Some("checkpoint table t has several rows: name spec.x".into());
+    let told = status(&known(Ok(&bound)));
+    is(&told, "LagKnown", "True", Reason::OnlyUpperBound);
+    is(&told, "Ready", "True", Reason::AsExpected);
+    let pending = told.pending.clone().unwrap();
+    assert_eq!(
+        (pending.exact, pending.reason.as_deref()),
+        (false, Some("checkpoint table t has several rows: name spec.x"))
+    );
+    let before = status(&known(Ok(&measured(9, 1.0, false))));
+    let events = announcements(&before, &told);
+    assert_eq!(events.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>(), ["OnlyUpperBound"]);
 }

@@ -23,6 +23,7 @@ fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
         held_back: 0,
         unheard: false,
         beyond_all_rows: Some(beyond),
+        upper_bound: None,
         pending_by_shard: Vec::new(),
         arrived,
         staleness: Some(seconds(86_400)),
@@ -101,6 +102,7 @@ fn a_scan_that_was_cut_shows_a_large_backlog_and_gets_its_workers() {
             checkpoint: CheckpointState::Committed(vec![Position(done)]),
             pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
             beyond_all_rows: None,
+            upper_bound: None,
             arrived: 0,
             ..quiet_shard(1_000 + second, 0, 0)
         };
@@ -118,6 +120,7 @@ fn what_is_held_back_waits_for_its_writer_and_not_for_a_worker() {
         pending: Some(Pending { events: pending, exact: true }),
         held_back,
         beyond_all_rows: None,
+        upper_bound: None,
         staleness: Some(seconds(second)),
         ..quiet_shard(1_000 + second, 500, 0)
     };

@@ -233,6 +233,7 @@ impl Foreign {
             held_back: 0,
             unheard: false,
             beyond_all_rows: None,
+            upper_bound: None,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         };
@@ -244,6 +245,7 @@ impl Foreign {
                 pending: Some(Pending { events: beyond(lowest), exact: false }),
                 pending_by_shard: Vec::new(),
                 beyond_all_rows: Some(beyond(highest)),
+                upper_bound: None,
                 staleness: Some(Duration::from_secs_f64(self.age_of(lowest))),
                 ..sample
             },

@@ -47,6 +47,7 @@ impl World {
             held_back: 0,
             unheard: false,
             beyond_all_rows: None,
+            upper_bound: None,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         }

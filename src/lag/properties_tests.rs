@@ -106,6 +106,7 @@ impl Replay {
             held_back: 0,
             unheard: false,
             beyond_all_rows: None,
+            upper_bound: None,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         };

@@ -1,6 +1,6 @@
 //! One look at a source and its projection's checkpoint: what a probe answers.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// An event's place in the log. Grows with time; may have gaps, so a difference of positions is no count.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -36,6 +36,14 @@ impl CheckpointState {
         match self {
             Self::NeverCommitted => None,
             Self::Committed(shards) => shards.iter().min().copied(),
+        }
+    }
+
+    /// The checkpoint of each shard; empty where none was ever written.
+    pub fn positions(&self) -> &[Position] {
+        match self {
+            Self::NeverCommitted => &[],
+            Self::Committed(shards) => shards,
         }
     }
 
@@ -133,6 +141,8 @@ pub struct Sample {
     /// for certain. Then `pending` counts from the lowest row, so that what quiet shards have done long ago is in it. Absent where each row is counted
     /// by itself.
     pub beyond_all_rows: Option<u64>,
+    /// Why the checkpoint tells only an upper bound of what waits, and what to add to the spec.
+    pub upper_bound: Option<Arc<str>>,
     /// What waits in each shard, where the shards of events are known; empty where they are not.
     pub pending_by_shard: Vec<u64>,
     /// Committed events that came since measuring this source began, whether or not they may be read yet: a counter that only grows.

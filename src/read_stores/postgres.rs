@@ -1,13 +1,16 @@
 //! Checkpoints in PostgreSQL: all projections of one table in one statement.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error, types::Type};
 
 use super::names::NameType;
 use crate::{
-    api::{CheckpointLocation, Reason},
+    api::{CheckpointLocation, CheckpointRows, Reason},
     lag::{CheckpointState, FailedEvent, Position},
     postgres::{
         Database, Live, Query, classify,
@@ -23,11 +26,20 @@ use crate::{
 pub struct Checkpoint {
     /// The positions.
     pub state: CheckpointState,
-    /// False when there were several rows for one name: then the state holds the lowest and the highest of them, and what has been done between
-    /// the two is not known.
-    pub exact: bool,
+    /// Where each shard has a row of its own: the shards as text, in the order of the positions.
+    pub shards: Option<Arc<[Arc<str>]>>,
+    /// Why it does not tell what was done exactly, and what to add. Then the state holds the lowest and the highest of several rows, and what has been done
+    /// between the two is not known.
+    pub bound: Option<Arc<str>>,
     /// Events that workers of the built-in projector cannot handle, the lowest position first.
     pub failed: Vec<FailedEvent>,
+}
+
+impl Checkpoint {
+    /// Without shards, and exact.
+    fn plain(state: CheckpointState) -> Self {
+        Self { state, shards: None, bound: None, failed: Vec::new() }
+    }
 }
 
 /// So many failed events are read for each projection.
@@ -43,7 +55,16 @@ struct Table {
     table: String,
     name_column: String,
     position_column: String,
-    sharded: bool,
+    rows: Rows,
+}
+
+/// Which rows of a table are asked for.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum Rows {
+    One,
+    Numbered,
+    /// By this column, or one that is to be found.
+    Keyed(Option<String>),
 }
 
 /// Reads the checkpoints at `locations`, one statement a table, before `deadline`. A failing table does not affect the others.
@@ -85,25 +106,66 @@ fn table_of(location: &CheckpointLocation) -> Table {
         table: location.table.clone(),
         name_column: location.name_column.clone(),
         position_column: location.position_column.clone(),
-        sharded: location.shards.is_some(),
+        rows: match &location.rows {
+            CheckpointRows::One => Rows::One,
+            CheckpointRows::Numbered(_) => Rows::Numbered,
+            CheckpointRows::Keyed { column, .. } => Rows::Keyed(column.clone()),
+        },
     }
 }
 
-fn statement(table: &Table, names: &NameType) -> String {
+/// How many rows of all projections on a table are read shard by shard at most.
+const MOST_ROWS: usize = 200_000;
+
+/// `column` is the one with the shard, where each row is asked for.
+fn statement(table: &Table, column: Option<&str>, names: &NameType) -> String {
     let wanted = names.parameter();
     let (name, position) = (quote_identifier(&table.name_column), quote_identifier(&table.position_column));
     let from = quote_table(&table.table);
-    if table.sharded {
-        format!(
+    match (&table.rows, column.map(quote_identifier)) {
+        (Rows::Numbered, _) => format!(
             "select {name}::text, array_agg({position}::bigint order by shard), array_agg(shard::int order by shard)
              from {from} where {name} = any({wanted}) group by {name}"
-        )
-    } else {
+        ),
+        // Of several rows of a shard the one that has come least far counts.
+        (Rows::Keyed(_), Some(shard)) => format!(
+            "select r.name, array_agg(r.position order by r.shard), array_agg(r.shard order by r.shard)
+             from (
+                 select {name}::text as name, coalesce({shard}::text, '') as shard, min({position})::bigint as position
+                 from {from} where {name} = any({wanted}) and {position} is not null group by 1, 2 limit {MOST_ROWS} + 1
+             ) r
+             group by r.name"
+        ),
         // A few aggregates rather than the rows: a wrong name column must not fetch a million of them.
-        format!(
+        _ => format!(
             "select {name}::text, array[min({position})::bigint, max({position})::bigint], count(*)
              from {from} where {name} = any({wanted}) group by {name}"
-        )
+        ),
+    }
+}
+
+/// The other column of a unique index that consists of the name column and one more, where there is just one such column.
+const SHARD_COLUMN: &str = "
+select array_agg(distinct a.attname::text)
+from pg_catalog.pg_index i
+cross join lateral unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k(attnum)
+join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+where i.indrelid = cast($1::text as regclass) and i.indisunique and i.indisvalid and i.indpred is null and i.indnkeyatts = 2
+    and a.attname <> $2::text and exists (
+        select from pg_catalog.pg_attribute n
+        where n.attrelid = i.indrelid and n.attname = $2::text and n.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1])
+    )";
+
+async fn shard_column(client: &Client, table: &Table) -> Result<Option<String>, Error> {
+    match &table.rows {
+        Rows::One | Rows::Numbered => Ok(None),
+        Rows::Keyed(Some(column)) => Ok(Some(column.clone())),
+        Rows::Keyed(None) => {
+            let found = Query::new(SHARD_COLUMN, &[Type::TEXT, Type::TEXT]);
+            let row = found.row(client, &[&quote_table(&table.table), &table.name_column]).await?;
+            let columns: Option<Vec<String>> = row.try_get(0)?;
+            Ok(columns.filter(|columns| columns.len() == 1).and_then(|mut columns| columns.pop()))
+        }
     }
 }
 
@@ -111,18 +173,21 @@ async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -
     let client = &live.session.client;
     let outcome = live.reading(async {
         let names = check_types(client, table).await?;
+        let column = shard_column(client, table).await.map_err(|error| refused(table, &error))?;
         let wanted: Vec<String> = asked.iter().filter_map(|location| names.canonical(&location.name)).collect();
-        let checkpoints = Query::new(statement(table, &names), &[Type::TEXT_ARRAY]);
+        let checkpoints = Query::new(statement(table, column.as_deref(), &names), &[Type::TEXT_ARRAY]);
         let rows = checkpoints.rows(client, &[&wanted]).await.map_err(|error| refused(table, &error))?;
         let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
         let visibility = visibility.map_err(|error| refused(table, &error))?;
-        let failed = if table.sharded { failed_events(client, table, &wanted).await } else { Ok(HashMap::new()) };
-        Ok::<_, Unknown>((names, rows, visibility, failed.map_err(|error| refused(table, &error))?))
+        let failed =
+            if table.rows == Rows::Numbered { failed_events(client, table, &wanted).await } else { Ok(HashMap::new()) };
+        let failed = failed.map_err(|error| refused(table, &error))?;
+        Ok::<_, Unknown>((column.is_some(), names, rows, visibility, failed))
     });
-    let (names, rows, visibility, mut failed) = match outcome.await.map_err(|error| refused(table, &error))? {
+    let (keyed, names, rows, visibility, mut failed) = match outcome.await.map_err(|error| refused(table, &error))? {
         Ok(answer) => answer,
         // The builtin projector makes its table when it starts: until then it has committed nothing.
-        Err(unknown) if table.sharded && unknown.reason == Reason::TableNotFound => {
+        Err(unknown) if table.rows == Rows::Numbered && unknown.reason == Reason::TableNotFound => {
             let never = asked.iter().map(|location| ((*location).clone(), interpret(location, None)));
             return Ok(never.collect());
         }
@@ -132,14 +197,25 @@ async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -
     for row in &rows {
         let read = || -> Result<(String, Row), Error> {
             let positions: Vec<Option<i64>> = row.try_get(1)?;
-            Ok(if table.sharded {
-                (row.try_get(0)?, Row::Sharded { positions, shards: row.try_get(2)? })
-            } else {
-                (row.try_get(0)?, Row::Plain { positions, count: row.try_get(2)? })
-            })
+            let row = match table.rows {
+                Rows::Numbered => (row.try_get(0)?, Row::Numbered { positions, shards: row.try_get(2)? }),
+                _ if keyed => (row.try_get(0)?, Row::Keyed { positions, shards: row.try_get(2)? }),
+                _ => (row.try_get(0)?, Row::Plain { positions, count: row.try_get(2)? }),
+            };
+            Ok(row)
         };
         let (name, row) = read().map_err(|error| refused(table, &error))?;
         found.insert(name, row);
+    }
+    let read: usize = found.values().map(Row::shards).sum();
+    if read > MOST_ROWS {
+        return Err(Unknown {
+            reason: Reason::InvalidAnswer,
+            message: format!(
+                "checkpoint table {}: it has more than {MOST_ROWS} rows for the Projections that name it: is spec.checkpoint.readStore.nameColumn the right one?",
+                table.table
+            ),
+        });
     }
     let row = |location: &CheckpointLocation| names.canonical(&location.name).and_then(|name| found.get(&name));
     let mut answers: Checkpoints =
@@ -200,34 +276,61 @@ fn seems_missing(answer: &Result<Checkpoint, Unknown>) -> bool {
 #[derive(Clone, Debug)]
 enum Row {
     Plain { positions: Vec<Option<i64>>, count: i64 },
-    Sharded { positions: Vec<Option<i64>>, shards: Vec<i32> },
+    Numbered { positions: Vec<Option<i64>>, shards: Vec<i32> },
+    Keyed { positions: Vec<Option<i64>>, shards: Vec<String> },
+}
+
+impl Row {
+    fn shards(&self) -> usize {
+        match self {
+            Self::Keyed { shards, .. } => shards.len(),
+            Self::Plain { .. } | Self::Numbered { .. } => 0,
+        }
+    }
 }
 
 fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpoint, Unknown> {
-    let never = Ok(Checkpoint { state: CheckpointState::NeverCommitted, exact: true, failed: Vec::new() });
+    let never = Ok(Checkpoint::plain(CheckpointState::NeverCommitted));
     match row {
         None => never,
         Some(Row::Plain { positions, count }) => match positions[..] {
-            [Some(lowest), _] if *count == 1 => Ok(Checkpoint {
-                state: CheckpointState::Committed(vec![Position(lowest)]),
-                exact: true,
-                failed: Vec::new(),
-            }),
+            [Some(lowest), _] if *count == 1 => {
+                Ok(Checkpoint::plain(CheckpointState::Committed(vec![Position(lowest)])))
+            }
             [Some(lowest), Some(highest)] => Ok(Checkpoint {
                 state: CheckpointState::Committed(vec![Position(lowest), Position(highest)]),
-                exact: false,
+                shards: None,
+                bound: Some(why_bound(location).into()),
                 failed: Vec::new(),
             }),
             _ => never,
         },
-        Some(Row::Sharded { positions, shards }) => {
-            let expected = location.shards.unwrap_or(1);
+        Some(Row::Keyed { positions, shards }) => {
+            let positions: Vec<Position> = positions.iter().flatten().copied().map(Position).collect();
+            if positions.len() != shards.len() || shards.is_empty() {
+                return never;
+            }
+            Ok(Checkpoint {
+                state: CheckpointState::Committed(positions),
+                shards: Some(shards.iter().map(|shard| shard.as_str().into()).collect()),
+                bound: None,
+                failed: Vec::new(),
+            })
+        }
+        Some(Row::Numbered { positions, shards }) => {
+            let expected = match location.rows {
+                CheckpointRows::Numbered(expected) => expected,
+                CheckpointRows::One | CheckpointRows::Keyed { .. } => 1,
+            };
             let complete = shards.iter().copied().eq(0..i32::try_from(expected).unwrap_or(i32::MAX));
             let positions: Option<Vec<Position>> = positions.iter().map(|position| position.map(Position)).collect();
             match positions {
-                Some(positions) if complete => {
-                    Ok(Checkpoint { state: CheckpointState::Committed(positions), exact: true, failed: Vec::new() })
-                }
+                Some(positions) if complete => Ok(Checkpoint {
+                    state: CheckpointState::Committed(positions),
+                    shards: Some(shards.iter().map(|shard| shard.to_string().into()).collect()),
+                    bound: None,
+                    failed: Vec::new(),
+                }),
                 _ => Err(Unknown {
                     reason: Reason::InvalidAnswer,
                     message: format!(
@@ -240,6 +343,22 @@ fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpo
             }
         }
     }
+}
+
+/// Of several rows only the lowest is told: what to add so that each is counted. The number of rows is not in it, since it may change often.
+fn why_bound(location: &CheckpointLocation) -> String {
+    let CheckpointLocation { table, name_column, name, rows, .. } = location;
+    let add = match rows {
+        CheckpointRows::Keyed { .. } => format!(
+            "which of its columns holds the shard is not to be seen, since there is not just one unique index on {name_column} and one other column: name it in spec.checkpoint.readStore.shardColumn"
+        ),
+        CheckpointRows::One | CheckpointRows::Numbered(_) => {
+            "name the column with an event's shard in spec.source.postgres.eventTable.shard, and each shard is counted beyond its own row".to_owned()
+        }
+    };
+    format!(
+        "checkpoint table {table} has several rows for {name:?}, and the lowest stands for all, so that what the others have done counts as waiting: {add}"
+    )
 }
 
 /// Checks both columns, and returns how names are compared.
@@ -275,20 +394,20 @@ fn refused(table: &Table, error: &Error) -> Unknown {
 mod tests {
     use super::*;
 
-    fn location(shards: Option<u32>) -> CheckpointLocation {
+    fn location(rows: CheckpointRows) -> CheckpointLocation {
         CheckpointLocation {
             table: "checkpoints".to_owned(),
             name_column: "projection".to_owned(),
             position_column: "position".to_owned(),
             name: "orders".to_owned(),
-            shards,
+            rows,
         }
     }
 
     #[test]
     fn no_row_and_a_row_without_a_position_are_never_committed_and_not_zero() {
         for row in [None, Some(Row::Plain { positions: vec![None, None], count: 1 })] {
-            let checkpoint = interpret(&location(None), row.as_ref()).unwrap();
+            let checkpoint = interpret(&location(CheckpointRows::One), row.as_ref()).unwrap();
             assert_eq!(checkpoint.state, CheckpointState::NeverCommitted);
         }
     }
@@ -296,20 +415,20 @@ mod tests {
     #[test]
     fn several_rows_of_one_name_tell_only_a_bound() {
         let row = Row::Plain { positions: vec![Some(3), Some(9)], count: 4 };
-        let checkpoint = interpret(&location(None), Some(&row)).unwrap();
+        let checkpoint = interpret(&location(CheckpointRows::One), Some(&row)).unwrap();
         assert_eq!(checkpoint.state.lowest(), Some(Position(3)));
-        assert!(!checkpoint.exact);
+        assert!(checkpoint.bound.unwrap().contains("spec.source.postgres.eventTable.shard"));
     }
 
     #[test]
     fn shards_must_be_complete() {
-        let row = |shards: Vec<i32>| Row::Sharded { positions: vec![Some(5); shards.len()], shards };
+        let row = |shards: Vec<i32>| Row::Numbered { positions: vec![Some(5); shards.len()], shards };
         assert_eq!(
-            interpret(&location(Some(3)), Some(&row(vec![0, 1, 2]))).unwrap().state,
+            interpret(&location(CheckpointRows::Numbered(3)), Some(&row(vec![0, 1, 2]))).unwrap().state,
             CheckpointState::Committed(vec![Position(5); 3])
         );
         for wrong in [vec![0, 1], vec![0, 1, 3], vec![0, 1, 2, 3]] {
-            let unknown = interpret(&location(Some(3)), Some(&row(wrong))).unwrap_err();
+            let unknown = interpret(&location(CheckpointRows::Numbered(3)), Some(&row(wrong))).unwrap_err();
             assert_eq!(unknown.reason, Reason::InvalidAnswer);
         }
     }

@@ -34,6 +34,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
         held_back: 0,
         unheard: false,
         beyond_all_rows: None,
+        upper_bound: None,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     }

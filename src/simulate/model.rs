@@ -149,6 +149,7 @@ fn sample(state: &State<'_>) -> Sample {
         held_back: 0,
         unheard: false,
         beyond_all_rows: checkpoints.iter().max().filter(|_| !exact).map(|row| state.arrived.saturating_sub(*row)),
+        upper_bound: None,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     }

@@ -36,6 +36,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         held_back: 0,
         unheard: false,
         beyond_all_rows: None,
+        upper_bound: None,
         blocked_by: None,
         faults: projectionist::lag::EventFaults::default(),
     };

@@ -10,6 +10,7 @@ mod held_back;
 mod late;
 mod pooled;
 mod positions;
+mod shards;
 
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
 //! How pending events are counted at a bounded cost: what to ask the server for, and what its answer means. No IO.
 //!
-//! Projections without known shards share the scan: their checkpoints and the last safe head cut the log into segments, each counted once.
-//! With the built-in projector each event must be hashed; there each projection's events are scanned from its lowest shard on, so many
-//! at most that all scans of a poll together stay bounded.
+//! Projections without known shards share the scan: their checkpoints and both heads cut the log into segments, each counted once. For shards see
+//! [`super::tally`].
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -24,7 +23,6 @@ pub(super) fn scan_limit(scans: usize) -> i64 {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Waiting {
     pub(super) pending: Pending,
-    pub(super) by_shard: Vec<u64>,
     pub(super) oldest: Oldest,
 }
 
@@ -40,23 +38,24 @@ pub(super) enum Oldest {
 }
 
 impl Oldest {
+    /// The same, so long after it was counted.
+    pub(super) fn older_by(self, elapsed: Duration) -> Self {
+        match self {
+            Self::Age(age) => Self::Age(age + elapsed.as_secs_f64()),
+            other => other,
+        }
+    }
+
     /// Staleness, and how far the event's time lies in the future, so long after counting.
     pub(super) fn after(self, elapsed: Duration) -> (Option<Duration>, Duration) {
-        match self {
+        match self.older_by(elapsed) {
             Self::None => (Some(Duration::ZERO), Duration::ZERO),
             Self::Unknown => (None, Duration::ZERO),
             Self::Age(age) => {
-                let age = age + elapsed.as_secs_f64();
                 let duration = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).ok();
                 (duration(age), duration(-age).unwrap_or(Duration::MAX))
             }
         }
-    }
-}
-
-impl Waiting {
-    pub(super) fn nothing(shards: usize) -> Self {
-        Self { pending: Pending { events: 0, exact: true }, by_shard: vec![0; shards], oldest: Oldest::None }
     }
 }
 
@@ -102,7 +101,7 @@ pub(super) fn between(segments: &[Segment], low: Position, high: Position) -> Pe
 pub(super) fn waiting_between(segments: &[Segment], checkpoint: Position, end: Position) -> Waiting {
     let first = segments.iter().filter(|segment| segment.low >= checkpoint.0 && segment.high <= end.0);
     let oldest = first.map(|segment| segment.first).find(|first| *first != Oldest::None).unwrap_or(Oldest::None);
-    Waiting { pending: between(segments, checkpoint, end), by_shard: Vec::new(), oldest }
+    Waiting { pending: between(segments, checkpoint, end), oldest }
 }
 
 const NONE: Pending = Pending { events: 0, exact: true };
@@ -110,52 +109,6 @@ const NONE: Pending = Pending { events: 0, exact: true };
 /// Both together.
 pub(super) fn add(a: Pending, b: Pending) -> Pending {
     Pending { events: a.events.saturating_add(b.events), exact: a.exact && b.exact }
-}
-
-/// One row of the server's answer about a sharded projection.
-#[derive(Clone, Debug)]
-pub(super) struct ShardRow {
-    pub(super) shard: usize,
-    /// Events of the shard that the scan met.
-    pub(super) scanned: i64,
-    /// Those of them beyond the shard's checkpoint.
-    pub(super) pending: i64,
-    /// The last position that the scan met in the shard.
-    pub(super) last: i64,
-    /// The first pending one, with its age.
-    pub(super) oldest: Option<(i64, Option<f64>)>,
-}
-
-/// What waits for a projection whose shards stand at `checkpoints`.
-pub(super) fn waiting_by_shard(rows: &[ShardRow], checkpoints: &[Position], safe: Position, limit: i64) -> Waiting {
-    let mut by_shard = vec![0_u64; checkpoints.len()];
-    for row in rows {
-        if let Some(count) = by_shard.get_mut(row.shard) {
-            *count = unsigned(row.pending);
-        }
-    }
-    let counted: u64 = by_shard.iter().sum();
-    let scanned: i64 = rows.iter().map(|row| row.scanned).sum();
-    let oldest = rows.iter().filter_map(|row| row.oldest).min_by_key(|(position, _)| *position);
-    let truncated = scanned >= limit;
-    let oldest = match oldest {
-        Some((_, Some(age))) => Oldest::Age(age),
-        Some((_, None)) => Oldest::Unknown,
-        None if truncated => Oldest::Unknown,
-        None => Oldest::None,
-    };
-    if !truncated {
-        return Waiting { pending: Pending { events: counted, exact: true }, by_shard, oldest };
-    }
-    let last = rows.iter().map(|row| row.last).max().unwrap_or(safe.0);
-    let shards = i64::try_from(checkpoints.len().max(1)).unwrap_or(i64::MAX);
-    for (count, checkpoint) in by_shard.iter_mut().zip(checkpoints) {
-        // Beyond the scan nobody knows which shard an event belongs to: taken as spread evenly.
-        let beyond = unsigned(safe.0.saturating_sub(last.max(checkpoint.0)));
-        *count = count.saturating_add(beyond.div_ceil(unsigned(shards)));
-    }
-    let beyond = unsigned(safe.0.saturating_sub(last));
-    Waiting { pending: Pending { events: counted.saturating_add(beyond), exact: false }, by_shard, oldest }
 }
 
 /// Counts and differences of positions, where negative means nothing.
@@ -168,6 +121,10 @@ mod tests {
     use super::*;
 
     const END: Position = Position(i64::MAX);
+
+    fn nothing() -> Waiting {
+        Waiting { pending: NONE, oldest: Oldest::None }
+    }
 
     fn segment(low: i64, high: i64, count: i64, first: Oldest) -> Segment {
         Segment { first, ..Segment::new((low, high), count, EXACT_UP_TO + 1, true, None) }
@@ -186,8 +143,8 @@ mod tests {
         assert_eq!(waiting_between(&cut, Position(5), END).pending, Pending { events: 5, exact: true });
         assert_eq!(waiting_between(&cut, Position(5), END).oldest, Oldest::Age(8.0));
         assert_eq!(waiting_between(&cut, Position(9), END).pending, Pending { events: 2, exact: true });
-        assert_eq!(waiting_between(&cut, Position(12), END), Waiting::nothing(0));
-        assert_eq!(waiting_between(&cut, Position(40), END), Waiting::nothing(0));
+        assert_eq!(waiting_between(&cut, Position(12), END), nothing());
+        assert_eq!(waiting_between(&cut, Position(40), END), nothing());
     }
 
     #[test]
@@ -206,27 +163,6 @@ mod tests {
             waiting_between(&[long, short], Position(0), END).pending,
             Pending { events: 1_000_004, exact: false }
         );
-    }
-
-    #[test]
-    fn shards_count_their_own_events_and_the_oldest_is_the_first_of_all() {
-        let rows = [
-            ShardRow { shard: 0, scanned: 4, pending: 2, last: 9, oldest: Some((8, Some(2.0))) },
-            ShardRow { shard: 2, scanned: 3, pending: 3, last: 7, oldest: Some((6, Some(5.0))) },
-        ];
-        let waiting = waiting_by_shard(&rows, &[7, 9, 5].map(Position), Position(9), 100);
-        assert_eq!(waiting.pending, Pending { events: 5, exact: true });
-        assert_eq!(waiting.by_shard, [2, 0, 3]);
-        assert_eq!(waiting.oldest, Oldest::Age(5.0));
-    }
-
-    #[test]
-    fn a_scan_that_ends_early_gives_an_upper_bound() {
-        let rows = [ShardRow { shard: 0, scanned: 100, pending: 0, last: 150, oldest: None }];
-        let waiting = waiting_by_shard(&rows, &[900, 50].map(Position), Position(1_000), 100);
-        assert_eq!(waiting.pending, Pending { events: 850, exact: false });
-        assert_eq!(waiting.oldest, Oldest::Unknown, "its first event lies beyond the scan");
-        assert_eq!(waiting.by_shard, [50, 425]);
     }
 
     #[test]

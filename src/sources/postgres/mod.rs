@@ -7,7 +7,9 @@ mod arrivals;
 mod audit;
 mod counting;
 mod questions;
+mod sharded;
 mod table;
+mod tally;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},

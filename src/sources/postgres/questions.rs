@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc};
 
 use super::AskRef;
 use crate::{
-    api::{CheckpointLocation, EventTable},
-    postgres::{ConnectionIdentity, Database},
+    api::{CheckpointLocation, CheckpointRows, EventTable},
+    postgres::{ConnectionIdentity, Database, quote_identifier, shard_expression},
     read_stores::postgres::Checkpoint,
 };
 
@@ -23,6 +23,8 @@ pub struct Question {
     pub table: EventTable,
     /// The table with the columns that only the built-in projector reads, so that they are checked; `None` where it does not run.
     pub projector_columns: Option<EventTable>,
+    /// The shard of an event, where each shard is counted by itself.
+    pub shard: Option<EventShard>,
     /// The channel to listen on.
     pub notify_channel: Option<String>,
     /// The read store.
@@ -60,29 +62,62 @@ impl Question {
     /// The question for an event table of the spec.
     pub fn new(table: &EventTable, store: Arc<Database>, checkpoint: CheckpointLocation) -> Self {
         let without = EventTable::default();
+        let shard = match &checkpoint.rows {
+            CheckpointRows::One => None,
+            CheckpointRows::Numbered(shards) => {
+                Some(EventShard::Hashed(shard_expression(&quote_identifier(&table.stream), *shards)))
+            }
+            CheckpointRows::Keyed { .. } => table.shard.as_deref().map(EventShard::told),
+        };
         Self {
             table: EventTable {
                 table: table.table.clone(),
                 position: table.position.clone(),
                 recorded_at: table.recorded_at.clone(),
                 time_zone: table.time_zone.clone(),
-                // Only the shards of the built-in projector are told by it.
-                stream: if checkpoint.shards.is_some() { table.stream.clone() } else { without.stream },
+                stream: without.stream,
+                shard: None,
                 type_: without.type_,
                 data: without.data,
                 retention: None,
                 notify_channel: None,
             },
-            projector_columns: checkpoint.shards.map(|_| EventTable {
+            projector_columns: matches!(checkpoint.rows, CheckpointRows::Numbered(_)).then(|| EventTable {
                 table: table.table.clone(),
                 stream: table.stream.clone(),
                 type_: table.type_.clone(),
                 data: table.data.clone(),
                 ..EventTable::default()
             }),
+            shard,
             notify_channel: table.notify_channel.clone(),
             store: StoreRef(store),
             checkpoint,
+        }
+    }
+}
+
+/// How the shard of an event is found, as SQL over a row of the event table.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum EventShard {
+    /// Our own hash of the stream.
+    Hashed(String),
+    /// What the spec says, which may be wrong.
+    Told(String),
+}
+
+impl EventShard {
+    /// From `eventTable.shard`. A name alone is a column, taken literally as the names of all columns are.
+    pub fn told(text: &str) -> Self {
+        let name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$';
+        let column = text.chars().all(name) && !text.starts_with(|c: char| c.is_ascii_digit());
+        Self::Told(if column { quote_identifier(text) } else { text.to_owned() })
+    }
+
+    /// The expression.
+    pub fn sql(&self) -> &str {
+        match self {
+            Self::Hashed(sql) | Self::Told(sql) => sql,
         }
     }
 }

@@ -1,10 +1,6 @@
 //! One event table with all projections that read it: look, then count what waits, in a fixed number of statements.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_postgres::{Client, Error, types::Type};
@@ -13,11 +9,9 @@ use super::{
     AskRef,
     arrivals::Arrivals,
     audit::Audit,
-    counting::{
-        Oldest, Segment, ShardRow, Waiting, add, between, scan_limit, segments, unsigned, waiting_between,
-        waiting_by_shard,
-    },
+    counting::{Oldest, Segment, Waiting, add, between, scan_limit, segments, waiting_between},
     questions::Wanted,
+    sharded::{ShardCounts, ShardsTold},
 };
 use crate::{
     api::{EventTable, Reason},
@@ -27,7 +21,6 @@ use crate::{
         columns::check_event_columns,
         quote_identifier, quote_table,
         safe_head::{Follower, Log, Look},
-        shard_expression,
     },
     read_stores::postgres::Checkpoint,
     snapshot::{ProjectionKey, Unknown},
@@ -36,9 +29,9 @@ use crate::{
 /// How many events the run without a gap is followed over in one poll.
 const DENSE_RUN: u32 = 10_000;
 /// What was counted is counted anew after so long even if nothing moved: somebody may have deleted events.
-const TRUST_COUNTS_FOR: Duration = Duration::from_secs(30);
+pub(super) const TRUST_COUNTS_FOR: Duration = Duration::from_secs(30);
 /// What the server said of the table (its columns, indexes, sequences) is asked again after so long.
-const TRUST_CHECKS_FOR: Duration = Duration::from_secs(5);
+pub(super) const TRUST_CHECKS_FOR: Duration = Duration::from_secs(5);
 /// So many polls in a row come soon when the safe head lags behind the head; then whoever holds it back is no short transaction.
 const SOON_POLLS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -56,6 +49,8 @@ pub(super) struct Table {
     /// What waits between the safe head and the raw head, and when it was counted.
     above: (Vec<Segment>, Instant),
     counted: HashMap<ProjectionKey, Counted>,
+    shards: ShardCounts,
+    walking: bool,
     /// The safe head that does not move although the raw head is beyond it, and since when.
     held: Option<(Option<Position>, Instant)>,
     audit: Audit,
@@ -86,6 +81,8 @@ impl Table {
             arrivals: Arrivals::default(),
             above: (Vec::new(), Instant::now()),
             counted: HashMap::new(),
+            shards: ShardCounts::new(),
+            walking: false,
             held: None,
             audit: Audit::default(),
             failures: 0,
@@ -114,7 +111,7 @@ impl Table {
 
     /// True when another look soon is likely to tell more.
     pub(super) fn is_settling(&self) -> bool {
-        (1..=SOON_POLLS).contains(&self.settling)
+        self.walking || (1..=SOON_POLLS).contains(&self.settling)
     }
 
     /// One sample for each projection.
@@ -147,23 +144,25 @@ impl Table {
         let blocked_by = self.hold(&look, safe);
         let head = Head { raw: look.head, safe: safe.unwrap_or_else(|| vouched_for(wanted, look.head)) };
         self.count(client, wanted, head).await.map_err(|error| self.statement_failed(&error))?;
-        let (from, position, _) = self.quoted();
-        let audited = self.audit.look(client, (&from, &position), safe, look.head, wanted).await;
+        self.walking = self.shards.is_walking(head);
+        let Columns { table, position, .. } = self.columns();
+        let audited = self.audit.look(client, (&table, &position), safe, look.head, wanted).await;
         audited.map_err(|error| self.statement_failed(&error))?;
         let sample = |wanted: &Wanted| {
-            let counted = self.waiting(wanted, head);
-            Sample {
+            let told = self.waiting(wanted, head).transpose()?;
+            Ok(Sample {
                 at,
                 taken,
                 head,
                 checkpoint: wanted.checkpoint.state.clone(),
-                pending: counted.as_ref().map(|counted| counted.pending),
-                pending_by_shard: counted.as_ref().map(|counted| counted.by_shard.clone()).unwrap_or_default(),
+                pending: told.as_ref().map(|told| told.pending),
+                pending_by_shard: told.as_ref().map(|told| told.by_shard.clone()).unwrap_or_default(),
                 arrived: self.arrivals.total(),
-                staleness: counted.as_ref().and_then(|counted| counted.staleness),
-                ahead_of_clock: counted.as_ref().map_or(Duration::ZERO, |counted| counted.ahead_of_clock),
-                held_back: counted.as_ref().map_or(0, |counted| counted.held_back),
-                beyond_all_rows: counted.as_ref().and_then(|counted| counted.beyond_all_rows),
+                staleness: told.as_ref().and_then(|told| told.staleness),
+                ahead_of_clock: told.as_ref().map_or(Duration::ZERO, |told| told.ahead_of_clock),
+                held_back: told.as_ref().map_or(0, |told| told.held_back),
+                beyond_all_rows: told.as_ref().and_then(|told| told.certain),
+                upper_bound: wanted.checkpoint.bound.clone(),
                 blocked_by: blocked_by.clone(),
                 unheard: pooled
                     && (wanted.ask.question.notify_channel.is_some()
@@ -172,11 +171,11 @@ impl Table {
                     failed: wanted.checkpoint.failed.clone(),
                     passed_over: self.audit.passed_over(&wanted.ask.key),
                 },
-            }
+            })
         };
         let answer = |wanted: &Wanted| match self.unsuitable_for(wanted) {
             Some(unknown) => Err(unknown),
-            None => Ok(sample(wanted)),
+            None => sample(wanted),
         };
         Ok(wanted.iter().map(|wanted| (Arc::clone(&wanted.ask), answer(wanted))).collect())
     }
@@ -193,19 +192,41 @@ impl Table {
         self.follower.blocking(look).map(|writer| BlockingWriter { holds_for: now - since, ..writer })
     }
 
-    /// What waits up to the raw head.
-    fn waiting(&self, wanted: &Wanted, head: Head) -> Option<Told> {
+    /// What waits up to the raw head; absent where the projection has never committed.
+    fn waiting(&self, wanted: &Wanted, head: Head) -> Option<Result<Told, Unknown>> {
+        match self.shards.told(&wanted.ask.key, head) {
+            Some(told) => Some(told.map(|told| self.waiting_in_shards(told, head))),
+            None => self.waiting_beyond(wanted, head).map(Ok),
+        }
+    }
+
+    fn waiting_in_shards(&self, told: ShardsTold, head: Head) -> Told {
+        let (segments, above_at) = &self.above;
+        let (above, oldest_above) = told.above.unwrap_or_else(|| {
+            let above = waiting_between(segments, head.safe, head.raw);
+            (above.pending, above.oldest.older_by(above_at.elapsed()))
+        });
+        let oldest = if told.oldest == Oldest::None { oldest_above } else { told.oldest };
+        let (staleness, ahead_of_clock) = oldest.after(Duration::ZERO);
+        Told {
+            pending: add(told.pending, above),
+            by_shard: told.by_shard,
+            held_back: above.events,
+            certain: told.certain.map(|below| below.saturating_add(above.events)),
+            staleness,
+            ahead_of_clock,
+        }
+    }
+
+    /// What waits beyond the lowest row.
+    fn waiting_beyond(&self, wanted: &Wanted, head: Head) -> Option<Told> {
         let counted = self.counted.get(&wanted.ask.key)?;
-        let (above, above_at) = &self.above;
-        let from = wanted.checkpoint.state.lowest()?.max(head.safe);
-        let above = waiting_between(above, from, head.raw);
+        let (segments, above_at) = &self.above;
+        let above = waiting_between(segments, wanted.checkpoint.state.lowest()?.max(head.safe), head.raw);
         let pending = add(counted.waiting.pending, above.pending);
-        // Shards beyond the safe head may have handled some of what lies above it.
-        let by_shard = !counted.waiting.by_shard.is_empty();
-        let beyond = by_shard && wanted.checkpoint.state.highest().is_some_and(|highest| highest > head.safe);
-        let beyond_all_rows = counted.beyond_all_rows.map(|below| {
+        let certain = counted.beyond_all_rows.map(|below| {
             let highest = wanted.checkpoint.state.highest().unwrap_or_default().max(head.safe);
-            below.saturating_add(between(&self.above.0, highest, head.raw).events)
+            below.saturating_add(between(segments, highest, head.raw).events)
         });
         let (oldest, at) = match counted.waiting.oldest {
             Oldest::None => (above.oldest, *above_at),
@@ -213,10 +234,10 @@ impl Table {
         };
         let (staleness, ahead_of_clock) = oldest.after(at.elapsed());
         Some(Told {
-            pending: Pending { exact: pending.exact && wanted.checkpoint.exact && !beyond, ..pending },
-            by_shard: counted.waiting.by_shard.clone(),
+            pending: Pending { exact: pending.exact && wanted.checkpoint.bound.is_none(), ..pending },
+            by_shard: Vec::new(),
             held_back: above.pending.events,
-            beyond_all_rows,
+            certain,
             staleness,
             ahead_of_clock,
         })
@@ -234,6 +255,7 @@ impl Table {
         if self.follower.went_back(&look) {
             self.counted.clear();
             self.audit.restart();
+            self.shards.restart();
             self.arrivals.restart();
         }
         let furthest = wanted.iter().filter_map(|wanted| wanted.checkpoint.state.lowest()).max();
@@ -253,18 +275,23 @@ impl Table {
         if self.counted.len() > wanted.len() * 2 + 16 {
             self.counted.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
         }
-        let moved: Vec<&Wanted> = wanted.iter().filter(|wanted| !self.holds(wanted, safe)).collect();
-        let mut plain = Vec::new();
-        let mut sharded: BTreeMap<u32, Vec<(&Wanted, &[Position])>> = BTreeMap::new();
-        for wanted in moved {
-            match (&wanted.checkpoint.state, wanted.ask.question.checkpoint.shards) {
-                (CheckpointState::NeverCommitted, _) => {
+        let (mut plain, mut sharded) = (Vec::new(), Vec::new());
+        for wanted in wanted {
+            let by_shard = wanted.ask.question.shard.is_some() && wanted.checkpoint.shards.is_some();
+            match &wanted.checkpoint.state {
+                CheckpointState::NeverCommitted => {
                     self.counted.remove(&wanted.ask.key);
+                    self.shards.forget(&wanted.ask.key);
                 }
-                (CheckpointState::Committed(positions), Some(shards)) => {
-                    sharded.entry(shards).or_default().push((wanted, positions));
+                // Without the columns that make its shards there is nothing to count.
+                CheckpointState::Committed(_) if by_shard && self.unsuitable_for(wanted).is_some() => {}
+                CheckpointState::Committed(_) if by_shard => sharded.push(wanted),
+                CheckpointState::Committed(_) => {
+                    self.shards.forget(&wanted.ask.key);
+                    if !self.holds(wanted, safe) {
+                        plain.push(wanted);
+                    }
                 }
-                (CheckpointState::Committed(_), None) => plain.push(wanted),
             }
         }
         let points = plain.iter().filter_map(|wanted| wanted.checkpoint.state.lowest());
@@ -283,10 +310,7 @@ impl Table {
             self.remember(wanted, safe, waiting_between(&counted, lowest, safe), beyond);
         }
         self.above = (counted.into_iter().filter(|segment| segment.low >= safe.0).collect(), Instant::now());
-        for (shards, group) in sharded {
-            self.count_shards(client, shards, &group, safe).await?;
-        }
-        Ok(())
+        self.shards.count(client, &self.columns(), &sharded, head).await
     }
 
     fn holds(&self, wanted: &Wanted, safe: Position) -> bool {
@@ -315,50 +339,9 @@ impl Table {
             .collect()
     }
 
-    async fn count_shards(
-        &mut self,
-        client: &Client,
-        shards: u32,
-        group: &[(&Wanted, &[Position])],
-        safe: Position,
-    ) -> Result<(), Error> {
-        let lowest = |positions: &[Position]| positions.iter().min().copied().unwrap_or(safe);
-        let (behind, done): (Vec<_>, Vec<_>) = group.iter().partition(|(_, positions)| lowest(positions) < safe);
-        for (wanted, positions) in done {
-            self.remember(wanted, safe, Waiting::nothing(positions.len()), None);
-        }
-        if behind.is_empty() {
-            return Ok(());
-        }
-        let types = [Type::INT8_ARRAY, Type::INT8, Type::INT8_ARRAY, Type::INT8];
-        let by_shard = Query::new(self.shards_sql(shards), &types);
-        let from: Vec<i64> = behind.iter().map(|(_, positions)| lowest(positions).0).collect();
-        let each: Vec<i64> = behind.iter().flat_map(|(_, positions)| positions.iter().map(|at| at.0)).collect();
-        let limit = scan_limit(behind.len());
-        let rows = by_shard.rows(client, &[&from, &safe.0, &each, &limit]).await?;
-        let mut found: HashMap<usize, Vec<ShardRow>> = HashMap::new();
-        for row in &rows {
-            let index: i64 = row.try_get(0)?;
-            let oldest: Option<i64> = row.try_get(5)?;
-            let age: Option<f64> = row.try_get(6)?;
-            found.entry(usize::try_from(index - 1).unwrap_or(usize::MAX)).or_default().push(ShardRow {
-                shard: usize::try_from(unsigned(row.try_get::<_, i32>(1)?.into())).unwrap_or(usize::MAX),
-                scanned: row.try_get(2)?,
-                pending: row.try_get(3)?,
-                last: row.try_get(4)?,
-                oldest: oldest.map(|position| (position, age)),
-            });
-        }
-        for (index, (wanted, positions)) in behind.into_iter().enumerate() {
-            let rows = found.remove(&index).unwrap_or_default();
-            self.remember(wanted, safe, waiting_by_shard(&rows, positions, safe, limit), None);
-        }
-        Ok(())
-    }
-
     /// One row a segment: events (at most the limit), whether there is one, and the age of the first.
     fn segments_sql(&self) -> String {
-        let (table, position, recorded_at) = self.quoted();
+        let Columns { table, position, age } = self.columns();
         format!(
             "select counted.n, first.found, first.age
              from unnest($1::bigint[], $2::bigint[]) with ordinality as s(low, high, i)
@@ -368,37 +351,22 @@ impl Table {
                  ) e
              ) counted
              left join lateral (
-                 select true as found, extract(epoch from clock_timestamp() - ({recorded_at}))::float8 as age
+                 select true as found, {age} as age
                  from {table} where {position} > s.low and {position} <= s.high order by {position} limit 1
              ) first on true
              order by s.i"
         )
     }
 
-    /// One row a projection and shard that has events after the projection's lowest checkpoint.
-    fn shards_sql(&self, shards: u32) -> String {
-        let (table, position, recorded_at) = self.quoted();
-        let shard = shard_expression(&quote_identifier(&self.table.stream), shards);
-        format!(
-            "select e.i, e.shard, count(*), count(*) filter (where e.waits), max(e.p), min(e.p) filter (where e.waits),
-                 extract(epoch from clock_timestamp() - (array_agg(e.r order by e.p) filter (where e.waits))[1])::float8
-             from (
-                 select a.i, s.p, s.r, s.shard, s.p > ($3::bigint[])[((a.i - 1) * {shards})::int + s.shard + 1] as waits
-                 from unnest($1::bigint[]) with ordinality as a(low, i)
-                 cross join lateral (
-                     select {position}::bigint as p, {recorded_at} as r, {shard} as shard
-                     from {table} where {position} > a.low and {position} <= $2::bigint order by {position} limit $4::bigint
-                 ) s
-             ) e
-             group by e.i, e.shard"
-        )
-    }
-
-    fn quoted(&self) -> (String, String, String) {
+    fn columns(&self) -> Columns {
         // Nothing is counted before the table was looked at.
         let time = self.log.as_ref().map(|(_, log)| log.event_time().measurable.clone());
         let time = time.unwrap_or_else(|| "null::timestamptz".to_owned());
-        (quote_table(&self.table.table), quote_identifier(&self.table.position), time)
+        Columns {
+            table: quote_table(&self.table.table),
+            position: quote_identifier(&self.table.position),
+            age: format!("extract(epoch from clock_timestamp() - ({time}))::float8"),
+        }
     }
 
     /// Looks at the columns that built-in projectors read.
@@ -434,7 +402,17 @@ impl Table {
 
 /// The furthest of several rows, where the lowest stands for all.
 fn highest_of_several(wanted: &Wanted) -> Option<Position> {
-    wanted.checkpoint.state.highest().filter(|_| !wanted.checkpoint.exact)
+    wanted.checkpoint.state.highest().filter(|_| wanted.checkpoint.bound.is_some())
+}
+
+/// SQL over the event table.
+pub(super) struct Columns {
+    /// The table, quoted.
+    pub(super) table: String,
+    /// The position, quoted.
+    pub(super) position: String,
+    /// How many seconds ago a row was appended, as `float8`.
+    pub(super) age: String,
 }
 
 /// What is told of one projection's events.
@@ -442,7 +420,8 @@ struct Told {
     pending: Pending,
     by_shard: Vec<u64>,
     held_back: u64,
-    beyond_all_rows: Option<u64>,
+    /// The part of `pending` that waits for certain, where the rest may have been handled long ago.
+    certain: Option<u64>,
     staleness: Option<Duration>,
     ahead_of_clock: Duration,
 }
