@@ -33,7 +33,7 @@ fn a_second_projection_on_the_same_database_adds_no_connection() {
 }
 
 fn pending(projection: &projectionist::api::Projection) -> Option<i64> {
-    projection.status.as_ref().and_then(|status| status.pending).map(|pending| pending.value)
+    projection.status.as_ref().and_then(|status| status.pending.as_ref()).map(|pending| pending.value)
 }
 
 #[test]
