@@ -14,7 +14,7 @@ use super::{
     sharded::{ShardCounts, ShardsTold},
 };
 use crate::{
-    api::{EventTable, Reason},
+    api::{CheckpointRows, EventTable, Reason},
     lag::{BlockingWriter, CheckpointState, EventFaults, Head, Pending, Position, Sample},
     postgres::{
         Live, LogError, Query, classify,
@@ -166,7 +166,7 @@ impl Table {
                 blocked_by: blocked_by.clone(),
                 unheard: pooled
                     && (wanted.ask.question.notify_channel.is_some()
-                        || wanted.ask.question.checkpoint.shards.is_some()),
+                        || matches!(wanted.ask.question.checkpoint.rows, CheckpointRows::Numbered(_))),
                 faults: EventFaults {
                     failed: wanted.checkpoint.failed.clone(),
                     passed_over: self.audit.passed_over(&wanted.ask.key),
