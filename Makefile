@@ -29,7 +29,7 @@ CHART_CRD := $(CHART)/files/projections.projectionist.dev.yaml
 MANIFEST := manifests/install.yaml
 RENDER := template projectionist $(CHART) --namespace projectionist --no-hooks --set namespace.create=true
 
-.PHONY: help build test fuzz lint demo bench bench-workers bench-scaling cluster cluster-down image generate packages prepare binary worker
+.PHONY: help build test campaign fuzz lint demo bench bench-workers bench-scaling cluster cluster-down image generate packages prepare binary worker
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ build: packages ## Compile everything for development
 
 test: prepare ## Run all tests, on real servers and a real cluster
 	cargo test --workspace
+
+campaign: prepare ## Let every kind of fault happen at every write of the operator (hours; `make test` plays a sample)
+	PROJECTIONIST_CAMPAIGN=all cargo test --package projectionist --test campaign a_fault_at_any_write -- --nocapture
 
 # Without the sanitizer: there is no unsafe code of ours for it to watch, and without it a target tries several times as much.
 fuzz: packages $(FUZZ) ## Throw random input at the parsers of the metrics API (SECONDS=30 for each)
