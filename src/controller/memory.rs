@@ -65,6 +65,13 @@ pub(super) struct Refusal {
     pub(super) until: Instant,
 }
 
+/// A plan that was tried, on what was seen before, and how often it had failed until then.
+pub(super) struct Tried {
+    pub(super) plan: Plan,
+    pub(super) seen: Vec<Option<Arc<Live>>>,
+    pub(super) failures: u32,
+}
+
 /// What is there when a round begins.
 pub(super) struct Gathered {
     pub(super) projection: Arc<Projection>,

@@ -20,10 +20,10 @@ use super::{
     index::{CONFIRM_WITHIN, LiveIndex},
     known::{Known, Problem, WorkloadView},
     live::{Live, is_older},
-    memory::{Gathered, Memory, Outcome, Refusal},
+    memory::{Gathered, Memory, Outcome, Refusal, Tried},
     obstacles::{made_by_us, missing, rival, uncollected},
     parts::{Owner, Part},
-    plan::{Plan, plan},
+    plan::plan,
     plan_autoscaler::ServerAbilities,
     plan_builtin_pods::WorkerDefaults,
     plan_scale::{ScalePlan, ScaleView},
@@ -325,7 +325,7 @@ impl Reconciler {
             }
             Err(error) => {
                 let failures = before.map_or(0, |refusal| refusal.failures.saturating_add(1));
-                self.unapplied(error, Some((plan, seen, failures)), &validated.owner, memory, jitter)
+                self.unapplied(error, Some(Tried { plan, seen, failures }), &validated.owner, memory, jitter)
             }
         }
     }
@@ -334,12 +334,12 @@ impl Reconciler {
     fn unapplied(
         &self,
         error: Unapplied,
-        tried: Option<(Plan, Vec<Option<Arc<Live>>>, u32)>,
+        tried: Option<Tried>,
         owner: &Owner,
         memory: &mut Memory,
         jitter: f64,
     ) -> Outcome {
-        let failures = tried.as_ref().map_or(0, |(_, _, failures)| *failures);
+        let failures = tried.as_ref().map_or(0, |tried| tried.failures);
         let problem = match error {
             Unapplied::OwnerGone => {
                 tracing::debug!("{}/{} was deleted: nothing is made for it", owner.namespace, owner.name);
@@ -354,7 +354,7 @@ impl Reconciler {
             memory.failing.get_or_insert_with(Instant::now);
         }
         let wait = backoff(failures, jitter);
-        if let Some((plan, seen, failures)) = tried {
+        if let Some(Tried { plan, seen, failures }) = tried {
             let problem = problem.clone();
             memory.refusal = Some(Refusal { plan, seen, problem, failures, until: Instant::now() + wait });
         }
