@@ -19,7 +19,7 @@ use super::{
     existing::{ExistingWorkloads, Look},
     index::{CONFIRM_WITHIN, LiveIndex},
     known::{Known, Problem, WorkloadView},
-    live::{Live, is_older},
+    live::is_older,
     memory::{Gathered, Memory, Outcome, Refusal, Tried},
     obstacles::{made_by_us, missing, rival, uncollected},
     parts::{Owner, Part},
