@@ -19,7 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bench_scaling::traces::{Brief, Cost, PER_WORKER};
 use clap::{Parser, ValueEnum};
 use kube::Client;
@@ -161,20 +161,26 @@ async fn race_all(cluster: &Cluster, options: &Options) -> Result<()> {
     );
     let room = Semaphore::new(usize::try_from(options.pods)?);
     let mut first = 1;
-    let raced = futures::future::try_join_all(races.iter().map(|race| {
+    let raced = futures::future::join_all(races.iter().map(|race| {
         let (track, room) = (&track, &room);
         let number = first;
         first += i32::try_from(options.ways.len()).unwrap_or(1);
         async move {
             let _room = room.acquire_many(pods(race, options.ways.len()).min(options.pods)).await?;
-            let finished =
-                track.run(race, &options.ways, number).await.with_context(|| cluster.describe_failure(NAMESPACE))?;
-            println!("{}", finished.table());
-            Ok::<_, anyhow::Error>(finished)
+            let finished = track.run(race, &options.ways, number).await;
+            match &finished {
+                Ok(finished) => println!("{}", finished.table()),
+                Err(error) => eprintln!("{race:?} failed: {error:#}\n{}", cluster.describe_failure(NAMESPACE)),
+            }
+            finished
         }
     }))
-    .await?;
-    println!("{}", table::summary(&raced));
+    .await;
+    // One that failed takes nothing from the others.
+    let (finished, failed): (Vec<_>, Vec<_>) = raced.into_iter().partition(Result::is_ok);
+    let finished: Vec<Finished> = finished.into_iter().flatten().collect();
+    println!("{}", table::summary(&finished));
+    ensure!(failed.is_empty(), "{} of {} races failed", failed.len(), races.len());
     Ok(())
 }
 
