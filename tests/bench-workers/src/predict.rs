@@ -21,6 +21,8 @@ pub struct Race {
     pub target: Duration,
     /// Of the trace's events, so many in a hundred come.
     pub percent: u32,
+    /// So much of the trace is played.
+    pub seconds: u32,
 }
 
 impl Race {
@@ -28,7 +30,9 @@ impl Race {
     pub fn arrivals(&self) -> Trace {
         let whole = self.trace.trace(self.kind.cost());
         let part = f64::from(self.percent) / 100.0;
-        let points = whole.points().map(|point| Point { arriving: point.arriving * part, ..point }).collect();
+        let seconds = usize::try_from(self.seconds).unwrap_or(usize::MAX);
+        let points =
+            whole.points().take(seconds).map(|point| Point { arriving: point.arriving * part, ..point }).collect();
         Trace::new(whole.step(), points).unwrap_or(whole)
     }
 

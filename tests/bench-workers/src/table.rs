@@ -80,11 +80,14 @@ impl Finished {
 
     /// The race as Markdown.
     pub fn table(&self) -> String {
-        let Race { kind, trace, target, percent } = self.race;
+        let Race { kind, trace, target, percent, seconds } = self.race;
         let name = format!("{trace:?}").to_lowercase();
         let mut text = format!("\n## {}, {name}, target {} s\n\n", kind.name(), target.as_secs_f64());
         if percent != 100 {
             let _ = writeln!(text, "With {percent} % of the trace's events.\n");
+        }
+        if seconds < trace.seconds() {
+            let _ = writeln!(text, "The first {seconds} s of the trace.\n");
         }
         text.push_str("| way | late s·s | late % | worst s | worker-seconds | of foresight | reversals | peak | start-up s | simulated: late, worker-seconds | cluster / simulated |\n");
         text.push_str("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n");
@@ -170,7 +173,7 @@ mod tests {
     }
 
     fn finished(kind: Kind, ours: Outcome) -> Finished {
-        let race = Race { kind, trace: Brief::Steady, target: Duration::from_secs(15), percent: 100 };
+        let race = Race { kind, trace: Brief::Steady, target: Duration::from_secs(15), percent: 100, seconds: 300 };
         Finished { race, outcomes: vec![ours, outcome(Way::Query, 0.0, 1_000.0, 0)], foresight: Some(700.0) }
     }
 
