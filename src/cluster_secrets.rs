@@ -37,7 +37,7 @@ impl ClusterSecrets {
                 "the operator may not read it: grant get on secrets in this namespace to its service account"
                     .to_owned(),
             ),
-            error => unknown(Reason::SourceFailed, format!("the API server could not be asked: {}", in_words(&error))),
+            error => unknown(Reason::SourceFailed, format!("the API server could not be asked: {}", in_words(error))),
         })?;
         Ok(SecretData(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()))
     }

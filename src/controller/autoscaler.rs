@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    fn autoscaler(status: serde_json::Value) -> Live {
+    fn autoscaler(status: &serde_json::Value) -> Live {
         let object = json!({"metadata": {"name": "orders", "namespace": "shop"}, "status": status});
         Live::from_object(&serde_json::from_value(object).unwrap())
     }
@@ -84,7 +84,7 @@ mod tests {
     fn sees(pods: i32) -> Live {
         let conditions =
             json!([{"type": "AbleToScale", "status": "True"}, {"type": "ScalingActive", "status": "True"}]);
-        autoscaler(json!({"currentReplicas": pods, "conditions": conditions}))
+        autoscaler(&json!({"currentReplicas": pods, "conditions": conditions}))
     }
 
     fn at(seconds: u64) -> Duration {
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn one_that_was_never_looked_at_is_unproven_and_then_broken() {
-        let (mut memory, fresh) = (AutoscalerMemory::default(), autoscaler(json!({})));
+        let (mut memory, fresh) = (AutoscalerMemory::default(), autoscaler(&json!({})));
         assert_eq!(memory.judge(None, 1, at(0)), Standing::Unproven(SILENT_FOR), "not made yet");
         assert_eq!(memory.judge(Some(&fresh), 1, at(30)), Standing::Unproven(at(60)));
         let Standing::Broken(why) = memory.judge(Some(&fresh), 1, at(90)) else { panic!() };
@@ -123,7 +123,7 @@ mod tests {
             let able = json!({"type": "AbleToScale", "status": "True"});
             let condition = json!({"type": type_, "status": "False", "reason": reason, "message": "no"});
             let conditions = if type_ == "AbleToScale" { json!([condition]) } else { json!([able, condition]) };
-            autoscaler(json!({"currentReplicas": 1, "conditions": conditions}))
+            autoscaler(&json!({"currentReplicas": 1, "conditions": conditions}))
         };
         let judge = |live: &Live| AutoscalerMemory::default().judge(Some(live), 1, at(0));
         for (type_, reason) in [("ScalingActive", "FailedGetExternalMetric"), ("AbleToScale", "FailedGetScale")] {

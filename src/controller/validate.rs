@@ -61,7 +61,7 @@ pub enum Pods {
         spec: Map<String, Value>,
     },
     /// The built-in projector.
-    Builtin(BuiltinPods),
+    Builtin(Box<BuiltinPods>),
 }
 
 /// What every worker finds in its environment.
@@ -175,7 +175,8 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
         let field = format!("spec.projector.builtin.pod.labels[{}]", names::PROJECTION_LABEL);
         return Err(invalid(field, "must be absent: the operator finds the workers by it"));
     }
-    Ok(Pods::Builtin(BuiltinPods { configuration: json!(configuration), resources: builtin.resources.clone(), pod }))
+    let resources = builtin.resources.clone();
+    Ok(Pods::Builtin(Box::new(BuiltinPods { configuration: json!(configuration), resources, pod })))
 }
 
 fn pods_of(template: &PodTemplate) -> Result<Pods, Invalid> {

@@ -157,7 +157,7 @@ impl Capacity {
     }
 
     /// Takes in what workers that commit in steps did, each from one step to the next, while they were the bottleneck.
-    pub(super) fn from_steps(&mut self, throughput: f64, workers: u32, settled_for: Duration) -> Option<Busy> {
+    pub(super) fn learn_from_steps(&mut self, throughput: f64, workers: u32, settled_for: Duration) -> Option<Busy> {
         let rate = throughput / f64::from(workers.max(1));
         if !(rate.is_finite() && rate > 0.0) {
             return None;

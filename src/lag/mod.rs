@@ -23,6 +23,7 @@ mod read_store;
 mod required;
 mod safe_head;
 mod sample;
+mod seen;
 mod sentence;
 mod shards;
 mod start_up;

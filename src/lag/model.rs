@@ -11,12 +11,12 @@ use super::{
     idle::Idle,
     pattern::Pattern,
     phases::Phases,
-    planning::Seen,
     prediction::Predictions,
     progress::Progress,
     queue::{Able, Queue, rounded},
     read_store::ReadStoreWatch,
     required::shards,
+    seen::Seen,
     shards::worth,
     start_up::StartUp,
     steadiness::Steadiness,
@@ -294,7 +294,7 @@ impl Model {
         let due = learnt_at.is_none_or(|last| at.saturating_sub(last) + self.queue.look() / 2 >= self.queue.step());
         let throughput = self.queue.throughput(since).filter(|_| due && self.queue.stepped());
         self.bottleneck = Some((since, workers, if throughput.is_some() { Some(at) } else { learnt_at }));
-        self.capacity.from_steps(throughput?, workers, settled_for)
+        self.capacity.learn_from_steps(throughput?, workers, settled_for)
     }
 
     /// The last steps left more than what comes in a moment, and work for all workers.

@@ -3,21 +3,18 @@
 use std::time::Duration;
 
 use super::{
-    Bounds, Cadence, Pending, Required, Stage, Workers,
+    Bounds, Required, Stage,
     arrivals::ARRIVAL_TIME_CONSTANT,
     as_float,
-    assessment::Rates,
     capacity::{SHORTEST_WINDOW, WARM_UP},
-    faults::Jump,
     model::{Model, QUEUED, given},
     need::{Load, Need, STANDING, Why},
-    read_store::Saturated,
     required::{Fit, Limit, fit, shards, top},
+    seen::Seen,
     sentence::{Told, sentence},
-    shards::{Uneven, round_up, worth},
+    shards::{round_up, worth},
     trial::Looked,
     useful_workers,
-    waiting::Waiting,
 };
 
 /// A smaller number of workers must hold the target with so much more load than there is.
@@ -33,8 +30,6 @@ const ROLLS_AT_MOST: Duration = Duration::from_secs(300);
 const PATIENT: f64 = 0.7;
 /// A first step of the checkpoint is waited for so long.
 const FIRST_STEP: Duration = Duration::from_secs(10);
-/// One shard is compared with the others only when events have waited for this share of the target.
-const UNEVEN_FROM: f64 = 0.2;
 
 impl Model {
     pub(super) fn require(&mut self, seen: &Seen, bounds: &Bounds) -> (Required, Stage) {
@@ -217,44 +212,6 @@ impl Model {
             self.steadiness.force(answer);
         }
         (answer, up)
-    }
-}
-
-/// One sample, and what was learnt up to it.
-pub(super) struct Seen {
-    pub(super) at: Duration,
-    /// Events per second that the pattern of earlier hours or days expects before long.
-    pub(super) expected: Option<f64>,
-    pub(super) pending: Pending,
-    /// What is planned with.
-    pub(super) waiting: Waiting,
-    /// The same by shard, where shards are counted.
-    pub(super) by_shard: Vec<u64>,
-    pub(super) cadence: Option<Cadence>,
-    pub(super) rates: Rates,
-    pub(super) workers: Workers,
-    pub(super) settled_for: Duration,
-    pub(super) idle_for: Duration,
-    pub(super) stuck: bool,
-    pub(super) saturated: Option<Saturated>,
-    pub(super) jump: Option<Jump>,
-}
-
-impl Seen {
-    /// How one shard stands out, where that is known and the target is in danger.
-    fn uneven(&self, load: &Load<'_>, need: Need, bounds: &Bounds) -> Option<Uneven> {
-        let shards = shards(bounds).filter(|shards| *shards > 1 && self.by_shard.len() == *shards as usize)?;
-        let rate = self.rates.per_worker.filter(|_| need.why == Why::Rates)?;
-        let waits = self.waiting.age.is_some_and(|age| age >= bounds.target.mul_f64(UNEVEN_FROM));
-        let hottest = as_float(self.by_shard.iter().max().copied().filter(|_| waits)?);
-        let all: u64 = self.by_shard.iter().fold(0, |sum, shard| sum.saturating_add(*shard));
-        let mean = as_float(all) / f64::from(shards);
-        let excess = (hottest - mean) / (rate * need.left.min(load.left()).max(0.001));
-        let even = (need.workers - excess).max(load.arrival / rate) / f64::from(shards);
-        // What waits shows how what arrives is dealt out, as far as one worker can have kept up with it.
-        let its_own = (load.arrival / rate * hottest / as_float(all.max(1))).min(1.0);
-        let other = (even * f64::from(shards) - its_own).max(0.0) / f64::from(shards - 1);
-        Some(Uneven { shards, hottest: even + excess, other: other.min(even) })
     }
 }
 

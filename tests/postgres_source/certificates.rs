@@ -159,7 +159,6 @@ impl Table {
             None => (psql(&pairs), ConnectionSettings::parse(&pairs).unwrap()),
         };
         let ours = ours(&settings).await;
-        println!("{what}, {host}, {mode:?}: psql {theirs:?}, ours {ours:?}");
         self.seen += 1;
         if theirs.as_ref().ok() != ours.as_ref().ok() {
             self.wrong.push(format!("{what}, {host}, sslmode {mode:?}: psql {theirs:?}, ours {ours:?}"));

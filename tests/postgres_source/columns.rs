@@ -251,7 +251,7 @@ async fn names_in_a_checkpoint_table_may_be_of_any_type_that_can_be_told_apart()
         // A name that the type cannot hold is no row, and disturbs no other.
         let other = format!("{table}-other");
         sampler.declare(&other, |spec| {
-            spec["checkpoint"]["readStore"] = json!({ "table": table, "name": "no such name" })
+            spec["checkpoint"]["readStore"] = json!({ "table": table, "name": "no such name" });
         });
         sampler.wait_unknown(&other, Reason::NeverCommitted).await;
         sampler.wait_pending(table, 0).await;

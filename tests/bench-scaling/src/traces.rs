@@ -226,6 +226,8 @@ impl Brief {
 
     /// The trace, the same each time.
     pub fn trace(self, cost: Cost) -> Trace {
-        trace(self.seconds(), cost, &mut Noise(0x0ddb_a11_5eed + u64::from(self.seconds())), |second| self.load(second))
+        trace(self.seconds(), cost, &mut Noise(0x00dd_ba11_5eed + u64::from(self.seconds())), |second| {
+            self.load(second)
+        })
     }
 }
