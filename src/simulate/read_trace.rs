@@ -43,8 +43,26 @@ fn invalid(place: impl Into<String>, problem: impl Into<String>) -> InvalidTrace
     InvalidTrace { place: place.into(), problem: problem.into() }
 }
 
+impl Trace {
+    /// Reads CSV or what Prometheus answers to `query_range`: what begins with `{` is Prometheus's.
+    ///
+    /// # Errors
+    /// With the line, or the value, when the text is neither.
+    pub fn read(text: &str) -> Result<Self, InvalidTrace> {
+        Self::from_reader(text.as_bytes())
+    }
+
+    /// The same, line by line, so that only the numbers are kept.
+    ///
+    /// # Errors
+    /// With the line, or the value, when the text is neither, or cannot be read on.
+    pub fn from_reader(reader: impl BufRead) -> Result<Self, InvalidTrace> {
+        read(reader)
+    }
+}
+
 /// Reads either form.
-pub(super) fn read(mut reader: impl BufRead) -> Result<Trace, InvalidTrace> {
+fn read(mut reader: impl BufRead) -> Result<Trace, InvalidTrace> {
     let mut line = 0;
     skip_mark(&mut reader)?;
     loop {

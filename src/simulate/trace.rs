@@ -1,8 +1,6 @@
 //! A trace: how many events arrive, step by step. How texts are read is in [`super::read_trace`].
 
-use std::{io::BufRead, time::Duration};
-
-use super::read_trace;
+use std::time::Duration;
 
 /// Events that arrive, over time.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,22 +43,6 @@ impl Trace {
 
     pub(super) fn of(begins: Duration, step: Duration, rates: Vec<f64>, per_worker: Vec<f64>) -> Option<Self> {
         (!rates.is_empty() && !step.is_zero()).then_some(Self { begins, step, rates, per_worker })
-    }
-
-    /// Reads CSV or what Prometheus answers to `query_range`: what begins with `{` is Prometheus's.
-    ///
-    /// # Errors
-    /// With the line, or the value, when the text is neither.
-    pub fn read(text: &str) -> Result<Self, InvalidTrace> {
-        Self::from_reader(text.as_bytes())
-    }
-
-    /// The same, line by line, so that only the numbers are kept.
-    ///
-    /// # Errors
-    /// With the line, or the value, when the text is neither, or cannot be read on.
-    pub fn from_reader(reader: impl BufRead) -> Result<Self, InvalidTrace> {
-        read_trace::read(reader)
     }
 
     /// The time of the first row, as given: seconds of the day, or since 1970, or since whatever it counts from.
