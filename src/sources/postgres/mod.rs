@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod audit;
+mod columns;
 mod counting;
 mod questions;
 mod sharded;

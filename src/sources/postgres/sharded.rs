@@ -9,10 +9,9 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, Error, types::Type};
 
 use super::{
+    columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
     counting::{EXACT_UP_TO, Oldest},
-    questions::EventShard,
-    questions::Wanted,
-    table::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
+    questions::{EventShard, Wanted},
     tally::{Found, ShardRow, Tally, Walk},
 };
 use crate::{

@@ -9,6 +9,7 @@ use super::{
     AskRef,
     arrivals::Arrivals,
     audit::Audit,
+    columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
     counting::{Oldest, Segment, Waiting, add, between, scan_limit, segments, waiting_between},
     questions::Wanted,
     sharded::{ShardCounts, ShardsTold},
@@ -28,10 +29,6 @@ use crate::{
 
 /// How many events the run without a gap is followed over in one poll.
 const DENSE_RUN: u32 = 10_000;
-/// What was counted is counted anew after so long even if nothing moved: somebody may have deleted events.
-pub(super) const TRUST_COUNTS_FOR: Duration = Duration::from_secs(30);
-/// What the server said of the table (its columns, indexes, sequences) is asked again after so long.
-pub(super) const TRUST_CHECKS_FOR: Duration = Duration::from_secs(5);
 /// So many polls in a row come soon when the safe head lags behind the head; then whoever holds it back is no short transaction.
 const SOON_POLLS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -403,16 +400,6 @@ impl Table {
 /// The furthest of several rows, where the lowest stands for all.
 fn highest_of_several(wanted: &Wanted) -> Option<Position> {
     wanted.checkpoint.state.highest().filter(|_| wanted.checkpoint.bound.is_some())
-}
-
-/// SQL over the event table.
-pub(super) struct Columns {
-    /// The table, quoted.
-    pub(super) table: String,
-    /// The position, quoted.
-    pub(super) position: String,
-    /// How many seconds ago a row was appended, as `float8`.
-    pub(super) age: String,
 }
 
 /// What is told of one projection's events.
