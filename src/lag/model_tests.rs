@@ -243,3 +243,22 @@ fn drain_time_is_unknown_while_the_backlog_does_not_shrink() {
     }
     assert_eq!(world.second(0, 50).drain, Some(Duration::ZERO));
 }
+
+#[test]
+fn workers_that_have_nothing_at_all_to_do_are_not_kept_because_no_rate_was_learnt() {
+    // An autoscaler takes away what is no longer asked for; where there is none, they stay.
+    for follows in [true, false] {
+        for remembered in [None, Some(10)] {
+            let mut world = World::new(10);
+            world.model = Model::remembering(None, remembered, None);
+            for _ in 0..119 {
+                let assessment = world.second(0, 50);
+                if follows {
+                    world.workers = assessment.required.workers;
+                }
+            }
+            let required = world.second(0, 50).required;
+            assert_eq!(required.workers, 1, "follows: {follows}, remembered: {remembered:?}: {}", required.reason);
+        }
+    }
+}

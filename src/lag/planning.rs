@@ -123,7 +123,8 @@ impl Model {
         let proven = self.trial.observe(Looked {
             at: seen.at,
             known: self.capacity.is_confirmed() || given(bounds).is_some(),
-            calm: brief && self.queue.knows_steps() && self.queue.calm(arrival),
+            // Where nothing comes, nothing has to be shown by a step either.
+            calm: seen.nothing_to_do() || (brief && self.queue.knows_steps() && self.queue.calm(arrival)),
             danger: seen.waiting.age.is_none_or(|age| age >= bounds.target.mul_f64(STANDING))
                 && self.is_queue(seen, bounds),
             workers: self.steadiness.before().unwrap_or(seen.workers.ready),

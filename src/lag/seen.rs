@@ -37,6 +37,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Nothing waits, exactly counted, and nothing has come since the last look.
+    pub(super) fn nothing_to_do(&self) -> bool {
+        self.pending.exact && self.pending.events == 0 && !self.idle_for.is_zero()
+    }
+
     /// How one shard stands out, where that is known and the target is in danger.
     pub(super) fn uneven(&self, load: &Load<'_>, need: Need, bounds: &Bounds) -> Option<Uneven> {
         let shards = shards(bounds).filter(|shards| *shards > 1 && self.by_shard.len() == *shards as usize)?;

@@ -28,8 +28,8 @@ pub(crate) fn bed() -> &'static Bed {
 
 impl Bed {
     fn make() -> Result<Self> {
-        // Only what collects and cleans up. Deployments are brought to readiness by the tests, and there is no autoscaler: what happens is
-        // what the operator does.
+        // Only what collects and cleans up. Deployments are brought to readiness by the tests, and autoscalers see their workers but scale nothing: what
+        // happens is what the operator does.
         let controllers = "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller";
         let options = ClusterOptions::default().control_plane_only().controller_manager_flag(controllers);
         let instance = Instance::new(&format!("test-{}-campaign", std::process::id()), None)?;

@@ -1,4 +1,4 @@
-//! One run's namespace: a database, a proxy, an operator behind it, and someone who makes Deployments ready.
+//! One run's namespace: a database, a proxy, an operator behind it, and what stands for the controllers of Deployments and autoscalers.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use projectionist::api::Projection;
@@ -36,12 +37,13 @@ pub(crate) struct Shop {
     crashes: mpsc::UnboundedReceiver<()>,
     /// After a crash the operator stays away until told to come back.
     pub(crate) stays_away: bool,
-    readiness: tokio::task::JoinHandle<()>,
+    /// Those that the bed's controller manager does not run.
+    controllers: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for Shop {
     fn drop(&mut self) {
-        self.readiness.abort();
+        self.controllers.abort();
     }
 }
 
@@ -68,7 +70,11 @@ impl Shop {
         proxy.rule(rules);
         let directory = tempfile::tempdir()?;
         let operator = Operator::start(&namespace, "first", proxy.address, directory.path())?;
-        let readiness = tokio::spawn(make_ready(Api::namespaced(client.clone(), &namespace)));
+        let (ready, autoscalers) = (
+            make_ready(Api::namespaced(client.clone(), &namespace)),
+            look_after_autoscalers(client.clone(), namespace.clone()),
+        );
+        let controllers = tokio::spawn(async { drop(tokio::join!(ready, autoscalers)) });
         Ok(Self {
             client,
             namespace,
@@ -78,7 +84,7 @@ impl Shop {
             _directory: directory,
             crashes,
             stays_away: false,
-            readiness,
+            controllers,
         })
     }
 
@@ -173,6 +179,39 @@ impl Shop {
                 bail!("after {} s: {amiss}", patience.as_secs());
             }
             self.wait().await?;
+        }
+    }
+}
+
+/// Does what the controller of HorizontalPodAutoscalers does besides scaling: it writes down how many workers it sees.
+async fn look_after_autoscalers(client: Client, namespace: String) {
+    let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), &namespace);
+    let deployments: Api<Deployment> = Api::namespaced(client, &namespace);
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let Ok(all) = autoscalers.list(&ListParams::default()).await else { continue };
+        for autoscaler in all {
+            let target = autoscaler.spec.scale_target_ref.name;
+            let Ok(Some(deployment)) = deployments.get_opt(&target).await else { continue };
+            let replicas = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+            if autoscaler.status.is_some_and(|status| status.current_replicas.unwrap_or(0) == replicas) {
+                continue;
+            }
+            let condition = |type_: &str, status: &str, reason: &str| json!({"type": type_, "status": status, "reason": reason, "message": reason, "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            let active = if replicas == 0 {
+                condition("ScalingActive", "False", "ScalingDisabled")
+            } else {
+                condition("ScalingActive", "True", "ValidMetricFound")
+            };
+            let status = json!({
+                "currentReplicas": replicas, "desiredReplicas": replicas,
+                "conditions": [condition("AbleToScale", "True", "ReadyForNewScale"), active],
+            });
+            let name = autoscaler.metadata.name.unwrap_or_default();
+            // It may be gone.
+            let _ = autoscalers
+                .patch_status(&name, &PatchParams::default(), &Patch::Merge(json!({"status": status})))
+                .await;
         }
     }
 }
