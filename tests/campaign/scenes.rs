@@ -116,7 +116,8 @@ pub(crate) fn scenes() -> Vec<Scene> {
             existing: true,
             steps: vec![
                 same(Act::Apply(json!({"spec": {
-                    "projector": {"existing": {"kind": "Deployment", "name": EXISTING}}, "scaling": {"autoscaler": "None"},
+                    // As many as there are: how soon fewer are asked for depends on when the workers are first seen.
+                    "projector": {"existing": {"kind": "Deployment", "name": EXISTING}}, "scaling": {"autoscaler": "None", "minWorkers": 3},
                 }}))),
                 same(suspend(true)),
                 same(suspend(false)),
