@@ -84,7 +84,7 @@ fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
             (json!({"scaling": {"behavior": {"scaleUpp": {}}}}), "spec.scaling.behavior.scaleUpp", "unknown field"),
             (json!({"scaling": {"autoscaler": "Keda"}}), "spec.scaling.autoscaler", "Unsupported value"),
             (
-                json!({"source": {"postgres": {"eventTable": {"table": "events; drop table events"}}}}),
+                json!({"source": {"postgres": {"eventTable": {"table": "shop.store.events"}}}}),
                 "spec.source.postgres.eventTable.table",
                 "should match",
             ),
