@@ -74,7 +74,9 @@ impl Shop {
             make_ready(Api::namespaced(client.clone(), &namespace)),
             look_after_autoscalers(client.clone(), namespace.clone()),
         );
-        let controllers = tokio::spawn(async { drop(tokio::join!(ready, autoscalers)) });
+        let controllers = tokio::spawn(async {
+            tokio::join!(ready, autoscalers);
+        });
         Ok(Self {
             client,
             namespace,
