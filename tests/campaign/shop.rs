@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use futures::TryStreamExt as _;
+use json_patch::merge;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Secret;
@@ -238,23 +239,4 @@ async fn make_ready(deployments: Api<Deployment>) {
         }
     };
     let _ = changes.try_for_each(ready).await;
-}
-
-/// RFC 7386: `null` removes, objects merge, all else replaces.
-pub(crate) fn merge(target: &mut Value, change: &Value) {
-    let Value::Object(changes) = change else {
-        *target = change.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let Value::Object(fields) = target else { return };
-    for (key, value) in changes {
-        if value.is_null() {
-            fields.remove(key);
-        } else {
-            merge(fields.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+pub(crate) use json_patch::merge;
 use k8s_openapi::api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler};
 use kube::{Api, Client, ResourceExt, api::DeleteParams};
 use projectionist::api::Projection;
@@ -355,23 +356,4 @@ pub(crate) fn phase(projection: &Projection) -> Option<projectionist::api::Phase
 /// The UID of an object that exists.
 pub(crate) fn uid(object: &impl ResourceExt) -> String {
     object.uid().unwrap_or_default()
-}
-
-/// RFC 7386: `null` removes, objects merge, all else replaces.
-pub(crate) fn merge(target: &mut Value, change: &Value) {
-    let Value::Object(changes) = change else {
-        *target = change.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let Value::Object(fields) = target else { return };
-    for (key, value) in changes {
-        if value.is_null() {
-            fields.remove(key);
-        } else {
-            merge(fields.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
 }
