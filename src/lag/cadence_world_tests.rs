@@ -43,6 +43,15 @@ fn what_lies_between_two_commits_is_no_queue_and_the_cadence_is_told() {
 }
 
 #[test]
+fn what_waited_for_a_worker_to_start_teaches_no_cadence() {
+    let mut world = Foreign::new(Commits::Events(1), Rows::Exact, 15, 0);
+    world.start_up = 10.0;
+    world.run(9.0, 0.2);
+    assert!(world.model.queue.events() >= 1.0, "it waits: {}", world.model.queue.events());
+    assert_eq!(world.run(6.0, 0.2).cadence, None);
+}
+
+#[test]
 fn a_cadence_that_breaks_the_target_is_told_and_adds_no_workers() {
     for (commits, target) in [(Commits::Every(5.0), 3), (Commits::Events(1_000), 15)] {
         let mut world = Foreign::new(commits, Rows::Exact, target, 1);

@@ -153,10 +153,14 @@ impl Queue {
             if !row.moved {
                 row.queued += as_float(pending.saturating_sub(row.pending));
                 demand += row.queued;
-                row.since = row.since.or((*pending > row.pending).then_some(at));
+                row.since = match able.ready {
+                    // It waits for a worker to start, and not for a step.
+                    0 => (*pending > 0).then_some(at),
+                    _ => row.since.or((*pending > row.pending).then_some(at)),
+                };
             }
         }
-        let capacity = able.capacity.unwrap_or(self.shown);
+        let capacity = if able.ready == 0 { 0.0 } else { able.capacity.unwrap_or(self.shown) };
         let handled = (capacity * self.look / f64::max(demand, f64::MIN_POSITIVE)).min(1.0);
         for (row, (position, pending)) in self.rows.iter_mut().zip(now) {
             if !row.moved {

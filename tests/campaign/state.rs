@@ -19,7 +19,7 @@ pub(crate) async fn state(shop: &Shop) -> Result<Value> {
     if let Some(projection) = projections.get_opt(NAME).await? {
         uid = json!(projection.metadata.uid);
         let mut status = projection.data["status"].clone();
-        without(&mut status, &["rates", "stalenessSeconds"]);
+        without(&mut status, &["rates", "stalenessSeconds", "cadence"]);
         without(&mut status["workers"], &["reason"]);
         for condition in status["conditions"].as_array_mut().into_iter().flatten() {
             without(condition, &["lastTransitionTime", "message"]);
