@@ -96,7 +96,10 @@ fn scaled(before: &ProjectionStatus, after: &ProjectionStatus) -> Option<Announc
         warning: false,
         reason: Reason::Scaled.as_str().to_owned(),
         action: format!("ScaleTo{to}"),
-        note: short(&format!("asked for {to} workers instead of {from}{ready}{why}")),
+        note: short(&format!(
+            "asked for {to} {workers} instead of {from}{ready}{why}",
+            workers = if to == 1 { "worker" } else { "workers" }
+        )),
     })
 }
 

@@ -425,6 +425,8 @@ fn a_change_of_workers_is_told_with_its_reason() {
         announcements(&two, &waiting)[0].note,
         "asked for 5 workers instead of 2, 2 of them ready now (required: 2 workers: because)"
     );
+    let one = status(&Known { workload: present(1, 1), ..known(Ok(&good)) });
+    assert!(announcements(&two, &one)[0].note.starts_with("asked for 1 worker instead of 2 ("));
     // The model's number has nothing to do with it.
     let off = status(&Known { suspended: true, workload: present(0, 0), ..known(Ok(&good)) });
     assert_eq!(announcements(&two, &off)[0].note, "asked for 0 workers instead of 2 (spec.suspend is set)");

@@ -93,6 +93,23 @@ async fn without_an_answer_of_the_cluster_the_door_stays_shut() {
 }
 
 #[tokio::test]
+async fn before_the_authorities_are_read_a_caller_is_told_to_come_back() {
+    let server = Server::start().await;
+    let read = server.authorities.send_replace(Arc::default());
+    for (identity, headers) in [
+        (Some(server.front.client("front-proxy-client")), AS_ANN),
+        (Some(server.users.client("ann")), &[]),
+        (None, &[]),
+    ] {
+        let (code, body, _) = server.get(identity, METRIC, headers).await;
+        assert_eq!((code, body["kind"].as_str()), (503, Some("Status")), "{body}");
+    }
+    server.authorities.send_replace(read);
+    assert_eq!(server.get(Some(server.front.client("front-proxy-client")), METRIC, AS_ANN).await.0, 200);
+    assert_eq!(server.get(None, METRIC, &[]).await.0, 401);
+}
+
+#[tokio::test]
 async fn a_rotated_authority_counts_at_once_also_on_open_connections() {
     let server = Server::start().await;
     let mut old = server.connect(Some(server.front.client("front-proxy-client"))).await;

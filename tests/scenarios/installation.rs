@@ -1,6 +1,8 @@
 //! Installing with and without Helm, for all namespaces or for some, and uninstalling.
 
 use anyhow::ensure;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
 use serde_json::json;
 use test_cluster::eventually;
 
@@ -76,6 +78,65 @@ fn an_operator_of_some_namespaces_runs_projections_there_and_may_nothing_elsewhe
         }
         stage.cluster.install_operator(&[])?;
         stage.operator_is_whole(&inside.client).await
+    });
+}
+
+#[test]
+fn what_the_clusters_owner_sets_reaches_operator_and_workers() {
+    let _turn = alone();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "owner").await?;
+        let node = stage.cluster.kubectl(&["get", "nodes", "-o", "name"])?;
+        stage.cluster.kubectl(&["label", "--overwrite", node.trim(), "pool=projectors"])?;
+        // Host ports are taken once on each node, and pods that share the node's network are not allowed where `restricted` is enforced.
+        stage.cluster.kubectl(&[
+            "label",
+            "--overwrite",
+            "namespace",
+            SYSTEM,
+            "pod-security.kubernetes.io/enforce=privileged",
+        ])?;
+        stage.cluster.install_operator(&[
+            "--set=replicaCount=1",
+            "--set=hostNetwork=true",
+            "--set=ports.metricsApi=16443",
+            "--set=ports.telemetry=18080",
+            "--set=podSecurityContext.runAsUser=1000660000",
+            "--set=podSecurityContext.runAsGroup=0",
+            "--set=workers.podSecurityContext.runAsUser=1000660001",
+            "--set=workers.podSecurityContext.runAsGroup=0",
+            "--set=workers.nodeSelector.pool=projectors",
+            "--set=workers.labels.cost-centre=reading",
+            "--set=workers.annotations.sidecar=no",
+            "--set=workers.priorityClassName=system-node-critical",
+        ])?;
+        shop.apply(&shop.projection(
+            "orders",
+            &json!({"spec": {"projector": {"builtin": {"pod": {"tolerations": [{"key": "gpu", "operator": "Exists"}]}}}}}),
+        ))?;
+        shop.events.append_events(50).await?;
+        shop.read_model_is_whole("orders").await?;
+        shop.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
+        let pods: Api<Pod> = Api::namespaced(shop.client.clone(), &shop.namespace);
+        let workers = pods.list(&ListParams::default()).await?.items;
+        ensure!(!workers.is_empty());
+        for worker in workers {
+            let spec = worker.spec.unwrap_or_default();
+            let user = spec.security_context.and_then(|context| context.run_as_user);
+            ensure!(user == Some(1_000_660_001), "{user:?}");
+            ensure!(spec.priority_class_name.as_deref() == Some("system-node-critical"));
+            ensure!(spec.tolerations.iter().flatten().any(|toleration| toleration.key.as_deref() == Some("gpu")));
+            ensure!(spec.node_selector.unwrap_or_default().get("pool").is_some_and(|pool| pool == "projectors"));
+            ensure!(
+                worker.metadata.labels.unwrap_or_default().get("cost-centre").is_some_and(|label| label == "reading")
+            );
+            ensure!(worker.metadata.annotations.unwrap_or_default().get("sidecar").is_some_and(|note| note == "no"));
+        }
+        let operator = stage.operator_pods(&shop.client).await?;
+        ensure!(operator.iter().any(|pod| pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))));
+        stage.cluster.install_operator(&[])?;
+        stage.cluster.kubectl(&["label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce-"])?;
+        stage.operator_is_whole(&shop.client).await
     });
 }
 

@@ -6,6 +6,7 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
 };
+use projectionist::api::Projection;
 use serde_json::json;
 use test_cluster::{eventually, eventually_is};
 
@@ -93,6 +94,30 @@ fn edited_replicas_are_corrected_by_the_autoscaler_and_not_fought_over() {
             managers.iter().filter(|entry| owns_replicas(entry)).filter_map(|entry| entry.manager.clone()).collect();
         ensure!(!owners.contains(&"projectionist".to_owned()), "replicas belong to {owners:?}");
         Ok(())
+    });
+}
+
+#[test]
+fn a_number_of_workers_that_others_write_into_the_status_is_put_right_and_scales_nothing() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "word").await?;
+        shop.events.append_events(10).await?;
+        shop.commit("orders", 10).await?;
+        shop.scaling_idle_workers("orders", &json!({}))?;
+        let required =
+            |projection: &Projection| projection.status.as_ref().and_then(|status| status.workers.as_ref()?.required);
+        shop.projection_is("orders", "one worker is required", |projection| required(projection) == Some(1)).await?;
+        shop.metric_is("projection_required_workers", "orders", |value| value == "1").await?;
+        shop.replicas_stay(1).await?;
+        for _ in 0..3 {
+            let word = json!({"status": {"workers": {"required": 4}}});
+            shop.projections().patch_status("orders", &PatchParams::default(), &Patch::Merge(&word)).await?;
+            shop.projection_is("orders", "the status is put right", |projection| required(projection) == Some(1))
+                .await?;
+        }
+        shop.metric_is("projection_required_workers", "orders", |value| value == "1").await?;
+        shop.replicas_stay(1).await
     });
 }
 

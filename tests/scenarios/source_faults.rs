@@ -123,6 +123,54 @@ fn the_workers_hold_while_the_log_ends_before_the_checkpoint_and_go_on_when_it_i
 }
 
 #[test]
+fn events_behind_an_open_transaction_wait_and_the_transaction_is_named() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "held").await?;
+        shop.events.append_events(3).await?;
+        shop.commit("orders", 3).await?;
+        shop.scaling_idle_workers("orders", &json!({}))?;
+        shop.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
+        let importer = shop.server.connect(&shop.database).await?;
+        let insert = "insert into events (stream, type, data) values ('secret customer', 'Counted', '{\"n\": 1}')";
+        importer.batch_execute(&format!("set application_name = 'nightly import'; begin; {insert}")).await?;
+        let pid: i32 = importer.query_one("select pg_backend_pid()", &[]).await?.get(0);
+        shop.events.append_events(500).await?;
+
+        for metric in ["projection_pending_events", "projection_held_back_events"] {
+            shop.metric_is(metric, "orders", |value| value == "500").await?;
+        }
+        let message = shop.condition_is("orders", "HeldBack", "True", "HeldBackByTransaction").await?;
+        ensure!(message.contains(&format!("process {pid}")) && message.contains("nightly import"), "{message}");
+        ensure!(!message.contains("secret customer"), "{message}");
+        shop.condition_is("orders", "WithinTarget", "False", "HeldBackByTransaction").await?;
+        let told =
+            || async { Ok::<_, anyhow::Error>(shop.events_about("orders")?.contains_key("HeldBackByTransaction")) };
+        eventually(PATIENCE, "an Event names it", told).await?;
+        let aged = |value: &str| value.trim_end_matches('m').parse::<f64>().is_ok_and(|number| number > 0.0);
+        shop.metric_is("projection_staleness_seconds", "orders", aged).await?;
+        // No worker could read them.
+        shop.replicas_stay(1).await?;
+
+        importer.batch_execute("commit").await?;
+        shop.metric_is("projection_held_back_events", "orders", |value| value == "0").await?;
+        shop.metric_is("projection_pending_events", "orders", |value| value == "501").await?;
+        shop.condition_is("orders", "HeldBack", "False", "AsExpected").await?;
+        shop.replicas_become(4).await?;
+        shop.commit("orders", shop.events.head().await?).await?;
+        shop.condition_is("orders", "WithinTarget", "True", "").await?;
+
+        // A job that only deletes cannot append, and holds nothing back.
+        importer.batch_execute("begin; delete from events where position < 3").await?;
+        shop.events.append_events(20).await?;
+        shop.metric_is("projection_pending_events", "orders", |value| value == "20").await?;
+        shop.metric_is("projection_held_back_events", "orders", |value| value == "0").await?;
+        importer.batch_execute("rollback").await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn an_uncommitted_earlier_position_is_not_skipped() {
     let _turn = together();
     play(|stage| async move {
