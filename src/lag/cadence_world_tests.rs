@@ -115,6 +115,34 @@ fn from_any_state_and_any_memory_the_number_is_what_the_load_needs_within_two_mi
 }
 
 #[test]
+fn what_steps_show_of_a_worker_is_never_more_than_it_can_do() {
+    for commits in COMMITS.into_iter().chain([Commits::Events(200), Commits::Events(1_000)]) {
+        let mut world = Foreign::new(commits, Rows::Exact, 15, 1);
+        for load in [20.0, 230.0, 480.0, 90.0, 600.0, 0.0, 400.0] {
+            for _ in 0..120 {
+                world.run(1.0, load);
+                let least = world.model.queue.least_each();
+                assert!(least <= world.each * 1.1, "{commits:?}, {load}/s: {least}");
+            }
+        }
+        let least = world.model.queue.least_each();
+        assert!(least > world.each * 0.3, "{commits:?}: {least} is hardly anything");
+    }
+}
+
+#[test]
+fn commits_after_many_events_keep_no_more_workers_than_steps_have_shown_to_be_enough() {
+    let mut world = Foreign::new(Commits::Events(1_000), Rows::Exact, 15, 1);
+    // The first steps come too late for a target of 15 s.
+    world.run(120.0, 230.0);
+    let late = world.late;
+    world.run(60.0, 450.0);
+    let last = world.run(240.0, 90.0);
+    assert!(last.required.workers <= 3, "{:?}", world.answers);
+    assert_eq!(world.late, late, "{:?}", world.answers);
+}
+
+#[test]
 fn an_event_that_costs_twice_as_much_is_noticed_whenever_workers_commit() {
     for commits in COMMITS {
         let mut world = Foreign::new(commits, Rows::Exact, 15, 1);

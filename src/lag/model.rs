@@ -224,6 +224,8 @@ impl Model {
         });
         let known = self.capacity.is_confirmed() || given(bounds).is_some();
         let capacity = self.per_worker(bounds).map(|rate| rate * worth(workers.ready, shards(bounds)));
+        let least = self.queue.least_each() * worth(workers.ready, shards(bounds));
+        let capacity = capacity.or((least > 0.0).then(|| least.max(self.queue.shown())));
         // What was remembered may be far too low.
         let capacity = capacity.map(|rate| if known { rate } else { rate.max(self.queue.shown()) });
         let arrival = self.arrivals.rate().unwrap_or(0.0);

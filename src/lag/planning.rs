@@ -58,6 +58,8 @@ impl Model {
         // No more than the number that is being tried.
         let most = self.trial.most(load.arrival).unwrap_or(f64::INFINITY);
         let most = most.min(self.unconfirmed(seen, &load, bounds).unwrap_or(f64::INFINITY));
+        let surely = self.surely_enough(seen, &load, bounds).unwrap_or(f64::INFINITY);
+        let most = most.min(surely);
         let within = |need: Need| Need { workers: need.workers.min(most), ..need };
         let live = within(load.need());
         self.unproven |= live.why == Why::Doubling && !self.queue.knows_steps();
@@ -70,7 +72,7 @@ impl Model {
             let measured = load.arrival.max(mean);
             let arrival = measured * MARGIN + CHANCE * (measured / ARRIVAL_TIME_CONSTANT.as_secs_f64()).sqrt();
             let cautious = within(Load { arrival, start_up: Duration::ZERO, standing: 0.0, ..load }.need());
-            let cautious = self.not_below(cautious, bounds);
+            let cautious = self.not_below(cautious, surely, bounds);
             let uneven = seen.uneven(&load, cautious, bounds);
             (live, live_fit, fit(cautious.workers.max(live.workers), uneven, bounds, stage))
         } else {
@@ -120,13 +122,19 @@ impl Model {
         self.queue_since =
             self.is_queue(seen, bounds).then(|| self.queue_since.map_or(seen.at, |since| since.min(seen.at)));
         let step = self.queue.step();
+        let danger =
+            seen.waiting.age.is_none_or(|age| age >= bounds.target.mul_f64(STANDING)) && self.is_queue(seen, bounds);
+        let ready = worth(seen.workers.ready, shards(bounds));
+        let whole_step = self.queue.stepped() && seen.settled_for >= WARM_UP.max(step);
+        if whole_step && self.queue.outlasts_a_step(arrival) && arrival < self.queue.least_each() * ready {
+            self.queue.forget_least_each();
+        }
         let proven = self.trial.observe(Looked {
             at: seen.at,
             known: self.capacity.is_confirmed() || given(bounds).is_some(),
             // Where nothing comes, nothing has to be shown by a step either.
             calm: seen.nothing_to_do() || (brief && self.queue.knows_steps() && self.queue.calm(arrival)),
-            danger: seen.waiting.age.is_none_or(|age| age >= bounds.target.mul_f64(STANDING))
-                && self.is_queue(seen, bounds),
+            danger,
             workers: self.steadiness.before().unwrap_or(seen.workers.ready),
             ready: seen.workers.ready,
             rolling: seen.workers.rolling,
@@ -153,11 +161,23 @@ impl Model {
         holds.then(|| worth(before, shards(bounds)))
     }
 
+    /// So many full workers are enough if each does no more than steps of the checkpoint have shown, where no rate was learnt from workers that were the
+    /// bottleneck.
+    fn surely_enough(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
+        let known = self.capacity.is_confirmed() || given(bounds).is_some();
+        let least = self.queue.least_each();
+        let told = !known && !seen.waiting.bound && seen.cadence.is_some() && least > 0.0;
+        let mean = self.arrivals.mean(MARGIN_WINDOW).unwrap_or(0.0);
+        let arrival = load.arrival.max(mean) * MARGIN;
+        told.then(|| Load { arrival, per_worker: Some(least), standing: 0.0, ..*load }.need().workers.max(1.0))
+    }
+
     /// A rate that an earlier run learnt takes no worker away by itself: it may be far too high. Fewer are tried step by step.
-    fn not_below(&self, need: Need, bounds: &Bounds) -> Need {
+    fn not_below(&self, need: Need, surely: f64, bounds: &Bounds) -> Need {
         let known = self.capacity.is_confirmed() || given(bounds).is_some();
         let before = self.steadiness.before().filter(|_| !known).map_or(0.0, |before| worth(before, shards(bounds)));
-        let least = before.min(self.trial.most(self.arrivals.rate().unwrap_or(0.0)).unwrap_or(f64::INFINITY));
+        let least =
+            before.min(surely).min(self.trial.most(self.arrivals.rate().unwrap_or(0.0)).unwrap_or(f64::INFINITY));
         Need { workers: need.workers.max(least), ..need }
     }
 

@@ -18,6 +18,8 @@ const CALM: f64 = 1.0;
 /// What workers take in is averaged over two steps and no less than so many seconds, and the most of it fades within so many.
 const AVERAGED: f64 = 5.0;
 const SHOWN_FOR: f64 = 120.0;
+/// A step belongs to a time that is known up to a look: so much of what a worker was seen to do is sure.
+const SURELY: f64 = 0.85;
 /// So many times what the workers were seen to do is more than chance brings.
 const OUTGROWN: f64 = 1.5;
 
@@ -31,6 +33,12 @@ pub(super) struct Queue {
     /// What the workers took in per second from step to step, and the most of it lately: they can do that much at least.
     taken_in: f64,
     shown: f64,
+    /// The same for each worker that was ready, and the most of it: a worker can do that much at least.
+    each: f64,
+    least_each: f64,
+    /// Workers that are ready, and their seconds since the step before.
+    ready: u32,
+    worker_seconds: f64,
     /// Taken in since the step before, and when that was.
     open: (u64, Option<Duration>),
     /// Steps that were seen.
@@ -175,9 +183,9 @@ impl Queue {
     fn learn(&mut self, at: Duration, taken: u64, arrived: u64, able: Able) {
         let calm = self.is_calm(able.arrival);
         let mut waited: Vec<f64> = Vec::new();
-        let mut moved = false;
+        let mut moved_rows = 0;
         for row in self.rows.iter_mut().filter(|row| row.moved) {
-            moved = true;
+            moved_rows += 1;
             // What was there at first had waited for nobody knows how long.
             if let Some(since) = row.since {
                 waited.push((at - since).as_secs_f64());
@@ -186,7 +194,8 @@ impl Queue {
             row.queued = as_float(row.pending);
             row.since = (row.pending > 0).then_some(at);
         }
-        self.show(at, taken, moved);
+        let moved = moved_rows > 0;
+        self.show(at, taken, moved, able.ready);
         // Rows that follow the head although nothing came are no steps.
         if !moved || (arrived == 0 && taken == 0) {
             return;
@@ -196,16 +205,21 @@ impl Queue {
         let typical = waited.get(waited.len() / 2).copied().unwrap_or(0.0);
         self.busy_step = if self.busy_step > 0.0 { self.busy_step + (typical - self.busy_step) * 0.5 } else { typical };
         if calm {
-            self.steps.observe(waited.last().copied().unwrap_or(0.0), as_float(taken));
+            // Each worker moves the rows of its shards together.
+            let workers = (of(moved_rows) / of(self.rows.len().max(1)) * f64::from(able.ready)).max(1.0);
+            self.steps.observe(waited.last().copied().unwrap_or(0.0), as_float(taken) / workers);
         }
     }
 
-    fn show(&mut self, at: Duration, taken: u64, moved: bool) {
-        self.shown *= (-self.look / SHOWN_FOR).exp();
+    fn show(&mut self, at: Duration, taken: u64, moved: bool, ready: u32) {
+        self.worker_seconds += self.look * f64::from(self.ready + ready) / 2.0;
+        self.ready = ready;
+        // Not before the next steps have had the time to show as much.
+        self.shown *= (-self.look / SHOWN_FOR.max(self.busy_step * 4.0)).exp();
         self.open.0 = self.open.0.saturating_add(taken);
         let Some(since) = self.open.1 else {
             // From the first step on.
-            self.open = (0, moved.then_some(at));
+            (self.open, self.worker_seconds) = ((0, moved.then_some(at)), 0.0);
             return;
         };
         if !moved || at <= since {
@@ -216,6 +230,10 @@ impl Queue {
         let weight = 1.0 - (-seconds / (2.0 * self.busy_step).max(AVERAGED)).exp();
         self.taken_in = if self.taken_in > 0.0 { self.taken_in + weight * (rate - self.taken_in) } else { rate };
         self.shown = self.shown.max(self.taken_in);
+        let each = rate * seconds / self.worker_seconds.max(seconds);
+        self.each = if self.each > 0.0 { self.each + weight * (each - self.each) } else { each };
+        self.least_each = self.least_each.max(self.each);
+        self.worker_seconds = 0.0;
         self.count = self.count.saturating_add(1);
         self.open = (0, Some(at));
     }
@@ -285,6 +303,16 @@ impl Queue {
     pub(super) fn outgrown(&self, arrival: f64, ready: u32) -> bool {
         // Each worker may have a step of its own.
         self.shown > 0.0 && self.count >= ready && arrival > self.shown * OUTGROWN
+    }
+
+    /// Events per second that a worker can do at least, as far as steps have shown; 0 where none has.
+    pub(super) fn least_each(&self) -> f64 {
+        self.least_each * SURELY
+    }
+
+    /// A worker no longer does what it did.
+    pub(super) fn forget_least_each(&mut self) {
+        (self.each, self.least_each) = (0.0, 0.0);
     }
 
     /// What the workers were seen to take in per second, lately.

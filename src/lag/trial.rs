@@ -21,13 +21,16 @@ const ENOUGH: Duration = Duration::from_secs(4);
 const STEPS: f64 = 1.2;
 /// After a number was not enough and taught no rate, none is tried for so long.
 const PAUSE: Duration = Duration::from_secs(120);
+/// Events per second below which a load is as good as none.
+const IDLE: f64 = 0.1;
 /// The load of the trial: so many times as much is another one.
 const SAME: f64 = 1.5;
 
 /// Follows what is tried.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trial {
-    calm_since: Option<Duration>,
+    /// Since when, and how many events per second arrived then.
+    calm_since: Option<(Duration, f64)>,
     /// So many full workers, tried while so many events per second arrived.
     tried: Option<(f64, f64)>,
     /// So many full workers were enough for so many events per second.
@@ -80,7 +83,9 @@ impl Trial {
             self.calm_since = None;
             return None;
         }
-        let since = *self.calm_since.get_or_insert(look.at);
+        // Having been calm says nothing of a load that has just come.
+        let same = |(_, arrival): &(Duration, f64)| look.arrival <= arrival.max(IDLE) * SAME;
+        let (since, _) = *self.calm_since.insert(self.calm_since.filter(same).unwrap_or((look.at, look.arrival)));
         if look.at.saturating_sub(since) < ENOUGH.max(look.step.mul_f64(STEPS)) {
             return None;
         }
@@ -112,7 +117,7 @@ impl Trial {
     /// No more full workers than these, as long as the load is what it was.
     pub(super) fn most(&self, arrival: f64) -> Option<f64> {
         let (workers, tried_at) = self.tried?;
-        let times = arrival / tried_at.max(0.1);
+        let times = arrival / tried_at.max(IDLE);
         Some(workers * if times > SAME { times } else { 1.0 })
     }
 }
@@ -195,6 +200,21 @@ mod tests {
         assert_eq!((trial.observe(slow(110)), trial.observe(slow(115)), trial.most(10.0)), (None, None, Some(12.0)));
         assert!(trial.observe(slow(116)).is_some());
         assert_eq!(trial.most(10.0), Some(6.0));
+    }
+
+    #[test]
+    fn calm_is_shown_for_the_load_that_there_was_and_not_for_one_that_has_just_come() {
+        let mut trial = Trial::default();
+        let loaded = |at, workers, arrival| Looked { arrival, ..look(at, workers) };
+        for at in 100..200 {
+            trial.observe(loaded(at, 2, 0.0));
+        }
+        assert_eq!(trial.most(0.0), Some(1.0));
+        for at in 200..204 {
+            assert_eq!(trial.observe(loaded(at, 2, 400.0)), None, "no queue can be seen yet");
+        }
+        assert!(trial.most(400.0).unwrap() > 24.0, "another load is another matter");
+        assert_eq!(trial.observe(loaded(204, 2, 400.0)), Some(200.0), "it has lasted for a while");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! HorizontalPodAutoscalers of a team's own read every form of metric that there is, and a person reads why one has none.
 
 use anyhow::{Context, Result, ensure};
+use projectionist::names::metric;
 use serde_json::{Value, json};
 use test_cluster::{eventually, eventually_is};
 
@@ -214,7 +215,10 @@ fn discovery_and_explain_know_both_groups_as_they_know_built_in_ones() {
             let list = raw(stage, &format!("/apis/custom.metrics.k8s.io/{version}"))?;
             let names: Vec<&str> =
                 list["resources"].as_array().into_iter().flatten().filter_map(|it| it["name"].as_str()).collect();
-            ensure!(names.len() == 7 && names.contains(&"projections.projectionist.dev/pending_events"), "{list}");
+            ensure!(
+                names.len() == metric::ALL.len() && names.contains(&"projections.projectionist.dev/pending_events"),
+                "{list}"
+            );
         }
         for service in SERVICES {
             let service = stage.cluster.kubectl(&["get", "apiservice", service, "-o", "json"])?;

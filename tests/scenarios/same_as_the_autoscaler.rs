@@ -204,7 +204,8 @@ impl Case {
             plan.ready_at_first = false;
         }
         let changes = run(&plan, &mut series).changes();
-        let step_of = |at: Duration| ends.iter().position(|end| at <= *end).unwrap_or(ends.len() - 1);
+        // As `readings` has it: what a look at the end of a step finds is the next step's.
+        let step_of = |at: Duration| ends.iter().position(|end| at < *end).unwrap_or(ends.len() - 1);
         let mut steps = vec![Vec::new(); ends.len()];
         for (at, _, to) in changes {
             steps[step_of(at)].push(to);
