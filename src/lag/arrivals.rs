@@ -116,6 +116,11 @@ impl Arrivals {
         as_float(before.total) + part * as_float(next.total - before.total)
     }
 
+    /// The counter, as it was seen last.
+    pub(super) fn total(&self) -> u64 {
+        self.marks.back().map_or(0, |mark| mark.total)
+    }
+
     /// Events per second, as they arrive now.
     pub(super) fn rate(&self) -> Option<f64> {
         self.average

@@ -141,6 +141,43 @@ fn what_is_held_back_waits_for_its_writer_and_not_for_a_worker() {
 }
 
 #[test]
+fn a_burst_behind_an_open_transaction_comes_when_it_is_released() {
+    let mut model = Model::remembering(None, Some(1), None);
+    let bounds = Bounds { given_rate: Some(50.0), ..bounds(15) };
+    let workers = Workers { ready: 1, rolling: false };
+    let mut look = |second: u64, arrived: u64, pending: u64, held_back: u64| {
+        let head = Position(i64::try_from(arrived).unwrap());
+        let sample = Sample {
+            head: Head { raw: head, safe: head },
+            checkpoint: CheckpointState::Committed(vec![Position(i64::try_from(arrived - pending).unwrap())]),
+            pending: Some(Pending { events: pending, exact: true }),
+            held_back,
+            beyond_all_rows: None,
+            upper_bound: None,
+            staleness: Some(seconds(if held_back > 0 { second - 100 } else { 0 })),
+            arrived,
+            ..quiet_shard(second, 500, 0)
+        };
+        model.observe(&sample, workers, bounds).unwrap()
+    };
+    for second in 0..100 {
+        assert_eq!(look(second, 10 * second, 0, 0).required.workers, 1);
+    }
+    for second in 100..160 {
+        let arrived = 1_000 + 3_000 * (second - 99);
+        let held = look(second, arrived, arrived - 1_000, arrived - 1_000);
+        assert_eq!(held.required.workers, 1, "{second} s: {}", held.required.reason);
+        assert!(second < 105 || held.rates.arrival.unwrap() > 2_000.0, "they arrive all the same");
+    }
+    let freed = look(160, 181_000, 180_000, 0);
+    assert_eq!(freed.required.workers, 24, "{}", freed.required.reason);
+    for second in 161..400 {
+        let quiet = look(second, 181_000, 0, 0);
+        assert!(second < 390 || quiet.required.workers == 1, "{second} s: {}", quiet.required.reason);
+    }
+}
+
+#[test]
 fn a_burst_is_met_by_what_is_known_of_it() {
     for (commits, given) in [
         (Commits::Every(0.5), None),

@@ -20,6 +20,7 @@ mod prediction;
 mod progress;
 mod queue;
 mod read_store;
+mod released;
 mod required;
 mod safe_head;
 mod sample;

@@ -15,6 +15,7 @@ use super::{
     progress::Progress,
     queue::{Able, Queue, rounded},
     read_store::ReadStoreWatch,
+    released::Released,
     required::shards,
     seen::Seen,
     shards::worth,
@@ -28,6 +29,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Model {
     pub(super) arrivals: Arrivals,
+    pub(super) released: Released,
     pub(super) pattern: Pattern,
     pub(super) capacity: Capacity,
     pub(super) queue: Queue,
@@ -75,6 +77,7 @@ impl Model {
     pub fn remembering(per_worker: Option<f64>, required: Option<u32>, stuck_at: Option<Position>) -> Self {
         Self {
             arrivals: Arrivals::default(),
+            released: Released::default(),
             pattern: Pattern::default(),
             capacity: Capacity::remembering(per_worker),
             queue: Queue::default(),
@@ -118,6 +121,7 @@ impl Model {
         };
         let at = sample.at;
         let usual = self.arrivals.rate().unwrap_or(0.0);
+        self.released.observe(sample, &self.arrivals);
         self.arrivals.observe(at, sample.arrived);
         let clock = sample.taken.as_duration().as_secs_f64();
         self.pattern.observe(bounds.look_ahead, clock, sample.arrived);
@@ -205,6 +209,11 @@ impl Model {
         at - since
     }
 
+    /// What arrives for the workers.
+    pub(super) fn coming(&self) -> &Arrivals {
+        self.released.arrivals().unwrap_or(&self.arrivals)
+    }
+
     fn per_worker(&self, bounds: &Bounds) -> Option<f64> {
         self.capacity.learnt().or(given(bounds)).or(self.capacity.per_worker())
     }
@@ -228,11 +237,11 @@ impl Model {
         let capacity = capacity.or((least > 0.0).then(|| least.max(self.queue.shown())));
         // What was remembered may be far too low.
         let capacity = capacity.map(|rate| if known { rate } else { rate.max(self.queue.shown()) });
-        let arrival = self.arrivals.rate().unwrap_or(0.0);
+        let arrival = self.coming().rate().unwrap_or(0.0);
         self.queue.observe(sample, uncommitted.events, arrived, Able { arrival, capacity, ready: workers.ready });
         let Some(cadence) = self.queue.cadence() else { return uncommitted };
         let events = rounded(self.queue.events()).min(uncommitted.events);
-        let known = self.arrivals.known_for(events);
+        let known = self.coming().known_for(events);
         // An event is committed at the latest one step after it was handled.
         let age = match uncommitted.age {
             _ if events == 0 => Some(Duration::ZERO),
@@ -308,7 +317,7 @@ impl Model {
         let left = as_float(self.queue.measured_left());
         let by_shard = self.queue.measured_left_by_shard();
         let by_shard = if by_shard.is_empty() { &sample.pending_by_shard } else { &by_shard };
-        left > self.arrivals.rate().unwrap_or(0.0) * moment.as_secs_f64() && work_for_all(by_shard, workers)
+        left > self.coming().rate().unwrap_or(0.0) * moment.as_secs_f64() && work_for_all(by_shard, workers)
     }
 }
 

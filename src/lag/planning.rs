@@ -53,7 +53,7 @@ impl Model {
             start_up: self.start_up.typical(),
             coming: self.start_up.left(seen.at).map(|left| (worth(asked, shards(bounds)), left)),
             standing: STANDING,
-            arrivals: &self.arrivals,
+            arrivals: self.released.arrivals().unwrap_or(&self.arrivals),
         };
         // No more than the number that is being tried.
         let most = self.trial.most(load.arrival).unwrap_or(f64::INFINITY);
@@ -68,7 +68,7 @@ impl Model {
         let suffices = matches!(live_fit.limit, Limit::None | Limit::Min);
         let stage = self.phases.observe(seen.at, seen.waiting.age, bounds, suffices);
         let (need, up, down) = if stage == Stage::Live {
-            let mean = self.arrivals.mean(MARGIN_WINDOW).unwrap_or(0.0);
+            let mean = self.coming().mean(MARGIN_WINDOW).unwrap_or(0.0);
             let measured = load.arrival.max(mean);
             let arrival = measured * MARGIN + CHANCE * (measured / ARRIVAL_TIME_CONSTANT.as_secs_f64()).sqrt();
             let cautious = within(Load { arrival, start_up: Duration::ZERO, standing: 0.0, ..load }.need());
@@ -117,7 +117,7 @@ impl Model {
 
     /// Tries fewer workers where no learnt rate stands for their number.
     pub(super) fn try_fewer(&mut self, seen: &Seen, bounds: &Bounds) {
-        let arrival = self.arrivals.rate().unwrap_or(0.0);
+        let arrival = self.coming().rate().unwrap_or(0.0);
         let brief = seen.waiting.age.is_some_and(|age| age < QUEUED.max(self.queue.look() * 2) + self.queue.look());
         self.queue_since =
             self.is_queue(seen, bounds).then(|| self.queue_since.map_or(seen.at, |since| since.min(seen.at)));
@@ -167,7 +167,7 @@ impl Model {
         let known = self.capacity.is_confirmed() || given(bounds).is_some();
         let least = self.queue.least_each();
         let told = !known && !seen.waiting.bound && seen.cadence.is_some() && least > 0.0;
-        let mean = self.arrivals.mean(MARGIN_WINDOW).unwrap_or(0.0);
+        let mean = self.coming().mean(MARGIN_WINDOW).unwrap_or(0.0);
         let arrival = load.arrival.max(mean) * MARGIN;
         told.then(|| Load { arrival, per_worker: Some(least), standing: 0.0, ..*load }.need().workers.max(1.0))
     }
@@ -177,7 +177,7 @@ impl Model {
         let known = self.capacity.is_confirmed() || given(bounds).is_some();
         let before = self.steadiness.before().filter(|_| !known).map_or(0.0, |before| worth(before, shards(bounds)));
         let least =
-            before.min(surely).min(self.trial.most(self.arrivals.rate().unwrap_or(0.0)).unwrap_or(f64::INFINITY));
+            before.min(surely).min(self.trial.most(self.coming().rate().unwrap_or(0.0)).unwrap_or(f64::INFINITY));
         Need { workers: need.workers.max(least), ..need }
     }
 
@@ -195,7 +195,7 @@ impl Model {
     /// What waits is a queue, and not merely not committed. Before any step was seen that cannot be told: then workers are added once, and not before
     /// half of the target is gone.
     fn is_queue(&self, seen: &Seen, bounds: &Bounds) -> bool {
-        let arrival = self.arrivals.rate().unwrap_or(0.0);
+        let arrival = self.coming().rate().unwrap_or(0.0);
         if !self.queue.knows_steps() {
             let half_gone = seen.waiting.age.is_none_or(|age| age >= (bounds.target / 2).max(FIRST_STEP));
             return half_gone && (!self.unproven || self.queue.outgrown(arrival, seen.workers.ready));
@@ -205,10 +205,10 @@ impl Model {
 
     /// The rate to plan with: while events wait, what came within a target's time counts, too.
     fn arrival(&self, seen: &Seen, bounds: &Bounds) -> f64 {
-        let average = seen.rates.arrival.unwrap_or(0.0);
+        let average = self.coming().rate().unwrap_or(0.0);
         let window = bounds.target.clamp(Duration::from_secs(3), Duration::from_secs(10));
         let waits = seen.waiting.age.is_none_or(|age| age >= QUEUED);
-        let recent = self.arrivals.mean(window).filter(|_| waits && seen.waiting.events > 0);
+        let recent = self.coming().mean(window).filter(|_| waits && seen.waiting.events > 0);
         recent.map_or(average, |recent| recent.max(average)).max(seen.expected.unwrap_or(0.0))
     }
 
@@ -224,8 +224,8 @@ impl Model {
         }
         let rolling = seen.workers.rolling && seen.settled_for < ROLLS_AT_MOST;
         // Nor before it is known how much arrives.
-        let still = rolling || seen.settled_for < WARM_UP || self.arrivals.begins();
-        let arrival = seen.rates.arrival.unwrap_or(0.0);
+        let still = rolling || seen.settled_for < WARM_UP || self.coming().begins();
+        let arrival = self.coming().rate().unwrap_or(0.0);
         let steady = self.steadiness.answer(seen.at, up.workers, down.workers.max(up.workers), still, arrival);
         let top = top(bounds, stage);
         let answer = round_up(steady, shards(bounds), top.max(1)).clamp(bounds.min.clamp(1, top), top);

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::json;
 use test_cluster::eventually;
 
@@ -81,6 +81,26 @@ fn an_operator_of_some_namespaces_runs_projections_there_and_may_nothing_elsewhe
     });
 }
 
+/// What a worker does not have that the next test sets.
+fn amiss(worker: &Pod) -> Option<&'static str> {
+    let spec = worker.spec.clone().unwrap_or_default();
+    let user = spec.security_context.and_then(|context| context.run_as_user);
+    let has = |map: &Option<std::collections::BTreeMap<String, String>>, key: &str, value: &str| {
+        map.as_ref().and_then(|map| map.get(key)).is_some_and(|there| there == value)
+    };
+    let tolerates = spec.tolerations.iter().flatten().any(|toleration| toleration.key.as_deref() == Some("gpu"));
+    [
+        ("the user id", user == Some(1_000_660_001)),
+        ("the priority class", spec.priority_class_name.as_deref() == Some("system-node-critical")),
+        ("the Projection's toleration", tolerates),
+        ("the node selector", has(&spec.node_selector, "pool", "projectors")),
+        ("the label", has(&worker.metadata.labels, "cost-centre", "reading")),
+        ("the annotation", has(&worker.metadata.annotations, "sidecar", "no")),
+    ]
+    .into_iter()
+    .find_map(|(what, there)| (!there).then_some(what))
+}
+
 #[test]
 fn what_the_clusters_owner_sets_reaches_operator_and_workers() {
     let _turn = alone();
@@ -117,21 +137,19 @@ fn what_the_clusters_owner_sets_reaches_operator_and_workers() {
         shop.events.append_events(50).await?;
         shop.read_model_is_whole("orders").await?;
         shop.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
+        // The replica that went may have made workers by what it knew.
         let pods: Api<Pod> = Api::namespaced(shop.client.clone(), &shop.namespace);
-        let workers = pods.list(&ListParams::default()).await?.items;
-        ensure!(!workers.is_empty());
-        for worker in workers {
-            let spec = worker.spec.unwrap_or_default();
-            let user = spec.security_context.and_then(|context| context.run_as_user);
-            ensure!(user == Some(1_000_660_001), "{user:?}");
-            ensure!(spec.priority_class_name.as_deref() == Some("system-node-critical"));
-            ensure!(spec.tolerations.iter().flatten().any(|toleration| toleration.key.as_deref() == Some("gpu")));
-            ensure!(spec.node_selector.unwrap_or_default().get("pool").is_some_and(|pool| pool == "projectors"));
-            ensure!(
-                worker.metadata.labels.unwrap_or_default().get("cost-centre").is_some_and(|label| label == "reading")
-            );
-            ensure!(worker.metadata.annotations.unwrap_or_default().get("sidecar").is_some_and(|note| note == "no"));
-        }
+        let as_set = || async {
+            let workers = pods.list(&ListParams::default()).await?.items;
+            let wrong =
+                workers.iter().find_map(|worker| amiss(worker).map(|what| format!("{}: {what}", worker.name_any())));
+            Ok::<_, kube::Error>(match wrong {
+                None if workers.is_empty() => Err("no workers".to_owned()),
+                None => Ok(()),
+                Some(wrong) => Err(wrong),
+            })
+        };
+        eventually(PATIENCE, "the workers are as the cluster's owner and the Projection say", as_set).await?;
         let operator = stage.operator_pods(&shop.client).await?;
         ensure!(operator.iter().any(|pod| pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))));
         stage.cluster.install_operator(&[])?;

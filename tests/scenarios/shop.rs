@@ -262,7 +262,8 @@ impl<'a> Shop<'a> {
     /// So many workers of `orders` stay, through several looks of the autoscaler, which here looks every two seconds and would scale in at once.
     pub(crate) async fn replicas_stay(&self, count: i32) -> Result<()> {
         let wanted = |replicas: &i32| *replicas == count;
-        always_is(Duration::from_secs(15), "the workers are held", wanted, || self.replicas("orders")).await
+        let held = always_is(Duration::from_secs(15), "the workers are held", wanted, || self.replicas("orders")).await;
+        held.with_context(|| self.stage.cluster.describe_failure(&self.namespace))
     }
 
     /// A connection to the database, which holds the events and the read models.
