@@ -287,7 +287,7 @@ fn passed_over(PassedOver { positions, more }: &PassedOver) -> Option<String> {
     let unnamed = more.saturating_add(u64::try_from(positions.len() - named.len()).unwrap_or(u64::MAX));
     let and_more = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
     Some(format!(
-        "events appeared at positions {}{and_more} after the checkpoint had passed them, so that they are not handled: handle them by hand or rebuild the read model, and see that each event draws its position from one sequence in the transaction that appends it",
+        "events appeared at positions {}{and_more} after the checkpoint had passed them, so that they may not be handled: look whether the read model has them, handle them by hand or rebuild the read model, and see that each event draws its position from one sequence in the transaction that appends it",
         named.join(", ")
     ))
 }

@@ -310,6 +310,7 @@ fn the_built_in_workers_run_where_and_as_the_projection_says_and_else_as_the_ope
     assert_eq!(pod["spec"]["nodeSelector"], json!({"pool": "batch"}));
     assert_eq!(pod["spec"]["imagePullSecrets"], json!([{"name": "registry"}]));
     assert_eq!(pod["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "10m"}}));
+    assert_eq!(pod["spec"]["containers"][0]["terminationMessagePolicy"], "FallbackToLogsOnError");
     let platform = json!({"fsGroup": 7, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
     assert_eq!(pod["spec"]["securityContext"], platform, "the platform assigns the user id, and root stays refused");
 

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{
     live::Live,
-    trouble::{Cause, Diagnosis, Looked, PodReport, Trouble, diagnose, read_pods},
+    trouble::{Cause, Diagnosis, Lack, Looked, PodReport, Trouble, diagnose, read_pods},
 };
 use crate::cluster_errors::in_words;
 
@@ -27,6 +27,8 @@ const MOST_PODS: u32 = 100;
 pub struct PodMemory {
     /// Since when it is not.
     unsettled: Option<Instant>,
+    /// Fewer workers are ready than asked for.
+    lack: Option<Lack>,
     looked: Option<Instant>,
     pods: Option<PodReport>,
     /// What keeps workers from running, and since when.
@@ -55,6 +57,8 @@ impl PodLook {
             return Looked::default();
         }
         let now = Instant::now();
+        let told_before = memory.unsettled.is_none() && told == Some(Cause::NotStarted.reason().as_str());
+        memory.lack = Lack::after(memory.lack, counts, told_before, now);
         let since = now - *memory.unsettled.get_or_insert(now);
         if since < FIRST_LOOK && live.refused.is_none() && told.is_none() {
             return Looked { again: Some(FIRST_LOOK - since), ..Looked::default() };
@@ -69,6 +73,7 @@ impl PodLook {
             }
         }
         let diagnosis = diagnose(counts, live.refused.as_deref(), memory.pods.as_ref());
+        let diagnosis = diagnosis.or_else(|| memory.lack.and_then(|lack| lack.diagnose(counts, now)));
         let trouble = diagnosis.map(|Diagnosis { cause, sentence }| {
             let before = memory.cause.filter(|(before, _)| *before == cause);
             let (_, since) = *memory.cause.insert(before.unwrap_or((cause, now)));

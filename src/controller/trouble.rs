@@ -2,7 +2,10 @@
 //!
 //! Names and numbers that change with every attempt are left out, so that the sentence stays the same while the cause does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
@@ -17,7 +20,8 @@ pub enum Cause {
     Refused,
     /// An image cannot be had.
     Image,
-    /// A container cannot be made: a Secret, a key or a volume is missing, a command does not exist.
+    /// A container cannot be made: a Secret or a key that its environment names is missing, a command does not exist. A volume that cannot be
+    /// mounted is only known by the pod staying in `ContainerCreating`, so that it counts after some minutes.
     Container,
     /// The kernel or the node ended it for its memory.
     OutOfMemory,
@@ -27,6 +31,8 @@ pub enum Cause {
     Unschedulable,
     /// It runs and does not become ready.
     NotReady,
+    /// There is no ready worker for some minutes, and nothing says why.
+    NotStarted,
 }
 
 impl Cause {
@@ -39,7 +45,7 @@ impl Cause {
             Self::OutOfMemory => Reason::OutOfMemory,
             Self::Crash => Reason::WorkersCrash,
             Self::Unschedulable => Reason::Unschedulable,
-            Self::NotReady => Reason::WorkersNotReady,
+            Self::NotReady | Self::NotStarted => Reason::WorkersNotReady,
         }
     }
 
@@ -49,13 +55,17 @@ impl Cause {
             Self::NotReady => 300,
             Self::Unschedulable => 60,
             Self::Refused | Self::Image | Self::Container | Self::OutOfMemory | Self::Crash => 5,
+            // It has lasted when it is told.
+            Self::NotStarted => 0,
         })
     }
 }
 
 /// A container that has run for less is starting.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
-/// What is kept of somebody else's message, in characters.
+/// A worker that has not started within this is told of. The sentences name it, too.
+const LONGEST_START: Duration = Duration::from_secs(300);
+/// What is kept of a message of another program, in characters.
 const LONGEST_MESSAGE: usize = 300;
 
 /// What is kept of the pods of one workload.
@@ -116,6 +126,7 @@ fn trouble_of(pod: &Pod, now: Timestamp) -> Option<(Cause, String)> {
         .filter_map(|(kind, container)| trouble_of_container(kind, container, pod))
         .min()
         .or_else(|| never_ready(status, now))
+        .or_else(|| never_started(pod, status, now))
 }
 
 fn trouble_of_container(kind: &str, container: &ContainerStatus, pod: &Pod) -> Option<(Cause, String)> {
@@ -182,6 +193,41 @@ fn never_ready(status: &PodStatus, now: Timestamp) -> Option<(Cause, String)> {
     Some((Cause::NotReady, sentence))
 }
 
+/// A pod that nothing is known to be wrong with, but in which nothing has changed for minutes.
+fn never_started(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<(Cause, String)> {
+    let containers = || {
+        let inits = status.init_container_statuses.iter().flatten();
+        inits.chain(status.container_statuses.iter().flatten())
+    };
+    let mut changes: Vec<Timestamp> = pod.metadata.creation_timestamp.iter().map(|time| time.0).collect();
+    let conditions = status.conditions.iter().flatten();
+    changes.extend(conditions.filter_map(|one| one.last_transition_time.as_ref()).map(|time| time.0));
+    for state in containers().flat_map(|one| one.state.iter().chain(&one.last_state)) {
+        let began = state.running.as_ref().and_then(|running| running.started_at.as_ref());
+        let ended = state.terminated.as_ref().and_then(|ended| ended.finished_at.as_ref());
+        changes.extend(began.into_iter().chain(ended).map(|time| time.0));
+    }
+    let unchanged = Duration::try_from(now.duration_since(changes.into_iter().max()?)).ok()?;
+    if unchanged < LONGEST_START {
+        return None;
+    }
+    // The kubelet says PodInitializing where there are init containers.
+    let creating = |container: &ContainerStatus| {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+        matches!(reason, Some("ContainerCreating" | "PodInitializing"))
+    };
+    let (cause, sentence) = if containers().next().is_some() && containers().all(creating) {
+        (
+            Cause::Container,
+            "have been in ContainerCreating for more than 5 min: a Secret, a ConfigMap or a volume may be missing, or the image is still being pulled, see `kubectl describe pod`",
+        )
+    } else {
+        (Cause::NotStarted, "have not become ready for more than 5 min: see `kubectl describe pod`")
+    };
+    Some((cause, sentence.to_owned()))
+}
+
 fn image_of<'a>(pod: &'a Pod, container: &str) -> Option<&'a str> {
     let spec = pod.spec.as_ref()?;
     let all = spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -200,7 +246,8 @@ fn pull_error(message: &str) -> String {
         Some(rest) => rest.split_once(": ").map_or("", |(_, error)| error),
         None => message,
     };
-    let message = one_line(message.trim_start_matches("ErrImagePull: "));
+    // These quote chains of errors (`failed to fetch anonymous token: unexpected status …`), in which a colon assigns nothing.
+    let message = one_line_without(message.trim_start_matches("ErrImagePull: "), &['=']);
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
@@ -209,27 +256,81 @@ fn last_line(message: &str) -> String {
     message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
-/// On one line, without the passwords of connection strings, and not too long.
+/// On one line, without passwords, and not too long.
 fn one_line(message: &str) -> String {
-    let words: Vec<String> = message.split_whitespace().map(without_password).collect();
-    let line = words.join(" ");
+    one_line_without(message, &['=', ':'])
+}
+
+/// The same, where a password follows one of these characters.
+fn one_line_without(message: &str, assigning: &[char]) -> String {
+    let words: Vec<String> = message.split_whitespace().map(without_credentials).collect();
+    let line = without_secrets(words.join(" "), assigning);
     if line.chars().count() <= LONGEST_MESSAGE {
         return line;
     }
     line.chars().take(LONGEST_MESSAGE - 1).chain(['…']).collect()
 }
 
-fn without_password(word: &str) -> String {
+/// A URL without user and password.
+fn without_credentials(word: &str) -> String {
     if let Some((scheme, rest)) = word.split_once("://")
         && let Some((_, host)) = rest.rsplit_once('@')
     {
         return format!("{scheme}://…@{host}");
     }
-    let lower = word.to_ascii_lowercase();
-    match ["password=", "pwd="].iter().find_map(|key| lower.find(key).map(|at| at + key.len())) {
-        Some(end) => format!("{}…", word.get(..end).unwrap_or_default()),
-        None => word.to_owned(),
+    word.to_owned()
+}
+
+/// What passwords and the like are called, or ends with: `DB_PASSWORD`, `client_secret`.
+const SECRETS: [&str; 13] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "_pass",
+    "-pass",
+    "token",
+    "secret",
+    "authorization",
+    "api_key",
+    "api-key",
+    "apikey",
+    "access_key",
+];
+
+/// A line up to where the first value of a secret begins: where that value ends cannot be known.
+fn without_secrets(line: String, assigning: &[char]) -> String {
+    let lower = line.to_ascii_lowercase();
+    let mut first: Option<usize> = None;
+    for name in SECRETS {
+        for (at, _) in lower.match_indices(name) {
+            let value = value_of_secret(&line, at, at + name.len(), assigning);
+            first = first.into_iter().chain(value).min();
+        }
     }
+    match first.and_then(|first| line.get(..first)) {
+        Some(before) => format!("{before}…"),
+        None => line,
+    }
+}
+
+/// Where the value begins that the name between `start` and `end` announces, if it announces one: `name=value`, `"name": "value"`, `--name value`.
+fn value_of_secret(line: &str, start: usize, end: usize, assigning: &[char]) -> Option<usize> {
+    const QUOTES: [char; 4] = ['"', '\'', '`', '\\'];
+    let (before, after) = (line.get(..start)?, line.get(end..)?);
+    // `secret_key`, `secretKey` and `password2` are names of secrets; `passwordless` and `tokenizer` are other words.
+    let longer = after.starts_with(|c: char| c == '_' || c.is_ascii_digit() || c.is_ascii_uppercase());
+    let rest = if longer { after.trim_start_matches(|c: char| c == '_' || c.is_ascii_alphanumeric()) } else { after };
+    let unquoted = rest.trim_start_matches(|c: char| c == ' ' || QUOTES.contains(&c));
+    let assigned = unquoted.strip_prefix(assigning);
+    let option = || {
+        let word = before.rsplit(' ').next().unwrap_or_default();
+        let value = rest.trim_start_matches(|c: char| matches!(c, ' ' | ',') || QUOTES.contains(&c));
+        let is_option = word.trim_start_matches(|c: char| c == '[' || QUOTES.contains(&c)).starts_with('-');
+        (is_option && value.len() < rest.len()).then_some(value)
+    };
+    let value = assigned.or_else(option)?;
+    (!value.trim().is_empty()).then(|| line.len() - value.len())
 }
 
 /// Why the cluster does not create pods, without the name that each attempt makes up.
@@ -297,6 +398,55 @@ pub fn diagnose(counts: WorkerCounts, refused: Option<&str>, pods: Option<&PodRe
         told = format!("{told}; {} {sentence}", (*count).min(wanted));
     }
     Some(Diagnosis { cause, sentence: told })
+}
+
+/// Fewer workers are ready than asked for, and no rollout explains it.
+#[derive(Clone, Copy, Debug)]
+pub struct Lack {
+    ready: i32,
+    existing: i32,
+    /// Since when no more of them exist or are ready.
+    since: Instant,
+    /// It was told before, so that it need not last again.
+    told: bool,
+}
+
+impl Lack {
+    /// What is to be remembered now, after `before`. `told`: the status says already that workers do not start.
+    pub fn after(before: Option<Self>, counts: WorkerCounts, told: bool, now: Instant) -> Option<Self> {
+        let WorkerCounts { desired, ready, existing, outdated, unobserved, paused, stalled, .. } = counts;
+        let explained = outdated > 0 || unobserved || stalled || (paused && existing == 0);
+        if explained || ready >= desired.unwrap_or(0) {
+            return None;
+        }
+        match before {
+            Some(before) if ready <= before.ready && existing <= before.existing => {
+                Some(Self { ready, existing, ..before })
+            }
+            Some(_) => Some(Self { ready, existing, since: now, told: false }),
+            None => Some(Self { ready, existing, since: now, told }),
+        }
+    }
+
+    /// What to say of it where pods and conditions say nothing; `None` until it has lasted for some minutes.
+    pub fn diagnose(self, counts: WorkerCounts, now: Instant) -> Option<Diagnosis> {
+        if !self.told && now.saturating_duration_since(self.since) < LONGEST_START {
+            return None;
+        }
+        let wanted = counts.desired.unwrap_or(0);
+        let sentence = if counts.existing < wanted {
+            let missing = wanted - counts.existing;
+            format!(
+                "{missing} of {wanted} workers have had no pod for more than 5 min: see the events of the workload (`kubectl describe`)"
+            )
+        } else {
+            let missing = wanted - counts.ready;
+            format!(
+                "{missing} of {wanted} workers have not become ready for more than 5 min: see `kubectl describe pod`"
+            )
+        };
+        Some(Diagnosis { cause: Cause::NotStarted, sentence })
+    }
 }
 
 /// How far a workload has come in running what it is asked to run: a reason and a sentence, or `None` where every pod is of the newest template.

@@ -1,6 +1,6 @@
 //! What is told of workloads and pods as the API server shows them: YAML in, sentences out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     live::{Live, WorkerCounts},
-    trouble::{Cause, Diagnosis, diagnose, read_pods, rollout},
+    trouble::{Cause, Diagnosis, Lack, diagnose, read_pods, rollout},
 };
 use crate::api::Reason;
 
@@ -172,6 +172,81 @@ containerStatuses:
 }
 
 #[test]
+fn an_error_of_a_registry_stays_readable() {
+    let said = "failed to fetch anonymous token: unexpected status 401";
+    let (_, sentence) = told(counts(1, 1, 0), None, &[pod(&waiting("ErrImagePull", said))]).unwrap();
+    assert!(sentence.ends_with(&format!("cannot be pulled: {said}")), "{sentence}");
+}
+
+#[test]
+fn a_pod_in_which_nothing_changes_for_minutes_does_not_start() {
+    let creating = waiting("ContainerCreating", "");
+    let (old, young) = ("2026-01-01T00:05:00Z", "2026-01-01T00:05:01Z");
+    let seen = |created: &str, status: &str| {
+        let report = read_pods(&[pod_of("new", created, status)], NOW.parse().unwrap());
+        let told = diagnose(counts(4, 4, 3), None, Some(&report));
+        assert_eq!(report.starting, usize::from(told.is_none()), "{status}");
+        told.map(|Diagnosis { cause, sentence }| (cause, sentence))
+    };
+    assert_eq!(seen(young, &creating), None);
+    let (cause, sentence) = seen(old, &creating).unwrap();
+    assert_eq!(cause, Cause::Container);
+    assert!(sentence.starts_with("1 of 4 workers have been in ContainerCreating for more than 5 min:"), "{sentence}");
+    let init = "phase: Pending
+initContainerStatuses:
+- {name: prepare, image: x, imageID: '', ready: false, restartCount: 0, state: STATE}
+containerStatuses:
+- {name: projector, image: x, imageID: '', ready: false, restartCount: 0, state: {waiting: {reason: PodInitializing}}}
+";
+    let waits = init.replace("STATE", "{waiting: {reason: PodInitializing}}");
+    assert_eq!(seen(old, &waits).unwrap().0, Cause::Container);
+    let runs = |since: &str| init.replace("STATE", &format!("{{running: {{startedAt: '{since}'}}}}"));
+    assert_eq!(seen(old, &runs("2026-01-01T00:06:00Z")), None, "it goes on");
+    let expected = "1 of 4 workers have not become ready for more than 5 min: see `kubectl describe pod`".to_owned();
+    assert_eq!(seen(old, &runs(old)), Some((Cause::NotStarted, expected.clone())));
+    assert_eq!(seen(old, "{phase: Pending}"), Some((Cause::NotStarted, expected)), "no scheduler looks at it");
+    let scheduled = |at: &str| {
+        format!("{creating}conditions: [{{type: PodScheduled, status: 'True', lastTransitionTime: '{at}'}}]\n")
+    };
+    assert_eq!(seen(old, &scheduled("2026-01-01T00:09:00Z")), None, "a node took it a minute ago");
+    assert_eq!(seen("2026-01-01T00:01:00Z", &scheduled(old)).unwrap().0, Cause::Container);
+}
+
+#[test]
+fn workers_that_are_missing_for_minutes_are_told_where_nothing_explains_them() {
+    let began = Instant::now();
+    let at = |seconds: u64| began + Duration::from_secs(seconds);
+    // A StatefulSet under a quota has no condition that says so.
+    let few = counts(4, 1, 1);
+    let lack = Lack::after(None, few, false, began);
+    let lack = Lack::after(lack, few, false, at(299));
+    assert_eq!(lack.unwrap().diagnose(few, at(299)), None);
+    let seen = lack.unwrap().diagnose(few, at(300)).unwrap();
+    assert_eq!(seen.cause, Cause::NotStarted);
+    assert_eq!(seen.cause.reason(), Reason::WorkersNotReady);
+    assert!(seen.sentence.starts_with("3 of 4 workers have had no pod for more than 5 min:"), "{}", seen.sentence);
+    // After a restart of the operator it need not last again.
+    assert!(Lack::after(None, few, true, began).unwrap().diagnose(few, began).is_some());
+
+    let more = counts(4, 2, 1);
+    let lack = Lack::after(lack, more, true, at(300));
+    assert_eq!(lack.unwrap().diagnose(more, at(301)), None, "one more has come");
+    let unready = counts(4, 4, 1);
+    let seen = Lack::after(None, unready, true, began).unwrap().diagnose(unready, began).unwrap();
+    assert!(seen.sentence.starts_with("3 of 4 workers have not become ready"), "{}", seen.sentence);
+    for explained in [
+        WorkerCounts { outdated: 1, ..few },
+        WorkerCounts { unobserved: true, ..few },
+        WorkerCounts { stalled: true, ..few },
+        WorkerCounts { paused: true, ..counts(4, 0, 0) },
+        counts(4, 4, 4),
+        counts(0, 1, 0),
+    ] {
+        assert!(Lack::after(lack, explained, true, at(900)).is_none(), "{explained:?}");
+    }
+}
+
+#[test]
 fn pods_that_are_refused_are_told_from_the_deployment_without_the_name_that_changes() {
     let deployment = |message: &str| {
         let yaml = format!(
@@ -250,6 +325,35 @@ fn messages_of_others_are_one_line_without_passwords_and_not_too_long() {
     };
     let secret = said("cannot reach postgres://ann:s3cret@db:5432/shop with password=s3cret");
     assert!(secret.contains("postgres://…@db:5432/shop with password=…") && !secret.contains("s3cret"), "{secret}");
+    for (message, shown) in [
+        ("refused: password = s3cret", "refused: password =…"),
+        ("refused: password='an s3cret' user=ann", "refused: password=…"),
+        (r#"{\"user\": \"ann\", \"password\":\"s3cret\"}"#, r#"{"user": "ann", "password":…"#),
+        ("Password: s3cret", "Password:…"),
+        ("DB_PASS=s3cret", "DB_PASS=…"),
+        ("PGPASSWORD=s3cret psql", "PGPASSWORD=…"),
+        ("usage: app --password s3cret", "usage: app --password …"),
+        ("usage: app --db-password s3cret", "usage: app --db-password …"),
+        ("usage: app --TOKEN=s3cret", "usage: app --TOKEN=…"),
+        ("exec ['app', '--secret', 's3cret']", "exec ['app', '--secret', '…"),
+        ("GET /events?token=s3cret failed", "GET /events?token=…"),
+        ("secret: an s3cret", "secret:…"),
+        ("clientSecret: s3cret", "clientSecret:…"),
+        ("secretKey: s3cret", "secretKey:…"),
+        ("AWS_SECRET_ACCESS_KEY=s3cret", "AWS_SECRET_ACCESS_KEY=…"),
+        ("authorization: Bearer s3cret", "authorization:…"),
+        ("é secret=s3cret", "é secret=…"),
+        // No secret follows.
+        ("password authentication failed for user ann", "password authentication failed for user ann"),
+        ("passwordless login: refused", "passwordless login: refused"),
+        ("tokenizer: unexpected end", "tokenizer: unexpected end"),
+        ("no secret named database", "no secret named database"),
+        ("unknown option --password", "unknown option --password"),
+        ("cannot read the token:", "cannot read the token:"),
+    ] {
+        let seen = said(message);
+        assert!(seen.ends_with(&format!(": {shown}")) && !seen.contains("s3cret"), "{message}: {seen}");
+    }
     let long = said(&"x".repeat(5_000));
     assert!(long.chars().count() < 400 && long.ends_with('…'), "{long}");
 }

@@ -154,7 +154,7 @@ fn a_burst_behind_an_open_transaction_comes_when_it_is_released() {
             held_back,
             beyond_all_rows: None,
             upper_bound: None,
-            staleness: Some(seconds(if held_back > 0 { second - 100 } else { 0 })),
+            staleness: Some(seconds(if pending > 0 { second - 100 } else { 0 })),
             arrived,
             ..quiet_shard(second, 500, 0)
         };
@@ -175,6 +175,35 @@ fn a_burst_behind_an_open_transaction_comes_when_it_is_released() {
         let quiet = look(second, 181_000, 0, 0);
         assert!(second < 390 || quiet.required.workers == 1, "{second} s: {}", quiet.required.reason);
     }
+}
+
+#[test]
+fn a_short_hold_is_a_backlog_when_it_ends_and_no_burst() {
+    let mut model = Model::remembering(None, Some(2), None);
+    let bounds = Bounds { given_rate: Some(50.0), ..bounds(15) };
+    let mut answers = Vec::new();
+    for second in 0..160 {
+        // From 100 to 110 s a transaction is open; its release is seen in one look.
+        let arrived = 100 * second;
+        let waits = if (100..=110).contains(&second) { second - 99 } else { 0 };
+        let head = Position(i64::try_from(arrived).unwrap());
+        let sample = Sample {
+            head: Head { raw: head, safe: head },
+            checkpoint: CheckpointState::Committed(vec![Position(head.0 - i64::try_from(100 * waits).unwrap())]),
+            pending: Some(Pending { events: 100 * waits, exact: true }),
+            held_back: if second < 110 { 100 * waits } else { 0 },
+            beyond_all_rows: None,
+            upper_bound: None,
+            staleness: Some(seconds(waits)),
+            arrived,
+            ..quiet_shard(second, 500, 0)
+        };
+        let ready = answers.last().copied().unwrap_or(2);
+        answers.push(model.observe(&sample, Workers { ready, rolling: false }, bounds).unwrap().required.workers);
+    }
+    assert!(answers[60..110].iter().all(|workers| *workers <= 3), "{answers:?}");
+    assert!(answers[110] > answers[109], "what waited for 11 s is in danger: {answers:?}");
+    assert!(answers.iter().all(|workers| *workers <= 8), "{answers:?}");
 }
 
 #[test]

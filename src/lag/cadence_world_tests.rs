@@ -143,8 +143,23 @@ fn commits_after_many_events_keep_no_more_workers_than_steps_have_shown_to_be_en
 }
 
 #[test]
+fn what_steps_have_shown_is_forgotten_when_an_event_costs_twice_as_much() {
+    for events in [200, 1_000] {
+        let mut world = Foreign::new(Commits::Events(events), Rows::Exact, 15, 1);
+        world.run(400.0, 230.0);
+        world.each = 25.0;
+        let last = world.run(400.0, 230.0);
+        let (least, _) = needed(230.0, 25.0);
+        assert!(last.required.workers >= least, "{events}: {:?}", world.answers);
+        let late = world.late;
+        world.run(400.0, 230.0);
+        assert_eq!(world.late, late, "{events}: late for good: {:?}", world.answers);
+    }
+}
+
+#[test]
 fn an_event_that_costs_twice_as_much_is_noticed_whenever_workers_commit() {
-    for commits in COMMITS {
+    for commits in COMMITS.into_iter().chain([Commits::Events(50)]) {
         let mut world = Foreign::new(commits, Rows::Exact, 15, 1);
         world.run(240.0, 230.0);
         world.each = 25.0;
@@ -168,7 +183,8 @@ proptest! {
         initial in 1..24_u32,
         remembered in prop::option::of(prop_oneof![0.1..5.0_f64, 5.0..500.0_f64, Just(100_000.0)]),
     ) {
-        let load = (each * 24.0 * share).max(2.0);
+        // Not more than one worker can do of one shard.
+        let load = (each * 24.0 * share).max(2.0).min(each * 0.85 * 1_000.0 / f64::from(hot));
         let mut world = Foreign::new(Commits::Every(commits), Rows::Exact, target, initial);
         (world.each, world.start_up, world.hot) = (each, start_up, hot);
         world.model = Model::remembering(remembered, Some(initial), None);

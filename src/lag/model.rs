@@ -238,7 +238,11 @@ impl Model {
         // What was remembered may be far too low.
         let capacity = capacity.map(|rate| if known { rate } else { rate.max(self.queue.shown()) });
         let arrival = self.coming().rate().unwrap_or(0.0);
-        self.queue.observe(sample, uncommitted.events, arrived, Able { arrival, capacity, ready: workers.ready });
+        let exact = |pending: Pending, waiting: Waiting| pending.exact && !waiting.bound;
+        let counted = last.is_some_and(|last| exact(last.pending, last.uncommitted))
+            && sample.pending.is_some_and(|pending| exact(pending, uncommitted));
+        let able = Able { arrival, capacity, ready: workers.ready, counted };
+        self.queue.observe(sample, uncommitted.events, arrived, able);
         let Some(cadence) = self.queue.cadence() else { return uncommitted };
         let events = rounded(self.queue.events()).min(uncommitted.events);
         let known = self.coming().known_for(events);

@@ -73,6 +73,8 @@ pub(super) struct Able {
     /// Events per second of all ready workers together, once known.
     pub(super) capacity: Option<f64>,
     pub(super) ready: u32,
+    /// What is uncommitted was counted event by event, now and at the look before.
+    pub(super) counted: bool,
 }
 
 impl Queue {
@@ -195,7 +197,7 @@ impl Queue {
             row.since = (row.pending > 0).then_some(at);
         }
         let moved = moved_rows > 0;
-        self.show(at, taken, moved, able.ready);
+        self.show(at, taken, moved, able);
         // Rows that follow the head although nothing came are no steps.
         if !moved || (arrived == 0 && taken == 0) {
             return;
@@ -211,7 +213,7 @@ impl Queue {
         }
     }
 
-    fn show(&mut self, at: Duration, taken: u64, moved: bool, ready: u32) {
+    fn show(&mut self, at: Duration, taken: u64, moved: bool, Able { ready, counted, .. }: Able) {
         self.worker_seconds += self.look * f64::from(self.ready + ready) / 2.0;
         self.ready = ready;
         // Not before the next steps have had the time to show as much.
@@ -231,9 +233,11 @@ impl Queue {
         self.taken_in = if self.taken_in > 0.0 { self.taken_in + weight * (rate - self.taken_in) } else { rate };
         self.shown = self.shown.max(self.taken_in);
         let each = rate * seconds / self.worker_seconds.max(seconds);
-        self.each = if self.each > 0.0 { self.each + weight * (each - self.each) } else { each };
-        self.least_each = self.least_each.max(self.each);
         self.worker_seconds = 0.0;
+        if counted {
+            self.each = if self.each > 0.0 { self.each + weight * (each - self.each) } else { each };
+            self.least_each = self.least_each.max(self.each);
+        }
         self.count = self.count.saturating_add(1);
         self.open = (0, Some(at));
     }

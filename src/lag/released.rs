@@ -1,41 +1,31 @@
-//! Arrivals as workers see them: an event that is held back comes when it is released.
+//! Arrivals as workers see them while events are held back: an event that is held back has not come yet.
 //!
-//! Planned with what arrives at the source, a burst behind an open transaction would bring workers that may not read it.
-
-use std::time::Duration;
+//! Planned with what arrives at the source, a burst behind an open transaction would bring workers that may not read it. Once nothing is held back the
+//! source's own arrivals count again, so that what was released is a backlog of known age, and no rate.
 
 use super::{Sample, arrivals::Arrivals};
 
-/// After the last event was held back, what was released counts as arriving for so long: as far back as rates look.
-const REMEMBERED: Duration = Duration::from_secs(60);
-
-/// Follows what is released, while events are held back and for a while after.
+/// Follows what may be read, while events are held back.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Released {
     arrivals: Option<Arrivals>,
-    held_at: Duration,
 }
 
 impl Released {
     /// Takes in a sample. `source`: the arrivals at the source before it.
     pub(super) fn observe(&mut self, sample: &Sample, source: &Arrivals) {
-        if sample.held_back > 0 {
-            self.held_at = sample.at;
-            self.arrivals.get_or_insert_with(|| source.clone());
-        }
-        let over = sample.at < self.held_at || sample.at - self.held_at > REMEMBERED;
-        let begun_again = source.total() > sample.arrived;
-        if over || begun_again {
+        // Where the source's counter began again, nothing of it is comparable.
+        if sample.held_back == 0 || source.total() > sample.arrived {
             self.arrivals = None;
+            return;
         }
-        if let Some(arrivals) = &mut self.arrivals {
-            let released = sample.arrived.saturating_sub(sample.held_back);
-            // One that was released and is held back again by a later count has come all the same.
-            arrivals.observe(sample.at, released.max(arrivals.total()));
-        }
+        let arrivals = self.arrivals.get_or_insert_with(|| source.clone());
+        let released = sample.arrived.saturating_sub(sample.held_back);
+        // One that was released and is held back again by a later count has come all the same.
+        arrivals.observe(sample.at, released.max(arrivals.total()));
     }
 
-    /// What arrives for the workers, where that is not what arrives at the source.
+    /// What has come for the workers, where that is not all that has come to the source.
     pub(super) fn arrivals(&self) -> Option<&Arrivals> {
         self.arrivals.as_ref()
     }

@@ -29,7 +29,7 @@ const SAME: f64 = 1.5;
 /// Follows what is tried.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trial {
-    /// Since when, and how many events per second arrived then.
+    /// Since when, and the fewest events per second that have arrived since.
     calm_since: Option<(Duration, f64)>,
     /// So many full workers, tried while so many events per second arrived.
     tried: Option<(f64, f64)>,
@@ -85,7 +85,8 @@ impl Trial {
         }
         // Having been calm says nothing of a load that has just come.
         let same = |(_, arrival): &(Duration, f64)| look.arrival <= arrival.max(IDLE) * SAME;
-        let (since, _) = *self.calm_since.insert(self.calm_since.filter(same).unwrap_or((look.at, look.arrival)));
+        let (since, least) = self.calm_since.filter(same).unwrap_or((look.at, look.arrival));
+        self.calm_since = Some((since, least.min(look.arrival)));
         if look.at.saturating_sub(since) < ENOUGH.max(look.step.mul_f64(STEPS)) {
             return None;
         }
@@ -215,6 +216,8 @@ mod tests {
         }
         assert!(trial.most(400.0).unwrap() > 24.0, "another load is another matter");
         assert_eq!(trial.observe(loaded(204, 2, 400.0)), Some(200.0), "it has lasted for a while");
+        trial.observe(loaded(205, 2, 0.0));
+        assert_eq!(trial.observe(loaded(206, 2, 400.0)), None, "after a lull it has just come again");
     }
 
     #[test]

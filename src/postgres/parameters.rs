@@ -9,21 +9,25 @@ use super::ConnectError;
 
 /// Parameters in the order in which they were given; later ones of a name count.
 #[derive(Clone, Default)]
-pub(super) struct Parameters(Vec<(String, String)>);
+pub(super) struct Parameters {
+    given: Vec<(String, String)>,
+    /// Host and port were written in a URL, so that percent-encoding may be what is missing.
+    pub(super) from_url: bool,
+}
 
 impl Parameters {
     /// The value, absent where it is not given or empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().rev().find(|(given, _)| given == name);
+        let found = self.given.iter().rev().find(|(given, _)| given == name);
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        self.0.push((name.to_owned(), value.to_owned()));
+        self.given.push((name.to_owned(), value.to_owned()));
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.given.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
@@ -58,8 +62,8 @@ pub(super) fn parse(text: &str) -> Result<Parameters, ConnectError> {
         _ => return pairs(text),
     };
     match scheme.as_str() {
-        "postgres" | "postgresql" => url(rest, false),
-        "jdbc:postgresql" => url(rest, true),
+        "postgres" | "postgresql" => Ok(Parameters { from_url: true, ..url(rest, false)? }),
+        "jdbc:postgresql" => Ok(Parameters { from_url: true, ..url(rest, true)? }),
         "postgresql+psycopg" | "postgresql+psycopg2" | "postgresql+asyncpg" => {
             Err(invalid(format!("{scheme} is SQLAlchemy's name for a driver: write postgresql:// in its place")))
         }

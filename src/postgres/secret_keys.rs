@@ -50,6 +50,7 @@ fn set(parameters: &mut Parameters, part: &str, key: &str, text: &str) -> Result
     if text.contains('\0') {
         return Err(invalid(format!("key {key} holds a NUL byte")));
     }
+    parameters.from_url &= !matches!(part, "host" | "port");
     // An endpoint may come with its port.
     if part == "host"
         && let Some((host, port)) = text.split_once(':')

@@ -96,8 +96,9 @@ impl ConnectionSettings {
     /// Reads `postgres://user:password@host:port/database?sslmode=…`, `jdbc:postgresql://…` or `host=… user=…`.
     ///
     /// `sslmode` is one of disable, allow, prefer (the default), require, verify-ca and verify-full, and means what it means to libpq: only the last
-    /// two verify the server's certificate. Parameters that name files, ask for what cannot be had here or are unknown are refused, each by its
-    /// name. No other part of the text is repeated in an error, since a password may have ended up anywhere in it.
+    /// two verify the server's certificate. `sslrootcert=system` makes verify-full the default and goes with no other mode. Parameters that name
+    /// files, ask for what cannot be had here or are unknown are refused, each by its name; an unknown one is named only if it has a value and
+    /// consists of a to z and underscores. No other part of the text is repeated in an error, since a password may have ended up anywhere in it.
     ///
     /// # Errors
     /// `ConnectError::Invalid`.
@@ -105,12 +106,14 @@ impl ConnectionSettings {
         Self::from_parameters(&parameters::parse(text)?)
     }
 
+    /// Reads parameters that were given one by one, or in a connection string.
     pub(super) fn from_parameters(given: &Parameters) -> Result<Self, ConnectError> {
+        let url = given.from_url;
         let mut config = Config::new();
         for (name, value) in given.iter() {
-            apply(&mut config, name, value)?;
+            apply(&mut config, name, value, url)?;
         }
-        let hosts = hosts(given)?;
+        let hosts = hosts(given, url)?;
         let user = given.get("user").ok_or_else(|| invalid("it names no user"))?;
         config.user(user).dbname(given.get("dbname").unwrap_or(user));
         if let Some(password) = given.get("password") {
@@ -181,7 +184,7 @@ pub(super) fn shown(host: &str, port: u16) -> String {
 }
 
 /// Takes one parameter over, or says why it cannot be.
-fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), ConnectError> {
+fn apply(config: &mut Config, name: &str, value: &str, url: bool) -> Result<(), ConnectError> {
     let refused = |why: &str| Err(invalid(format!("{name}: {why}")));
     match (name, value) {
         // Read elsewhere.
@@ -249,7 +252,7 @@ fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), ConnectErro
         ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
             return refused("TLS 1.2 and 1.3 are used, as the server chooses: leave it out");
         }
-        // libpq takes `system` for the public authorities, as we do without an authority.
+        // libpq takes `system` for the public authorities, as we do without an authority. What it means for sslmode is read with that.
         ("sslrootcert", "system" | "") => {}
         ("sslrootcert", _) => {
             return refused(
@@ -287,9 +290,13 @@ fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), ConnectErro
             return refused("is not supported: leave it out");
         }
         _ => {
-            return Err(invalid(
-                "it has a parameter that is not known (known are those of libpq): correct its name, or percent-encode an & in a value: %26",
-            ));
+            // Other characters, or a word without a value, may be the rest of a password.
+            let speakable = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            let which = if speakable && !value.is_empty() { format!("{name}: is") } else { "it has".to_owned() };
+            let encode = if url { ", or percent-encode an & in a value: %26" } else { "" };
+            return Err(invalid(format!(
+                "{which} a parameter that is not known (known are those of libpq): correct its name{encode}"
+            )));
         }
     }
     Ok(())
@@ -303,18 +310,27 @@ fn seconds(name: &str, value: &str) -> Result<u64, ConnectError> {
 }
 
 fn ssl_mode(given: &Parameters) -> Result<SslMode, ConnectError> {
-    if given.get("sslmode").is_none() && given.get("requiressl") == Some("1") {
-        return Ok(SslMode::Require);
-    }
-    Ok(match given.get("sslmode") {
-        None | Some("prefer") => SslMode::Prefer,
-        Some("disable") => SslMode::Disable,
-        Some("allow") => SslMode::Allow,
-        Some("require") => SslMode::Require,
-        Some("verify-ca") => SslMode::VerifyCa,
-        Some("verify-full") => SslMode::VerifyFull,
+    let (written, mode) = match given.get("sslmode") {
+        None if given.get("requiressl") == Some("1") => ("requiressl=1", Some(SslMode::Require)),
+        None => ("", None),
+        Some("disable") => ("sslmode=disable", Some(SslMode::Disable)),
+        Some("allow") => ("sslmode=allow", Some(SslMode::Allow)),
+        Some("prefer") => ("sslmode=prefer", Some(SslMode::Prefer)),
+        Some("require") => ("sslmode=require", Some(SslMode::Require)),
+        Some("verify-ca") => ("sslmode=verify-ca", Some(SslMode::VerifyCa)),
+        Some("verify-full") => ("sslmode=verify-full", Some(SslMode::VerifyFull)),
         Some(_) => return Err(invalid("sslmode: must be disable, allow, prefer, require, verify-ca or verify-full")),
-    })
+    };
+    if given.get("sslrootcert") != Some("system") {
+        return Ok(mode.unwrap_or(SslMode::Prefer));
+    }
+    // As libpq: a certificate of a public authority proves nothing unless it is for this host.
+    match mode {
+        None | Some(SslMode::VerifyFull) => Ok(SslMode::VerifyFull),
+        Some(_) => Err(invalid(format!(
+            "{written} is too weak for sslrootcert=system: use sslmode=verify-full, or leave sslrootcert out"
+        ))),
+    }
 }
 
 fn wanted(given: &Parameters) -> Result<Wanted, ConnectError> {
@@ -332,7 +348,7 @@ fn wanted(given: &Parameters) -> Result<Wanted, ConnectError> {
     })
 }
 
-fn hosts(given: &Parameters) -> Result<Vec<Host>, ConnectError> {
+fn hosts(given: &Parameters, url: bool) -> Result<Vec<Host>, ConnectError> {
     let list = |name: &str| -> Vec<String> {
         given.get(name).map(|all| all.split(',').map(|one| one.trim().to_owned()).collect()).unwrap_or_default()
     };
@@ -359,12 +375,14 @@ fn hosts(given: &Parameters) -> Result<Vec<Host>, ConnectError> {
             return Err(invalid("host: must be a name or an address, not the path of a socket, which is not here"));
         }
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
-            return Err(invalid("host: is no host name: percent-encode special characters in user and password"));
+            let encode = if url { ": percent-encode special characters in user and password" } else { "" };
+            return Err(invalid(format!("host: is no host name{encode}")));
         }
         let port = ports.get(index).or(ports.first()).map_or("", String::as_str);
         let port = if port.is_empty() { Ok(5432) } else { port.parse::<u16>() };
         let port = port.ok().filter(|port| *port > 0).ok_or_else(|| {
-            invalid("port: must be a number from 1 to 65535; percent-encode a : or / in user or password (%3A, %2F)")
+            let encode = if url { "; percent-encode a : or / in user or password (%3A, %2F)" } else { "" };
+            invalid(format!("port: must be a number from 1 to 65535{encode}"))
         })?;
         hosts.push((name, address, port));
     }

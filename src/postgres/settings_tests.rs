@@ -100,10 +100,79 @@ fn percent_encoding_is_advised_only_where_it_is_the_cause() {
         "postgres://db/events",
         "mysql://db/events",
         "host=db user=a port=99999x",
+        "host='d b' user=a",
+        "host=db user=a colour=blue",
+        "host=db user=a password=x://y port=1z",
     ] {
         let error = ConnectionSettings::parse(text).unwrap_err().to_string();
-        assert!(!error.contains("percent-encode") || error.contains("port:"), "{text}: {error}");
+        assert!(!error.contains("percent-encode"), "{text}: {error}");
     }
+    for text in [
+        "postgres://shop:12x/34?56@db/events",
+        " 'postgres://shop:hunter2@db:5432a/events'",
+        "jdbc:postgresql://d%20b/events?user=shop",
+        "postgres://shop@db/events?password=a&b",
+    ] {
+        let error = ConnectionSettings::parse(text).unwrap_err().to_string();
+        assert!(error.contains("percent-encode"), "{text}: {error}");
+    }
+    for keys in [
+        [("host", "db"), ("port", "5432a"), ("username", "shop")],
+        [("host", "d b"), ("port", "5432"), ("username", "shop")],
+    ] {
+        let error = of_keys(&keys).unwrap_err().to_string();
+        assert!(!error.contains("percent-encode"), "{keys:?}: {error}");
+    }
+}
+
+#[test]
+fn an_unknown_parameter_is_named_unless_it_may_be_a_part_of_a_password() {
+    for (text, named) in [
+        ("postgres://shop@db/events?ssl_mode=require", "ssl_mode: is a parameter that is not known"),
+        ("host=db user=shop sslmod=require", "sslmod: is a parameter that is not known"),
+        ("postgres://shop@db/events?password=a&hunter2=x", "it has a parameter that is not known"),
+        ("postgres://shop@db/events?password=a&Hunter=x", "it has a parameter that is not known"),
+        ("postgres://shop@db/events?password=a&hunter", "it has a parameter that is not known"),
+        ("postgres://shop@db/events?=hunter", "it has a parameter that is not known"),
+    ] {
+        let error = ConnectionSettings::parse(text).unwrap_err().to_string();
+        assert!(error.contains(named) && !error.to_ascii_lowercase().contains("hunter"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_public_authorities_by_name_go_with_verify_full_only() {
+    let read = |parameters: &[&str]| {
+        let url = format!("postgres://shop:hunter2@db/events?{}", parameters.join("&"));
+        let pairs = format!("host=db user=shop password=hunter2 {}", parameters.join(" "));
+        let mode = |text: &str| {
+            ConnectionSettings::parse(text).map(|settings| settings.ssl_mode).map_err(|error| error.to_string())
+        };
+        let (url, pairs) = (mode(&url), mode(&pairs));
+        assert_eq!(url, pairs);
+        url
+    };
+    let system = "sslrootcert=system";
+    assert_eq!(read(&[]), Ok(SslMode::Prefer));
+    assert_eq!(read(&[system]), Ok(SslMode::VerifyFull));
+    assert_eq!(read(&[system, "sslmode="]), Ok(SslMode::VerifyFull));
+    assert_eq!(read(&[system, "sslmode=verify-full"]), Ok(SslMode::VerifyFull));
+    assert_eq!(read(&["sslmode=require", "sslrootcert="]), Ok(SslMode::Require));
+    for weak in
+        ["sslmode=disable", "sslmode=allow", "sslmode=prefer", "sslmode=require", "sslmode=verify-ca", "requiressl=1"]
+    {
+        let error = read(&[weak, system]).unwrap_err();
+        for part in [weak, system, "use sslmode=verify-full"] {
+            assert!(error.contains(part), "{weak}: {error}");
+        }
+        assert!(!error.contains(SECRET), "{error}");
+    }
+    let jdbc = "jdbc:postgresql://db/events?user=shop&sslrootcert=system";
+    assert_eq!(ConnectionSettings::parse(jdbc).unwrap().ssl_mode, SslMode::VerifyFull);
+    // A mode from a key of its own counts as well.
+    let url = ("url", "postgres://shop:hunter2@db/events?sslrootcert=system");
+    assert!(of_keys(&[url, ("sslmode", "require")]).unwrap_err().to_string().contains(system));
+    assert_eq!(of_keys(&[url]).unwrap().ssl_mode, SslMode::VerifyFull);
 }
 
 #[test]
@@ -163,6 +232,14 @@ fn secrets_are_read_as_operators_of_databases_write_them() {
     // Zalando's names no host.
     let zalando = of_keys(&[("username", "shop"), ("password", "hunter2")]).unwrap_err().to_string();
     assert!(zalando.contains("host or hostname or endpoint is missing") && zalando.contains("url, uri"), "{zalando}");
+    for (keys, encode) in [
+        (&[("uri", "postgres://shop:hun/ter2@db:5432/events")][..], true),
+        (&[("host", "db"), ("port", "5432a"), ("user", "shop"), ("password", "hunter2")], false),
+        (&[("uri", "postgres://shop:hunter2@db/events"), ("port", "5432a")], false),
+    ] {
+        let wrong = of_keys(keys).unwrap_err().to_string();
+        assert_eq!(wrong.contains("percent-encode"), encode, "{wrong}");
+    }
     let wrong = of_keys(&[("uri", "postgres://shop:hunter2@db/events?service=x")]).unwrap_err().to_string();
     assert!(wrong.contains("key uri: service:") && !wrong.contains(SECRET), "{wrong}");
 }

@@ -2,6 +2,7 @@
 
 use projectionist::lag::{CheckpointState, PassedOver, Position};
 use serde_json::json;
+use tokio_postgres::Client;
 
 use crate::harness::{Running, append, commit, database, server};
 
@@ -13,8 +14,27 @@ async fn passed_over(sampler: &Running, name: &str, positions: &[i64]) {
 
 /// Waits until the projection was measured at this checkpoint, so that what lies below was looked at.
 async fn seen_at(sampler: &Running, name: &str, position: i64) {
-    let at = CheckpointState::Committed(vec![Position(position)]);
-    sampler.wait_measured("its checkpoint is seen", name, |m| m.sample.checkpoint == at).await;
+    seen_at_rows(sampler, name, &[position]).await;
+}
+
+/// The same for a checkpoint of several rows; returns what that look told the projection of.
+async fn seen_at_rows(sampler: &Running, name: &str, positions: &[i64]) -> Vec<i64> {
+    let at = CheckpointState::Committed(positions.iter().copied().map(Position).collect());
+    let seen = sampler.wait_measured("its checkpoint is seen", name, |m| m.sample.checkpoint == at).await;
+    seen.sample.faults.passed_over.positions.iter().map(|position| position.0).collect()
+}
+
+/// A table `drawn` without a sequence, and one for checkpoints of several rows.
+const DRAWN_AND_ROWS: &str = "
+    create table drawn (position bigint primary key, stream text not null, recorded_at timestamptz default now());
+    insert into drawn values (1, 'x'), (10, 'x'), (1000, 'y');
+    create table rows (projection text, shard text, position bigint, primary key (projection, shard))";
+
+/// Sets the two rows of a checkpoint at once.
+async fn commit_rows(client: &Client, name: &str, [first, second]: [i64; 2]) {
+    let upsert = "insert into rows values ($1::text, 'x', $2::bigint), ($1::text, 'y', $3::bigint)
+         on conflict (projection, shard) do update set position = excluded.position";
+    client.execute(upsert, &[&name, &first, &second]).await.unwrap();
 }
 
 #[tokio::test]
@@ -96,4 +116,52 @@ async fn explicit_positions_in_the_gaps_of_a_sequence_are_named_and_deletions_up
         .await
         .unwrap();
     passed_over(&sampler, "a", &[51, 102]).await;
+}
+
+#[tokio::test]
+async fn an_event_that_one_of_several_rows_has_passed_is_named_until_all_rows_have_gone_back_before_it() {
+    let (url, client) = database(server(), "late_rows").await;
+    client.batch_execute(DRAWN_AND_ROWS).await.unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    // The first is measured by its lowest row, the other shard by shard.
+    for (name, shard) in [("lowest", None), ("shards", Some("stream"))] {
+        commit_rows(&client, name, [10, 1000]).await;
+        sampler.declare(name, |spec| {
+            spec["source"]["postgres"]["eventTable"]["table"] = json!("drawn");
+            if let Some(shard) = shard {
+                spec["source"]["postgres"]["eventTable"]["shard"] = json!(shard);
+            }
+            spec["checkpoint"]["readStore"]["table"] = json!("rows");
+        });
+        assert!(seen_at_rows(&sampler, name, &[10, 1000]).await.is_empty());
+    }
+    client.batch_execute("insert into drawn values (500, 'y')").await.unwrap();
+    for name in ["lowest", "shards"] {
+        passed_over(&sampler, name, &[500]).await;
+        // The rows come and go, and one of them is always beyond it.
+        for rows in [[11, 1000], [12, 1000], [600, 1000], [5, 1000], [5, 500]] {
+            commit_rows(&client, name, rows).await;
+            assert_eq!(seen_at_rows(&sampler, name, &rows).await, [500], "{name} at {rows:?}");
+        }
+        commit_rows(&client, name, [5, 499]).await;
+        assert!(seen_at_rows(&sampler, name, &[5, 499]).await.is_empty(), "{name} will read it again");
+        commit_rows(&client, name, [999, 1000]).await;
+        assert!(seen_at_rows(&sampler, name, &[999, 1000]).await.is_empty(), "{name} has handled it");
+    }
+}
+
+#[tokio::test]
+async fn a_late_event_that_is_deleted_is_named_no_more_unless_it_comes_back() {
+    let (url, client) = database(server(), "late_deleted").await;
+    client.batch_execute(DRAWN_AND_ROWS).await.unwrap();
+    commit(&client, "a", 1000).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", |spec| spec["source"]["postgres"]["eventTable"]["table"] = json!("drawn"));
+    seen_at(&sampler, "a", 1000).await;
+    client.batch_execute("insert into drawn values (500, 'y'), (501, 'y')").await.unwrap();
+    passed_over(&sampler, "a", &[500, 501]).await;
+    client.batch_execute("delete from drawn where position = 500").await.unwrap();
+    passed_over(&sampler, "a", &[501]).await;
+    client.batch_execute("insert into drawn values (500, 'y')").await.unwrap();
+    passed_over(&sampler, "a", &[500, 501]).await;
 }

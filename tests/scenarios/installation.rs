@@ -150,8 +150,18 @@ fn what_the_clusters_owner_sets_reaches_operator_and_workers() {
             })
         };
         eventually(PATIENCE, "the workers are as the cluster's owner and the Projection say", as_set).await?;
-        let operator = stage.operator_pods(&shop.client).await?;
-        ensure!(operator.iter().any(|pod| pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))));
+        let as_set = || async {
+            let pods = stage.operator_pods(&shop.client).await?;
+            let right = |pod: &Pod| {
+                let spec = pod.spec.clone().unwrap_or_default();
+                let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+                let ports: Vec<i32> = ports.map(|port| port.container_port).collect();
+                let user = spec.security_context.and_then(|context| context.run_as_user);
+                spec.host_network == Some(true) && user == Some(1_000_660_000) && ports == [16_443, 18_080]
+            };
+            Ok::<_, anyhow::Error>(pods.len() == 1 && pods.iter().all(right))
+        };
+        eventually(PATIENCE, "the operator is as set", as_set).await?;
         stage.cluster.install_operator(&[])?;
         stage.cluster.kubectl(&["label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce-"])?;
         stage.operator_is_whole(&shop.client).await

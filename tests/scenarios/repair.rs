@@ -110,6 +110,9 @@ fn a_number_of_workers_that_others_write_into_the_status_is_put_right_and_scales
         shop.projection_is("orders", "one worker is required", |projection| required(projection) == Some(1)).await?;
         shop.metric_is("projection_required_workers", "orders", |value| value == "1").await?;
         shop.replicas_stay(1).await?;
+        // Each change of its scale would be a new generation.
+        let generation = || async { Ok::<_, kube::Error>(shop.deployments().get("orders").await?.metadata.generation) };
+        let before = generation().await?;
         for _ in 0..3 {
             let word = json!({"status": {"workers": {"required": 4}}});
             shop.projections().patch_status("orders", &PatchParams::default(), &Patch::Merge(&word)).await?;
@@ -117,7 +120,13 @@ fn a_number_of_workers_that_others_write_into_the_status_is_put_right_and_scales
                 .await?;
         }
         shop.metric_is("projection_required_workers", "orders", |value| value == "1").await?;
-        shop.replicas_stay(1).await
+        shop.replicas_stay(1).await?;
+        let after = generation().await?;
+        ensure!(
+            after == before,
+            "the Deployment was scaled meanwhile: its generation went from {before:?} to {after:?}"
+        );
+        Ok(())
     });
 }
 

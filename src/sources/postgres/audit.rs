@@ -1,13 +1,16 @@
 //! Looks below the positions that were passed for events that were committed late, and says which projections have passed them.
 //!
 //! Once for each table, whatever the number of projections, at a bounded cost: the positions of new events are read once more (from the index), and the
-//! remembered gaps are probed, the recent ones at each poll and all of them every [`ALL_EVERY`].
+//! remembered gaps are probed, the recent ones at each poll and all of them every [`ALL_EVERY`], and with those the events that are told.
 //!
 //! It sees every event that appears at a remembered gap after the poll that saw the gap. It does not see an event that is committed between the moment
 //! at which a projector passed its position and the next poll, and none below the oldest gap that is remembered.
+//!
+//! Of several rows of a checkpoint the furthest counts: which shard an event belongs to is not known here, so whatever one of the rows has passed
+//! may have been skipped. Rather is an event told that a slower shard will handle than one not told that nobody will.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -28,29 +31,63 @@ use crate::{
 const WINDOW: i64 = 10_000;
 /// So many new events are looked at in one poll; the rest in the next ones.
 const READ_AT_ONCE: i64 = 20_000;
-/// All gaps are probed this often.
+/// All gaps, and all events that are told, are probed this often.
 const ALL_EVERY: Duration = Duration::from_secs(10);
 /// So many late events are taken from one probe.
 const LATE_AT_ONCE: i64 = 1_000;
-/// A projection remembers so many of the positions that it has passed over, the lowest.
+/// Of the positions that a projection has passed over so many are remembered, the lowest; of the others their number.
 const REMEMBERED: usize = 100;
-/// A late event is told for so long, unless it is handled or gone before.
-const TOLD_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What one table's audit remembers.
 #[derive(Debug, Default)]
 pub(super) struct Audit {
     gaps: Gaps,
     all_probed: Option<Instant>,
+    late_probed: Option<Instant>,
     /// How far each projection had come when recent gaps, and when all gaps, were last seen to be empty.
     passed: [HashMap<ProjectionKey, Position>; 2],
     late: HashMap<ProjectionKey, Late>,
 }
 
+/// What one projection has passed over.
 #[derive(Debug, Default)]
 struct Late {
-    positions: BTreeMap<i64, Instant>,
+    /// Each position, and whether an event was there when it was last looked at.
+    positions: BTreeMap<i64, bool>,
+    /// Those beyond all of `positions`. While there are any, `positions` is full.
     more: u64,
+}
+
+impl Late {
+    /// Adds an event that is there.
+    fn add(&mut self, position: i64) {
+        self.positions.insert(position, true);
+        if self.positions.len() <= REMEMBERED {
+            return;
+        }
+        let gone = self.positions.iter().find(|(_, there)| !**there).map(|(position, _)| *position);
+        if let Some(gone) = gone.filter(|_| self.more == 0) {
+            self.positions.remove(&gone);
+        } else {
+            self.positions.pop_last();
+            self.more = self.more.saturating_add(1);
+        }
+    }
+
+    /// No row of the checkpoint is beyond `highest` any more: what comes after it is still to be read.
+    fn go_back(&mut self, highest: i64) {
+        let before = self.positions.len();
+        self.positions.retain(|position, _| *position <= highest);
+        if self.positions.len() < before {
+            self.more = 0;
+        }
+    }
+
+    /// Events that are gone are not told, unless there are others of which it is not known whether they are there.
+    fn told(&self) -> PassedOver {
+        let told = self.positions.iter().filter(|(_, there)| **there || self.more > 0);
+        PassedOver { positions: told.map(|(position, _)| Position(*position)).collect(), more: self.more }
+    }
 }
 
 impl Audit {
@@ -59,12 +96,10 @@ impl Audit {
         *self = Self::default();
     }
 
-    /// What the projection has passed over, as far as it is known.
+    /// What the projection has passed over, or where its checkpoint has several rows may have, as far as it is known. An event is told until all rows
+    /// have gone back before it or it is deleted, and as long as this process runs.
     pub(super) fn passed_over(&self, key: &ProjectionKey) -> PassedOver {
-        self.late.get(key).map_or_else(PassedOver::default, |late| PassedOver {
-            positions: late.positions.keys().copied().map(Position).collect(),
-            more: late.more,
-        })
+        self.late.get(key).map_or_else(PassedOver::default, Late::told)
     }
 
     /// Looks once. `wanted` holds checkpoints that were read before `safe` was; `safe` is `None` while it is not known.
@@ -84,18 +119,35 @@ impl Audit {
         let (low, high) = self.gaps.bounds(all);
         let mut filled = Vec::new();
         if !low.is_empty() {
-            let probe = Query::new(filled_sql(table, position), &[Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8]);
-            let rows = probe.rows(client, &[&low, &high, &LATE_AT_ONCE]).await?;
-            filled = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()?;
+            filled = events(client, (table, position), (&low, &high), LATE_AT_ONCE).await?;
         }
         self.take(&filled, recent_from, all, wanted);
         self.forget(wanted);
+        if self.late_probed.is_none_or(|at| at.elapsed() >= ALL_EVERY) {
+            self.probe_late(client, (table, position)).await?;
+        }
         // What a projector has passed beyond the safe head, if it reads more boldly, is passed as well.
         let furthest = wanted.iter().filter_map(|wanted| wanted.checkpoint.state.highest()).max();
         let passed = safe.max(furthest.filter(|position| *position <= head));
         if let Some(passed) = passed {
             self.extend(client, (table, position), passed.0).await?;
         }
+        Ok(())
+    }
+
+    /// Looks whether the late events are still there.
+    async fn probe_late(&mut self, client: &Client, columns: (&str, &str)) -> Result<(), Error> {
+        let asked: BTreeSet<i64> = self.late.values().flat_map(|late| late.positions.keys().copied()).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<i64> = asked.into_iter().collect();
+        let most = i64::try_from(asked.len()).unwrap_or(i64::MAX);
+        let found: BTreeSet<i64> = events(client, columns, (&asked, &asked), most).await?.into_iter().collect();
+        for (position, there) in self.late.values_mut().flat_map(|late| late.positions.iter_mut()) {
+            *there = found.contains(position);
+        }
+        self.late_probed = Some(Instant::now());
         Ok(())
     }
 
@@ -134,12 +186,7 @@ impl Audit {
                     continue;
                 }
                 tracing::warn!(projection = %ask.key, position, "an event appeared at a position that the checkpoint had passed");
-                let late = self.late.entry(ask.key.clone()).or_default();
-                if late.positions.len() < REMEMBERED {
-                    late.positions.insert(*position, now);
-                } else {
-                    late.more = late.more.saturating_add(1);
-                }
+                self.late.entry(ask.key.clone()).or_default().add(*position);
             }
         }
         let both = all || !self.gaps.has_older();
@@ -158,15 +205,75 @@ impl Audit {
         }
     }
 
-    /// An event before which the checkpoint has gone back is handled after all.
+    /// An event before which all rows of the checkpoint have gone back is handled after all. Where one is still beyond it, that one may be its shard's.
     fn forget(&mut self, wanted: &[Wanted]) {
         for Wanted { ask, checkpoint } in wanted {
             let Some(late) = self.late.get_mut(&ask.key) else { continue };
-            let lowest = checkpoint.state.lowest().map_or(i64::MIN, |lowest| lowest.0);
-            late.positions.retain(|position, since| *position <= lowest && since.elapsed() < TOLD_FOR);
+            late.go_back(checkpoint.state.highest().map_or(i64::MIN, |highest| highest.0));
             if late.positions.is_empty() {
                 self.late.remove(&ask.key);
             }
         }
+    }
+}
+
+/// The positions of at most `most` events from each of `low` to the one of `high` beside it.
+async fn events(
+    client: &Client,
+    (table, position): (&str, &str),
+    (low, high): (&[i64], &[i64]),
+    most: i64,
+) -> Result<Vec<i64>, Error> {
+    let probe = Query::new(filled_sql(table, position), &[Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8]);
+    let rows = probe.rows(client, &[&low, &high, &most]).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn late(positions: impl IntoIterator<Item = i64>) -> Late {
+        let mut late = Late::default();
+        positions.into_iter().for_each(|position| late.add(position));
+        late
+    }
+
+    fn told(late: &Late) -> (Vec<i64>, u64) {
+        let PassedOver { positions, more } = late.told();
+        (positions.into_iter().map(|position| position.0).collect(), more)
+    }
+
+    #[test]
+    fn the_lowest_positions_are_remembered_in_whatever_order_they_are_found_and_the_others_counted() {
+        let expected = ((1..=100).collect::<Vec<i64>>(), 20);
+        assert_eq!(told(&late(1..=120)), expected);
+        assert_eq!(told(&late((1..=120).rev())), expected);
+    }
+
+    #[test]
+    fn what_all_rows_have_gone_back_before_is_told_no_more_whether_remembered_or_counted() {
+        let mut back = late(1..=120);
+        back.go_back(200);
+        assert_eq!(told(&back).1, 20);
+        back.go_back(50);
+        assert_eq!(told(&back), ((1..=50).collect::<Vec<i64>>(), 0));
+        back.go_back(i64::MIN);
+        assert_eq!(told(&back), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn deleted_events_are_told_only_while_others_may_be_there() {
+        let mut some = late(1..=100);
+        some.positions.insert(7, false);
+        assert!(!told(&some).0.contains(&7));
+        some.add(101);
+        let known: Vec<i64> = (1..=101).filter(|position| *position != 7).collect();
+        assert_eq!(told(&some), (known, 0), "it gives way first");
+        some.positions.values_mut().for_each(|there| *there = false);
+        assert_eq!(told(&some), (Vec::new(), 0));
+        let mut many = late(1..=101);
+        many.positions.values_mut().for_each(|there| *there = false);
+        assert_eq!(told(&many), ((1..=100).collect::<Vec<i64>>(), 1));
     }
 }
