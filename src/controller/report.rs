@@ -136,3 +136,7 @@ async fn replace(
         status: stored.status.unwrap_or_default(),
     })
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;
