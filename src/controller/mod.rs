@@ -12,6 +12,8 @@ mod index;
 mod known;
 mod live;
 mod memory;
+#[cfg(test)]
+mod mock_api;
 mod obstacles;
 mod parts;
 mod plan;

@@ -5,34 +5,15 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use http::{Method, Request, Response};
-use http_body_util::BodyExt as _;
-use kube::client::Body;
+use http::Method;
 use serde_json::{Value, json};
-use tower_test::mock::{self, Handle};
 
 use super::*;
-
-/// The API server, request by request.
-struct Server(Handle<Request<Body>, Response<Body>>);
+use crate::controller::mock_api::{Server, failure};
 
 fn server() -> (Server, Reports) {
-    let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
-    (Server(handle), Reports::new(Client::new(service, "shop"), "replica-1"))
-}
-
-impl Server {
-    /// Waits for a request by this method and answers it; returns its path and body.
-    async fn answers(&mut self, method: Method, code: u16, answer: impl FnOnce(&Value) -> Value) -> (String, Value) {
-        let (request, send) = self.0.next_request().await.expect("a request");
-        assert_eq!(request.method(), method, "{}", request.uri());
-        let path = request.uri().path().to_owned();
-        let body = request.into_body().collect().await.unwrap().to_bytes();
-        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
-        let answer = answer(&body).to_string().into_bytes();
-        send.send_response(Response::builder().status(code).body(Body::from(answer)).unwrap());
-        (path, body)
-    }
+    let (server, client) = Server::mocked();
+    (server, Reports::new(client, "replica-1"))
 }
 
 fn owner() -> Owner {
@@ -56,14 +37,10 @@ async fn write(reports: &Reports) -> Result<Stored, Unwritten> {
     reports.write_status(&owner(), "7", &ProjectionStatus::default()).await
 }
 
-fn failure(code: u16, reason: &str) -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": reason})
-}
-
 #[tokio::test]
 async fn a_status_is_written_for_one_version_of_one_projection() {
     let (mut server, reports) = server();
-    let play = async {
+    let play = async move {
         let (path, body) = server.answers(Method::PATCH, 200, |_| projection("ours", "8")).await;
         assert_eq!(path, "/apis/projectionist.dev/v1alpha1/namespaces/shop/projections/orders/status");
         let operation = |path: &str| body.as_array().unwrap().iter().find(|one| one["path"] == path).cloned().unwrap();
@@ -77,7 +54,7 @@ async fn a_status_is_written_for_one_version_of_one_projection() {
 #[tokio::test]
 async fn a_projection_that_changed_meanwhile_gets_its_status_on_the_newer_version() {
     let (mut server, reports) = server();
-    let play = async {
+    let play = async move {
         server.answers(Method::PATCH, 409, |_| failure(409, "Conflict")).await;
         server.answers(Method::GET, 200, |_| projection("ours", "9")).await;
         let (_, body) = server.answers(Method::PATCH, 200, |_| projection("ours", "10")).await;
@@ -91,7 +68,7 @@ async fn a_projection_that_changed_meanwhile_gets_its_status_on_the_newer_versio
 async fn a_namesake_gets_no_status_of_a_projection_that_is_gone() {
     for (code, answer) in [(200, projection("another", "9")), (404, failure(404, "NotFound"))] {
         let (mut server, reports) = server();
-        let play = async {
+        let play = async move {
             server.answers(Method::PATCH, 422, |_| failure(422, "Invalid")).await;
             server.answers(Method::GET, code, |_| answer).await;
         };
@@ -103,7 +80,7 @@ async fn a_namesake_gets_no_status_of_a_projection_that_is_gone() {
 #[tokio::test]
 async fn a_refusal_that_a_fresh_read_does_not_explain_is_tried_no_further() {
     let (mut server, reports) = server();
-    let play = async {
+    let play = async move {
         server.answers(Method::PATCH, 422, |_| failure(422, "Invalid")).await;
         server.answers(Method::GET, 200, |_| projection("ours", "7")).await;
     };
@@ -140,7 +117,7 @@ async fn what_warns_in_an_event_warns_in_the_log() {
         note: format!("because of {reason}"),
     };
     let all = vec![announcement(true, "ApplyFailed"), announcement(false, "Scaled")];
-    let play = async {
+    let play = async move {
         for (type_, reason) in [("Warning", "ApplyFailed"), ("Normal", "Scaled")] {
             let (path, body) = server.answers(Method::POST, 201, Clone::clone).await;
             assert_eq!(path, "/apis/events.k8s.io/v1/namespaces/shop/events");
