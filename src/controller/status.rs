@@ -22,10 +22,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
     let rates = RatesStatus {
         arrival_per_second: assessment.and_then(|all| all.rates.arrival).map(|rate| significant(rate, 2)),
         // What was learnt outlives an outage and a restart.
-        per_worker_per_second: assessment
-            .and_then(|all| all.rates.per_worker)
-            .map(|rate| significant(rate, 3))
-            .or(kept_rate),
+        per_worker_per_second: assessment.and_then(|all| all.rates.per_worker).and_then(slow_or_fast).or(kept_rate),
         drain_seconds: assessment.and_then(|all| all.drain).map(|drain| significant(drain.as_secs_f64(), 2)),
     };
     ProjectionStatus {
@@ -134,6 +131,16 @@ fn significant(value: f64, digits: i32) -> f64 {
     }
     let scale = 10_f64.powi(digits - 1 - whole_digits(value)).min(10.0);
     (value * scale).round() / scale
+}
+
+/// Rounds what a worker does in a second to three significant digits, however little that is: a worker that takes minutes for an event has a rate, too.
+fn slow_or_fast(rate: f64) -> Option<f64> {
+    if !(rate.is_finite() && rate > 0.0) {
+        return None;
+    }
+    let scale = 10_f64.powi(2 - whole_digits(rate));
+    let rounded = (rate * scale).round() / scale;
+    (rounded.is_finite() && rounded > 0.0).then_some(rounded)
 }
 
 /// The power of ten of the first digit.

@@ -177,6 +177,15 @@ fn what_is_unknown_is_absent_and_what_was_learnt_is_kept() {
 }
 
 #[test]
+fn what_a_slow_worker_does_is_reported_and_outlives_a_restart() {
+    for (rate, told) in [(0.004_126, Some(0.004_13)), (49.949, Some(49.9)), (123_456.0, Some(123_000.0)), (0.0, None)] {
+        let mut slow = measured(9, 1.0, false);
+        slow.assessment.rates.per_worker = Some(rate);
+        assert_eq!(status(&known(Ok(&slow))).rates.unwrap().per_worker_per_second, told, "{rate}");
+    }
+}
+
+#[test]
 fn a_failed_attempt_shows_while_the_last_good_value_still_holds() {
     let good = measured(9, 1.0, false);
     let timed_out = unknown(Reason::TimedOut);
