@@ -185,7 +185,12 @@ async fn an_expression_that_is_none_concerns_only_its_own_projection_and_the_mes
         ("aggregate", "max(stream)", Reason::SourceFailed, ""),
         ("window", "row_number() over ()", Reason::SourceFailed, ""),
         ("set", "generate_series(1, 2)", Reason::SourceFailed, ""),
-        ("failing", "1 / (position - 2)", Reason::SourceFailed, ""),
+        (
+            "failing",
+            "1 / (position - 2)",
+            Reason::SourceFailed,
+            "it fails on the event at position 2: correct the event",
+        ),
     ];
     for (name, shard, _, _) in cases {
         row(&client, name, "s1", 1).await;

@@ -11,6 +11,7 @@ mod questions;
 mod sharded;
 mod table;
 mod tally;
+mod untold_shard;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},

@@ -13,6 +13,7 @@ use super::{
     counting::{EXACT_UP_TO, Oldest},
     questions::{EventShard, Wanted},
     tally::{Found, ShardRow, Tally, Walk},
+    untold_shard::{first_untold, is_about_a_value},
 };
 use crate::{
     api::{CheckpointRows, Reason},
@@ -33,6 +34,8 @@ pub(super) struct ShardCounts {
     kept: HashMap<ProjectionKey, Kept>,
     /// What the server said of an expression, and when.
     checked: HashMap<EventShard, (Instant, Option<Unknown>)>,
+    /// Events whose shard an expression could not tell, and when that was found.
+    untold: HashMap<EventShard, (Instant, Option<i64>)>,
     /// The zero of events' times.
     epoch: Instant,
     room: usize,
@@ -75,7 +78,7 @@ struct Ask<'a> {
 
 impl ShardCounts {
     pub(super) fn new() -> Self {
-        Self { kept: HashMap::new(), checked: HashMap::new(), epoch: Instant::now(), room: 0 }
+        Self { kept: HashMap::new(), checked: HashMap::new(), untold: HashMap::new(), epoch: Instant::now(), room: 0 }
     }
 
     /// Forgets all counts: the log was emptied or restored.
@@ -134,6 +137,7 @@ impl ShardCounts {
         }
         self.kept.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
         self.checked.retain(|shard, _| wanted.iter().any(|wanted| wanted.ask.question.shard.as_ref() == Some(shard)));
+        self.untold.retain(|shard, _| self.checked.contains_key(shard));
         self.room = (KEPT_AT_MOST / wanted.len()).clamp(100, usize::try_from(EXACT_UP_TO).unwrap_or(usize::MAX));
         let mut groups: BTreeMap<&EventShard, Vec<&ProjectionKey>> = BTreeMap::new();
         for wanted in wanted {
@@ -188,10 +192,41 @@ impl ShardCounts {
             Err(error) if error.as_db_error().is_some() => {
                 client.batch_execute("rollback to savepoint by_shard").await?;
                 let (reason, message) = classify(&error);
-                Ok(Some(Unknown { reason, message: format!("spec.source.postgres.eventTable.shard: {message}") }))
+                let event = match is_about_a_value(&error) {
+                    true => self.untold(client, columns, shard, keys, head).await?,
+                    false => None,
+                };
+                let event = event.map_or_else(String::new, |position| {
+                    format!(
+                        "; it fails on the event at position {position}: correct the event, or the expression so that it has a shard for each event"
+                    )
+                });
+                Ok(Some(Unknown {
+                    reason,
+                    message: format!("spec.source.postgres.eventTable.shard: {message}{event}"),
+                }))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The event that an expression fails on, searched for again now and then.
+    async fn untold(
+        &mut self,
+        client: &Client,
+        columns: &Columns,
+        shard: &EventShard,
+        keys: &[&ProjectionKey],
+        head: Head,
+    ) -> Result<Option<i64>, Error> {
+        if let Some((_, found)) = self.untold.get(shard).filter(|(at, _)| at.elapsed() < TRUST_CHECKS_FOR) {
+            return Ok(*found);
+        }
+        let walked = |key: &&ProjectionKey| self.kept.get(*key)?.tally.next(head.safe.0, LONGEST_WALK, self.room);
+        let low = keys.iter().filter_map(walked).map(|(low, _)| low).fold(head.safe.0, i64::min);
+        let found = first_untold(client, columns, shard, (low, head.raw.0)).await?;
+        self.untold.insert(shard.clone(), (Instant::now(), found));
+        Ok(found)
     }
 
     async fn check(
