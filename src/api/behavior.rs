@@ -10,7 +10,7 @@ const NOT_NEGATIVE: &str = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTP
 
 pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "description": "Passed to the HorizontalPodAutoscaler as it is, and held against its rules here. Default: scale up at once, down after 60 s.",
+        "description": "Passed to the HorizontalPodAutoscaler as it is, and held against its rules here. Default: scale up at once, down after 15 s.",
         "type": "object",
         "nullable": true,
         "properties": {

@@ -85,11 +85,6 @@ impl SafeHead {
         self.safe
     }
 
-    /// Forgets everything: for a log that was emptied or restored.
-    pub fn reset(&mut self) {
-        *self = Self::default();
-    }
-
     fn remember(&mut self, head: Position, writers: BTreeSet<WriterId>) {
         let full = self.candidates.len() >= MOST_CANDIDATES;
         match self.candidates.back_mut() {

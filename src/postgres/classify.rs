@@ -24,11 +24,6 @@ pub fn classify(error: &Error) -> (Reason, String) {
     by_kind(error)
 }
 
-/// True when the server did not accept who we are: the Secret may have been rotated.
-pub fn is_authentication_failure(reason: Reason) -> bool {
-    matches!(reason, Reason::AuthenticationFailed | Reason::ConnectionStringInvalid)
-}
-
 fn by_code(code: &SqlState) -> (Reason, &'static str) {
     match code {
         c if *c == SqlState::INVALID_PASSWORD || *c == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {

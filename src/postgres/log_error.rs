@@ -36,9 +36,4 @@ impl LogError {
             Self::Unsuitable { reason, .. } => *reason,
         }
     }
-
-    /// True when the connection itself is gone.
-    pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Postgres { source, .. } if source.as_db_error().is_none())
-    }
 }

@@ -1,7 +1,7 @@
 //! How to reach a PostgreSQL server, ask it safely, and say what went wrong in words that help.
 //!
-//! Knows nothing of Projections, samples or workers: the sampler and the built-in projector both build on it. Identifiers come in
-//! as the user wrote them and leave quoted; a password leaves only towards the server.
+//! The sampler and the built-in projector both build on it. It knows how a spec describes an event table and with which reasons a condition tells
+//! what went wrong, and nothing of samples or workers. Identifiers come in as the user wrote them and leave quoted; a password leaves only towards the server.
 
 mod certificates;
 mod classify;
@@ -26,7 +26,7 @@ mod statement;
 mod tls;
 mod words;
 
-pub use classify::{classify, is_authentication_failure};
+pub use classify::classify;
 pub use connect::{ConnectError, Session, connect};
 pub use database::{APPLICATION_NAME, Database, Lease, Live};
 pub use expression::{ExpressionError, check_expression};

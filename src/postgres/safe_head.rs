@@ -236,14 +236,6 @@ impl Log {
     }
 }
 
-/// [`Log::check`] and [`Log::look`] in one, for whoever looks only once.
-///
-/// # Errors
-/// Those of both.
-pub async fn look(client: &Client, table: &EventTable) -> Result<Look, LogError> {
-    Log::check(client, table).await?.look(client).await
-}
-
 fn check_kind(table: &EventTable, relkind: &str) -> Result<(), LogError> {
     if ["r", "p"].contains(&relkind) {
         return Ok(());
