@@ -10,8 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kube::ResourceExt as _;
+
 use crate::{
     api::Projection,
+    names,
     snapshot::{ProjectionKey, Snapshot},
 };
 
@@ -19,6 +22,8 @@ use crate::{
 const OUTDATED_AFTER: Duration = Duration::from_secs(10);
 /// More Projections than these are not named one by one.
 const NAMED: usize = 500;
+/// Annotation of our copy of a Projection whose number another writer wrote.
+const FOREIGN: &str = "projectionist.dev/required-by-others";
 /// Stands for all Projections.
 const ALL: &str = "*";
 
@@ -77,11 +82,25 @@ pub struct Following {
 impl Following {
     /// The workers that the leader asks for; `None` where this replica's own number counts.
     pub fn required(&self, projection: &Projection) -> Option<u32> {
-        if !self.another_leads {
+        if !self.another_leads || projection.annotations().contains_key(FOREIGN) {
             return None;
         }
         let required = projection.status.as_ref()?.required_workers()?;
         (!self.outdated.contains(&name_of(projection))).then_some(required)
+    }
+}
+
+/// Notes on a Projection as it came from the watch whether the number in its status was written by something else than the operator. The leader
+/// puts such a number right; until then it is not repeated. The note is on our copy only.
+pub fn note_who_wrote(projection: &mut Projection) {
+    let entries = projection.metadata.managed_fields.iter().flatten();
+    let foreign = entries.filter(|entry| entry.manager.as_deref() != Some(names::STATUS_FIELD_MANAGER)).any(|entry| {
+        entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:status/f:workers/f:required").is_some())
+    });
+    let annotations = projection.annotations_mut();
+    annotations.remove(FOREIGN);
+    if foreign {
+        annotations.insert(FOREIGN.to_owned(), String::new());
     }
 }
 
@@ -142,6 +161,30 @@ mod tests {
             "status": {"workers": {"required": required, "boundBy": "None"}},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_number_that_another_wrote_into_the_status_is_not_repeated() {
+        let following = Following { another_leads: true, outdated: Outdated::default() };
+        let required = json!({"f:status": {"f:workers": {"f:required": {}}}});
+        let reason = json!({"f:status": {"f:workers": {"f:reason": {}}}});
+        for (entries, repeated) in [
+            (json!([]), true),
+            (json!([["projectionist-status", required]]), true),
+            (json!([["projectionist-status", required], ["kubectl-patch", reason]]), true),
+            (json!([["projectionist-status", reason], ["kubectl-patch", required]]), false),
+        ] {
+            let entry = |entry: &serde_json::Value| json!({"manager": entry[0], "operation": "Update", "subresource": "status", "fieldsV1": entry[1]});
+            let mut projection = projection(Some(4));
+            let managed: Vec<_> = entries.as_array().unwrap().iter().map(entry).collect();
+            projection.metadata.managed_fields = serde_json::from_value(json!(managed)).unwrap();
+            note_who_wrote(&mut projection);
+            assert_eq!(following.required(&projection).is_some(), repeated, "{entries}");
+            // The leader has put it right.
+            projection.metadata.managed_fields = None;
+            note_who_wrote(&mut projection);
+            assert_eq!(following.required(&projection), Some(4));
+        }
     }
 
     #[test]

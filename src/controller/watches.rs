@@ -25,7 +25,10 @@ use super::{
     live::{Live, made_for},
     parts::Part,
 };
-use crate::{api::Projection, cluster_errors::log_interrupted_watch, names, snapshot::ProjectionKey};
+use crate::{
+    api::Projection, cluster_errors::log_interrupted_watch, leader_required::note_who_wrote, names,
+    snapshot::ProjectionKey,
+};
 
 /// One watch, over all namespaces (`None`) or one.
 type Scoped<K> = (Option<String>, watcher::Result<Event<K>>);
@@ -196,7 +199,8 @@ fn projection_of(part: Part, name: &str) -> &str {
 fn readable(guarded: DeserializeGuard<Projection>) -> Option<Projection> {
     match guarded.0 {
         Ok(mut projection) => {
-            // Who wrote which field is of no use here, and large.
+            note_who_wrote(&mut projection);
+            // Who wrote which field is of no other use here, and large.
             projection.metadata.managed_fields = None;
             Some(projection)
         }
