@@ -14,6 +14,7 @@ use kube::ResourceExt as _;
 
 use crate::{
     api::Projection,
+    field_managers::managers_of,
     names,
     snapshot::{ProjectionKey, Snapshot},
 };
@@ -93,10 +94,8 @@ impl Following {
 /// Notes on a Projection as it came from the watch whether the number in its status was written by something else than the operator. The leader
 /// puts such a number right; until then it is not repeated. The note is on our copy only.
 pub fn note_who_wrote(projection: &mut Projection) {
-    let entries = projection.metadata.managed_fields.iter().flatten();
-    let foreign = entries.filter(|entry| entry.manager.as_deref() != Some(names::STATUS_FIELD_MANAGER)).any(|entry| {
-        entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:status/f:workers/f:required").is_some())
-    });
+    let foreign = managers_of(&projection.metadata, "/f:status/f:workers/f:required")
+        .any(|manager| manager != Some(names::STATUS_FIELD_MANAGER));
     let annotations = projection.annotations_mut();
     annotations.remove(FOREIGN);
     if foreign {

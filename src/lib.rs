@@ -13,6 +13,7 @@ pub mod cluster_secrets;
 pub mod controller;
 pub mod delegate_client;
 pub mod delegated_auth;
+pub mod field_managers;
 pub mod hpa;
 pub mod lag;
 pub mod leader;

@@ -3,7 +3,7 @@
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use crate::{names, snapshot::ProjectionKey};
+use crate::{field_managers::managers_of, names, snapshot::ProjectionKey};
 
 /// One object, as far as the operator needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,12 +171,7 @@ fn condition_of(data: &Value, type_: &str, status: &str) -> Option<(String, Stri
 }
 
 fn replica_managers(object: &DynamicObject) -> Vec<String> {
-    let entries = object.metadata.managed_fields.iter().flatten();
-    let owns = |fields: &Value| fields.pointer("/f:spec/f:replicas").is_some();
-    entries
-        .filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| owns(&fields.0)))
-        .filter_map(|entry| entry.manager.clone())
-        .collect()
+    managers_of(&object.metadata, "/f:spec/f:replicas").flatten().map(ToOwned::to_owned).collect()
 }
 
 fn autoscaler_inactive(data: &Value) -> Option<String> {

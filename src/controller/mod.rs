@@ -15,6 +15,7 @@ mod memory;
 #[cfg(test)]
 mod mock_api;
 mod obstacles;
+mod others_message;
 mod parts;
 mod plan;
 mod plan_autoscaler;

@@ -211,7 +211,12 @@ impl Model {
 
     /// What arrives for the workers.
     pub(super) fn coming(&self) -> &Arrivals {
-        self.released.arrivals().unwrap_or(&self.arrivals)
+        self.released.of(&self.arrivals)
+    }
+
+    /// The rate per worker was learnt from workers that were the bottleneck, or is told by the spec.
+    pub(super) fn knows_rate(&self, bounds: &Bounds) -> bool {
+        self.capacity.is_confirmed() || given(bounds).is_some()
     }
 
     fn per_worker(&self, bounds: &Bounds) -> Option<f64> {
@@ -231,10 +236,10 @@ impl Model {
         let arrived = last.map(|last| {
             (sample.arrived - last.arrived).saturating_add(last.held_back).saturating_sub(sample.held_back)
         });
-        let known = self.capacity.is_confirmed() || given(bounds).is_some();
+        let known = self.knows_rate(bounds);
         let capacity = self.per_worker(bounds).map(|rate| rate * worth(workers.ready, shards(bounds)));
         let least = self.queue.least_each() * worth(workers.ready, shards(bounds));
-        let capacity = capacity.or((least > 0.0).then(|| least.max(self.queue.shown())));
+        let capacity = capacity.or((least > 0.0).then_some(least));
         // What was remembered may be far too low.
         let capacity = capacity.map(|rate| if known { rate } else { rate.max(self.queue.shown()) });
         let arrival = self.coming().rate().unwrap_or(0.0);

@@ -7,7 +7,7 @@ use super::{
     arrivals::ARRIVAL_TIME_CONSTANT,
     as_float,
     capacity::{SHORTEST_WINDOW, WARM_UP},
-    model::{Model, QUEUED, given},
+    model::{Model, QUEUED},
     need::{Load, Need, STANDING, Why},
     required::{Fit, Limit, fit, shards, top},
     seen::Seen,
@@ -53,7 +53,7 @@ impl Model {
             start_up: self.start_up.typical(),
             coming: self.start_up.left(seen.at).map(|left| (worth(asked, shards(bounds)), left)),
             standing: STANDING,
-            arrivals: self.released.arrivals().unwrap_or(&self.arrivals),
+            arrivals: self.released.of(&self.arrivals),
         };
         // No more than the number that is being tried.
         let most = self.trial.most(load.arrival).unwrap_or(f64::INFINITY);
@@ -131,7 +131,7 @@ impl Model {
         }
         let proven = self.trial.observe(Looked {
             at: seen.at,
-            known: self.capacity.is_confirmed() || given(bounds).is_some(),
+            known: self.knows_rate(bounds),
             // Where nothing comes, nothing has to be shown by a step either.
             calm: seen.nothing_to_do() || (brief && self.queue.knows_steps() && self.queue.calm(arrival)),
             danger,
@@ -154,7 +154,7 @@ impl Model {
     /// A rate that an earlier run learnt adds no worker to those that have no queue, nor while what a worker does is being learnt and the target is not in
     /// danger.
     fn unconfirmed(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
-        let known = self.capacity.is_confirmed() || given(bounds).is_some();
+        let known = self.knows_rate(bounds);
         let danger = seen.waiting.age.is_none_or(|age| age >= bounds.target.mul_f64(STANDING));
         let holds = !known && (!load.queued || (load.learning && !danger));
         let before = self.steadiness.before().unwrap_or(seen.workers.ready).max(1);
@@ -164,7 +164,7 @@ impl Model {
     /// So many full workers are enough if each does no more than steps of the checkpoint have shown, where no rate was learnt from workers that were the
     /// bottleneck.
     fn surely_enough(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
-        let known = self.capacity.is_confirmed() || given(bounds).is_some();
+        let known = self.knows_rate(bounds);
         let least = self.queue.least_each();
         let told = !known && !seen.waiting.bound && seen.cadence.is_some() && least > 0.0;
         let mean = self.coming().mean(MARGIN_WINDOW).unwrap_or(0.0);
@@ -174,7 +174,7 @@ impl Model {
 
     /// A rate that an earlier run learnt takes no worker away by itself: it may be far too high. Fewer are tried step by step.
     fn not_below(&self, need: Need, surely: f64, bounds: &Bounds) -> Need {
-        let known = self.capacity.is_confirmed() || given(bounds).is_some();
+        let known = self.knows_rate(bounds);
         let before = self.steadiness.before().filter(|_| !known).map_or(0.0, |before| worth(before, shards(bounds)));
         let least =
             before.min(surely).min(self.trial.most(self.coming().rate().unwrap_or(0.0)).unwrap_or(f64::INFINITY));

@@ -25,8 +25,8 @@ impl Released {
         arrivals.observe(sample.at, released.max(arrivals.total()));
     }
 
-    /// What has come for the workers, where that is not all that has come to the source.
-    pub(super) fn arrivals(&self) -> Option<&Arrivals> {
-        self.arrivals.as_ref()
+    /// What has come for the workers: all that has come to the `source`, unless some of it is held back.
+    pub(super) fn of<'a>(&'a self, source: &'a Arrivals) -> &'a Arrivals {
+        self.arrivals.as_ref().unwrap_or(source)
     }
 }
