@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     api::{HumanDuration, ScaleOut},
     controller::PodDefaults,
-    delegate_client::ServiceAddress,
     metrics_api::Rate,
+    platform::delegate_client::ServiceAddress,
     simulate::Commits,
 };
 

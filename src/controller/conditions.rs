@@ -16,7 +16,7 @@ use crate::{
     api::{ConditionStatus, ConditionType, HumanDuration, ProjectionStatus, Reason},
     lag::{BlockingWriter, Cadence, FailedEvent, PassedOver, RetentionRisk, Rewound, SessionInfo},
     names,
-    registration::Unserved,
+    platform::registration::Unserved,
     snapshot::Unknown,
 };
 

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::Projection,
     metrics::ControllerMetrics,
-    registration::Unserved,
+    platform::registration::Unserved,
     snapshot::{ProjectionKey, SharedSnapshot},
 };
 

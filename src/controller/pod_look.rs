@@ -13,7 +13,7 @@ use super::{
     live::Live,
     trouble::{Cause, Diagnosis, Lack, Looked, PodReport, Trouble, diagnose, read_pods},
 };
-use crate::cluster_errors::in_words;
+use crate::platform::errors::in_words;
 
 /// A workload that is not as asked for so long is looked into: pods usually start in less.
 const FIRST_LOOK: Duration = Duration::from_secs(2);

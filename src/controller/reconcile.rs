@@ -41,9 +41,9 @@ use super::{
 };
 use crate::{
     api::{Projection, ProjectionStatus, Reason, WorkersStatus},
-    cluster_errors::in_words,
     metrics::ControllerMetrics,
-    registration::Unserved,
+    platform::errors::in_words,
+    platform::registration::Unserved,
     snapshot::{Measured, Observation, ProjectionKey, SharedSnapshot, Unknown},
 };
 

@@ -14,8 +14,8 @@ use serde_json::json;
 use super::{announce::Announcement, parts::Owner};
 use crate::{
     api::{Projection, ProjectionStatus},
-    cluster_errors::in_words,
     names,
+    platform::errors::in_words,
 };
 
 /// A status is written again so often where the Projection changes at the same moment.

@@ -20,7 +20,7 @@ use crate::{
         Pending, Position, Rates, Required, RetentionRisk, Rewound, Sample, SessionInfo, Stage,
     },
     names,
-    registration::Unserved,
+    platform::registration::Unserved,
     snapshot::{Measured, Unknown},
 };
 

@@ -5,7 +5,7 @@ use super::{
     live::Live,
     parts::{Owner, Part},
 };
-use crate::{api::Reason, cluster_errors::in_words, names};
+use crate::{api::Reason, names, platform::errors::in_words};
 
 /// Why a plan was not carried out.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -26,7 +26,7 @@ use super::{
     parts::Part,
 };
 use crate::{
-    api::Projection, cluster_errors::log_interrupted_watch, leader_required::note_who_wrote, names,
+    api::Projection, leader_required::note_who_wrote, names, platform::errors::log_interrupted_watch,
     snapshot::ProjectionKey,
 };
 

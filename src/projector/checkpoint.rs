@@ -8,8 +8,8 @@ use tokio_postgres::{Client, Error, Row};
 use super::{config::ProjectorConfig, error::ProjectorError};
 use crate::{
     api::table_part,
+    clients::postgres::{quote_identifier, quote_table},
     names::CHECKPOINT_TABLE,
-    postgres::{quote_identifier, quote_table},
 };
 
 /// The workers of each projection and until when they count as alive.

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Error, error::SqlState};
 
 use super::{config::ConfigError, sql::SqlError};
-use crate::postgres::{
+use crate::clients::postgres::{
     ConnectError, ConnectionSettings, LogError, Session, classify, is_stale_plan, named, repeatable,
 };
 

@@ -11,14 +11,14 @@ use super::{
     mapping::{Event, JsonText},
 };
 use crate::{
-    lag::{BlockingWriter, Position},
-    postgres::{
+    clients::postgres::{
         ConnectionSettings, Session,
         columns::{EventTime, check_event_columns},
         connect, quote_identifier, quote_table,
         safe_head::{Follower, Log},
         shard_expression,
     },
+    lag::{BlockingWriter, Position},
 };
 
 /// For opening a connection.

@@ -8,7 +8,7 @@ use std::{
 use warp::{Filter, http::StatusCode};
 
 use super::error::ProjectorError;
-use crate::listen::listen;
+use crate::platform::listen::listen;
 
 /// What the worker last said of itself. Clones share it.
 #[derive(Clone, Debug)]

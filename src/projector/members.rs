@@ -16,7 +16,7 @@ use super::{
     error::{ProjectorError, within},
     events::CONNECT_DEADLINE,
 };
-use crate::postgres::{ConnectionSettings, Session, connect, quote_identifier};
+use crate::clients::postgres::{ConnectionSettings, Session, connect, quote_identifier};
 
 /// How long a lease lasts after a renewal, by the database's clock.
 pub(super) const LEASE: Duration = Duration::from_secs(10);

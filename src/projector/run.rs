@@ -17,7 +17,7 @@ use super::{
     members::{LEASE, Membership, View},
     worker::Worker,
 };
-use crate::postgres::{ConnectionSettings, Session, connect, quote_identifier};
+use crate::clients::postgres::{ConnectionSettings, Session, connect, quote_identifier};
 
 /// Pauses between attempts: doubles from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));

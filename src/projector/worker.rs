@@ -25,7 +25,7 @@ use super::{
     shares::{self, Change},
     stuck::StuckShards,
 };
-use crate::{lag::Position, postgres::Session};
+use crate::{clients::postgres::Session, lag::Position};
 
 /// Looks at a source that does not tell.
 const POLL: Duration = Duration::from_millis(250);

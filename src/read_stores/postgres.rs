@@ -11,13 +11,13 @@ use tokio_postgres::{Client, Error, types::Type};
 use super::names::NameType;
 use crate::{
     api::{CheckpointLocation, CheckpointRows, Reason},
-    lag::{CheckpointState, FailedEvent, Position},
-    postgres::{
+    clients::postgres::{
         Database, Live, Query, classify,
         columns::column_types,
         quote_identifier, quote_table,
         row_security::{self, Visibility},
     },
+    lag::{CheckpointState, FailedEvent, Position},
     snapshot::Unknown,
 };
 

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use crate::{
     api::{CheckpointLocation, Connection, EventTable, Projection, Reason},
-    postgres::{ConnectionIdentity, ConnectionSettings},
+    clients::postgres::{ConnectionIdentity, ConnectionSettings},
     snapshot::{ProjectionKey, Unknown},
 };
 

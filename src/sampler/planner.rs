@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::Projection,
-    postgres::{ConnectionIdentity, Database},
+    clients::postgres::{ConnectionIdentity, Database},
     snapshot::{ProjectionKey, Unknown, valid_for},
     sources::{
         Ask,

@@ -11,7 +11,7 @@ use futures::{StreamExt, future::BoxFuture};
 use tokio::time::{Instant, timeout};
 
 use super::plan::{ConnectionName, SecretName};
-use crate::{api::Reason, names::secret_key, postgres::ConnectionSettings, snapshot::Unknown};
+use crate::{api::Reason, clients::postgres::ConnectionSettings, names::secret_key, snapshot::Unknown};
 
 /// The largest value that is used of a Secret, in bytes. Workers get it as an environment variable, and Linux starts no program with one above
 /// 128 KiB.

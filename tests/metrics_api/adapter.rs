@@ -18,8 +18,8 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use projectionist::{
-    delegate_client::{AdapterClient, ServiceAddress, Tokens},
     metrics_api::{Delegate, certificate},
+    platform::delegate_client::{AdapterClient, ServiceAddress, Tokens},
 };
 use rustls::{
     ServerConfig,

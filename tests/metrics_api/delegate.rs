@@ -7,11 +7,11 @@ use std::{
 
 use futures::future::join_all;
 use projectionist::{
-    delegate_client::{AdapterClient, ServiceAddress},
     metrics_api::{
         Delegate, Delegates, Offer, certificate,
         delegate::{DelegatedLabels, GroupLabels, Outcome},
     },
+    platform::delegate_client::{AdapterClient, ServiceAddress},
 };
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use projectionist::postgres::{ConnectionSettings, connect};
+use projectionist::clients::postgres::{ConnectionSettings, connect};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use test_cluster::Postgres;
 use tokio_postgres::Client;

@@ -8,8 +8,8 @@ use std::{
 
 use projectionist::{
     api::EventTable,
+    clients::postgres::safe_head::{Follower, Log},
     lag::{Pending, Position},
-    postgres::safe_head::{Follower, Log},
 };
 use serde_json::json;
 use tokio_postgres::Client;

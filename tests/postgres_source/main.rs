@@ -370,7 +370,7 @@ async fn the_builtin_projectors_shards_are_counted_one_by_one() {
         .await
         .unwrap();
     let seen = sampler.wait_measured("measured", "a", |_| true).await;
-    let expression = projectionist::postgres::shard_expression("stream", 4);
+    let expression = projectionist::clients::postgres::shard_expression("stream", 4);
     let count = format!(
         "select count(*) from events e join projectionist_checkpoints c on c.shard = {expression} where e.position > c.position and c.shard = $1"
     );

@@ -10,7 +10,7 @@ use std::{
 
 use projectionist::{
     api::EventTable,
-    postgres::ConnectionSettings,
+    clients::postgres::ConnectionSettings,
     projector::{ProjectorConfig, ProjectorError, RunOptions, run},
 };
 use test_cluster::{EventStore, Postgres, eventually_is};

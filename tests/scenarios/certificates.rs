@@ -14,7 +14,7 @@ use projectionist::{
         certificate::{CertificateBundle, issue},
         serving::ServingCertificate,
     },
-    serving_certificate::{self, CertificateSettings},
+    platform::serving_certificate::{self, CertificateSettings},
 };
 use serde_json::{Value, json};
 use test_cluster::{eventually, eventually_is};

@@ -19,11 +19,11 @@ use tokio_postgres::{Client, Error, types::Type};
 
 use super::questions::Wanted;
 use crate::{
-    lag::{PassedOver, Position},
-    postgres::{
+    clients::postgres::{
         Query,
         gaps::{Gaps, filled_sql, gaps_sql, window_sql},
     },
+    lag::{PassedOver, Position},
     snapshot::ProjectionKey,
 };
 

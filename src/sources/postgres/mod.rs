@@ -29,7 +29,7 @@ pub use questions::Question;
 use super::{Ask, Pace, Probe, Report};
 use crate::{
     api::{CheckpointLocation, EventTable, Reason},
-    postgres::{ConnectionIdentity, Database},
+    clients::postgres::{ConnectionIdentity, Database},
     read_stores::postgres::{self as read_store, Checkpoints},
     snapshot::Unknown,
 };

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::AskRef;
 use crate::{
     api::{CheckpointLocation, CheckpointRows, EventTable},
-    postgres::{ConnectionIdentity, Database, quote_identifier, shard_expression},
+    clients::postgres::{ConnectionIdentity, Database, quote_identifier, shard_expression},
     read_stores::postgres::Checkpoint,
 };
 

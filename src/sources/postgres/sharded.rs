@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     api::{CheckpointRows, Reason},
+    clients::postgres::{ExpressionError, Query, check_expression, classify},
     lag::{Head, Pending},
-    postgres::{ExpressionError, Query, check_expression, classify},
     snapshot::{ProjectionKey, Unknown},
 };
 

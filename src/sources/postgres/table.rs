@@ -16,13 +16,13 @@ use super::{
 };
 use crate::{
     api::{CheckpointRows, EventTable, Reason},
-    lag::{BlockingWriter, CheckpointState, EventFaults, Head, Pending, Position, Sample},
-    postgres::{
+    clients::postgres::{
         Live, LogError, Query, classify,
         columns::check_event_columns,
         quote_identifier, quote_table,
         safe_head::{Follower, Log, Look},
     },
+    lag::{BlockingWriter, CheckpointState, EventFaults, Head, Pending, Position, Sample},
     read_stores::postgres::Checkpoint,
     snapshot::{ProjectionKey, Unknown},
 };

@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, Error, types::Type};
 
 use super::{columns::Columns, questions::EventShard};
-use crate::postgres::Query;
+use crate::clients::postgres::Query;
 
 /// So many events are searched, the first ones beyond `low`.
 const SEARCHED_AT_MOST: i64 = 50_000;

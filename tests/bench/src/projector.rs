@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use projectionist::{
     api::EventTable,
-    postgres::ConnectionSettings,
+    clients::postgres::ConnectionSettings,
     projector::{ProjectorConfig, RunOptions, run},
 };
 use test_cluster::{Cluster, EventStore, eventually_is};

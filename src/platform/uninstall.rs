@@ -21,7 +21,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::{api::Projection, cluster_errors::in_words, names, registration::Registration};
+use crate::{api::Projection, names, platform::errors::in_words, platform::registration::Registration};
 
 /// What to remove, and from where.
 #[derive(Clone, Debug)]

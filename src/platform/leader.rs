@@ -18,9 +18,9 @@ use kube::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    cluster_errors::in_words,
     leader_required::{Following, Outdated},
     names,
+    platform::errors::in_words,
 };
 
 /// How long a Lease holds without being renewed.

@@ -14,7 +14,7 @@ use kube::{
 use tokio::sync::{mpsc, watch};
 
 use super::{CertificateSettings, Taken};
-use crate::{api::Reason, cluster_errors::in_words, names, registration::Unserved};
+use crate::{api::Reason, names, platform::errors::in_words, platform::registration::Unserved};
 
 /// Publishes an Event for each change, while `leading`, until `shutdown`. `identity` tells which replica did.
 pub async fn tell(

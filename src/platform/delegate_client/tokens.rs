@@ -84,7 +84,7 @@ impl ServiceAccountTokens {
         let answer =
             tokio::time::timeout(TIMEOUT, asked).await.map_err(|_| failed("it did not answer in time".to_owned()))?;
         let token = answer
-            .map_err(|error| failed(crate::cluster_errors::in_words(&error)))?
+            .map_err(|error| failed(crate::platform::errors::in_words(&error)))?
             .status
             .and_then(|status| status.token);
         token.filter(|token| !token.is_empty()).ok_or_else(|| failed("its answer holds none".to_owned()))

@@ -7,7 +7,7 @@ use kube::{Api, Client};
 
 use crate::{
     api::Reason,
-    cluster_errors::in_words,
+    platform::errors::in_words,
     sampler::{SecretData, Secrets},
     snapshot::Unknown,
 };

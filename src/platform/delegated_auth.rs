@@ -17,8 +17,8 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use crate::cluster_errors::{in_words, log_interrupted_watch};
 use crate::metrics_api::{self, Attributes, ClientAuthorities, ReviewError, Reviews, User};
+use crate::platform::errors::{in_words, log_interrupted_watch};
 
 /// Where every cluster says whom extension API servers are to believe.
 const CONFIG_NAMESPACE: &str = "kube-system";

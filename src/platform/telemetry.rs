@@ -8,10 +8,10 @@ use warp::{Filter as _, Reply as _, http::StatusCode};
 
 use crate::{
     cli::{LogArgs, LogFormat},
-    listen::listen,
     metrics::Metrics,
-    readiness::Readiness,
-    shutdown::Shutdown,
+    platform::listen::listen,
+    platform::readiness::Readiness,
+    platform::shutdown::Shutdown,
 };
 
 /// Why the process cannot tell about itself.

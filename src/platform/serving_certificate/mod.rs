@@ -38,12 +38,12 @@ pub use takeover::Taken;
 use takeover::{TAKEN_EVERY, Takings};
 
 use crate::{
-    cluster_errors::in_words,
     metrics_api::{
         certificate::{self, CertificateBundle},
         serving::ServingCertificate,
     },
-    registration::{Registration, Unserved},
+    platform::errors::in_words,
+    platform::registration::{Registration, Unserved},
 };
 
 /// How often expiry is looked at when nothing else happens.
