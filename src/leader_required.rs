@@ -12,12 +12,7 @@ use std::{
 
 use kube::ResourceExt as _;
 
-use crate::{
-    api::Projection,
-    field_managers::managers_of,
-    names,
-    snapshot::{ProjectionKey, Snapshot},
-};
+use crate::{api::Projection, field_managers::managers_of, measure::ProjectionKey, names, snapshot::Snapshot};
 
 /// A status that differs from what the leader asks for is outdated after this time. It is usually written within milliseconds.
 const OUTDATED_AFTER: Duration = Duration::from_secs(10);

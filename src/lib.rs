@@ -14,6 +14,7 @@ pub mod field_managers;
 pub mod hpa;
 pub mod lag;
 pub mod leader_required;
+pub mod measure;
 pub mod metrics;
 pub mod metrics_api;
 pub mod names;

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample, Stage},
     leader_required::Outdated,
-    snapshot::Unknown,
+    measure::MeasureError,
 };
 
 fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
@@ -60,7 +60,8 @@ fn served(now: Instant) -> ServedMetrics {
             labels: Arc::new(BTreeMap::from([("tier".to_owned(), tier.to_owned())])),
             measured,
             fallback: (tier == "careful").then_some(6),
-            failure: failure.map(|message| Unknown { reason: Reason::ConnectionRefused, message: message.to_owned() }),
+            failure: failure
+                .map(|message| MeasureError { reason: Reason::ConnectionRefused, message: message.to_owned() }),
         })
     };
     let shop = BTreeMap::from([

@@ -13,31 +13,8 @@ use arc_swap::ArcSwap;
 use crate::{
     api::Reason,
     lag::{Assessment, Sample},
+    measure::MeasureError,
 };
-
-/// Namespace and name of a Projection.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ProjectionKey {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
-
-impl std::fmt::Display for ProjectionKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-/// Why a projection's lag is unknown, in the words of a condition.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Unknown {
-    /// For machines.
-    pub reason: Reason,
-    /// For people: what, where, and what to do. Holds no secret.
-    pub message: String,
-}
 
 /// A sample together with what was made of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,16 +41,16 @@ pub struct Observation {
     /// The workers to ask for while there is no measurement to act on, where the spec wants that (`lag.onUnknown: Fallback`).
     pub fallback: Option<u32>,
     /// Why the newest attempt failed, if it did; also set before the first attempt (`NotMeasuredYet`).
-    pub failure: Option<Unknown>,
+    pub failure: Option<MeasureError>,
 }
 
 impl Observation {
     /// The measurement to act on at `now`, or why there is none.
-    pub fn current(&self, now: Instant) -> Result<&Measured, Unknown> {
+    pub fn current(&self, now: Instant) -> Result<&Measured, MeasureError> {
         match (&self.measured, &self.failure) {
             (Some(measured), _) if now < measured.valid_until => Ok(measured),
             (_, Some(failure)) => Err(failure.clone()),
-            (Some(measured), None) => Err(Unknown {
+            (Some(measured), None) => Err(MeasureError {
                 reason: Reason::SampleTooOld,
                 message: format!(
                     "the last sample was taken at {} and there has been none since: the operator may be overloaded",
@@ -81,7 +58,7 @@ impl Observation {
                 ),
             }),
             (None, None) => {
-                Err(Unknown { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() })
+                Err(MeasureError { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() })
             }
         }
     }

@@ -15,9 +15,9 @@ use super::{
 use crate::{
     api::{ConditionStatus, ConditionType, HumanDuration, ProjectionStatus, Reason},
     lag::{BlockingWriter, Cadence, FailedEvent, PassedOver, RetentionRisk, Rewound, SessionInfo},
+    measure::MeasureError,
     names,
     platform::registration::Unserved,
-    snapshot::Unknown,
 };
 
 /// All of them, in the order of [`ConditionType::ALL`].
@@ -47,7 +47,7 @@ fn fails(reason: Reason, message: impl Into<String>) -> Verdict {
     Verdict { status: ConditionStatus::False, reason, message: message.into() }
 }
 
-fn unknown(unknown: &Unknown) -> Verdict {
+fn unknown(unknown: &MeasureError) -> Verdict {
     Verdict { status: ConditionStatus::Unknown, reason: unknown.reason, message: unknown.message.clone() }
 }
 

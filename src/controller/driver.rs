@@ -21,10 +21,8 @@ use super::{
     report::Reports,
 };
 use crate::{
-    api::Projection,
-    metrics::ControllerMetrics,
-    platform::registration::Unserved,
-    snapshot::{ProjectionKey, SharedSnapshot},
+    api::Projection, measure::ProjectionKey, metrics::ControllerMetrics, platform::registration::Unserved,
+    snapshot::SharedSnapshot,
 };
 
 /// Projections reconciled at once.

@@ -17,7 +17,7 @@ use kube::{
 use tokio::sync::mpsc;
 
 use super::live::Live;
-use crate::{api::ExistingKind, platform::errors::log_interrupted_watch, snapshot::ProjectionKey};
+use crate::{api::ExistingKind, measure::ProjectionKey, platform::errors::log_interrupted_watch};
 
 /// How the API server calls a kind of workload.
 pub fn api_resource(kind: ExistingKind) -> ApiResource {

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::{live::WorkerCounts, trouble::Trouble};
-use crate::{
-    api::Reason,
-    snapshot::{Measured, Unknown},
-};
+use crate::{api::Reason, measure::MeasureError, snapshot::Measured};
 
 /// Why the Projection does not run as asked, as far as the cluster is concerned.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,9 +51,9 @@ pub struct Known<'a> {
     /// Applying failed a moment ago, and will be tried again before anything is said about it.
     pub unapplied: bool,
     /// The measurement to act on, or why there is none.
-    pub measured: Result<&'a Measured, Unknown>,
+    pub measured: Result<&'a Measured, MeasureError>,
     /// Why the newest attempt to measure failed, if it did.
-    pub failure: Option<&'a Unknown>,
+    pub failure: Option<&'a MeasureError>,
     /// Why the autoscaler that the operator makes cannot read the operator's metrics, if it cannot.
     pub metrics_not_served: Option<String>,
     /// Why the autoscaler does not scale.

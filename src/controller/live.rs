@@ -3,7 +3,7 @@
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use crate::{field_managers::managers_of, names, snapshot::ProjectionKey};
+use crate::{field_managers::managers_of, measure::ProjectionKey, names};
 
 /// One object, as far as the operator needs it.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::{ExistingKind, Projection, Reason},
-    snapshot::ProjectionKey,
+    measure::ProjectionKey,
 };
 
 /// Another Projection that names the same workload and did so earlier.

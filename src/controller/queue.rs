@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::snapshot::ProjectionKey;
+use crate::measure::ProjectionKey;
 
 /// The first wait after a failure.
 const FIRST_WAIT: Duration = Duration::from_millis(500);

@@ -41,10 +41,11 @@ use super::{
 };
 use crate::{
     api::{Projection, ProjectionStatus, Reason, WorkersStatus},
+    measure::{MeasureError, ProjectionKey},
     metrics::ControllerMetrics,
     platform::errors::in_words,
     platform::registration::Unserved,
-    snapshot::{Measured, Observation, ProjectionKey, SharedSnapshot, Unknown},
+    snapshot::{Measured, Observation, SharedSnapshot},
 };
 
 /// A Projection that another one keeps from its workload is looked at again so often.
@@ -168,7 +169,7 @@ impl Reconciler {
         // What was measured for an older spec may be another table.
         let ours = observation.as_ref().filter(|seen| generation.is_none_or(|newest| seen.generation >= newest));
         let measured = ours.map_or_else(
-            || Err(Unknown { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() }),
+            || Err(MeasureError { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() }),
             |observation| observation.current(now),
         );
         memory.unmeasured = ours.is_none().then(|| memory.unmeasured.unwrap_or(now));
@@ -471,7 +472,7 @@ impl Reconciler {
 }
 
 /// The workers that are asked for: by a fresh sample, or by what is to be done while there is none.
-fn required(measured: &Result<&Measured, Unknown>, observation: Option<&Observation>) -> Option<i32> {
+fn required(measured: &Result<&Measured, MeasureError>, observation: Option<&Observation>) -> Option<i32> {
     let workers = match measured {
         Ok(measured) => Some(measured.assessment.required.workers),
         // Nothing will ever be committed without a worker.

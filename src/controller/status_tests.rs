@@ -19,9 +19,10 @@ use crate::{
         Assessment, AtLeast, BlockingWriter, Cadence, CheckpointState, FailedEvent, Head, Jump, Limit, PassedOver,
         Pending, Position, Rates, Required, RetentionRisk, Rewound, Sample, SessionInfo, Stage,
     },
+    measure::MeasureError,
     names,
     platform::registration::Unserved,
-    snapshot::{Measured, Unknown},
+    snapshot::Measured,
 };
 
 fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
@@ -68,8 +69,8 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
     }
 }
 
-fn unknown(reason: Reason) -> Unknown {
-    Unknown { reason, message: format!("{reason} it is") }
+fn unknown(reason: Reason) -> MeasureError {
+    MeasureError { reason, message: format!("{reason} it is") }
 }
 
 fn present(desired: i32, ready: i32) -> WorkloadView {
@@ -81,7 +82,7 @@ fn present(desired: i32, ready: i32) -> WorkloadView {
     })
 }
 
-fn known(measured: Result<&Measured, Unknown>) -> Known<'_> {
+fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
     Known {
         generation: Some(1),
         suspended: false,

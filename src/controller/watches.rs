@@ -26,8 +26,8 @@ use super::{
     parts::Part,
 };
 use crate::{
-    api::Projection, leader_required::note_who_wrote, names, platform::errors::log_interrupted_watch,
-    snapshot::ProjectionKey,
+    api::Projection, leader_required::note_who_wrote, measure::ProjectionKey, names,
+    platform::errors::log_interrupted_watch,
 };
 
 /// One watch, over all namespaces (`None`) or one.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{ConditionType, ExistingKind, ProjectionStatus},
-    snapshot::ProjectionKey,
+    measure::ProjectionKey,
 };
 
 impl Reconciler {

@@ -7,9 +7,9 @@ use kube::{Api, Client};
 
 use crate::{
     api::Reason,
+    measure::MeasureError,
     platform::errors::in_words,
     sampler::{SecretData, Secrets},
-    snapshot::Unknown,
 };
 
 /// The Secrets of the cluster that a client speaks to.
@@ -24,8 +24,8 @@ impl ClusterSecrets {
         Self { client }
     }
 
-    async fn read(&self, namespace: &str, name: &str) -> Result<SecretData, Unknown> {
-        let unknown = |reason, message: String| Unknown { reason, message };
+    async fn read(&self, namespace: &str, name: &str) -> Result<SecretData, MeasureError> {
+        let unknown = |reason, message: String| MeasureError { reason, message };
         let secret = Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await;
         let secret = secret.map_err(|error| match &error {
             kube::Error::Api(status) if status.code == 404 => unknown(
@@ -44,7 +44,7 @@ impl ClusterSecrets {
 }
 
 impl Secrets for ClusterSecrets {
-    fn get<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, Unknown>> {
+    fn get<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, MeasureError>> {
         Box::pin(self.read(namespace, name))
     }
 }

@@ -6,8 +6,9 @@ use tokio::time::timeout;
 use tokio_postgres::{Error, error::SqlState};
 
 use super::{config::ConfigError, sql::SqlError};
-use crate::clients::postgres::{
-    ConnectError, ConnectionSettings, LogError, Session, classify, is_stale_plan, named, repeatable,
+use crate::{
+    clients::postgres::{ConnectError, ConnectionSettings, Session, classify, is_stale_plan, named, repeatable},
+    sources::postgres::event_log::LogError,
 };
 
 /// Why a worker does not work. Holds no secret, and nothing of what an event or a row holds but position and type.

@@ -11,14 +11,9 @@ use super::{
     mapping::{Event, JsonText},
 };
 use crate::{
-    clients::postgres::{
-        ConnectionSettings, Session,
-        columns::{EventTime, check_event_columns},
-        connect, quote_identifier, quote_table,
-        safe_head::{Follower, Log},
-        shard_expression,
-    },
+    clients::postgres::{ConnectionSettings, Session, connect, quote_identifier, quote_table, shard_expression},
     lag::{BlockingWriter, Position},
+    sources::postgres::event_log::{EventTime, Follower, Log, check_event_columns},
 };
 
 /// For opening a connection.

@@ -3,7 +3,7 @@
 //! The names that are asked for are cast to the column's type, and not the column to text, so that its index is used. A name that the type
 //! cannot hold is left out: cast, it would fail the statement, and with it the answers for all other projections.
 
-use crate::clients::postgres::columns::ColumnType;
+use crate::clients::postgres::ColumnType;
 
 /// The type of a name column, domains resolved.
 #[derive(Clone, Debug, Eq, PartialEq)]

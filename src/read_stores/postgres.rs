@@ -12,13 +12,11 @@ use super::names::NameType;
 use crate::{
     api::{CheckpointLocation, CheckpointRows, Reason},
     clients::postgres::{
-        Database, Live, Query, classify,
-        columns::column_types,
-        quote_identifier, quote_table,
+        Database, Live, Query, classify, column_types, quote_identifier, quote_table,
         row_security::{self, Visibility},
     },
     lag::{CheckpointState, FailedEvent, Position},
-    snapshot::Unknown,
+    measure::MeasureError,
 };
 
 /// One projection's checkpoint, and whether it tells what was done exactly.
@@ -48,7 +46,7 @@ const MOST_FAILED: u32 = 8;
 const LONGEST_FAILURE: u32 = 500;
 
 /// What was read, or why not, for each location asked for.
-pub type Checkpoints = HashMap<CheckpointLocation, Result<Checkpoint, Unknown>>;
+pub type Checkpoints = HashMap<CheckpointLocation, Result<Checkpoint, MeasureError>>;
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Table {
@@ -83,7 +81,7 @@ pub async fn read(database: &Database, locations: &BTreeSet<CheckpointLocation>,
             Ok(Ok(found)) => answers.extend(found),
             Ok(Err(unknown)) => {
                 let message = format!("{}: {}", database.identity().settings(), unknown.message);
-                answers.extend(all(asked.into_iter(), &Unknown { message, ..unknown }));
+                answers.extend(all(asked.into_iter(), &MeasureError { message, ..unknown }));
             }
             Err(_) => {
                 lease.abandon().await;
@@ -97,7 +95,7 @@ pub async fn read(database: &Database, locations: &BTreeSet<CheckpointLocation>,
     answers
 }
 
-fn all<'a>(locations: impl Iterator<Item = &'a CheckpointLocation>, unknown: &Unknown) -> Checkpoints {
+fn all<'a>(locations: impl Iterator<Item = &'a CheckpointLocation>, unknown: &MeasureError) -> Checkpoints {
     locations.map(|location| (location.clone(), Err(unknown.clone()))).collect()
 }
 
@@ -169,7 +167,7 @@ async fn shard_column(client: &Client, table: &Table) -> Result<Option<String>, 
     }
 }
 
-async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -> Result<Checkpoints, Unknown> {
+async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -> Result<Checkpoints, MeasureError> {
     let client = &live.session.client;
     let outcome = live.reading(async {
         let names = check_types(client, table).await?;
@@ -182,7 +180,7 @@ async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -
         let failed =
             if table.rows == Rows::Numbered { failed_events(client, table, &wanted).await } else { Ok(HashMap::new()) };
         let failed = failed.map_err(|error| refused(table, &error))?;
-        Ok::<_, Unknown>((column.is_some(), names, rows, visibility, failed))
+        Ok::<_, MeasureError>((column.is_some(), names, rows, visibility, failed))
     });
     let (keyed, names, rows, visibility, mut failed) = match outcome.await.map_err(|error| refused(table, &error))? {
         Ok(answer) => answer,
@@ -209,7 +207,7 @@ async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -
     }
     let read: usize = found.values().map(Row::shards).sum();
     if read > MOST_ROWS {
-        return Err(Unknown {
+        return Err(MeasureError {
             reason: Reason::InvalidAnswer,
             message: format!(
                 "checkpoint table {}: it has more than {MOST_ROWS} rows for the Projections that name it: is spec.checkpoint.readStore.nameColumn the right one?",
@@ -226,7 +224,7 @@ async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -
         }
     }
     if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
-        let hidden = Unknown {
+        let hidden = MeasureError {
             reason: Reason::PermissionDenied,
             message: format!(
                 "checkpoint table {}: {}",
@@ -265,7 +263,7 @@ async fn failed_events(
 }
 
 /// A row was not found, or not all of them.
-fn seems_missing(answer: &Result<Checkpoint, Unknown>) -> bool {
+fn seems_missing(answer: &Result<Checkpoint, MeasureError>) -> bool {
     match answer {
         Ok(checkpoint) => checkpoint.state == CheckpointState::NeverCommitted,
         Err(unknown) => unknown.reason == Reason::InvalidAnswer,
@@ -289,7 +287,7 @@ impl Row {
     }
 }
 
-fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpoint, Unknown> {
+fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpoint, MeasureError> {
     let never = Ok(Checkpoint::plain(CheckpointState::NeverCommitted));
     match row {
         None => never,
@@ -331,7 +329,7 @@ fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpo
                     bound: None,
                     failed: Vec::new(),
                 }),
-                _ => Err(Unknown {
+                _ => Err(MeasureError {
                     reason: Reason::InvalidAnswer,
                     message: format!(
                         "checkpoint table {}: {} has {} shards where {expected} are expected: was it made with another spec.scaling.shards?",
@@ -362,16 +360,16 @@ fn why_bound(location: &CheckpointLocation) -> String {
 }
 
 /// Checks both columns, and returns how names are compared.
-async fn check_types(client: &Client, table: &Table) -> Result<NameType, Unknown> {
+async fn check_types(client: &Client, table: &Table) -> Result<NameType, MeasureError> {
     let columns = [table.name_column.as_str(), table.position_column.as_str()];
     let types = column_types(client, &quote_table(&table.table), &columns).await;
     let types = types.map_err(|error| refused(table, &error))?;
-    let unsuitable = |column: &str, wanted: &str, found: &str| Unknown {
+    let unsuitable = |column: &str, wanted: &str, found: &str| MeasureError {
         reason: Reason::ColumnTypeUnsuitable,
         message: format!("checkpoint table {}: column {column} must be {wanted}, not {found}", table.table),
     };
     let [name, position] = &types[..] else {
-        return Err(Unknown {
+        return Err(MeasureError {
             reason: Reason::InvalidAnswer,
             message: format!(
                 "checkpoint table {}: the server told of other columns than it was asked for",
@@ -385,9 +383,9 @@ async fn check_types(client: &Client, table: &Table) -> Result<NameType, Unknown
     NameType::of(name).ok_or_else(|| unsuitable(&table.name_column, "text, uuid, an integer or an enum", &name.sql))
 }
 
-fn refused(table: &Table, error: &Error) -> Unknown {
+fn refused(table: &Table, error: &Error) -> MeasureError {
     let (reason, message) = classify(error);
-    Unknown { reason, message: format!("checkpoint table {}: {message}", table.table) }
+    MeasureError { reason, message: format!("checkpoint table {}: {message}", table.table) }
 }
 
 #[cfg(test)]

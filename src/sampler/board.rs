@@ -14,7 +14,8 @@ use crate::{
     bounds::bounds,
     lag::{Bounds, Cadence, Claim, Fault, Model, Position, Sample, Workers},
     leader_required::Following,
-    snapshot::{Measured, Observation, ProjectionKey, Snapshot, Unknown},
+    measure::{MeasureError, ProjectionKey},
+    snapshot::{Measured, Observation, Snapshot},
 };
 
 /// Numbers that change without a consequence are told no more often than this.
@@ -28,7 +29,7 @@ pub(super) struct Reported {
     pub(super) generation: i64,
     /// Which read store its workers write to, where that is known.
     pub(super) read_store: Option<Arc<str>>,
-    pub(super) result: Result<Sample, Unknown>,
+    pub(super) result: Result<Sample, MeasureError>,
     pub(super) valid_until: Instant,
 }
 
@@ -130,7 +131,7 @@ impl Board {
                 changed
             }
             _ => {
-                let not_yet = Unknown {
+                let not_yet = MeasureError {
                     reason: Reason::NotMeasuredYet,
                     message: "the first sample has not been taken yet".to_owned(),
                 };
@@ -321,13 +322,13 @@ fn workers(projection: &Projection) -> Workers {
     })
 }
 
-fn unknown(fault: Fault) -> Unknown {
+fn unknown(fault: Fault) -> MeasureError {
     let reason = match fault {
         Fault::NeverCommitted => Reason::NeverCommitted,
         Fault::CheckpointBeyondHead { .. } => Reason::CheckpointBeyondHead,
         Fault::PendingUnknown => Reason::InvalidAnswer,
     };
-    Unknown { reason, message: fault.to_string() }
+    MeasureError { reason, message: fault.to_string() }
 }
 
 /// How two observations of one projection differ.

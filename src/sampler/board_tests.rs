@@ -40,14 +40,14 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
     }
 }
 
-fn reported(name: &str, uid: &str, result: Result<Sample, Unknown>) -> Reported {
+fn reported(name: &str, uid: &str, result: Result<Sample, MeasureError>) -> Reported {
     let key = ProjectionKey { namespace: "shop".into(), name: name.into() };
     let valid_until = Instant::now() + Duration::from_secs(5);
     Reported { key, uid: uid.into(), generation: 1, read_store: Some("reads".into()), result, valid_until }
 }
 
-fn refused() -> Unknown {
-    Unknown { reason: Reason::ConnectionRefused, message: "nobody listens".to_owned() }
+fn refused() -> MeasureError {
+    MeasureError { reason: Reason::ConnectionRefused, message: "nobody listens".to_owned() }
 }
 
 fn told(board: &mut Board) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     lag::{Claim, fair_shares},
-    snapshot::ProjectionKey,
+    measure::ProjectionKey,
 };
 
 /// The claims on every read store.

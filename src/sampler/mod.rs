@@ -29,7 +29,8 @@ pub use secrets::{SecretData, Secrets};
 use crate::{
     api::{Projection, Reason},
     leader_required::Following,
-    snapshot::{ProjectionKey, SharedSnapshot},
+    measure::ProjectionKey,
+    snapshot::SharedSnapshot,
 };
 use board::{Board, Reported};
 

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use crate::{
     api::{CheckpointLocation, Connection, EventTable, Projection, Reason},
     clients::postgres::{ConnectionIdentity, ConnectionSettings},
-    snapshot::{ProjectionKey, Unknown},
+    measure::{MeasureError, ProjectionKey},
 };
 
 /// A Secret, or one value in it.
@@ -82,7 +82,7 @@ pub struct Plan {
     /// By event database.
     pub sources: HashMap<ConnectionIdentity, SourcePlan>,
     /// Whom nobody can be asked about, and why.
-    pub failures: Vec<(Need, Unknown)>,
+    pub failures: Vec<(Need, MeasureError)>,
     /// Every database that is spoken to.
     pub databases: HashSet<ConnectionIdentity>,
 }
@@ -96,9 +96,9 @@ pub fn key_of(projection: &Projection) -> ProjectionKey {
 ///
 /// # Errors
 /// `InvalidSpec` where the API server's rules were not in force when it was written.
-pub fn need(projection: &Projection) -> Result<Need, Unknown> {
+pub fn need(projection: &Projection) -> Result<Need, MeasureError> {
     let key = key_of(projection);
-    let invalid = |message: &str| Unknown { reason: Reason::InvalidSpec, message: message.to_owned() };
+    let invalid = |message: &str| MeasureError { reason: Reason::InvalidSpec, message: message.to_owned() };
     let spec = &projection.spec;
     let source = spec.source.postgres.as_ref().ok_or_else(|| invalid("spec.source.postgres is missing"))?;
     let store = spec
@@ -136,15 +136,15 @@ pub fn need(projection: &Projection) -> Result<Need, Unknown> {
 }
 
 /// Groups the needs by database.
-pub fn plan(needs: Vec<Need>, settings: &HashMap<ConnectionName, Result<ConnectionSettings, Unknown>>) -> Plan {
+pub fn plan(needs: Vec<Need>, settings: &HashMap<ConnectionName, Result<ConnectionSettings, MeasureError>>) -> Plan {
     let mut plan = Plan::default();
     for need in needs {
         let identity = |name: &ConnectionName, field: &str| match settings.get(name) {
             Some(Ok(settings)) => Ok(settings.identity()),
             Some(Err(unknown)) => {
-                Err(Unknown { reason: unknown.reason, message: format!("{field}: {}", unknown.message) })
+                Err(MeasureError { reason: unknown.reason, message: format!("{field}: {}", unknown.message) })
             }
-            None => Err(Unknown {
+            None => Err(MeasureError {
                 reason: Reason::NotMeasuredYet,
                 message: format!("{field}: {} has not been read yet", name.secret),
             }),
@@ -192,7 +192,7 @@ mod tests {
         .unwrap()
     }
 
-    fn settings(pairs: &[(&str, &str)]) -> HashMap<ConnectionName, Result<ConnectionSettings, Unknown>> {
+    fn settings(pairs: &[(&str, &str)]) -> HashMap<ConnectionName, Result<ConnectionSettings, MeasureError>> {
         let secret = |name: &str| SecretName { namespace: "shop".into(), name: name.to_owned(), key: None };
         let name = |name: &str| ConnectionName { secret: secret(name), ca: None, client: None, given: Vec::new() };
         pairs.iter().map(|(secret, url)| (name(secret), Ok(ConnectionSettings::parse(url).unwrap()))).collect()
@@ -220,7 +220,7 @@ mod tests {
         let needs = [("a", "good"), ("b", "bad"), ("c", "unread")]
             .map(|(n, s)| need(&projection(n, s, "good", "30s")).unwrap());
         let mut known = settings(&[("good", "postgres://u:p@db/events"), ("bad", "postgres://u:p@db/events")]);
-        let missing = Unknown { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
+        let missing = MeasureError { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
         *known.iter_mut().find(|(name, _)| name.secret.name == "bad").unwrap().1 = Err(missing);
         let plan = plan(needs.to_vec(), &known);
         assert_eq!(plan.sources.values().map(|source| source.asks.len()).sum::<usize>(), 1);

@@ -21,7 +21,8 @@ use super::{
 use crate::{
     api::Projection,
     clients::postgres::{ConnectionIdentity, Database},
-    snapshot::{ProjectionKey, Unknown, valid_for},
+    measure::{MeasureError, ProjectionKey},
+    snapshot::valid_for,
     sources::{
         Ask,
         postgres::{PostgresProbe, Question},
@@ -160,7 +161,7 @@ impl Planner {
         self.running.insert(identity, Running { work, _task: AbortOnDrop(tokio::spawn(task)) });
     }
 
-    fn report(&self, key: ProjectionKey, uid: Arc<str>, generation: i64, unknown: Unknown) {
+    fn report(&self, key: ProjectionKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {
         self.metrics.count(false);
         let valid_until = Instant::now() + valid_for(REFRESH_EVERY);
         // Nobody listens any more when the operator ends.

@@ -11,7 +11,7 @@ use futures::{StreamExt, future::BoxFuture};
 use tokio::time::{Instant, timeout};
 
 use super::plan::{ConnectionName, SecretName};
-use crate::{api::Reason, clients::postgres::ConnectionSettings, names::secret_key, snapshot::Unknown};
+use crate::{api::Reason, clients::postgres::ConnectionSettings, measure::MeasureError, names::secret_key};
 
 /// The largest value that is used of a Secret, in bytes. Workers get it as an environment variable, and Linux starts no program with one above
 /// 128 KiB.
@@ -35,7 +35,7 @@ impl fmt::Debug for SecretData {
 pub trait Secrets: Send + Sync + 'static {
     /// One Secret. The reason of a failure is `SecretNotFound` or `SecretForbidden` where the cluster says so; any other one means that the
     /// cluster could not be asked. Messages need not name the Secret.
-    fn get<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, Unknown>>;
+    fn get<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, MeasureError>>;
 }
 
 /// What was read, with its age.
@@ -45,7 +45,7 @@ pub(super) struct SecretCache {
 }
 
 struct Entry {
-    settings: Result<ConnectionSettings, Unknown>,
+    settings: Result<ConnectionSettings, MeasureError>,
     read: Instant,
 }
 
@@ -94,7 +94,7 @@ impl SecretCache {
         }
     }
 
-    pub(super) fn settings(&self) -> HashMap<ConnectionName, Result<ConnectionSettings, Unknown>> {
+    pub(super) fn settings(&self) -> HashMap<ConnectionName, Result<ConnectionSettings, MeasureError>> {
         self.entries.iter().map(|(name, entry)| (name.clone(), entry.settings.clone())).collect()
     }
 }
@@ -115,7 +115,7 @@ impl Entry {
 }
 
 /// Reads what a connection is made of. A failure names the Secret that it is about.
-async fn settings(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<ConnectionSettings, Unknown> {
+async fn settings(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<ConnectionSettings, MeasureError> {
     let ConnectionName { secret, ca, client, given } = name;
     let data = read(secret, secrets).await?;
     let mut settings = parse(secret, &data, given).map_err(|unknown| about(secret, &unknown))?;
@@ -143,24 +143,24 @@ async fn settings(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<C
     Ok(settings)
 }
 
-async fn read(name: &SecretName, secrets: &Arc<dyn Secrets>) -> Result<SecretData, Unknown> {
+async fn read(name: &SecretName, secrets: &Arc<dyn Secrets>) -> Result<SecretData, MeasureError> {
     let value = timeout(DEADLINE, secrets.get(&name.namespace, &name.name)).await;
     value.unwrap_or_else(|_| Err(no_answer())).map_err(|unknown| about(name, &unknown))
 }
 
-fn about(name: &SecretName, unknown: &Unknown) -> Unknown {
-    Unknown { reason: unknown.reason, message: format!("{name}: {}", unknown.message) }
+fn about(name: &SecretName, unknown: &MeasureError) -> MeasureError {
+    MeasureError { reason: unknown.reason, message: format!("{name}: {}", unknown.message) }
 }
 
-fn invalid(message: String) -> Unknown {
-    Unknown { reason: Reason::ConnectionStringInvalid, message }
+fn invalid(message: String) -> MeasureError {
+    MeasureError { reason: Reason::ConnectionStringInvalid, message }
 }
 
 fn parse(
     name: &SecretName,
     data: &SecretData,
     given: &[(&'static str, String)],
-) -> Result<ConnectionSettings, Unknown> {
+) -> Result<ConnectionSettings, MeasureError> {
     let mut values: BTreeMap<&str, &str> = BTreeMap::new();
     match &name.key {
         // Where the key is told, it is the connection string, whatever it is called.
@@ -177,13 +177,13 @@ fn parse(
             "none of the keys that are looked for ({looked}) is in it; {}: name the key in secretRef.key",
             held(data)
         );
-        return Err(Unknown { reason: Reason::SecretKeyMissing, message });
+        return Err(MeasureError { reason: Reason::SecretKeyMissing, message });
     }
     values.extend(given.iter().map(|(key, value)| (*key, value.as_str())));
     ConnectionSettings::from_keys(|key| values.get(key).copied()).map_err(|error| {
         let message = error.to_string();
         let missing = message.contains("is missing");
-        Unknown {
+        MeasureError {
             reason: if missing { Reason::SecretKeyMissing } else { error.reason() },
             message: if missing { format!("{message}; {}", held(data)) } else { message },
         }
@@ -201,9 +201,9 @@ fn held(data: &SecretData) -> String {
 }
 
 /// One value, if it can be passed on to the workers.
-fn text<'a>(data: &'a SecretData, key: &str) -> Result<&'a str, Unknown> {
+fn text<'a>(data: &'a SecretData, key: &str) -> Result<&'a str, MeasureError> {
     let Some(value) = data.0.get(key) else {
-        return Err(Unknown {
+        return Err(MeasureError {
             reason: Reason::SecretKeyMissing,
             message: format!("there is no key {key}; {}", held(data)),
         });
@@ -228,8 +228,8 @@ fn is_answer(reason: Reason) -> bool {
     )
 }
 
-fn no_answer() -> Unknown {
-    Unknown { reason: Reason::TimedOut, message: "the API server did not answer in time".to_owned() }
+fn no_answer() -> MeasureError {
+    MeasureError { reason: Reason::TimedOut, message: "the API server did not answer in time".to_owned() }
 }
 
 #[cfg(test)]
@@ -238,10 +238,10 @@ mod tests {
 
     use super::*;
 
-    struct Answers(Mutex<Vec<Result<SecretData, Unknown>>>);
+    struct Answers(Mutex<Vec<Result<SecretData, MeasureError>>>);
 
     impl Secrets for Answers {
-        fn get<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<SecretData, Unknown>> {
+        fn get<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<SecretData, MeasureError>> {
             let next = self.0.lock().unwrap().pop().unwrap_or_else(|| Err(no_answer()));
             Box::pin(async { next })
         }
@@ -262,8 +262,8 @@ mod tests {
     /// Reads a connection whose Secrets are asked for in this order.
     async fn read(
         name: &ConnectionName,
-        answers: Vec<Result<SecretData, Unknown>>,
-    ) -> Result<ConnectionSettings, Unknown> {
+        answers: Vec<Result<SecretData, MeasureError>>,
+    ) -> Result<ConnectionSettings, MeasureError> {
         let answers: Vec<_> = answers.into_iter().rev().collect();
         let secrets: Arc<dyn Secrets> = Arc::new(Answers(Mutex::new(answers)));
         settings(name, &secrets).await
@@ -272,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn an_api_server_that_is_away_says_nothing_about_a_secret_but_a_deleted_one_does() {
         let name = connection(None);
-        let gone = Unknown { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
+        let gone = MeasureError { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
         let good = data(&[("url", "postgres://u:p@db/events")]);
         let secrets: Arc<dyn Secrets> = Arc::new(Answers(Mutex::new(vec![Err(gone), Err(no_answer()), Ok(good)])));
         let mut cache = SecretCache::default();
@@ -302,7 +302,7 @@ mod tests {
             idle.message,
             "Secret shop/db, key dsn: Secret shop/ca, key ca.crt holds a certificate authority, and this sslmode verifies nothing: add sslmode=verify-full"
         );
-        let gone = Unknown { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() };
+        let gone = MeasureError { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() };
         let missing = read(&name, vec![dsn(verifying), Err(gone)]).await.unwrap_err();
         assert_eq!(missing.message, "Secret shop/ca, key ca.crt: there is no such Secret");
     }

@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc};
 
 use crate::{
     lag::Sample,
-    snapshot::{ProjectionKey, Unknown},
+    measure::{MeasureError, ProjectionKey},
 };
 
 /// One projection to be measured.
@@ -34,7 +34,7 @@ pub enum Pace {
 }
 
 /// Takes the answers as they come in.
-pub type Report<'a, Question> = &'a mut (dyn FnMut(&Ask<Question>, Result<Sample, Unknown>) + Send);
+pub type Report<'a, Question> = &'a mut (dyn FnMut(&Ask<Question>, Result<Sample, MeasureError>) + Send);
 
 /// Answers for all projections of one source.
 ///

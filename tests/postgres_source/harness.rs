@@ -15,8 +15,9 @@ use projectionist::{
     api::{Projection, Reason},
     lag::Pending,
     leader_required::Following,
+    measure::MeasureError,
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
-    snapshot::{Measured, Observation, SharedSnapshot, Unknown},
+    snapshot::{Measured, Observation, SharedSnapshot},
 };
 use serde_json::{Value, json};
 use test_cluster::Postgres;
@@ -35,13 +36,13 @@ pub fn server() -> &'static Postgres {
 pub struct Given(pub Mutex<HashMap<String, String>>);
 
 impl Secrets for Given {
-    fn get<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, Unknown>> {
+    fn get<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, MeasureError>> {
         // One text is the value of whichever key is asked for.
         let found = self.0.lock().unwrap().get(name).cloned();
         let data = found
             .map(|text| SecretData(["url", "ca.crt"].map(|key| (key.to_owned(), text.clone().into_bytes())).into()));
         Box::pin(async {
-            data.ok_or(Unknown { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })
+            data.ok_or(MeasureError { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })
         })
     }
 }
@@ -55,7 +56,7 @@ pub struct Running {
     pub first_round: watch::Receiver<bool>,
     pub metrics: Arc<SamplerMetrics>,
     /// What the sampler would end without.
-    _held: (watch::Sender<Following>, mpsc::Receiver<projectionist::snapshot::ProjectionKey>),
+    _held: (watch::Sender<Following>, mpsc::Receiver<projectionist::measure::ProjectionKey>),
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -139,7 +140,7 @@ impl Running {
         self.wait_measured(&what, name, |m| m.assessment.pending == Pending { events, exact: true }).await
     }
 
-    pub async fn wait_unknown(&self, name: &str, reason: Reason) -> Unknown {
+    pub async fn wait_unknown(&self, name: &str, reason: Reason) -> MeasureError {
         let failed = |seen: &Observation| seen.failure.as_ref().is_some_and(|failure| failure.reason == reason);
         let unknown = self.wait(&format!("{reason}"), name, failed).await.failure.clone().unwrap();
         assert!(!unknown.message.contains("hunter2"));

@@ -8,8 +8,8 @@ use std::{
 
 use projectionist::{
     api::EventTable,
-    clients::postgres::safe_head::{Follower, Log},
     lag::{Pending, Position},
+    sources::postgres::event_log::{Follower, Log},
 };
 use serde_json::json;
 use tokio_postgres::Client;

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_postgres::Error;
 
 use super::{ConnectError, ConnectionIdentity, Session, classify, connect, quote_identifier, reading};
-use crate::{api::Reason, snapshot::Unknown};
+use crate::{api::Reason, measure::MeasureError};
 
 /// The name that `pg_stat_activity` shows for the sampler's connections.
 pub const APPLICATION_NAME: &str = "projectionist-sampler";
@@ -64,7 +64,7 @@ pub struct Lease<'a> {
 struct Refusal {
     times: u32,
     retry_at: Instant,
-    why: Unknown,
+    why: MeasureError,
 }
 
 impl Database {
@@ -105,7 +105,7 @@ impl Database {
     ///
     /// # Errors
     /// Why there is none. Between attempts the last failure is repeated without asking the server.
-    pub async fn lease(&self, deadline: Instant) -> Result<Lease<'_>, Unknown> {
+    pub async fn lease(&self, deadline: Instant) -> Result<Lease<'_>, MeasureError> {
         let mut slot = timeout_at(deadline, self.slot.lock()).await.map_err(|_| self.timed_out())?;
         let open = slot.take().filter(|live| !live.session.client.is_closed());
         let live = match open {
@@ -124,8 +124,8 @@ impl Database {
     }
 
     /// The words for a deadline that has passed.
-    pub fn timed_out(&self) -> Unknown {
-        Unknown {
+    pub fn timed_out(&self) -> MeasureError {
+        MeasureError {
             reason: Reason::TimedOut,
             message: format!(
                 "{}: no answer in time: is the server overloaded or stopped, or a table locked? See pg_stat_activity and pg_locks",
@@ -135,12 +135,12 @@ impl Database {
     }
 
     /// The words for a failed statement.
-    pub fn failed(&self, error: &Error) -> Unknown {
+    pub fn failed(&self, error: &Error) -> MeasureError {
         let (reason, message) = classify(error);
-        Unknown { reason, message: format!("{}: {message}", self.identity.settings()) }
+        MeasureError { reason, message: format!("{}: {message}", self.identity.settings()) }
     }
 
-    async fn open(&self, deadline: Instant) -> Result<Live, Unknown> {
+    async fn open(&self, deadline: Instant) -> Result<Live, MeasureError> {
         let refused = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(refusal) = refused.as_ref().filter(|refusal| Instant::now() < refusal.retry_at) {
             return Err(refusal.why.clone());
@@ -152,7 +152,7 @@ impl Database {
                 Ok(live)
             }
             Err(error) => {
-                let why = Unknown { reason: error.reason(), message: error.to_string() };
+                let why = MeasureError { reason: error.reason(), message: error.to_string() };
                 let times = refused.map_or(0, |refusal| refusal.times) + 1;
                 let retry_at = Instant::now() + pause(times, rand::random_range(0.0..1.0));
                 *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -5,20 +5,14 @@
 
 mod certificates;
 mod classify;
-pub mod columns;
+mod column_types;
 mod connect;
 mod database;
-mod expression;
-pub(crate) mod gaps;
-mod log_error;
-mod ordering;
 mod p521;
 mod parameters;
 mod pooled;
-mod positions;
 mod quote;
 pub(crate) mod row_security;
-pub mod safe_head;
 mod secret_keys;
 mod settings;
 mod sqlstate;
@@ -27,10 +21,9 @@ mod tls;
 mod words;
 
 pub use classify::classify;
+pub use column_types::{ColumnType, column_types};
 pub use connect::{ConnectError, Session, connect};
 pub use database::{APPLICATION_NAME, Database, Lease, Live};
-pub use expression::{ExpressionError, check_expression};
-pub use log_error::LogError;
 pub use quote::{quote_identifier, quote_table, shard_expression};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
 pub use statement::{Query, reading};

@@ -17,14 +17,14 @@ use std::{
 use tokio::time::Instant;
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::questions::Wanted;
+use super::{
+    gaps::{Gaps, filled_sql, gaps_sql, window_sql},
+    questions::Wanted,
+};
 use crate::{
-    clients::postgres::{
-        Query,
-        gaps::{Gaps, filled_sql, gaps_sql, window_sql},
-    },
+    clients::postgres::Query,
     lag::{PassedOver, Position},
-    snapshot::ProjectionKey,
+    measure::ProjectionKey,
 };
 
 /// The first look covers so many of the newest events.

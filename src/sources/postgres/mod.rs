@@ -7,6 +7,9 @@ mod arrivals;
 mod audit;
 mod columns;
 mod counting;
+pub mod event_log;
+mod expression;
+mod gaps;
 mod questions;
 mod sharded;
 mod table;
@@ -30,8 +33,8 @@ use super::{Ask, Pace, Probe, Report};
 use crate::{
     api::{CheckpointLocation, EventTable, Reason},
     clients::postgres::{ConnectionIdentity, Database},
+    measure::MeasureError,
     read_stores::postgres::{self as read_store, Checkpoints},
-    snapshot::Unknown,
 };
 use questions::Wanted;
 use table::Table;
@@ -210,10 +213,10 @@ impl Probe for PostgresProbe {
     }
 }
 
-fn at(database: &Database, unknown: &Unknown) -> Unknown {
-    Unknown { reason: unknown.reason, message: format!("{}: {}", database.identity().settings(), unknown.message) }
+fn at(database: &Database, unknown: &MeasureError) -> MeasureError {
+    MeasureError { reason: unknown.reason, message: format!("{}: {}", database.identity().settings(), unknown.message) }
 }
 
-fn in_read_store(unknown: &Unknown) -> Unknown {
-    Unknown { reason: unknown.reason, message: format!("read store: {}", unknown.message) }
+fn in_read_store(unknown: &MeasureError) -> MeasureError {
+    MeasureError { reason: unknown.reason, message: format!("read store: {}", unknown.message) }
 }

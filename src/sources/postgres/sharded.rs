@@ -11,15 +11,16 @@ use tokio_postgres::{Client, Error, types::Type};
 use super::{
     columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
     counting::{EXACT_UP_TO, Oldest},
+    expression::{ExpressionError, check_expression},
     questions::{EventShard, Wanted},
     tally::{Found, ShardRow, Tally, Walk},
     untold_shard::{first_untold, is_about_a_value},
 };
 use crate::{
     api::{CheckpointRows, Reason},
-    clients::postgres::{ExpressionError, Query, check_expression, classify},
+    clients::postgres::{Query, classify},
     lag::{Head, Pending},
-    snapshot::{ProjectionKey, Unknown},
+    measure::{MeasureError, ProjectionKey},
 };
 
 /// All walks of one statement together read no more events than this.
@@ -33,7 +34,7 @@ const KEPT_AT_MOST: usize = 200_000;
 pub(super) struct ShardCounts {
     kept: HashMap<ProjectionKey, Kept>,
     /// What the server said of an expression, and when.
-    checked: HashMap<EventShard, (Instant, Option<Unknown>)>,
+    checked: HashMap<EventShard, (Instant, Option<MeasureError>)>,
     /// Events whose shard an expression could not tell, and when that was found.
     untold: HashMap<EventShard, (Instant, Option<i64>)>,
     /// The zero of events' times.
@@ -45,7 +46,7 @@ struct Kept {
     tally: Tally,
     /// What waits above the safe head, where some shard has come further than that.
     above: Option<Above>,
-    refused: Option<Unknown>,
+    refused: Option<MeasureError>,
     verified: Instant,
 }
 
@@ -97,7 +98,7 @@ impl ShardCounts {
     }
 
     /// What waits for a projection, or why that cannot be told.
-    pub(super) fn told(&self, key: &ProjectionKey, head: Head) -> Option<Result<ShardsTold, Unknown>> {
+    pub(super) fn told(&self, key: &ProjectionKey, head: Head) -> Option<Result<ShardsTold, MeasureError>> {
         let kept = self.kept.get(key)?;
         if let Some(refused) = &kept.refused {
             return Some(Err(refused.clone()));
@@ -176,7 +177,7 @@ impl ShardCounts {
         shard: &EventShard,
         keys: &[&ProjectionKey],
         head: Head,
-    ) -> Result<Option<Unknown>, Error> {
+    ) -> Result<Option<MeasureError>, Error> {
         client.batch_execute("savepoint by_shard").await?;
         let outcome = async {
             if let Some(refused) = self.check(client, columns, shard).await? {
@@ -201,7 +202,7 @@ impl ShardCounts {
                         "; it fails on the event at position {position}: correct the event, or the expression so that it has a shard for each event"
                     )
                 });
-                Ok(Some(Unknown {
+                Ok(Some(MeasureError {
                     reason,
                     message: format!("spec.source.postgres.eventTable.shard: {message}{event}"),
                 }))
@@ -234,13 +235,13 @@ impl ShardCounts {
         client: &Client,
         columns: &Columns,
         shard: &EventShard,
-    ) -> Result<Option<Unknown>, Error> {
+    ) -> Result<Option<MeasureError>, Error> {
         if let Some((_, known)) = self.checked.get(shard).filter(|(at, _)| at.elapsed() < TRUST_CHECKS_FOR) {
             return Ok(known.clone());
         }
         let refused = match check_expression(client, &columns.table, shard.sql()).await {
             Ok(()) => None,
-            Err(ExpressionError::Unsuitable(why)) => Some(Unknown {
+            Err(ExpressionError::Unsuitable(why)) => Some(MeasureError {
                 reason: Reason::InvalidSpec,
                 message: format!("spec.source.postgres.eventTable.shard: {why}"),
             }),

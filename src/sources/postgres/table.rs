@@ -11,20 +11,16 @@ use super::{
     audit::Audit,
     columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
     counting::{Oldest, Segment, Waiting, add, between, scan_limit, segments, waiting_between},
+    event_log::{Follower, Log, LogError, Look, check_event_columns},
     questions::Wanted,
     sharded::{ShardCounts, ShardsTold},
 };
 use crate::{
     api::{CheckpointRows, EventTable, Reason},
-    clients::postgres::{
-        Live, LogError, Query, classify,
-        columns::check_event_columns,
-        quote_identifier, quote_table,
-        safe_head::{Follower, Log, Look},
-    },
+    clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
     lag::{BlockingWriter, CheckpointState, EventFaults, Head, Pending, Position, Sample},
+    measure::{MeasureError, ProjectionKey},
     read_stores::postgres::Checkpoint,
-    snapshot::{ProjectionKey, Unknown},
 };
 
 /// How many events the run without a gap is followed over in one poll.
@@ -40,7 +36,7 @@ pub(super) struct Table {
     /// The table as it was found to be, and when: what the server said is asked again.
     log: Option<(Instant, Log)>,
     /// The columns that built-in projectors read, and what is wrong with them, as long as `log` is believed.
-    projector_columns: HashMap<EventTable, Option<Unknown>>,
+    projector_columns: HashMap<EventTable, Option<MeasureError>>,
     follower: Follower,
     arrivals: Arrivals,
     /// What waits between the safe head and the raw head, and when it was counted.
@@ -66,7 +62,7 @@ struct Counted {
     beyond_all_rows: Option<u64>,
 }
 
-type Answer = (AskRef, Result<Sample, Unknown>);
+type Answer = (AskRef, Result<Sample, MeasureError>);
 
 impl Table {
     pub(super) fn new(table: EventTable) -> Self {
@@ -117,7 +113,7 @@ impl Table {
         live: &Live,
         wanted: &[Wanted],
         started: std::time::Instant,
-    ) -> Result<Vec<Answer>, Unknown> {
+    ) -> Result<Vec<Answer>, MeasureError> {
         let pooled = !live.session.ours_alone;
         match live.reading(self.measure_in_transaction(&live.session.client, pooled, wanted, started)).await {
             Ok(answers) => answers,
@@ -131,7 +127,7 @@ impl Table {
         pooled: bool,
         wanted: &[Wanted],
         started: std::time::Instant,
-    ) -> Result<Vec<Answer>, Unknown> {
+    ) -> Result<Vec<Answer>, MeasureError> {
         let (look, safe) = self.look(client, wanted).await.map_err(|error| self.log_failed(&error))?;
         let (at, taken) = (started.elapsed(), jiff::Timestamp::now());
         self.failures = 0;
@@ -190,7 +186,7 @@ impl Table {
     }
 
     /// What waits up to the raw head; absent where the projection has never committed.
-    fn waiting(&self, wanted: &Wanted, head: Head) -> Option<Result<Told, Unknown>> {
+    fn waiting(&self, wanted: &Wanted, head: Head) -> Option<Result<Told, MeasureError>> {
         match self.shards.told(&wanted.ask.key, head) {
             Some(told) => Some(told.map(|told| self.waiting_in_shards(told, head))),
             None => self.waiting_beyond(wanted, head).map(Ok),
@@ -382,18 +378,18 @@ impl Table {
         Ok(())
     }
 
-    fn unsuitable_for(&self, wanted: &Wanted) -> Option<Unknown> {
+    fn unsuitable_for(&self, wanted: &Wanted) -> Option<MeasureError> {
         let columns = wanted.ask.question.projector_columns.as_ref()?;
         self.projector_columns.get(columns).cloned().flatten()
     }
 
-    fn log_failed(&self, error: &LogError) -> Unknown {
-        Unknown { reason: error.reason(), message: error.to_string() }
+    fn log_failed(&self, error: &LogError) -> MeasureError {
+        MeasureError { reason: error.reason(), message: error.to_string() }
     }
 
-    fn statement_failed(&self, error: &Error) -> Unknown {
+    fn statement_failed(&self, error: &Error) -> MeasureError {
         let (reason, message) = classify(error);
-        Unknown { reason, message: format!("event table {}: {message}", self.table.table) }
+        MeasureError { reason, message: format!("event table {}: {message}", self.table.table) }
     }
 }
 

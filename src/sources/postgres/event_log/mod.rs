@@ -21,14 +21,20 @@ use std::{
 
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::{
-    LogError, Query,
-    columns::{self, EventTime},
-    ordering, positions, quote_identifier, quote_table,
-    row_security::{self, Visibility},
-};
+mod columns;
+mod error;
+mod ordering;
+mod positions;
+
+pub use columns::{EventTime, check_event_columns};
+pub use error::LogError;
+
 use crate::{
     api::{EventTable, Reason},
+    clients::postgres::{
+        Query, quote_identifier, quote_table,
+        row_security::{self, Visibility},
+    },
     lag::{BlockingWriter, Position, SafeHead, SessionInfo, Writer, WriterId},
 };
 

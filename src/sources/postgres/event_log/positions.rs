@@ -11,8 +11,10 @@
 
 use tokio_postgres::{Client, Error, Row, types::Type};
 
-use super::{Query, quote_identifier, quote_table};
-use crate::api::EventTable;
+use crate::{
+    api::EventTable,
+    clients::postgres::{Query, quote_identifier, quote_table},
+};
 
 /// How many of the first and of the last positions are compared where only a sequence keeps them apart. Sequences that count beside each
 /// other, such as one for each tenant, collide among the first.

@@ -11,8 +11,10 @@
 
 use tokio_postgres::{Client, Error, Row, types::Type};
 
-use super::{Query, quote_identifier, quote_table};
-use crate::api::EventTable;
+use crate::{
+    api::EventTable,
+    clients::postgres::{Query, quote_identifier, quote_table},
+};
 
 /// The table with its parts, and the sequences that feed the position in any of them: by identity, by `owned by`, or by a default.
 const PARTS: &str = "

@@ -2,8 +2,7 @@
 
 use tokio_postgres::Error;
 
-use super::classify;
-use crate::api::Reason;
+use crate::{api::Reason, clients::postgres::classify};
 
 /// Why a log cannot be followed.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::Query;
+use crate::clients::postgres::Query;
 
 /// Why an expression over one row of a table is not taken.
 #[derive(Debug, thiserror::Error)]
