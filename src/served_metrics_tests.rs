@@ -15,7 +15,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
     let sample = Sample {
         at: Duration::from_secs(1),
         taken: "2026-01-02T03:04:05Z".parse().unwrap(),
-        head: Head { raw: Position(9), safe: Position(9) },
+        head: Head::log(Position(9), Position(9)),
         checkpoint: CheckpointState::Committed(vec![Position(0)]),
         pending: Some(Pending { events: pending, exact: true }),
         pending_by_shard: Vec::new(),

@@ -120,8 +120,8 @@ fn held_back(known: &Known<'_>) -> Verdict {
         Some(writer) => remarkable(
             Reason::HeldBackByTransaction,
             format!(
-                "events after position {} may not be read before a transaction has ended that may still commit an earlier one: {}",
-                measured.sample.head.safe,
+                "events{} may not be read before a transaction has ended that may still commit an earlier one: {}",
+                measured.sample.head_text().map_or_else(String::new, |(_, safe)| format!(" after position {safe}")),
                 transaction(writer)
             ),
         ),
@@ -248,7 +248,7 @@ fn progressing(known: &Known<'_>) -> Verdict {
         return fails(Reason::EventFailed, failed_event(failed, measured.sample.faults.failed.len()));
     }
     if measured.assessment.stuck && !known.suspended {
-        let at = measured.sample.checkpoint.lowest().map_or_else(String::new, |position| format!(" at {position}"));
+        let at = measured.sample.checkpoint_text().map_or_else(String::new, |position| format!(" at {position}"));
         let why = known.trouble.as_ref().map_or("see the workers' logs", |trouble| &trouble.sentence);
         return fails(
             Reason::CheckpointFrozen,

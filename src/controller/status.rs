@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{BoundBy, CadenceStatus, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus},
-    lag::{Cadence, Limit},
+    lag::{Cadence, Limit, Sample},
 };
 
 /// The status to report.
@@ -29,8 +29,8 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
         observed_generation: known.generation,
         phase: Some(phase(known, previous)),
         suspended: suspended(known, previous),
-        head: sample.map(|sample| HeadStatus { raw: sample.head.raw.to_string(), safe: sample.head.safe.to_string() }),
-        checkpoint: sample.and_then(|sample| sample.checkpoint.lowest()).map(|position| position.to_string()),
+        head: sample.and_then(Sample::head_text).map(|(raw, safe)| HeadStatus { raw, safe }),
+        checkpoint: sample.and_then(Sample::checkpoint_text),
         pending: assessment.map(|all| PendingStatus {
             value: i64::try_from(all.pending.events).unwrap_or(i64::MAX),
             held_back: sample.map_or(0, |sample| i64::try_from(sample.held_back).unwrap_or(i64::MAX)),

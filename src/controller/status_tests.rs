@@ -32,7 +32,7 @@ fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
         sample: Sample {
             at: Duration::from_secs(10),
             taken: Timestamp::UNIX_EPOCH,
-            head: Head { raw: Position(1_042), safe: Position(1_040) },
+            head: Head::log(Position(1_042), Position(1_040)),
             checkpoint: CheckpointState::Committed(vec![Position(1_035), Position(1_031)]),
             pending: Some(pending),
             pending_by_shard: Vec::new(),

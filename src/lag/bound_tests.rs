@@ -17,7 +17,7 @@ fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
     Sample {
         at: seconds(second),
         taken: jiff::Timestamp::UNIX_EPOCH,
-        head: Head { raw: position(head), safe: position(head) },
+        head: Head::log(position(head), position(head)),
         checkpoint: CheckpointState::Committed(vec![position(10), position(head - beyond)]),
         pending: Some(Pending { events: head - 10, exact: false }),
         held_back: 0,
@@ -98,7 +98,7 @@ fn a_scan_that_was_cut_shows_a_large_backlog_and_gets_its_workers() {
     for second in 0..40_u64 {
         let done = i64::try_from(50 * second).unwrap();
         let sample = Sample {
-            head: Head { raw: Position(1_000_000), safe: Position(1_000_000) },
+            head: Head::log(Position(1_000_000), Position(1_000_000)),
             checkpoint: CheckpointState::Committed(vec![Position(done)]),
             pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
             beyond_all_rows: None,
@@ -148,7 +148,7 @@ fn a_burst_behind_an_open_transaction_comes_when_it_is_released() {
     let mut look = |second: u64, arrived: u64, pending: u64, held_back: u64| {
         let head = Position(i64::try_from(arrived).unwrap());
         let sample = Sample {
-            head: Head { raw: head, safe: head },
+            head: Head::log(head, head),
             checkpoint: CheckpointState::Committed(vec![Position(i64::try_from(arrived - pending).unwrap())]),
             pending: Some(Pending { events: pending, exact: true }),
             held_back,
@@ -188,7 +188,7 @@ fn a_short_hold_is_a_backlog_when_it_ends_and_no_burst() {
         let waits = if (100..=110).contains(&second) { second - 99 } else { 0 };
         let head = Position(i64::try_from(arrived).unwrap());
         let sample = Sample {
-            head: Head { raw: head, safe: head },
+            head: Head::log(head, head),
             checkpoint: CheckpointState::Committed(vec![Position(head.0 - i64::try_from(100 * waits).unwrap())]),
             pending: Some(Pending { events: 100 * waits, exact: true }),
             held_back: if second < 110 { 100 * waits } else { 0 },

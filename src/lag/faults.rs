@@ -17,7 +17,7 @@ pub enum Fault {
     CheckpointBeyondHead {
         /// The furthest shard's checkpoint.
         checkpoint: Position,
-        /// The raw head.
+        /// The raw head of its log.
         head: Position,
     },
     /// The probe could not tell what is pending.
@@ -27,12 +27,12 @@ pub enum Fault {
 
 /// The pending events of a sample that makes sense.
 pub(super) fn plausible(sample: &Sample) -> Result<Pending, Fault> {
-    match sample.checkpoint.highest() {
-        None => Err(Fault::NeverCommitted),
-        Some(checkpoint) if checkpoint > sample.head.raw => {
-            Err(Fault::CheckpointBeyondHead { checkpoint, head: sample.head.raw })
-        }
-        Some(_) => sample.pending.ok_or(Fault::PendingUnknown),
+    if sample.checkpoint == CheckpointState::NeverCommitted {
+        return Err(Fault::NeverCommitted);
+    }
+    match sample.head.passed_by(sample.checkpoint.positions()) {
+        Some((checkpoint, head)) => Err(Fault::CheckpointBeyondHead { checkpoint, head }),
+        None => sample.pending.ok_or(Fault::PendingUnknown),
     }
 }
 

@@ -215,7 +215,7 @@ impl Foreign {
         let first = |shard: &Shard| shard.handled.front().or(shard.waits.front()).map(|event| event.came);
         let by_shard: Vec<u64> = self.shards.iter().map(left).collect();
         let position = |at: u64| Position(i64::try_from(at).unwrap());
-        let head = Head { raw: position(self.head), safe: position(self.head) };
+        let head = Head::log(position(self.head), position(self.head));
         let rows: Vec<Position> = self.shards.iter().map(|shard| position(shard.row)).collect();
         let lowest = *rows.iter().min().unwrap();
         let highest = *rows.iter().max().unwrap();
@@ -237,7 +237,7 @@ impl Foreign {
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         };
-        let beyond = |position: Position| (head.raw.0 - position.0).unsigned_abs();
+        let beyond = |position: Position| (self.head.cast_signed() - position.0).unsigned_abs();
         match self.rows {
             Rows::Exact => sample,
             Rows::Lowest => Sample {

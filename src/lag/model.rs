@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Assessment, AtLeast, Bounds, Cadence, Pending, Position, Rates, Sample, Workers,
+    Assessment, AtLeast, Bounds, Cadence, Pending, Rates, Sample, Workers,
     arrivals::Arrivals,
     as_float,
     capacity::{Busy, Capacity, Interval, WARM_UP},
@@ -74,7 +74,7 @@ const LOOK: Duration = Duration::from_secs(15);
 impl Model {
     /// Starts with what an earlier run learnt: the rate per worker in events per second, the last answer, and the lowest checkpoint if it was
     /// stuck there.
-    pub fn remembering(per_worker: Option<f64>, required: Option<u32>, stuck_at: Option<Position>) -> Self {
+    pub fn remembering(per_worker: Option<f64>, required: Option<u32>, stuck_at: Option<String>) -> Self {
         Self {
             arrivals: Arrivals::default(),
             released: Released::default(),

@@ -37,7 +37,7 @@ impl World {
         Sample {
             at: Duration::from_secs(self.now),
             taken: jiff::Timestamp::UNIX_EPOCH,
-            head: Head { raw: position(self.head), safe: position(self.head) },
+            head: Head::log(position(self.head), position(self.head)),
             checkpoint: CheckpointState::Committed(vec![position(self.done)]),
             pending: Some(Pending { events: pending, exact: true }),
             pending_by_shard: Vec::new(),
@@ -115,7 +115,7 @@ fn a_checkpoint_that_does_not_move_is_stuck_after_the_bound_and_not_before() {
 
 #[test]
 fn samples_that_tell_nothing_do_not_make_a_frozen_checkpoint_young_again() {
-    let beyond = |sample: &mut Sample| sample.head = Head { raw: position(40), safe: position(40) };
+    let beyond = |sample: &mut Sample| sample.head = Head::log(position(40), position(40));
     let uncounted = |sample: &mut Sample| sample.pending = None;
     let gone = |sample: &mut Sample| sample.checkpoint = CheckpointState::NeverCommitted;
     let spoilings: [&dyn Fn(&mut Sample); 3] = [&beyond, &uncounted, &gone];
@@ -185,13 +185,13 @@ fn a_clock_that_begins_anew_takes_nothing_away() {
 fn stuck_before_a_restart_is_stuck_after_it_unless_the_checkpoint_moved() {
     let mut world = World::new(1);
     world.second(100, 50);
-    world.model = Model::remembering(None, None, Some(position(50)));
+    world.model = Model::remembering(None, None, Some("50".to_owned()));
     let gone = Sample { checkpoint: CheckpointState::NeverCommitted, pending: None, ..world.sample() };
     world.model.observe(&gone, Workers::default(), BOUNDS).unwrap_err();
     assert!(world.second(0, 0).stuck, "at once");
     assert!(world.second(0, 0).stuck, "and still");
     assert!(!world.second(0, 1).stuck, "it moves");
-    world.model = Model::remembering(None, None, Some(position(50)));
+    world.model = Model::remembering(None, None, Some("50".to_owned()));
     assert!(!world.second(0, 0).stuck, "it moved meanwhile");
 }
 
@@ -200,7 +200,7 @@ fn a_checkpoint_beyond_the_head_is_a_fault_and_not_zero() {
     let mut world = World::new(1);
     world.second(100, 100);
     let mut sample = world.sample();
-    sample.head = Head { raw: position(40), safe: position(40) };
+    sample.head = Head::log(position(40), position(40));
     let fault = world.model.observe(&sample, Workers::default(), BOUNDS).unwrap_err();
     assert_eq!(fault, Fault::CheckpointBeyondHead { checkpoint: position(100), head: position(40) });
 }

@@ -103,7 +103,7 @@ impl World {
         Sample {
             at: seconds(self.now),
             taken: jiff::Timestamp::from_second(i64::try_from(self.now).unwrap()).unwrap(),
-            head: Head { raw: Position(i64::MAX), safe: Position(i64::MAX) },
+            head: Head::log(Position(i64::MAX), Position(i64::MAX)),
             checkpoint: CheckpointState::Committed(
                 self.shards.iter().map(|shard| Position(i64::try_from(whole(shard.1)).unwrap())).collect(),
             ),

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{CheckpointState, Position, Sample};
+use super::{CheckpointState, Sample};
 
 /// Follows a checkpoint. Outlives samples that tell no lag: what is unknown has not moved.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     watched: Option<Watched>,
-    /// Where the checkpoint was stuck before the process was started anew, until the first one is seen.
-    stuck_at: Option<Position>,
+    /// Where the checkpoint was stuck before the process restarted, as [`Sample::checkpoint_text`] writes it, until the first one is seen.
+    stuck_at: Option<String>,
 }
 
 /// A checkpoint and for how long it has been seen not to move while there was work. A sum, and no point in time, so that a clock that begins
@@ -24,15 +24,17 @@ struct Watched {
 }
 
 impl Progress {
-    pub(super) fn remembering(stuck_at: Option<Position>) -> Self {
+    pub(super) fn remembering(stuck_at: Option<String>) -> Self {
         Self { watched: None, stuck_at }
     }
 
     /// Takes in a checkpoint and whether something waits for a worker, and returns how long it has not moved although there is work. Only another
     /// checkpoint or the knowledge that nothing waits ends that time; a sample that tells neither, or none at all, lets it go on.
     pub(super) fn observe(&mut self, sample: &Sample, waits: Option<bool>, stuck_after: Duration) -> Duration {
-        let Some(lowest) = sample.checkpoint.lowest() else { return Duration::ZERO };
-        let stuck_before = self.stuck_at.take() == Some(lowest);
+        if sample.checkpoint == CheckpointState::NeverCommitted {
+            return Duration::ZERO;
+        }
+        let stuck_before = self.stuck_at.take().is_some_and(|before| sample.checkpoint_text() == Some(before));
         let same = self.watched.take().filter(|before| before.checkpoint == sample.checkpoint);
         let frozen_for = match &same {
             _ if waits == Some(false) => Duration::ZERO,

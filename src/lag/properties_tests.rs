@@ -93,7 +93,7 @@ impl Replay {
         let sample = Sample {
             at: Duration::from_millis(self.at),
             taken: jiff::Timestamp::UNIX_EPOCH,
-            head: Head { raw: position(self.head), safe: position(self.head) },
+            head: Head::log(position(self.head), position(self.head)),
             checkpoint: match step.committed {
                 true => CheckpointState::Committed(vec![position(self.done)]),
                 false => CheckpointState::NeverCommitted,

@@ -367,7 +367,14 @@ impl Queue {
 
 /// Each row's position and uncommitted events: those of the shards where they are counted one by one, else one for all.
 fn rows(sample: &Sample, uncommitted: u64) -> Vec<(Position, u64)> {
-    let CheckpointState::Committed(positions) = &sample.checkpoint else { return Vec::new() };
+    let positions = match &sample.checkpoint {
+        CheckpointState::NeverCommitted => return Vec::new(),
+        // Any event that is done is a step.
+        CheckpointState::Handled(events) => {
+            return vec![(Position(i64::try_from(*events).unwrap_or(i64::MAX)), uncommitted)];
+        }
+        CheckpointState::Committed(positions) => positions,
+    };
     if positions.len() > 1 && positions.len() == sample.pending_by_shard.len() {
         return positions.iter().copied().zip(sample.pending_by_shard.iter().copied()).collect();
     }

@@ -12,13 +12,48 @@ impl fmt::Display for Position {
     }
 }
 
-/// The source's newest positions.
+/// The newest positions of a log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Head {
+pub struct LogHead {
     /// The highest committed position.
     pub raw: Position,
     /// The highest position below which everything is committed.
     pub safe: Position,
+}
+
+/// The source's newest positions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Head {
+    /// One log, which all shards of a projection read.
+    Log(LogHead),
+    /// A log for each shard: the highest committed position of each, in the order of the checkpoint's.
+    Shards(Vec<Position>),
+    /// The source numbers no events, as queues do.
+    Unnumbered,
+}
+
+impl Head {
+    /// That of one log.
+    pub fn log(raw: Position, safe: Position) -> Self {
+        Self::Log(LogHead { raw, safe })
+    }
+
+    /// The head of the log that this shard reads, by its place in the checkpoint.
+    fn of_shard(&self, index: usize) -> Option<Position> {
+        match self {
+            Self::Log(log) => Some(log.raw),
+            Self::Shards(heads) => heads.get(index).copied(),
+            Self::Unnumbered => None,
+        }
+    }
+
+    /// The first checkpoint that is beyond its head, with that head.
+    pub(super) fn passed_by(&self, checkpoints: &[Position]) -> Option<(Position, Position)> {
+        let beyond = checkpoints.iter().enumerate().filter_map(|(index, checkpoint)| {
+            self.of_shard(index).filter(|head| checkpoint > head).map(|head| (*checkpoint, head))
+        });
+        beyond.max_by_key(|(checkpoint, _)| *checkpoint)
+    }
 }
 
 /// How far the projection has come.
@@ -28,31 +63,27 @@ pub enum CheckpointState {
     NeverCommitted,
     /// The checkpoint of each shard, at least one, in the order of the shards.
     Committed(Vec<Position>),
+    /// The source keeps no position, since it removes what has been handled: so many events have been handled since measuring it began.
+    Handled(u64),
 }
 
 impl CheckpointState {
     /// The position up to which every shard is done.
     pub fn lowest(&self) -> Option<Position> {
-        match self {
-            Self::NeverCommitted => None,
-            Self::Committed(shards) => shards.iter().min().copied(),
-        }
+        self.positions().iter().min().copied()
     }
 
-    /// The checkpoint of each shard; empty where none was ever written.
+    /// The checkpoint of each shard; empty where none was ever written, and where the source keeps none.
     pub fn positions(&self) -> &[Position] {
         match self {
-            Self::NeverCommitted => &[],
+            Self::NeverCommitted | Self::Handled(_) => &[],
             Self::Committed(shards) => shards,
         }
     }
 
     /// The furthest that any shard has come.
     pub fn highest(&self) -> Option<Position> {
-        match self {
-            Self::NeverCommitted => None,
-            Self::Committed(shards) => shards.iter().max().copied(),
-        }
+        self.positions().iter().max().copied()
     }
 }
 
@@ -159,7 +190,60 @@ pub struct Sample {
     pub faults: EventFaults,
 }
 
+/// Of more shards than this the positions are not all shown.
+const MOST_SHOWN: usize = 16;
+
+/// Positions for people: one, or one a shard.
+fn shown(positions: &[Position]) -> String {
+    let mut text: Vec<String> = positions.iter().take(MOST_SHOWN).map(ToString::to_string).collect();
+    if positions.len() > MOST_SHOWN {
+        text.push("…".to_owned());
+    }
+    text.join(",")
+}
+
 impl Sample {
+    /// A measurement of a source that holds nothing back and tells what waits exactly, without the times of events: the fields that say otherwise are set
+    /// by who knows better.
+    pub fn new(at: Duration, head: Head, checkpoint: CheckpointState, pending: Option<Pending>, arrived: u64) -> Self {
+        Self {
+            at,
+            taken: jiff::Timestamp::UNIX_EPOCH,
+            head,
+            checkpoint,
+            pending,
+            held_back: 0,
+            beyond_all_rows: None,
+            upper_bound: None,
+            pending_by_shard: Vec::new(),
+            arrived,
+            staleness: None,
+            ahead_of_clock: Duration::ZERO,
+            blocked_by: None,
+            unheard: false,
+            faults: EventFaults::default(),
+        }
+    }
+
+    /// The newest positions for people, raw and safe; absent where the source numbers nothing.
+    pub fn head_text(&self) -> Option<(String, String)> {
+        match &self.head {
+            Head::Log(log) => Some((log.raw.to_string(), log.safe.to_string())),
+            Head::Shards(heads) => Some((shown(heads), shown(heads))),
+            Head::Unnumbered => None,
+        }
+    }
+
+    /// The checkpoint for people: the position up to which all shards of one log are done, or that of each shard where each has a log. Absent where
+    /// there is none.
+    pub fn checkpoint_text(&self) -> Option<String> {
+        match &self.head {
+            Head::Log(_) => self.checkpoint.lowest().map(|lowest| lowest.to_string()),
+            Head::Shards(_) => Some(shown(self.checkpoint.positions())).filter(|text| !text.is_empty()),
+            Head::Unnumbered => None,
+        }
+    }
+
     /// The transaction that has kept events of this projection from being read for longer than a short moment.
     pub fn held_by(&self) -> Option<&BlockingWriter> {
         self.blocked_by.as_ref().filter(|writer| self.held_back > 0 && writer.holds_for >= SHORT_HOLD)

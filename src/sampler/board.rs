@@ -12,7 +12,7 @@ use super::{budgets::Budgets, plan::key_of};
 use crate::{
     api::{Checkpoint, ConditionType, OnUnknown, PostgresReadStore, Projection, Reason, Source},
     bounds::bounds,
-    lag::{Bounds, Cadence, Claim, Fault, Model, Position, Sample, Workers},
+    lag::{Bounds, Cadence, Claim, Fault, Model, Sample, Workers},
     leader_required::Following,
     measure::{MeasureError, ProjectionKey},
     snapshot::{Measured, Observation, Snapshot},
@@ -290,13 +290,13 @@ fn required_before(projection: &Projection) -> Option<u32> {
 
 /// Where the checkpoint was stuck by the last word about this spec: an alert that is on must not go off because the operator starts anew.
 /// A checkpoint that was not stuck yet is watched anew, since nobody writes down when it moved last: that would cost a write for each move.
-fn stuck_at(projection: &Projection) -> Option<Position> {
+fn stuck_at(projection: &Projection) -> Option<String> {
     let status = projection.status.as_ref()?;
     let stuck = status.conditions.iter().any(|condition| {
         condition.type_ == ConditionType::Progressing.as_str() && condition.reason == Reason::CheckpointFrozen.as_str()
     });
     let current = status.observed_generation == projection.metadata.generation;
-    status.checkpoint.as_ref().filter(|_| stuck && current)?.parse().ok().map(Position)
+    status.checkpoint.clone().filter(|_| stuck && current)
 }
 
 /// What is asked for while the lag is not known, where the spec wants that: never fewer workers than run, since none is to end because something
@@ -361,7 +361,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
         (
             measured.assessment.pending,
             measured.sample.held_back,
-            measured.sample.head,
+            measured.sample.head.clone(),
             measured.sample.checkpoint.clone(),
             measured.assessment.staleness,
         )

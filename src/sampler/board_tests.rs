@@ -24,7 +24,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
     Sample {
         at: Duration::from_secs(second),
         taken: jiff::Timestamp::UNIX_EPOCH,
-        head: Head { raw: Position(100), safe: Position(100) },
+        head: Head::log(Position(100), Position(100)),
         checkpoint: CheckpointState::Committed(vec![Position(checkpoint)]),
         pending: Some(Pending { events: pending, exact: true }),
         pending_by_shard: Vec::new(),

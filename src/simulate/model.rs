@@ -138,7 +138,7 @@ fn sample(state: &State<'_>) -> Sample {
     Sample {
         at: state.now,
         taken: taken(state.clock),
-        head: Head { raw: head, safe: head },
+        head: Head::log(head, head),
         checkpoint: CheckpointState::Committed(checkpoints.iter().copied().map(position).collect()),
         pending: Some(Pending { events: *pending, exact: *exact }),
         // A log without shards has one entry, which says nothing of shards.

@@ -26,7 +26,7 @@ fn observation(uid: &str) -> Arc<Observation> {
     let sample = Sample {
         at: Duration::from_secs(1),
         taken: jiff::Timestamp::UNIX_EPOCH,
-        head: Head { raw: Position(9), safe: Position(9) },
+        head: Head::log(Position(9), Position(9)),
         checkpoint: CheckpointState::Committed(vec![Position(0)]),
         pending: Some(pending),
         pending_by_shard: Vec::new(),

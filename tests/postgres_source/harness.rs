@@ -13,7 +13,7 @@ use kube::runtime::{
 };
 use projectionist::{
     api::{Projection, Reason},
-    lag::Pending,
+    lag::{Head, LogHead, Pending, Sample},
     leader_required::Following,
     measure::MeasureError,
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
@@ -177,4 +177,12 @@ pub async fn sampler_connections(client: &Client, database: &str) -> i64 {
     let count =
         "select count(*) from pg_stat_activity where application_name = 'projectionist-sampler' and datname = $1";
     client.query_one(count, &[&database]).await.unwrap().get(0)
+}
+
+/// The newest positions of the event table.
+pub(crate) fn log_head(sample: &Sample) -> LogHead {
+    match sample.head {
+        Head::Log(log) => log,
+        Head::Shards(_) | Head::Unnumbered => panic!("an event table is one log: {:?}", sample.head),
+    }
 }

@@ -14,7 +14,7 @@ use projectionist::{
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::harness::{Running, append, commit, database, server};
+use crate::harness::{Running, append, commit, database, log_head, server};
 
 async fn one_by_one(client: &Client, count: usize) {
     for _ in 0..count {
@@ -44,7 +44,7 @@ async fn what_is_committed_after_an_open_insert_waits_and_grows_stale() {
     one_by_one(&client, 500).await;
     let held = sampler.wait_pending("a", 500).await;
     assert_eq!((held.sample.held_back, held.sample.arrived), (500, 500));
-    assert_eq!((held.sample.head.safe, held.sample.head.raw), (Position(1), Position(502)));
+    assert_eq!((log_head(&held.sample).safe, log_head(&held.sample).raw), (Position(1), Position(502)));
     let told = sampler.wait_measured("held for long", "a", |m| m.sample.held_by().is_some()).await;
     let writer = told.sample.held_by().unwrap();
     assert_eq!((writer.pid, writer.session.application.as_deref()), (Some(pid), Some("batch import")));
@@ -78,13 +78,13 @@ async fn a_job_that_only_deletes_or_updates_holds_nothing_back_where_the_positio
     client.batch_execute("begin; insert into events default values; rollback").await.unwrap();
     one_by_one(&client, 3).await;
     let seen = sampler.wait_pending("a", 3).await;
-    assert_eq!((seen.sample.head.safe, seen.sample.held_back), (Position(9), 0));
+    assert_eq!((log_head(&seen.sample).safe, seen.sample.held_back), (Position(9), 0));
     assert!(seen.sample.blocked_by.is_none());
     // From its first append on it does: the position that it draws is above all that were read before.
     job.batch_execute("insert into events default values").await.unwrap();
     one_by_one(&client, 2).await;
     let held = sampler.wait_pending("a", 5).await;
-    assert_eq!((held.sample.head.safe, held.sample.held_back), (Position(9), 2));
+    assert_eq!((log_head(&held.sample).safe, held.sample.held_back), (Position(9), 2));
     job.batch_execute("commit").await.unwrap();
     sampler.wait_measured("released", "a", |m| m.sample.held_back == 0 && m.assessment.pending.events == 6).await;
 }
@@ -114,9 +114,9 @@ async fn where_positions_may_come_from_elsewhere_every_writer_holds_back() {
         client.batch_execute(&format!("insert into {table} default values; rollback")).await.unwrap();
         client.batch_execute(&format!("insert into {table} default values")).await.unwrap();
         let held = sampler.wait_pending(table, 1).await;
-        assert_eq!((held.sample.head.safe, held.sample.held_back), (Position(0), 1), "{table}");
+        assert_eq!((log_head(&held.sample).safe, held.sample.held_back), (Position(0), 1), "{table}");
         job.batch_execute("rollback").await.unwrap();
-        sampler.wait_measured("released", table, |m| m.sample.head.safe == Position(2)).await;
+        sampler.wait_measured("released", table, |m| log_head(&m.sample).safe == Position(2)).await;
     }
 }
 
@@ -132,14 +132,18 @@ async fn a_writer_from_before_the_first_look_hides_nothing() {
     let mut sampler = Running::start(&[("db", &url)]);
     sampler.declare("a", |_| {});
     let seen = sampler.wait_pending("a", 12).await;
-    assert_eq!((seen.sample.head.safe, seen.sample.held_back), (Position(10), 4), "up to 10 no position is missing");
+    assert_eq!(
+        (log_head(&seen.sample).safe, seen.sample.held_back),
+        (Position(10), 4),
+        "up to 10 no position is missing"
+    );
     assert!(seen.assessment.staleness.unwrap() > Duration::ZERO);
     // With a gap right after the checkpoint no more than that is known to be safe.
     client.batch_execute("delete from events where position = 7").await.unwrap();
     let mut later = Running::start(&[("db", &url)]);
     later.declare("b", |_| {});
     let seen = later.wait_pending("b", 7).await;
-    assert_eq!((seen.sample.head.safe, seen.sample.held_back), (Position(6), 7));
+    assert_eq!((log_head(&seen.sample).safe, seen.sample.held_back), (Position(6), 7));
     slow.batch_execute("commit").await.unwrap();
     later.wait_measured("released", "b", |m| m.sample.held_back == 0 && m.assessment.pending.events == 8).await;
     sampler.wait_measured("released", "a", |m| m.sample.held_back == 0 && m.sample.arrived == 1).await;
@@ -168,7 +172,7 @@ async fn a_prepared_transaction_is_named_by_its_identifier() {
     let named = sampler.wait_measured("named", "a", |m| {
         m.sample.blocked_by.as_ref().is_some_and(|writer| writer.session.prepared.as_deref() == Some("order-7"))
     });
-    assert_eq!(named.await.sample.head.safe, Position(0));
+    assert_eq!(log_head(&named.await.sample).safe, Position(0));
     client.batch_execute("commit prepared 'order-7'").await.unwrap();
     sampler.wait_measured("released", "a", |m| m.sample.held_back == 0 && m.assessment.pending.events == 3).await;
 }

@@ -14,7 +14,7 @@ mod shards;
 
 use std::time::Duration;
 
-use harness::{Running, append, commit, database, sampler_connections, server};
+use harness::{Running, append, commit, database, log_head, sampler_connections, server};
 use projectionist::{
     api::Reason,
     lag::{Pending, Position},
@@ -37,17 +37,17 @@ async fn an_uncommitted_earlier_event_holds_the_safe_head_and_its_writer_is_name
     let pid: i32 = slow.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
     slow.batch_execute("begin; insert into events default values").await.unwrap();
     append(&client, 3).await;
-    let held = sampler.wait_measured("the raw head moved", "a", |m| m.sample.head.raw == Position(9)).await;
-    assert_eq!(held.sample.head.safe, Position(5), "position 6 is still in flight");
+    let held = sampler.wait_measured("the raw head moved", "a", |m| log_head(&m.sample).raw == Position(9)).await;
+    assert_eq!(log_head(&held.sample).safe, Position(5), "position 6 is still in flight");
     assert_eq!(held.sample.blocked_by.as_ref().unwrap().pid, Some(pid));
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let still = sampler.wait_measured("still held", "a", |_| true).await;
-    assert_eq!((still.sample.head.safe, still.sample.held_back), (Position(5), 3));
+    assert_eq!((log_head(&still.sample).safe, still.sample.held_back), (Position(5), 3));
     assert_eq!(still.assessment.pending, Pending { events: 3, exact: true }, "what is committed waits, safe or not");
     assert!(still.sample.blocked_by.as_ref().unwrap().open_for.unwrap() > Duration::from_secs(1));
 
     slow.batch_execute("commit").await.unwrap();
-    let all = sampler.wait_measured("released", "a", |m| m.sample.head.safe == Position(9)).await;
+    let all = sampler.wait_measured("released", "a", |m| log_head(&m.sample).safe == Position(9)).await;
     assert_eq!(all.assessment.pending, Pending { events: 4, exact: true });
     assert_eq!(all.sample.arrived, 4);
     assert!(all.sample.blocked_by.is_none());
@@ -55,10 +55,13 @@ async fn an_uncommitted_earlier_event_holds_the_safe_head_and_its_writer_is_name
     slow.batch_execute("begin; insert into events default values").await.unwrap();
     append(&client, 2).await;
     sampler
-        .wait_measured("held again", "a", |m| m.sample.head.raw == Position(12) && m.sample.head.safe == Position(9))
+        .wait_measured("held again", "a", |m| {
+            log_head(&m.sample).raw == Position(12) && log_head(&m.sample).safe == Position(9)
+        })
         .await;
     slow.batch_execute("rollback").await.unwrap();
-    let passed = sampler.wait_measured("10 will never be filled", "a", |m| m.sample.head.safe == Position(12)).await;
+    let passed =
+        sampler.wait_measured("10 will never be filled", "a", |m| log_head(&m.sample).safe == Position(12)).await;
     assert_eq!((passed.assessment.pending.events, passed.sample.held_back, passed.sample.arrived), (6, 0, 6));
 }
 
@@ -72,8 +75,8 @@ async fn a_position_that_was_only_drawn_holds_the_safe_head_too() {
     let slow = server().connect("drawn").await.unwrap();
     slow.batch_execute("begin; select nextval(pg_get_serial_sequence('events', 'position'))").await.unwrap();
     append(&client, 1).await;
-    let held = sampler.wait_measured("the raw head moved", "a", |m| m.sample.head.raw == Position(2)).await;
-    assert_eq!(held.sample.head.safe, Position(0));
+    let held = sampler.wait_measured("the raw head moved", "a", |m| log_head(&m.sample).raw == Position(2)).await;
+    assert_eq!(log_head(&held.sample).safe, Position(0));
     slow.batch_execute("insert into events (position) overriding system value values (1); commit").await.unwrap();
     sampler.wait_pending("a", 2).await;
 }
@@ -93,8 +96,8 @@ async fn a_writer_on_a_partition_holds_the_safe_head() {
     let slow = server().connect("partitioned").await.unwrap();
     slow.batch_execute("begin; insert into events_1 (position) values (1)").await.unwrap();
     client.batch_execute("insert into events (position) values (2)").await.unwrap();
-    let held = sampler.wait_measured("the raw head moved", "a", |m| m.sample.head.raw == Position(2)).await;
-    assert_eq!(held.sample.head.safe, Position(0));
+    let held = sampler.wait_measured("the raw head moved", "a", |m| log_head(&m.sample).raw == Position(2)).await;
+    assert_eq!(log_head(&held.sample).safe, Position(0));
     slow.batch_execute("commit").await.unwrap();
     sampler.wait_pending("a", 2).await;
 }
@@ -324,12 +327,13 @@ async fn what_makes_no_sense_is_unknown_and_never_zero() {
     assert_eq!(odd.assessment.staleness, None, "NULL is not fresh");
     commit(&client, "a", 5).await;
     client.batch_execute("insert into events (recorded_at) values (now() + interval '1 hour')").await.unwrap();
-    let ahead = sampler.wait_measured("ahead", "a", |m| m.sample.head.safe == Position(6)).await;
+    let ahead = sampler.wait_measured("ahead", "a", |m| log_head(&m.sample).safe == Position(6)).await;
     assert_eq!(ahead.assessment.staleness, Some(Duration::ZERO));
     assert!(ahead.sample.ahead_of_clock > Duration::from_secs(3_500));
     commit(&client, "a", 6).await;
     client.batch_execute("insert into events (recorded_at) values (now() - interval '1 minute')").await.unwrap();
-    let stale = sampler.wait_measured("stale", "a", |m| m.sample.head.safe == Position(7)).await.assessment.staleness;
+    let stale =
+        sampler.wait_measured("stale", "a", |m| log_head(&m.sample).safe == Position(7)).await.assessment.staleness;
     assert!((60.0..70.0).contains(&stale.unwrap().as_secs_f64()), "{stale:?}");
     client.batch_execute("truncate events restart identity").await.unwrap();
     sampler.wait_unknown("a", Reason::CheckpointBeyondHead).await;

@@ -7,7 +7,7 @@ use serde_json::json;
 use test_cluster::{Pooler, Pooling};
 use tokio_postgres::{Client, NoTls};
 
-use crate::harness::{Running, append, commit, database, server};
+use crate::harness::{Running, append, commit, database, log_head, server};
 
 /// How many server processes serve the pool.
 const PROCESSES: u32 = 4;
@@ -68,7 +68,7 @@ async fn leaves_nothing_behind(name: &str, pooling: Pooling) {
     let first = sampler.wait_pending("a", 3).await;
     assert!(first.sample.unheard, "a pooler does not pass notifications on");
     application(url.clone()).await;
-    sampler.wait_measured("all of them are seen", "a", |m| m.sample.head.safe == Position(2_005)).await;
+    sampler.wait_measured("all of them are seen", "a", |m| log_head(&m.sample).safe == Position(2_005)).await;
     let left = left_behind(&url).await;
     assert!(pooling == Pooling::Transaction || left.len() > 1, "{left:?}");
     assert!(left.values().all(Vec::is_empty), "{left:?}");

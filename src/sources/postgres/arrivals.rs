@@ -4,7 +4,7 @@
 //! that part is counted at each poll, and what appeared there since the last one is added.
 
 use super::counting::{Segment, between};
-use crate::lag::{Head, Pending, Position};
+use crate::lag::{LogHead, Pending, Position};
 
 /// A counter that only grows.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +15,7 @@ pub(super) struct Arrivals {
 
 #[derive(Clone, Copy, Debug)]
 struct Last {
-    head: Head,
+    head: LogHead,
     /// Events between safe and raw head, where they were few enough to be counted.
     above: Option<u64>,
 }
@@ -37,7 +37,7 @@ impl Arrivals {
     }
 
     /// Takes in a count of the log, cut at both heads and at [`Self::cuts`].
-    pub(super) fn take(&mut self, counted: &[Segment], head: Head) {
+    pub(super) fn take(&mut self, counted: &[Segment], head: LogHead) {
         if let Some(Last { head: before, above }) = self.last {
             let newer = between(counted, before.raw, head.raw).events;
             let exact = |count: Pending| count.exact.then_some(count.events);
@@ -64,7 +64,7 @@ mod tests {
 
     impl World {
         fn look(&mut self, safe: i64, raw: i64) -> u64 {
-            let head = Head { raw: Position(raw), safe: Position(safe) };
+            let head = LogHead { raw: Position(raw), safe: Position(safe) };
             let points = self.arrivals.cuts().chain([head.safe, head.raw]);
             let cut = super::super::counting::segments(points, head.raw);
             let count = |(low, high): (i64, i64)| {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::{CheckpointRows, Reason},
     clients::postgres::{Query, classify},
-    lag::{Head, Pending},
+    lag::{LogHead, Pending},
     measure::{MeasureError, ProjectionKey},
 };
 
@@ -93,12 +93,12 @@ impl ShardCounts {
     }
 
     /// There is more to walk over, soon.
-    pub(super) fn is_walking(&self, head: Head) -> bool {
+    pub(super) fn is_walking(&self, head: LogHead) -> bool {
         self.kept.values().any(|kept| kept.refused.is_none() && kept.tally.is_walking(head.safe.0, self.room))
     }
 
     /// What waits for a projection, or why that cannot be told.
-    pub(super) fn told(&self, key: &ProjectionKey, head: Head) -> Option<Result<ShardsTold, MeasureError>> {
+    pub(super) fn told(&self, key: &ProjectionKey, head: LogHead) -> Option<Result<ShardsTold, MeasureError>> {
         let kept = self.kept.get(key)?;
         if let Some(refused) = &kept.refused {
             return Some(Err(refused.clone()));
@@ -130,7 +130,7 @@ impl ShardCounts {
         client: &Client,
         columns: &Columns,
         wanted: &[&Wanted],
-        head: Head,
+        head: LogHead,
     ) -> Result<(), Error> {
         if wanted.is_empty() {
             self.kept.clear();
@@ -176,7 +176,7 @@ impl ShardCounts {
         columns: &Columns,
         shard: &EventShard,
         keys: &[&ProjectionKey],
-        head: Head,
+        head: LogHead,
     ) -> Result<Option<MeasureError>, Error> {
         client.batch_execute("savepoint by_shard").await?;
         let outcome = async {
@@ -218,7 +218,7 @@ impl ShardCounts {
         columns: &Columns,
         shard: &EventShard,
         keys: &[&ProjectionKey],
-        head: Head,
+        head: LogHead,
     ) -> Result<Option<i64>, Error> {
         if let Some((_, found)) = self.untold.get(shard).filter(|(at, _)| at.elapsed() < TRUST_CHECKS_FOR) {
             return Ok(*found);
@@ -257,7 +257,7 @@ impl ShardCounts {
         columns: &Columns,
         shard: &EventShard,
         keys: &[&ProjectionKey],
-        head: Head,
+        head: LogHead,
     ) -> Result<(), Error> {
         let (safe, raw) = (head.safe.0, head.raw.0);
         let most = (WALKED_AT_MOST / i64::try_from(keys.len().max(1)).unwrap_or(i64::MAX)).clamp(100, LONGEST_WALK);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{CheckpointRows, EventTable, Reason},
     clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
-    lag::{BlockingWriter, CheckpointState, EventFaults, Head, Pending, Position, Sample},
+    lag::{BlockingWriter, CheckpointState, EventFaults, Head, LogHead, Pending, Position, Sample},
     measure::{MeasureError, ProjectionKey},
     read_stores::postgres::Checkpoint,
 };
@@ -135,7 +135,7 @@ impl Table {
         self.settling = if safe == Some(look.head) { 0 } else { self.settling.saturating_add(1) };
         self.check_projector_columns(client, wanted).await.map_err(|error| self.log_failed(&error))?;
         let blocked_by = self.hold(&look, safe);
-        let head = Head { raw: look.head, safe: safe.unwrap_or_else(|| vouched_for(wanted, look.head)) };
+        let head = LogHead { raw: look.head, safe: safe.unwrap_or_else(|| vouched_for(wanted, look.head)) };
         self.count(client, wanted, head).await.map_err(|error| self.statement_failed(&error))?;
         self.walking = self.shards.is_walking(head);
         let Columns { table, position, .. } = self.columns();
@@ -146,7 +146,7 @@ impl Table {
             Ok(Sample {
                 at,
                 taken,
-                head,
+                head: Head::Log(head),
                 checkpoint: wanted.checkpoint.state.clone(),
                 pending: told.as_ref().map(|told| told.pending),
                 pending_by_shard: told.as_ref().map(|told| told.by_shard.clone()).unwrap_or_default(),
@@ -186,14 +186,14 @@ impl Table {
     }
 
     /// What waits up to the raw head; absent where the projection has never committed.
-    fn waiting(&self, wanted: &Wanted, head: Head) -> Option<Result<Told, MeasureError>> {
+    fn waiting(&self, wanted: &Wanted, head: LogHead) -> Option<Result<Told, MeasureError>> {
         match self.shards.told(&wanted.ask.key, head) {
             Some(told) => Some(told.map(|told| self.waiting_in_shards(told, head))),
             None => self.waiting_beyond(wanted, head).map(Ok),
         }
     }
 
-    fn waiting_in_shards(&self, told: ShardsTold, head: Head) -> Told {
+    fn waiting_in_shards(&self, told: ShardsTold, head: LogHead) -> Told {
         let (segments, above_at) = &self.above;
         let (above, oldest_above) = told.above.unwrap_or_else(|| {
             let above = waiting_between(segments, head.safe, head.raw);
@@ -212,7 +212,7 @@ impl Table {
     }
 
     /// What waits beyond the lowest row.
-    fn waiting_beyond(&self, wanted: &Wanted, head: Head) -> Option<Told> {
+    fn waiting_beyond(&self, wanted: &Wanted, head: LogHead) -> Option<Told> {
         let counted = self.counted.get(&wanted.ask.key)?;
         let (segments, above_at) = &self.above;
         let above = waiting_between(segments, wanted.checkpoint.state.lowest()?.max(head.safe), head.raw);
@@ -263,7 +263,7 @@ impl Table {
 
     /// Brings all counts up to date. What is at or below the safe head never changes, so where neither checkpoint nor safe head moved the last count
     /// still holds. Above it, all is counted at each poll.
-    async fn count(&mut self, client: &Client, wanted: &[Wanted], head: Head) -> Result<(), Error> {
+    async fn count(&mut self, client: &Client, wanted: &[Wanted], head: LogHead) -> Result<(), Error> {
         let safe = head.safe;
         if self.counted.len() > wanted.len() * 2 + 16 {
             self.counted.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
@@ -272,7 +272,7 @@ impl Table {
         for wanted in wanted {
             let by_shard = wanted.ask.question.shard.is_some() && wanted.checkpoint.shards.is_some();
             match &wanted.checkpoint.state {
-                CheckpointState::NeverCommitted => {
+                CheckpointState::NeverCommitted | CheckpointState::Handled(_) => {
                     self.counted.remove(&wanted.ask.key);
                     self.shards.forget(&wanted.ask.key);
                 }
