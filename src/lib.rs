@@ -21,6 +21,7 @@ pub mod names;
 pub mod platform;
 pub mod projector;
 pub mod read_stores;
+pub mod resolve;
 pub mod sampler;
 pub mod served_metrics;
 pub mod simulate;

@@ -2,3 +2,47 @@
 //! errors into words. Knows nothing of Projections.
 
 pub mod postgres;
+
+use crate::measure::MeasureError;
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum ServerKind {
+    /// PostgreSQL.
+    Postgres,
+}
+
+/// A server together with everything that a connection to it takes, credentials included: the same for all that may share connections. A rotated
+/// password makes another one.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Endpoint {
+    /// A PostgreSQL database.
+    Postgres(postgres::ConnectionIdentity),
+}
+
+/// How to reach a server of one kind, as a Secret says it.
+pub trait ServerSettings: Sized {
+    /// The keys that are looked for in a Secret, the most telling first.
+    fn keys() -> Vec<&'static str>;
+
+    /// Reads what `value` gives for keys.
+    ///
+    /// # Errors
+    /// `SecretKeyMissing` or `ConnectionStringInvalid`; the message names the key and shows no secret.
+    fn from_keys<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Result<Self, MeasureError>;
+
+    /// Trusts this certificate authority (PEM) instead of the public ones.
+    ///
+    /// # Errors
+    /// Why these settings never verify a certificate, and what to change.
+    fn trusting(self, authority: &[u8]) -> Result<Self, &'static str>;
+
+    /// Shows the server this certificate and its key (PEM).
+    ///
+    /// # Errors
+    /// Why these settings never show one, and what to change.
+    fn showing(self, certificate: &[u8], key: &[u8]) -> Result<Self, &'static str>;
+
+    /// The server with these settings.
+    fn endpoint(&self) -> Endpoint;
+}

@@ -1,7 +1,7 @@
 //! Projections second by second: what the model learns, and when it calls one stuck.
 
 use super::*;
-use crate::lag::{CheckpointState, Head, Limit, Rewound};
+use crate::lag::{CheckpointState, Head, Limit, Position, Rewound};
 
 const BOUNDS: Bounds = Bounds {
     target: Duration::from_secs(10),

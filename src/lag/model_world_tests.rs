@@ -1,7 +1,7 @@
 //! Whole stories: a source, its shards and its workers, second by second, and what the model makes of them.
 
 use super::*;
-use crate::lag::{CatchUp, CheckpointState, Head, Limit, Required, Stage};
+use crate::lag::{CatchUp, CheckpointState, Head, Limit, Position, Required, Stage};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

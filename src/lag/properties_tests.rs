@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::lag::{CatchUp, CheckpointState, Head, Required};
+use crate::lag::{CatchUp, CheckpointState, Head, Position, Required};
 
 #[derive(Clone, Debug)]
 struct Step {

@@ -1,14 +1,11 @@
 //! Checkpoints in PostgreSQL: all projections of one table in one statement.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::names::NameType;
+use super::{Checkpoint, Checkpoints, names::NameType};
 use crate::{
     api::{CheckpointLocation, CheckpointRows, Reason},
     clients::postgres::{
@@ -19,34 +16,10 @@ use crate::{
     measure::MeasureError,
 };
 
-/// One projection's checkpoint, and whether it tells what was done exactly.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Checkpoint {
-    /// The positions.
-    pub state: CheckpointState,
-    /// Where each shard has a row of its own: the shards as text, in the order of the positions.
-    pub shards: Option<Arc<[Arc<str>]>>,
-    /// Why it does not tell what was done exactly, and what to add. Then the state holds the lowest and the highest of several rows, and what has been done
-    /// between the two is not known.
-    pub bound: Option<Arc<str>>,
-    /// Events that workers of the built-in projector cannot handle, the lowest position first.
-    pub failed: Vec<FailedEvent>,
-}
-
-impl Checkpoint {
-    /// Without shards, and exact.
-    fn plain(state: CheckpointState) -> Self {
-        Self { state, shards: None, bound: None, failed: Vec::new() }
-    }
-}
-
 /// So many failed events are read for each projection.
 const MOST_FAILED: u32 = 8;
 /// More characters of a worker's words are not read.
 const LONGEST_FAILURE: u32 = 500;
-
-/// What was read, or why not, for each location asked for.
-pub type Checkpoints = HashMap<CheckpointLocation, Result<Checkpoint, MeasureError>>;
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Table {
@@ -66,7 +39,11 @@ enum Rows {
 }
 
 /// Reads the checkpoints at `locations`, one statement a table, before `deadline`. A failing table does not affect the others.
-pub async fn read(database: &Database, locations: &BTreeSet<CheckpointLocation>, deadline: Instant) -> Checkpoints {
+pub(super) async fn read(
+    database: &Database,
+    locations: &BTreeSet<CheckpointLocation>,
+    deadline: Instant,
+) -> Checkpoints {
     let mut answers = Checkpoints::new();
     let mut tables: HashMap<Table, Vec<&CheckpointLocation>> = HashMap::new();
     for location in locations {

@@ -8,13 +8,14 @@ use std::{
 
 use kube::ResourceExt;
 
-use super::{budgets::Budgets, plan::key_of};
+use super::budgets::Budgets;
 use crate::{
     api::{Checkpoint, ConditionType, OnUnknown, PostgresReadStore, Projection, Reason, Source},
     bounds::bounds,
     lag::{Bounds, Cadence, Claim, Fault, Model, Sample, Workers},
     leader_required::Following,
     measure::{MeasureError, ProjectionKey},
+    resolve::key_of,
     snapshot::{Measured, Observation, Snapshot},
 };
 

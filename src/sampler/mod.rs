@@ -1,13 +1,15 @@
-//! Who is sampled when: groups Projections by database, polls each database in a task of its own, and publishes what it finds.
+//! Who is sampled when: groups Projections by server, polls each server in a task of its own, and publishes what it finds.
 //!
-//! Reads Projections and Secrets, never writes to the cluster. Everything that decides is in [`plan`] and [`board`], which do no IO.
+//! Reads Projections and Secrets, never writes to the cluster. Everything that decides is in [`grouping`] and [`board`], which do no IO.
 
 mod board;
 mod budgets;
-mod plan;
+mod checkpoints;
+mod grouping;
 mod planner;
 mod poll;
 mod secrets;
+mod tasks;
 
 use std::{
     future::Future,

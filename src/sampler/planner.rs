@@ -12,19 +12,25 @@ use tokio::{
 };
 
 use super::{
-    AbortOnDrop, SamplerMetrics, Secrets,
+    SamplerMetrics, Secrets,
     board::Reported,
-    plan::{ConnectionName, Need, Plan, SourcePlan, key_of, need, plan},
-    poll::{Work, poll},
+    grouping::{Group, Groups, group},
+    poll::Work,
     secrets::SecretCache,
+    tasks::Tasks,
 };
 use crate::{
-    api::Projection,
-    clients::postgres::{ConnectionIdentity, Database},
+    api::{CheckpointRows, Projection},
+    clients::{
+        Endpoint,
+        postgres::{ConnectionIdentity, Database},
+    },
     measure::{MeasureError, ProjectionKey},
+    read_stores::CheckpointStore,
+    resolve::{ConnectionName, Resolved, ResolvedSource, key_of, resolve},
     snapshot::valid_for,
     sources::{
-        Ask,
+        Ask, CheckpointQuery,
         postgres::{PostgresProbe, Question},
     },
 };
@@ -42,14 +48,10 @@ pub(super) struct Planner {
     reports: mpsc::UnboundedSender<Reported>,
     metrics: Arc<SamplerMetrics>,
     started: Instant,
+    resolved: Vec<Resolved>,
+    /// PostgreSQL databases, with events or with checkpoints: one connection each.
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
-    running: HashMap<ConnectionIdentity, Running>,
-    needs: Vec<Need>,
-}
-
-struct Running {
-    work: watch::Sender<Work<Question>>,
-    _task: AbortOnDrop,
+    postgres: Tasks<ConnectionIdentity, PostgresProbe>,
 }
 
 impl Planner {
@@ -64,9 +66,9 @@ impl Planner {
             reports,
             metrics,
             started: Instant::now(),
+            resolved: Vec::new(),
             databases: HashMap::new(),
-            running: HashMap::new(),
-            needs: Vec::new(),
+            postgres: Tasks::default(),
         }
     }
 
@@ -83,7 +85,7 @@ impl Planner {
                 let projections = known.borrow_and_update().clone();
                 self.gather(&projections);
             }
-            let needed = self.needs.iter().flat_map(names).cloned().collect();
+            let needed = self.resolved.iter().flat_map(Resolved::connections).cloned().collect();
             if self.cache.refresh(needed, &self.secrets).await || news {
                 self.plan();
             }
@@ -97,8 +99,9 @@ impl Planner {
                 },
                 _ = refusals.recv_many(&mut refused, 1_024) => {
                     let keys: HashSet<ProjectionKey> = refused.drain(..).collect();
-                    let theirs = self.needs.iter().filter(|need| keys.contains(&need.key));
-                    self.cache.distrust(theirs.flat_map(names).cloned().collect::<HashSet<_>>());
+                    let theirs = self.resolved.iter().filter(|resolved| keys.contains(&resolved.key));
+                    let theirs: HashSet<ConnectionName> = theirs.flat_map(Resolved::connections).cloned().collect();
+                    self.cache.distrust(theirs);
                 }
                 () = sleep_until(refresh_at) => {}
             }
@@ -106,10 +109,10 @@ impl Planner {
     }
 
     fn gather(&mut self, projections: &[Arc<Projection>]) {
-        self.needs.clear();
+        self.resolved.clear();
         for projection in projections {
-            match need(projection) {
-                Ok(need) => self.needs.push(need),
+            match resolve(projection) {
+                Ok(resolved) => self.resolved.push(resolved),
                 Err(unknown) => self.report(
                     key_of(projection),
                     projection.metadata.uid.as_deref().unwrap_or_default().into(),
@@ -121,44 +124,57 @@ impl Planner {
     }
 
     fn plan(&mut self) {
-        let Plan { sources, failures, databases } = plan(self.needs.clone(), &self.cache.settings());
-        for (need, unknown) in failures {
-            self.report(need.key, need.uid, need.generation, unknown);
+        let Groups { sources, failures, endpoints } = group(self.resolved.clone(), &self.cache.endpoints());
+        for (Resolved { key, uid, generation, .. }, error) in failures {
+            self.report(key, uid, generation, error);
         }
-        // A rotated password makes another identity: its tasks and connections end here, and only its.
-        self.running.retain(|identity, _| sources.contains_key(identity));
-        self.databases.retain(|identity, _| databases.contains(identity));
-        for identity in databases {
+        // A rotated password makes another endpoint: its tasks and connections end here, and only its.
+        self.postgres.retain(|identity| sources.contains_key(&Endpoint::Postgres(identity.clone())));
+        self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
+        for endpoint in endpoints {
+            let Endpoint::Postgres(identity) = endpoint;
             self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
         }
         self.metrics.databases.store(u64::try_from(self.databases.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        for (identity, source) in sources {
-            self.follow(identity, source);
+        for (endpoint, group) in sources {
+            self.start(endpoint, group);
         }
     }
 
-    fn follow(&mut self, identity: ConnectionIdentity, source: SourcePlan) {
-        let asks = source.asks.into_iter().filter_map(|(need, store)| {
-            let read_store = store.settings().database().into();
-            let store = Arc::clone(self.databases.get(&store)?);
-            let Need { key, uid, generation, table, checkpoint, .. } = need;
-            let question = Question::new(&table, store, checkpoint);
-            Some(Arc::new(Ask { key, uid, generation, read_store, question }))
-        });
-        let work = Work { asks: asks.collect(), interval: source.interval };
-        if let Some(running) = self.running.get(&identity) {
-            running.work.send_if_modified(|before| {
-                let modified = before.asks != work.asks || before.interval != work.interval;
-                *before = work;
-                modified
-            });
-            return;
+    /// Sees to it that the projections of this server are measured: one arm a kind.
+    fn start(&mut self, endpoint: Endpoint, group: Group) {
+        match endpoint {
+            Endpoint::Postgres(identity) => {
+                let work = self.work(group, |source, rows| match source {
+                    ResolvedSource::Postgres { table, .. } => Some(Question::new(table, rows)),
+                });
+                let Some(database) = self.databases.get(&identity).map(Arc::clone) else { return };
+                let started = self.started;
+                let probe = || PostgresProbe::new(database, started);
+                self.postgres.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
         }
-        let Some(database) = self.databases.get(&identity) else { return };
-        let probe = PostgresProbe::new(Arc::clone(database), self.started);
-        let (work, work_there) = watch::channel(work);
-        let task = poll(probe, work_there, self.reports.clone(), Arc::clone(&self.metrics));
-        self.running.insert(identity, Running { work, _task: AbortOnDrop(tokio::spawn(task)) });
+    }
+
+    /// What one server is asked: `question` makes it from a source of the server's kind and the rows of the checkpoint.
+    fn work<Q>(
+        &self,
+        Group { members, interval }: Group,
+        question: impl Fn(&ResolvedSource, CheckpointRows) -> Option<Q>,
+    ) -> Work<Q> {
+        let asks = members.into_iter().filter_map(|(resolved, store)| {
+            let Resolved { key, uid, generation, source, checkpoint, .. } = resolved;
+            let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows.clone());
+            let question = question(&source, rows)?;
+            let store = store.map(|Endpoint::Postgres(identity)| identity);
+            let read_store = store.as_ref().map(|identity| identity.settings().database().into());
+            let database = store.and_then(|identity| self.databases.get(&identity).map(Arc::clone));
+            let checkpoint = checkpoint
+                .zip(database)
+                .map(|(location, database)| CheckpointQuery { store: CheckpointStore::Postgres(database), location });
+            Some(Arc::new(Ask { key, uid, generation, read_store, checkpoint, question }))
+        });
+        Work { asks: asks.collect(), interval }
     }
 
     fn report(&self, key: ProjectionKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {
@@ -168,9 +184,4 @@ impl Planner {
         let _ =
             self.reports.send(Reported { key, uid, generation, read_store: None, result: Err(unknown), valid_until });
     }
-}
-
-/// What its connections are called.
-fn names(need: &Need) -> [&ConnectionName; 2] {
-    [&need.events, &need.store]
 }

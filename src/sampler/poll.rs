@@ -1,20 +1,28 @@
 //! One task a source: polls at its interval with jitter, and at once when the source pushes. Knows no kind of source.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{SamplerMetrics, board::Reported};
+use super::{SamplerMetrics, board::Reported, checkpoints::CheckpointReader};
 use crate::{
+    api::Reason,
+    measure::{MeasureError, ProjectionKey},
     snapshot::valid_for,
-    sources::{Ask, Pace, Probe},
+    sources::{Ask, Pace, Probe, Report, Target},
 };
+
+/// A source or read store that has not answered by then is not waited for.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// A probe that does not end by itself at its deadline is ended so long after it.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Pushes that come within this time of the beginning of a poll are answered together.
 const PUSH_GAP: Duration = Duration::from_millis(50);
@@ -37,9 +45,16 @@ pub(super) async fn poll<P: Probe>(
     reports: mpsc::UnboundedSender<Reported>,
     metrics: Arc<SamplerMetrics>,
 ) {
+    let mut checkpoints = CheckpointReader::default();
+    let mut followed: Option<Vec<Arc<Ask<P::Question>>>> = None;
     loop {
         let started = Instant::now();
         let Work { asks, interval } = work.borrow_and_update().clone();
+        if followed.as_ref() != Some(&asks) {
+            checkpoints.follow(&asks);
+            probe.follow(&asks);
+            followed = Some(asks.clone());
+        }
         let valid = valid_for(interval);
         let mut report = |ask: &Ask<P::Question>, result: Result<_, _>| {
             metrics.count(result.is_ok());
@@ -48,26 +63,56 @@ pub(super) async fn poll<P: Probe>(
                 key: ask.key.clone(),
                 uid: Arc::clone(&ask.uid),
                 generation: ask.generation,
-                read_store: Some(Arc::clone(&ask.read_store)),
+                read_store: ask.read_store.clone(),
                 result,
                 valid_until: std::time::Instant::now() + valid,
             });
         };
-        let pace = probe.measure(&asks, &mut report).await;
+        let targets = checkpoints.targets(&asks, started + DEADLINE, &mut report).await;
+        let pace = measure(&mut probe, targets, &mut report).await;
         metrics.polls.fetch_add(1, Ordering::Relaxed);
         let polled = started.elapsed();
         let spent = u64::try_from(polled.as_micros()).unwrap_or(u64::MAX);
         metrics.poll_microseconds.fetch_add(spent, Ordering::Relaxed);
         let next = started + next_poll(interval, pace, rand::random_range(0.0..1.0));
-        tokio::select! {
-            () = sleep_until(next) => {}
-            () = probe.woken() => {
-                metrics.pushes.fetch_add(1, Ordering::Relaxed);
-                sleep_until(started + PUSH_GAP.max(polled * PUSH_REST)).await;
-            }
-            changed = work.changed() => if changed.is_err() { return },
+        let pushed = tokio::select! {
+            () = sleep_until(next) => false,
+            () = probe.woken() => true,
+            () = checkpoints.late() => true,
+            changed = work.changed() => match changed {
+                Ok(()) => false,
+                Err(_) => return,
+            },
+        };
+        if pushed {
+            metrics.pushes.fetch_add(1, Ordering::Relaxed);
+            sleep_until(started + PUSH_GAP.max(polled * PUSH_REST)).await;
         }
     }
+}
+
+/// Measures once, and reports what the probe has not reported when its time is over.
+async fn measure<P: Probe>(probe: &mut P, targets: Vec<Target<P::Question>>, report: Report<'_, P::Question>) -> Pace {
+    if targets.is_empty() {
+        return Pace::Usual;
+    }
+    let deadline = Instant::now() + DEADLINE;
+    let mut unanswered: HashMap<ProjectionKey, Arc<Ask<P::Question>>> =
+        targets.iter().map(|target| (target.ask.key.clone(), Arc::clone(&target.ask))).collect();
+    let mut note = |ask: &Ask<P::Question>, result| {
+        unanswered.remove(&ask.key);
+        report(ask, result);
+    };
+    if let Ok(pace) = timeout_at(deadline + GRACE, probe.measure(targets, deadline, &mut note)).await {
+        return pace;
+    }
+    for ask in unanswered.values() {
+        report(
+            ask,
+            Err(MeasureError { reason: Reason::TimedOut, message: "the source did not answer in time".to_owned() }),
+        );
+    }
+    Pace::Usual
 }
 
 /// How long after the beginning of a poll the next one begins: the interval, a tenth more or less as `random` (0 to 1) says, so

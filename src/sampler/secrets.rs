@@ -1,4 +1,4 @@
-//! Connection strings from Secrets: read when first needed, again every half minute, and at once when a database refuses them.
+//! How to reach servers, from Secrets: read when first needed, again every half minute, and at once when a database refuses them.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,8 +10,13 @@ use std::{
 use futures::{StreamExt, future::BoxFuture};
 use tokio::time::{Instant, timeout};
 
-use super::plan::{ConnectionName, SecretName};
-use crate::{api::Reason, clients::postgres::ConnectionSettings, measure::MeasureError, names::secret_key};
+use super::grouping::Endpoints;
+use crate::{
+    api::Reason,
+    clients::{Endpoint, ServerKind, ServerSettings, postgres},
+    measure::MeasureError,
+    resolve::{ConnectionName, SecretName},
+};
 
 /// The largest value that is used of a Secret, in bytes. Workers get it as an environment variable, and Linux starts no program with one above
 /// 128 KiB.
@@ -45,7 +50,7 @@ pub(super) struct SecretCache {
 }
 
 struct Entry {
-    settings: Result<ConnectionSettings, MeasureError>,
+    endpoint: Result<Endpoint, MeasureError>,
     read: Instant,
 }
 
@@ -61,19 +66,19 @@ impl SecretCache {
             .map(|name| {
                 let secrets = Arc::clone(secrets);
                 async move {
-                    let settings = settings(&name, &secrets).await;
-                    (name, settings)
+                    let endpoint = endpoint(&name, &secrets).await;
+                    (name, endpoint)
                 }
             })
             .buffer_unordered(AT_ONCE);
-        while let Some((name, settings)) = reading.next().await {
+        while let Some((name, endpoint)) = reading.next().await {
             // That the cluster does not answer says nothing about the Secret.
-            let unanswered = settings.as_ref().is_err_and(|unknown| !is_answer(unknown.reason));
-            match self.entries.get_mut(&name).filter(|entry| unanswered && entry.settings.is_ok()) {
+            let unanswered = endpoint.as_ref().is_err_and(|unknown| !is_answer(unknown.reason));
+            match self.entries.get_mut(&name).filter(|entry| unanswered && entry.endpoint.is_ok()) {
                 Some(known) => known.read = Instant::now(),
                 None => {
-                    let entry = Entry { settings, read: Instant::now() };
-                    changed |= self.entries.get(&name).is_none_or(|before| !before.says_the_same(&entry));
+                    let entry = Entry { endpoint, read: Instant::now() };
+                    changed |= self.entries.get(&name).is_none_or(|before| before.endpoint != entry.endpoint);
                     self.entries.insert(name, entry);
                 }
             }
@@ -94,51 +99,44 @@ impl SecretCache {
         }
     }
 
-    pub(super) fn settings(&self) -> HashMap<ConnectionName, Result<ConnectionSettings, MeasureError>> {
-        self.entries.iter().map(|(name, entry)| (name.clone(), entry.settings.clone())).collect()
+    pub(super) fn endpoints(&self) -> Endpoints {
+        self.entries.iter().map(|(name, entry)| (name.clone(), entry.endpoint.clone())).collect()
     }
 }
 
 impl Entry {
-    fn says_the_same(&self, other: &Self) -> bool {
-        match (&self.settings, &other.settings) {
-            (Ok(one), Ok(other)) => one.identity() == other.identity(),
-            (Err(one), Err(other)) => one == other,
-            (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
-        }
-    }
-
     fn is_due(&self, now: Instant) -> bool {
-        let trusted_for = if self.settings.is_ok() { TRUST_FOR } else { RETRY_FAILED_AFTER };
+        let trusted_for = if self.endpoint.is_ok() { TRUST_FOR } else { RETRY_FAILED_AFTER };
         now.duration_since(self.read) >= trusted_for
     }
 }
 
 /// Reads what a connection is made of. A failure names the Secret that it is about.
-async fn settings(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<ConnectionSettings, MeasureError> {
-    let ConnectionName { secret, ca, client, given } = name;
+async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<Endpoint, MeasureError> {
+    match name.server {
+        ServerKind::Postgres => settings::<postgres::ConnectionSettings>(name, secrets).await,
+    }
+    .map(|settings| settings.endpoint())
+}
+
+async fn settings<S: ServerSettings>(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<S, MeasureError> {
+    let ConnectionName { server: _, secret, ca, client, given } = name;
     let data = read(secret, secrets).await?;
-    let mut settings = parse(secret, &data, given).map_err(|unknown| about(secret, &unknown))?;
+    let mut settings: S = parse(secret, &data, given).map_err(|unknown| about(secret, &unknown))?;
     if let Some(ca) = ca {
         let data = read(ca, secrets).await?;
         let pem = ca.key.as_deref().map_or(Ok(""), |key| text(&data, key)).map_err(|unknown| about(ca, &unknown))?;
-        if !settings.verifies_certificate() {
-            return Err(invalid(format!(
-                "{secret}: {ca} holds a certificate authority, and this sslmode verifies nothing: add sslmode=verify-full"
-            )));
-        }
-        settings = settings.with_ca(pem.as_bytes());
+        settings = settings
+            .trusting(pem.as_bytes())
+            .map_err(|why| invalid(format!("{secret}: {ca} holds a certificate authority, and {why}")))?;
     }
     if let Some(client) = client {
         let data = read(client, secrets).await?;
         let value = |key| text(&data, key).map_err(|unknown| about(client, &unknown));
         let (certificate, key) = (value("tls.crt")?, value("tls.key")?);
-        if !settings.may_use_tls() {
-            return Err(invalid(format!(
-                "{secret}: {client} holds a client certificate, and sslmode=disable never shows it: use sslmode=require or better"
-            )));
-        }
-        settings = settings.with_client_certificate(certificate.as_bytes(), key.as_bytes());
+        settings = settings
+            .showing(certificate.as_bytes(), key.as_bytes())
+            .map_err(|why| invalid(format!("{secret}: {client} holds a client certificate, and {why}")))?;
     }
     Ok(settings)
 }
@@ -156,37 +154,33 @@ fn invalid(message: String) -> MeasureError {
     MeasureError { reason: Reason::ConnectionStringInvalid, message }
 }
 
-fn parse(
+fn parse<S: ServerSettings>(
     name: &SecretName,
     data: &SecretData,
     given: &[(&'static str, String)],
-) -> Result<ConnectionSettings, MeasureError> {
+) -> Result<S, MeasureError> {
     let mut values: BTreeMap<&str, &str> = BTreeMap::new();
     match &name.key {
         // Where the key is told, it is the connection string, whatever it is called.
         Some(key) => drop(values.insert("url", text(data, key)?)),
         None => {
-            for key in secret_key::all().filter(|key| data.0.contains_key(*key)) {
+            for key in S::keys().into_iter().filter(|key| data.0.contains_key(*key)) {
                 values.insert(key, text(data, key)?);
             }
         }
     }
     if values.is_empty() {
-        let looked = secret_key::all().collect::<Vec<_>>().join(", ");
         let message = format!(
-            "none of the keys that are looked for ({looked}) is in it; {}: name the key in secretRef.key",
+            "none of the keys that are looked for ({}) is in it; {}: name the key in secretRef.key",
+            S::keys().join(", "),
             held(data)
         );
         return Err(MeasureError { reason: Reason::SecretKeyMissing, message });
     }
     values.extend(given.iter().map(|(key, value)| (*key, value.as_str())));
-    ConnectionSettings::from_keys(|key| values.get(key).copied()).map_err(|error| {
-        let message = error.to_string();
-        let missing = message.contains("is missing");
-        MeasureError {
-            reason: if missing { Reason::SecretKeyMissing } else { error.reason() },
-            message: if missing { format!("{message}; {}", held(data)) } else { message },
-        }
+    S::from_keys(|key| values.get(key).copied()).map_err(|error| match error.reason {
+        Reason::SecretKeyMissing => MeasureError { message: format!("{}; {}", error.message, held(data)), ..error },
+        _ => error,
     })
 }
 
@@ -237,6 +231,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::clients::postgres::ConnectionSettings;
 
     struct Answers(Mutex<Vec<Result<SecretData, MeasureError>>>);
 
@@ -256,7 +251,13 @@ mod tests {
     }
 
     fn connection(key: Option<&str>) -> ConnectionName {
-        ConnectionName { secret: secret("db", key), ca: None, client: None, given: Vec::new() }
+        ConnectionName {
+            server: ServerKind::Postgres,
+            secret: secret("db", key),
+            ca: None,
+            client: None,
+            given: Vec::new(),
+        }
     }
 
     /// Reads a connection whose Secrets are asked for in this order.
@@ -281,7 +282,7 @@ mod tests {
                 entry.read = entry.read.checked_sub(TRUST_FOR).unwrap();
             }
             cache.refresh(HashSet::from([name.clone()]), &secrets).await;
-            cache.settings()[&name].as_ref().map_err(|unknown| unknown.reason).err()
+            cache.endpoints()[&name].as_ref().map_err(|unknown| unknown.reason).err()
         };
         assert_eq!(after_reading().await, None);
         assert_eq!(after_reading().await, None, "not answered: the last value holds");

@@ -4,9 +4,13 @@ pub mod postgres;
 
 use std::{future::Future, sync::Arc};
 
+use tokio::time::Instant;
+
 use crate::{
+    api::CheckpointLocation,
     lag::Sample,
     measure::{MeasureError, ProjectionKey},
+    read_stores::{Checkpoint, CheckpointStore},
 };
 
 /// One projection to be measured.
@@ -18,10 +22,30 @@ pub struct Ask<Question> {
     pub uid: Arc<str>,
     /// The generation of the spec that the question was made from.
     pub generation: i64,
-    /// The read store that its workers write to: the same text for the same store.
-    pub read_store: Arc<str>,
+    /// The read store that its workers write to, where there is one: the same text for the same store.
+    pub read_store: Option<Arc<str>>,
+    /// Where its checkpoint is; absent where the source keeps it.
+    pub checkpoint: Option<CheckpointQuery>,
     /// What to ask.
     pub question: Question,
+}
+
+/// Where a checkpoint is read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CheckpointQuery {
+    /// The read store.
+    pub store: CheckpointStore,
+    /// The place in it.
+    pub location: CheckpointLocation,
+}
+
+/// One projection to be measured now, with the checkpoint that was read before.
+#[derive(Clone, Debug)]
+pub struct Target<Question> {
+    /// What to ask, for whom.
+    pub ask: Arc<Ask<Question>>,
+    /// How far it has come; absent where the source keeps that itself.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// When the next poll should be.
@@ -38,16 +62,22 @@ pub type Report<'a, Question> = &'a mut (dyn FnMut(&Ask<Question>, Result<Sample
 
 /// Answers for all projections of one source.
 ///
-/// A probe keeps its connection and its memory of the source from poll to poll, holds every deadline itself, and reports for each projection
-/// at most once a poll. A projection that it does not report for keeps its last answer, until that is too old.
+/// A probe keeps its connection and its memory of the source from poll to poll, and reports for each projection at most once a poll. A projection that it
+/// does not report for keeps its last answer, until that is too old. The sampler reads the checkpoints first, so that a healthy one is never beyond
+/// the head, and hands over those that came in time.
 pub trait Probe: Send + 'static {
     /// What there is to know of a projection in order to measure it.
     type Question: Clone + Eq + Send + Sync + 'static;
 
-    /// Measures once.
+    /// From now on these are measured, each as soon as its checkpoint is there.
+    fn follow(&mut self, asks: &[Arc<Ask<Self::Question>>]);
+
+    /// Measures once. What is not reported by `deadline` the sampler reports as timed out, and drops the future a little later: so a probe that has
+    /// more to say of it, or something to clean up, gives up by itself.
     fn measure(
         &mut self,
-        asks: &[Arc<Ask<Self::Question>>],
+        targets: Vec<Target<Self::Question>>,
+        deadline: Instant,
         report: Report<'_, Self::Question>,
     ) -> impl Future<Output = Pace> + Send;
 

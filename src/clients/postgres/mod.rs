@@ -14,6 +14,7 @@ mod pooled;
 mod quote;
 pub(crate) mod row_security;
 mod secret_keys;
+mod server_settings;
 mod settings;
 mod sqlstate;
 mod statement;

@@ -1,7 +1,6 @@
 //! Event tables in PostgreSQL, with checkpoints in any PostgreSQL.
 //!
-//! A poll asks the read stores for checkpoints first, each before its own deadline, and then looks at the event tables: so a healthy
-//! checkpoint is never beyond the head. A read store that does not answer soon is left behind and joins a later poll.
+//! One connection for all tables of a database. A table that is too slow costs the others no more than one poll.
 
 mod arrivals;
 mod audit;
@@ -17,134 +16,64 @@ mod tally;
 mod untold_shard;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, mpsc},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 pub use questions::Question;
 
-use super::{Ask, Pace, Probe, Report};
+use super::{Ask, Pace, Probe, Report, Target};
 use crate::{
-    api::{CheckpointLocation, EventTable, Reason},
-    clients::postgres::{ConnectionIdentity, Database},
+    api::{EventTable, Reason},
+    clients::postgres::Database,
     measure::MeasureError,
-    read_stores::postgres::{self as read_store, Checkpoints},
 };
 use questions::Wanted;
 use table::Table;
-
-/// A source or read store that has not answered by then is not waited for.
-const POLL_DEADLINE: Duration = Duration::from_secs(5);
-/// A poll waits no longer than this for checkpoints; those that come later are used in a later poll.
-const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(300);
 
 type AskRef = Arc<Ask<Question>>;
 
 /// All projections on one event database.
 pub struct PostgresProbe {
     database: Arc<Database>,
-    stores: HashMap<ConnectionIdentity, Store>,
     tables: HashMap<EventTable, Table>,
-    /// Wakes the sampler when a late read store has answered.
-    late: Arc<Notify>,
     started: std::time::Instant,
-}
-
-/// A read store, with a request to it that may be under way.
-struct Store {
-    database: Arc<Database>,
-    asked: bool,
-    answers: (mpsc::Sender<Checkpoints>, mpsc::Receiver<Checkpoints>),
 }
 
 impl PostgresProbe {
     /// A probe of `database`. `started` is the zero of all sample times.
     pub fn new(database: Arc<Database>, started: std::time::Instant) -> Self {
-        Self { database, stores: HashMap::new(), tables: HashMap::new(), late: Arc::default(), started }
-    }
-
-    fn follow(&mut self, asks: &[AskRef]) {
-        let channels = asks.iter().filter_map(|ask| ask.question.notify_channel.clone()).collect();
-        self.database.listen(channels);
-        let wanted: HashMap<ConnectionIdentity, Arc<Database>> =
-            asks.iter().map(|ask| (ask.question.store.identity().clone(), Arc::clone(&ask.question.store.0))).collect();
-        self.stores.retain(|identity, _| wanted.contains_key(identity));
-        for (identity, database) in wanted {
-            self.stores.entry(identity).or_insert_with(|| Store { database, asked: false, answers: mpsc::channel(1) });
-        }
-        let tables: HashSet<&EventTable> = asks.iter().map(|ask| &ask.question.table).collect();
-        self.tables.retain(|table, _| tables.contains(table));
-    }
-
-    /// Asks every read store that is not busy with an earlier request, and returns what comes in before patience ends.
-    async fn checkpoints(&mut self, asks: &[AskRef]) -> HashMap<ConnectionIdentity, Checkpoints> {
-        let mut waiting = Vec::new();
-        for (identity, store) in &mut self.stores {
-            if store.asked {
-                continue;
-            }
-            let locations: BTreeSet<CheckpointLocation> = asks
-                .iter()
-                .filter(|ask| ask.question.store.identity() == identity)
-                .map(|ask| ask.question.checkpoint.clone())
-                .collect();
-            store.asked = true;
-            waiting.push(identity.clone());
-            let (database, answer, late) =
-                (Arc::clone(&store.database), store.answers.0.clone(), Arc::clone(&self.late));
-            let asked_at = Instant::now();
-            tokio::spawn(async move {
-                let checkpoints = read_store::read(&database, &locations, asked_at + POLL_DEADLINE).await;
-                // Nobody waits for it any more when the probe is gone.
-                let _ = answer.send(checkpoints).await;
-                if asked_at.elapsed() >= CHECKPOINT_PATIENCE {
-                    late.notify_one();
-                }
-            });
-        }
-        let patience = Instant::now() + CHECKPOINT_PATIENCE;
-        let mut answers = HashMap::new();
-        for (identity, store) in &mut self.stores {
-            let answer = if waiting.contains(identity) {
-                timeout_at(patience, store.answers.1.recv()).await.ok().flatten()
-            } else {
-                store.answers.1.try_recv().ok()
-            };
-            if let Some(answer) = answer {
-                store.asked = false;
-                answers.insert(identity.clone(), answer);
-            }
-        }
-        answers
+        Self { database, tables: HashMap::new(), started }
     }
 }
 
 impl Probe for PostgresProbe {
     type Question = Question;
 
-    async fn measure(&mut self, asks: &[AskRef], report: Report<'_, Question>) -> Pace {
-        self.follow(asks);
-        let mut checkpoints = self.checkpoints(asks).await;
+    fn follow(&mut self, asks: &[AskRef]) {
+        let channels = asks.iter().filter_map(|ask| ask.question.notify_channel.clone()).collect();
+        self.database.listen(channels);
+        let tables: HashSet<&EventTable> = asks.iter().map(|ask| &ask.question.table).collect();
+        self.tables.retain(|table, _| tables.contains(table));
+    }
+
+    async fn measure(
+        &mut self,
+        targets: Vec<Target<Question>>,
+        deadline: Instant,
+        report: Report<'_, Question>,
+    ) -> Pace {
         let mut wanted: HashMap<EventTable, Vec<Wanted>> = HashMap::new();
-        for ask in asks {
-            let answer = checkpoints.get_mut(ask.question.store.identity());
-            match answer.and_then(|answer| answer.get(&ask.question.checkpoint)) {
-                // Late, or not asked for in that request: a later poll has it.
-                None => {}
-                Some(Err(unknown)) => report(ask, Err(in_read_store(unknown))),
-                Some(Ok(checkpoint)) => wanted
-                    .entry(ask.question.table.clone())
-                    .or_default()
-                    .push(Wanted { ask: Arc::clone(ask), checkpoint: checkpoint.clone() }),
+        for Target { ask, checkpoint } in targets {
+            match checkpoint {
+                Some(checkpoint) => {
+                    wanted.entry(ask.question.table.clone()).or_default().push(Wanted { ask, checkpoint })
+                }
+                None => report(&ask, Err(without_checkpoint())),
             }
         }
-        let deadline = Instant::now() + POLL_DEADLINE;
         let mut tables: Vec<(EventTable, Vec<Wanted>)> = wanted.into_iter().collect();
         // Tables that failed come last, so that a locked one cannot use up the time of the others.
         tables.sort_by_key(|(name, _)| self.tables.get(name).map_or(0, Table::failures));
@@ -206,10 +135,7 @@ impl Probe for PostgresProbe {
     }
 
     async fn woken(&self) {
-        tokio::select! {
-            () = self.database.woken() => {}
-            () = self.late.notified() => {}
-        }
+        self.database.woken().await;
     }
 }
 
@@ -217,6 +143,10 @@ fn at(database: &Database, unknown: &MeasureError) -> MeasureError {
     MeasureError { reason: unknown.reason, message: format!("{}: {}", database.identity().settings(), unknown.message) }
 }
 
-fn in_read_store(unknown: &MeasureError) -> MeasureError {
-    MeasureError { reason: unknown.reason, message: format!("read store: {}", unknown.message) }
+/// An event table does not know how far a projection has come; the rules of the resource ask for the place of its checkpoint.
+fn without_checkpoint() -> MeasureError {
+    MeasureError {
+        reason: Reason::InvalidSpec,
+        message: "spec.checkpoint is missing: where does the projector commit how far it has come?".to_owned(),
+    }
 }

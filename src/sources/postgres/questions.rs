@@ -1,12 +1,10 @@
 //! What there is to know of a projection in order to measure it on PostgreSQL.
 
-use std::{fmt, sync::Arc};
-
 use super::AskRef;
 use crate::{
-    api::{CheckpointLocation, CheckpointRows, EventTable},
-    clients::postgres::{ConnectionIdentity, Database, quote_identifier, shard_expression},
-    read_stores::postgres::Checkpoint,
+    api::{CheckpointRows, EventTable},
+    clients::postgres::{quote_identifier, shard_expression},
+    read_stores::Checkpoint,
 };
 
 /// A projection with the checkpoint that was read for it, before the table is looked at.
@@ -27,42 +25,15 @@ pub struct Question {
     pub shard: Option<EventShard>,
     /// The channel to listen on.
     pub notify_channel: Option<String>,
-    /// The read store.
-    pub store: StoreRef,
-    /// The checkpoint in it.
-    pub checkpoint: CheckpointLocation,
+    /// Which rows the checkpoint has.
+    pub rows: CheckpointRows,
 }
-
-/// A database, equal to another when they are the same one.
-#[derive(Clone)]
-pub struct StoreRef(pub Arc<Database>);
-
-impl StoreRef {
-    /// Which.
-    pub fn identity(&self) -> &ConnectionIdentity {
-        self.0.identity()
-    }
-}
-
-impl fmt::Debug for StoreRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.identity().fmt(f)
-    }
-}
-
-impl PartialEq for StoreRef {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for StoreRef {}
 
 impl Question {
-    /// The question for an event table of the spec.
-    pub fn new(table: &EventTable, store: Arc<Database>, checkpoint: CheckpointLocation) -> Self {
+    /// The question for an event table of the spec, whose checkpoint has these rows.
+    pub fn new(table: &EventTable, rows: CheckpointRows) -> Self {
         let without = EventTable::default();
-        let shard = match &checkpoint.rows {
+        let shard = match &rows {
             CheckpointRows::One => None,
             CheckpointRows::Numbered(shards) => {
                 Some(EventShard::Hashed(shard_expression(&quote_identifier(&table.stream), *shards)))
@@ -82,7 +53,7 @@ impl Question {
                 retention: None,
                 notify_channel: None,
             },
-            projector_columns: matches!(checkpoint.rows, CheckpointRows::Numbered(_)).then(|| EventTable {
+            projector_columns: matches!(rows, CheckpointRows::Numbered(_)).then(|| EventTable {
                 table: table.table.clone(),
                 stream: table.stream.clone(),
                 type_: table.type_.clone(),
@@ -91,8 +62,7 @@ impl Question {
             }),
             shard,
             notify_channel: table.notify_channel.clone(),
-            store: StoreRef(store),
-            checkpoint,
+            rows,
         }
     }
 }

@@ -150,7 +150,7 @@ impl ShardCounts {
                 verified: Instant::now(),
             });
             let rows = rows(wanted);
-            kept.tally.follow(&rows, is_complete(&wanted.ask.question.checkpoint.rows, rows.len()));
+            kept.tally.follow(&rows, is_complete(&wanted.ask.question.rows, rows.len()));
             groups.entry(shard).or_default().push(&wanted.ask.key);
         }
         for (shard, keys) in groups {

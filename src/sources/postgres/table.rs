@@ -20,7 +20,7 @@ use crate::{
     clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
     lag::{BlockingWriter, CheckpointState, EventFaults, Head, LogHead, Pending, Position, Sample},
     measure::{MeasureError, ProjectionKey},
-    read_stores::postgres::Checkpoint,
+    read_stores::Checkpoint,
 };
 
 /// How many events the run without a gap is followed over in one poll.
@@ -159,7 +159,7 @@ impl Table {
                 blocked_by: blocked_by.clone(),
                 unheard: pooled
                     && (wanted.ask.question.notify_channel.is_some()
-                        || matches!(wanted.ask.question.checkpoint.rows, CheckpointRows::Numbered(_))),
+                        || matches!(wanted.ask.question.rows, CheckpointRows::Numbered(_))),
                 faults: EventFaults {
                     failed: wanted.checkpoint.failed.clone(),
                     passed_over: self.audit.passed_over(&wanted.ask.key),

@@ -1,0 +1,115 @@
+//! What a Projection's spec means: which server is asked what, and where the checkpoint is. Pure.
+//!
+//! Whoever measures reads a [`Resolved`] and not the spec, so that defaults and bounds are applied in one place.
+
+mod connection;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::ResourceExt as _;
+
+pub use connection::{ConnectionName, SecretName};
+
+use crate::{
+    api::{CheckpointLocation, EventTable, Projection, ProjectionSpec, Reason},
+    clients::ServerKind,
+    measure::{MeasureError, ProjectionKey},
+};
+
+/// What measuring one Projection takes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Resolved {
+    /// Which Projection.
+    pub key: ProjectionKey,
+    /// Its UID.
+    pub uid: Arc<str>,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// The lag target.
+    pub target: Duration,
+    /// Where the events are, and what is asked there.
+    pub source: ResolvedSource,
+    /// The read store that its workers write to.
+    pub read_store: Option<ConnectionName>,
+    /// Where in the read store the checkpoint is; absent where the source itself keeps it.
+    pub checkpoint: Option<CheckpointLocation>,
+}
+
+/// A source with what is asked there: one variant a kind.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ResolvedSource {
+    /// An event table in PostgreSQL.
+    Postgres {
+        /// The database.
+        connection: ConnectionName,
+        /// The table.
+        table: EventTable,
+    },
+}
+
+impl ResolvedSource {
+    /// The server, and the field of the spec that describes the connection to it.
+    pub fn connection(&self) -> (&ConnectionName, &'static str) {
+        match self {
+            Self::Postgres { connection, .. } => (connection, "spec.source.postgres.connection"),
+        }
+    }
+}
+
+impl Resolved {
+    /// All connections that are needed.
+    pub fn connections(&self) -> impl Iterator<Item = &ConnectionName> {
+        std::iter::once(self.source.connection().0).chain(&self.read_store)
+    }
+}
+
+/// Key of a Projection.
+pub fn key_of(projection: &Projection) -> ProjectionKey {
+    ProjectionKey { namespace: projection.namespace().unwrap_or_default().into(), name: projection.name_any().into() }
+}
+
+/// What measuring this Projection takes.
+///
+/// # Errors
+/// `InvalidSpec` where the API server's rules were not in force when it was written.
+pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
+    let key = key_of(projection);
+    let spec = &projection.spec;
+    let (source, checkpoint) = source(spec, &key)?;
+    if let Some(message) = spec.overlong_name() {
+        return Err(invalid(&message));
+    }
+    let read_store = spec.read_store.as_ref().and_then(|store| store.postgres.as_ref());
+    Ok(Resolved {
+        uid: projection.uid().unwrap_or_default().into(),
+        generation: projection.metadata.generation.unwrap_or_default(),
+        target: spec.lag.target.0,
+        source,
+        read_store: read_store
+            .map(|store| ConnectionName::new(ServerKind::Postgres, &key.namespace, &store.connection)),
+        checkpoint,
+        key,
+    })
+}
+
+/// The source, and the place of the checkpoint where the source does not keep it.
+fn source(
+    spec: &ProjectionSpec,
+    key: &ProjectionKey,
+) -> Result<(ResolvedSource, Option<CheckpointLocation>), MeasureError> {
+    let Some(postgres) = &spec.source.postgres else {
+        return Err(invalid("spec.source is missing: name one source, such as spec.source.postgres"));
+    };
+    if spec.read_store.as_ref().and_then(|store| store.postgres.as_ref()).is_none() {
+        return Err(invalid("spec.readStore.postgres is missing: the checkpoint is read there"));
+    }
+    let checkpoint = spec
+        .checkpoint_location(&key.namespace, &key.name)
+        .ok_or_else(|| invalid("spec.checkpoint is missing: where does the projector commit how far it has come?"))?;
+    let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &postgres.connection);
+    Ok((ResolvedSource::Postgres { connection, table: postgres.event_table.clone() }, Some(checkpoint)))
+}
+
+fn invalid(message: &str) -> MeasureError {
+    MeasureError { reason: Reason::InvalidSpec, message: message.to_owned() }
+}

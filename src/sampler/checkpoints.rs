@@ -1,0 +1,122 @@
+//! The checkpoints of the projections of one source, read before the source is asked.
+//!
+//! A read store that does not answer soon is left behind and joins a later poll: its projections keep their last answer meanwhile.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    api::CheckpointLocation,
+    measure::MeasureError,
+    read_stores::{CheckpointStore, Checkpoints},
+    sources::{Ask, Report, Target},
+};
+
+/// A poll waits no longer than this for checkpoints; those that come later are used in a later poll.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Reads the checkpoints of one source's projections.
+#[derive(Default)]
+pub(super) struct CheckpointReader {
+    requests: HashMap<CheckpointStore, Request>,
+    /// Told when a late read store has answered.
+    late: Arc<Notify>,
+}
+
+/// A read store, with a request to it that may be under way.
+struct Request {
+    under_way: bool,
+    answers: (mpsc::Sender<Checkpoints>, mpsc::Receiver<Checkpoints>),
+}
+
+impl CheckpointReader {
+    /// From now on the checkpoints of these are read.
+    pub(super) fn follow<Q>(&mut self, asks: &[Arc<Ask<Q>>]) {
+        let wanted: HashSet<&CheckpointStore> =
+            asks.iter().filter_map(|ask| ask.checkpoint.as_ref()).map(|checkpoint| &checkpoint.store).collect();
+        self.requests.retain(|store, _| wanted.contains(store));
+        for store in wanted {
+            if !self.requests.contains_key(store) {
+                self.requests.insert(store.clone(), Request { under_way: false, answers: mpsc::channel(1) });
+            }
+        }
+    }
+
+    /// Reads the checkpoints, reports those that cannot be read, and returns what can be measured now. No read store is asked for longer than `deadline`.
+    pub(super) async fn targets<Q>(
+        &mut self,
+        asks: &[Arc<Ask<Q>>],
+        deadline: Instant,
+        report: Report<'_, Q>,
+    ) -> Vec<Target<Q>> {
+        let mut answers = self.read(asks, deadline).await;
+        let mut targets = Vec::with_capacity(asks.len());
+        for ask in asks {
+            let Some(place) = &ask.checkpoint else {
+                targets.push(Target { ask: Arc::clone(ask), checkpoint: None });
+                continue;
+            };
+            match answers.get_mut(&place.store).and_then(|answer| answer.get(&place.location)) {
+                // Late, or not asked for in that request: a later poll has it.
+                None => {}
+                Some(Ok(checkpoint)) => {
+                    targets.push(Target { ask: Arc::clone(ask), checkpoint: Some(checkpoint.clone()) });
+                }
+                Some(Err(error)) => report(ask, Err(in_read_store(error))),
+            }
+        }
+        targets
+    }
+
+    /// Asks every read store that is not busy with an earlier request, and returns what comes in before patience ends.
+    async fn read<Q>(&mut self, asks: &[Arc<Ask<Q>>], deadline: Instant) -> HashMap<CheckpointStore, Checkpoints> {
+        let asked_at = Instant::now();
+        let mut asked = HashSet::new();
+        for (store, request) in self.requests.iter_mut().filter(|(_, request)| !request.under_way) {
+            let places = asks.iter().filter_map(|ask| ask.checkpoint.as_ref());
+            let locations: BTreeSet<CheckpointLocation> =
+                places.filter(|place| place.store == *store).map(|place| place.location.clone()).collect();
+            request.under_way = true;
+            asked.insert(store.clone());
+            let (store, answer, late) = (store.clone(), request.answers.0.clone(), Arc::clone(&self.late));
+            tokio::spawn(async move {
+                let checkpoints = store.read(&locations, deadline).await;
+                // The reader is gone when its source is not followed any more.
+                let _ = answer.send(checkpoints).await;
+                if asked_at.elapsed() >= PATIENCE {
+                    late.notify_one();
+                }
+            });
+        }
+        let mut answers = HashMap::new();
+        for (store, request) in &mut self.requests {
+            let answer = if asked.contains(store) {
+                timeout_at(asked_at + PATIENCE, request.answers.1.recv()).await.ok().flatten()
+            } else {
+                request.answers.1.try_recv().ok()
+            };
+            if let Some(answer) = answer {
+                request.under_way = false;
+                answers.insert(store.clone(), answer);
+            }
+        }
+        answers
+    }
+
+    /// Returns when a read store has answered that was late.
+    pub(super) async fn late(&self) {
+        self.late.notified().await;
+    }
+}
+
+fn in_read_store(error: &MeasureError) -> MeasureError {
+    MeasureError { reason: error.reason, message: format!("read store: {}", error.message) }
+}

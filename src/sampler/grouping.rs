@@ -1,0 +1,162 @@
+//! Decides who is asked together, and how often: everything that one server is asked, over one connection. No IO.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use crate::{
+    api::Reason,
+    clients::Endpoint,
+    measure::MeasureError,
+    resolve::{ConnectionName, Resolved},
+};
+
+/// What one server is asked, and how often.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Group {
+    /// For whom, each with its read store.
+    pub(super) members: Vec<(Resolved, Option<Endpoint>)>,
+    /// Time between two polls.
+    pub(super) interval: Duration,
+}
+
+/// Everything that is to be measured.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Groups {
+    /// By the server with the events.
+    pub(super) sources: HashMap<Endpoint, Group>,
+    /// What cannot be measured, and why.
+    pub(super) failures: Vec<(Resolved, MeasureError)>,
+    /// Every server that is spoken to.
+    pub(super) endpoints: HashSet<Endpoint>,
+}
+
+/// What the Secrets say of each connection.
+pub(super) type Endpoints = HashMap<ConnectionName, Result<Endpoint, MeasureError>>;
+
+/// Groups what is to be measured by server.
+pub(super) fn group(all: Vec<Resolved>, endpoints: &Endpoints) -> Groups {
+    let mut groups = Groups::default();
+    for resolved in all {
+        match located(&resolved, endpoints) {
+            Ok((source, store)) => {
+                groups.endpoints.insert(source.clone());
+                groups.endpoints.extend(store.clone());
+                groups.sources.entry(source).or_default().members.push((resolved, store));
+            }
+            Err(error) => groups.failures.push((resolved, error)),
+        }
+    }
+    for group in groups.sources.values_mut() {
+        group.members.sort_by(|a, b| a.0.key.cmp(&b.0.key));
+        group.interval = interval(group.members.iter().map(|(resolved, _)| resolved.target));
+    }
+    groups
+}
+
+/// The servers with its events and its read model.
+fn located(resolved: &Resolved, endpoints: &Endpoints) -> Result<(Endpoint, Option<Endpoint>), MeasureError> {
+    let endpoint = |name: &ConnectionName, field: &str| match endpoints.get(name) {
+        Some(Ok(endpoint)) => Ok(endpoint.clone()),
+        Some(Err(error)) => Err(MeasureError { reason: error.reason, message: format!("{field}: {}", error.message) }),
+        None => Err(MeasureError {
+            reason: Reason::NotMeasuredYet,
+            message: format!("{field}: {} has not been read yet", name.secret),
+        }),
+    };
+    let (source, field) = resolved.source.connection();
+    let source = endpoint(source, field)?;
+    let store = resolved.read_store.as_ref().map(|store| endpoint(store, "spec.readStore.postgres.connection"));
+    Ok((source, store.transpose()?))
+}
+
+/// Time between two polls of a source whose projections have these lag targets: a tenth of the shortest, so that a missed target is seen
+/// while it is missed, within 500 ms and 5 s.
+pub(super) fn interval(targets: impl Iterator<Item = Duration>) -> Duration {
+    let shortest = targets.min().unwrap_or(Duration::MAX);
+    (shortest / 10).clamp(Duration::from_millis(500), Duration::from_secs(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::Projection,
+        clients::{ServerKind, postgres::ConnectionSettings},
+        resolve::{SecretName, resolve},
+    };
+
+    fn projection(name: &str, events: &str, store: &str, target: &str) -> Projection {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "projectionist.dev/v1alpha1",
+            "kind": "Projection",
+            "metadata": { "namespace": "shop", "name": name, "uid": name, "generation": 1 },
+            "spec": {
+                "source": { "postgres": { "connection": { "secretRef": { "name": events } }, "eventTable": {} } },
+                "checkpoint": { "readStore": {} },
+                "readStore": { "postgres": { "connection": { "secretRef": { "name": store } } } },
+                "lag": { "target": target },
+            },
+        }))
+        .unwrap()
+    }
+
+    fn settings(pairs: &[(&str, &str)]) -> Endpoints {
+        let secret = |name: &str| SecretName { namespace: "shop".into(), name: name.to_owned(), key: None };
+        let name = |name: &str| ConnectionName {
+            server: ServerKind::Postgres,
+            secret: secret(name),
+            ca: None,
+            client: None,
+            given: Vec::new(),
+        };
+        pairs
+            .iter()
+            .map(|(secret, url)| {
+                (name(secret), Ok(Endpoint::Postgres(ConnectionSettings::parse(url).unwrap().identity())))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn projections_on_one_database_share_it_whatever_their_secrets_are_called() {
+        let needs = ["a", "b"].map(|name| resolve(&projection(name, name, name, "30s")).unwrap()).to_vec();
+        let one = "postgres://u:p@db/events";
+        let groups = group(needs, &settings(&[("a", one), ("b", one)]));
+        assert_eq!((groups.sources.len(), groups.endpoints.len(), groups.failures.len()), (1, 1, 0));
+        assert_eq!(groups.sources.values().next().unwrap().members.len(), 2);
+    }
+
+    #[test]
+    fn event_and_read_database_may_differ() {
+        let needs = vec![resolve(&projection("a", "events", "read", "30s")).unwrap()];
+        let groups =
+            group(needs, &settings(&[("events", "postgres://u:p@db/events"), ("read", "postgres://u:p@db/read")]));
+        assert_eq!((groups.sources.len(), groups.endpoints.len()), (1, 2));
+    }
+
+    #[test]
+    fn a_bad_secret_concerns_only_those_that_name_it() {
+        let needs = [("a", "good"), ("b", "bad"), ("c", "unread")]
+            .map(|(n, s)| resolve(&projection(n, s, "good", "30s")).unwrap());
+        let mut known = settings(&[("good", "postgres://u:p@db/events"), ("bad", "postgres://u:p@db/events")]);
+        let missing = MeasureError { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
+        *known.iter_mut().find(|(name, _)| name.secret.name == "bad").unwrap().1 = Err(missing);
+        let groups = group(needs.to_vec(), &known);
+        assert_eq!(groups.sources.values().map(|source| source.members.len()).sum::<usize>(), 1);
+        let reasons: Vec<Reason> = groups.failures.iter().map(|(_, unknown)| unknown.reason).collect();
+        assert_eq!(reasons, [Reason::SecretNotFound, Reason::NotMeasuredYet]);
+        assert_eq!(groups.failures[0].1.message, "spec.source.postgres.connection: there is none");
+    }
+
+    #[test]
+    fn polls_at_a_tenth_of_the_shortest_target_within_bounds() {
+        for (targets, milliseconds) in
+            [(vec![1], 500), (vec![30], 3_000), (vec![30, 10], 1_000), (vec![3_600], 5_000), (vec![], 5_000)]
+        {
+            let found = interval(targets.iter().map(|seconds| Duration::from_secs(*seconds)));
+            assert_eq!(found, Duration::from_millis(milliseconds), "{targets:?}");
+        }
+    }
+}
