@@ -16,6 +16,7 @@ use crate::{
     controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerDefaults},
     leader_required::{Disagreements, Following},
     metrics::{ControllerMetrics, Metrics},
+    metrics::{ServedMetrics, measured_kind},
     metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, Offer, Rate, ServeOptions},
     names::{self, secret_key, worker_env},
     platform::delegate_client::{AdapterClient, ServiceAccountTokens, ServiceAddress, Tokens},
@@ -32,7 +33,6 @@ use crate::{
     platform::uninstall::{self, UninstallSettings},
     projector::{self, ProjectorConfig, RunOptions},
     sampler::{self, SamplerInputs, SamplerMetrics},
-    served_metrics::{ServedMetrics, measured_kind},
     simulation,
     snapshot::SharedSnapshot,
 };
@@ -369,7 +369,7 @@ fn asked_for_the_rest(
     Ok(Delegates {
         external: of(delegate_external, delegate_external_ca_file)?,
         custom: of(delegate_custom, delegate_custom_ca_file)?,
-        reserved: names::metric::PREFIX.to_owned(),
+        reserved: crate::metrics::PREFIX.to_owned(),
     })
 }
 

@@ -23,7 +23,6 @@ pub mod projector;
 pub mod read_stores;
 pub mod resolve;
 pub mod sampler;
-pub mod served_metrics;
 pub mod simulate;
 pub mod simulation;
 pub mod snapshot;

@@ -311,6 +311,6 @@ fn the_chart_grants_every_metric_and_no_other() {
     let names = helpers.split("define \"projectionist.metricNames\"").nth(1).unwrap().split("{{- end").next().unwrap();
     let granted: Vec<&str> = names.lines().filter_map(|line| line.strip_prefix("- ")).collect();
     let served: Vec<&str> =
-        projectionist::names::metric::ALL.into_iter().map(projectionist::names::metric::of_object).collect();
+        projectionist::metrics::Metric::ALL.into_iter().map(projectionist::metrics::Metric::object_name).collect();
     assert_eq!(granted, served);
 }

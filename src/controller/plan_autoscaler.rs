@@ -7,10 +7,7 @@ use super::{
     parts::{Desired, Owner, Part},
     validate::WorkerBounds,
 };
-use crate::{
-    hpa::Behavior,
-    names::{self, metric},
-};
+use crate::{hpa::Behavior, metrics::Metric, names};
 
 /// The workload that is scaled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,21 +42,21 @@ const SCALE_IN_WINDOW_SECONDS: i32 = 15;
 
 /// The HorizontalPodAutoscaler.
 pub fn plan_autoscaler(workers: &WorkerBounds, target: Target<'_>, owner: &Owner, server: ServerAbilities) -> Desired {
-    let external = |name: &str, average: &str| {
+    let external = |metric: Metric, average: &str| {
         json!({
             "type": "External",
             "external": {
                 "metric": {
-                    "name": name,
+                    "name": metric.external_name(),
                     "selector": { "matchLabels": { names::METRIC_PROJECTION_LABEL: owner.name } },
                 },
                 "target": { "type": "AverageValue", "averageValue": average },
             },
         })
     };
-    let mut metrics = vec![external(metric::REQUIRED_WORKERS, "1")];
+    let mut metrics = vec![external(Metric::RequiredWorkers, "1")];
     if let Some(pending) = workers.pending_per_worker {
-        metrics.push(external(metric::QUEUE_LENGTH, &canonical_quantity(pending)));
+        metrics.push(external(Metric::QueueLength, &canonical_quantity(pending)));
     }
     let spec = json!({
         "scaleTargetRef": { "apiVersion": "apps/v1", "kind": target.kind, "name": target.name },

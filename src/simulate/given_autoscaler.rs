@@ -7,7 +7,8 @@ use super::documents::one_document;
 use crate::{
     api::{refused_behavior, unknown_field},
     hpa::{Autoscaler, Behavior},
-    names::{METRIC_PROJECTION_LABEL, metric},
+    metrics::Metric,
+    names::METRIC_PROJECTION_LABEL,
 };
 
 /// What the file of an autoscaler holds.
@@ -34,6 +35,20 @@ pub(super) enum Reads {
     Staleness,
     ArrivalRate,
     Drain,
+}
+
+impl Reads {
+    /// What the metric reads; absent where the simulation has nothing of it.
+    fn of(metric: Metric) -> Option<Self> {
+        match metric {
+            Metric::RequiredWorkers => Some(Self::Required),
+            Metric::PendingEvents | Metric::QueueLength => Some(Self::Pending),
+            Metric::StalenessSeconds => Some(Self::Staleness),
+            Metric::ArrivalRate => Some(Self::ArrivalRate),
+            Metric::DrainSeconds => Some(Self::Drain),
+            Metric::HeldBackEvents | Metric::ParkedEvents => None,
+        }
+    }
 }
 
 impl AutoscalerFile {
@@ -144,20 +159,10 @@ fn reads(spec: &MetricSpec, projection: &str) -> Result<Reads, String> {
             ));
         }
     };
-    let known = [
-        (metric::REQUIRED_WORKERS, Reads::Required),
-        (metric::PENDING_EVENTS, Reads::Pending),
-        (metric::QUEUE_LENGTH, Reads::Pending),
-        (metric::STALENESS_SECONDS, Reads::Staleness),
-        (metric::ARRIVAL_RATE, Reads::ArrivalRate),
-        (metric::DRAIN_SECONDS, Reads::Drain),
-    ];
-    let of = |known: &str| if spec.object.is_some() { metric::of_object(known) == name } else { known == name };
-    known.iter().find(|(known, _)| of(known)).map(|(_, reads)| *reads).ok_or_else(|| {
-        let names: Vec<&str> = known
-            .iter()
-            .map(|(known, _)| if spec.object.is_some() { metric::of_object(known) } else { known })
-            .collect();
+    let called = |metric: Metric| if spec.object.is_some() { metric.object_name() } else { metric.external_name() };
+    Metric::ALL.into_iter().find(|metric| called(*metric) == name).and_then(Reads::of).ok_or_else(|| {
+        let names: Vec<&str> =
+            Metric::ALL.into_iter().filter(|metric| Reads::of(*metric).is_some()).map(called).collect();
         format!(" reads {name}, which is not simulated: it may read {}", names.join(", "))
     })
 }

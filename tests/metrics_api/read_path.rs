@@ -10,8 +10,8 @@ use kube::runtime::{reflector, watcher};
 use projectionist::{
     api::Projection,
     lag::{Bounds, CheckpointState, Head, Model, Pending, Position, Sample, Workers},
+    metrics::{ServedMetrics, measured_kind},
     metrics_api::{Offer, Rate},
-    served_metrics::{ServedMetrics, measured_kind},
     snapshot::{Measured, Observation, Observations, SharedSnapshot, Snapshot},
 };
 

@@ -17,7 +17,7 @@ use crate::operator_faults::without_a_failed_read;
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 
-const METRICS: usize = projectionist::names::metric::ALL.len();
+const METRICS: usize = projectionist::metrics::Metric::ALL.len();
 /// Where the cluster says whom extension API servers are to believe.
 const AUTHENTICATION: &str = "extension-apiserver-authentication";
 const AUTHORITY: &str = "requestheader-client-ca-file";

@@ -1,7 +1,7 @@
 //! HorizontalPodAutoscalers of a team's own read every form of metric that there is, and a person reads why one has none.
 
 use anyhow::{Context, Result, ensure};
-use projectionist::names::metric;
+use projectionist::metrics::Metric;
 use serde_json::{Value, json};
 use test_cluster::{eventually, eventually_is};
 
@@ -216,7 +216,7 @@ fn discovery_and_explain_know_both_groups_as_they_know_built_in_ones() {
             let names: Vec<&str> =
                 list["resources"].as_array().into_iter().flatten().filter_map(|it| it["name"].as_str()).collect();
             ensure!(
-                names.len() == metric::ALL.len() && names.contains(&"projections.projectionist.dev/pending_events"),
+                names.len() == Metric::ALL.len() && names.contains(&"projections.projectionist.dev/pending_events"),
                 "{list}"
             );
         }

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use projectionist::names::{CHECKPOINT_TABLE, metric};
+use projectionist::{metrics::Metric, names::CHECKPOINT_TABLE};
 use serde_json::Value;
 use test_cluster::Cluster;
 use tokio::sync::watch;
@@ -89,9 +89,9 @@ async fn look(shop: &Shop<'_>, phase: Phase, started: Instant) -> Sample {
         in_time(head(shop)),
         in_time(checkpoint(shop)),
         in_time(deployments.get(PROJECTION)),
-        in_time(value(shop, metric::PENDING_EVENTS)),
-        in_time(value(shop, metric::STALENESS_SECONDS)),
-        in_time(value(shop, metric::REQUIRED_WORKERS)),
+        in_time(value(shop, Metric::PendingEvents.external_name())),
+        in_time(value(shop, Metric::StalenessSeconds.external_name())),
+        in_time(value(shop, Metric::RequiredWorkers.external_name())),
     );
     let ready = deployment.as_ref().map(|found| found.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0));
     Sample {
@@ -148,7 +148,7 @@ fn quantity(text: &str) -> Option<f64> {
 
 /// What a person would look at, with the commands.
 fn show(cluster: &Cluster) -> String {
-    let raw = Shop::metric_path(metric::REQUIRED_WORKERS);
+    let raw = Shop::metric_path(Metric::RequiredWorkers.external_name());
     let commands: [&[&str]; 4] = [
         &["get", "prj", "-n", NAMESPACE],
         &["get", "hpa,deployment,pdb,pods", "-n", NAMESPACE],

@@ -85,10 +85,10 @@ fn ask(metric: &str, selector: &str) -> Result<Vec<String>, ValueError> {
 #[test]
 fn a_measured_projection_has_its_values() {
     for (metric, value) in [
-        (metric::PENDING_EVENTS, "orders=9"),
-        (metric::QUEUE_LENGTH, "orders=9"),
-        (metric::STALENESS_SECONDS, "orders=1400m"),
-        (metric::REQUIRED_WORKERS, "orders=3"),
+        (Metric::PendingEvents.external_name(), "orders=9"),
+        (Metric::QueueLength.external_name(), "orders=9"),
+        (Metric::StalenessSeconds.external_name(), "orders=1400m"),
+        (Metric::RequiredWorkers.external_name(), "orders=3"),
     ] {
         assert_eq!(ask(metric, "projection=orders"), Ok(vec![value.to_owned()]));
     }
@@ -96,8 +96,12 @@ fn a_measured_projection_has_its_values() {
 
 #[test]
 fn the_last_good_value_counts_until_it_is_too_old_and_then_the_failure_is_told() {
-    assert_eq!(ask(metric::PENDING_EVENTS, "projection=still-good"), Ok(vec!["still-good=5".to_owned()]));
-    let ValueError::Unavailable(message) = ask(metric::PENDING_EVENTS, "projection=stale").unwrap_err() else {
+    assert_eq!(
+        ask(Metric::PendingEvents.external_name(), "projection=still-good"),
+        Ok(vec!["still-good=5".to_owned()])
+    );
+    let ValueError::Unavailable(message) = ask(Metric::PendingEvents.external_name(), "projection=stale").unwrap_err()
+    else {
         panic!()
     };
     assert_eq!(
@@ -109,9 +113,9 @@ fn the_last_good_value_counts_until_it_is_too_old_and_then_the_failure_is_told()
 #[test]
 fn what_is_not_known_is_an_error_and_not_zero() {
     for (metric, selector) in [
-        (metric::PENDING_EVENTS, "projection=new"),
-        (metric::ARRIVAL_RATE, "projection=orders"),
-        (metric::DRAIN_SECONDS, "projection=orders"),
+        (Metric::PendingEvents.external_name(), "projection=new"),
+        (Metric::ArrivalRate.external_name(), "projection=orders"),
+        (Metric::DrainSeconds.external_name(), "projection=orders"),
     ] {
         assert!(matches!(ask(metric, selector), Err(ValueError::Unavailable(_))), "{metric} {selector}");
     }
@@ -119,27 +123,30 @@ fn what_is_not_known_is_an_error_and_not_zero() {
 
 #[test]
 fn a_fallback_answers_for_workers_that_nobody_can_compute_and_for_nothing_else() {
-    assert_eq!(ask(metric::REQUIRED_WORKERS, "projection=careful"), Ok(vec!["careful=6".to_owned()]));
-    assert!(matches!(ask(metric::PENDING_EVENTS, "projection=careful"), Err(ValueError::Unavailable(_))));
+    assert_eq!(ask(Metric::RequiredWorkers.external_name(), "projection=careful"), Ok(vec!["careful=6".to_owned()]));
+    assert!(matches!(
+        ask(Metric::PendingEvents.external_name(), "projection=careful"),
+        Err(ValueError::Unavailable(_))
+    ));
 }
 
 #[test]
 fn a_list_is_complete_or_an_error() {
-    assert_eq!(ask(metric::PENDING_EVENTS, "tier in (tin),projection").unwrap(), ["still-good=5"]);
+    assert_eq!(ask(Metric::PendingEvents.external_name(), "tier in (tin),projection").unwrap(), ["still-good=5"]);
     assert!(
-        matches!(ask(metric::PENDING_EVENTS, "tier=gold"), Err(ValueError::Unavailable(_))),
+        matches!(ask(Metric::PendingEvents.external_name(), "tier=gold"), Err(ValueError::Unavailable(_))),
         "one of two is unknown"
     );
-    assert!(matches!(ask(metric::PENDING_EVENTS, ""), Err(ValueError::Unavailable(_))));
+    assert!(matches!(ask(Metric::PendingEvents.external_name(), ""), Err(ValueError::Unavailable(_))));
 }
 
 #[test]
 fn what_does_not_exist_is_not_found() {
     for (metric, selector) in [
         ("nonexistent", ""),
-        (metric::PENDING_EVENTS, "projection=nobody"),
-        (metric::PENDING_EVENTS, "tier=lead"),
-        (metric::PENDING_EVENTS, "projection=orders,tier=tin"),
+        (Metric::PendingEvents.external_name(), "projection=nobody"),
+        (Metric::PendingEvents.external_name(), "tier=lead"),
+        (Metric::PendingEvents.external_name(), "projection=orders,tier=tin"),
     ] {
         assert!(matches!(ask(metric, selector), Err(ValueError::NotFound(_))), "{metric} {selector}");
     }
@@ -148,13 +155,16 @@ fn what_does_not_exist_is_not_found() {
 #[test]
 fn a_set_of_names_is_complete_or_an_error_and_counts_each_once() {
     assert_eq!(
-        ask(metric::PENDING_EVENTS, "projection in (orders,still-good,orders)").unwrap(),
+        ask(Metric::PendingEvents.external_name(), "projection in (orders,still-good,orders)").unwrap(),
         ["orders=9", "still-good=5"]
     );
-    assert_eq!(ask(metric::PENDING_EVENTS, "projection in (orders,still-good),tier=tin").unwrap(), ["still-good=5"]);
-    let lacking = ask(metric::PENDING_EVENTS, "projection in (orders,nobody)");
+    assert_eq!(
+        ask(Metric::PendingEvents.external_name(), "projection in (orders,still-good),tier=tin").unwrap(),
+        ["still-good=5"]
+    );
+    let lacking = ask(Metric::PendingEvents.external_name(), "projection in (orders,nobody)");
     assert!(matches!(lacking, Err(ValueError::NotFound(_))), "{lacking:?}");
-    let unknown = ask(metric::PENDING_EVENTS, "projection in (orders,new)");
+    let unknown = ask(Metric::PendingEvents.external_name(), "projection in (orders,new)");
     assert!(matches!(unknown, Err(ValueError::Unavailable(_))), "{unknown:?}");
 }
 
@@ -260,9 +270,11 @@ fn only_a_rate_has_a_window_and_all_have_the_time_of_the_sample() {
     let shop = BTreeMap::from([("orders".into(), Arc::new(observation))]);
     snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into() });
     let (served, everything) = (ServedMetrics::new(snapshot), Selector::default());
-    for (external, window) in
-        [(metric::ARRIVAL_RATE, Some(10)), (metric::PENDING_EVENTS, None), (metric::STALENESS_SECONDS, None)]
-    {
+    for (external, window) in [
+        (Metric::ArrivalRate.external_name(), Some(10)),
+        (Metric::PendingEvents.external_name(), None),
+        (Metric::StalenessSeconds.external_name(), None),
+    ] {
         let value = &served.external_at("shop", external, &everything, now).unwrap()[0];
         assert_eq!((value.timestamp.to_string().as_str(), value.window_seconds), ("2026-01-02T03:04:05Z", window));
         assert_eq!(value.labels, BTreeMap::from([("projection".to_owned(), "orders".to_owned())]));
@@ -270,7 +282,7 @@ fn only_a_rate_has_a_window_and_all_have_the_time_of_the_sample() {
             namespace: "shop",
             name: Some("orders"),
             labels: &everything,
-            metric: metric::of_object(external),
+            metric: external.trim_start_matches(crate::metrics::PREFIX),
             metric_labels: &everything,
         };
         let of_object = &served.objects_at(&query, now).unwrap()[0];
@@ -326,7 +338,9 @@ fn knowing(projections: Option<&[(&str, &str)]>, metric: &str, selector: &str) -
 fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_nobody_created_is_not_found() {
     let unavailable = |answer| matches!(answer, Err(ValueError::Unavailable(_)));
     let not_found = |answer| matches!(answer, Err(ValueError::NotFound(_)));
-    let ask = |known: Option<&[(&str, &str)]>, selector: &str| knowing(known, metric::PENDING_EVENTS, selector);
+    let ask = |known: Option<&[(&str, &str)]>, selector: &str| {
+        knowing(known, Metric::PendingEvents.external_name(), selector)
+    };
     assert!(unavailable(ask(None, "projection=orders")), "the watch has not answered yet");
     assert!(unavailable(ask(Some(&[("created", "c")]), "projection=created")));
     assert!(unavailable(ask(Some(&[("created", "c"), ("orders", "u")]), "")), "a list would lack one");
@@ -345,14 +359,14 @@ fn a_replica_that_follows_repeats_how_many_workers_the_leader_asks_for() {
     let (follow, following) = watch::channel(Following::default());
     let now = Instant::now();
     for (said, follows, outdated, metric, answered) in [
-        (Some(5), true, Some("shop/orders"), metric::REQUIRED_WORKERS, "3"),
-        (Some(5), true, Some("shop/others"), metric::REQUIRED_WORKERS, "5"),
-        (Some(5), true, None, metric::REQUIRED_WORKERS, "5"),
-        (Some(2), true, None, metric::REQUIRED_WORKERS, "2"),
-        (Some(0), true, None, metric::REQUIRED_WORKERS, "0"),
-        (Some(5), false, None, metric::REQUIRED_WORKERS, "3"),
-        (None, true, None, metric::REQUIRED_WORKERS, "3"),
-        (Some(50), true, None, metric::PENDING_EVENTS, "9"),
+        (Some(5), true, Some("shop/orders"), Metric::RequiredWorkers.external_name(), "3"),
+        (Some(5), true, Some("shop/others"), Metric::RequiredWorkers.external_name(), "5"),
+        (Some(5), true, None, Metric::RequiredWorkers.external_name(), "5"),
+        (Some(2), true, None, Metric::RequiredWorkers.external_name(), "2"),
+        (Some(0), true, None, Metric::RequiredWorkers.external_name(), "0"),
+        (Some(5), false, None, Metric::RequiredWorkers.external_name(), "3"),
+        (None, true, None, Metric::RequiredWorkers.external_name(), "3"),
+        (Some(50), true, None, Metric::PendingEvents.external_name(), "9"),
     ] {
         follow.send_replace(Following { another_leads: follows, outdated: Outdated::from_annotation(outdated) });
         let mut known = projection("orders", "u");

@@ -17,6 +17,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
+use super::Metric;
 use crate::{
     api::{Projection, Reason},
     lag::ARRIVAL_TIME_CONSTANT,
@@ -24,7 +25,7 @@ use crate::{
     metrics_api::{
         ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Quantity, Selector, ValueError,
     },
-    names::{METRIC_PROJECTION_LABEL, metric},
+    names::METRIC_PROJECTION_LABEL,
     snapshot::{Measured, Observation, SharedSnapshot, Snapshot},
 };
 
@@ -34,7 +35,7 @@ pub fn measured_kind() -> MeasuredKind {
         kind: Projection::kind(&()).into_owned(),
         api_version: Projection::api_version(&()).into_owned(),
         resource: format!("{}.{}", Projection::plural(&()), Projection::group(&())),
-        metrics: metric::ALL.into_iter().map(|name| metric::of_object(name).to_owned()).collect(),
+        metrics: Metric::ALL.into_iter().map(|metric| metric.object_name().to_owned()).collect(),
     }
 }
 
@@ -50,7 +51,7 @@ pub struct ServedMetrics {
 #[derive(Clone, Debug)]
 struct Search<'a> {
     namespace: &'a str,
-    metric: &'static str,
+    metric: Metric,
     /// The metric's name in the group that was asked, for messages.
     called: &'a str,
     /// Only these, each of which must exist.
@@ -133,10 +134,10 @@ impl ServedMetrics {
         selector: &Selector,
         now: Instant,
     ) -> Result<Vec<ExternalValue>, ValueError> {
-        let Some(known) = metric::ALL.into_iter().find(|known| *known == metric) else {
+        let Some(known) = Metric::by_external_name(metric) else {
             return Err(ValueError::NotFound(format!(
                 "there is no metric {metric:?}: there are {}",
-                metric::ALL.join(", ")
+                Metric::ALL.map(Metric::external_name).join(", ")
             )));
         };
         let found = self.find(
@@ -160,7 +161,7 @@ impl ServedMetrics {
 
     fn objects_at(&self, query: &ObjectQuery<'_>, now: Instant) -> Result<Vec<ObjectValue>, ValueError> {
         let ObjectQuery { namespace, name, labels, metric, metric_labels } = *query;
-        let Some(known) = metric::ALL.into_iter().find(|known| metric::of_object(known) == metric) else {
+        let Some(known) = Metric::by_object_name(metric) else {
             return Err(ValueError::NotFound(format!("Projections have no metric {metric:?}")));
         };
         let found = self.find(
@@ -295,7 +296,7 @@ fn value(
     let measured = match observation.current(now) {
         Ok(measured) => measured,
         Err(unknown) => {
-            let asked_for = word.or(observation.fallback).filter(|_| search.metric == metric::REQUIRED_WORKERS);
+            let asked_for = word.or(observation.fallback).filter(|_| search.metric == Metric::RequiredWorkers);
             let fallback = asked_for.map(|workers| Quantity::count(u64::from(workers)));
             let why = || unavailable(search, &name, &format!("{}: {}", unknown.reason, unknown.message));
             // It holds as of now: there is no sample that it could be as old as.
@@ -311,34 +312,36 @@ fn value(
 }
 
 /// A rate is an average over the last seconds, all else is as of the sample.
-fn window_seconds(metric: &str) -> Option<u64> {
-    (metric == metric::ARRIVAL_RATE).then_some(ARRIVAL_TIME_CONSTANT.as_secs())
+fn window_seconds(metric: Metric) -> Option<u64> {
+    (metric == Metric::ArrivalRate).then_some(ARRIVAL_TIME_CONSTANT.as_secs())
 }
 
-fn quantity(measured: &Measured, metric: &str, word: Option<u32>) -> Option<Quantity> {
+fn quantity(measured: &Measured, metric: Metric, word: Option<u32>) -> Option<Quantity> {
     let assessment = &measured.assessment;
     match metric {
-        metric::PENDING_EVENTS | metric::QUEUE_LENGTH => Some(Quantity::count(assessment.pending.events)),
-        metric::HELD_BACK_EVENTS => Some(Quantity::count(measured.sample.held_back)),
-        metric::STALENESS_SECONDS => assessment.staleness.map(Quantity::seconds),
-        metric::REQUIRED_WORKERS => Some(Quantity::count(u64::from(word.unwrap_or(assessment.required.workers)))),
-        metric::ARRIVAL_RATE => assessment.rates.arrival.and_then(Quantity::measured),
-        metric::DRAIN_SECONDS => assessment.drain.map(Quantity::seconds),
-        _ => None,
+        Metric::PendingEvents | Metric::QueueLength => Some(Quantity::count(assessment.pending.events)),
+        Metric::HeldBackEvents => Some(Quantity::count(measured.sample.held_back)),
+        Metric::StalenessSeconds => assessment.staleness.map(Quantity::seconds),
+        Metric::RequiredWorkers => Some(Quantity::count(u64::from(word.unwrap_or(assessment.required.workers)))),
+        Metric::ArrivalRate => assessment.rates.arrival.and_then(Quantity::measured),
+        Metric::DrainSeconds => assessment.drain.map(Quantity::seconds),
+        Metric::ParkedEvents => None,
     }
 }
 
 /// Why a measured projection may lack a value.
-fn missing(metric: &str) -> &'static str {
+fn missing(metric: Metric) -> &'static str {
     match metric {
-        metric::STALENESS_SECONDS => "the oldest unprocessed event has no time",
-        metric::ARRIVAL_RATE => "it takes two samples to know a rate",
-        metric::PARKED_EVENTS => "no event is set aside yet: one that fails stops its shard",
-        metric::DRAIN_SECONDS => "the backlog does not shrink, or what a worker does is not learnt yet",
-        _ => "it was not measured",
+        Metric::StalenessSeconds => "the oldest unprocessed event has no time",
+        Metric::ArrivalRate => "it takes two samples to know a rate",
+        Metric::ParkedEvents => "no event is set aside yet: one that fails stops its shard",
+        Metric::DrainSeconds => "the backlog does not shrink, or what a worker does is not learnt yet",
+        Metric::PendingEvents | Metric::QueueLength | Metric::HeldBackEvents | Metric::RequiredWorkers => {
+            "it was not measured"
+        }
     }
 }
 
 #[cfg(test)]
-#[path = "served_metrics_tests.rs"]
+#[path = "served_tests.rs"]
 mod tests;

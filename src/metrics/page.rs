@@ -20,6 +20,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::Metric;
 use crate::{
     api::{Projection, WorkersStatus},
     metrics_api::ApiMetrics,
@@ -154,38 +155,50 @@ impl fmt::Debug for ProjectionPage {
 
 /// A gauge's value, where it is known: an unknown one is absent, never zero.
 type Reading = fn(&Measured) -> Option<f64>;
+/// Counts stay far below 2^53, above which a float would round them.
+#[allow(clippy::cast_precision_loss)]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// What Prometheus is told of a metric: a sentence and the value. Absent for those that would only repeat another or have no value.
+fn shown(metric: Metric) -> Option<(&'static str, Reading)> {
+    Some(match metric {
+        Metric::RequiredWorkers => ("Workers that hold the lag target, within the bounds", |measured| {
+            Some(f64::from(measured.assessment.required.workers))
+        }),
+        Metric::PendingEvents => {
+            ("Committed events beyond the checkpoint", |measured| Some(float(measured.assessment.pending.events)))
+        }
+        Metric::HeldBackEvents => {
+            ("Those of the pending events that may not be read before an open transaction has ended", |measured| {
+                Some(float(measured.sample.held_back))
+            })
+        }
+        Metric::StalenessSeconds => ("Age of the oldest unprocessed event", |measured| {
+            measured.assessment.staleness.map(|staleness| staleness.as_secs_f64())
+        }),
+        Metric::ArrivalRate => {
+            ("Events that arrive per second, as the model assumes", |measured| measured.assessment.rates.arrival)
+        }
+        Metric::DrainSeconds => ("Seconds until nothing waits, at today's rates", |measured| {
+            measured.assessment.drain.map(|drain| drain.as_secs_f64())
+        }),
+        Metric::QueueLength | Metric::ParkedEvents => return None,
+    })
+}
+
 /// A number of workers, where the status tells it.
 type Count = fn(&WorkersStatus) -> Option<i32>;
 
 impl ProjectionPage {
-    /// Counts stay far below 2^53.
-    #[allow(clippy::cast_precision_loss)]
-    const READINGS: [(&'static str, &'static str, Reading); 9] = [
-        ("projection_required_workers", "Workers that hold the lag target, within the bounds", |measured| {
-            Some(f64::from(measured.assessment.required.workers))
-        }),
-        ("projection_pending_events", "Committed events beyond the checkpoint", |measured| {
-            Some(measured.assessment.pending.events as f64)
-        }),
-        (
-            "projection_held_back_events",
-            "Those of the pending events that may not be read before an open transaction has ended",
-            |measured| Some(measured.sample.held_back as f64),
-        ),
-        ("projection_staleness_seconds", "Age of the oldest unprocessed event", |measured| {
-            measured.assessment.staleness.map(|staleness| staleness.as_secs_f64())
-        }),
+    /// Those that only Prometheus has.
+    const READINGS: [(&'static str, &'static str, Reading); 3] = [
         ("projection_arrived_events", "Committed events that came since measuring the source began", |measured| {
-            Some(measured.sample.arrived as f64)
-        }),
-        ("projection_arrival_rate", "Events that arrive per second, as the model assumes", |measured| {
-            measured.assessment.rates.arrival
+            Some(float(measured.sample.arrived))
         }),
         ("projection_worker_rate", "Events that one busy worker handles per second, as learnt", |measured| {
             measured.assessment.rates.per_worker
-        }),
-        ("projection_drain_seconds", "Seconds until nothing waits, at today's rates", |measured| {
-            measured.assessment.drain.map(|drain| drain.as_secs_f64())
         }),
         ("projection_prediction_ratio", "Events that came over those expected; 1 is a right prediction", |measured| {
             measured.assessment.prediction.map(|prediction| prediction.ratio())
@@ -213,7 +226,10 @@ impl Collector for ProjectionPage {
                 .iter()
                 .flat_map(|(namespace, all)| all.iter().map(move |(name, observation)| (namespace, name, observation)))
         };
-        for (metric, help, reading) in Self::READINGS {
+        let of_metrics = Metric::ALL
+            .into_iter()
+            .filter_map(|metric| shown(metric).map(|(help, reading)| (metric.external_name(), help, reading)));
+        for (metric, help, reading) in of_metrics.chain(Self::READINGS) {
             let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
             for (namespace, name, observation) in all() {
                 if let Some(value) = observation.current(now).ok().and_then(reading) {
