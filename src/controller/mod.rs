@@ -52,5 +52,6 @@ pub use parts::Part;
 pub use plan_autoscaler::ServerAbilities;
 pub use plan_builtin_pods::{PodDefaults, WorkerDefaults};
 pub use preview::Preview;
+pub use urgency::{COUNTS_EVERY, COUNTS_SETTLE, NUMBERS_EVERY};
 pub use validate::Invalid;
 pub use watches::{follow_part, follow_projections};

@@ -24,7 +24,7 @@ pub const COUNTS_EVERY: Duration = Duration::from_secs(3);
 /// After a start, a status that was true before is kept for so long while there is no sample yet.
 const FIRST_SAMPLE: Duration = Duration::from_secs(15);
 /// Measured numbers of one Projection are written no more often than this.
-const NUMBERS_EVERY: Duration = Duration::from_secs(10);
+pub const NUMBERS_EVERY: Duration = Duration::from_secs(10);
 /// And those of all Projections together no more often than so many a second, so that a thousand busy ones leave the API server alone.
 const NUMBERS_A_SECOND: u32 = 20;
 /// A number that follows from time alone is written again when it differs by this part.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    kind::{Commits, WorkerKind},
-    log::Shard,
+    kind::{Checkpoints, Commits, WorkerKind},
+    shard::Shard,
 };
 
 /// One worker.
@@ -20,16 +20,45 @@ pub struct Worker {
     commit_at: Duration,
     /// Events that it has handled since it committed last.
     since_commit: f64,
+    /// When it looks next who else is there.
+    look_at: Duration,
+    /// None other ever had the same.
+    number: u64,
+    /// Between 0 and 1: its clock is not that of the others.
+    phase: f64,
+    /// Up to this position it has fetched the events of its shards.
+    fetched: f64,
 }
 
 impl Worker {
-    fn new(created: Duration, ready_at: Duration, index: usize, kind: WorkerKind) -> Self {
+    fn new(created: Duration, ready_at: Duration, number: u64, index: usize, kind: WorkerKind) -> Self {
+        // Their clocks are not the same: the golden ratio deals the phases out evenly, however many there are.
+        let phase = count(index + 1) * 0.618_033_988_749_895 % 1.0;
         let commit_at = match kind.commits {
-            // Their clocks are not the same: the golden ratio deals the phases out evenly, however many there are.
-            Commits::Every(interval) => ready_at + interval.mul_f64(count(index + 1) * 0.618_033_988_749_895 % 1.0),
+            // One that has been there for long is anywhere between two commits. One that begins commits an interval later.
+            Commits::Every(interval) if ready_at.is_zero() => interval.mul_f64(phase),
+            Commits::Every(interval) => ready_at + interval + BEGIN_WITHIN.mul_f64(phase),
             Commits::EachEvent | Commits::EveryEvents(_) => Duration::ZERO,
         };
-        Self { created, ready_at, busy_seconds: 0.0, commit_at, since_commit: 0.0 }
+        let (busy_seconds, since_commit) = (0.0, 0.0);
+        Self {
+            created,
+            ready_at,
+            busy_seconds,
+            commit_at,
+            since_commit,
+            look_at: ready_at,
+            number,
+            phase,
+            fetched: 0.0,
+        }
+    }
+
+    /// It looks when it begins, and then at every turn of its own clock.
+    fn next_look(&self, now: Duration, every: Duration) -> Duration {
+        let later =
+            if self.look_at == self.ready_at { BEGIN_WITHIN.min(every).mul_f64(self.phase) } else { Duration::ZERO };
+        self.look_at.max(now) + every + later
     }
 
     /// Whether it commits at `now`, and if so that it has.
@@ -51,6 +80,8 @@ impl Worker {
     }
 }
 
+/// Of workers that are made together, one begins a little later than another, so that they are not in step.
+const BEGIN_WITHIN: Duration = Duration::from_millis(500);
 /// The time between two commits by the clock, as a part of the interval: were it just that, samples would always fall into the same part of it.
 const OVERRUN: f64 = 1.03;
 
@@ -59,8 +90,12 @@ pub(super) struct Crew {
     workers: Vec<Worker>,
     start_up: Duration,
     kind: WorkerKind,
-    /// So many shared the shards when they worked last.
+    /// So many competed when they worked last.
     shared_by: usize,
+    /// The number of the worker that has each shard.
+    owners: Vec<Option<u64>>,
+    /// So many workers there have ever been.
+    made: u64,
 }
 
 impl Crew {
@@ -75,8 +110,14 @@ impl Crew {
     }
 
     fn of(count: usize, ready_at: Duration, start_up: Duration, kind: WorkerKind) -> Self {
-        let workers = (0..count).map(|index| Worker::new(Duration::ZERO, ready_at, index, kind)).collect();
-        Self { workers, start_up, kind, shared_by: 0 }
+        let mut crew = Self { workers: Vec::new(), start_up, kind, shared_by: 0, owners: Vec::new(), made: 0 };
+        (0..count).for_each(|_| crew.add(Duration::ZERO, ready_at));
+        crew
+    }
+
+    fn add(&mut self, created: Duration, ready_at: Duration) {
+        self.workers.push(Worker::new(created, ready_at, self.made, self.workers.len(), self.kind));
+        self.made += 1;
     }
 
     pub(super) fn workers(&self) -> &[Worker] {
@@ -95,19 +136,15 @@ impl Crew {
     pub(super) fn scale(&mut self, to: i32, now: Duration) {
         let to = usize::try_from(to).unwrap_or(0);
         self.workers.truncate(to);
-        for index in self.workers.len()..to {
-            self.workers.push(Worker::new(now, now + self.start_up, index, self.kind));
-        }
+        (self.workers.len()..to).for_each(|_| self.add(now, now + self.start_up));
     }
 
     /// Works for so many seconds at so many events per second a busy worker, and commits as its kind does. Shard `s` is that of ready worker `s`
-    /// modulo their number, and a worker gives each of its shards an equal part of its time, what one does not need going to the others.
+    /// modulo their number, and a worker takes the events of its shards in the order of the log.
     pub(super) fn work(&mut self, shards: &mut [Shard], compete: bool, rate: f64, seconds: f64, now: Duration) {
         let ready = self.ready_at(now);
-        if ready != self.shared_by {
-            // What changes hands is committed first.
+        if compete && ready != self.shared_by {
             shards.iter_mut().for_each(Shard::commit);
-            self.workers.iter_mut().for_each(|worker| worker.since_commit = 0.0);
             self.shared_by = ready;
         }
         if ready == 0 {
@@ -115,6 +152,9 @@ impl Crew {
         }
         let end = now + Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let (slowest, commits) = (self.kind.slowest, self.kind.commits);
+        if !compete {
+            self.deal_out(shards, now);
+        }
         let ready_workers = self.workers.iter_mut().filter(|worker| worker.ready_at <= now).enumerate();
         let able = |index: usize| rate * seconds / if index == 0 { slowest } else { 1.0 };
         if compete {
@@ -140,37 +180,112 @@ impl Crew {
         }
         for (index, worker) in ready_workers {
             let able = able(index);
-            let waiting: f64 = shards.iter().skip(index).step_by(ready).map(Shard::waiting).sum();
-            let left = if waiting <= able {
+            let own = shards.iter_mut().zip(&self.owners).filter(|(_, owner)| **owner == Some(worker.number));
+            let mut own: Vec<&mut Shard> = own.map(|(shard, _)| shard).collect();
+            let waiting: f64 = own.iter().map(|shard| shard.waiting()).sum();
+            let left = (able - waiting).max(0.0);
+            if waiting <= able {
                 // All is done, in whatever order.
-                shards.iter_mut().skip(index).step_by(ready).for_each(|shard| shard.work(shard.waiting()));
-                able - waiting
+                own.iter_mut().for_each(|shard| shard.work(shard.waiting()));
             } else {
-                share(shards.iter_mut().skip(index).step_by(ready), able)
-            };
+                in_order(&mut own, able);
+            }
             worker.busy_seconds += if able > 0.0 { (able - left) / able * seconds } else { 0.0 };
             worker.since_commit += able - left;
             if worker.commits(end, commits) {
-                shards.iter_mut().skip(index).step_by(ready).for_each(Shard::commit);
+                own.into_iter().for_each(Shard::commit);
             }
         }
     }
 }
 
-/// Gives each shard an equal part, round after round until all is given or nothing waits; returns what is left.
-fn share<'a>(shards: impl Iterator<Item = &'a mut Shard>, mut able: f64) -> f64 {
-    let mut open: Vec<&mut Shard> = shards.filter(|shard| shard.waiting() > 0.0).collect();
-    while able > 1e-9 && !open.is_empty() {
-        let part = able / count(open.len());
-        for shard in &mut open {
-            let work = part.min(shard.waiting());
-            shard.work(work);
-            able -= work;
+impl Crew {
+    /// Workers that have handled what they had in hand fetch the next events of their shards, up to a second's work. Only so does the owner of a shard
+    /// without events learn that it has none, which matters where one row stands for all shards: a shard whose next event is in hand stays at its last.
+    pub(super) fn fetch(&mut self, shards: &mut [Shard], compete: bool, rate: f64, head: f64) {
+        if compete {
+            shards.iter_mut().for_each(|shard| shard.fetched(head));
         }
-        open.retain(|shard| shard.waiting() > 1e-9);
+        if compete || self.kind.checkpoints != Checkpoints::One {
+            return;
+        }
+        let most = batch(rate);
+        for worker in &mut self.workers {
+            let own = shards.iter_mut().zip(&self.owners).filter(|(_, owner)| **owner == Some(worker.number));
+            let mut own: Vec<&mut Shard> = own.map(|(shard, _)| shard).collect();
+            if own.iter().any(|shard| shard.next().is_some_and(|next| next <= worker.fetched)) {
+                continue;
+            }
+            let mut found: Vec<f64> = own.iter().flat_map(|shard| shard.first_waiting(most)).collect();
+            found.sort_by(f64::total_cmp);
+            // What a full batch leaves out comes after its last event.
+            worker.fetched = found.get(most - 1).copied().unwrap_or(head);
+            own.iter_mut().for_each(|shard| shard.fetched(worker.fetched));
+        }
     }
-    able.max(0.0)
+
+    /// Shard `s` is to be ready worker `s`'s modulo their number. A worker finds out when it looks who else is there: it gives up what is another's, and
+    /// takes what is free of its own. One that gives up a shard commits all that it has first, since the next owner begins where it ends. One that only gets
+    /// more does not commit, and goes on counting towards its next commit. Until the new owner looks, a shard that was given up stays where it is.
+    fn deal_out(&mut self, shards: &mut [Shard], now: Duration) {
+        self.owners.resize(shards.len(), None);
+        for (shard, owner) in shards.iter_mut().zip(&mut self.owners) {
+            if owner.is_some_and(|owner| !self.workers.iter().any(|worker| worker.number == owner)) {
+                // Who leaves commits at the end.
+                shard.commit();
+                *owner = None;
+            }
+        }
+        let ready = self.ready_at(now);
+        let looks = |worker: &Worker| worker.ready_at <= now && worker.look_at <= now;
+        let members = || (0..ready).cycle();
+        // Those that give up something do so before others take.
+        for (rank, worker) in self.workers.iter_mut().filter(|worker| worker.ready_at <= now).enumerate() {
+            let own = Some(worker.number);
+            if looks(worker) && self.owners.iter().zip(members()).any(|(owner, whose)| *owner == own && whose != rank) {
+                for ((shard, owner), whose) in shards.iter_mut().zip(&mut self.owners).zip(members()) {
+                    if *owner == own {
+                        shard.commit();
+                        *owner = own.filter(|_| whose == rank);
+                    }
+                }
+                worker.since_commit = 0.0;
+            }
+        }
+        for (rank, worker) in self.workers.iter_mut().filter(|worker| worker.ready_at <= now).enumerate() {
+            if looks(worker) {
+                for owner in self.owners.iter_mut().skip(rank).step_by(ready).filter(|owner| owner.is_none()) {
+                    *owner = Some(worker.number);
+                    // What comes in between is fetched with the rest, in order.
+                    worker.fetched = 0.0;
+                }
+                worker.look_at = worker.next_look(now, self.kind.looks_every());
+            }
+        }
+    }
 }
+
+/// Does the oldest events first, whichever shard they are of, until no work is left or nothing waits.
+fn in_order(shards: &mut [&mut Shard], mut able: f64) {
+    // One event at a time, but where there are a great many.
+    let most = (able / MOST_TURNS).max(1.0);
+    while able > 1e-9 {
+        let waits = shards.iter_mut().filter_map(|shard| shard.next().map(|position| (position, shard)));
+        let Some((_, oldest)) = waits.min_by(|a, b| a.0.total_cmp(&b.0)) else { return };
+        let work = if most > 1.0 { most } else { oldest.left_of_next() }.min(able).min(oldest.waiting());
+        oldest.work(work);
+        able -= work;
+    }
+}
+
+/// Events of a second's work, at least one.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // At most a thousand.
+fn batch(rate: f64) -> usize {
+    rate.clamp(1.0, 1_000.0) as usize
+}
+
+/// A worker changes between its shards no more often in a tick.
+const MOST_TURNS: f64 = 256.0;
 
 #[allow(clippy::cast_precision_loss)]
 fn count(number: usize) -> f64 {
@@ -178,118 +293,5 @@ fn count(number: usize) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn loaded(events: &[f64]) -> Vec<Shard> {
-        let shard = |events: &f64| {
-            let mut shard = Shard::new(1.0, 0.0);
-            shard.grow(*events);
-            shard
-        };
-        events.iter().map(shard).collect()
-    }
-
-    fn waiting(shards: &[Shard]) -> Vec<f64> {
-        shards.iter().map(|shard| shard.waiting().round()).collect()
-    }
-
-    #[test]
-    fn shards_come_whole_and_a_worker_shares_its_time_among_its_own() {
-        for (ready, left, why) in [
-            (1, [90.0, 90.0, 0.0], "33 for each, and what the last one leaves for the other two"),
-            (
-                2,
-                [85.0, 70.0, 0.0],
-                "the first worker has the first shard and the last: 45 of its 60 are left for the first",
-            ),
-            (5, [70.0, 70.0, 0.0], "more workers than shards idle"),
-        ] {
-            let mut shards = loaded(&[130.0, 130.0, 0.0]);
-            shards[2].grow(if ready == 1 {
-                20.0
-            } else if ready == 2 {
-                15.0
-            } else {
-                5.0
-            });
-            let mut crew = Crew::ready(ready, seconds(2), WorkerKind::default());
-            crew.work(&mut shards, false, 10.0, if ready == 1 { 10.0 } else { 6.0 }, seconds(0));
-            assert_eq!(waiting(&shards), left, "{why}");
-        }
-    }
-
-    #[test]
-    fn workers_that_compete_share_one_log() {
-        let mut shards = loaded(&[100.0]);
-        let mut crew = Crew::ready(3, seconds(2), WorkerKind::default());
-        crew.work(&mut shards, true, 10.0, 2.0, seconds(0));
-        assert_eq!(waiting(&shards), [40.0]);
-        crew.work(&mut shards, true, 10.0, 2.0, seconds(2));
-        assert_eq!(waiting(&shards), [0.0]);
-        let busy: Vec<f64> = crew.workers().iter().map(|worker| (worker.busy_seconds * 3.0).round()).collect();
-        assert_eq!(busy, [10.0; 3], "2 s, and two thirds of 2 s");
-    }
-
-    #[test]
-    fn workers_take_their_time_to_start_and_the_youngest_go_first() {
-        let mut crew = Crew::ready(1, seconds(2), WorkerKind::default());
-        crew.scale(3, seconds(10));
-        assert_eq!((crew.count(), crew.ready_at(seconds(11)), crew.ready_at(seconds(12))), (3, 1, 3));
-        crew.scale(4, seconds(20));
-        crew.scale(3, seconds(21));
-        assert_eq!((crew.count(), crew.ready_at(seconds(21))), (3, 3));
-    }
-
-    fn uncommitted(shards: &[Shard]) -> Vec<f64> {
-        shards.iter().map(|shard| shard.uncommitted().round()).collect()
-    }
-
-    #[test]
-    fn commits_come_by_the_clock_by_the_count_and_when_shards_change_hands() {
-        for (commits, first, why) in [
-            (Commits::EachEvent, [90.0, 90.0], "each event"),
-            (Commits::Every(seconds(1)), [90.0, 90.0], "the first commit of the first worker is due after 0.6 s"),
-            (Commits::Every(seconds(5)), [100.0, 100.0], "it is due after 3 s"),
-            (Commits::EveryEvents(21), [100.0, 100.0], "20 are handled"),
-            (Commits::EveryEvents(20), [90.0, 90.0], "20 are enough"),
-        ] {
-            let mut shards = loaded(&[100.0, 100.0]);
-            let mut crew = Crew::ready(1, seconds(2), WorkerKind { commits, ..WorkerKind::default() });
-            crew.work(&mut shards, false, 20.0, 1.0, seconds(0));
-            assert_eq!(waiting(&shards), [90.0, 90.0]);
-            assert_eq!(uncommitted(&shards), first, "{commits:?}: {why}");
-            crew.scale(2, seconds(1));
-            crew.work(&mut shards, false, 0.0, 1.0, seconds(1));
-            assert_eq!(uncommitted(&shards), first, "{commits:?}: the new one is not ready");
-            crew.work(&mut shards, false, 0.0, 0.001, seconds(3));
-            assert_eq!(uncommitted(&shards), [90.0, 90.0], "{commits:?}: a shard changes hands");
-        }
-    }
-
-    #[test]
-    fn fewer_events_than_a_commit_needs_stay_uncommitted() {
-        let kind = WorkerKind { commits: Commits::EveryEvents(1_000), ..WorkerKind::default() };
-        let mut shards = loaded(&[1_300.0]);
-        let mut crew = Crew::ready(1, seconds(2), kind);
-        for second in 0..100 {
-            crew.work(&mut shards, false, 50.0, 1.0, seconds(second));
-        }
-        assert_eq!((waiting(&shards), uncommitted(&shards)), (vec![0.0], vec![300.0]));
-    }
-
-    #[test]
-    fn one_worker_is_slower_than_the_others() {
-        let kind = WorkerKind { slowest: 3.0, ..WorkerKind::default() };
-        let mut shards = loaded(&[100.0; 3]);
-        Crew::ready(3, seconds(2), kind).work(&mut shards, false, 30.0, 1.0, seconds(0));
-        assert_eq!(waiting(&shards), [90.0, 70.0, 70.0]);
-        let mut shards = loaded(&[100.0]);
-        Crew::ready(3, seconds(2), kind).work(&mut shards, true, 30.0, 1.0, seconds(0));
-        assert_eq!(waiting(&shards), [30.0]);
-    }
-}
+#[path = "crew_tests.rs"]
+mod tests;

@@ -24,8 +24,19 @@ impl Default for WorkerKind {
     }
 }
 
-/// When a worker commits what it has handled of its shards. It also commits when the shards are dealt out in another way, since the next owner
-/// begins where the last one has committed.
+impl WorkerKind {
+    /// How often a worker looks who else is there, and which shards are its own. The built-in projector's are told at once; others share a log as a
+    /// consumer group does, whose members learn of each other by asking every now and then.
+    pub(super) fn looks_every(self) -> Duration {
+        match self.checkpoints {
+            Checkpoints::Following => Duration::ZERO,
+            Checkpoints::Shard | Checkpoints::ShardUnknown | Checkpoints::One => Duration::from_millis(500),
+        }
+    }
+}
+
+/// When a worker commits what it has handled of its shards. It also commits before it gives up a shard, since the next owner begins where the last one
+/// has committed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Commits {
     /// Each event.
@@ -71,7 +82,7 @@ pub enum Checkpoints {
     Shard,
     /// The same rows, without knowing which event is whose: the lowest row counts for all, which makes an upper bound.
     ShardUnknown,
-    /// One row for all: everything up to its position is handled.
+    /// One row for all: everything up to its position is handled. It is the lowest of what the workers knew of their shards when each committed last.
     One,
 }
 

@@ -1,7 +1,7 @@
 //! The simulator: a trace of arrivals, workers that take their time to start, shards that come whole, and the autoscaler's exact algorithm
 //! over a [`Policy`] — what the autoscaler reads, and who else sets the scale.
 //!
-//! Pure: a trace in, a [`Run`] out. There is no randomness: the same input gives the same output. Points in time are a
+//! Pure: a trace in, a [`Run`] out. What looks random is the same each time: the same input gives the same output. Points in time are a
 //! [`std::time::Duration`] since the trace began.
 //!
 //! # The seam
@@ -22,6 +22,7 @@
 pub mod chart;
 mod command;
 mod crew;
+mod deal;
 mod documents;
 mod given_autoscaler;
 mod kind;
@@ -34,7 +35,9 @@ mod read_trace;
 mod record;
 mod report;
 mod run;
+mod shard;
 mod svg;
+mod told;
 mod trace;
 
 pub use command::{InvalidInput, Options, read_autoscaler, read_projection, simulate};

@@ -1,16 +1,17 @@
-//! Our own policy: the very model that the operator runs. The only file of the simulator that knows the model's types.
+//! Our own policy: the very model that the operator runs. Beside `told.rs` the only file of the simulator that knows the model's types.
 
 use super::{
     given_autoscaler::{GivenAutoscaler, Reads},
     kind::Measured,
     policy::{Policy, State},
+    told::Told,
 };
 use crate::{
     api::Projection,
     bounds::bounds,
     controller::{Invalid, Preview, ServerAbilities},
     hpa::{Autoscaler, InvalidAutoscaler, Metric, Reading},
-    lag::{Assessment, Bounds, CheckpointState, Head, Model, Pending, Position, Sample, Workers},
+    lag::{Assessment, Bounds, CheckpointState, Head, Model, Pending, Position, Sample},
 };
 
 /// Scales as the operator does: the model tells how many workers hold the target, the managed autoscaler reads that.
@@ -22,6 +23,7 @@ pub struct ModelPolicy {
     /// What each of its metrics reads.
     reads: Vec<Reads>,
     operator: Preview,
+    told: Told,
     latest: Option<Assessment>,
 }
 
@@ -64,6 +66,7 @@ impl ModelPolicy {
             // The required workers, and then, where a second rule asks for it, the length of the queue.
             reads: vec![Reads::Required, Reads::Pending],
             operator,
+            told: Told::default(),
             latest: None,
         })
     }
@@ -81,10 +84,10 @@ impl Policy for ModelPolicy {
     }
 
     fn sample(&mut self, state: &State<'_>) {
-        let ready = state.ready();
-        let rolling = usize::try_from(ready).ok() != Some(state.workers.len());
+        let workers = self.told.workers(state);
         // A sample that tells no lag leaves nothing to be answered, as it does in the operator once the last one is too old.
-        self.latest = self.model.observe(&sample(state), Workers { ready, rolling }, self.bounds).ok();
+        self.latest = self.model.observe(&sample(state), workers, self.bounds).ok();
+        self.told.asks_for(self.required(), state);
     }
 
     fn readings(&mut self, _: &State<'_>) -> Vec<Reading> {

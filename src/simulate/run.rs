@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use super::{
     crew::Crew,
+    deal::Deals,
     kind::{Checkpoints, Measured, WorkerKind},
-    log::{Arrivals, Backlog, Shard},
+    log::{Arrivals, Backlog},
     outcome::{Moment, Run},
     policy::{Policy, State},
     record::Record,
+    shard::Shard,
     trace::Trace,
 };
 use crate::hpa::{Autoscaler, Controller, Phase, Pod, Scale, Settings};
@@ -36,6 +38,8 @@ pub struct Plan {
     pub target: Duration,
     /// Time between two samples.
     pub sampling: Duration,
+    /// When the first is taken. An operator does not begin to look just when a load begins.
+    pub first_sample: Duration,
     /// Time between two looks of the autoscaler.
     pub sync_period: Duration,
     /// When it looks first.
@@ -61,6 +65,7 @@ impl Plan {
             ready_at_first: true,
             target,
             sampling: Duration::from_millis(500),
+            first_sample: Duration::ZERO,
             sync_period: Duration::from_secs(15),
             phase: Duration::from_secs(7),
             settings: Settings::default(),
@@ -78,7 +83,7 @@ pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
     let mut world = World::new(plan);
     let mut autoscaler = policy.autoscaler().map(|spec| (spec, Controller::new(plan.settings)));
     let tick = plan.tick.max(Duration::from_millis(1));
-    let (mut sample_at, mut look_at) = (Duration::ZERO, plan.phase);
+    let (mut sample_at, mut look_at) = (plan.first_sample, plan.phase);
     let mut record = Record::new(plan.trace.begins(), tick, plan.target);
     let mut now = Duration::ZERO;
     let mut measured = Measured::default();
@@ -144,6 +149,7 @@ fn look(
 struct World<'a> {
     plan: &'a Plan,
     arrivals: Arrivals,
+    deals: Deals,
     shards: Vec<Shard>,
     crew: Crew,
 }
@@ -160,18 +166,14 @@ struct Seen {
 impl<'a> World<'a> {
     fn new(plan: &'a Plan) -> Self {
         let weights: Vec<f64> = plan.shards.iter().copied().filter(|weight| *weight > 0.0).collect();
-        let sum: f64 = weights.iter().sum();
-        let shards = if weights.is_empty() {
-            vec![Shard::new(1.0, 0.0)]
-        } else {
-            let offset = |index: usize| as_float(index) / as_float(weights.len());
-            weights.iter().enumerate().map(|(index, weight)| Shard::new(weight / sum, offset(index))).collect()
-        };
+        // One stands for the log that workers compete for.
+        let weights = if weights.is_empty() { vec![1.0] } else { weights };
         let workers = usize::try_from(plan.workers).unwrap_or(0);
         Self {
             plan,
             arrivals: Arrivals::new(&plan.trace, plan.backlog),
-            shards,
+            deals: Deals::new(&weights),
+            shards: vec![Shard::default(); weights.len()],
             crew: if plan.ready_at_first {
                 Crew::ready(workers, plan.start_up, plan.kind)
             } else {
@@ -186,15 +188,14 @@ impl<'a> World<'a> {
 
     fn see(&mut self, now: Duration) -> Seen {
         let seconds = now.as_secs_f64();
-        let all = self.arrivals.until(seconds);
+        let head = self.deals.deal(&mut self.shards, self.arrivals.until(seconds));
         let (mut pending, mut oldest) = (0, seconds);
         for shard in &mut self.shards {
-            shard.grow(all);
             pending += whole(shard.pending());
             oldest = shard.oldest(&self.arrivals).unwrap_or(oldest).min(oldest);
         }
         Seen {
-            arrived: whole(all),
+            arrived: whole(head),
             pending,
             staleness: since(oldest, seconds),
             per_worker: self.per_worker(now),
@@ -205,14 +206,15 @@ impl<'a> World<'a> {
     /// What is seen from outside.
     fn measure(&mut self, now: Duration) -> Measured {
         let seconds = now.as_secs_f64();
-        let all = self.arrivals.until(seconds);
-        let head = all.floor();
+        let head = self.deals.deal(&mut self.shards, self.arrivals.until(seconds));
         let counted = matches!(self.plan.kind.checkpoints, Checkpoints::Following | Checkpoints::Shard);
         let (mut by_shard, mut checkpoints, mut oldest) = (Vec::new(), Vec::new(), seconds);
         for shard in &mut self.shards {
-            shard.grow(all);
-            let stays = matches!(self.plan.kind.checkpoints, Checkpoints::Shard | Checkpoints::ShardUnknown);
-            checkpoints.push(whole(if stays { shard.row(head) } else { shard.following(head) }));
+            checkpoints.push(whole(match self.plan.kind.checkpoints {
+                Checkpoints::Following => shard.following(head),
+                Checkpoints::Shard | Checkpoints::ShardUnknown => shard.row(head),
+                Checkpoints::One => shard.known(head),
+            }));
             if counted {
                 by_shard.push(whole(shard.uncommitted()));
                 oldest = shard.oldest_uncommitted(&self.arrivals).unwrap_or(oldest).min(oldest);
@@ -245,11 +247,10 @@ impl<'a> World<'a> {
     }
 
     fn work(&mut self, now: Duration, tick: Duration) {
-        let all = self.arrivals.until((now + tick).as_secs_f64());
-        for shard in &mut self.shards {
-            shard.grow(all);
-        }
+        let head = self.deals.deal(&mut self.shards, self.arrivals.until(now.as_secs_f64()));
         let (rate, compete) = (self.per_worker(now), self.plan.shards.is_empty());
+        self.crew.fetch(&mut self.shards, compete, rate, head);
+        self.deals.deal(&mut self.shards, self.arrivals.until((now + tick).as_secs_f64()));
         self.crew.work(&mut self.shards, compete, rate, tick.as_secs_f64(), now);
     }
 }

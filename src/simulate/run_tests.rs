@@ -159,9 +159,9 @@ fn the_same_input_gives_the_same_output() {
     assert_eq!(twice[0], twice[1]);
 }
 
-/// 10 events/s for 24 shards, three workers of 50/s: nothing ever waits for long.
+/// 10 events/s for 24 shards, three workers of 50/s from the beginning: nothing ever waits for long.
 fn light(kind: WorkerKind) -> Run {
-    let plan = Plan { per_worker: 50.0, kind, ..Plan::new(trace(&[10.0; 12]), seconds(15)) };
+    let plan = Plan { workers: 3, per_worker: 50.0, kind, ..Plan::new(trace(&[10.0; 12]), seconds(15)) };
     run(&plan, &mut Foretold(vec![(0, 3)]))
 }
 
