@@ -74,6 +74,17 @@ struct Options {
     /// Where each cell's figures second by second go, as CSV
     #[arg(long, default_value = "target/bench-workers")]
     csv: PathBuf,
+    /// Start no cluster and no workers: only print what the simulator says of each race
+    #[arg(long)]
+    simulate_only: bool,
+    /// With --simulate-only: seconds from a worker's creation until its pod is ready, which a cluster would have told
+    #[arg(long, requires = "simulate_only", default_value_t = USUAL_START_UP.as_secs_f64(), value_parser = seconds)]
+    start_up: f64,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=3_600.0).contains(&seconds) { Ok(seconds) } else { Err("must be from 0 to 3600".to_owned()) }
 }
 
 /// A trace, as on the command line.
@@ -139,11 +150,26 @@ fn whole(number: f64) -> u32 {
 
 fn main() -> Result<()> {
     let options = Options::parse();
+    if options.simulate_only {
+        println!("{}", simulated(&options));
+        return Ok(());
+    }
     std::fs::create_dir_all(&options.csv).with_context(|| format!("creating {}", options.csv.display()))?;
     let cluster = Cluster::start(&ClusterOptions::default())?;
     let raced = cluster.block_on(race_all(&cluster, &options))?;
     cluster.stop()?;
     raced
+}
+
+/// What the simulator says of all races, as a table.
+fn simulated(options: &Options) -> String {
+    let pod = Duration::try_from_secs_f64(options.start_up).unwrap_or(USUAL_START_UP);
+    let rows = options.races().into_iter().flat_map(|race| {
+        // What a cluster measures is the time until the worker's probe succeeds, which comes after its own slow start.
+        let start_up = pod + Duration::from_secs(race.kind.slow_start());
+        options.ways.iter().map(move |way| (race, *way, race.simulated(*way, start_up)))
+    });
+    table::predictions(&rows.collect::<Vec<_>>())
 }
 
 async fn race_all(cluster: &Cluster, options: &Options) -> Result<()> {

@@ -10,8 +10,13 @@ use projectionist::simulate::{Plan, Point, Score, Trace, run};
 
 use crate::{kinds::Kind, ways::Way};
 
-/// When the autoscaler looks first: what a cluster does lies somewhere between.
-const PHASES: [u64; 3] = [1, 6, 11];
+/// A race on a cluster is one draw of many: when the autoscaler and the operator look first and how long a pod takes is chance, and where a decision is
+/// near, all that follows hangs on it. So many of each are simulated.
+const DRAWS: usize = 3;
+/// When the autoscaler looks first.
+const PHASES: [u64; DRAWS] = [1, 6, 11];
+/// Pods take so many times as long to start as they do in the mean.
+const SPREAD: [f64; DRAWS] = [0.75, 1.0, 1.25];
 
 /// What is raced: workers of a kind, under a load, with a target.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,14 +54,30 @@ impl Race {
         }
     }
 
-    /// The mean of the phases, and the most reversals of any. `start_up`: from a worker's creation until it works.
+    /// The median of nine runs, and the least and the most. `start_up`: from a worker's creation until it works, in the mean.
     pub fn simulated(&self, way: Way, start_up: Duration) -> Prediction {
-        let scores: Vec<Score> = PHASES
-            .iter()
-            .map(|phase| run(&self.plan(start_up, *phase), way.simulated().policy(self.target).as_mut()).score())
+        let draws = (0..DRAWS).flat_map(|phase| (0..DRAWS).map(move |sample| (phase, sample)));
+        let scores: Vec<Score> = draws
+            .map(|(phase, sample)| {
+                let took = SPREAD[(phase + sample) % DRAWS];
+                let plan = self.plan(start_up.mul_f64(took), PHASES[phase]);
+                let first_sample = plan.sampling.mul_f64(sample as f64 / DRAWS as f64);
+                run(&Plan { first_sample, ..plan }, way.simulated().policy(self.target).as_mut()).score()
+            })
             .collect();
-        let mean = |of: fn(&Score) -> f64| scores.iter().map(of).sum::<f64>() / PHASES.len() as f64;
-        Prediction { lateness: mean(|score| score.lateness), worker_seconds: mean(|score| score.worker_seconds) }
+        let sorted = |of: fn(&Score) -> f64| {
+            let mut values: Vec<f64> = scores.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        };
+        let costs = sorted(|score| score.worker_seconds);
+        let middle = |values: &[f64]| values[values.len() / 2];
+        Prediction {
+            lateness: middle(&sorted(|score| score.lateness)),
+            worker_seconds: middle(&costs),
+            least: costs[0],
+            most: costs[costs.len() - 1],
+        }
     }
 
     /// Worker-seconds of the best plan; none where shards or workers differ, for which it is not known.
@@ -74,6 +95,10 @@ impl Race {
 pub struct Prediction {
     /// Staleness beyond the target, in s·s.
     pub lateness: f64,
-    /// What it costs.
+    /// What it costs: the median,
     pub worker_seconds: f64,
+    /// the least,
+    pub least: f64,
+    /// and the most.
+    pub most: f64,
 }

@@ -89,7 +89,7 @@ impl Finished {
         if seconds < trace.seconds() {
             let _ = writeln!(text, "The first {seconds} s of the trace.\n");
         }
-        text.push_str("| way | late s·s | late % | worst s | worker-seconds | of foresight | reversals | peak | start-up s | simulated: late, worker-seconds | cluster / simulated |\n");
+        text.push_str("| way | late s·s | late % | worst s | worker-seconds | of foresight | reversals | peak | start-up s | simulated: late, worker-seconds (least–most) | cluster / simulated |\n");
         text.push_str("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n");
         for outcome in &self.outcomes {
             let Outcome { way, score, simulated, start_up } = outcome;
@@ -98,7 +98,7 @@ impl Finished {
             let mark = if outcome.agrees() { "" } else { " differs" };
             let _ = writeln!(
                 text,
-                "| {} | {:.0} | {:.1} | {:.1} | {:.0} | {of_foresight} | {} | {} | {start_up:.1} | {:.0}, {:.0} | {:.2}{mark} |",
+                "| {} | {:.0} | {:.1} | {:.1} | {:.0} | {of_foresight} | {} | {} | {start_up:.1} | {:.0}, {:.0} ({:.0}–{:.0}) | {:.2}{mark} |",
                 way.name(),
                 score.lateness,
                 score.out_of_target * 100.0,
@@ -108,6 +108,8 @@ impl Finished {
                 score.most_workers,
                 simulated.lateness,
                 simulated.worker_seconds,
+                simulated.least,
+                simulated.most,
                 score.worker_seconds / simulated.worker_seconds,
             );
         }
@@ -151,6 +153,27 @@ pub fn summary(all: &[Finished]) -> String {
     text
 }
 
+/// What the simulator says of races that no cluster ran.
+pub fn predictions(all: &[(Race, Way, Prediction)]) -> String {
+    let mut text =
+        "| race | target s | way | simulated: late s·s | simulated: worker-seconds | least–most |\n|---|--:|---|--:|--:|--:|\n".to_owned();
+    for (race, way, simulated) in all {
+        let _ = writeln!(
+            text,
+            "| {}, {} | {} | {} | {:.0} | {:.0} | {:.0}–{:.0} |",
+            race.kind.name(),
+            format!("{:?}", race.trace).to_lowercase(),
+            race.target.as_secs_f64(),
+            way.name(),
+            simulated.lateness,
+            simulated.worker_seconds,
+            simulated.least,
+            simulated.most,
+        );
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -169,7 +192,12 @@ mod tests {
             changes: 3,
             reversals,
         };
-        Outcome { way, score, simulated: Prediction { lateness: 0.0, worker_seconds: 1_000.0 }, start_up: 2.0 }
+        Outcome {
+            way,
+            score,
+            simulated: Prediction { lateness: 0.0, worker_seconds: 1_000.0, least: 900.0, most: 1_100.0 },
+            start_up: 2.0,
+        }
     }
 
     fn finished(kind: Kind, ours: Outcome) -> Finished {
@@ -187,6 +215,13 @@ mod tests {
         assert_eq!(reached(&finished(Kind::Untold, outcome(Way::Ours, 20.0, 990.0, 2))), Vec::<bool>::new());
         assert!(bad.table().contains("- MISSED: no reversal on steady load: 2"), "{}", bad.table());
         assert!(summary(&[good, bad]).starts_with("\n# 4 of 8 goals reached"));
+    }
+
+    #[test]
+    fn predictions_are_told_with_the_least_and_the_most() {
+        let Finished { race, outcomes, .. } = finished(Kind::Row, outcome(Way::Ours, 0.0, 1.0, 0));
+        let text = predictions(&[(race, Way::Ours, outcomes[0].simulated)]);
+        assert!(text.ends_with("| row, steady | 15 | ours | 0 | 1000 | 900–1100 |\n"), "{text}");
     }
 
     #[test]
