@@ -12,7 +12,13 @@ use std::{
 
 use kube::ResourceExt as _;
 
-use crate::{api::Projection, field_managers::managers_of, measure::ProjectionKey, names, snapshot::Snapshot};
+use crate::{
+    api::{PassedOverStatus, Projection},
+    field_managers::managers_of,
+    measure::ProjectionKey,
+    names,
+    snapshot::Snapshot,
+};
 
 /// A status that differs from what the leader asks for is outdated after this time. It is usually written within milliseconds.
 const OUTDATED_AFTER: Duration = Duration::from_secs(10);
@@ -20,6 +26,15 @@ const OUTDATED_AFTER: Duration = Duration::from_secs(10);
 const NAMED: usize = 500;
 /// Annotation of our copy of a Projection whose number another writer wrote.
 const FOREIGN: &str = "projectionist.dev/required-by-others";
+/// Annotation of our copy of a Projection whose late events another writer wrote.
+const FOREIGN_PASSED_OVER: &str = "projectionist.dev/passed-over-by-others";
+/// What these annotations tell of: fields of the status, by their places in `managedFields`.
+const NOTED: [(&str, &str); 4] = [
+    (FOREIGN, "/f:status/f:workers/f:required"),
+    (FOREIGN_PASSED_OVER, "/f:status/f:passedOver/f:eventTable"),
+    (FOREIGN_PASSED_OVER, "/f:status/f:passedOver/f:positions"),
+    (FOREIGN_PASSED_OVER, "/f:status/f:passedOver/f:more"),
+];
 /// Stands for all Projections.
 const ALL: &str = "*";
 
@@ -86,16 +101,21 @@ impl Following {
     }
 }
 
-/// Notes on a Projection as it came from the watch whether the number in its status was written by something else than the operator. The leader
-/// puts such a number right; until then it is not repeated. The note is on our copy only.
+/// Notes on a Projection as it came from the watch whether the number in its status, or the late events, were written by something else than the
+/// operator. The leader puts that right; until then it is not repeated. The note is on our copy only.
 pub fn note_who_wrote(projection: &mut Projection) {
-    let foreign = managers_of(&projection.metadata, "/f:status/f:workers/f:required")
-        .any(|manager| manager != Some(names::STATUS_FIELD_MANAGER));
+    let by_another = |manager| manager != Some(names::STATUS_FIELD_MANAGER);
+    let foreign = NOTED.map(|(_, field)| managers_of(&projection.metadata, field).any(by_another));
     let annotations = projection.annotations_mut();
-    annotations.remove(FOREIGN);
-    if foreign {
-        annotations.insert(FOREIGN.to_owned(), String::new());
-    }
+    annotations.retain(|name, _| NOTED.iter().all(|(note, _)| name != note));
+    let noted = NOTED.iter().zip(foreign).filter(|(_, foreign)| *foreign);
+    annotations.extend(noted.map(|((note, _), _)| ((*note).to_owned(), String::new())));
+}
+
+/// The late events that the status tells of, where the operator wrote them.
+pub fn passed_over_by_operator(projection: &Projection) -> Option<&PassedOverStatus> {
+    let status = projection.status.as_ref().filter(|_| !projection.annotations().contains_key(FOREIGN_PASSED_OVER))?;
+    status.passed_over.as_ref()
 }
 
 /// What the leader remembers of statuses that differ from its own numbers.

@@ -29,7 +29,8 @@ pub use spec::{
     PostgresSource, Projection, ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
 };
 pub use status::{
-    BoundBy, CadenceStatus, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus,
+    BoundBy, CadenceStatus, HeadStatus, PassedOverStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus,
+    WorkersStatus,
 };
 pub use structural::Refusal;
 pub use worker_pod::WorkerPod;

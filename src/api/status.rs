@@ -39,6 +39,9 @@ pub struct ProjectionStatus {
     /// In which steps the checkpoint moves; absent where it moves all the time, or where that is not known yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cadence: Option<CadenceStatus>,
+    /// Events that appeared at positions which the checkpoint had passed already; absent where none are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<PassedOverStatus>,
     /// Ready, SourceReachable, LagKnown, WithinTarget, Progressing, HeldBack, Available.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -106,6 +109,19 @@ pub struct CadenceStatus {
     /// Events in each commit, where workers commit after a number of events and not after a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<i64>,
+}
+
+/// Events that appeared after the checkpoint had passed their positions. Outlives a restart of the operator.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PassedOverStatus {
+    /// The table that they are in, as `spec.source` names it.
+    pub event_table: String,
+    /// Their positions, the lowest first, at most 100.
+    pub positions: Vec<String>,
+    /// How many more there are.
+    #[serde(default)]
+    pub more: i64,
 }
 
 /// How many workers there should be and are.

@@ -36,6 +36,8 @@ pub struct Known<'a> {
     pub suspended: bool,
     /// `spec.suspend` is off, and the workload has been given its workers back, or needs none.
     pub resumed: bool,
+    /// The event table, as the spec names it.
+    pub event_table: &'a str,
     /// `spec.lag.target`.
     pub target: Duration,
     /// The workload.

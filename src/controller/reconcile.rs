@@ -177,6 +177,7 @@ impl Reconciler {
             generation,
             suspended: projection.spec.suspend,
             resumed: false,
+            event_table: projection.spec.source.postgres.as_ref().map_or("", |source| &source.event_table.table),
             target: projection.spec.lag.target.0,
             workload: WorkloadView::Absent,
             trouble: None,

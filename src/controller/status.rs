@@ -10,8 +10,11 @@ use super::{
     live::WorkerCounts,
 };
 use crate::{
-    api::{BoundBy, CadenceStatus, HeadStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus, WorkersStatus},
-    lag::{Cadence, Limit, Sample},
+    api::{
+        BoundBy, CadenceStatus, HeadStatus, PassedOverStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus,
+        WorkersStatus,
+    },
+    lag::{Cadence, Limit, PassedOver, Sample},
 };
 
 /// The status to report.
@@ -47,8 +50,21 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
             Some(assessment) => assessment.cadence.map(cadence),
             None => previous.cadence,
         },
+        // What was passed over outlives them, too.
+        passed_over: match sample {
+            Some(sample) => passed_over(&sample.faults.passed_over, known.event_table),
+            None => previous.passed_over.clone(),
+        },
         conditions: conditions(known, previous, now),
     }
+}
+
+fn passed_over(PassedOver { positions, more }: &PassedOver, event_table: &str) -> Option<PassedOverStatus> {
+    (!positions.is_empty()).then(|| PassedOverStatus {
+        event_table: event_table.to_owned(),
+        positions: positions.iter().map(ToString::to_string).collect(),
+        more: i64::try_from(*more).unwrap_or(i64::MAX),
+    })
 }
 
 fn cadence(cadence: Cadence) -> CadenceStatus {

@@ -14,7 +14,7 @@ use super::{
     urgency::{Urgency, has_only_begun, numbers_every, urgency, waits_for_first_sample},
 };
 use crate::{
-    api::{BoundBy, CadenceStatus, Phase, ProjectionStatus, Reason},
+    api::{BoundBy, CadenceStatus, PassedOverStatus, Phase, ProjectionStatus, Reason},
     lag::{
         Assessment, AtLeast, BlockingWriter, Cadence, CheckpointState, FailedEvent, Head, Jump, Limit, PassedOver,
         Pending, Position, Rates, Required, RetentionRisk, Rewound, Sample, SessionInfo, Stage,
@@ -87,6 +87,7 @@ fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
         generation: Some(1),
         suspended: false,
         resumed: false,
+        event_table: "events",
         target: Duration::from_secs(30),
         workload: present(2, 2),
         trouble: None,
@@ -139,6 +140,25 @@ fn events_that_are_not_handled_are_named_by_their_positions() {
         message.starts_with("events appeared at positions 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 7 more after"),
         "{message}"
     );
+}
+
+#[test]
+fn events_that_were_passed_over_stay_in_the_status_until_a_sample_says_otherwise() {
+    let (mut late, good) = (measured(0, 0.0, false), measured(0, 0.0, false));
+    late.sample.faults.passed_over = PassedOver { positions: vec![Position(2), Position(40)], more: 0 };
+    let told = status(&known(Ok(&late)));
+    let positions = vec!["2".to_owned(), "40".to_owned()];
+    assert_eq!(
+        told.passed_over,
+        Some(PassedOverStatus { event_table: "events".to_owned(), positions: positions.clone(), more: 0 })
+    );
+    let unmeasured = Unknown { reason: Reason::NotMeasuredYet, message: String::new() };
+    let restarted = next_status(&known(Err(unmeasured)), &told, at(200));
+    assert_eq!(restarted.passed_over, told.passed_over, "the next process has yet to look");
+    assert_eq!(next_status(&known(Ok(&good)), &restarted, at(300)).passed_over, None, "they are handled");
+    late.sample.faults.passed_over.positions.pop();
+    let fewer = next_status(&known(Ok(&late)), &told, at(200));
+    assert_eq!(urgency(&told, &fewer), Urgency::Now, "or the next process would tell of it again");
 }
 
 #[test]

@@ -75,7 +75,9 @@ pub fn urgency(before: &ProjectionStatus, after: &ProjectionStatus) -> Urgency {
         let counts = workers.as_ref().map(|workers| (workers.ready, workers.rolling));
         let workers = workers.map(|workers| WorkersStatus { ready: None, summary: None, rolling: false, ..workers });
         let spec = (status.observed_generation, status.suspended);
-        ((spec, status.phase, workers, status.pending.is_some(), conditions), counts)
+        // Read again by the next process.
+        let passed_over = status.passed_over.as_ref().map(|passed_over| passed_over.positions.clone());
+        ((spec, status.phase, workers, status.pending.is_some(), passed_over, conditions), counts)
     };
     let ((said, counts_said), (says, counts)) = (acted_on(before), acted_on(after));
     let rolls = |counts: Option<(_, bool)>| counts.is_some_and(|(_, rolling)| rolling);

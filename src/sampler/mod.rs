@@ -6,6 +6,7 @@ mod board;
 mod budgets;
 mod checkpoints;
 mod grouping;
+mod passed_over;
 mod planner;
 mod poll;
 mod secrets;

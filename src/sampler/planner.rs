@@ -15,6 +15,7 @@ use super::{
     SamplerMetrics, Secrets,
     board::Reported,
     grouping::{Group, Groups, group},
+    passed_over::Memories,
     poll::Work,
     secrets::SecretCache,
     tasks::Tasks,
@@ -52,6 +53,7 @@ pub(super) struct Planner {
     /// PostgreSQL databases, with events or with checkpoints: one connection each.
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
     postgres: Tasks<ConnectionIdentity, PostgresProbe>,
+    passed_over: Memories,
 }
 
 impl Planner {
@@ -69,6 +71,7 @@ impl Planner {
             resolved: Vec::new(),
             databases: HashMap::new(),
             postgres: Tasks::default(),
+            passed_over: Memories::default(),
         }
     }
 
@@ -110,9 +113,13 @@ impl Planner {
 
     fn gather(&mut self, projections: &[Arc<Projection>]) {
         self.resolved.clear();
+        self.passed_over.retain(projections.iter().map(AsRef::as_ref));
         for projection in projections {
             match resolve(projection) {
-                Ok(resolved) => self.resolved.push(resolved),
+                Ok(resolved) => {
+                    self.passed_over.begin(&resolved, projection);
+                    self.resolved.push(resolved);
+                }
                 Err(unknown) => self.report(
                     key_of(projection),
                     projection.metadata.uid.as_deref().unwrap_or_default().into(),
@@ -145,8 +152,11 @@ impl Planner {
     fn start(&mut self, endpoint: Endpoint, group: Group) {
         match endpoint {
             Endpoint::Postgres(identity) => {
-                let work = self.work(group, |source, rows| match source {
-                    ResolvedSource::Postgres { table, .. } => Some(Question::new(table, rows)),
+                let work = self.work(group, |Resolved { key, source, checkpoint, .. }| match source {
+                    ResolvedSource::Postgres { table, .. } => {
+                        let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows.clone());
+                        Some(Question::new(table, rows, self.passed_over.of(key)))
+                    }
                 });
                 let Some(database) = self.databases.get(&identity).map(Arc::clone) else { return };
                 let started = self.started;
@@ -156,16 +166,11 @@ impl Planner {
         }
     }
 
-    /// What one server is asked: `question` makes it from a source of the server's kind and the rows of the checkpoint.
-    fn work<Q>(
-        &self,
-        Group { members, interval }: Group,
-        question: impl Fn(&ResolvedSource, CheckpointRows) -> Option<Q>,
-    ) -> Work<Q> {
+    /// What one server is asked: `question` makes it of a source of the server's kind.
+    fn work<Q>(&self, Group { members, interval }: Group, question: impl Fn(&Resolved) -> Option<Q>) -> Work<Q> {
         let asks = members.into_iter().filter_map(|(resolved, store)| {
-            let Resolved { key, uid, generation, source, checkpoint, .. } = resolved;
-            let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows.clone());
-            let question = question(&source, rows)?;
+            let question = question(&resolved)?;
+            let Resolved { key, uid, generation, checkpoint, .. } = resolved;
             let store = store.map(|Endpoint::Postgres(identity)| identity);
             let read_store = store.as_ref().map(|identity| identity.settings().database().into());
             let database = store.and_then(|identity| self.databases.get(&identity).map(Arc::clone));

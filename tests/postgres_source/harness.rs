@@ -97,6 +97,11 @@ impl Running {
 
     /// Declares a Projection; `change` edits its spec.
     pub fn declare(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
+        self.declare_with_status(name, &Value::Null, change);
+    }
+
+    /// Declares a Projection that has this status already.
+    pub fn declare_with_status(&mut self, name: &str, status: &Value, change: impl FnOnce(&mut Value)) {
         let mut spec = json!({
             "source": { "postgres": { "connection": { "secretRef": { "name": "db" } }, "eventTable": {} } },
             "checkpoint": { "readStore": {} },
@@ -109,6 +114,7 @@ impl Running {
             "kind": "Projection",
             "metadata": { "namespace": "shop", "name": name, "uid": name, "generation": 1 },
             "spec": spec,
+            "status": status,
         }))
         .unwrap();
         self.writer.apply_watcher_event(&Event::Apply(projection));

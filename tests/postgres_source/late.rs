@@ -1,7 +1,10 @@
 //! Events that are committed below what a projector has passed: seen afterwards and named, whatever brought them there.
 
-use projectionist::lag::{CheckpointState, PassedOver, Position};
-use serde_json::json;
+use projectionist::{
+    api::Reason,
+    lag::{CheckpointState, PassedOver, Position},
+};
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::harness::{Running, append, commit, database, server};
@@ -164,4 +167,77 @@ async fn a_late_event_that_is_deleted_is_named_no_more_unless_it_comes_back() {
     passed_over(&sampler, "a", &[501]).await;
     client.batch_execute("insert into drawn values (500, 'y')").await.unwrap();
     passed_over(&sampler, "a", &[500, 501]).await;
+}
+
+/// The status in which the operator left the events that were passed over.
+fn left_behind(positions: &[&str]) -> Value {
+    json!({ "passedOver": { "eventTable": "drawn", "positions": positions, "more": 0 } })
+}
+
+#[tokio::test]
+async fn a_late_event_is_named_by_the_next_process_until_it_is_deleted_or_the_checkpoint_goes_back() {
+    let (url, client) = database(server(), "late_restart").await;
+    client.batch_execute(DRAWN_AND_ROWS).await.unwrap();
+    let drawn = |spec: &mut Value| spec["source"]["postgres"]["eventTable"]["table"] = json!("drawn");
+    let mut sampler = Running::start(&[("db", &url)]);
+    for name in ["a", "b"] {
+        commit(&client, name, 1000).await;
+        sampler.declare(name, drawn);
+        seen_at(&sampler, name, 1000).await;
+    }
+    client.batch_execute("insert into drawn values (500, 'y'), (501, 'y')").await.unwrap();
+    for name in ["a", "b"] {
+        passed_over(&sampler, name, &[500, 501]).await;
+    }
+    drop(sampler);
+    client.batch_execute("delete from drawn where position = 501").await.unwrap();
+
+    let mut next = Running::start(&[("db", &url)]);
+    next.declare("untold", drawn);
+    commit(&client, "untold", 1000).await;
+    for name in ["a", "b"] {
+        next.declare_with_status(name, &left_behind(&["500", "501"]), drawn);
+        // Its first word: 501 was deleted meanwhile.
+        assert_eq!(seen_at_rows(&next, name, &[1000]).await, [500]);
+    }
+    assert!(seen_at_rows(&next, "untold", &[1000]).await.is_empty(), "what was there before is not late");
+    commit(&client, "b", 499).await;
+    passed_over(&next, "b", &[]).await;
+    commit(&client, "b", 1000).await;
+    assert!(seen_at_rows(&next, "b", &[1000]).await.is_empty(), "b has handled it");
+    // Another spec, with the status of before: what was put right in this process is not told again.
+    commit(&client, "renamed", 900).await;
+    next.declare_with_status("b", &left_behind(&["500"]), |spec| {
+        drawn(spec);
+        spec["checkpoint"]["readStore"]["name"] = json!("renamed");
+    });
+    assert!(seen_at_rows(&next, "b", &[900]).await.is_empty(), "the status is read at the start only");
+    passed_over(&next, "a", &[500]).await;
+    client.batch_execute("delete from drawn where position = 500").await.unwrap();
+    passed_over(&next, "a", &[]).await;
+}
+
+#[tokio::test]
+async fn a_late_event_is_named_with_other_credentials_too() {
+    let own = server();
+    let (_, client) = database(own, "late_rotation").await;
+    client.batch_execute(DRAWN_AND_ROWS).await.unwrap();
+    let mut sampler = Running::start(&[]);
+    for role in ["late_before", "late_after"] {
+        own.create_role(role, role).await.unwrap();
+        client.batch_execute(&format!("grant select on drawn, checkpoints to {role}")).await.unwrap();
+    }
+    let as_role = |role: &str| own.url_as(role, role, "late_rotation");
+    commit(&client, "a", 1000).await;
+    sampler.secrets.0.lock().unwrap().insert("db".to_owned(), as_role("late_before"));
+    sampler.declare("a", |spec| spec["source"]["postgres"]["eventTable"]["table"] = json!("drawn"));
+    seen_at(&sampler, "a", 1000).await;
+    client.batch_execute("insert into drawn values (500, 'y')").await.unwrap();
+    passed_over(&sampler, "a", &[500]).await;
+    client.batch_execute("drop owned by late_before").await.unwrap();
+    sampler.wait_unknown("a", Reason::PermissionDenied).await;
+    // Only the new role sees this.
+    commit(&client, "a", 999).await;
+    sampler.secrets.0.lock().unwrap().insert("db".to_owned(), as_role("late_after"));
+    assert_eq!(seen_at_rows(&sampler, "a", &[999]).await, [500]);
 }

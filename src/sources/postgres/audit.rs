@@ -19,6 +19,7 @@ use tokio_postgres::{Client, Error, types::Type};
 
 use super::{
     gaps::{Gaps, filled_sql, gaps_sql, window_sql},
+    passed_over::PassedOverMemory,
     questions::Wanted,
 };
 use crate::{
@@ -47,6 +48,8 @@ pub(super) struct Audit {
     /// How far each projection had come when recent gaps, and when all gaps, were last seen to be empty.
     passed: [HashMap<ProjectionKey, Position>; 2],
     late: HashMap<ProjectionKey, Late>,
+    /// The projections of which it was taken over what was told before.
+    taken_over: HashMap<ProjectionKey, PassedOverMemory>,
 }
 
 /// What one projection has passed over.
@@ -59,6 +62,16 @@ struct Late {
 }
 
 impl Late {
+    /// Of what was told before. Whether the events are still there is yet to be seen.
+    fn told_before(PassedOver { positions, more }: PassedOver) -> Self {
+        let mut late = Self::default();
+        positions.into_iter().for_each(|position| late.add(position.0));
+        if late.positions.len() >= REMEMBERED {
+            late.more = late.more.saturating_add(more);
+        }
+        late
+    }
+
     /// Adds an event that is there.
     fn add(&mut self, position: i64) {
         self.positions.insert(position, true);
@@ -93,11 +106,13 @@ impl Late {
 impl Audit {
     /// Forgets everything: the log went back.
     pub(super) fn restart(&mut self) {
-        *self = Self::default();
+        let taken_over = std::mem::take(&mut self.taken_over);
+        taken_over.values().for_each(|memory| memory.store(PassedOver::default()));
+        *self = Self { taken_over, ..Self::default() };
     }
 
     /// What the projection has passed over, or where its checkpoint has several rows may have, as far as it is known. An event is told until all rows
-    /// have gone back before it or it is deleted, and as long as this process runs.
+    /// have gone back before it or it is deleted.
     pub(super) fn passed_over(&self, key: &ProjectionKey) -> PassedOver {
         self.late.get(key).map_or_else(PassedOver::default, Late::told)
     }
@@ -114,6 +129,7 @@ impl Audit {
         head: Position,
         wanted: &[Wanted],
     ) -> Result<(), Error> {
+        self.take_over(wanted);
         let recent_from = self.gaps.bounds(false).0.last().copied().unwrap_or(i64::MIN);
         let all = self.gaps.has_older() && self.all_probed.is_none_or(|at| at.elapsed() >= ALL_EVERY);
         let (low, high) = self.gaps.bounds(all);
@@ -126,6 +142,7 @@ impl Audit {
         if self.late_probed.is_none_or(|at| at.elapsed() >= ALL_EVERY) {
             self.probe_late(client, (table, position)).await?;
         }
+        wanted.iter().for_each(|Wanted { ask, .. }| ask.question.passed_over.store(self.passed_over(&ask.key)));
         // What a projector has passed beyond the safe head, if it reads more boldly, is passed as well.
         let furthest = wanted.iter().filter_map(|wanted| wanted.checkpoint.state.highest()).max();
         let passed = safe.max(furthest.filter(|position| *position <= head));
@@ -133,6 +150,22 @@ impl Audit {
             self.extend(client, (table, position), passed.0).await?;
         }
         Ok(())
+    }
+
+    /// Takes over what was told of each projection before it was first looked at here, to be probed at once.
+    fn take_over(&mut self, wanted: &[Wanted]) {
+        if self.taken_over.len() > wanted.len() * 2 + 16 {
+            self.taken_over.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
+            self.late.retain(|key, _| self.taken_over.contains_key(key));
+        }
+        for Wanted { ask, .. } in wanted {
+            if self.taken_over.get(&ask.key) == Some(&ask.question.passed_over) {
+                continue;
+            }
+            self.taken_over.insert(ask.key.clone(), ask.question.passed_over.clone());
+            self.late.insert(ask.key.clone(), Late::told_before(ask.question.passed_over.load()));
+            self.late_probed = None;
+        }
     }
 
     /// Looks whether the late events are still there.
@@ -249,6 +282,19 @@ mod tests {
         let expected = ((1..=100).collect::<Vec<i64>>(), 20);
         assert_eq!(told(&late(1..=120)), expected);
         assert_eq!(told(&late((1..=120).rev())), expected);
+    }
+
+    #[test]
+    fn what_was_told_before_is_taken_over_as_it_was_and_whatever_another_made_of_it_stays_bounded() {
+        let before =
+            |count: i64, more| Late::told_before(PassedOver { positions: (1..=count).map(Position).collect(), more });
+        for all in [1..=2, 1..=100, 1..=120] {
+            let told = late(all).told();
+            assert_eq!(Late::told_before(told.clone()).told(), told);
+        }
+        assert_eq!(told(&before(2, 7)), (vec![1, 2], 0), "there are others only where there is no room");
+        assert_eq!(told(&before(1_000, 7)), ((1..=100).collect::<Vec<i64>>(), 907));
+        assert_eq!(told(&before(100, u64::MAX)).1, u64::MAX);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod counting;
 pub mod event_log;
 mod expression;
 mod gaps;
+mod passed_over;
 mod questions;
 mod sharded;
 mod table;
@@ -22,6 +23,7 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
+pub use passed_over::PassedOverMemory;
 pub use questions::Question;
 
 use super::{Ask, Pace, Probe, Report, Target};

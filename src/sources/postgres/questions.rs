@@ -1,6 +1,6 @@
 //! What there is to know of a projection in order to measure it on PostgreSQL.
 
-use super::AskRef;
+use super::{AskRef, PassedOverMemory};
 use crate::{
     api::{CheckpointRows, EventTable},
     clients::postgres::{quote_identifier, shard_expression},
@@ -27,11 +27,13 @@ pub struct Question {
     pub notify_channel: Option<String>,
     /// Which rows the checkpoint has.
     pub rows: CheckpointRows,
+    /// Where its late events are remembered: holds what was told of them before, and is kept up to date here.
+    pub passed_over: PassedOverMemory,
 }
 
 impl Question {
     /// The question for an event table of the spec, whose checkpoint has these rows.
-    pub fn new(table: &EventTable, rows: CheckpointRows) -> Self {
+    pub fn new(table: &EventTable, rows: CheckpointRows, passed_over: PassedOverMemory) -> Self {
         let without = EventTable::default();
         let shard = match &rows {
             CheckpointRows::One => None,
@@ -63,6 +65,7 @@ impl Question {
             shard,
             notify_channel: table.notify_channel.clone(),
             rows,
+            passed_over,
         }
     }
 }
