@@ -90,8 +90,8 @@ mod tests {
     }
 
     fn begin(memories: &mut Memories, projection: &Projection) -> PassedOverMemory {
-        let need = need(projection).unwrap();
-        memories.begin(&need, projection);
+        let resolved = resolve(projection).unwrap();
+        memories.begin(&resolved, projection);
         memories.of(&resolved.key)
     }
 

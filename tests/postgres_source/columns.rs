@@ -185,6 +185,7 @@ async fn what_row_security_may_hide_is_unknown_and_not_nothing() {
         .batch_execute("create policy projectionist on \"events\" for select to filtered using (true)")
         .await
         .unwrap();
+    sampler.seen_within_two_polls().await;
     sampler.wait_pending("a", 50).await;
     client
         .batch_execute("create policy less on events as restrictive for select using (stream = 'nowhere')")
@@ -192,6 +193,7 @@ async fn what_row_security_may_hide_is_unknown_and_not_nothing() {
         .unwrap();
     sampler.wait("a restrictive policy takes it back", "a", waits).await;
     client.batch_execute("alter role filtered bypassrls").await.unwrap();
+    sampler.seen_within_two_polls().await;
     sampler.wait_pending("a", 50).await;
     // The owner is bound only where the table forces it, a superuser never.
     sampler.declare("b", |spec| {
@@ -222,6 +224,7 @@ async fn a_checkpoint_that_row_security_may_hide_is_unknown_and_not_missing() {
     let unknown = sampler.wait_unknown("a", Reason::PermissionDenied).await;
     assert!(unknown.message.contains("checkpoint table checkpoints: row security"), "{}", unknown.message);
     client.batch_execute("create policy p on checkpoints for select to unseeing using (true)").await.unwrap();
+    sampler.seen_within_two_polls().await;
     sampler.wait_pending("a", 0).await;
 }
 
@@ -262,4 +265,23 @@ async fn names_in_a_checkpoint_table_may_be_of_any_type_that_can_be_told_apart()
         let unknown = sampler.wait_unknown(table, Reason::ColumnTypeUnsuitable).await;
         assert!(unknown.message.contains(words), "{}", unknown.message);
     }
+}
+
+#[tokio::test]
+async fn a_column_of_the_built_in_projector_that_is_mended_is_seen_within_two_polls() {
+    let (url, client) = database(server(), "mended_column").await;
+    client
+        .batch_execute("alter table events alter column data drop default, alter column data type bytea using ''")
+        .await
+        .unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", |spec| {
+        spec["projector"] = json!({ "builtin": { "handlers": { "A": "select 1" } } });
+        spec["scaling"] = json!({ "shards": 4 });
+        spec.as_object_mut().unwrap().remove("checkpoint");
+    });
+    sampler.wait_unknown("a", Reason::ColumnTypeUnsuitable).await;
+    client.batch_execute("alter table events alter column data type jsonb using '{}'").await.unwrap();
+    sampler.seen_within_two_polls().await;
+    sampler.wait_unknown("a", Reason::NeverCommitted).await;
 }

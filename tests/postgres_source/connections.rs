@@ -77,4 +77,25 @@ async fn a_standby_is_refused_because_it_does_not_show_who_is_writing() {
     sampler.declare("a", |_| {});
     let refused = sampler.wait_unknown("a", Reason::SourceIsReplica).await;
     assert!(refused.message.contains("connect to the primary"), "{}", refused.message);
+    standby.connect("followed").await.unwrap().execute("select pg_promote()", &[]).await.unwrap();
+    sampler.seen_within_two_polls().await;
+    sampler.wait_pending("a", 0).await;
+}
+
+#[tokio::test]
+async fn a_login_that_was_refused_for_long_is_taken_within_two_polls_of_being_allowed() {
+    let (_, client) = database(server(), "logins").await;
+    server().create_role("locked_out", "locked_out").await.unwrap();
+    client
+        .batch_execute("grant select on events, checkpoints to locked_out; alter role locked_out nologin")
+        .await
+        .unwrap();
+    commit(&client, "a", 0).await;
+    let mut sampler = Running::start(&[("db", &server().url_as("locked_out", "locked_out", "logins"))]);
+    sampler.declare("a", |_| {});
+    sampler.wait_unknown("a", Reason::AuthenticationFailed).await;
+    sampler.wait_refused(20).await;
+    client.batch_execute("alter role locked_out login").await.unwrap();
+    sampler.seen_within_two_polls().await;
+    sampler.wait_pending("a", 0).await;
 }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock},
+    convert::Infallible,
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use projectionist::{
     snapshot::{Measured, Observation, SharedSnapshot},
 };
 use serde_json::{Value, json};
-use test_cluster::Postgres;
+use test_cluster::{Postgres, eventually_is};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Client;
 
@@ -144,6 +145,23 @@ impl Running {
     pub async fn wait_pending(&self, name: &str, events: u64) -> Arc<Measured> {
         let what = format!("{events} pending");
         self.wait_measured(&what, name, |m| m.assessment.pending == Pending { events, exact: true }).await
+    }
+
+    /// Waits until so many polls were refused.
+    pub async fn wait_refused(&self, times: u64) {
+        let refused = || async { Ok::<_, Infallible>(self.metrics.failures.load(Relaxed)) };
+        eventually_is(SOON, "it is refused again and again", |failures| *failures >= times, refused).await.unwrap();
+    }
+
+    /// Waits for a sample after what the server refused has been put right, just now. No more than two polls tell the refusal still, of which one
+    /// may have been under way. It counts the answers of all polls, so that the sampler may have no other Projection.
+    pub async fn seen_within_two_polls(&self) {
+        let told = || (self.metrics.samples.load(Relaxed), self.metrics.failures.load(Relaxed));
+        let (samples, failures) = told();
+        let now = || async { Ok::<_, Infallible>(told()) };
+        let seen = eventually_is(SOON, "what was put right is seen", |(all, _)| *all > samples, now).await.unwrap();
+        let refused = seen.1 - failures;
+        assert!(refused <= 2, "{refused} polls were refused after it was put right");
     }
 
     pub async fn wait_unknown(&self, name: &str, reason: Reason) -> MeasureError {

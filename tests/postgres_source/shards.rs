@@ -244,3 +244,23 @@ async fn shards_beyond_an_open_transaction_have_handled_what_they_have_handled()
     client.batch_execute("delete from events where position = 3").await.unwrap();
     sampler.wait_pending("a", 3).await;
 }
+
+#[tokio::test]
+async fn an_expression_whose_function_is_mended_is_taken_within_two_polls() {
+    let (url, client) = database(server(), "mended_function").await;
+    client
+        .batch_execute(&format!(
+            "{ROWS}; create function shard_of(text) returns text language sql volatile as 'select $1'"
+        ))
+        .await
+        .unwrap();
+    let last = event(&client, "x").await;
+    row(&client, "a", "x", last).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", by("shard_of(stream)"));
+    let refused = sampler.wait_unknown("a", Reason::InvalidSpec).await;
+    assert!(refused.message.contains("shard_of is volatile"), "{}", refused.message);
+    client.batch_execute("alter function shard_of(text) immutable").await.unwrap();
+    sampler.seen_within_two_polls().await;
+    sampler.wait_pending("a", 0).await;
+}

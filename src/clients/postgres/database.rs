@@ -1,4 +1,4 @@
-//! One connection to one database for all who need it: opened when first asked for, reopened with growing pauses, never two at a time.
+//! One connection to one database for all who need it: opened when first asked for, reopened after a short pause, never two at a time.
 //!
 //! Knows statements and channels, not what they are for.
 
@@ -26,8 +26,9 @@ pub const APPLICATION_NAME: &str = "projectionist-sampler";
 /// locked table costs the others on the same connection no more than a second.
 const LIMITS: [&str; 3] =
     ["statement_timeout = 4000", "lock_timeout = 1000", "idle_in_transaction_session_timeout = 10000"];
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A refusal is repeated for at most this long before the server is asked again. Polls of one source begin at least 450 ms apart, so that of two
+/// polls at least one asks: what was put right on the server is seen by the second.
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// For telling the server that we give up.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -62,7 +63,6 @@ pub struct Lease<'a> {
 
 #[derive(Clone, Debug)]
 struct Refusal {
-    times: u32,
     retry_at: Instant,
     why: MeasureError,
 }
@@ -153,10 +153,9 @@ impl Database {
             }
             Err(error) => {
                 let why = MeasureError { reason: error.reason(), message: error.to_string() };
-                let times = refused.map_or(0, |refusal| refusal.times) + 1;
-                let retry_at = Instant::now() + pause(times, rand::random_range(0.0..1.0));
+                let retry_at = Instant::now() + pause(rand::random_range(0.0..1.0));
                 *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Refusal { times, retry_at, why: why.clone() });
+                    Some(Refusal { retry_at, why: why.clone() });
                 Err(why)
             }
         }
@@ -224,23 +223,7 @@ impl Lease<'_> {
     }
 }
 
-/// How long to wait after so many refusals in a row: doubling, with up to half of it added or taken by `random` (0 to 1).
-fn pause(refusals: u32, random: f64) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << refusals.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
-    doubled.mul_f64(0.5 + random).min(LONGEST_PAUSE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_bound_and_differ() {
-        assert_eq!(pause(1, 0.5), Duration::from_millis(250));
-        assert_eq!(pause(1, 0.0), Duration::from_millis(125));
-        assert_eq!(pause(3, 0.5), Duration::from_secs(1));
-        assert_eq!(pause(6, 0.0), Duration::from_secs(4));
-        assert_eq!(pause(99, 0.5), LONGEST_PAUSE);
-        assert_eq!(pause(99, 1.0), LONGEST_PAUSE);
-    }
+/// How long to wait after a refusal: the longest pause, of which `random` (0 to 1) takes up to a half.
+fn pause(random: f64) -> Duration {
+    LONGEST_PAUSE.mul_f64(1.0 - random / 2.0)
 }

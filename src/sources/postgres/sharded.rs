@@ -33,8 +33,8 @@ const KEPT_AT_MOST: usize = 200_000;
 /// What is remembered of the shards of all projections on one table.
 pub(super) struct ShardCounts {
     kept: HashMap<ProjectionKey, Kept>,
-    /// What the server said of an expression, and when.
-    checked: HashMap<EventShard, (Instant, Option<MeasureError>)>,
+    /// When the server last took an expression. What it refuses is asked again at each poll.
+    checked: HashMap<EventShard, Instant>,
     /// Events whose shard an expression could not tell, and when that was found.
     untold: HashMap<EventShard, (Instant, Option<i64>)>,
     /// The zero of events' times.
@@ -236,19 +236,20 @@ impl ShardCounts {
         columns: &Columns,
         shard: &EventShard,
     ) -> Result<Option<MeasureError>, Error> {
-        if let Some((_, known)) = self.checked.get(shard).filter(|(at, _)| at.elapsed() < TRUST_CHECKS_FOR) {
-            return Ok(known.clone());
+        if self.checked.get(shard).is_some_and(|at| at.elapsed() < TRUST_CHECKS_FOR) {
+            return Ok(None);
         }
-        let refused = match check_expression(client, &columns.table, shard.sql()).await {
-            Ok(()) => None,
-            Err(ExpressionError::Unsuitable(why)) => Some(MeasureError {
+        match check_expression(client, &columns.table, shard.sql()).await {
+            Ok(()) => {
+                self.checked.insert(shard.clone(), Instant::now());
+                Ok(None)
+            }
+            Err(ExpressionError::Unsuitable(why)) => Ok(Some(MeasureError {
                 reason: Reason::InvalidSpec,
                 message: format!("spec.source.postgres.eventTable.shard: {why}"),
-            }),
-            Err(ExpressionError::Postgres(error)) => return Err(error),
-        };
-        self.checked.insert(shard.clone(), (Instant::now(), refused.clone()));
-        Ok(refused)
+            })),
+            Err(ExpressionError::Postgres(error)) => Err(error),
+        }
     }
 
     async fn walk(

@@ -35,7 +35,7 @@ pub(super) struct Table {
     table: EventTable,
     /// The table as it was found to be, and when: what the server said is asked again.
     log: Option<(Instant, Log)>,
-    /// The columns that built-in projectors read, and what is wrong with them, as long as `log` is believed.
+    /// The columns that built-in projectors read, and what is wrong with them. That nothing is wrong is believed as long as `log` is.
     projector_columns: HashMap<EventTable, Option<MeasureError>>,
     follower: Follower,
     arrivals: Arrivals,
@@ -364,6 +364,8 @@ impl Table {
 
     /// Looks at the columns that built-in projectors read.
     async fn check_projector_columns(&mut self, client: &Client, wanted: &[Wanted]) -> Result<(), LogError> {
+        // What was refused is asked again, so that it is seen when it has been put right.
+        self.projector_columns.retain(|_, wrong| wrong.is_none());
         for columns in wanted.iter().filter_map(|wanted| wanted.ask.question.projector_columns.as_ref()) {
             if self.projector_columns.contains_key(columns) {
                 continue;
