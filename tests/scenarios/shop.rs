@@ -110,10 +110,10 @@ impl<'a> Shop<'a> {
         Ok(())
     }
 
-    /// A Projection that scales an [idle](Shop::idle_workload) Deployment of its name up to four workers, of which each is known to do 100 events a
-    /// second, and which the autoscaler takes away without a window. The checkpoint is that of `orders`.
+    /// A Projection that scales an [idle](Shop::idle_workload) workload of its name up to four workers, of which each is known to do 100 events a
+    /// second, and which the autoscaler takes away without a window. The checkpoint is that of `orders`. The workload is a Deployment, unless `change`
+    /// names another kind.
     pub(crate) fn scaling_idle_workers(&self, name: &str, change: &Value) -> Result<()> {
-        self.idle_workload("Deployment", name)?;
         let mut all = json!({"spec": {
             "scaling": {
                 "eventsPerWorkerSecond": 100, "maxWorkers": 4, "ordering": "None", "shards": null,
@@ -123,6 +123,8 @@ impl<'a> Shop<'a> {
             "projector": {"existing": {"kind": "Deployment", "name": name}},
         }});
         merge(&mut all, change);
+        let kind = all.pointer("/spec/projector/existing/kind").and_then(Value::as_str);
+        self.idle_workload(kind.context("no workload")?, name)?;
         self.apply(&self.measured(name, &all))?;
         Ok(())
     }
@@ -209,13 +211,35 @@ impl<'a> Shop<'a> {
         what: &str,
         wanted: impl Fn(&Projection) -> bool,
     ) -> Result<Projection> {
+        self.projection_within(PATIENCE, name, what, wanted).await
+    }
+
+    async fn projection_within(
+        &self,
+        patience: Duration,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&Projection) -> bool,
+    ) -> Result<Projection> {
         let projections = self.projections();
-        let seen = eventually_is(PATIENCE, what, wanted, || projections.get(name)).await;
+        let seen = eventually_is(patience, what, wanted, || projections.get(name)).await;
         seen.with_context(|| self.stage.cluster.describe_failure(&self.namespace))
     }
 
     /// Waits until a condition has this status and reason, and returns its message.
     pub(crate) async fn condition_is(&self, name: &str, type_: &str, status: &str, reason: &str) -> Result<String> {
+        self.condition_within(PATIENCE, name, type_, status, reason).await
+    }
+
+    /// The same for what takes longer than seconds on a quiet machine.
+    pub(crate) async fn condition_within(
+        &self,
+        patience: Duration,
+        name: &str,
+        type_: &str,
+        status: &str,
+        reason: &str,
+    ) -> Result<String> {
         let what = format!("{name} has the condition {type_}={status} ({reason})");
         let find = |projection: &Projection| {
             let conditions = projection.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
@@ -226,7 +250,7 @@ impl<'a> Shop<'a> {
                 condition.status == status && (reason.is_empty() || condition.reason == reason)
             })
         };
-        let projection = self.projection_is(name, &what, matches).await?;
+        let projection = self.projection_within(patience, name, &what, matches).await?;
         Ok(find(&projection).map(|condition| condition.message).unwrap_or_default())
     }
 

@@ -18,6 +18,24 @@ impl Shop<'_> {
         self.stage.cluster.kubectl(&args.iter().chain(&namespace).copied().collect::<Vec<_>>())
     }
 
+    /// A Projection `orders` whose one worker is ready, and whose backlog then asks for four, of which a quota allows one.
+    async fn wants_four_of_one(&self, kind: &str) -> Result<()> {
+        self.commit("orders", 0).await?;
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small", "namespace": self.namespace},
+            "spec": {"hard": {"pods": "1"}},
+        }))?;
+        self.scaling_idle_workers("orders", &json!({"spec": {"projector": {"existing": {"kind": kind}}}}))?;
+        self.projection_is("orders", "one worker is allowed", |projection| {
+            let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
+            workers.and_then(|workers| workers.ready) == Some(1)
+        })
+        .await?;
+        self.condition_is("orders", "Ready", "True", "AsExpected").await?;
+        self.events.append_events(2_000).await?;
+        Ok(())
+    }
+
     /// A Projection whose workers are the team's own container, changed by a JSON merge patch.
     fn with_container(&self, name: &str, change: &Value) -> Result<()> {
         let mut container = idle_container();
@@ -37,15 +55,7 @@ fn a_quota_that_keeps_workers_away_is_told_with_its_words_and_their_number() {
     let _turn = together();
     play(|stage| async move {
         let shop = Shop::open(stage, "quota").await?;
-        shop.commit("orders", 0).await?;
-        shop.apply(&json!({
-            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small", "namespace": shop.namespace},
-            "spec": {"hard": {"pods": "1"}},
-        }))?;
-        shop.scaling_idle_workers("orders", &json!({}))?;
-        shop.workers_are("orders", "one worker is allowed", |ready| ready == 1).await?;
-        shop.condition_is("orders", "Ready", "True", "AsExpected").await?;
-        shop.events.append_events(2_000).await?;
+        shop.wants_four_of_one("Deployment").await?;
         let message = shop.condition_is("orders", "Ready", "False", "PodsRefused").await?;
         ensure!(message.contains("3 of 4 workers cannot be created: exceeded quota: small"), "{message}");
         let available = shop.condition_is("orders", "Available", "True", "AsExpected").await?;
@@ -56,6 +66,25 @@ fn a_quota_that_keeps_workers_away_is_told_with_its_words_and_their_number() {
         shop.kubectl(&["delete", "quota", "small"])?;
         // The controller of the pods waits longer after each refusal; its next try is all that is waited for.
         shop.condition_is("orders", "Ready", "True", "AsExpected").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn workers_of_a_statefulset_that_a_quota_keeps_away_are_told_by_their_number_after_five_minutes() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "quota-set").await?;
+        shop.wants_four_of_one("StatefulSet").await?;
+        // No condition of a StatefulSet tells why its pods are not created: that they stay away has to last.
+        let patience = Duration::from_secs(300) + PATIENCE;
+        let message = shop.condition_within(patience, "orders", "Ready", "False", "WorkersNotReady").await?;
+        ensure!(message.contains("3 of 4 workers have had no pod for more than 5 min"), "{message}");
+        let available = shop.condition_is("orders", "Available", "True", "AsExpected").await?;
+        ensure!(available.contains("3 of 4 workers have had no pod"), "{available}");
+        let told = || async { Ok::<_, anyhow::Error>(shop.events_about("orders")?.remove("WorkersNotReady")) };
+        let told = eventually(PATIENCE, "an Event tells of the workers that are missing", told).await?;
+        ensure!(told.contains("3 of 4 workers have had no pod"), "{told}");
         Ok(())
     });
 }
