@@ -152,7 +152,7 @@ fn events_that_were_passed_over_stay_in_the_status_until_a_sample_says_otherwise
         told.passed_over,
         Some(PassedOverStatus { event_table: "events".to_owned(), positions: positions.clone(), more: 0 })
     );
-    let unmeasured = Unknown { reason: Reason::NotMeasuredYet, message: String::new() };
+    let unmeasured = MeasureError { reason: Reason::NotMeasuredYet, message: String::new() };
     let restarted = next_status(&known(Err(unmeasured)), &told, at(200));
     assert_eq!(restarted.passed_over, told.passed_over, "the next process has yet to look");
     assert_eq!(next_status(&known(Ok(&good)), &restarted, at(300)).passed_over, None, "they are handled");
