@@ -136,7 +136,7 @@ fn what_an_autoscaler_may_not_hold_is_refused_with_the_field() {
         ),
         (
             with("projection_pending_events", "queue_depth"),
-            "spec.metrics[0] reads queue_depth, which is not simulated: it may read projection_required_workers",
+            "spec.metrics[0] reads queue_depth, which is not simulated: it may read projection_pending_events",
         ),
         (
             with("pending_events}", "pending_events, selector: {matchLabels: {projection: bills}}}"),
