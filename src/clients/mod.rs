@@ -2,6 +2,7 @@
 //! errors into words. Knows nothing of Projections.
 
 pub mod postgres;
+pub mod redis;
 
 use crate::measure::MeasureError;
 

@@ -50,6 +50,18 @@ pub fn pgbouncer() -> Result<&'static Path> {
     Ok(program)
 }
 
+/// The server of Redis.
+///
+/// # Errors
+/// When it is not installed and cannot be.
+pub fn redis_server() -> Result<&'static Path> {
+    let program = Path::new("/usr/bin/redis-server");
+    if !program.exists() {
+        install(&["redis-server"])?;
+    }
+    Ok(program)
+}
+
 fn find_postgres() -> Option<std::path::PathBuf> {
     let mut versions: Vec<(u32, std::path::PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .ok()?

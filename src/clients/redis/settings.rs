@@ -1,0 +1,393 @@
+//! How to reach one Redis server: what a Secret may say, and what of it may be shown.
+//!
+//! One key holds a URL (`redis://user:password@host:6379/0`, `rediss://…` for TLS), or each part has a key of its own. No part of a URL is repeated
+//! in an error, since a password may have ended up anywhere in it.
+
+use std::{fmt, sync::Arc};
+
+use percent_encoding::percent_decode_str;
+
+use crate::{api::Reason, measure::MeasureError};
+
+/// Keys of a URL; the first that is there counts.
+const URLS: [&str; 2] = ["url", "uri"];
+/// Keys of the parts, by part. `redis-password`: Bitnami's chart.
+const PARTS: [(Part, &[&str]); 6] = [
+    (Part::Host, &["host", "hostname", "endpoint"]),
+    (Part::Port, &["port"]),
+    (Part::User, &["username", "user"]),
+    (Part::Password, &["password", "redis-password"]),
+    (Part::Database, &["database", "db"]),
+    (Part::Tls, &["tls", "ssl"]),
+];
+
+/// Every key of a Secret that is looked for.
+pub const SECRET_KEYS: [&str; 14] = [
+    "url",
+    "uri",
+    "host",
+    "hostname",
+    "endpoint",
+    "port",
+    "username",
+    "user",
+    "password",
+    "redis-password",
+    "database",
+    "db",
+    "tls",
+    "ssl",
+];
+
+const NOTATION: &str = "write it as redis://user:password@host:6379/0, or rediss://… for TLS";
+const DEFAULT_PORT: u16 = 6379;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    Host,
+    Port,
+    User,
+    Password,
+    Database,
+    Tls,
+}
+
+/// A certificate that shows the server who we are, with its key. Never shown.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub(super) struct ClientCertificate {
+    pub(super) certificate: Vec<u8>,
+    pub(super) key: Vec<u8>,
+}
+
+/// How to reach one server as one user. Shows host, port, database and user, and never the password.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub struct ConnectionSettings {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Absent: the server's default user.
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) database: u32,
+    pub(super) tls: bool,
+    pub(super) ca: Option<Arc<[u8]>>,
+    pub(super) client: Option<Arc<ClientCertificate>>,
+}
+
+/// What makes two connections the same: all settings, the password included. Can be compared, not shown.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub struct ConnectionIdentity(Arc<ConnectionSettings>);
+
+impl ConnectionIdentity {
+    /// The settings that it stands for.
+    pub fn settings(&self) -> &ConnectionSettings {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ConnectionIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnectionIdentity({})", self.0)
+    }
+}
+
+impl fmt::Display for ConnectionSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        write!(f, "Redis at {host}:{}", self.port)?;
+        if self.database > 0 {
+            write!(f, ", database {}", self.database)?;
+        }
+        self.user.as_ref().map_or(Ok(()), |user| write!(f, " as {user}"))
+    }
+}
+
+impl fmt::Debug for ConnectionSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnectionSettings({self})")
+    }
+}
+
+/// Parts as they were written; the port, database and `tls` still unread.
+#[derive(Default)]
+struct Written {
+    host: Option<String>,
+    port: Option<String>,
+    user: Option<String>,
+    password: Option<String>,
+    database: Option<String>,
+    tls: Option<String>,
+}
+
+impl Written {
+    fn part(&mut self, part: Part) -> &mut Option<String> {
+        match part {
+            Part::Host => &mut self.host,
+            Part::Port => &mut self.port,
+            Part::User => &mut self.user,
+            Part::Password => &mut self.password,
+            Part::Database => &mut self.database,
+            Part::Tls => &mut self.tls,
+        }
+    }
+}
+
+impl ConnectionSettings {
+    /// Reads what `value` gives for keys. A URL is completed by the parts; without one, a host is required.
+    ///
+    /// # Errors
+    /// `SecretKeyMissing` or `ConnectionStringInvalid`; the message names the key.
+    pub fn from_keys<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Result<Self, MeasureError> {
+        // A file's last line end is no part of a value; blanks may be part of a password.
+        let trimmed = |key: &str, text: &'a str| {
+            if key.ends_with("password") { text.trim_end_matches(['\r', '\n']) } else { text.trim() }
+        };
+        let given = |key: &str| value(key).map(|text| trimmed(key, text)).filter(|text| !text.is_empty());
+        let url = URLS.into_iter().find_map(|key| given(key).map(|text| (key, text)));
+        let mut written = match url {
+            Some((key, text)) => parse(text).map_err(|why| invalid(&format!("key {key}: {why}")))?,
+            None => Written::default(),
+        };
+        for (part, keys) in PARTS {
+            if written.part(part).is_none()
+                && let Some((key, text)) = keys.iter().find_map(|key| given(key).map(|text| (*key, text)))
+            {
+                if text.contains('\0') {
+                    return Err(invalid(&format!("key {key} holds a NUL byte")));
+                }
+                *written.part(part) = Some(text.to_owned());
+            }
+        }
+        if written.host.is_none() {
+            return Err(MeasureError {
+                reason: Reason::SecretKeyMissing,
+                message: format!(
+                    "host or hostname or endpoint is missing; these keys are looked for: {}",
+                    SECRET_KEYS.join(", ")
+                ),
+            });
+        }
+        let about = |why: String| url.map_or_else(|| why.clone(), |(key, _)| format!("key {key}: {why}"));
+        Self::from_written(written).map_err(|why| invalid(&about(why)))
+    }
+
+    fn from_written(written: Written) -> Result<Self, String> {
+        let Written { host, port, user, password, database, tls } = written;
+        let mut host = host.unwrap_or_default();
+        let mut port = port;
+        // An endpoint may come with its port.
+        if let Some((name, after)) = host.split_once(':')
+            && !after.contains(':')
+        {
+            port = port.or_else(|| Some(after.to_owned()));
+            host = name.to_owned();
+        }
+        if host.contains(',') {
+            return Err("it names several servers: Redis Sentinel and Cluster are not supported; name the primary, or a Service that follows it".to_owned());
+        }
+        if host.starts_with('/') {
+            return Err("host: must be a name or an address, not the path of a socket".to_owned());
+        }
+        if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
+            return Err("host: is no host name; percent-encode special characters in user and password".to_owned());
+        }
+        let port = match port.as_deref() {
+            None | Some("") => DEFAULT_PORT,
+            Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or(
+                "port: must be a number from 1 to 65535; percent-encode a : or / in user or password (%3A, %2F)",
+            )?,
+        };
+        let database = match database.as_deref() {
+            None | Some("") => 0,
+            Some(database) => database.parse().map_err(|_| "database: must be a number, such as 0")?,
+        };
+        let tls = match tls.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            None | Some("" | "false" | "no" | "0" | "disabled") => false,
+            Some("true" | "yes" | "1" | "enabled") => true,
+            Some(_) => return Err("tls: must be true or false".to_owned()),
+        };
+        let user = user.filter(|user| !user.is_empty());
+        let password = password.filter(|password| !password.is_empty());
+        if user.is_some() && password.is_none() {
+            return Err(
+                "it names a user and no password; a password alone is written after a colon: redis://:password@host"
+                    .to_owned(),
+            );
+        }
+        Ok(Self { host, port, user, password, database, tls, ca: None, client: None })
+    }
+
+    /// Trusts these certificate authorities (PEM) instead of the public ones.
+    #[must_use]
+    pub fn with_ca(mut self, pem: &[u8]) -> Self {
+        self.ca = Some(Arc::from(pem));
+        self
+    }
+
+    /// Shows the server this certificate (PEM, with those that lead to its authority) where it asks for one.
+    #[must_use]
+    pub fn with_client_certificate(mut self, certificate: &[u8], key: &[u8]) -> Self {
+        self.client = Some(Arc::new(ClientCertificate { certificate: certificate.to_vec(), key: key.to_vec() }));
+        self
+    }
+
+    /// True with TLS: then the server's certificate is verified, and a client certificate may be shown.
+    pub fn uses_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// For telling connections apart.
+    pub fn identity(&self) -> ConnectionIdentity {
+        ConnectionIdentity(Arc::new(self.clone()))
+    }
+}
+
+fn invalid(why: &str) -> MeasureError {
+    MeasureError {
+        reason: Reason::ConnectionStringInvalid,
+        message: format!("the connection settings cannot be read: {why}"),
+    }
+}
+
+/// Reads a URL. Returns what is wrong with it in words that repeat none of it.
+fn parse(text: &str) -> Result<Written, String> {
+    let text = text.trim_matches(['"', '\'']).trim();
+    if text.contains('\0') {
+        return Err("it holds a NUL byte".to_owned());
+    }
+    let Some((scheme, rest)) = text.split_once("://") else { return Err(NOTATION.to_owned()) };
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "redis" | "valkey" => false,
+        "rediss" | "valkeys" => true,
+        "redis-sentinel" | "redis+sentinel" | "rediss+sentinel" | "redis-cluster" | "rediss-cluster" => {
+            return Err("Redis Sentinel and Cluster are not supported: name the primary, or a Service that follows it, as redis://host:6379".to_owned());
+        }
+        "unix" | "redis+unix" | "redis-socket" => {
+            return Err(format!("a socket in the file system is not here: {NOTATION}"));
+        }
+        _ => return Err(NOTATION.to_owned()),
+    };
+    let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if rest.contains('@') {
+        return Err("percent-encode a /, ? or # in user or password: %2F, %3F, %23".to_owned());
+    }
+    let mut written = Written { tls: Some(tls.to_string()), ..Written::default() };
+    let hosts = match authority.rsplit_once('@') {
+        None => authority,
+        Some((credentials, hosts)) => {
+            let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+            written.user = Some(decoded(user)?).filter(|user| !user.is_empty());
+            written.password = Some(decoded(password)?).filter(|password| !password.is_empty());
+            hosts
+        }
+    };
+    if let Some(bracketed) = hosts.strip_prefix('[') {
+        let (address, port) = bracketed.split_once(']').ok_or("an IPv6 address has no closing ]")?;
+        written.host = Some(address.to_owned());
+        written.port = port.strip_prefix(':').map(str::to_owned);
+    } else if !hosts.is_empty() {
+        written.host = Some(hosts.to_owned());
+    }
+    if rest.contains('#') {
+        return Err("what follows # asks for TLS without verification, which is not supported: put the server's authority into a Secret and name it in connection.caSecretRef".to_owned());
+    }
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    written.database = Some(decoded(path.trim_matches('/'))?).filter(|path| !path.is_empty());
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match (name, value) {
+            ("db" | "database", value) => written.database = Some(decoded(value)?),
+            // What drivers are told, and means nothing to this one.
+            ("protocol" | "client_name" | "timeout" | "socket_timeout" | "max_connections" | "decode_responses", _) => {
+            }
+            ("ssl_cert_reqs", "required") => {}
+            ("ssl_cert_reqs", _) => {
+                return Err("ssl_cert_reqs: TLS without verification is not supported: put the server's authority into a Secret and name it in connection.caSecretRef".to_owned());
+            }
+            _ => {
+                return Err("it has a parameter that is not known (known is db): leave it out, or percent-encode a ? or & in user or password (%3F, %26)".to_owned());
+            }
+        }
+    }
+    Ok(written)
+}
+
+fn decoded(text: &str) -> Result<String, String> {
+    let bytes = text.as_bytes();
+    for (at, _) in text.match_indices('%') {
+        if !bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+            return Err("a % is not followed by two hexadecimal digits: percent-encode a % itself: %25".to_owned());
+        }
+    }
+    let text = percent_decode_str(text).decode_utf8().map_err(|_| "what is percent-encoded is not UTF-8")?;
+    if text.contains('\0') { Err("it holds a NUL byte (%00)".to_owned()) } else { Ok(text.into_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<ConnectionSettings, MeasureError> {
+        ConnectionSettings::from_keys(|key| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value))
+    }
+
+    #[test]
+    fn a_url_and_its_parts_say_the_same() {
+        let url = read(&[("url", "rediss://shop:p%40ss@cache:6380/2\n")]).unwrap();
+        let parts = read(&[
+            ("host", "cache"),
+            ("port", "6380"),
+            ("username", "shop"),
+            ("password", "p@ss\n"),
+            ("database", "2"),
+            ("tls", "true"),
+        ]);
+        assert_eq!(url, parts.unwrap());
+        assert_eq!(url.to_string(), "Redis at cache:6380, database 2 as shop");
+        assert!(!format!("{url:?} {:?}", url.identity()).contains("p@ss"));
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default_and_a_url_is_completed() {
+        let plain = read(&[("url", "redis://cache")]).unwrap();
+        assert_eq!((plain.port, plain.database, plain.uses_tls(), plain.user.clone()), (6379, 0, false, None));
+        let completed = read(&[("url", "redis://cache"), ("redis-password", "hunter2")]).unwrap();
+        assert_eq!(completed.password.as_deref(), Some("hunter2"));
+        assert_ne!(plain.identity(), completed.identity(), "a rotated password is another connection");
+        assert_ne!(plain.identity(), plain.clone().with_ca(b"x").identity());
+        let endpoint = read(&[("endpoint", "cache.example:6390")]).unwrap();
+        assert_eq!((endpoint.host.as_str(), endpoint.port), ("cache.example", 6390));
+        assert_eq!(read(&[("url", "redis://[::1]:7000?db=3")]).unwrap().to_string(), "Redis at [::1]:7000, database 3");
+        assert_eq!(read(&[("url", "redis://:a:b@cache")]).unwrap().password.as_deref(), Some("a:b"));
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_in_words_that_repeat_no_secret() {
+        for (url, words) in [
+            ("cache:6379,password=hunter2,ssl=true", "write it as redis://"),
+            ("postgres://u:hunter2@db/events", "write it as redis://"),
+            ("redis-sentinel://:hunter2@a:26379/mymaster", "Sentinel and Cluster are not supported"),
+            ("redis://:hunter2@a:1,b:2", "several servers"),
+            ("rediss://:hunter2@cache/#insecure", "caSecretRef"),
+            ("rediss://:hunter2@cache?ssl_cert_reqs=none", "caSecretRef"),
+            ("redis://hunter2@cache", "after a colon"),
+            ("redis://u:hunter2/x@cache", "percent-encode"),
+            ("redis://u:hun%ter2@cache", "%25"),
+            ("redis://:hunter2@cache:99999", "port"),
+            ("redis://:hunter2@cache/orders", "database"),
+            ("redis://:hunter2@ca che", "host"),
+            ("redis://:x@cache?hunter2", "not known"),
+            ("unix:///run/redis.sock", "socket"),
+        ] {
+            let refused = read(&[("url", url)]).unwrap_err();
+            assert_eq!(refused.reason, Reason::ConnectionStringInvalid, "{url}");
+            assert!(refused.message.contains(words) && refused.message.contains("key url"), "{}", refused.message);
+            assert!(!refused.message.contains("hunter2"), "{}", refused.message);
+        }
+        let none = read(&[("password", "hunter2")]).unwrap_err();
+        assert_eq!(none.reason, Reason::SecretKeyMissing);
+        assert!(none.message.contains("host or hostname or endpoint is missing"), "{}", none.message);
+        for keys in PARTS.into_iter().flat_map(|(_, keys)| keys).chain(&URLS) {
+            assert!(SECRET_KEYS.contains(keys), "{keys} is looked for");
+        }
+    }
+}
