@@ -125,6 +125,8 @@ reasons! {
     PermissionDenied,
     /// There is no such table.
     TableNotFound,
+    /// There is no such stream.
+    StreamNotFound,
     /// There is no such column.
     ColumnNotFound,
     /// A column has a type that cannot serve its purpose.

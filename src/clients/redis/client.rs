@@ -82,7 +82,21 @@ impl Client {
         let Answers { replies, broken } = answers;
         let broken = broken.unwrap_or_else(timed_out);
         let mut all: Vec<_> = replies.into_iter().map(Ok).collect();
-        all.resize_with(commands.len(), || Err(broken.clone()));
+        if all.len() < commands.len() {
+            all.push(Err(broken.clone()));
+        }
+        // Only one command is to blame for an answer that cannot be read.
+        let rest = match broken.reason {
+            Reason::InvalidAnswer => MeasureError {
+                reason: Reason::SourceFailed,
+                message: format!(
+                    "the connection was closed after the answer to an earlier question: {}",
+                    broken.message
+                ),
+            },
+            _ => broken,
+        };
+        all.resize_with(commands.len(), || Err(rest.clone()));
         all
     }
 
@@ -90,7 +104,7 @@ impl Client {
         // Taken out, so that a call that is given up half-way leaves no connection with answers to come.
         let connection = match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => timeout_at(by, self.open(by)).await.unwrap_or_else(|_| Err(timed_out())),
+            None => self.open(by).await,
         };
         let mut connection = match connection {
             Ok(connection) => connection,
@@ -106,14 +120,20 @@ impl Client {
     /// Connects, agrees on TLS, logs in and chooses the database.
     async fn open(&self, by: Instant) -> Result<Connection, MeasureError> {
         let settings = &self.settings;
-        let stream = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(|e| by_io(&e))?;
+        let stream = timeout_at(by, TcpStream::connect((settings.host.as_str(), settings.port))).await;
+        let stream = stream.map_err(|_| timed_out())?.map_err(|error| by_io(&error))?;
         stream.set_nodelay(true).map_err(|error| by_io(&error))?;
         let mut connection: Connection = if settings.tls {
             let name = ServerName::try_from(settings.host.clone()).map_err(|_| MeasureError {
                 reason: Reason::TlsFailed,
                 message: "the host is no name that a certificate could be for".to_owned(),
             })?;
-            let stream = tls::connector(settings)?.connect(name, stream).await;
+            let stream = timeout_at(by, tls::connector(settings)?.connect(name, stream)).await;
+            // Redis without TLS takes the handshake for a command without an end, and waits.
+            let stream = stream.map_err(|_| MeasureError {
+                reason: Reason::TimedOut,
+                message: "no TLS within the time for an answer: does the server speak TLS at this port (redis:// where it does not), or does it hang?".to_owned(),
+            })?;
             Box::new(stream.map_err(|error| tls_failed(&error))?)
         } else {
             Box::new(stream)

@@ -1,0 +1,172 @@
+//! How much of a stream one group has before it, and when that began to wait. Pure.
+//!
+//! `lag` of `XINFO GROUPS` is not enough. It is NULL after an entry was deleted ahead of the group (`XDEL`) and for a group that began in the middle of
+//! the stream (`XGROUP CREATE … $`), until the group has come to the end; and after trimming it still counts the entries that were trimmed before the
+//! group had read them (Redis 7.0). The length of the stream and its first and last entry tell the number in most of these cases; in the others
+//! the entries are counted, up to a bound.
+
+use super::answers::{EntryId, Group, Stream};
+
+/// Entries are counted up to this number: they come with their bodies.
+pub(super) const MOST_COUNTED: u64 = 1_000;
+
+/// What is known without asking for entries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Known {
+    /// So many entries wait for being given to a consumer. The first of them, where it is known.
+    Exactly(u64, Option<EntryId>),
+    /// At most so many; they have to be counted.
+    AtMost(u64),
+}
+
+/// How many entries lie beyond the last one that was given to a consumer.
+pub(super) fn undelivered(stream: &Stream, group: &Group) -> Known {
+    let Some((first, last)) = stream.ends.filter(|_| stream.length > 0) else { return Known::Exactly(0, None) };
+    if last <= group.delivered {
+        return Known::Exactly(0, None);
+    }
+    if first > group.delivered {
+        return Known::Exactly(stream.length, Some(first));
+    }
+    match group.lag {
+        Some(lag) if lag <= stream.length => Known::Exactly(lag, None),
+        _ => {
+            let by_counters = group.read.and_then(|read| stream.added.checked_sub(read)).unwrap_or(u64::MAX);
+            Known::AtMost(stream.length.min(by_counters))
+        }
+    }
+}
+
+/// What a group has before it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Backlog {
+    /// Entries that wait, and those that consumers hold.
+    pub(super) events: u64,
+    /// Why `events` is an upper bound, where it is.
+    pub(super) bound: Option<Bound>,
+    /// The oldest of them, where it is known.
+    pub(super) oldest: Option<EntryId>,
+}
+
+/// Why there is only an upper bound.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Bound {
+    /// The server has lost count, and there are more entries than are counted.
+    TooManyToCount,
+    /// The group was set back, so that entries that consumers hold come again.
+    SetBack,
+}
+
+/// Puts together what waits and what consumers hold. `counted`: what asking for the entries came to, a number beyond [`MOST_COUNTED`] meaning "more".
+pub(super) fn backlog(
+    known: Known,
+    counted: Option<(u64, Option<EntryId>)>,
+    group: &Group,
+    held: Option<(EntryId, EntryId)>,
+) -> Backlog {
+    let asked_first = counted.and_then(|(_, first)| first);
+    let (waiting, first, bound) = match known {
+        Known::Exactly(waiting, first) => (waiting, first.or(asked_first), None),
+        Known::AtMost(most) => match counted {
+            Some((count, first)) if count <= MOST_COUNTED => (count, first, None),
+            _ => (most, asked_first, Some(Bound::TooManyToCount)),
+        },
+    };
+    let set_back = waiting > 0 && held.is_some_and(|(_, newest)| newest > group.delivered);
+    let oldest_held = held.map(|(oldest, _)| oldest);
+    // The ID of a part that waits and whose first entry is not known may be older than what is known.
+    let all_known = (waiting == 0 || first.is_some() || oldest_held.is_some_and(|id| id <= group.delivered))
+        && (group.pending == 0 || oldest_held.is_some());
+    Backlog {
+        events: waiting.saturating_add(group.pending),
+        bound: bound.or(set_back.then_some(Bound::SetBack)),
+        oldest: first.into_iter().chain(oldest_held).min().filter(|_| all_known),
+    }
+}
+
+/// Whether the oldest entry is unknown unless the first that waits is asked for.
+pub(super) fn needs_first(known: Known, group: &Group, held: Option<(EntryId, EntryId)>) -> bool {
+    matches!(known, Known::Exactly(1.., None)) && held.is_none_or(|(oldest, _)| oldest > group.delivered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(milliseconds: u64) -> EntryId {
+        EntryId { milliseconds, sequence: 0 }
+    }
+
+    /// A stream that holds these entries, of `added` that ever were.
+    fn stream(first: u64, last: u64, length: u64, added: u64) -> Stream {
+        let ends = (length > 0).then_some((id(first), id(last)));
+        Stream { length, ends, newest: id(last), deleted: EntryId::default(), added }
+    }
+
+    fn group(delivered: u64, pending: u64, read: Option<u64>, lag: Option<u64>) -> Group {
+        Group { pending, delivered: id(delivered), read, lag }
+    }
+
+    #[test]
+    fn what_the_server_tells_is_taken_only_where_it_can_be_true() {
+        for (what, stream, group, expected) in [
+            ("empty", stream(0, 0, 0, 0), group(0, 0, None, Some(0)), Known::Exactly(0, None)),
+            (
+                "all deleted, and lag says 7",
+                stream(0, 0, 0, 10),
+                group(3, 0, Some(3), Some(7)),
+                Known::Exactly(0, None),
+            ),
+            ("caught up, NULL", stream(1, 10, 10, 10), group(10, 0, None, None), Known::Exactly(0, None)),
+            ("the last ones deleted", stream(1, 8, 8, 10), group(9, 0, Some(9), None), Known::Exactly(0, None)),
+            ("nothing read", stream(1, 10, 10, 10), group(0, 0, None, Some(10)), Known::Exactly(10, Some(id(1)))),
+            (
+                "trimmed past the group",
+                stream(9, 11, 3, 11),
+                group(4, 2, Some(4), Some(7)),
+                Known::Exactly(3, Some(id(9))),
+            ),
+            ("behind", stream(1, 10, 10, 10), group(4, 0, Some(4), Some(6)), Known::Exactly(6, None)),
+            ("deleted ahead", stream(1, 10, 9, 10), group(4, 0, Some(4), None), Known::AtMost(6)),
+            ("began in the middle", stream(1, 10, 10, 10), group(3, 0, None, None), Known::AtMost(10)),
+            ("a lag that cannot be", stream(1, 10, 10, 10), group(3, 0, None, Some(99)), Known::AtMost(10)),
+        ] {
+            assert_eq!(undelivered(&stream, &group), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_is_what_a_consumer_holds_or_the_first_that_waits() {
+        let held = Some((id(2), id(4)));
+        let behind = backlog(Known::Exactly(6, None), None, &group(4, 2, Some(4), Some(6)), held);
+        assert_eq!(behind, Backlog { events: 8, bound: None, oldest: Some(id(2)) });
+        let idle = group(4, 0, Some(4), Some(6));
+        assert!(needs_first(Known::Exactly(6, None), &idle, None));
+        assert!(
+            !needs_first(Known::Exactly(6, None), &idle, held) && !needs_first(Known::Exactly(0, None), &idle, None)
+        );
+        let unasked = backlog(Known::Exactly(6, None), None, &idle, None);
+        assert_eq!(unasked, Backlog { events: 6, bound: None, oldest: None }, "unknown, not now");
+        let asked = backlog(Known::Exactly(6, None), Some((1, Some(id(5)))), &idle, None);
+        assert_eq!(asked.oldest, Some(id(5)));
+    }
+
+    #[test]
+    fn null_is_counted_up_to_a_bound_and_never_zero() {
+        let lost = group(3, 1, None, None);
+        let counted = |count| backlog(Known::AtMost(5_000), count, &lost, Some((id(3), id(3))));
+        assert_eq!(counted(Some((7, Some(id(4))))), Backlog { events: 8, bound: None, oldest: Some(id(3)) });
+        let more = counted(Some((MOST_COUNTED + 1, Some(id(4)))));
+        assert_eq!((more.events, more.bound), (5_001, Some(Bound::TooManyToCount)));
+        assert_eq!(counted(None), more, "not answered: the bound");
+    }
+
+    #[test]
+    fn a_group_that_was_set_back_counts_what_it_holds_twice_and_says_so() {
+        let back = group(2, 3, None, Some(8));
+        let held = Some((id(4), id(9)));
+        assert!(needs_first(Known::Exactly(8, None), &back, held));
+        let found = backlog(Known::Exactly(8, None), Some((1, Some(id(3)))), &back, held);
+        assert_eq!(found, Backlog { events: 11, bound: Some(Bound::SetBack), oldest: Some(id(3)) });
+    }
+}

@@ -1,0 +1,120 @@
+//! Redis Streams that consumer groups read: what waits in each stream for its group, and what consumers hold without having acknowledged it.
+//!
+//! One round trip a poll asks about all streams of all Projections on one server; a second one follows where entries themselves have to be looked at.
+
+mod answers;
+mod backlog;
+mod counters;
+mod round;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use crate::{
+    api::Reason,
+    clients::redis::{Client, ConnectionSettings},
+    lag::{CheckpointState, Head, Pending, Sample},
+    measure::MeasureError,
+};
+use backlog::Bound;
+use round::{Looked, Memory};
+
+/// A stream and one of its consumer groups.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct StreamGroup {
+    /// The stream's key.
+    pub stream: String,
+    /// The group's name.
+    pub group: String,
+}
+
+/// What there is to know of a projection in order to measure it: what it reads, at least one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Question {
+    /// Each counted by itself, and summed.
+    pub streams: Vec<StreamGroup>,
+}
+
+/// Asks one server as one user.
+pub struct RedisProbe {
+    client: Client,
+    memory: Memory,
+    started: std::time::Instant,
+}
+
+impl RedisProbe {
+    /// Not connected yet. `started`: where the clock of samples begins.
+    pub fn new(settings: ConnectionSettings, started: std::time::Instant) -> Self {
+        Self { client: Client::new(settings), memory: Memory::default(), started }
+    }
+
+    /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
+    pub async fn answer(
+        &mut self,
+        questions: &[&Question],
+        by: tokio::time::Instant,
+    ) -> Vec<Result<Sample, MeasureError>> {
+        let asked: BTreeSet<&StreamGroup> = questions.iter().flat_map(|question| &question.streams).collect();
+        let looked = round::look(&mut self.client, &mut self.memory, &asked, by).await;
+        let at = self.started.elapsed();
+        let server = self.client.settings().to_string();
+        let answers = questions.iter().map(|question| {
+            let looked = looked.as_ref().map_err(Clone::clone);
+            let sample = looked.and_then(|looked| sample(question, looked, at));
+            sample.map_err(|unknown| MeasureError {
+                reason: unknown.reason,
+                message: format!("{server}: {}", unknown.message),
+            })
+        });
+        answers.collect()
+    }
+}
+
+/// Sums what was seen of each stream.
+fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, MeasureError> {
+    let (mut events, mut arrived, mut handled) = (0_u64, 0_u64, 0_u64);
+    let (mut bounds, mut ahead) = (Vec::new(), Duration::ZERO);
+    let mut staleness = Some(Duration::ZERO);
+    for asked in &question.streams {
+        let seen = looked.groups.get(asked).cloned().unwrap_or_else(|| Err(not_asked()))?;
+        events = events.saturating_add(seen.backlog.events);
+        arrived = arrived.saturating_add(seen.arrived);
+        handled = handled.saturating_add(seen.handled);
+        if let Some(bound) = seen.backlog.bound {
+            bounds.push(in_words(bound, asked));
+        }
+        let age = |milliseconds: u64| Duration::from_millis(looked.now.saturating_sub(milliseconds));
+        let this = match seen.backlog.oldest {
+            _ if seen.backlog.events == 0 => Some(Duration::ZERO),
+            oldest => oldest.and_then(answers::EntryId::time).map(age),
+        };
+        staleness = staleness.zip(this).map(|(oldest, this)| oldest.max(this));
+        let newest = seen.newest.time().unwrap_or_default();
+        ahead = ahead.max(Duration::from_millis(newest.saturating_sub(looked.now)));
+    }
+    let exact = bounds.is_empty();
+    // Any number of consumers share a stream, so that streams are no shards: `pending_by_shard` stays empty.
+    Ok(Sample {
+        taken: jiff::Timestamp::now(),
+        staleness,
+        ahead_of_clock: ahead,
+        upper_bound: (!exact).then(|| Arc::from(bounds.join("; "))),
+        ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), Some(Pending { events, exact }), arrived)
+    })
+}
+
+fn not_asked() -> MeasureError {
+    MeasureError { reason: Reason::NotMeasuredYet, message: "the stream has not been looked at yet".to_owned() }
+}
+
+fn in_words(bound: Bound, asked: &StreamGroup) -> String {
+    let StreamGroup { stream, group } = asked;
+    match bound {
+        Bound::TooManyToCount => format!(
+            "stream {stream}, group {group}: the server has lost count (lag is NULL, after XDEL or where the group began in the middle of the stream), and more than {} entries wait. The number is exact again when fewer wait or the group has come to the end",
+            backlog::MOST_COUNTED
+        ),
+        Bound::SetBack => format!(
+            "stream {stream}, group {group}: the group was set back (XGROUP SETID), and entries that consumers hold wait once more. The number is exact again when these are acknowledged"
+        ),
+    }
+}

@@ -1,0 +1,275 @@
+//! One look at a server: asks about all streams and groups at once, then for entries where the numbers alone do not tell.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use super::{
+    StreamGroup,
+    answers::{self, EntryId, Group, Stream},
+    backlog::{self, Backlog, Known, MOST_COUNTED},
+    counters::{Arrived, Handled},
+};
+use crate::{
+    api::Reason,
+    clients::redis::{Client, Command, Reply, refusal},
+    measure::MeasureError,
+};
+
+/// What was seen of one group.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) backlog: Backlog,
+    /// The newest entry that the stream ever had.
+    pub(super) newest: EntryId,
+    /// Counters since measuring began.
+    pub(super) arrived: u64,
+    pub(super) handled: u64,
+}
+
+/// What was seen of a server.
+pub(super) struct Looked {
+    /// The server's own clock, in milliseconds since 1970.
+    pub(super) now: u64,
+    pub(super) groups: HashMap<StreamGroup, Result<Seen, MeasureError>>,
+}
+
+/// What is kept from poll to poll.
+#[derive(Default)]
+pub(super) struct Memory {
+    arrived: HashMap<String, Arrived>,
+    handled: HashMap<StreamGroup, Handled>,
+    entries: HashMap<StreamGroup, Entries>,
+    /// Streams whose answer ended the connection: they are asked for last, so that they spoil no other's.
+    last: HashSet<String>,
+    /// Groups whose entries were too large to be counted, and when.
+    given_up: HashMap<StreamGroup, Instant>,
+}
+
+/// Entries that were too large are asked for again after so long.
+const GIVE_UP_FOR: Duration = Duration::from_secs(60);
+
+/// What was found when entries were asked for.
+#[derive(Clone, Copy)]
+struct Entries {
+    /// While these are the same, so are the entries.
+    stream: Stream,
+    delivered: EntryId,
+    most: u64,
+    found: (u64, Option<EntryId>),
+}
+
+/// A group with everything that the first round trip told of it.
+struct Told {
+    stream: Stream,
+    group: Group,
+    held: Option<(EntryId, EntryId)>,
+    known: Known,
+}
+
+impl Told {
+    /// How many entries are to be asked for: none, the first, or one more than are counted.
+    fn most_entries(&self) -> Option<u64> {
+        match self.known {
+            Known::AtMost(_) => Some(MOST_COUNTED + 1),
+            known if backlog::needs_first(known, &self.group, self.held) => Some(1),
+            Known::Exactly(..) => None,
+        }
+    }
+}
+
+type Answer = Result<Reply, MeasureError>;
+
+/// Looks once.
+///
+/// # Errors
+/// Why nothing at all is known.
+pub(super) async fn look(
+    client: &mut Client,
+    memory: &mut Memory,
+    asked: &BTreeSet<&StreamGroup>,
+    by: tokio::time::Instant,
+) -> Result<Looked, MeasureError> {
+    let mut streams: BTreeMap<&str, Vec<&StreamGroup>> = BTreeMap::new();
+    asked.iter().for_each(|one| streams.entry(&one.stream).or_default().push(one));
+    let mut streams: Vec<(&str, Vec<&StreamGroup>)> = streams.into_iter().collect();
+    streams.sort_by_key(|(stream, _)| memory.last.contains(*stream));
+    let mut commands = vec![Command::new(["HELLO"]), Command::new(["TIME"])];
+    for (stream, groups) in &streams {
+        commands.push(Command::new(["XINFO", "STREAM", stream]));
+        commands.push(Command::new(["XINFO", "GROUPS", stream]));
+        commands.extend(groups.iter().map(|one| Command::new(["XPENDING", stream, &one.group])));
+    }
+    let mut answers = client.ask(&commands, by).await.into_iter();
+    let mut next = || answers.next().unwrap_or_else(|| Err(nonsense("the server"))).and_then(refused);
+    serves(&next()?)?;
+    let now = answers::time(&next()?).ok_or_else(|| nonsense("TIME"))?;
+
+    let mut told: Vec<(&StreamGroup, Result<Told, MeasureError>)> = Vec::new();
+    for (stream, groups) in &streams {
+        let (of_stream, of_groups) = (next(), next());
+        for one in groups {
+            told.push((one, tell(one, &of_stream, &of_groups, next())));
+        }
+        let spoilt = |answer: &Answer| answer.as_ref().is_err_and(|unknown| unknown.reason == Reason::InvalidAnswer);
+        if spoilt(&of_stream) || spoilt(&of_groups) {
+            memory.last.insert((*stream).to_owned());
+        }
+    }
+    let entries = entries(client, memory, &told, by).await;
+    memory.forget(asked);
+
+    let mut groups = HashMap::new();
+    for ((one, told), entries) in told.into_iter().zip(entries) {
+        let seen = told.and_then(|told| Ok(memory.take(one, &told, entries.transpose()?)));
+        groups.insert(one.clone(), seen);
+    }
+    Ok(Looked { now, groups })
+}
+
+/// Asks for entries of those groups whose numbers do not tell everything, unless they are the same as at the last poll.
+async fn entries(
+    client: &mut Client,
+    memory: &mut Memory,
+    told: &[(&StreamGroup, Result<Told, MeasureError>)],
+    by: tokio::time::Instant,
+) -> Vec<Option<Result<(u64, Option<EntryId>), MeasureError>>> {
+    let mut found: Vec<Option<Result<_, _>>> = Vec::new();
+    let (mut commands, mut places) = (Vec::new(), Vec::new());
+    for (place, (one, told)) in told.iter().enumerate() {
+        found.push(None);
+        let Some((told, most)) = told.as_ref().ok().and_then(|told| Some((told, told.most_entries()?))) else {
+            continue;
+        };
+        if memory.given_up.get(*one).is_some_and(|since| since.elapsed() < GIVE_UP_FOR) {
+            continue;
+        }
+        let before = memory.entries.get(*one).filter(|before| {
+            (before.stream, before.delivered, before.most) == (told.stream, told.group.delivered, most)
+        });
+        if let Some(before) = before {
+            found[place] = Some(Ok(before.found));
+            continue;
+        }
+        let after = format!("({}", told.group.delivered);
+        commands.push(Command::new(["XRANGE", &one.stream, &after, "+", "COUNT", &most.to_string()]));
+        places.push((place, most));
+    }
+    if commands.is_empty() {
+        return found;
+    }
+    let answers = client.ask(&commands, by).await;
+    let mut blamed = false;
+    for ((place, most), answer) in places.into_iter().zip(answers) {
+        let (one, told) = &told[place];
+        let too_large = |unknown: &MeasureError| matches!(unknown.reason, Reason::InvalidAnswer | Reason::TimedOut);
+        found[place] = match answer.and_then(refused) {
+            Ok(Reply::Oversized) => {
+                memory.given_up.insert((*one).clone(), Instant::now());
+                None
+            }
+            Ok(reply) => Some(answers::range(&reply).ok_or_else(|| about(one, &nonsense("XRANGE")))),
+            // The first that is not answered is the one that the server or the network could not cope with.
+            Err(unknown) if too_large(&unknown) && !blamed => {
+                blamed = true;
+                memory.given_up.insert((*one).clone(), Instant::now());
+                None
+            }
+            Err(unknown) => Some(Err(about(one, &unknown))),
+        };
+        if let (Some(Ok(found)), Ok(told)) = (&found[place], told) {
+            let entries = Entries { stream: told.stream, delivered: told.group.delivered, most, found: *found };
+            memory.entries.insert((*one).clone(), entries);
+        }
+    }
+    found
+}
+
+impl Memory {
+    fn take(&mut self, one: &StreamGroup, told: &Told, entries: Option<(u64, Option<EntryId>)>) -> Seen {
+        let Told { stream, group, held, known } = told;
+        let backlog = backlog::backlog(*known, entries, group, *held);
+        let arrived = self.arrived.entry(one.stream.clone()).or_default().take(stream);
+        let handled = self.handled.entry(one.clone()).or_default();
+        let handled = handled.take(stream, group, &backlog, held.map(|(oldest, _)| oldest));
+        Seen { backlog, newest: stream.newest, arrived, handled }
+    }
+
+    /// Forgets what is not asked for any more.
+    fn forget(&mut self, asked: &BTreeSet<&StreamGroup>) {
+        let streams: HashSet<&str> = asked.iter().map(|one| one.stream.as_str()).collect();
+        self.arrived.retain(|stream, _| streams.contains(stream.as_str()));
+        self.last.retain(|stream| streams.contains(stream.as_str()));
+        self.handled.retain(|one, _| asked.contains(one));
+        self.entries.retain(|one, _| asked.contains(one));
+        self.given_up.retain(|one, _| asked.contains(one));
+    }
+}
+
+/// What the answers say of one group.
+fn tell(one: &StreamGroup, stream: &Answer, groups: &Answer, held: Answer) -> Result<Told, MeasureError> {
+    let unknown = |unknown: &MeasureError| about(one, unknown);
+    let stream = Stream::read(stream.as_ref().map_err(unknown)?).ok_or_else(|| unknown(&nonsense("XINFO STREAM")))?;
+    let group = Group::find(groups.as_ref().map_err(unknown)?, &one.group)
+        .map_err(|()| unknown(&nonsense("XINFO GROUPS")))?
+        .ok_or_else(|| unknown(&no_group()))?;
+    let held = answers::held(&held.map_err(|refused| unknown(&refused))?);
+    Ok(Told { stream, group, held, known: backlog::undelivered(&stream, &group) })
+}
+
+/// Whether this server can tell: a primary that holds data.
+fn serves(hello: &Reply) -> Result<(), MeasureError> {
+    let field = |name| hello.field(name).and_then(Reply::as_str);
+    if field("mode") == Some("sentinel") {
+        return Err(MeasureError {
+            reason: Reason::SourceFailed,
+            message: "this is a Redis Sentinel, which holds no streams: name the primary in the Secret, or a Service that follows it"
+                .to_owned(),
+        });
+    }
+    match field("role") {
+        Some("master") => Ok(()),
+        Some(_) => Err(MeasureError {
+            reason: Reason::SourceIsReplica,
+            message: "the server is a replica, whose numbers stand still without a sign when it loses its primary: name the primary in the Secret, or a Service that follows it"
+                .to_owned(),
+        }),
+        None => Err(nonsense("HELLO")),
+    }
+}
+
+/// A refusal of the server in words.
+fn refused(reply: Reply) -> Answer {
+    match reply {
+        Reply::Error(error) if error.contains("no such key") => Err(MeasureError {
+            reason: Reason::StreamNotFound,
+            message: "there is no such stream: correct its key in the Projection, or create it with the group (XGROUP CREATE … MKSTREAM). A stream that was deleted took its groups with it"
+                .to_owned(),
+        }),
+        Reply::Error(error) if error.starts_with("NOGROUP") => Err(no_group()),
+        Reply::Error(error) => Err(refusal(&error)),
+        reply => Ok(reply),
+    }
+}
+
+/// A group that is not there yet is how a projection begins whose workers create it.
+fn no_group() -> MeasureError {
+    MeasureError {
+        reason: Reason::NeverCommitted,
+        message: "the stream has no such group, so that how much is pending cannot be told: correct its name in the Projection, or create it (XGROUP CREATE)"
+            .to_owned(),
+    }
+}
+
+fn nonsense(what: &str) -> MeasureError {
+    MeasureError {
+        reason: Reason::InvalidAnswer,
+        message: format!("the answer to {what} makes no sense: Redis 7.0 or newer is needed"),
+    }
+}
+
+fn about(one: &StreamGroup, unknown: &MeasureError) -> MeasureError {
+    let StreamGroup { stream, group } = one;
+    MeasureError { reason: unknown.reason, message: format!("stream {stream}, group {group}: {}", unknown.message) }
+}

@@ -1,0 +1,8 @@
+//! Redis Streams on real servers: what is reported in which state.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod access;
+mod faults;
+mod harness;
+mod states;
