@@ -171,23 +171,3 @@ async fn a_stream_whose_answer_is_too_large_spoils_the_others_once_at_most() {
         }
     }
 }
-
-#[tokio::test]
-async fn all_projections_of_a_server_share_one_connection_and_two_round_trips() {
-    let own = Redis::on_loopback().unwrap();
-    let names: Vec<String> = (0..200).map(|n| format!("s{n}/g")).collect();
-    for name in &names {
-        let (stream, group) = name.split_once('/').unwrap();
-        own.run(&format!("XGROUP CREATE {stream} {group} 0 MKSTREAM")).unwrap();
-    }
-    let questions: Vec<_> = names.iter().map(|name| question(&[name])).collect();
-    let questions: Vec<_> = questions.iter().collect();
-    let mut probe = probe(&own.url());
-    for _ in 0..3 {
-        let answers = probe.answer(&questions, tokio::time::Instant::now() + crate::harness::DEADLINE).await;
-        assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|sample| sample.pending == exactly(0))));
-    }
-    let clients = own.run("CLIENT LIST").unwrap();
-    let ours = clients.text().lines().filter(|line| line.contains("name=projectionist-sampler")).count();
-    assert_eq!(ours, 1, "{clients:?}");
-}
