@@ -73,7 +73,25 @@ pub mod secret_key {
         ("sslmode", &["sslmode"]),
     ];
 
-    /// Every key that is looked for.
+    /// The keys for Redis. `redis-password`: Bitnami's chart.
+    pub const REDIS: [&str; 14] = [
+        "url",
+        "uri",
+        "host",
+        "hostname",
+        "endpoint",
+        "port",
+        "username",
+        "user",
+        "password",
+        "redis-password",
+        "database",
+        "db",
+        "tls",
+        "ssl",
+    ];
+
+    /// Every key that is looked for, for PostgreSQL.
     pub fn all() -> impl Iterator<Item = &'static str> {
         STRINGS.into_iter().chain(PARTS.into_iter().flat_map(|(_, keys)| keys.iter().copied()))
     }

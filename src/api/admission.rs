@@ -174,6 +174,39 @@ mod tests {
     }
 
     #[test]
+    fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_projector() {
+        let redis = || {
+            json!({
+                "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+                "spec": {
+                    "source": {"redis": {"connection": {"secretRef": {"name": "r"}}, "streams": [{"key": "orders", "group": "list"}]}},
+                    "lag": {"target": "5s"},
+                },
+            })
+        };
+        assert_eq!(admit(redis()).unwrap().spec.source.redis.unwrap().streams.len(), 1);
+        let postgres = projection()["spec"]["source"]["postgres"].clone();
+        for (pointer, name, value, expected) in [
+            ("/spec/source", "postgres", postgres, "spec.source must name exactly one source: postgres or redis"),
+            ("/spec", "checkpoint", json!({"readStore": {}}), "spec.checkpoint must be absent with spec.source.redis"),
+            (
+                "/spec",
+                "projector",
+                json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
+                "spec.source.postgres is required with spec.projector.builtin",
+            ),
+            ("/spec/source/redis", "streams", json!([]), "spec.source.redis.streams must have at least 1 items"),
+            ("/spec/source/redis", "streams", json!([{"key": "orders"}]), "spec.source.redis.streams[0].group"),
+            ("/spec/source/redis", "streams", json!([{"key": "", "group": "g"}]), "spec.source.redis.streams[0].key"),
+        ] {
+            let mut object = redis();
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            let found = admit(object).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
     fn refuses_what_a_cluster_refuses_and_names_the_field() {
         let long = "x".repeat(53);
         for (pointer, name, value, expected) in [

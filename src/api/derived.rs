@@ -1,9 +1,10 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    Connection, Ordering, ProjectionSpec, Shards,
+    Connection, Ordering, ProjectionSpec, Shards, Source,
     spec::{default_name_column, default_position_column},
 };
+use crate::names::secret_key;
 
 impl ProjectionSpec {
     /// How many shards the built-in projector has where the spec does not say.
@@ -56,6 +57,15 @@ impl ProjectionSpec {
                 None => CheckpointRows::One,
             },
         })
+    }
+}
+
+impl Source {
+    /// How to reach the server, and the keys of the Secret that say so.
+    pub fn connection(&self) -> Option<(&Connection, Vec<&'static str>)> {
+        let postgres = self.postgres.as_ref().map(|source| (&source.connection, secret_key::all().collect()));
+        let redis = self.redis.as_ref().map(|source| (&source.connection, secret_key::REDIS.to_vec()));
+        postgres.or(redis)
     }
 }
 

@@ -11,6 +11,7 @@ mod duration;
 mod projector;
 mod scaling;
 mod shards;
+mod source;
 mod spec;
 mod status;
 mod structural;
@@ -24,6 +25,7 @@ pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
+pub use source::{RedisSource, StreamGroup};
 pub use spec::{
     CaSecretRef, Checkpoint, CheckpointTable, ClientCertificateRef, Connection, EventTable, PostgresReadStore,
     PostgresSource, Projection, ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
@@ -93,6 +95,12 @@ mod tests {
             ".source.postgres.connection.secretRef",
             ".source.postgres.connection.secretRef.name",
             ".source.postgres.eventTable",
+            ".source.redis.connection",
+            ".source.redis.connection.caSecretRef.name",
+            ".source.redis.connection.clientCertificateSecretRef.name",
+            ".source.redis.connection.secretRef",
+            ".source.redis.connection.secretRef.name",
+            ".source.redis.streams",
         ];
         found.sort();
         assert_eq!(found, expected);

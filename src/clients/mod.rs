@@ -11,6 +11,8 @@ use crate::measure::MeasureError;
 pub enum ServerKind {
     /// PostgreSQL.
     Postgres,
+    /// Redis.
+    Redis,
 }
 
 /// A server together with everything that a connection to it takes, credentials included: the same for all that may share connections. A rotated
@@ -19,6 +21,8 @@ pub enum ServerKind {
 pub enum Endpoint {
     /// A PostgreSQL database.
     Postgres(postgres::ConnectionIdentity),
+    /// A database of a Redis server.
+    Redis(redis::ConnectionIdentity),
 }
 
 /// How to reach a server of one kind, as a Secret says it.

@@ -96,22 +96,23 @@ fn variables(environment: &Environment, owner: &Owner) -> Vec<(String, Value)> {
         (worker_env::WORKER.to_owned(), field),
     ];
     all.extend(shards.map(|shards| (worker_env::SHARDS.to_owned(), value(&shards.to_string()))));
-    all.extend(event_source.iter().flat_map(|source| connection(worker_env::EVENT_SOURCE, source)));
-    all.extend(read_store.iter().flat_map(|store| connection(worker_env::READ_STORE, store)));
+    let stores: Vec<&str> = secret_key::all().collect();
+    all.extend(event_source.iter().flat_map(|(source, keys)| connection(worker_env::EVENT_SOURCE, source, keys)));
+    all.extend(read_store.iter().flat_map(|store| connection(worker_env::READ_STORE, store, &stores)));
     all.extend(schema.as_deref().map(|schema| (worker_env::READ_STORE_SCHEMA.to_owned(), value(schema))));
     all
 }
 
 /// What the operator reads of a connection, by references: no value of a Secret is copied. Where the spec names no key, which keys there are
 /// is the Secret's matter, so each may be missing.
-fn connection(prefix: &str, from: &Connection) -> Vec<(String, Value)> {
+fn connection(prefix: &str, from: &Connection, keys: &[&str]) -> Vec<(String, Value)> {
     let secret = |name: &str, key: &str| json!({ "valueFrom": { "secretKeyRef": { "name": name, "key": key } } });
     let given = from.given();
     let mut all = Vec::new();
     match &from.secret_ref.key {
         Some(key) => all.push((worker_env::of_key(prefix, worker_env::URL), secret(&from.secret_ref.name, key))),
         None => {
-            for key in secret_key::all().filter(|key| given.iter().all(|(name, _)| name != key)) {
+            for key in keys.iter().filter(|key| given.iter().all(|(name, _)| name != *key)) {
                 let mut reference = secret(&from.secret_ref.name, key);
                 reference["valueFrom"]["secretKeyRef"]["optional"] = json!(true);
                 all.push((worker_env::of_key(prefix, key), reference));

@@ -70,7 +70,7 @@ pub struct Environment {
     /// The number of shards, where it is known.
     pub shards: Option<u32>,
     /// Where the event source's connection string is.
-    pub event_source: Option<Connection>,
+    pub event_source: Option<(Connection, Vec<&'static str>)>,
     /// Where the read store's connection string is.
     pub read_store: Option<Connection>,
     /// The read model's schema.
@@ -146,7 +146,7 @@ fn workload(spec: &ProjectionSpec, owner: &Owner) -> Result<Workload, Invalid> {
     };
     let environment = Environment {
         shards: spec.shard_count(),
-        event_source: spec.source.postgres.as_ref().map(|source| source.connection.clone()),
+        event_source: spec.source.connection().map(|(connection, keys)| (connection.clone(), keys)),
         read_store: read_store(spec).map(|store| store.connection.clone()),
         schema: read_store(spec).and_then(|store| store.schema.clone()),
     };

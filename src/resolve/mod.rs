@@ -4,14 +4,14 @@
 
 mod connection;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kube::ResourceExt as _;
 
 pub use connection::{ConnectionName, SecretName};
 
 use crate::{
-    api::{CheckpointLocation, EventTable, Projection, ProjectionSpec, Reason},
+    api::{CheckpointLocation, EventTable, Projection, ProjectionSpec, Reason, StreamGroup},
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
 };
@@ -45,6 +45,13 @@ pub enum ResolvedSource {
         /// The table.
         table: EventTable,
     },
+    /// Streams in Redis, whose consumer groups keep the checkpoint.
+    Redis {
+        /// The server.
+        connection: ConnectionName,
+        /// Each stream with its group, at least one, none twice.
+        streams: Vec<StreamGroup>,
+    },
 }
 
 impl ResolvedSource {
@@ -52,6 +59,7 @@ impl ResolvedSource {
     pub fn connection(&self) -> (&ConnectionName, &'static str) {
         match self {
             Self::Postgres { connection, .. } => (connection, "spec.source.postgres.connection"),
+            Self::Redis { connection, .. } => (connection, "spec.source.redis.connection"),
         }
     }
 }
@@ -97,6 +105,15 @@ fn source(
     spec: &ProjectionSpec,
     key: &ProjectionKey,
 ) -> Result<(ResolvedSource, Option<CheckpointLocation>), MeasureError> {
+    if let Some(redis) = &spec.source.redis {
+        let connection = ConnectionName::new(ServerKind::Redis, &key.namespace, &redis.connection);
+        let streams: BTreeSet<&StreamGroup> = redis.streams.iter().collect();
+        if streams.is_empty() {
+            return Err(invalid("spec.source.redis.streams is empty: name the streams, each with its group"));
+        }
+        let streams = streams.into_iter().cloned().collect();
+        return Ok((ResolvedSource::Redis { connection, streams }, None));
+    }
     let Some(postgres) = &spec.source.postgres else {
         return Err(invalid("spec.source is missing: name one source, such as spec.source.postgres"));
     };

@@ -25,6 +25,7 @@ use crate::{
     clients::{
         Endpoint,
         postgres::{ConnectionIdentity, Database},
+        redis,
     },
     measure::{MeasureError, ProjectionKey},
     read_stores::CheckpointStore,
@@ -33,6 +34,7 @@ use crate::{
     sources::{
         Ask, CheckpointQuery,
         postgres::{PostgresProbe, Question},
+        redis::{self as redis_source, RedisProbe},
     },
 };
 
@@ -54,6 +56,7 @@ pub(super) struct Planner {
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
     postgres: Tasks<ConnectionIdentity, PostgresProbe>,
     passed_over: Memories,
+    redis: Tasks<redis::ConnectionIdentity, RedisProbe>,
 }
 
 impl Planner {
@@ -72,6 +75,7 @@ impl Planner {
             databases: HashMap::new(),
             postgres: Tasks::default(),
             passed_over: Memories::default(),
+            redis: Tasks::default(),
         }
     }
 
@@ -137,12 +141,14 @@ impl Planner {
         }
         // A rotated password makes another endpoint: its tasks and connections end here, and only its.
         self.postgres.retain(|identity| sources.contains_key(&Endpoint::Postgres(identity.clone())));
+        self.redis.retain(|identity| sources.contains_key(&Endpoint::Redis(identity.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
+        self.metrics.databases.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         for endpoint in endpoints {
-            let Endpoint::Postgres(identity) = endpoint;
-            self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
+            if let Endpoint::Postgres(identity) = endpoint {
+                self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
+            }
         }
-        self.metrics.databases.store(u64::try_from(self.databases.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         for (endpoint, group) in sources {
             self.start(endpoint, group);
         }
@@ -157,11 +163,21 @@ impl Planner {
                         let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows.clone());
                         Some(Question::new(table, rows, self.passed_over.of(key)))
                     }
+                    ResolvedSource::Redis { .. } => None,
                 });
                 let Some(database) = self.databases.get(&identity).map(Arc::clone) else { return };
                 let started = self.started;
                 let probe = || PostgresProbe::new(database, started);
                 self.postgres.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
+            Endpoint::Redis(identity) => {
+                let work = self.work(group, |resolved| match &resolved.source {
+                    ResolvedSource::Redis { streams, .. } => Some(redis_source::Question { streams: streams.clone() }),
+                    ResolvedSource::Postgres { .. } => None,
+                });
+                let (settings, started) = (identity.settings().clone(), self.started);
+                let probe = || RedisProbe::new(settings, started);
+                self.redis.assign(identity, work, probe, &self.reports, &self.metrics);
             }
         }
     }
@@ -171,7 +187,10 @@ impl Planner {
         let asks = members.into_iter().filter_map(|(resolved, store)| {
             let question = question(&resolved)?;
             let Resolved { key, uid, generation, checkpoint, .. } = resolved;
-            let store = store.map(|Endpoint::Postgres(identity)| identity);
+            let store = store.and_then(|endpoint| match endpoint {
+                Endpoint::Postgres(identity) => Some(identity),
+                Endpoint::Redis(_) => None,
+            });
             let read_store = store.as_ref().map(|identity| identity.settings().database().into());
             let database = store.and_then(|identity| self.databases.get(&identity).map(Arc::clone));
             let checkpoint = checkpoint

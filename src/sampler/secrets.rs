@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::grouping::Endpoints;
 use crate::{
     api::Reason,
-    clients::{Endpoint, ServerKind, ServerSettings, postgres},
+    clients::{Endpoint, ServerKind, ServerSettings, postgres, redis},
     measure::MeasureError,
     resolve::{ConnectionName, SecretName},
 };
@@ -114,9 +114,9 @@ impl Entry {
 /// Reads what a connection is made of. A failure names the Secret that it is about.
 async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<Endpoint, MeasureError> {
     match name.server {
-        ServerKind::Postgres => settings::<postgres::ConnectionSettings>(name, secrets).await,
+        ServerKind::Postgres => settings::<postgres::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
+        ServerKind::Redis => settings::<redis::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
     }
-    .map(|settings| settings.endpoint())
 }
 
 async fn settings<S: ServerSettings>(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<S, MeasureError> {

@@ -33,9 +33,8 @@ async fn all_projections_of_a_server_share_one_connection_and_a_poll_costs_three
         let questions: Vec<_> = questions.iter().collect();
         let mut probe = probe(&own.url());
         let mut poll = async |what: &str| {
-            let count = || {
-                (info(&own, "stats", "total_commands_processed"), info(&own, "stats", "total_net_output_bytes"))
-            };
+            let count =
+                || (info(&own, "stats", "total_commands_processed"), info(&own, "stats", "total_net_output_bytes"));
             let (commands, bytes) = count();
             let began = Instant::now();
             let answers = probe.answer(&questions, tokio::time::Instant::now() + DEADLINE).await;

@@ -3,10 +3,11 @@
 use std::{sync::OnceLock, time::Duration};
 
 use projectionist::{
+    api::StreamGroup,
     clients::redis::ConnectionSettings,
     lag::{CheckpointState, Pending, Sample},
     measure::MeasureError,
-    sources::redis::{Question, RedisProbe, StreamGroup},
+    sources::redis::{Question, RedisProbe},
 };
 use test_cluster::{Redis, redis::Answer};
 use tokio::time::Instant;
@@ -31,7 +32,7 @@ pub fn settings(url: &str) -> ConnectionSettings {
 pub fn question(streams: &[&str]) -> Question {
     let streams = streams.iter().map(|text| {
         let (stream, group) = text.split_once('/').unwrap();
-        StreamGroup { stream: stream.to_owned(), group: group.to_owned() }
+        StreamGroup { key: stream.to_owned(), group: group.to_owned() }
     });
     Question { streams: streams.collect() }
 }

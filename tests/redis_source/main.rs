@@ -6,4 +6,5 @@ mod access;
 mod cost;
 mod faults;
 mod harness;
+mod sampled;
 mod states;

@@ -224,7 +224,7 @@ async fn a_group_that_is_set_back_says_that_entries_are_counted_twice() {
 async fn entries_of_consumers_that_ended_stay_pending_and_those_of_removed_ones_are_dropped_by_the_server() {
     run("XGROUP CREATE ended shop 0 MKSTREAM");
     add("ended", 5);
-    deliver("ended", "shop", "gone", 3);
+    let ids_of_held = deliver("ended", "shop", "gone", 3);
     tokio::time::sleep(Duration::from_millis(20)).await;
     let ids = deliver("ended", "shop", "alive", 2);
     acknowledge("ended", "shop", &ids);
@@ -232,6 +232,9 @@ async fn entries_of_consumers_that_ended_stay_pending_and_those_of_removed_ones_
     let held = ask(&mut probe, &["ended/shop"]).await.unwrap();
     assert_eq!(held.pending, exactly(3));
     assert!(held.staleness.unwrap() > Duration::ZERO, "they grow stale, so that the target is missed");
+    run(&format!("XDEL ended {}", ids_of_held[0]));
+    let deleted = ask(&mut probe, &["ended/shop"]).await.unwrap();
+    assert_eq!(deleted.pending, exactly(3), "one that was deleted is held until it is acknowledged");
     run("XGROUP DELCONSUMER ended shop gone");
     let dropped = ask(&mut probe, &["ended/shop"]).await.unwrap();
     assert_eq!(dropped.pending, exactly(0), "the server forgets what a removed consumer held");

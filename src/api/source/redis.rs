@@ -13,10 +13,10 @@ pub struct RedisSource {
     /// `host`, `port`, `username`, `password`, `database` and `tls`.
     pub connection: Connection,
     /// The streams, each with the group that reads it. What waits in them is summed.
-    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-validations" = [{
-        "rule": "self.all(one, self.exists_one(other, other.key == one.key && other.group == one.group))",
-        "message": "must not name the same stream and group twice",
-    }]))]
+    #[schemars(
+        length(min = 1, max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["key", "group"])
+    )]
     pub streams: Vec<StreamGroup>,
 }
 

@@ -6,11 +6,12 @@
 
 mod client;
 mod protocol;
+mod server_settings;
 mod settings;
 mod tls;
 mod words;
 
 pub use client::{Client, Command};
 pub use protocol::Reply;
-pub use settings::{ConnectionIdentity, ConnectionSettings, SECRET_KEYS};
+pub use settings::{ConnectionIdentity, ConnectionSettings};
 pub use words::refusal;

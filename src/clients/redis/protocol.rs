@@ -1,7 +1,7 @@
 //! RESP2, the protocol of Redis: writes commands, and decodes replies with bounds on what they may take.
 
 /// Texts are kept up to this length. Longer ones (bodies of events) are skipped, and only their length is told.
-pub(super) const LONGEST_TEXT: usize = 1_024;
+pub(super) const LONGEST_TEXT: usize = 2_048;
 /// What one reply may take of memory; what lies beyond is skipped.
 const MOST_KEPT: usize = 4 << 20;
 /// What all replies of one round trip may take of memory; those that come later are skipped.
@@ -20,7 +20,7 @@ pub enum Reply {
     Nil,
     /// A number.
     Integer(i64),
-    /// A text of at most 1,024 bytes.
+    /// A text of at most 2,048 bytes.
     Text(Vec<u8>),
     /// A longer text, of which only the length is known.
     LongText(u64),
@@ -304,7 +304,7 @@ mod tests {
             Just(Reply::Nil),
             any::<i64>().prop_map(Reply::Integer),
             prop::collection::vec(any::<u8>(), 0..20).prop_map(Reply::Text),
-            (1_025_u64..1_100).prop_map(Reply::LongText),
+            (2_049_u64..2_100).prop_map(Reply::LongText),
             "[A-Z]{1,9} [a-z ]{0,20}".prop_map(Reply::Error),
         ];
         leaf.prop_recursive(4, 32, 6, |inner| prop::collection::vec(inner, 0..6).prop_map(Reply::Array))

@@ -7,11 +7,11 @@ use std::{fmt, sync::Arc};
 
 use percent_encoding::percent_decode_str;
 
-use crate::{api::Reason, measure::MeasureError};
+use crate::{api::Reason, measure::MeasureError, names::secret_key::REDIS};
 
 /// Keys of a URL; the first that is there counts.
 const URLS: [&str; 2] = ["url", "uri"];
-/// Keys of the parts, by part. `redis-password`: Bitnami's chart.
+/// Keys of the parts, by part.
 const PARTS: [(Part, &[&str]); 6] = [
     (Part::Host, &["host", "hostname", "endpoint"]),
     (Part::Port, &["port"]),
@@ -19,24 +19,6 @@ const PARTS: [(Part, &[&str]); 6] = [
     (Part::Password, &["password", "redis-password"]),
     (Part::Database, &["database", "db"]),
     (Part::Tls, &["tls", "ssl"]),
-];
-
-/// Every key of a Secret that is looked for.
-pub const SECRET_KEYS: [&str; 14] = [
-    "url",
-    "uri",
-    "host",
-    "hostname",
-    "endpoint",
-    "port",
-    "username",
-    "user",
-    "password",
-    "redis-password",
-    "database",
-    "db",
-    "tls",
-    "ssl",
 ];
 
 const NOTATION: &str = "write it as redis://user:password@host:6379/0, or rediss://… for TLS";
@@ -162,7 +144,7 @@ impl ConnectionSettings {
                 reason: Reason::SecretKeyMissing,
                 message: format!(
                     "host or hostname or endpoint is missing; these keys are looked for: {}",
-                    SECRET_KEYS.join(", ")
+                    REDIS.join(", ")
                 ),
             });
         }
@@ -387,7 +369,7 @@ mod tests {
         assert_eq!(none.reason, Reason::SecretKeyMissing);
         assert!(none.message.contains("host or hostname or endpoint is missing"), "{}", none.message);
         for keys in PARTS.into_iter().flat_map(|(_, keys)| keys).chain(&URLS) {
-            assert!(SECRET_KEYS.contains(keys), "{keys} is looked for");
+            assert!(REDIS.contains(keys), "{keys} is looked for");
         }
     }
 }

@@ -9,23 +9,17 @@ mod round;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::{
-    api::Reason,
+    api::{Reason, StreamGroup},
     clients::redis::{Client, ConnectionSettings},
     lag::{CheckpointState, Head, Pending, Sample},
     measure::MeasureError,
+    sources::{Ask, Pace, Probe, Report, Target},
 };
 use backlog::Bound;
 use round::{Looked, Memory};
-
-/// A stream and one of its consumer groups.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct StreamGroup {
-    /// The stream's key.
-    pub stream: String,
-    /// The group's name.
-    pub group: String,
-}
 
 /// What there is to know of a projection in order to measure it: what it reads, at least one.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,11 +42,7 @@ impl RedisProbe {
     }
 
     /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
-    pub async fn answer(
-        &mut self,
-        questions: &[&Question],
-        by: tokio::time::Instant,
-    ) -> Vec<Result<Sample, MeasureError>> {
+    pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
         let asked: BTreeSet<&StreamGroup> = questions.iter().flat_map(|question| &question.streams).collect();
         let looked = round::look(&mut self.client, &mut self.memory, &asked, by).await;
         let at = self.started.elapsed();
@@ -66,6 +56,31 @@ impl RedisProbe {
             })
         });
         answers.collect()
+    }
+}
+
+impl Probe for RedisProbe {
+    type Question = Question;
+
+    /// What is remembered of a stream begins with the first look at it.
+    fn follow(&mut self, _: &[Arc<Ask<Question>>]) {}
+
+    async fn measure(
+        &mut self,
+        targets: Vec<Target<Question>>,
+        deadline: Instant,
+        report: Report<'_, Question>,
+    ) -> Pace {
+        let questions: Vec<&Question> = targets.iter().map(|target| &target.ask.question).collect();
+        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
+            report(&target.ask, answer);
+        }
+        Pace::Usual
+    }
+
+    /// Streams could wake a client only by a blocking read, which takes a connection for each.
+    async fn woken(&self) {
+        std::future::pending().await
     }
 }
 
@@ -107,7 +122,7 @@ fn not_asked() -> MeasureError {
 }
 
 fn in_words(bound: Bound, asked: &StreamGroup) -> String {
-    let StreamGroup { stream, group } = asked;
+    let StreamGroup { key: stream, group } = asked;
     match bound {
         Bound::TooManyToCount => format!(
             "stream {stream}, group {group}: the server has lost count (lag is NULL, after XDEL or where the group began in the middle of the stream), and more than {} entries wait. The number is exact again when fewer wait or the group has come to the end",

@@ -6,13 +6,12 @@ use std::{
 };
 
 use super::{
-    StreamGroup,
     answers::{self, EntryId, Group, Stream},
     backlog::{self, Backlog, Known, MOST_COUNTED},
     counters::{Arrived, Handled},
 };
 use crate::{
-    api::Reason,
+    api::{Reason, StreamGroup},
     clients::redis::{Client, Command, Reply, refusal},
     measure::MeasureError,
 };
@@ -92,7 +91,7 @@ pub(super) async fn look(
     by: tokio::time::Instant,
 ) -> Result<Looked, MeasureError> {
     let mut streams: BTreeMap<&str, Vec<&StreamGroup>> = BTreeMap::new();
-    asked.iter().for_each(|one| streams.entry(&one.stream).or_default().push(one));
+    asked.iter().for_each(|one| streams.entry(&one.key).or_default().push(one));
     let mut streams: Vec<(&str, Vec<&StreamGroup>)> = streams.into_iter().collect();
     streams.sort_by_key(|(stream, _)| memory.last.contains(*stream));
     let mut commands = vec![Command::new(["HELLO"]), Command::new(["TIME"])];
@@ -153,7 +152,7 @@ async fn entries(
             continue;
         }
         let after = format!("({}", told.group.delivered);
-        commands.push(Command::new(["XRANGE", &one.stream, &after, "+", "COUNT", &most.to_string()]));
+        commands.push(Command::new(["XRANGE", &one.key, &after, "+", "COUNT", &most.to_string()]));
         places.push((place, most));
     }
     if commands.is_empty() {
@@ -190,7 +189,7 @@ impl Memory {
     fn take(&mut self, one: &StreamGroup, told: &Told, entries: Option<(u64, Option<EntryId>)>) -> Seen {
         let Told { stream, group, held, known } = told;
         let backlog = backlog::backlog(*known, entries, group, *held);
-        let arrived = self.arrived.entry(one.stream.clone()).or_default().take(stream);
+        let arrived = self.arrived.entry(one.key.clone()).or_default().take(stream);
         let handled = self.handled.entry(one.clone()).or_default();
         let handled = handled.take(stream, group, &backlog, held.map(|(oldest, _)| oldest));
         Seen { backlog, newest: stream.newest, arrived, handled }
@@ -198,7 +197,7 @@ impl Memory {
 
     /// Forgets what is not asked for any more.
     fn forget(&mut self, asked: &BTreeSet<&StreamGroup>) {
-        let streams: HashSet<&str> = asked.iter().map(|one| one.stream.as_str()).collect();
+        let streams: HashSet<&str> = asked.iter().map(|one| one.key.as_str()).collect();
         self.arrived.retain(|stream, _| streams.contains(stream.as_str()));
         self.last.retain(|stream| streams.contains(stream.as_str()));
         self.handled.retain(|one, _| asked.contains(one));
@@ -270,6 +269,6 @@ fn nonsense(what: &str) -> MeasureError {
 }
 
 fn about(one: &StreamGroup, unknown: &MeasureError) -> MeasureError {
-    let StreamGroup { stream, group } = one;
+    let StreamGroup { key: stream, group } = one;
     MeasureError { reason: unknown.reason, message: format!("stream {stream}, group {group}: {}", unknown.message) }
 }
