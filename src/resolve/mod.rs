@@ -43,7 +43,7 @@ pub enum ResolvedSource {
         /// The database.
         connection: ConnectionName,
         /// The table.
-        table: EventTable,
+        table: Box<EventTable>,
     },
     /// Streams in Redis, whose consumer groups keep the checkpoint.
     Redis {
@@ -124,7 +124,7 @@ fn source(
         .checkpoint_location(&key.namespace, &key.name)
         .ok_or_else(|| invalid("spec.checkpoint is missing: where does the projector commit how far it has come?"))?;
     let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &postgres.connection);
-    Ok((ResolvedSource::Postgres { connection, table: postgres.event_table.clone() }, Some(checkpoint)))
+    Ok((ResolvedSource::Postgres { connection, table: Box::new(postgres.event_table.clone()) }, Some(checkpoint)))
 }
 
 fn invalid(message: &str) -> MeasureError {

@@ -202,7 +202,7 @@ async fn where_the_server_has_lost_count_entries_are_counted_up_to_a_bound() {
     let ids = deliver("middle", "shop", "a", 1_000);
     acknowledge("middle", "shop", &ids);
     let done = ask(&mut probe, &["middle/shop"]).await.unwrap();
-    assert_eq!((done.pending, done.upper_bound.clone()), (exactly(0), None));
+    assert_eq!((done.pending, done.upper_bound), (exactly(0), None));
 }
 
 #[tokio::test]

@@ -331,11 +331,11 @@ mod tests {
     #[test]
     fn what_is_left_out_has_its_default_and_a_url_is_completed() {
         let plain = read(&[("url", "redis://cache")]).unwrap();
-        assert_eq!((plain.port, plain.database, plain.uses_tls(), plain.user.clone()), (6379, 0, false, None));
+        assert_eq!((plain.port, plain.database, plain.uses_tls(), plain.user.as_deref()), (6379, 0, false, None));
         let completed = read(&[("url", "redis://cache"), ("redis-password", "hunter2")]).unwrap();
         assert_eq!(completed.password.as_deref(), Some("hunter2"));
         assert_ne!(plain.identity(), completed.identity(), "a rotated password is another connection");
-        assert_ne!(plain.identity(), plain.clone().with_ca(b"x").identity());
+        assert_ne!(plain.identity(), plain.with_ca(b"x").identity());
         let endpoint = read(&[("endpoint", "cache.example:6390")]).unwrap();
         assert_eq!((endpoint.host.as_str(), endpoint.port), ("cache.example", 6390));
         assert_eq!(read(&[("url", "redis://[::1]:7000?db=3")]).unwrap().to_string(), "Redis at [::1]:7000, database 3");

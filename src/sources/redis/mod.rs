@@ -80,7 +80,7 @@ impl Probe for RedisProbe {
 
     /// Streams could wake a client only by a blocking read, which takes a connection for each.
     async fn woken(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -145,7 +145,7 @@ impl Redis {
     /// When the server is away or refuses it.
     pub fn run(&self, command: &str) -> Result<Answer> {
         let words: Vec<&str> = command.split_whitespace().collect();
-        Ok(self.run_all(&[&words])?.pop().context("no answer")?)
+        self.run_all(&[&words])?.pop().context("no answer")
     }
 
     /// Runs commands in one round trip.
