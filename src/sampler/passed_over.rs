@@ -28,9 +28,9 @@ impl Memories {
         self.0.retain(|key, _| there.contains(key));
     }
 
-    /// Begins a memory for this projection, unless there is one: the status is read once, since what comes later is found here sooner.
+    /// Begins a memory for this projection where its source is audited, unless there is one: the status is read once, since what comes later is found here sooner.
     pub(super) fn begin(&mut self, resolved: &Resolved, projection: &Projection) {
-        let ResolvedSource::Postgres { table, .. } = &resolved.source;
+        let ResolvedSource::Postgres { table, .. } = &resolved.source else { return };
         let table = &table.table;
         let same = |kept: &&Kept| *kept.uid == *resolved.uid && kept.event_table == *table;
         if self.0.get(&resolved.key).filter(same).is_some() {
