@@ -12,6 +12,13 @@ pub const STATUS_FIELD_MANAGER: &str = "projectionist-status";
 
 /// Label with the name of the Projection, on every object made for it.
 pub const PROJECTION_LABEL: &str = "projectionist.dev/projection";
+/// Label with the version of the read model that a worker writes, part of each selector: a Deployment's cannot be changed later, when two versions of one
+/// Projection run side by side.
+pub const VERSION_LABEL: &str = "projectionist.dev/version";
+/// The version of a Projection that names none.
+pub const UNVERSIONED: &str = "unversioned";
+/// Labels by which the operator finds workers, which a pod template may not set itself.
+pub const SELECTED_LABELS: [&str; 2] = [PROJECTION_LABEL, VERSION_LABEL];
 /// The standard label that tells who manages an object; its value is [`FIELD_MANAGER`].
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Pod template annotation with a hash of the built-in projector's configuration, so that a change rolls the workers.

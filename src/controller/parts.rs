@@ -121,6 +121,12 @@ pub fn object_labels(projection: &str) -> Value {
     json!({ names::MANAGED_BY_LABEL: names::FIELD_MANAGER, names::PROJECTION_LABEL: projection })
 }
 
+/// The labels by which the workers of a Projection are found.
+pub fn worker_labels(owner: &Owner) -> Map<String, Value> {
+    let labels = [(names::PROJECTION_LABEL, owner.name.as_str()), (names::VERSION_LABEL, names::UNVERSIONED)];
+    labels.into_iter().map(|(label, value)| (label.to_owned(), json!(value))).collect()
+}
+
 /// FNV-1a over the JSON text: stable between builds, which the standard library's hashes do not promise.
 pub fn fingerprint(value: &Value) -> u64 {
     value

@@ -2,14 +2,13 @@
 
 use serde_json::{Map, json};
 
-use super::parts::{Desired, Owner, Part};
-use crate::names;
+use super::parts::{Desired, Owner, Part, worker_labels};
 
 /// The PodDisruptionBudget.
 pub fn plan_budget(owner: &Owner) -> Desired {
     let spec = json!({
         "maxUnavailable": 1,
-        "selector": { "matchLabels": { names::PROJECTION_LABEL: owner.name } },
+        "selector": { "matchLabels": worker_labels(owner) },
         // A worker that cannot become ready must not keep a node from being drained.
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
     });

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::parts::{Owner, Part, fingerprint};
+use super::parts::{Owner, Part, fingerprint, worker_labels};
 use crate::{api::WorkerPod, names};
 
 /// What the operator's own settings say of the pods that run the built-in projector.
@@ -100,7 +100,7 @@ pub(super) fn plan_builtin_pods(
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": { "matchLabels": { names::PROJECTION_LABEL: owner.name } },
+                "labelSelector": { "matchLabels": worker_labels(owner) },
             }])
         },
         |given| json!(given),

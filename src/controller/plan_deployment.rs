@@ -3,12 +3,11 @@
 use serde_json::{Map, json};
 
 use super::{
-    parts::{Desired, Owner, Part},
+    parts::{Desired, Owner, Part, worker_labels},
     plan_builtin_pods::WorkerDefaults,
     plan_pods::plan_pods,
     validate::{Environment, Pods},
 };
-use crate::names;
 
 /// The Deployment. `strict`: a rollout ends the old worker before it starts the new one.
 pub fn plan_deployment(
@@ -24,7 +23,7 @@ pub fn plan_deployment(
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } })
     };
     let spec = json!({
-        "selector": { "matchLabels": { names::PROJECTION_LABEL: owner.name } },
+        "selector": { "matchLabels": worker_labels(owner) },
         "strategy": strategy,
         "revisionHistoryLimit": 3,
         "template": plan_pods(pods, environment, owner, defaults),

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    parts::Owner,
+    parts::{Owner, worker_labels},
     plan_builtin_pods::{WorkerDefaults, plan_builtin_pods},
     validate::{Environment, Pods},
 };
@@ -23,7 +23,7 @@ pub fn plan_pods(pods: &Pods, environment: &Environment, owner: &Owner, defaults
     };
     within(&mut metadata, "labels", |labels| {
         labels.entry(names::MANAGED_BY_LABEL).or_insert_with(|| json!(names::FIELD_MANAGER));
-        labels.insert(names::PROJECTION_LABEL.to_owned(), json!(owner.name));
+        labels.extend(worker_labels(owner));
     });
     secure_pod(&mut spec);
     let variables = variables(environment, owner);

@@ -237,7 +237,7 @@ fn unknown_fields_and_labels_of_a_template_survive() {
     let template = &part(&plan, Part::Deployment)["spec"]["template"];
     assert_eq!(
         template["metadata"],
-        json!({"labels": {"team": "sales", names::MANAGED_BY_LABEL: "them", names::PROJECTION_LABEL: "orders"}, "annotations": {"a": "b"}})
+        json!({"labels": {"team": "sales", names::MANAGED_BY_LABEL: "them", names::PROJECTION_LABEL: "orders", names::VERSION_LABEL: names::UNVERSIONED}, "annotations": {"a": "b"}})
     );
     assert_eq!(template["spec"]["fieldOfTomorrow"]["deep"], 1);
 }

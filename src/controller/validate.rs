@@ -171,8 +171,8 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     );
     configuration.check().map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
     let pod = builtin.pod.clone().unwrap_or_default();
-    if pod.labels.contains_key(names::PROJECTION_LABEL) {
-        let field = format!("spec.projector.builtin.pod.labels[{}]", names::PROJECTION_LABEL);
+    if let Some(label) = names::SELECTED_LABELS.into_iter().find(|label| pod.labels.contains_key(*label)) {
+        let field = format!("spec.projector.builtin.pod.labels[{label}]");
         return Err(invalid(field, "must be absent: the operator finds the workers by it"));
     }
     let resources = builtin.resources.clone();
@@ -190,8 +190,9 @@ fn pods_of(template: &PodTemplate) -> Result<Pods, Invalid> {
     for labels in ["labels", "annotations"] {
         object(metadata.get(labels), &format!("metadata.{labels}"))?;
     }
-    if metadata.get("labels").and_then(|labels| labels.get(names::PROJECTION_LABEL)).is_some() {
-        let field = at(&format!("metadata.labels[{}]", names::PROJECTION_LABEL));
+    let given = |label: &&str| metadata.get("labels").is_some_and(|labels| labels.get(*label).is_some());
+    if let Some(label) = names::SELECTED_LABELS.into_iter().find(given) {
+        let field = at(&format!("metadata.labels[{label}]"));
         return Err(invalid(field, "must be absent: the operator finds the workers by it"));
     }
     let spec = object(template.0.get("spec"), "spec")?.ok_or_else(|| invalid(at("spec"), "is required"))?;
