@@ -207,9 +207,26 @@ fn no_room_knows_what_it_must_not() {
 }
 
 #[test]
+fn only_those_who_speak_to_servers_use_clients() {
+    // The sampler's planner makes what others ask with, and its secrets become settings.
+    let may = ["sources", "read_stores", "projector", "app", "clients", "sampler::planner", "sampler::secrets"];
+    // These tell servers apart, and speak to none.
+    let may_name = ["resolve", "sampler::grouping"];
+    let modules = modules();
+    for (module, code) in &modules {
+        let used = paths(module, code).into_iter().filter(|path| within(path, "clients"));
+        let named = may_name.iter().any(|place| within(module, place));
+        let allowed = |path: &str| named && ["clients::Endpoint", "clients::ServerKind"].contains(&path);
+        let bad: Vec<String> = used.filter(|path| !allowed(path)).collect();
+        assert!(may.iter().any(|place| within(module, place)) || bad.is_empty(), "{module} must not use {bad:?}");
+    }
+}
+
+#[test]
 fn what_is_pure_knows_no_io() {
     for (module, code) in modules() {
         let plans = module.starts_with("controller::plan")
+            || room(&module) == "resolve"
             || [
                 "status",
                 "conditions",
