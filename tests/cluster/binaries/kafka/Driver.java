@@ -1,0 +1,150 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.time.Duration;
+import java.util.*;
+import java.util.concurrent.TimeUnit;
+import org.apache.kafka.clients.admin.*;
+import org.apache.kafka.clients.consumer.*;
+import org.apache.kafka.clients.producer.*;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.acl.*;
+import org.apache.kafka.common.resource.*;
+import org.apache.kafka.common.serialization.*;
+
+/** What tests ask of Kafka's own client library: one command a line on standard input, one answer a line on standard output. */
+public class Driver {
+    static String servers;
+    static Admin admin;
+    static KafkaProducer<byte[], byte[]> plain;
+    static final Map<String, KafkaProducer<byte[], byte[]>> open = new HashMap<>();
+
+    public static void main(String[] args) throws Exception {
+        servers = args[0];
+        admin = Admin.create(Map.of("bootstrap.servers", servers));
+        plain = producer(null);
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
+        for (String line = in.readLine(); line != null; line = in.readLine()) {
+            String answer;
+            try {
+                answer = "ok " + run(line.split("\t", -1));
+            } catch (Exception e) {
+                Throwable cause = e.getCause() == null ? e : e.getCause();
+                answer = "error " + cause;
+            }
+            System.out.println(answer.replace('\n', ' '));
+            System.out.flush();
+        }
+        System.exit(0);
+    }
+
+    static KafkaProducer<byte[], byte[]> producer(String transaction) {
+        Map<String, Object> config = new HashMap<>(Map.of("bootstrap.servers", servers, "linger.ms", 0));
+        if (transaction != null) {
+            config.put("transactional.id", transaction);
+        }
+        return new KafkaProducer<>(config, new ByteArraySerializer(), new ByteArraySerializer());
+    }
+
+    static void send(KafkaProducer<byte[], byte[]> producer, String topic, int partition, int count, long age, String key) throws Exception {
+        long time = System.currentTimeMillis() - age;
+        List<java.util.concurrent.Future<RecordMetadata>> sent = new ArrayList<>();
+        for (int n = 0; n < count; n++) {
+            byte[] name = key.isEmpty() ? null : key.getBytes();
+            sent.add(producer.send(new ProducerRecord<>(topic, partition, time, name, ("event " + n).getBytes())));
+        }
+        producer.flush();
+        for (var one : sent) {
+            one.get(60, TimeUnit.SECONDS);
+        }
+    }
+
+    static String run(String[] c) throws Exception {
+        switch (c[0]) {
+            case "create": {
+                Map<String, String> config = new HashMap<>();
+                for (String pair : c[3].isEmpty() ? new String[0] : c[3].split(",")) {
+                    config.put(pair.split("=")[0], pair.split("=")[1]);
+                }
+                admin.createTopics(List.of(new NewTopic(c[1], Integer.parseInt(c[2]), (short) 1).configs(config))).all().get();
+                return "";
+            }
+            case "delete":
+                admin.deleteTopics(List.of(c[1])).all().get();
+                return "";
+            case "topics":
+                return String.join(",", new TreeSet<>(admin.listTopics().names().get()));
+            case "partitions":
+                admin.createPartitions(Map.of(c[1], NewPartitions.increaseTo(Integer.parseInt(c[2])))).all().get();
+                return "";
+            case "produce":
+                send(plain, c[1], Integer.parseInt(c[2]), Integer.parseInt(c[3]), Long.parseLong(c[4]), c[5]);
+                return "";
+            case "begin": {
+                KafkaProducer<byte[], byte[]> producer = open.get(c[1]);
+                if (producer == null) {
+                    producer = producer(c[1]);
+                    producer.initTransactions();
+                    open.put(c[1], producer);
+                }
+                producer.beginTransaction();
+                send(producer, c[2], Integer.parseInt(c[3]), Integer.parseInt(c[4]), 0, "");
+                return "";
+            }
+            case "end": {
+                if (c[2].equals("commit")) open.get(c[1]).commitTransaction();
+                else open.get(c[1]).abortTransaction();
+                return "";
+            }
+            case "commit":
+                admin.alterConsumerGroupOffsets(c[1], Map.of(new TopicPartition(c[2], Integer.parseInt(c[3])),
+                    new OffsetAndMetadata(Long.parseLong(c[4])))).all().get();
+                return "";
+            case "consume": {
+                Map<String, Object> config = Map.of("bootstrap.servers", servers, "group.id", c[1], "enable.auto.commit", false,
+                    "auto.offset.reset", "earliest", "isolation.level", "read_committed", "max.poll.records", 1);
+                int left = Integer.parseInt(c[3]);
+                try (var consumer = new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
+                    consumer.subscribe(List.of(c[2].split(",")));
+                    long until = System.currentTimeMillis() + 60_000;
+                    while (left > 0) {
+                        if (System.currentTimeMillis() > until) throw new IllegalStateException(left + " records did not come");
+                        left -= consumer.poll(Duration.ofMillis(200)).count();
+                        consumer.commitSync();
+                    }
+                }
+                return "";
+            }
+            case "members": {
+                var group = admin.describeConsumerGroups(List.of(c[1])).all().get().get(c[1]);
+                return group.groupState() + " " + group.members().size();
+            }
+            case "deletegroup":
+                admin.deleteConsumerGroups(List.of(c[1])).all().get();
+                return "";
+            case "deleterecords":
+                admin.deleteRecords(Map.of(new TopicPartition(c[1], Integer.parseInt(c[2])),
+                    RecordsToDelete.beforeOffset(Long.parseLong(c[3])))).all().get();
+                return "";
+            case "offsets": {
+                TopicPartition partition = new TopicPartition(c[1], Integer.parseInt(c[2]));
+                long first = admin.listOffsets(Map.of(partition, OffsetSpec.earliest())).all().get().get(partition).offset();
+                long end = admin.listOffsets(Map.of(partition, OffsetSpec.latest())).all().get().get(partition).offset();
+                return first + " " + end;
+            }
+            case "scram": {
+                ScramMechanism mechanism = ScramMechanism.fromMechanismName(c[2]);
+                admin.alterUserScramCredentials(List.of(new UserScramCredentialUpsertion(c[1],
+                    new ScramCredentialInfo(mechanism, 4096), c[3]))).all().get();
+                return "";
+            }
+            case "allow": {
+                ResourceType type = c[2].equals("topic") ? ResourceType.TOPIC : ResourceType.GROUP;
+                admin.createAcls(List.of(new AclBinding(new ResourcePattern(type, c[3], PatternType.LITERAL),
+                    new AccessControlEntry("User:" + c[1], "*", AclOperation.fromString(c[4]), AclPermissionType.ALLOW)))).all().get();
+                return "";
+            }
+            default:
+                throw new IllegalArgumentException("unknown command " + c[0]);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! A real Kafka broker (KRaft, one process) of a test's own on loopback, and a process with Kafka's own client library for what tests do to it.
+//!
+//! Broker and client come from Maven Central and run on Java 17 or newer. Both end with the process that started them, however that ends.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::binaries::{cache_dir, short_hash};
+
+const POM: &str = include_str!("../binaries/kafka/pom.xml");
+const DRIVER: &str = include_str!("../binaries/kafka/Driver.java");
+/// The user whom SASL PLAIN knows.
+pub const PLAIN_USER: &str = "plain-user";
+/// The password of that user.
+pub const PLAIN_PASSWORD: &str = "plain-canary";
+
+/// Outlives the owner by a moment: waits until the pipe from it closes, then ends the program and removes its files.
+const KEEPER: &str = r#"
+trap '' INT TERM HUP
+root=$1
+shift
+"$@" < /dev/null > "$root/log" 2>&1 &
+pid=$!
+echo $pid > "$root/pid"
+cat > /dev/null
+kill -CONT $pid 2>/dev/null
+kill -KILL $pid 2>/dev/null
+wait $pid 2>/dev/null
+rm -rf "$root"
+"#;
+
+/// The ways in. Each has a port of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listener {
+    /// No TLS, no user. May do everything.
+    Plaintext,
+    /// SASL PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 without TLS.
+    Sasl,
+    /// TLS without a client certificate. May do everything.
+    Tls,
+    /// TLS that requires a client certificate, whose subject is the user.
+    MutualTls,
+}
+
+const LISTENERS: [(Listener, &str, &str); 4] = [
+    (Listener::Plaintext, "OPEN", "PLAINTEXT"),
+    (Listener::Sasl, "SASL", "SASL_PLAINTEXT"),
+    (Listener::Tls, "TLS", "SSL"),
+    (Listener::MutualTls, "MTLS", "SSL"),
+];
+
+/// Certificates for the listeners with TLS, as PEM.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    /// The broker's certificate.
+    pub certificate: String,
+    /// Its key (PKCS #8).
+    pub key: String,
+    /// The authority that client certificates are signed by.
+    pub client_ca: String,
+}
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Kafka {
+    root: PathBuf,
+    ports: [u16; 4],
+    keeper: Child,
+    driver: Mutex<Option<(Child, ChildStdin, BufReader<ChildStdout>)>>,
+}
+
+impl Kafka {
+    /// A new broker on 127.0.0.1. Users other than the anonymous one may do only what [`Kafka::ask`]'s `allow` says.
+    ///
+    /// # Errors
+    /// When Java or Maven is missing, or the broker does not start; the message holds the end of its log.
+    pub fn on_loopback(certificates: &Certificates) -> Result<Self> {
+        let programs = programs()?;
+        let mut attempt = 1;
+        loop {
+            match Self::start(&programs, certificates) {
+                // Another process may have taken a port between our asking and the broker's.
+                Err(_) if attempt < 3 => attempt += 1,
+                done => return done,
+            }
+        }
+    }
+
+    fn start(programs: &Path, certificates: &Certificates) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("test-kafka-{}-{count}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
+        let held: Vec<TcpListener> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+        let ports: Vec<u16> = held.iter().map(|one| one.local_addr().map(|at| at.port())).collect::<Result<_, _>>()?;
+        drop(held);
+        let settings = root.join("server.properties");
+        fs::write(&settings, properties(&root, &ports))?;
+        fs::write(root.join("server.pem"), format!("{}{}", certificates.key, certificates.certificate))?;
+        fs::write(root.join("clients.pem"), &certificates.client_ca)?;
+        let format = java(programs)
+            .args(["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c"])
+            .arg(&settings)
+            .output()
+            .context("running java")?;
+        if !format.status.success() {
+            bail!("formatting Kafka's storage failed: {}", String::from_utf8_lossy(&format.stderr));
+        }
+        let mut broker = java(programs);
+        broker.arg("kafka.Kafka").arg(&settings);
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&root).arg(broker.get_program()).args(broker.get_args());
+        keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let keeper = keeper.spawn().context("starting Kafka's keeper")?;
+        let ports = [ports[0], ports[1], ports[2], ports[3]];
+        let kafka = Self { root, ports, keeper, driver: Mutex::new(None) };
+        kafka.wait_until_it_listens()?;
+        let mut driver = java(programs);
+        driver.args(["Driver", &kafka.address(Listener::Plaintext).to_string()]);
+        let mut driver = driver.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let pipes = driver.stdin.take().zip(driver.stdout.take()).context("the driver has no pipes")?;
+        *kafka.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some((driver, pipes.0, BufReader::new(pipes.1)));
+        kafka.ask(&["topics"])?;
+        Ok(kafka)
+    }
+
+    fn wait_until_it_listens(&self) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(180);
+        loop {
+            let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
+            if log.contains("Kafka Server started")
+                || self.ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
+            {
+                return Ok(());
+            }
+            let ended = fs::read_to_string(self.root.join("pid"))
+                .is_ok_and(|pid| !pid.is_empty() && !Path::new("/proc").join(pid.trim()).exists());
+            if ended || Instant::now() > until {
+                let tail: Vec<&str> = log.lines().rev().take(30).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                bail!("Kafka does not start:\n{}", tail.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Where a listener is.
+    #[must_use]
+    pub fn address(&self, listener: Listener) -> SocketAddr {
+        let found = LISTENERS.iter().zip(self.ports).find(|((one, _, _), _)| *one == listener);
+        SocketAddr::from(([127, 0, 0, 1], found.map_or(0, |(_, port)| port)))
+    }
+
+    /// Has Kafka's own client library do something; `Driver.java` lists the commands. Returns what it answers.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn ask(&self, command: &[&str]) -> Result<String> {
+        let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, input, output) = driver.as_mut().context("the driver has not started")?;
+        writeln!(input, "{}", command.join("\t"))?;
+        let mut answer = String::new();
+        output.read_line(&mut answer)?;
+        match answer.trim_end_matches('\n').strip_prefix("ok ") {
+            Some(text) => Ok(text.to_owned()),
+            None => bail!("{command:?}: {}", if answer.is_empty() { "the driver has ended" } else { answer.as_str() }),
+        }
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        if let Some((mut driver, input, _)) = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(input);
+            let _ = driver.kill();
+            let _ = driver.wait();
+        }
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+fn java(programs: &Path) -> Command {
+    let mut command = Command::new("java");
+    let classes = format!("{}:{}/*", programs.display(), programs.display());
+    command.args(["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes]).stdin(Stdio::null());
+    command
+}
+
+fn properties(root: &Path, ports: &[u16]) -> String {
+    let each = |form: &dyn Fn(&str, &str, u16) -> String| {
+        LISTENERS
+            .iter()
+            .zip(ports)
+            .map(|((_, name, protocol), port)| form(name, protocol, *port))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let controller = ports.last().copied().unwrap_or(0);
+    let advertised = each(&|name, _, port| format!("{name}://127.0.0.1:{port}"));
+    let protocols = each(&|name, protocol, _| format!("{name}:{protocol}"));
+    let root = root.display();
+    format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+         listeners={advertised},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners={advertised}\n\
+         listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT\ncontroller.listener.names=CONTROLLER\n\
+         inter.broker.listener.name=OPEN\nlog.dirs={root}/data\nnum.network.threads=2\nnum.io.threads=4\n\
+         offsets.topic.replication.factor=1\noffsets.topic.num.partitions=3\ntransaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\ntransaction.state.log.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\n\
+         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS\n\
+         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+         listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{PLAIN_USER}=\"{PLAIN_PASSWORD}\";\n\
+         listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+         listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+         ssl.keystore.type=PEM\nssl.keystore.location={root}/server.pem\nssl.truststore.type=PEM\nssl.truststore.location={root}/clients.pem\n\
+         listener.name.mtls.ssl.client.auth=required\n\
+         log.cleaner.backoff.ms=200\nlog.segment.delete.delay.ms=100\nlog.retention.check.interval.ms=500\n"
+    )
+}
+
+/// The jars and the compiled driver, made first where this machine has not got them yet.
+fn programs() -> Result<PathBuf> {
+    let dir = cache_dir()?.join(format!("kafka-{}", short_hash(&[POM.as_bytes(), DRIVER.as_bytes()])));
+    if dir.exists() {
+        return Ok(dir);
+    }
+    let parent = dir.parent().context("the cache directory has no parent")?;
+    fs::create_dir_all(parent)?;
+    let lock = File::create(dir.with_extension("lock"))?;
+    flock(&lock, FlockOperation::LockExclusive).context("waiting for another download of Kafka")?;
+    if dir.exists() {
+        return Ok(dir);
+    }
+    crate::say("downloading Kafka from Maven Central, once for this machine (45 MB)");
+    let partial = dir.with_extension("partial");
+    let _ = fs::remove_dir_all(&partial);
+    fs::create_dir_all(&partial)?;
+    fs::write(partial.join("pom.xml"), POM)?;
+    fs::write(partial.join("Driver.java"), DRIVER)?;
+    let mut maven = Command::new("mvn");
+    maven.current_dir(&partial).args([
+        "--quiet",
+        "--batch-mode",
+        "dependency:copy-dependencies",
+        "-DincludeScope=runtime",
+        &format!("-DoutputDirectory={}", partial.display()),
+    ]);
+    run(&mut maven, "Debian: apt-get install maven")?;
+    let mut javac = Command::new("javac");
+    javac.current_dir(&partial).args(["-cp", "./*", "Driver.java"]);
+    run(&mut javac, "Debian: apt-get install default-jdk-headless")?;
+    fs::rename(&partial, &dir).with_context(|| format!("moving {} into place", dir.display()))?;
+    Ok(dir)
+}
+
+fn run(command: &mut Command, advice: &str) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{name} cannot be run ({advice})"))?;
+    if !output.status.success() {
+        let text = [output.stdout, output.stderr].concat();
+        bail!("{name} failed: {}", String::from_utf8_lossy(&text).trim());
+    }
+    Ok(())
+}
