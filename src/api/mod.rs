@@ -25,7 +25,7 @@ pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
-pub use source::{RedisSource, StreamGroup};
+pub use source::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset, RedisSource, StreamGroup};
 pub use spec::{
     CaSecretRef, Checkpoint, CheckpointTable, ClientCertificateRef, Connection, EventTable, PostgresReadStore,
     PostgresSource, Projection, ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
@@ -89,6 +89,13 @@ mod tests {
             ".readStore.postgres.connection.clientCertificateSecretRef.name",
             ".readStore.postgres.connection.secretRef",
             ".readStore.postgres.connection.secretRef.name",
+            ".source.kafka.connection",
+            ".source.kafka.connection.caSecretRef.name",
+            ".source.kafka.connection.clientCertificateSecretRef.name",
+            ".source.kafka.connection.secretRef",
+            ".source.kafka.connection.secretRef.name",
+            ".source.kafka.group",
+            ".source.kafka.topics",
             ".source.postgres.connection",
             ".source.postgres.connection.caSecretRef.name",
             ".source.postgres.connection.clientCertificateSecretRef.name",

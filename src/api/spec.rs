@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CatchUp, Failure, HumanDuration, Lag, ProjectionStatus, Projector, RedisSource, Scaling};
+use super::{CatchUp, Failure, HumanDuration, KafkaSource, Lag, ProjectionStatus, Projector, RedisSource, Scaling};
 
 /// A Projection runs the workers that turn the events of one source into one read model, measures how far behind they
 /// are, and scales them so that no event waits longer than the lag target.
@@ -41,6 +41,7 @@ use super::{CatchUp, Failure, HumanDuration, Lag, ProjectionStatus, Projector, R
     validation = Rule::new("!has(self.source.postgres) || (has(self.projector) && has(self.projector.builtin)) || has(self.checkpoint)").message("spec.checkpoint is required: an event table does not know how far a projector has come"),
     validation = Rule::new("!has(self.source.redis) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.redis, whose consumer groups keep it"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || has(self.source.postgres)").message("spec.source.postgres is required with spec.projector.builtin, which reads event tables"),
+    validation = Rule::new("!has(self.source.kafka) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.kafka: the consumer group keeps how far it has come"),
     validation = Rule::new("!has(self.checkpoint) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.checkpoint.readStore, which is read there"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.scaling) || !has(self.scaling.ordering) || self.scaling.ordering != 'None'").message("spec.scaling.ordering must be PerKey or Strict with spec.projector.builtin, which keeps the order of each stream"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || (has(self.scaling) && has(self.scaling.shards) ? string(self.scaling.shards) : 'Auto') == (has(oldSelf.scaling) && has(oldSelf.scaling.shards) ? string(oldSelf.scaling.shards) : 'Auto')").message("spec.scaling.shards cannot be changed for a built-in projector: each shard has its own checkpoint. Delete the Projection and create it under another name to rebuild"),
@@ -85,7 +86,7 @@ const TABLE: &str = r#"^("([^"\x00]|"")+"|[^".\x00]+)(\.("([^"\x00]|"")+"|[^".\x
 /// Where the events come from. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis)].exists_one(x, x)").message("spec.source must name exactly one source: postgres or redis"))]
+#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis), has(self.kafka)].exists_one(x, x)").message("spec.source must name exactly one source: postgres, redis or kafka"))]
 pub struct Source {
     /// An append-only table in PostgreSQL.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +94,9 @@ pub struct Source {
     /// Streams in Redis, read by consumer groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisSource>,
+    /// Topics in Kafka that a consumer group reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaSource>,
 }
 
 /// Events in a PostgreSQL database.

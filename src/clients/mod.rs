@@ -1,6 +1,7 @@
 //! Connections to the servers that hold events, checkpoints and read models: one module a kind of server, which speaks its protocol and puts its
 //! errors into words. Knows nothing of Projections.
 
+pub mod kafka;
 pub mod postgres;
 pub mod redis;
 
@@ -13,6 +14,8 @@ pub enum ServerKind {
     Postgres,
     /// Redis.
     Redis,
+    /// A Kafka cluster.
+    Kafka,
 }
 
 /// A server together with everything that a connection to it takes, credentials included: the same for all that may share connections. A rotated
@@ -23,6 +26,8 @@ pub enum Endpoint {
     Postgres(postgres::ConnectionIdentity),
     /// A database of a Redis server.
     Redis(redis::ConnectionIdentity),
+    /// A Kafka cluster with a user.
+    Kafka(kafka::Settings),
 }
 
 /// How to reach a server of one kind, as a Secret says it.

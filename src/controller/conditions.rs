@@ -244,6 +244,15 @@ fn progressing(known: &Known<'_>) -> Verdict {
     if let Some(message) = passed_over(&measured.sample.faults.passed_over) {
         return fails(Reason::EventsPassedOver, message);
     }
+    if measured.sample.faults.deleted > 0 {
+        return fails(
+            Reason::RetentionRisk,
+            format!(
+                "the source has deleted {} events before they were handled: raise its retention, handle them from another copy or rebuild the read model",
+                measured.sample.faults.deleted
+            ),
+        );
+    }
     if let Some(failed) = measured.sample.faults.failed.first().filter(|_| !known.suspended) {
         return fails(Reason::EventFailed, failed_event(failed, measured.sample.faults.failed.len()));
     }

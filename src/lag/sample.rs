@@ -151,6 +151,8 @@ pub struct EventFaults {
     pub failed: Vec<FailedEvent>,
     /// Those that came too late.
     pub passed_over: PassedOver,
+    /// How many the source has deleted before they were handled, as its retention says.
+    pub deleted: u64,
 }
 
 /// One consistent measurement of one projection.

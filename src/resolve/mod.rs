@@ -11,7 +11,10 @@ use kube::ResourceExt as _;
 pub use connection::{ConnectionName, SecretName};
 
 use crate::{
-    api::{CheckpointLocation, EventTable, Projection, ProjectionSpec, Reason, StreamGroup},
+    api::{
+        CheckpointLocation, Connection, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, OffsetReset,
+        Projection, ProjectionSpec, Reason, SecretKeyRef, StreamGroup,
+    },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
 };
@@ -52,6 +55,26 @@ pub enum ResolvedSource {
         /// Each stream with its group, at least one, none twice.
         streams: Vec<StreamGroup>,
     },
+    /// Topics in Kafka that a consumer group reads.
+    Kafka {
+        /// The cluster.
+        connection: ConnectionName,
+        /// The topics and the group.
+        question: KafkaTopics,
+    },
+}
+
+/// Topics with the group that reads them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KafkaTopics {
+    /// The topics, at least one.
+    pub topics: Arc<[Arc<str>]>,
+    /// The consumer group.
+    pub group: Arc<str>,
+    /// Which records its consumers read.
+    pub isolation: KafkaIsolation,
+    /// Consumers without a committed offset begin with the first record that is kept.
+    pub reset_to_earliest: bool,
 }
 
 impl ResolvedSource {
@@ -60,6 +83,7 @@ impl ResolvedSource {
         match self {
             Self::Postgres { connection, .. } => (connection, "spec.source.postgres.connection"),
             Self::Redis { connection, .. } => (connection, "spec.source.redis.connection"),
+            Self::Kafka { connection, .. } => (connection, "spec.source.kafka.connection"),
         }
     }
 }
@@ -114,6 +138,9 @@ fn source(
         let streams = streams.into_iter().cloned().collect();
         return Ok((ResolvedSource::Redis { connection, streams }, None));
     }
+    if let Some(kafka) = &spec.source.kafka {
+        return self::kafka(spec, kafka, key);
+    }
     let Some(postgres) = &spec.source.postgres else {
         return Err(invalid("spec.source is missing: name one source, such as spec.source.postgres"));
     };
@@ -125,6 +152,38 @@ fn source(
         .ok_or_else(|| invalid("spec.checkpoint is missing: where does the projector commit how far it has come?"))?;
     let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &postgres.connection);
     Ok((ResolvedSource::Postgres { connection, table: Box::new(postgres.event_table.clone()) }, Some(checkpoint)))
+}
+
+fn kafka(
+    spec: &ProjectionSpec,
+    source: &KafkaSource,
+    key: &ProjectionKey,
+) -> Result<(ResolvedSource, Option<CheckpointLocation>), MeasureError> {
+    if spec.checkpoint.is_some() {
+        return Err(invalid(
+            "spec.checkpoint must be absent with spec.source.kafka: the consumer group keeps how far it has come",
+        ));
+    }
+    if source.topics.is_empty() {
+        return Err(invalid("spec.source.kafka.topics must name at least one topic"));
+    }
+    let KafkaConnection { secret_ref, ca_secret_ref, client_certificate_secret_ref, bootstrap_servers } =
+        &source.connection;
+    let connection = Connection {
+        secret_ref: SecretKeyRef { name: secret_ref.name.clone(), key: None },
+        ca_secret_ref: ca_secret_ref.clone(),
+        client_certificate_secret_ref: client_certificate_secret_ref.clone(),
+        ..Connection::default()
+    };
+    let mut connection = ConnectionName::new(ServerKind::Kafka, &key.namespace, &connection);
+    connection.given.extend(bootstrap_servers.iter().map(|servers| ("bootstrapServers", servers.clone())));
+    let question = KafkaTopics {
+        topics: source.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
+        group: source.group.as_str().into(),
+        isolation: source.isolation,
+        reset_to_earliest: source.offset_reset == Some(OffsetReset::Earliest),
+    };
+    Ok((ResolvedSource::Kafka { connection, question }, None))
 }
 
 fn invalid(message: &str) -> MeasureError {

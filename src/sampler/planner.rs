@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{CheckpointRows, Projection},
     clients::{
-        Endpoint,
+        Endpoint, kafka,
         postgres::{ConnectionIdentity, Database},
         redis,
     },
@@ -33,6 +33,7 @@ use crate::{
     snapshot::valid_for,
     sources::{
         Ask, CheckpointQuery,
+        kafka::{KafkaProbe, Question as KafkaQuestion},
         postgres::{PostgresProbe, Question},
         redis::{self as redis_source, RedisProbe},
     },
@@ -57,6 +58,7 @@ pub(super) struct Planner {
     postgres: Tasks<ConnectionIdentity, PostgresProbe>,
     passed_over: Memories,
     redis: Tasks<redis::ConnectionIdentity, RedisProbe>,
+    kafka: Tasks<kafka::Settings, KafkaProbe>,
 }
 
 impl Planner {
@@ -76,6 +78,7 @@ impl Planner {
             postgres: Tasks::default(),
             passed_over: Memories::default(),
             redis: Tasks::default(),
+            kafka: Tasks::default(),
         }
     }
 
@@ -142,6 +145,7 @@ impl Planner {
         // A rotated password makes another endpoint: its tasks and connections end here, and only its.
         self.postgres.retain(|identity| sources.contains_key(&Endpoint::Postgres(identity.clone())));
         self.redis.retain(|identity| sources.contains_key(&Endpoint::Redis(identity.clone())));
+        self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
         self.metrics.databases.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         for endpoint in endpoints {
@@ -163,7 +167,7 @@ impl Planner {
                         let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows.clone());
                         Some(Question::new(table, rows, self.passed_over.of(key)))
                     }
-                    ResolvedSource::Redis { .. } => None,
+                    _ => None,
                 });
                 let Some(database) = self.databases.get(&identity).map(Arc::clone) else { return };
                 let started = self.started;
@@ -173,11 +177,20 @@ impl Planner {
             Endpoint::Redis(identity) => {
                 let work = self.work(group, |resolved| match &resolved.source {
                     ResolvedSource::Redis { streams, .. } => Some(redis_source::Question { streams: streams.clone() }),
-                    ResolvedSource::Postgres { .. } => None,
+                    _ => None,
                 });
                 let (settings, started) = (identity.settings().clone(), self.started);
                 let probe = || RedisProbe::new(settings, started);
                 self.redis.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
+            Endpoint::Kafka(settings) => {
+                let work = self.work(group, |resolved| match &resolved.source {
+                    ResolvedSource::Kafka { question, .. } => Some(KafkaQuestion::from(question)),
+                    _ => None,
+                });
+                let (started, to) = (self.started, settings.clone());
+                let probe = || KafkaProbe::new(to, started);
+                self.kafka.assign(settings, work, probe, &self.reports, &self.metrics);
             }
         }
     }
@@ -189,7 +202,7 @@ impl Planner {
             let Resolved { key, uid, generation, checkpoint, .. } = resolved;
             let store = store.and_then(|endpoint| match endpoint {
                 Endpoint::Postgres(identity) => Some(identity),
-                Endpoint::Redis(_) => None,
+                Endpoint::Redis(_) | Endpoint::Kafka(_) => None,
             });
             let read_store = store.as_ref().map(|identity| identity.settings().database().into());
             let database = store.and_then(|identity| self.databases.get(&identity).map(Arc::clone));

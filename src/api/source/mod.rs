@@ -1,5 +1,7 @@
 //! The kinds of event sources besides PostgreSQL: one file a kind, with the rules that the API server checks beside the fields.
 
+mod kafka;
 mod redis;
 
+pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
 pub use redis::{RedisSource, StreamGroup};

@@ -163,6 +163,7 @@ impl Table {
                 faults: EventFaults {
                     failed: wanted.checkpoint.failed.clone(),
                     passed_over: self.audit.passed_over(&wanted.ask.key),
+                    deleted: 0,
                 },
             })
         };

@@ -1,0 +1,72 @@
+//! Topics in Kafka.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{CaSecretRef, ClientCertificateRef};
+
+/// Topics in Kafka 0.11 or newer that one consumer group reads. The group keeps how far it has come.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSource {
+    /// How to reach the cluster.
+    pub connection: KafkaConnection,
+    /// The topics. What waits in all their partitions is summed.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$")), extend("x-kubernetes-list-type" = "set"))]
+    pub topics: Vec<String>,
+    /// The consumer group that commits how far the projection has come. The operator asks for its offsets and never joins it.
+    #[schemars(length(min = 1, max = 255))]
+    pub group: String,
+    /// Which records the consumers read: their `isolation.level`. Default: `ReadCommitted`.
+    #[serde(default)]
+    pub isolation: KafkaIsolation,
+    /// `Earliest` where consumers without a committed offset begin with the first record that is kept (`auto.offset.reset=earliest`): then what waits is known
+    /// before the first commit. Absent: a group that has never committed is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset_reset: Option<OffsetReset>,
+}
+
+/// Which records consumers read.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum KafkaIsolation {
+    /// Those of committed transactions, up to the first transaction that is still open.
+    #[default]
+    ReadCommitted,
+    /// All.
+    ReadUncommitted,
+}
+
+/// Where consumers begin that have no committed offset.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum OffsetReset {
+    /// With the first record that is kept.
+    Earliest,
+}
+
+/// How to reach a Kafka cluster.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaConnection {
+    /// The Secret with the keys `bootstrapServers` (`host:port,host:port`), `securityProtocol` (`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`), `saslMechanism`
+    /// (`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`), `username` and `password`. Kafka's own names of these settings (`bootstrap.servers`) do as well.
+    pub secret_ref: NamedSecret,
+    /// The Secret and the key that hold the certificate authority (PEM) that signed the brokers' certificates; with it TLS is used. Default: the public authorities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+    /// The Secret with the certificate that shows brokers who we are: keys `tls.crt` and `tls.key` (PEM), as in a Secret of type `kubernetes.io/tls`; with it TLS is
+    /// used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<ClientCertificateRef>,
+    /// Brokers to begin with (`host:port,host:port`), in place of the Secret's key `bootstrapServers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub bootstrap_servers: Option<String>,
+}
+
+/// A Secret in the Projection's namespace.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct NamedSecret {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}

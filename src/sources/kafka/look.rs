@@ -1,0 +1,358 @@
+//! Asks a cluster what the questions of all its Projections need, together: one request of each kind a broker.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{lag::Offsets, question::Question};
+use crate::clients::kafka::{
+    At, Client, FirstRecord, Isolation, KafkaError, Offset, Partition, Settings, Topic, Wanted,
+};
+
+/// How often it is asked which topics are compacted.
+const POLICIES_EVERY: Duration = Duration::from_secs(300);
+/// A right that is missing is not tried more often than this: brokers log each refusal.
+const TRY_RIGHTS_EVERY: Duration = Duration::from_secs(60);
+
+/// Groups at so many different places of one partition are looked at in one poll; the others' turn comes with the next.
+const MOST_PLACES: usize = 32;
+
+type Found = HashMap<Partition, Offsets>;
+type Committed = BTreeMap<Partition, Option<i64>>;
+type Ends = BTreeMap<Partition, Result<Offset, KafkaError>>;
+
+/// The last look at the record that a group reads next.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    offset: i64,
+    latest: i64,
+    first: FirstRecord,
+}
+
+/// A client with what it remembers of the cluster.
+pub(super) struct Looker {
+    client: Client,
+    coordinators: BTreeMap<Arc<str>, i32>,
+    looks: HashMap<(Isolation, Arc<str>, Partition), Look>,
+    compacted: BTreeMap<Arc<str>, bool>,
+    policies_asked: Option<(Instant, BTreeSet<Arc<str>>)>,
+    /// Topics that may not be read, with when to try again.
+    unreadable: HashMap<Arc<str>, Instant>,
+    /// Whose records are looked at first.
+    turn: usize,
+}
+
+impl Looker {
+    /// Connects with the first look.
+    ///
+    /// # Errors
+    /// The certificate authority or client certificate cannot be read.
+    pub fn new(settings: Settings) -> Result<Self, KafkaError> {
+        Ok(Self {
+            client: Client::new(settings)?,
+            coordinators: BTreeMap::new(),
+            looks: HashMap::new(),
+            compacted: BTreeMap::new(),
+            policies_asked: None,
+            unreadable: HashMap::new(),
+            turn: 0,
+        })
+    }
+
+    /// Requests made so far, and connections that are open.
+    pub fn cost(&self) -> (u64, usize) {
+        (self.client.requests(), self.client.connections())
+    }
+
+    /// Forgets what concerns other questions only.
+    pub fn forget_all_but<'a>(&mut self, questions: impl Iterator<Item = &'a Question>) {
+        let questions: Vec<&Question> = questions.collect();
+        let groups: BTreeSet<&Arc<str>> = questions.iter().map(|question| &question.group).collect();
+        let topics: BTreeSet<&Arc<str>> = questions.iter().flat_map(|question| question.topics.iter()).collect();
+        self.coordinators.retain(|group, _| groups.contains(group));
+        self.looks.retain(|(_, group, (topic, _)), _| groups.contains(group) && topics.contains(topic));
+        self.compacted.retain(|topic, _| topics.contains(topic));
+        self.unreadable.retain(|topic, _| topics.contains(topic));
+    }
+
+    /// Whether the broker removes records from the middle of the topic; false where that is not known.
+    pub fn is_compacted(&self, topic: &str) -> bool {
+        self.compacted.get(topic).copied().unwrap_or(false)
+    }
+
+    /// The offsets of all partitions of each question's topics, or why one of them is not known. Groups' offsets are asked for before the ends of the logs,
+    /// so that a healthy group is never beyond them.
+    pub async fn look(
+        &mut self,
+        questions: &BTreeSet<Question>,
+        by: Instant,
+    ) -> Vec<(Question, Result<Found, KafkaError>)> {
+        let begun = Instant::now();
+        // A broker that hangs takes its part of the time only, so that what the others say is told.
+        let part = |percent: u32| begun + by.saturating_duration_since(begun) * percent / 100;
+        let names: BTreeSet<Arc<str>> = questions.iter().flat_map(|question| question.topics.iter().cloned()).collect();
+        let groups: BTreeSet<Arc<str>> = questions.iter().map(|question| question.group.clone()).collect();
+        let all_failed = |error: KafkaError| questions.iter().map(|one| (one.clone(), Err(error.clone()))).collect();
+        let topics = match self.client.topics(&names, part(35)).await {
+            Ok(topics) => topics,
+            Err(error) => return all_failed(error),
+        };
+        let lost = match self.find_coordinators(&groups, part(45)).await {
+            Ok(lost) => lost,
+            Err(error) => return all_failed(error),
+        };
+        let (asked, mut answers) = split(questions, &topics, &lost);
+        let mut wanted = Wanted::new();
+        let mut leaders: BTreeMap<Isolation, BTreeMap<Partition, i32>> = BTreeMap::new();
+        let mut all = BTreeMap::new();
+        for (question, partitions) in &asked {
+            wanted.entry(question.group.clone()).or_default().extend(partitions.keys().cloned());
+            leaders.entry(question.isolation).or_default().extend(partitions.clone());
+            all.extend(partitions.clone());
+        }
+        let committed = self.client.committed(&wanted, &self.coordinators, part(60)).await;
+        let mut latest = BTreeMap::new();
+        for (isolation, partitions) in leaders {
+            latest.insert(isolation, self.client.offsets(At::Latest(isolation), &partitions, part(75)).await);
+        }
+        let earliest = self.client.offsets(At::Earliest, &all, part(85)).await;
+        for (group, answer) in &committed {
+            if answer.as_ref().is_err_and(|error| error.code.is_some_and(|code| code.has_moved())) {
+                self.coordinators.remove(group);
+            }
+        }
+        let mut found = Vec::new();
+        for (question, partitions) in asked {
+            match assemble(&question, &partitions, &committed, &latest, &earliest) {
+                Ok(offsets) => found.push((question, offsets)),
+                Err(error) => answers.push((question, Err(error))),
+            }
+        }
+        self.pass_open_transactions(&mut found, &all, part(90)).await;
+        self.look_at_records(&mut found, &all, by).await;
+        self.ask_policies(&names, by).await;
+        answers.extend(found.into_iter().map(|(question, offsets)| (question, Ok(offsets))));
+        answers
+    }
+
+    /// Finds the coordinators that are not known; returns why some are not found.
+    async fn find_coordinators(
+        &mut self,
+        groups: &BTreeSet<Arc<str>>,
+        by: Instant,
+    ) -> Result<BTreeMap<Arc<str>, KafkaError>, KafkaError> {
+        let unknown: BTreeSet<Arc<str>> =
+            groups.iter().filter(|group| !self.coordinators.contains_key(*group)).cloned().collect();
+        let mut lost = BTreeMap::new();
+        if unknown.is_empty() {
+            return Ok(lost);
+        }
+        for (group, found) in self.client.coordinators(&unknown, by).await? {
+            match found {
+                Ok(id) => drop(self.coordinators.insert(group, id)),
+                Err(error) => drop(lost.insert(group, error)),
+            }
+        }
+        Ok(lost)
+    }
+
+    /// A group that reads what is not committed may stand beyond the first open transaction: it waits for nothing then.
+    async fn pass_open_transactions(
+        &mut self,
+        found: &mut [(Question, Found)],
+        leaders: &BTreeMap<Partition, i32>,
+        by: Instant,
+    ) {
+        let beyond = |offsets: &Offsets| offsets.committed.is_some_and(|committed| committed > offsets.latest);
+        let transactional = |question: &Question| question.isolation == Isolation::ReadCommitted;
+        let doubtful: BTreeMap<Partition, i32> = found
+            .iter()
+            .filter(|(question, _)| transactional(question))
+            .flat_map(|(_, offsets)| offsets.iter().filter(|(_, one)| beyond(one)))
+            .filter_map(|(partition, _)| Some((partition.clone(), *leaders.get(partition)?)))
+            .collect();
+        if doubtful.is_empty() {
+            return;
+        }
+        let ends = self.client.offsets(At::Latest(Isolation::ReadUncommitted), &doubtful, by).await;
+        for (partition, offsets) in found.iter_mut().filter(|(one, _)| transactional(one)).flat_map(|(_, all)| all) {
+            let end = ends.get(partition).and_then(|end| end.as_ref().ok());
+            if let (Some(committed), Some(end)) = (offsets.committed, end)
+                && committed > offsets.latest
+            {
+                offsets.latest = committed.min(end.offset).max(offsets.latest);
+            }
+        }
+    }
+
+    /// Looks at the records that groups read next, as far as that is not known from an earlier look.
+    async fn look_at_records(
+        &mut self,
+        found: &mut [(Question, Found)],
+        leaders: &BTreeMap<Partition, i32>,
+        by: Instant,
+    ) {
+        let now = Instant::now();
+        self.unreadable.retain(|_, until| *until > now);
+        // Groups at the same place share a look; those at different places in one partition are asked in turn.
+        let mut rounds: Vec<BTreeMap<(Isolation, Partition), i64>> = Vec::new();
+        self.turn = self.turn.wrapping_add(1);
+        let first = self.turn % found.len().max(1);
+        for (question, offsets) in found[first..].iter().chain(&found[..first]) {
+            for (partition, one) in offsets {
+                let from = one.from(question.reset_to_earliest).unwrap_or(one.earliest);
+                if from >= one.latest || self.unreadable.contains_key(&partition.0) {
+                    continue;
+                }
+                let key = (question.isolation, question.group.clone(), partition.clone());
+                if self.looks.get(&key).is_some_and(|look| look.holds(from, one.latest)) {
+                    continue;
+                }
+                let place = (question.isolation, partition.clone());
+                let round = rounds.iter().position(|round| round.get(&place).is_none_or(|offset| *offset == from));
+                match round {
+                    Some(round) => drop(rounds[round].insert(place, from)),
+                    None if rounds.len() < MOST_PLACES => rounds.push(BTreeMap::from([(place, from)])),
+                    None => {}
+                }
+            }
+        }
+        let mut looked: HashMap<(Isolation, Partition, i64), FirstRecord> = HashMap::new();
+        'rounds: for round in rounds {
+            for isolation in [Isolation::ReadCommitted, Isolation::ReadUncommitted] {
+                let asked: BTreeMap<Partition, (i32, i64)> = round
+                    .iter()
+                    .filter(|((one, _), _)| *one == isolation)
+                    .filter_map(|((_, partition), offset)| {
+                        Some((partition.clone(), (*leaders.get(partition)?, *offset)))
+                    })
+                    .collect();
+                if asked.is_empty() {
+                    continue;
+                }
+                if Instant::now() >= by {
+                    break 'rounds;
+                }
+                for (partition, first) in self.client.first_records(isolation, &asked, by).await {
+                    match first {
+                        Ok(first) => drop(looked.insert((isolation, partition.clone(), asked[&partition].1), first)),
+                        Err(error) if error.code.is_some_and(|code| code.is_forbidden()) => {
+                            self.unreadable.insert(partition.0, now + TRY_RIGHTS_EVERY);
+                        }
+                        // What stays unknown is told as unknown, and looked at again with the next poll.
+                        Err(_) => {}
+                    }
+                }
+            }
+        }
+        for (question, offsets) in found.iter_mut() {
+            for (partition, one) in offsets.iter_mut() {
+                let from = one.from(question.reset_to_earliest).unwrap_or(one.earliest);
+                let key = (question.isolation, question.group.clone(), partition.clone());
+                if let Some(first) = looked.get(&(question.isolation, partition.clone(), from)) {
+                    self.looks.insert(key.clone(), Look { offset: from, latest: one.latest, first: *first });
+                }
+                one.first = self.looks.get(&key).filter(|look| look.holds(from, one.latest)).map(|look| look.first);
+            }
+        }
+    }
+
+    async fn ask_policies(&mut self, names: &BTreeSet<Arc<str>>, by: Instant) {
+        let fresh = self
+            .policies_asked
+            .as_ref()
+            .is_some_and(|(at, asked)| at.elapsed() < POLICIES_EVERY && names.is_subset(asked));
+        if fresh {
+            return;
+        }
+        // What is not told stays as it was.
+        if let Ok(found) = self.client.compacted(names, by).await {
+            self.compacted.extend(found);
+            self.policies_asked = Some((Instant::now(), names.clone()));
+        }
+    }
+}
+
+impl Look {
+    /// A record stays where it is; that there is none may change with the end of the log.
+    fn holds(&self, offset: i64, latest: i64) -> bool {
+        self.offset == offset && (self.first != FirstRecord::Nothing || self.latest == latest)
+    }
+}
+
+type Answers = Vec<(Question, Result<Found, KafkaError>)>;
+/// Questions with the leaders of their partitions.
+type Asked = Vec<(Question, BTreeMap<Partition, i32>)>;
+
+/// The questions whose partitions, leaders and coordinator are known, with partitions and leaders; and why the others cannot be answered.
+fn split(
+    questions: &BTreeSet<Question>,
+    topics: &BTreeMap<Arc<str>, Result<Topic, KafkaError>>,
+    lost: &BTreeMap<Arc<str>, KafkaError>,
+) -> (Asked, Answers) {
+    let (mut asked, mut answers) = (Vec::new(), Answers::new());
+    for question in questions {
+        let partitions = match lost.get(&question.group) {
+            Some(error) => Err(error.clone()),
+            None => partitions(question, topics),
+        };
+        match partitions {
+            Ok(partitions) => asked.push((question.clone(), partitions)),
+            Err(error) => answers.push((question.clone(), Err(error))),
+        }
+    }
+    (asked, answers)
+}
+
+fn partitions(
+    question: &Question,
+    topics: &BTreeMap<Arc<str>, Result<Topic, KafkaError>>,
+) -> Result<BTreeMap<Partition, i32>, KafkaError> {
+    let mut all = BTreeMap::new();
+    for name in question.topics.iter() {
+        let topic = match topics.get(name) {
+            Some(Ok(topic)) => topic,
+            Some(Err(error)) => return Err(error.clone()),
+            None => return Err(KafkaError::not_told(&format!("topic {name}"))),
+        };
+        for (number, leader) in &topic.leaders {
+            let leader = leader.ok_or_else(|| KafkaError::no_leader(name, *number))?;
+            all.insert((name.clone(), *number), leader);
+        }
+    }
+    Ok(all)
+}
+
+fn assemble(
+    question: &Question,
+    partitions: &BTreeMap<Partition, i32>,
+    committed: &BTreeMap<Arc<str>, Result<Committed, KafkaError>>,
+    latest: &BTreeMap<Isolation, Ends>,
+    earliest: &Ends,
+) -> Result<Found, KafkaError> {
+    let not_told = |what: &str| KafkaError::not_told(what);
+    let committed = match committed.get(&question.group) {
+        Some(Ok(committed)) => committed,
+        Some(Err(error)) => return Err(error.clone()),
+        None => return Err(not_told(&format!("group {}", question.group))),
+    };
+    let offset = |ends: Option<&Ends>, partition: &Partition| match ends.and_then(|ends| ends.get(partition)) {
+        Some(Ok(found)) => Ok(found.offset.max(0)),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err(not_told(&format!("partition {} of topic {}", partition.1, partition.0))),
+    };
+    let one = |partition: &Partition| -> Result<(Partition, Offsets), KafkaError> {
+        let offsets = Offsets {
+            committed: committed.get(partition).copied().flatten(),
+            earliest: offset(Some(earliest), partition)?,
+            latest: offset(latest.get(&question.isolation), partition)?,
+            first: None,
+        };
+        Ok((partition.clone(), offsets))
+    };
+    partitions.keys().map(one).collect()
+}

@@ -1,0 +1,134 @@
+//! Kafka as a source: how far a consumer group is behind the ends of its topics' partitions.
+//!
+//! Only asks; never joins the group. One probe a cluster and user, with one connection a broker. [`look`] asks; [`lag`] says what the answers mean.
+
+mod lag;
+mod look;
+mod question;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    future::{Future, pending},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    api::Reason,
+    clients::kafka::{KafkaError, Settings},
+    measure::MeasureError,
+    sources::{Ask, Pace, Probe, Report, Target},
+};
+use lag::Memory;
+use look::Looker;
+pub use question::Question;
+
+/// So long before the sampler's deadline the probe gives up by itself, since it can say which broker did not answer.
+const MARGIN: Duration = Duration::from_millis(400);
+/// A leader or coordinator that moves is asked for again after this time.
+const MOVING: Duration = Duration::from_millis(250);
+/// So often in one poll. One that has not settled by then is told as such, so that others are not measured less often.
+const MOST_TRIES: u32 = 3;
+
+/// Measures all Projections on one cluster with one user.
+pub struct KafkaProbe {
+    looker: Result<Looker, KafkaError>,
+    memories: HashMap<Question, Memory>,
+    /// The beginning of the clock of samples.
+    started: std::time::Instant,
+}
+
+impl KafkaProbe {
+    /// Connects with the first poll; `started` is the beginning of the clock of samples.
+    pub fn new(settings: Settings, started: std::time::Instant) -> Self {
+        Self { looker: Looker::new(settings), memories: HashMap::new(), started }
+    }
+}
+
+impl KafkaProbe {
+    /// Requests made so far, those of handshakes included, and connections that are open.
+    pub fn cost(&self) -> (u64, usize) {
+        self.looker.as_ref().map_or((0, 0), Looker::cost)
+    }
+}
+
+impl Probe for KafkaProbe {
+    type Question = Question;
+
+    fn follow(&mut self, asks: &[Arc<Ask<Question>>]) {
+        self.memories.retain(|question, _| asks.iter().any(|ask| ask.question == *question));
+        if let Ok(looker) = &mut self.looker {
+            looker.forget_all_but(asks.iter().map(|ask| &ask.question));
+        }
+    }
+
+    async fn measure(
+        &mut self,
+        targets: Vec<Target<Question>>,
+        deadline: Instant,
+        report: Report<'_, Question>,
+    ) -> Pace {
+        let by = deadline - MARGIN;
+        let mut left: BTreeMap<Question, Vec<Arc<Ask<Question>>>> = BTreeMap::new();
+        for target in targets {
+            left.entry(target.ask.question.clone()).or_default().push(target.ask);
+        }
+        let looker = match &mut self.looker {
+            Ok(looker) => looker,
+            Err(error) => {
+                for ask in left.values().flatten() {
+                    report(ask, Err(told(error)));
+                }
+                return Pace::Usual;
+            }
+        };
+        for tries in 1.. {
+            let questions: BTreeSet<Question> = left.keys().cloned().collect();
+            let answers = looker.look(&questions, by).await;
+            let again = tries < MOST_TRIES && Instant::now() + MOVING * 2 < by;
+            for (question, answer) in answers {
+                if again && answer.as_ref().is_err_and(|error| error.code.is_some_and(|code| code.has_moved())) {
+                    continue;
+                }
+                let result = answer.map_err(|error| told(&error)).and_then(|found| {
+                    let now = jiff::Timestamp::now();
+                    let memory = self.memories.entry(question.clone()).or_default();
+                    let clock = (self.started.elapsed(), now.as_millisecond());
+                    let compacted = |topic: &str| looker.is_compacted(topic);
+                    let mut sample = memory
+                        .sample(&found, question.reset_to_earliest, compacted, clock)
+                        .map_err(|lag::CommitsGone| commits_gone(&question.group))?;
+                    sample.taken = now;
+                    Ok(sample)
+                });
+                for ask in left.remove(&question).into_iter().flatten() {
+                    report(&ask, result.clone());
+                }
+            }
+            if left.is_empty() {
+                break;
+            }
+            sleep(MOVING).await;
+        }
+        Pace::Usual
+    }
+
+    fn woken(&self) -> impl Future<Output = ()> + Send {
+        pending()
+    }
+}
+
+fn told(error: &KafkaError) -> MeasureError {
+    MeasureError { reason: error.reason, message: error.message.clone() }
+}
+
+fn commits_gone(group: &str) -> MeasureError {
+    MeasureError {
+        reason: Reason::SourceFailed,
+        message: format!(
+            "group {group} had committed offsets and has none any more: was it deleted, or did they expire (offsets.retention.minutes)? What waits is known again when its consumers commit"
+        ),
+    }
+}

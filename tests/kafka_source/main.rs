@@ -1,0 +1,11 @@
+//! Kafka as a source, against a real broker: what the client reads, what it says when it cannot, and what it must not do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod access;
+mod client;
+mod cost;
+mod false_brokers;
+mod harness;
+mod sampler;
+mod states;

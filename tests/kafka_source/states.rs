@@ -1,0 +1,279 @@
+//! What is reported in each state of topics and group, through the sampler as the operator runs it.
+
+use std::time::Duration;
+
+use projectionist::{
+    api::Reason,
+    lag::{CheckpointState, Pending, Position},
+};
+use serde_json::json;
+use test_cluster::kafka::Listener;
+
+use crate::{
+    harness::{ask, broker, commit, pki, produce, topic},
+    sampler::Running,
+};
+
+const NOW: Duration = Duration::ZERO;
+
+fn exactly(events: u64) -> Pending {
+    Pending { events, exact: true }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_never_committed_is_unknown_unless_the_spec_says_where_it_begins() {
+    topic("never", 2, "");
+    produce("never", 0, 3, NOW);
+    let mut sampler = Running::start();
+    sampler.declare("never", &["never"], "never-group", |_| {});
+    sampler.declare("from-the-first", &["never"], "never-group", |kafka| kafka["offsetReset"] = json!("Earliest"));
+    let unknown = sampler.wait_unknown("never", Reason::NeverCommitted).await;
+    assert!(!unknown.message.is_empty());
+    sampler.wait_pending("from-the-first", exactly(3)).await;
+    ask(&["deleterecords", "never", "0", "2"]);
+    // From the first record that is kept, not from zero.
+    sampler.wait_pending("from-the-first", exactly(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_topic_a_backlog_and_a_group_that_has_caught_up() {
+    topic("backlog", 3, "");
+    topic("backlog-too", 1, "");
+    for n in 0..3 {
+        commit("backlog-group", "backlog", n, 0);
+    }
+    commit("backlog-group", "backlog-too", 0, 0);
+    let mut sampler = Running::start();
+    sampler.declare("backlog", &["backlog", "backlog-too"], "backlog-group", |_| {});
+    let empty = sampler.wait_pending("backlog", exactly(0)).await;
+    assert_eq!(empty.sample.staleness, Some(Duration::ZERO));
+    assert_eq!(empty.sample.arrived, 0);
+    produce("backlog", 1, 4, Duration::from_secs(300));
+    produce("backlog", 2, 2, Duration::from_secs(100));
+    produce("backlog-too", 0, 1, NOW);
+    let behind = sampler.wait_pending("backlog", exactly(7)).await;
+    assert_eq!(behind.sample.pending_by_shard, [0, 4, 2, 1]);
+    assert_eq!(behind.sample.arrived, 7);
+    let age = behind.sample.staleness.unwrap();
+    assert!((Duration::from_secs(300)..Duration::from_secs(420)).contains(&age), "{age:?}");
+    commit("backlog-group", "backlog", 1, 4);
+    let nearer = sampler.wait_pending("backlog", exactly(3)).await;
+    let age = nearer.sample.staleness.unwrap();
+    assert!((Duration::from_secs(100)..Duration::from_secs(220)).contains(&age), "{age:?}");
+    // Kafka's own consumer reads the rest, and nobody else was ever in the group.
+    ask(&["consume", "backlog-group", "backlog,backlog-too", "3"]);
+    let done = sampler.wait_pending("backlog", exactly(0)).await;
+    assert_eq!(done.sample.staleness, Some(Duration::ZERO));
+    assert_eq!(ask(&["members", "backlog-group"]), "Empty 0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transaction_markers_are_no_lag() {
+    topic("marked", 1, "");
+    ask(&["begin", "marked-tx", "marked", "0", "3"]);
+    ask(&["end", "marked-tx", "commit"]);
+    let mut sampler = Running::start();
+    commit("marked-group", "marked", 0, 1);
+    sampler.declare("marked", &["marked"], "marked-group", |_| {});
+    sampler.wait_pending("marked", Pending { events: 3, exact: false }).await;
+    // Where the last record ends; the marker behind it is never read by anybody.
+    commit("marked-group", "marked", 0, 3);
+    let done = sampler.wait_pending("marked", exactly(0)).await;
+    assert_eq!(done.sample.checkpoint, CheckpointState::Committed(vec![Position(3)]));
+    // An open transaction: what it holds cannot be read, and what is behind it cannot either.
+    ask(&["begin", "marked-tx", "marked", "0", "2"]);
+    produce("marked", 0, 1, NOW);
+    sampler.declare("all", &["marked"], "marked-group", |kafka| kafka["isolation"] = json!("ReadUncommitted"));
+    sampler
+        .wait_measured("all three are there for those who read all", "all", |m| m.assessment.pending.events >= 3)
+        .await;
+    sampler.wait_pending("marked", exactly(0)).await;
+    // A consumer that reads all stands beyond the open transaction: that is no checkpoint beyond the head.
+    commit("marked-group", "marked", 0, 7);
+    sampler.wait_pending("marked", exactly(0)).await;
+    ask(&["end", "marked-tx", "abort"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_deleted_before_it_was_handled_is_said() {
+    topic("deleted", 1, "");
+    produce("deleted", 0, 10, NOW);
+    commit("deleted-group", "deleted", 0, 2);
+    ask(&["deleterecords", "deleted", "0", "6"]);
+    let mut sampler = Running::start();
+    sampler.declare("deleted", &["deleted"], "deleted-group", |_| {});
+    let lost = sampler.wait_pending("deleted", exactly(4)).await;
+    assert_eq!(lost.sample.faults.deleted, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compacted_topic_is_counted_as_an_upper_bound() {
+    topic("compacted", 1, "cleanup.policy=compact");
+    for _ in 0..5 {
+        ask(&["produce", "compacted", "0", "3", "0", "one-key"]);
+    }
+    commit("compacted-group", "compacted", 0, 0);
+    let mut sampler = Running::start();
+    sampler.declare("compacted", &["compacted"], "compacted-group", |_| {});
+    sampler.wait_pending("compacted", Pending { events: 15, exact: false }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_are_added_are_taken_up() {
+    topic("grows", 1, "");
+    produce("grows", 0, 2, NOW);
+    commit("grows-group", "grows", 0, 2);
+    let mut sampler = Running::start();
+    sampler.declare("grows", &["grows"], "grows-group", |_| {});
+    sampler.wait_pending("grows", exactly(0)).await;
+    ask(&["partitions", "grows", "2"]);
+    produce_when_there("grows", 1, 3);
+    // Nothing committed there: what waits is at most all of it, and it is said why.
+    let bound = sampler.wait_pending("grows", Pending { events: 3, exact: false }).await;
+    assert!(bound.sample.upper_bound.as_ref().unwrap().contains("partition 1 of topic grows"));
+    commit("grows-group", "grows", 1, 1);
+    let told = sampler.wait_pending("grows", exactly(2)).await;
+    assert_eq!((told.sample.pending_by_shard.as_slice(), told.sample.arrived), ([0, 2].as_slice(), 3));
+}
+
+/// A producer learns of a new partition a little later.
+fn produce_when_there(topic: &str, partition: i32, count: u32) {
+    let until = std::time::Instant::now() + Duration::from_secs(120);
+    let (partition, count) = (partition.to_string(), count.to_string());
+    while let Err(error) = broker().ask(&["produce", topic, &partition, &count, "0", ""]) {
+        assert!(std::time::Instant::now() < until, "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_deleted_is_unknown_and_one_that_is_created_again_is_never_zero() {
+    topic("vanishes", 1, "");
+    produce("vanishes", 0, 5, NOW);
+    commit("vanishes-group", "vanishes", 0, 5);
+    topic("stays", 1, "");
+    produce("stays", 0, 1, NOW);
+    commit("vanishes-group", "stays", 0, 0);
+    let mut sampler = Running::start();
+    sampler.declare("vanishes", &["vanishes"], "vanishes-group", |_| {});
+    sampler.declare("stays", &["stays"], "vanishes-group", |_| {});
+    sampler.wait_pending("vanishes", exactly(0)).await;
+    ask(&["delete", "vanishes"]);
+    let gone = sampler.wait_unknown("vanishes", Reason::TableNotFound).await;
+    assert!(gone.message.contains("topic vanishes"), "{}", gone.message);
+    sampler.wait_pending("stays", exactly(1)).await;
+    topic("vanishes", 1, "");
+    produce_when_there("vanishes", 0, 2);
+    // Kafka 4 deletes the group's offsets together with the topic. Where an older broker keeps them, the checkpoint is beyond the head.
+    let lost = sampler.wait("unknown", "vanishes", |seen| {
+        seen.failure.as_ref().is_some_and(|failure| failure.message.contains("has none any more"))
+    });
+    lost.await;
+    commit("vanishes-group", "vanishes", 0, 1);
+    sampler.wait_pending("vanishes", exactly(1)).await;
+    commit("vanishes-group", "vanishes", 0, 9);
+    let beyond = sampler.wait_unknown("vanishes", Reason::CheckpointBeyondHead).await;
+    assert!(beyond.message.contains("9 is beyond the source's head 2"), "{}", beyond.message);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_deleted_is_unknown_until_it_commits_again() {
+    topic("ungrouped", 1, "");
+    produce("ungrouped", 0, 5, NOW);
+    commit("ungrouped-group", "ungrouped", 0, 5);
+    let mut sampler = Running::start();
+    sampler.declare("ungrouped", &["ungrouped"], "ungrouped-group", |_| {});
+    sampler.wait_pending("ungrouped", exactly(0)).await;
+    ask(&["deletegroup", "ungrouped-group"]);
+    // Not as one that never committed, for which one worker would be asked for.
+    let gone = sampler.wait_unknown("ungrouped", Reason::SourceFailed).await;
+    assert!(gone.message.contains("group ungrouped-group had committed offsets"), "{}", gone.message);
+    commit("ungrouped-group", "ungrouped", 0, 4);
+    sampler.wait_pending("ungrouped", exactly(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_user_and_a_rotated_password_and_an_untrusted_broker() {
+    topic("secret", 1, "");
+    produce("secret", 0, 1, NOW);
+    commit("secret-group", "secret", 0, 0);
+    ask(&["scram", "sampler", "SCRAM-SHA-256", "right-canary"]);
+    ask(&["allow", "sampler", "topic", "secret", "READ"]);
+    ask(&["allow", "sampler", "group", "secret-group", "DESCRIBE"]);
+    let servers = broker().address(Listener::Sasl).to_string();
+    let keys = |password: &str| {
+        json!({
+            "bootstrapServers": servers, "securityProtocol": "SASL_PLAINTEXT", "saslMechanism": "SCRAM-SHA-256",
+            "username": "sampler", "password": password,
+        })
+    };
+    let mut sampler = Running::start();
+    sampler.secret("user", &keys("wrong-canary"));
+    sampler.secret("ca", &json!({ "ca.crt": pki().broker_ca }));
+    sampler.secret("tls", &json!({ "bootstrapServers": broker().address(Listener::Tls).to_string() }));
+    sampler.declare("refused", &["secret"], "secret-group", |kafka| {
+        kafka["connection"]["secretRef"]["name"] = json!("user");
+    });
+    sampler.declare("untrusted", &["secret"], "secret-group", |kafka| {
+        kafka["connection"] = json!({ "secretRef": { "name": "tls" }, "caSecretRef": { "name": "other-ca" } });
+    });
+    sampler.secret("other-ca", &json!({ "ca.crt": pki().broker.client_ca }));
+    sampler.declare("trusted", &["secret"], "secret-group", |kafka| {
+        kafka["connection"] = json!({ "secretRef": { "name": "tls" }, "caSecretRef": { "name": "ca" } });
+    });
+    sampler.declare("open", &["secret"], "secret-group", |_| {});
+    sampler.wait_unknown("refused", Reason::AuthenticationFailed).await;
+    sampler.wait_unknown("untrusted", Reason::TlsFailed).await;
+    sampler.wait_pending("trusted", exactly(1)).await;
+    sampler.wait_pending("open", exactly(1)).await;
+    sampler.secret("user", &keys("right-canary"));
+    sampler.wait_pending("refused", exactly(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_right_to_read_a_count_is_told_and_no_time() {
+    topic("described", 1, "");
+    produce("described", 0, 4, NOW);
+    commit("described-group", "described", 0, 1);
+    ask(&["scram", "describer", "SCRAM-SHA-512", "describer-canary"]);
+    ask(&["allow", "describer", "topic", "described", "DESCRIBE"]);
+    ask(&["allow", "describer", "group", "described-group", "DESCRIBE"]);
+    let mut sampler = Running::start();
+    let servers = broker().address(Listener::Sasl).to_string();
+    sampler.secret(
+        "describer",
+        &json!({ "bootstrapServers": servers, "username": "describer", "password": "describer-canary" }),
+    );
+    sampler.declare("described", &["described"], "described-group", |kafka| {
+        kafka["connection"]["secretRef"]["name"] = json!("describer");
+    });
+    let counted = sampler.wait_pending("described", Pending { events: 3, exact: false }).await;
+    assert_eq!(counted.sample.staleness, None);
+    commit("described-group", "described", 0, 4);
+    sampler.wait_pending("described", exactly(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_cluster_that_hangs_does_not_hold_up_another() {
+    topic("healthy", 1, "");
+    produce("healthy", 0, 2, NOW);
+    commit("healthy-group", "healthy", 0, 0);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            kept.push(stream);
+        }
+    });
+    let mut sampler = Running::start();
+    sampler.secret("hangs", &json!({ "bootstrapServers": address }));
+    sampler.declare("hangs", &["healthy"], "healthy-group", |kafka| {
+        kafka["connection"]["secretRef"]["name"] = json!("hangs");
+    });
+    sampler.declare("healthy", &["healthy"], "healthy-group", |_| {});
+    sampler.wait_pending("healthy", exactly(2)).await;
+    let hung = sampler.wait_unknown("hangs", Reason::TimedOut).await;
+    assert!(hung.message.contains(&address), "{}", hung.message);
+    commit("healthy-group", "healthy", 0, 2);
+    sampler.wait_pending("healthy", exactly(0)).await;
+}
