@@ -1,6 +1,12 @@
 //! Servers that are no brokers, or bad ones: each is a sentence within the deadline, and memory stays flat.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use projectionist::{
     api::Reason,
@@ -12,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::harness::{broker, open, set, settings, soon, topic};
+use crate::harness::{broker, set, settings, soon, topic};
 use test_cluster::kafka::Listener;
 
 /// A server that does `each` with every connection; its address.
@@ -102,13 +108,55 @@ async fn one_dead_bootstrap_server_is_no_matter() {
     assert!(client.topics(&set(&["bootstrap"]), soon()).await.unwrap()["bootstrap"].is_ok());
 }
 
+/// Passes on what the broker says, as long as `passes` says so; then `after` bytes of each answer and no more.
+async fn relay(passes: Arc<AtomicBool>, after: usize) -> std::net::SocketAddr {
+    let to = broker().address(Listener::Plaintext);
+    serve(move |client| {
+        let passes = Arc::clone(&passes);
+        async move {
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_broker, mut to_broker) = TcpStream::connect(to).await.unwrap().into_split();
+            let questions = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_broker).await });
+            let mut buffer = vec![0; 65_536];
+            while let Ok(count @ 1..) = from_broker.read(&mut buffer).await {
+                let passed = if passes.load(Ordering::SeqCst) { count } else { after.min(count) };
+                let _ = to_client.write_all(&buffer[..passed]).await;
+                if passed < count && after > 0 {
+                    break;
+                }
+            }
+            questions.abort();
+        }
+    })
+    .await
+}
+
 #[tokio::test]
-async fn a_deadline_in_the_past_gives_up_the_connection_and_the_next_poll_makes_another() {
+async fn a_connection_that_hangs_is_given_up_and_the_next_poll_makes_another() {
     topic("again", 1, "");
-    let mut client = open();
+    let passes = Arc::new(AtomicBool::new(true));
+    let mut client = Client::new(settings(&relay(Arc::clone(&passes), 0).await, &[])).unwrap();
     assert!(client.topics(&set(&["again"]), soon()).await.is_ok());
-    let late = client.topics(&set(&["again"]), Instant::now()).await.unwrap_err();
-    assert_eq!(late.reason, Reason::TimedOut);
+    passes.store(false, Ordering::SeqCst);
+    let error = client.topics(&set(&["again"]), Instant::now() + Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(error.reason, Reason::TimedOut, "{error}");
+    assert_eq!(client.connections(), 0);
+    passes.store(true, Ordering::SeqCst);
     assert!(client.topics(&set(&["again"]), soon()).await.unwrap()["again"].is_ok());
     assert_eq!(client.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_in_an_answer_is_given_up_and_another_broker_is_asked() {
+    topic("cut", 1, "");
+    let passes = Arc::new(AtomicBool::new(true));
+    let mut client = Client::new(settings(&relay(Arc::clone(&passes), 9).await, &[])).unwrap();
+    assert!(client.topics(&set(&["cut"]), soon()).await.is_ok());
+    passes.store(false, Ordering::SeqCst);
+    // The way that was given is cut; the brokers that the metadata named are reached by themselves.
+    assert!(client.topics(&set(&["cut"]), soon()).await.unwrap()["cut"].is_ok());
+    // Before any metadata there is no other way.
+    let mut fresh = Client::new(settings(&relay(passes, 9).await, &[])).unwrap();
+    let error = fresh.topics(&set(&["cut"]), soon()).await.unwrap_err();
+    assert!(error.message.contains("closed the connection"), "{error}");
 }
