@@ -4,6 +4,7 @@
 pub mod kafka;
 pub mod postgres;
 pub mod redis;
+mod tls;
 
 use crate::measure::MeasureError;
 

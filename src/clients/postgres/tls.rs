@@ -9,7 +9,7 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime, pem::PemObject},
     server::ParsedCertificate,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -17,6 +17,7 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{ConnectError, ConnectionSettings, certificates, p521, settings::SslMode};
+use crate::clients::tls::{Shown, client_certificate, unusable};
 
 /// How much of the server's certificate is verified.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,18 +52,9 @@ pub(super) fn connector(settings: &ConnectionSettings) -> Result<MakeRustlsConne
     let config = match &settings.client {
         None => builder.with_no_client_auth(),
         Some(client) => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&client.certificate).collect();
-            let chain = chain.ok().filter(|chain| !chain.is_empty());
-            let chain =
-                chain.ok_or_else(|| failed("the client certificate (tls.crt) is no PEM certificate".to_owned()))?;
-            let key = PrivateKeyDer::from_pem_slice(&client.key).map_err(|_| {
-                failed("the client certificate's key (tls.key) is no PEM private key without a passphrase".to_owned())
-            })?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| {
-                failed(format!(
-                    "the client certificate and its key (tls.crt, tls.key) cannot be used together: {error}"
-                ))
-            })?
+            let shown = Shown { certificate: &client.certificate, key: &client.key };
+            let (chain, key) = client_certificate(shown).map_err(&failed)?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| failed(unusable(&error)))?
         }
     };
     Ok(MakeRustlsConnect::new(config))

@@ -2,55 +2,22 @@
 
 use std::sync::Arc;
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
 use tokio_rustls::TlsConnector;
 
 use super::ConnectionSettings;
-use crate::{api::Reason, measure::MeasureError};
+use crate::{
+    api::Reason,
+    clients::tls::{Shown, verifying},
+    measure::MeasureError,
+};
 
 /// The connector for these settings.
 ///
 /// # Errors
 /// The authority or the client certificate cannot be read.
 pub(super) fn connector(settings: &ConnectionSettings) -> Result<TlsConnector, MeasureError> {
-    let failed = |message: String| MeasureError { reason: Reason::TlsFailed, message };
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(error.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    match &settings.ca {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(pem) => {
-            let unreadable = || failed("the certificate authority is no PEM certificate".to_owned());
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate.map_err(|_| unreadable())?).map_err(|_| unreadable())?;
-            }
-            if roots.is_empty() {
-                return Err(unreadable());
-            }
-        }
-    }
-    let builder = builder.with_root_certificates(roots);
-    let config = match &settings.client {
-        None => builder.with_no_client_auth(),
-        Some(client) => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&client.certificate).collect();
-            let chain = chain.ok().filter(|chain| !chain.is_empty());
-            let chain =
-                chain.ok_or_else(|| failed("the client certificate (tls.crt) is no PEM certificate".to_owned()))?;
-            let key = PrivateKeyDer::from_pem_slice(&client.key).map_err(|_| {
-                failed("the client certificate's key (tls.key) is no PEM private key without a passphrase".to_owned())
-            })?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| {
-                failed(format!(
-                    "the client certificate and its key (tls.crt, tls.key) cannot be used together: {error}"
-                ))
-            })?
-        }
-    };
+    let shown = settings.client.as_deref().map(|client| Shown { certificate: &client.certificate, key: &client.key });
+    let config = verifying(settings.ca.as_deref(), shown)
+        .map_err(|message| MeasureError { reason: Reason::TlsFailed, message })?;
     Ok(TlsConnector::from(Arc::new(config)))
 }
