@@ -1,8 +1,8 @@
-//! Whose number of required workers counts at a replica that does not lead: the leader's, which the Projection's status tells, as long as
-//! the leader vouches for that status. Pure.
+//! Which number of required workers counts at a replica that does not lead: the leader's, from the Projection's status, as long as the leader vouches
+//! for that status. Pure.
 //!
-//! The status is written only when it changes, so that its age says nothing. The leader renews its Lease all the time: there it names the
-//! Projections whose status has not told its number for some time, because it cannot be written or somebody else keeps changing it.
+//! The status is written only when it changes, so that its age says nothing. The leader renews its Lease all the time: in the Lease it names the
+//! Projections whose status has not shown its number for some time, because the status cannot be written or another client keeps changing it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,7 +28,7 @@ const NAMED: usize = 500;
 const FOREIGN: &str = "projectionist.dev/required-by-others";
 /// Annotation of our copy of a Projection whose late events another writer wrote.
 const FOREIGN_PASSED_OVER: &str = "projectionist.dev/passed-over-by-others";
-/// What these annotations tell of: fields of the status, by their places in `managedFields`.
+/// The fields of the status that these annotations are about, by their places in `managedFields`.
 const NOTED: [(&str, &str); 4] = [
     (FOREIGN, "/f:status/f:workers/f:required"),
     (FOREIGN_PASSED_OVER, "/f:status/f:passedOver/f:eventTable"),
@@ -112,7 +112,7 @@ pub fn note_who_wrote(projection: &mut Projection) {
     annotations.extend(noted.map(|((note, _), _)| ((*note).to_owned(), String::new())));
 }
 
-/// The late events that the status tells of, where the operator wrote them.
+/// The late events in the status, where the operator wrote them.
 pub fn passed_over_by_operator(projection: &Projection) -> Option<&PassedOverStatus> {
     let status = projection.status.as_ref().filter(|_| !projection.annotations().contains_key(FOREIGN_PASSED_OVER))?;
     status.passed_over.as_ref()

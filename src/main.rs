@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match app::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where nobody reads errors, there is nothing to be done about it.
+            // Where standard error cannot be written, nothing can be done about it.
             let _ = writeln!(std::io::stderr(), "projectionist: {error:#}");
             ExitCode::FAILURE
         }

@@ -24,7 +24,7 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Pod template annotation with a hash of the built-in projector's configuration, so that a change rolls the workers.
 pub const CONFIG_HASH_ANNOTATION: &str = "projectionist.dev/config-hash";
 
-/// Annotation with a hash of what the operator last declared of an object, so that a restart need not declare everything anew.
+/// Annotation with a hash of what the operator last applied of an object, so that a restart need not apply everything again.
 pub const APPLIED_HASH_ANNOTATION: &str = "projectionist.dev/applied-hash";
 
 /// Annotation of the Lease with the Projections whose status does not tell what the leader asks for, as `namespace/name`, separated by commas.

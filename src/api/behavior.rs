@@ -1,6 +1,7 @@
-//! The schema of `spec.scaling.behavior`: that of a HorizontalPodAutoscaler's, with the bounds that the API server holds there and tells no schema.
+//! The schema of `spec.scaling.behavior`: that of a HorizontalPodAutoscaler's, with the bounds that the API server enforces there and publishes in no
+//! schema.
 //!
-//! Without them a wrong rule would be accepted here and refused later, when the operator declares the autoscaler and nobody is looking.
+//! Without them a wrong rule would be accepted here and refused later, when the operator applies the autoscaler and the user no longer watches.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};

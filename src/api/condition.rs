@@ -107,7 +107,7 @@ reasons! {
     SecretForbidden,
     /// The connection string cannot be read.
     ConnectionStringInvalid,
-    /// Nobody listens at the address.
+    /// No process listens at the address.
     ConnectionRefused,
     /// The host name has no address.
     HostNotFound,
@@ -195,7 +195,7 @@ reasons! {
     WorkersNotReady,
     /// The workload that `projector.existing` names does not exist.
     WorkloadNotFound,
-    /// An object that the operator would make exists and belongs to somebody else.
+    /// An object that the operator would make exists and belongs to another owner.
     NotOwned,
     /// The API server refused an object that the operator made.
     ApplyFailed,
@@ -203,7 +203,7 @@ reasons! {
     MeasureOnly,
     /// The autoscaler cannot read or use its metric.
     AutoscalerInactive,
-    /// The autoscaler reads its metric from somebody else, or from nobody.
+    /// The autoscaler reads its metric from another adapter, or no adapter serves it.
     MetricsNotServed,
     /// Autoscalers read our metrics again.
     MetricsServed,

@@ -49,7 +49,7 @@ fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> 
         if was == Some("False") && before.is_some_and(|before| before.reason == now.reason) {
             return None;
         }
-        // Pods are replaced because somebody changed the spec; what goes wrong meanwhile has a reason of its own.
+        // Pods are replaced because a user changed the spec; what goes wrong meanwhile has a reason of its own.
         if now.reason == Reason::RollingOut.as_str() {
             return None;
         }

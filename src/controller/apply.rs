@@ -126,7 +126,7 @@ impl Applier {
         if let Some(live) = known.as_ref().filter(|live| ours(live) && !doubtful) {
             return Ok(Some(Arc::clone(live)));
         }
-        // It may be there all the same, without our label or made by somebody else.
+        // The object may exist all the same, without the operator's label or made by another client.
         let read = self.api(*part, namespace).get_opt(name).await;
         let object = read.map_err(|error| failed("could not read", *part, owner, name, &error))?;
         let Some(object) = object else {
@@ -164,12 +164,12 @@ impl Applier {
         memos: &mut Memos,
     ) -> Result<(), Unapplied> {
         let (mut body, replicas) = (desired.body.clone(), created_with(scale));
-        // One worker is the API server's default, which nobody owns, so that nothing has to be handed over.
+        // One worker is the API server's default, which no field manager owns, so that nothing has to be handed over.
         let with_replicas = desired.part == Part::Deployment && replicas != 1;
         if with_replicas {
             body["spec"]["replicas"] = json!(replicas);
         }
-        // Not forced: should somebody have made one meanwhile, the conflict is told instead of taken.
+        // Not forced: if another client has made one meanwhile, the conflict is reported and the object is not taken over.
         let live = self.patch(owner, desired, &body, &PatchParams::apply(names::FIELD_MANAGER), memos).await?;
         if live.controlled_by.as_deref() == Some(owner.uid.as_str()) && with_replicas {
             self.hand_over(owner, desired, &live, memos).await?;
@@ -292,7 +292,7 @@ fn created_with(scale: ScalePlan) -> i32 {
     }
 }
 
-/// Whether an object must be declared (again): it was declared differently, or somebody changed what is ours in it.
+/// Whether an object must be applied (again): it was applied differently, or another client changed what the operator owns in it.
 pub fn needs_apply(desired: &Desired, live: &Live, memo: Option<&Memo>) -> bool {
     if live.applied_hash.as_deref() != Some(desired.hash.as_str()) {
         return true;

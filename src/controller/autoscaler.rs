@@ -1,14 +1,14 @@
 //! Whether the autoscaler of a workload works, so that it will take workers away again: only then does the operator add workers itself. Pure: the
 //! time comes in.
 //!
-//! An autoscaler has no heartbeat. But its controller writes down how many workers there are at each of its looks, so that a number that stays
-//! wrong tells that it does not look.
+//! An autoscaler has no heartbeat. But its controller writes down the number of workers at each of its looks, so that a number that stays wrong shows
+//! that the controller does not look.
 
 use std::time::Duration;
 
 use super::live::Live;
 
-/// Several looks of the autoscaler, which come every 15 s where nobody changed that, and a change of the controller's leader.
+/// Several looks of the autoscaler, which come every 15 s by default, and a change of the controller's leader.
 pub const SILENT_FOR: Duration = Duration::from_secs(90);
 
 /// What is remembered of one autoscaler between two rounds.
@@ -64,7 +64,7 @@ impl AutoscalerMemory {
         }
     }
 
-    /// When a number that is wrong now proves that nobody looks; absent where none is.
+    /// When a number that is wrong now will prove that the autoscaler does not look; absent where no number is wrong.
     pub fn proves_at(&self) -> Option<Duration> {
         self.wrong_since.map(|since| since + SILENT_FOR)
     }

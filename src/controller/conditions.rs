@@ -1,4 +1,4 @@
-//! The conditions of a Projection: what is well, what is not, and why, in a word for machines and a sentence for people. Pure.
+//! The conditions of a Projection: what is well, what is not, and why, with a reason for machines and a message for people. Pure.
 //!
 //! A transition time changes only with the status.
 
@@ -38,7 +38,7 @@ fn holds(message: &str) -> Verdict {
     Verdict { status: ConditionStatus::True, reason: Reason::AsExpected, message: message.to_owned() }
 }
 
-/// It holds, but somebody should look.
+/// The condition is true, but an administrator should look at it.
 fn remarkable(reason: Reason, message: String) -> Verdict {
     Verdict { status: ConditionStatus::True, reason, message }
 }
@@ -333,7 +333,7 @@ fn available(known: &Known<'_>) -> Verdict {
             }
             _ => holds("at least one worker is ready"),
         },
-        // Asleep. What cannot be measured sleeps on: nobody knows of any work.
+        // Workers that are scaled to 0 stay so while the lag is unknown: there is no known work.
         WorkloadView::Present(WorkerCounts { desired: Some(0), .. }) if none_required(known) != Some(false) => {
             Verdict {
                 status: ConditionStatus::True,
@@ -383,7 +383,7 @@ fn ready(parts: [&Verdict; 4], known: &Known<'_>, previous: &ProjectionStatus) -
     if let Some(problem) = &known.problem {
         return fails(problem.reason, &problem.message);
     }
-    // A failure that passes is not worth a word, unless the newest spec is not there for it.
+    // A transient failure is not reported, unless it keeps the newest spec from being applied.
     let said = previous.conditions.iter().find(|condition| condition.type_ == ConditionType::Ready.as_str());
     if known.unapplied && said.is_none_or(|said| said.observed_generation != known.generation) {
         return fails(Reason::RollingOut, "the newest spec is being applied");
@@ -453,7 +453,7 @@ fn condition(
     }
 }
 
-/// The schema of a condition allows 32,768 characters; nobody reads more than a few hundred.
+/// The schema of a condition allows 32,768 characters; people read no more than a few hundred.
 fn cut(message: String) -> String {
     const MOST: usize = 1_024;
     if message.chars().count() <= MOST { message } else { message.chars().take(MOST - 1).chain(['…']).collect() }

@@ -1,4 +1,4 @@
-//! Runs reconciling: a bounded number of Projections at once, each alone, only while this replica leads.
+//! Runs the reconcile loop: a bounded number of Projections at once, never the same one twice at once, and only while this replica leads.
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
 
@@ -27,10 +27,10 @@ use crate::{
 
 /// Projections reconciled at once.
 const AT_ONCE: usize = 64;
-/// A round that takes longer has failed: an API server that hangs must not hold a place for ever.
+/// A reconcile that takes longer has failed: an API server that hangs must not occupy a slot for ever.
 const ROUND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// What the controller works with.
+/// What the controller needs.
 pub struct ControllerInputs {
     /// The API server.
     pub client: Client,
@@ -38,23 +38,23 @@ pub struct ControllerInputs {
     pub identity: String,
     /// All Projections.
     pub projections: Store<Projection>,
-    /// What is there of the objects made for them.
+    /// The objects made for the Projections, as the watches show them.
     pub index: LiveIndex,
-    /// What is measured.
+    /// What the sampler measured.
     pub snapshot: SharedSnapshot,
-    /// Who must be looked at, from the watches.
+    /// Projections to reconcile, from the watches.
     pub triggers: (mpsc::UnboundedSender<ProjectionKey>, mpsc::UnboundedReceiver<ProjectionKey>),
-    /// Who must be looked at, from the sampler.
+    /// Projections to reconcile, from the sampler.
     pub changes: mpsc::Receiver<ProjectionKey>,
     /// Whether this replica leads.
     pub leading: watch::Receiver<bool>,
     /// Whether everything has been listed once.
     pub synced: watch::Receiver<bool>,
-    /// What the operator's settings say of the built-in projector's pods.
+    /// The operator's settings for the built-in projector's pods.
     pub workers: WorkerDefaults,
     /// What the API server can do.
     pub server: ServerAbilities,
-    /// Which APIServices do not lead to us, once that is known.
+    /// Which APIServices do not lead to this operator, once that is known.
     pub unserved: watch::Receiver<Option<Unserved>>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
@@ -121,7 +121,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
             changed = unserved.changed() => if changed.is_err() { break } else { all_concerned = true },
             Some(key) = triggers.recv() => if active { work.queue.push(key) },
             Some(key) = changes.recv() => if active { work.queue.push(key) },
-            // After an abnormal end it is not known whose it was: all begin anew.
+            // After an abnormal end it is not known which Projection was being reconciled, so all of them start again.
             Some(done) = work.running.join_next() => if !work.ended(done) {
                 work.stop();
                 active = false;
@@ -172,7 +172,7 @@ impl Work {
         }
     }
 
-    /// At once: whoever leads now writes now.
+    /// Stops all reconciles at once: another replica may lead, and write, by now.
     fn stop(&mut self) {
         self.running = JoinSet::new();
         self.queue = Queue::default();

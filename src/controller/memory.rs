@@ -11,7 +11,7 @@ use super::{
 };
 use crate::api::{Projection, ProjectionStatus};
 
-/// An API server that fails for less is not worth a word: what failed is tried again.
+/// An API server that fails for less than this is not reported: what failed is tried again.
 const FAILS_UNTOLD: Duration = Duration::from_secs(10);
 
 /// What is remembered of one Projection between two rounds; losing it costs a few writes, nothing else.
@@ -23,7 +23,7 @@ pub struct Memory {
     pub(super) refusal: Option<Refusal>,
     /// Since when applying has failed each time.
     pub(super) failing: Option<Instant>,
-    /// The hash of the workload that we declared last, where it is ours.
+    /// The hash of the operator's workload as it was last applied.
     pub(super) declared: Option<String>,
     pub(super) pods: PodMemory,
     pub(super) autoscaler: AutoscalerMemory,
@@ -31,15 +31,15 @@ pub struct Memory {
     pub(super) unmeasured: Option<Instant>,
     /// Since when only the counts of workers differ from those in the status.
     pub(super) counts_since: Option<Instant>,
-    /// When there was something to say for the first time.
+    /// When there was something to report for the first time.
     pub(super) begun: Option<Instant>,
-    /// When its numbers may be written, which are due.
+    /// When the numbers that are due may be written.
     pub(super) numbers_at: Option<Instant>,
-    /// The status that we wrote last, as the API server keeps it, and when.
+    /// The status that this replica wrote last, as the API server has it, and when.
     pub(super) written: Option<(Stored, Instant)>,
-    /// The API server says that this Projection is gone, which the watch has yet to tell. Nothing is written for it.
+    /// The API server says that this Projection is deleted, which the watch has not shown yet. Nothing is written for it.
     pub(super) gone: bool,
-    /// The API server refuses for good the status that tells of the suspension, which then goes unrecorded.
+    /// The API server permanently refuses the status that records the suspension, which then goes unrecorded.
     pub(super) unrecordable: bool,
 }
 

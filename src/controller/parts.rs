@@ -75,7 +75,7 @@ pub struct Desired {
     pub hash: String,
 }
 
-/// Whom the object is made for.
+/// The Projection that an object is made for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Owner {
     /// The Projection's namespace.

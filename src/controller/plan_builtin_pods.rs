@@ -122,7 +122,7 @@ pub(super) fn plan_builtin_pods(
             "readinessProbe": probe("/readyz", 2),
             "resources": resources,
             "securityContext": security_of_container,
-            // What ended a worker is told in the Projection.
+            // The Projection's status reports what ended a worker.
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "volumeMounts": [{ "name": CONFIGURATION, "mountPath": directory, "readOnly": true }],
         }],

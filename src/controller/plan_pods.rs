@@ -48,7 +48,7 @@ fn within(fields: &mut Map<String, Value>, key: &str, change: impl FnOnce(&mut M
 }
 
 fn secure_pod(spec: &mut Map<String, Value>) {
-    // Whoever names a service account wants its token.
+    // A user who names a service account wants its token.
     if !spec.contains_key("serviceAccountName") && !spec.contains_key("serviceAccount") {
         spec.entry("automountServiceAccountToken").or_insert(json!(false));
     }

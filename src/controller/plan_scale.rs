@@ -1,5 +1,5 @@
-//! Whether the operator itself sets the number of workers, and to what. Downwards the autoscaler decides, but for none at all, which it can
-//! neither reach nor leave. Upwards it may be raised before the autoscaler looks: see `scale_out`.
+//! Decides whether the operator itself sets the number of workers, and to what. The autoscaler removes workers, except for the last one: it can
+//! neither set 0 nor leave it. The operator may add workers before the autoscaler looks: see `scale_out`.
 
 use super::validate::WorkerBounds;
 
@@ -8,48 +8,48 @@ use super::validate::WorkerBounds;
 pub struct ScaleView {
     /// `spec.replicas` of the workload; absent when there is no workload yet.
     pub replicas: Option<i32>,
-    /// The workers that the model asks for by a fresh sample; 0 when nothing has waited for long enough. Absent when it does not know.
+    /// The workers that the model requires by a fresh sample; 0 once nothing has waited for long enough. Absent when the model does not know.
     pub required: Option<i32>,
-    /// The kill switch has been in force until now (by the status).
+    /// `spec.suspend` has been in force until now, by the status.
     pub was_suspended: bool,
-    /// The most workers that the autoscaler's own rules allow now; absent where raising is the autoscaler's alone.
+    /// The most workers that the autoscaler's own rules allow now; absent where only the autoscaler may add workers.
     pub ceiling: Option<i32>,
 }
 
 /// What to do about the number of workers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ScalePlan {
-    /// Leave it to the autoscaler, or to whoever scales.
+    /// Leave the number as it is: the autoscaler decides or, without one, the user.
     Leave,
-    /// The workload is to be made with so many.
+    /// Create the workload with this many workers.
     CreateWith(i32),
-    /// Set it now.
+    /// Set this number now.
     Set(i32),
-    /// See to it that there are at least so many, and never take one away.
+    /// Make sure that there are at least this many workers; never remove one.
     Raise(i32),
 }
 
-/// Decides.
+/// Decides what to do about the number of workers.
 pub fn plan_scale(workers: &WorkerBounds, view: ScaleView) -> ScalePlan {
     let WorkerBounds { min, max, suspended, autoscaled, immediate, pending_per_worker: _, behavior: _ } = workers;
     let ScaleView { replicas, required, was_suspended, ceiling } = view;
     let least = (*min).max(1);
-    // Rules that let some through now and others later are the autoscaler's alone: it does not count what others add, so that the two together
-    // would break them.
+    // Where the rules allow some of the workers now and others later, only the autoscaler adds workers: it does not count those that another client
+    // adds, so that the two together would break the rules.
     let free = *immediate && ceiling.is_some_and(|ceiling| *max <= ceiling);
     let may_sleep = *min == 0 && *autoscaled;
     match (replicas, required) {
         (None, _) if *suspended => ScalePlan::CreateWith(0),
-        // A first commit needs a worker, even where there may be none later.
+        // The first commit needs a worker, even where there may be none later.
         (None, _) => ScalePlan::CreateWith(least),
         (Some(0), _) if *suspended => ScalePlan::Leave,
         (Some(_), _) if *suspended => ScalePlan::Set(0),
         (Some(0), Some(0)) if may_sleep => ScalePlan::Leave,
-        // What sleeps and cannot be measured sleeps on: nobody knows of any work.
+        // Workers that are scaled to 0 stay so while the lag is unknown: there is no known work.
         (Some(0), None) if may_sleep && !was_suspended => ScalePlan::Leave,
-        // Without an autoscaler of ours a 0 may be somebody's will, unless it was our kill switch.
+        // Without an autoscaler of the operator's, a 0 may be what a user wants, unless `spec.suspend` set it.
         (Some(0), required) if *autoscaled || was_suspended => {
-            // The autoscaler goes on from the first one, where it has rules of its own.
+            // Where the autoscaler has rules of its own, it goes on from the least number.
             let all = !autoscaled || free;
             ScalePlan::Set(required.filter(|_| all).unwrap_or(least).clamp(least, (*max).max(least)))
         }

@@ -1,6 +1,6 @@
-//! Looks at a workload's pods, only while something is wrong with it: a list now and then, reduced to what is told. Reads only.
+//! Looks at a workload's pods, only while something is wrong with it: a list now and then, reduced to what is reported. Reads only.
 //!
-//! There is no watch: a cluster has many pods, and healthy ones have nothing to tell.
+//! There is no watch: a cluster has many pods, and healthy ones have nothing to report.
 
 use std::time::{Duration, Instant};
 

@@ -31,7 +31,7 @@ pub struct Queue {
     ready: VecDeque<ProjectionKey>,
     queued: HashSet<ProjectionKey>,
     running: HashSet<ProjectionKey>,
-    /// Asked for while running.
+    /// To be reconciled again after the round that is running.
     again: HashSet<ProjectionKey>,
     timers: BTreeSet<(Instant, ProjectionKey)>,
     due: HashMap<ProjectionKey, Instant>,

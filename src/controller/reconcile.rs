@@ -1,4 +1,4 @@
-//! One Projection, once: gather → validate → plan → apply → status. Each step is elsewhere; here is their order, and what is
+//! Reconciles one Projection once: gather → validate → plan → apply → status. The steps are in other modules; this one has their order, and what is
 //! remembered of a Projection between two rounds.
 
 use std::{
@@ -48,15 +48,15 @@ use crate::{
     snapshot::{Measured, Observation, SharedSnapshot},
 };
 
-/// A Projection that another one keeps from its workload is looked at again so often.
+/// How often a Projection is reconciled again while another Projection uses its workload.
 const RIVAL_EVERY: Duration = Duration::from_secs(10);
-/// What another writer changes in a status is put right no more often than this.
+/// The least time between two corrections of a status that another client changes.
 const CORRECT_EVERY: Duration = Duration::from_secs(1);
-/// The workers go so soon after the status has told of the suspension.
+/// How long after the status has recorded the suspension the workers are removed.
 const AFTER_RECORD: Duration = Duration::from_millis(20);
-/// An object of a deleted Projection that has not been collected after so many looks is worth a word: about half a minute.
+/// An object of a deleted Projection that Kubernetes has not garbage collected is reported after this many looks, which take about half a minute.
 const LOOKS_UNTOLD: u32 = 6;
-/// Workers that are needed now do not wait longer than this for the word that they come.
+/// How long adding workers may wait until the status shows their number.
 const WORD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What reconciling works with.
@@ -72,7 +72,7 @@ pub struct Reconciler {
     pub(super) server: ServerAbilities,
     pub(super) unserved: watch::Receiver<Option<Unserved>>,
     pub(super) metrics: Arc<ControllerMetrics>,
-    /// Times that decisions compare count from here.
+    /// The start of the controller: times that decisions compare count from here.
     pub(super) began: Instant,
     pub(super) memory: Mutex<HashMap<ProjectionKey, Memory>>,
     pub(super) pace: Mutex<Pace>,
@@ -81,18 +81,18 @@ pub struct Reconciler {
 /// What the number of workers is decided from, besides the workload itself.
 #[derive(Clone, Copy)]
 struct Wish<'a> {
-    /// From which the status says it before it is done, where a sample says so.
+    /// What is known of the Projection. If it contains a sample, the status is written from it before workers are added.
     known: &'a Known<'a>,
     /// As in [`ScaleView`].
     required: Option<i32>,
     /// As in [`ScaleView`].
     was_suspended: bool,
-    /// The autoscaler works and reads the same number, so that it will agree, and take the workers away again.
+    /// The autoscaler works and reads the same number, so that it will agree, and later remove the workers again.
     agreed: bool,
 }
 
 impl Reconciler {
-    /// One round. `jitter` from 0 to 1 spreads what failed together.
+    /// Runs one round. `jitter`, from 0 to 1, spreads the retries of Projections that failed together.
     pub async fn reconcile(&self, key: &ProjectionKey, jitter: f64) -> Ended {
         let mut memory = self.take_memory(key);
         let Some(gathered) = self.gather(key, &mut memory) else {
@@ -108,7 +108,7 @@ impl Reconciler {
         ended
     }
 
-    /// Forgets everything: another replica may write until we lead again.
+    /// Forgets everything: another replica may write until this one leads again.
     pub fn forget(&self) {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.existing.clear();
@@ -118,7 +118,7 @@ impl Reconciler {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key).unwrap_or_default()
     }
 
-    /// `None`: there is no such Projection any more, or it is going; what it made is collected with it.
+    /// `None` where the Projection does not exist or is being deleted; Kubernetes deletes its objects with it.
     fn gather(&self, key: &ProjectionKey, memory: &mut Memory) -> Option<Gathered> {
         let Some(projection) = self.projections.get(&ObjectRef::new(&key.name).within(&key.namespace)) else {
             *memory = Memory::default();
@@ -134,14 +134,14 @@ impl Reconciler {
         let version = projection.metadata.resource_version.clone().unwrap_or_default();
         let seen = Stored { status: projection.status.clone().unwrap_or_default(), version };
         let written = memory.written.as_ref().map(|(written, _)| written.clone());
-        // The watch may lag behind our own write.
+        // The watch may lag behind this replica's own write.
         let newer = written.clone().filter(|written| is_older(&seen.version, &written.version));
         let there = newer.unwrap_or(seen);
         let previous = written.map_or_else(|| there.status.clone(), |written| written.status);
         Some(Gathered { projection, previous, there })
     }
 
-    /// Comes back to objects that the watch does not show although an answer described them.
+    /// Comes back to objects that an answer of the API server described and the watch does not show yet.
     fn until_confirmed(&self, key: &ProjectionKey, ended: Ended) -> Ended {
         let now = Instant::now();
         let waits = Part::ALL.into_iter().filter_map(|part| {
@@ -159,14 +159,14 @@ impl Reconciler {
         let Gathered { projection, previous, there } = gathered;
         let existing = projection.spec.projector.as_ref().and_then(|projector| projector.existing.as_ref());
         if existing.is_some_and(|named| matches!(self.existing.look(key, named.kind, &named.name), Look::NotYet)) {
-            // Not known is not missing. The watch calls again with its first answer.
+            // A workload that is not known yet is not missing. The watch causes another round with its first answer.
             return Ended::Settled;
         }
         let observation = self.snapshot.load().get(&key.namespace, &key.name).cloned();
         let observation = observation.filter(|observation| *observation.uid == *memory.uid);
         let now = Instant::now();
         let generation = projection.metadata.generation;
-        // What was measured for an older spec may be another table.
+        // What was measured for an older spec may be of another table.
         let ours = observation.as_ref().filter(|seen| generation.is_none_or(|newest| seen.generation >= newest));
         let measured = ours.map_or_else(
             || Err(MeasureError { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() }),
@@ -212,7 +212,7 @@ impl Reconciler {
                     was_suspended: previous.suspended,
                     agreed: works && known.metrics_not_served.is_none(),
                 };
-                // The status tells of the suspension before the workers go, so that a crash in between does not lose it.
+                // The status records the suspension before the workers are removed, so that a crash in between does not lose it.
                 let outcome = if known.suspended && !there.status.suspended && !memory.unrecordable {
                     Outcome { retry: Some(AFTER_RECORD), ..Outcome::default() }
                 } else {
@@ -233,12 +233,12 @@ impl Reconciler {
             }
         }
         let owner = Owner { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: memory.uid.clone() };
-        // Part of it may have been said before it was done.
+        // Part of the status may have been written before workers were added.
         let said =
             memory.written.as_ref().map(|(written, _)| written).filter(|said| !is_older(&said.version, &there.version));
         let (previous, there) = said.map_or((previous, there), |said| (&said.status, said));
         let next = next_status(&known, previous, Timestamp::now());
-        // The sampler hears of a newer spec at the same moment, and says at once whether what it knows still holds.
+        // The sampler learns of a newer spec at the same moment, and reports at once whether what it knows still holds.
         let news = memory.unmeasured.map(|since| FIRST_WORD.saturating_sub(since.elapsed()));
         let news = news.filter(|left| !left.is_zero() && !known.suspended && known.problem.is_none());
         let unmeasured = known.measured.as_ref().is_err_and(|unknown| unknown.reason == Reason::NotMeasuredYet);
@@ -250,7 +250,7 @@ impl Reconciler {
         self.report(&owner, &previous, &there, next, memory, retry).await
     }
 
-    /// Plans and applies, unless the very same was refused a moment ago.
+    /// Plans and applies, unless the very same plan failed a moment ago and its retry is not due yet.
     async fn carry_out(
         &self,
         key: &ProjectionKey,
@@ -287,7 +287,7 @@ impl Reconciler {
         };
         let Wish { known, required, was_suspended, agreed } = wish;
         if was_suspended && !known.suspended && replicas.is_some() {
-            // What is there now decides whether the workers have to be brought back: the watch may not have shown yet that they were taken away.
+            // The live number decides whether the workers have to be brought back: the watch may not show yet that they were removed.
             match self.applier.scaling(&validated.owner, &target).replicas().await {
                 Ok(now) => replicas = now,
                 Err(error) => return self.unapplied(error, None, &validated.owner, memory, jitter),
@@ -332,7 +332,7 @@ impl Reconciler {
         }
     }
 
-    /// Remembers why a plan was not carried out, and when to try again.
+    /// Remembers why a plan was not applied, and when to try again.
     fn unapplied(
         &self,
         error: Unapplied,
@@ -363,8 +363,8 @@ impl Reconciler {
         Outcome { problem: problem.and_then(|problem| memory.told(problem)), retry: Some(wait), done: false }
     }
 
-    /// The other replicas repeat what the status says. Were the workers raised first, an autoscaler that looks at this very moment and asks
-    /// another replica would take them away again.
+    /// Writes the number of required workers into the status before workers are added, since the other replicas serve the number from there. If the
+    /// workers were added first, an autoscaler that asks another replica at that moment would remove them again.
     async fn say_before_raising(&self, owner: &Owner, gathered: &Gathered, said: WorkersStatus, memory: &mut Memory) {
         let Gathered { previous, there, projection: _ } = gathered;
         let before = there.status.workers.as_ref().and_then(|workers| workers.required);
@@ -373,7 +373,7 @@ impl Reconciler {
         }
         let next = ProjectionStatus { workers: Some(said), ..previous.clone() };
         self.metrics.status_writes.inc();
-        // The workers matter more; the whole status is written after them.
+        // If this write fails, the workers are added all the same; the whole status is written after them.
         match timeout(WORD_TIMEOUT, self.reports.write_status(owner, &there.version, &next)).await {
             Ok(Ok(stored)) => memory.written = Some((stored, Instant::now())),
             Ok(Err(Unwritten::Gone)) => memory.gone = true,
@@ -391,7 +391,7 @@ impl Reconciler {
         memory.numbers_at.get_or_insert_with(next).saturating_duration_since(now)
     }
 
-    /// Writes what is new, and what another writer changed. `there` is what the API server has.
+    /// Writes the status where something is new, or another client has changed it. `there` is the status that the API server has.
     async fn report(
         &self,
         owner: &Owner,
@@ -406,7 +406,7 @@ impl Reconciler {
         match urgency(&there.status, &next) {
             Urgency::Never => {
                 if foreign {
-                    // A write of ours that was given up has arrived.
+                    // A write of this replica that had been given up has reached the API server.
                     let events = announcements(previous, &there.status);
                     memory.written = Some((there.clone(), Instant::now()));
                     self.reports.publish(owner, events).await;
@@ -464,7 +464,7 @@ impl Reconciler {
                 let why = in_words(&error);
                 tracing::warn!("the status of {}/{} could not be written: {why}", owner.namespace, owner.name);
                 self.metrics.failures.inc();
-                // The workers are taken away all the same where no try will help.
+                // Where no retry can help, the workers are removed even though the status does not record the suspension.
                 memory.unrecordable = matches!(&error, kube::Error::Api(status) if matches!(status.code, 403 | 422));
                 Ended::Failed
             }
@@ -472,7 +472,7 @@ impl Reconciler {
     }
 }
 
-/// The workers that are asked for: by a fresh sample, or by what is to be done while there is none.
+/// The workers to ask for: by a fresh sample, or by the fallback while there is none.
 fn required(measured: &Result<&Measured, MeasureError>, observation: Option<&Observation>) -> Option<i32> {
     let workers = match measured {
         Ok(measured) => Some(measured.assessment.required.workers),

@@ -1,7 +1,7 @@
 //! Sets the number of workers of a workload, ours or one that is there already, through its scale subresource.
 //!
-//! Each write is decided from a fresh read and holds for that version only. So a number that somebody else set meanwhile is not
-//! overwritten, and a write that arrives late does nothing.
+//! Each write is decided from a fresh read and applies to that version only. So a number that another client set meanwhile is not overwritten, and a
+//! write that arrives late does nothing.
 
 use kube::{
     Api, Client,
@@ -105,7 +105,7 @@ fn wanted(plan: ScalePlan, now: i32) -> Option<i32> {
         ScalePlan::Set(0) => (now != 0).then_some(0),
         // Only what sleeps, or was switched off, is set to a number.
         ScalePlan::Set(wanted) => (now == 0).then_some(wanted),
-        // None at all is somebody's will, and none is taken away.
+        // A user may want no workers at all, and no worker is removed.
         ScalePlan::Raise(least) => (1..least).contains(&now).then_some(least),
         ScalePlan::Leave | ScalePlan::CreateWith(_) => None,
     }

@@ -24,8 +24,8 @@ impl ScaleOut {
         self.see(&rules(workers)?, replicas, now)
     }
 
-    /// Takes note of the number that is asked for at `now`, whoever changed it, and answers the most that the rules allow now. `None` where they
-    /// want a look back at what was asked for over a time (a stabilization window): that is the autoscaler's to judge.
+    /// Records the number that is asked for at `now`, whichever client changed it, and returns the most that the rules allow now. `None` where they
+    /// look back at what was asked for over a time (a stabilization window): only the autoscaler can judge that.
     fn see(&mut self, rules: &Behavior, replicas: i32, now: Duration) -> Option<i32> {
         if let Some(before) = self.seen.replace(replicas).filter(|before| *before != replicas) {
             self.scalings.record(rules, before, replicas, now);

@@ -24,7 +24,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
     let kept_rate = previous.rates.and_then(|rates| rates.per_worker_per_second);
     let rates = RatesStatus {
         arrival_per_second: assessment.and_then(|all| all.rates.arrival).map(|rate| significant(rate, 2)),
-        // What was learnt outlives an outage and a restart.
+        // What was learnt is kept through an outage and a restart.
         per_worker_per_second: assessment.and_then(|all| all.rates.per_worker).and_then(slow_or_fast).or(kept_rate),
         drain_seconds: assessment.and_then(|all| all.drain).map(|drain| significant(drain.as_secs_f64(), 2)),
     };
@@ -45,12 +45,12 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
             .map(|age| (age.as_secs_f64() * 10.0).round() / 10.0),
         workers: Some(workers(known)),
         rates: (rates != RatesStatus::default()).then_some(rates),
-        // What was learnt outlives an outage and a restart.
+        // What was learnt is kept through an outage and a restart.
         cadence: match assessment {
             Some(assessment) => assessment.cadence.map(cadence),
             None => previous.cadence,
         },
-        // What was passed over outlives them, too.
+        // The events that were passed over are kept through them, too.
         passed_over: match sample {
             Some(sample) => passed_over(&sample.faults.passed_over, known.event_table),
             None => previous.passed_over.clone(),
@@ -68,13 +68,13 @@ fn passed_over(PassedOver { positions, more }: &PassedOver, event_table: &str) -
 }
 
 fn cadence(cadence: Cadence) -> CadenceStatus {
-    // No count of events comes near to what does not fit.
+    // No count of events comes near the largest `i64`.
     #[allow(clippy::cast_possible_truncation)]
     let events = cadence.events.map(|events| significant(events, 3) as i64);
     CadenceStatus { seconds: significant(cadence.every.as_secs_f64(), 2), events }
 }
 
-/// What is reported of the workers, and no more.
+/// The part of the status about the workers.
 pub fn workers(known: &Known<'_>) -> WorkersStatus {
     let required = known.measured.as_ref().ok().map(|measured| &measured.assessment.required);
     let counts = match known.workload {
@@ -107,8 +107,8 @@ pub fn workers(known: &Known<'_>) -> WorkersStatus {
     }
 }
 
-/// Whether the workers are away, or about to be, because of `spec.suspend`. Stays until resuming has been carried out: a crash in between
-/// must not lose it, and neither must a phase that says something else meanwhile.
+/// Whether the workers are removed, or about to be, because of `spec.suspend`. Stays true until the workers have been brought back: a crash in
+/// between must not lose it, and neither must another phase in the meantime.
 fn suspended(known: &Known<'_>, previous: &ProjectionStatus) -> bool {
     known.suspended || (previous.suspended && !known.resumed)
 }
@@ -119,7 +119,7 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
     }
     let asleep = matches!(known.workload, WorkloadView::Present(WorkerCounts { desired: Some(0), .. }));
     let none_required = none_required(known) == Some(true);
-    // Until the workers are back it is still switched off.
+    // A Projection stays suspended until its workers are back.
     if suspended(known, previous) {
         return Phase::Suspended;
     }
@@ -128,11 +128,11 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
     }
     match &known.measured {
         Ok(measured) if measured.assessment.stuck || !measured.sample.faults.failed.is_empty() => Phase::Stuck,
-        // No worker, and none required: sleeping is all there is to do.
+        // There is no worker, and none is required.
         Ok(_) if asleep && none_required => Phase::Idle,
         Ok(measured) if within_target(measured, known.target) == Some(false) => Phase::CatchingUp,
         Ok(_) => Phase::Live,
-        // Workers go on as they are: so does the last word about them. LagKnown says that it is not measured now.
+        // The workers continue unchanged, so the last phase that describes them stays. The condition LagKnown says that the lag is not measured now.
         Err(_) => match previous.phase {
             Some(last @ (Phase::CatchingUp | Phase::Live | Phase::Idle | Phase::Stuck)) => last,
             _ => Phase::Pending,
@@ -140,7 +140,7 @@ fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {
     }
 }
 
-/// Rounds to so many significant digits, so that noise is no change; to tenths at the finest.
+/// Rounds to this many significant digits, and at the finest to tenths, so that noise does not count as a change.
 fn significant(value: f64, digits: i32) -> f64 {
     if value < 0.05 || !value.is_finite() {
         return 0.0;
@@ -149,7 +149,8 @@ fn significant(value: f64, digits: i32) -> f64 {
     (value * scale).round() / scale
 }
 
-/// Rounds what a worker does in a second to three significant digits, however little that is: a worker that takes minutes for an event has a rate, too.
+/// Rounds a worker's rate in events per second to three significant digits, however small it is: a worker that takes minutes for an event has a rate,
+/// too.
 fn slow_or_fast(rate: f64) -> Option<f64> {
     if !(rate.is_finite() && rate > 0.0) {
         return None;

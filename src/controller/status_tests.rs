@@ -677,7 +677,7 @@ fn events_that_an_open_transaction_holds_back_are_counted_and_the_transaction_is
     let reasons: Vec<&str> = events.iter().map(|event| event.reason.as_str()).collect();
     assert_eq!(reasons, ["HeldBackByTransaction"], "once, by the condition that names it");
     assert!(events[0].warning && events[0].note.contains("4711"), "{events:?}");
-    // A second later nothing is said anew.
+    // A second later nothing is reported again.
     let second = held(151, Some("SELECT"));
     let later = next_status(&known(Ok(&second)), &after, at(201));
     assert_eq!(message(&later), message(&after));

@@ -58,7 +58,7 @@ impl Cause {
             Self::NotReady => 300,
             Self::Unschedulable => 60,
             Self::Refused | Self::Image | Self::Container | Self::OutOfMemory | Self::Crash => 5,
-            // It has lasted when it is told.
+            // It has lasted long enough when it is reported.
             Self::NotStarted => 0,
         })
     }
@@ -66,7 +66,7 @@ impl Cause {
 
 /// A container that has run for less is starting.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
-/// A worker that has not started within this is told of. The sentences name it, too.
+/// A worker that has not started within this time is reported. The messages name the time, too.
 const LONGEST_START: Duration = Duration::from_secs(300);
 
 /// What is kept of the pods of one workload.
@@ -275,7 +275,7 @@ pub struct Diagnosis {
     pub sentence: String,
 }
 
-/// What is told of a workload whose workers do not all run.
+/// The report about a workload whose workers do not all run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Trouble {
     /// For machines.

@@ -1,4 +1,4 @@
-//! What is told of workloads and pods as the API server shows them: YAML in, sentences out.
+//! What is reported of workloads and pods as the API server shows them: YAML in, sentences out.
 
 use std::time::{Duration, Instant};
 

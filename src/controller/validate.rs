@@ -19,7 +19,7 @@ use crate::{
 /// A Projection that can be carried out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Validated {
-    /// Whom objects are made for.
+    /// The Projection that objects are made for.
     pub owner: Owner,
     /// What runs the workers.
     pub workload: Workload,

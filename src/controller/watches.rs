@@ -184,7 +184,7 @@ fn address(object: &DynamicObject) -> (String, String) {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// Puts an object into the index; returns whom it concerns if anything that matters changed.
+/// Puts an object into the index; returns the Projection to reconcile if anything that matters changed.
 fn take(index: &LiveIndex, part: Part, object: &DynamicObject) -> Option<ProjectionKey> {
     let (namespace, name) = address(object);
     index.watched(part, &namespace, &name, Live::from_object(object)).then(|| made_for(object)).flatten()
@@ -237,8 +237,8 @@ fn key_of(projection: &Projection) -> Option<ProjectionKey> {
     Some(ProjectionKey { namespace: namespace.as_str().into(), name: projection.name_any().as_str().into() })
 }
 
-/// Whom an event concerns as far as reconciling goes. A changed status does, too: another writer may have changed it, or a write of ours
-/// that was given up has arrived.
+/// The Projection to reconcile after an event. A changed status counts, too: another client may have changed it, or a write of this replica that had
+/// been given up has arrived.
 fn concerned(store: &Store<Projection>, event: &Event<Projection>) -> Option<ProjectionKey> {
     match event {
         Event::Init | Event::InitDone => None,

@@ -138,7 +138,7 @@ impl Controller {
 
 /// The most that a valid metric asks for; nothing where none is valid, or where one is not and the others would scale in.
 fn together(proposals: &[Result<Proposal, Invalid>], current: i32) -> Option<i32> {
-    // A proposal of 0 gives way to any that follows, even a negative one.
+    // Any proposal that follows replaces a proposal of 0, even a negative one.
     let valid = proposals.iter().flatten().map(|proposal| proposal.replicas);
     let most = valid.fold(0, |most, replicas| if most == 0 || replicas > most { replicas } else { most });
     let invalid = proposals.iter().filter(|proposal| proposal.is_err()).count();

@@ -74,7 +74,7 @@ impl Memory {
         Normalized { replicas, stabilized: stable != desired, limited: replicas != stable }
     }
 
-    /// Takes note that the replicas were changed. Without `behavior` nobody asks.
+    /// Records that the number of replicas was changed. Without `behavior` no rule uses the record.
     pub fn scaled(&mut self, behavior: Option<&Behavior>, from: i32, to: i32, at: Duration) {
         if let Some(behavior) = behavior {
             self.scalings.record(behavior, from, to, at);

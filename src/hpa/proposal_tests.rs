@@ -55,7 +55,7 @@ fn external_and_object_metrics_ask_for_what_the_controller_computes() {
         (3, 3, External(Value(1)), items(i64::MAX), i32::MAX, i64::MAX),
         (3, 3, External(Value(1_000)), Reading::Items(vec![i64::MAX, 1]), i32::MAX, i64::MAX),
         (3, 3, External(Average(1_000)), Reading::Items(vec![i64::MAX, 1]), i32::MAX, i64::MAX),
-        // Nobody guards the average of an object.
+        // The controller has no guard for the average of an object.
         (3, 3, Object(Average(1)), Reading::Value(9_000_000_000_000), i32::MIN, 3_000_000_000_000),
         (3, 3, Object(Average(1_000)), Reading::Value(-1), 0, 0),
     ];

@@ -37,7 +37,7 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// Takes in the counter. Where it or the clock went back it was begun anew, and so is this, but for the average.
+    /// Takes in the counter. Where the counter or the clock went back, it has started again, and all that was learnt but the average is dropped.
     pub(super) fn observe(&mut self, at: Duration, total: u64) {
         let Some(last) = self.marks.back().copied() else {
             self.begins = self.average.is_none();

@@ -1,4 +1,4 @@
-//! What the model is told: the spec's bounds, and the workers as the cluster reports them.
+//! The input of the model besides the samples: the spec's bounds, and the workers as the cluster reports them.
 
 use std::time::Duration;
 

@@ -15,12 +15,12 @@ pub struct Claim {
 
 /// How many workers each claim may have when all of them together take at most `connections`.
 ///
-/// What is only to become free is not given yet: a share grows beyond the workers that there are by no more than is left beside the others' shares and
-/// the others' workers.
+/// Connections that are yet to become free are not given away: a share grows beyond the workers that there are by no more than is left beside the
+/// others' shares and the others' workers.
 ///
-/// Fair by connections (max-min fairness, as in Bertsekas and Gallager, Data Networks, 6.5.2): nobody gets more than he wants, and what he leaves
-/// goes to the others, always to the one who has least so far. One worker each is never refused, even where the connections do not suffice for
-/// that: a projection without any worker would never catch up, and the budget says so by being exceeded.
+/// Fair by connections (max-min fairness, as in Bertsekas and Gallager, Data Networks, 6.5.2): no claim gets more than it wants, and what it leaves
+/// goes to the others, always to the one that has least so far. One worker each is never refused, even where the connections do not suffice for that:
+/// a projection without any worker would never catch up, and the budget shows this by being exceeded.
 pub fn fair_shares(connections: u32, claims: &[Claim]) -> Vec<u32> {
     let per_worker = |claim: &Claim| claim.per_worker.max(1);
     let mut shares: Vec<u32> = claims.iter().map(|claim| claim.wanted.min(1)).collect();
@@ -124,7 +124,7 @@ mod tests {
                 prop_assert!(*share <= claim.wanted && *share >= claim.wanted.min(1));
                 prop_assert!(*share == claim.wanted || used + claim.per_worker > connections);
             }
-            // Whoever is held back has no less than another has without his last worker, unless his own worker is dearer than what is left.
+            // A claim that is held back has no less than another has without its last worker, unless its own worker needs more than what is left.
             for (index, one) in claims.iter().enumerate().filter(|(index, claim)| shares[*index] < claim.wanted) {
                 for (other, claim) in claims.iter().enumerate().filter(|(other, _)| shares[*other] > 1) {
                     let without_last = (shares[other] - 1) * claim.per_worker;

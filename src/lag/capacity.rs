@@ -1,55 +1,57 @@
-//! How many events one busy worker handles per second, learnt from times in which the workers were the bottleneck.
+//! Learns how many events one busy worker handles per second, from times in which the workers were the bottleneck.
 
 use std::{collections::VecDeque, time::Duration};
 
 use super::as_float;
 
-/// One observation needs at least this long, and at least two commits: between two looks a worker that commits in batches seems now idle, now twice
-/// as fast.
+/// One observation needs at least this long, and at least two commits: over a shorter time a worker that commits in batches seems idle at one look
+/// and twice as fast at the next.
 pub(super) const SHORTEST_WINDOW: Duration = Duration::from_millis(1_500);
-/// What idle workers did is a floor only over a longer time.
+/// What idle workers handled is a lower bound only when it is measured over this long.
 const FLOOR_WINDOW: Duration = Duration::from_secs(4);
-/// A window that takes longer than this may never be complete.
+/// A window that is still open after this time may never be complete.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Workers that commit in steps are watched for one step, so that each of them has committed once; this share of it is enough, since looks come late.
+/// Workers that commit in steps are observed for one step, so that each of them has committed once; this share of it is enough, since looks come
+/// late.
 const WHOLE_STEP: f64 = 0.85;
-/// But for no longer than this.
+/// The longest step to wait for.
 const LONGEST_STEP: Duration = Duration::from_secs(40);
-/// The rate is the median of so many windows: one odd window does not move it.
+/// The rate is the median of this many windows: one odd window does not move it.
 const WINDOWS: usize = 5;
-/// Two windows in a row that agree with each other and differ so much from the rate are a change, not chance: an event costs something else now.
+/// Two windows in a row that agree with each other and differ by this factor from the rate are a change, not chance: events have become cheaper or
+/// dearer.
 const CHANGED: f64 = 1.25;
-/// A fall below this share of what was known is doubted.
+/// A fall of the rate below this share of the known one is doubted.
 const HALF: f64 = 0.5;
-/// Workers that were just started are slow for other reasons: empty caches, shards that change hands.
+/// Workers that started less than this long ago are slow for other reasons: empty caches, shards that change hands.
 pub(super) const WARM_UP: Duration = Duration::from_secs(5);
 
 /// What happened between two samples.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Interval {
     pub(super) length: Duration,
-    /// Events that were handled; absent where it cannot be told.
+    /// Events that were handled; absent where that is not known.
     pub(super) handled: Option<u64>,
-    /// Workers that were ready, if as many at the end as at the beginning and none is being replaced.
+    /// Workers that were ready, if their number did not change and none is being replaced.
     pub(super) steady_workers: Option<u32>,
-    /// Others are starting.
+    /// More workers are starting.
     pub(super) starting: bool,
     /// There was always more to do than the workers could.
     pub(super) saturated: bool,
-    /// From one step of a worker's checkpoint to its next.
+    /// The time from one step of a worker's checkpoint to its next.
     pub(super) step: Duration,
-    /// How long so many workers have been ready.
+    /// How long this number of workers has been ready.
     pub(super) settled_for: Duration,
 }
 
 /// A time in which the workers were the bottleneck.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Busy {
-    /// Workers.
+    /// Workers that were ready.
     pub(super) workers: u32,
     /// Events that they handled together per second.
     pub(super) throughput: f64,
-    /// How long so many workers have been ready.
+    /// How long this number of workers has been ready.
     pub(super) settled_for: Duration,
 }
 
@@ -59,7 +61,7 @@ pub(super) struct Capacity {
     remembered: Option<f64>,
     open: Option<Window>,
     idle: Option<Window>,
-    /// The rate fell by more than half. That is believed for as long as there is a queue, or once it was seen again after there was none.
+    /// Whether the rate fell by more than half. Such a rate is used while there is a queue; after a time without a queue only once it was seen again.
     fell: Fell,
 }
 
@@ -67,9 +69,9 @@ pub(super) struct Capacity {
 enum Fell {
     #[default]
     No,
-    /// And the queue is still there.
+    /// The rate fell, and the queue is still there.
     Queued,
-    /// And there has been no queue since.
+    /// The rate fell, and there was a time without a queue since.
     Over,
 }
 
@@ -79,12 +81,12 @@ struct Window {
     length: Duration,
     handled: u64,
     commits: u32,
-    /// Up to and with the first commit.
+    /// The length, and the events handled, up to and including the first commit.
     until_first: Duration,
     with_first: u64,
-    /// From one step of a worker's checkpoint to its next.
+    /// The time from one step of a worker's checkpoint to its next.
     step: Duration,
-    /// At some look nothing had been committed since the last one.
+    /// At some look nothing had been committed since the one before.
     gaps: bool,
 }
 
@@ -116,7 +118,8 @@ impl Window {
         }
     }
 
-    /// From commit to commit where they are fewer than looks: the events of a batch belong to the time before its commit.
+    /// Events per second. Measured from commit to commit where there are fewer commits than looks: the events of a batch belong to the time before
+    /// its commit.
     fn throughput(&self) -> f64 {
         let (handled, length) = if self.gaps {
             (self.handled - self.with_first, self.length.saturating_sub(self.until_first))
@@ -138,25 +141,25 @@ impl Capacity {
         median(&self.windows).or(self.remembered)
     }
 
-    /// The same, as far as it was learnt in this run.
+    /// The same, if it was learnt in this run.
     pub(super) fn learnt(&self) -> Option<f64> {
         median(&self.windows)
     }
 
-    /// It was learnt from workers that were the bottleneck. What an earlier run remembered is not, nor what fell by more than half and is no longer
-    /// seen.
+    /// True when the rate was learnt from workers that were the bottleneck. What an earlier run learnt does not count, nor a rate that fell by more
+    /// than half and was not seen again.
     pub(super) fn is_confirmed(&self) -> bool {
         !self.windows.is_empty() && self.fell != Fell::Over
     }
 
-    /// Workers that were not the bottleneck did so much each: what is only remembered and is less was wrong.
+    /// Takes in that workers that were not the bottleneck did `rate` events per second each: a remembered rate well below that was wrong.
     pub(super) fn at_least(&mut self, rate: f64) {
         if self.windows.is_empty() && self.remembered.is_some_and(|remembered| rate > remembered * CHANGED) {
             self.remembered = None;
         }
     }
 
-    /// Takes in what workers that commit in steps did, each from one step to the next, while they were the bottleneck.
+    /// Takes in the events per second of workers that commit in steps, each measured from one step to the next, while they were the bottleneck.
     pub(super) fn learn_from_steps(&mut self, throughput: f64, workers: u32, settled_for: Duration) -> Option<Busy> {
         let rate = throughput / f64::from(workers.max(1));
         if !(rate.is_finite() && rate > 0.0) {
@@ -166,18 +169,18 @@ impl Capacity {
         Some(Busy { workers, throughput, settled_for })
     }
 
-    /// The first window is open and should soon be complete.
+    /// True while the first window is open and should soon be complete.
     pub(super) fn is_learning(&self) -> bool {
         self.open.is_some_and(|open| open.length < PATIENCE + open.step * 2)
     }
 
-    /// Forgets what is not finished: the next interval does not follow on the last.
+    /// Forgets the open windows: the next interval does not follow on the last.
     pub(super) fn interrupt(&mut self) {
         self.open = None;
         self.idle = None;
     }
 
-    /// Takes in what happened; answers when that completes a time in which the workers were the bottleneck.
+    /// Takes in an interval; returns the busy time that it completes, if any.
     pub(super) fn observe(&mut self, interval: Interval) -> Option<Busy> {
         let (Some(handled), Some(workers @ 1..)) = (interval.handled, interval.steady_workers) else {
             self.interrupt();
@@ -197,9 +200,9 @@ impl Capacity {
         let mut window = self.open.take().filter(|open| open.workers == workers).unwrap_or(Window::of(workers));
         window.add(interval.length, handled);
         window.step = interval.step.min(LONGEST_STEP);
-        // From its first commit on each worker must have committed once more.
+        // From its first commit on, each worker must have committed once more.
         let whole = !window.gaps || window.length - window.until_first >= window.step.mul_f64(WHOLE_STEP);
-        // Closed at a commit only. A time in which nothing was handled says that the workers are stuck, not that they are slow.
+        // A window is closed at a commit only. A time in which nothing was handled means that the workers are stuck, not that they are slow.
         if window.length < SHORTEST_WINDOW || window.commits < 2 || handled == 0 || !whole {
             self.open = Some(window);
             return None;
@@ -240,12 +243,12 @@ impl Capacity {
         self.windows.push_back(rate);
     }
 
-    /// Idle workers still show what they can do at least: what they did. It is a floor and never the rate.
+    /// What idle workers handled is a lower bound for what they can do, and never the rate.
     fn idle(&mut self, interval: Interval, handled: u64, workers: u32) {
         if self.fell == Fell::Queued {
             self.fell = Fell::Over;
         }
-        // Those that start may work already.
+        // Workers that are starting may already work.
         if interval.starting || interval.settled_for < Duration::from_secs(2) {
             self.idle = None;
             return;
@@ -267,7 +270,7 @@ impl Capacity {
     }
 }
 
-/// The upper one of two in the middle.
+/// The median; of the two values in the middle, the upper one.
 fn median(values: &VecDeque<f64>) -> Option<f64> {
     let mut sorted: Vec<f64> = values.iter().copied().collect();
     sorted.sort_by(f64::total_cmp);

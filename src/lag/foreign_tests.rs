@@ -14,7 +14,7 @@ pub(super) enum Commits {
     Events(u32),
 }
 
-/// What is told of the checkpoint rows.
+/// How much the checkpoint rows show.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Rows {
     /// Each shard is counted beyond its own row.

@@ -13,12 +13,12 @@ pub(super) struct Idle {
     /// The last look at which nothing waited: when, and the counter of arrivals.
     quiet: Option<(Duration, u64)>,
     idle_for: Duration,
-    /// There were no workers before this process began, so what it did not see was quiet: nobody could have handled anything.
+    /// There were no workers before this process began, so the time before it counts as quiet: no worker could have handled anything.
     asleep: bool,
 }
 
 impl Idle {
-    /// `asleep`: by the last word of an earlier run no worker was required.
+    /// `asleep`: by the last answer of an earlier run no worker was required.
     pub(super) fn remembering(asleep: bool) -> Self {
         Self { asleep, ..Self::default() }
     }
@@ -47,7 +47,7 @@ impl Idle {
         self.idle_for
     }
 
-    /// Nobody knows what is to be done where nothing was ever committed.
+    /// How much there is to do is unknown where nothing was ever committed.
     pub(super) fn never_committed(&mut self) {
         *self = Self::default();
     }
@@ -97,9 +97,9 @@ mod tests {
             // Handled between two looks: nothing waited at either, but it came.
             (&[(1_000, 0, 5), (1_050, 0, 5), (1_100, 0, 6)], (0, false)),
             (&[(1_000, 0, 5), (1_050, 1, 6), (1_100, 0, 6), (1_150, 0, 6)], (50, false)),
-            // Nobody looked for more than a minute, so nobody knows.
+            // After more than a minute without a sample it is unknown what happened meanwhile.
             (&[(1_000, 0, 5), (1_060, 0, 5), (1_121, 0, 5)], (0, false)),
-            // A clock or a counter that began anew proves nothing.
+            // A clock or a counter that started again proves nothing.
             (&[(1_000, 0, 5), (10, 0, 5)], (0, false)),
             (&[(1_000, 0, 5), (1_050, 0, 0)], (0, false)),
         ] {

@@ -1,4 +1,5 @@
-//! One projection's model: what its samples so far say about now. Puts the parts together; each rule is in a file of its own.
+//! The model of one projection: from the samples so far, its lag and the workers that it requires now. Combines the parts; each rule is in a file of
+//! its own.
 
 use std::time::Duration;
 
@@ -34,11 +35,11 @@ pub struct Model {
     pub(super) capacity: Capacity,
     pub(super) queue: Queue,
     pub(super) trial: Trial,
-    /// Since when what waits has been a queue.
+    /// Since when the waiting events have been a queue.
     pub(super) queue_since: Option<Duration>,
     /// Workers were added although no step of the checkpoint had been seen.
     pub(super) unproven: bool,
-    /// Since when so many workers have been the bottleneck, and when the rate was learnt from their steps last.
+    /// Since when this number of workers has been the bottleneck, and when the rate was last learnt from their steps.
     pub(super) bottleneck: Option<(Duration, u32, Option<Duration>)>,
     pub(super) read_store: ReadStoreWatch,
     pub(super) start_up: StartUp,
@@ -48,9 +49,9 @@ pub struct Model {
     pub(super) phases: Phases,
     pub(super) steadiness: Steadiness,
     pub(super) predictions: Predictions,
-    /// The last sample that told the lag; gone after one that did not, since rates are learnt between neighbours only.
+    /// The last sample, if its lag is known; `None` otherwise, since rates are learnt from two samples in a row only.
     pub(super) last: Option<Last>,
-    /// Since when so many workers have been ready.
+    /// Since when this number of workers has been ready.
     pub(super) ready: Option<(Duration, u32)>,
 }
 
@@ -64,16 +65,16 @@ pub(super) struct Last {
     workers: Workers,
 }
 
-/// Below this age of the oldest event the workers are not known to be busy: it is in somebody's hands.
+/// While the oldest event is younger than this, the workers are not known to be busy: one of them may be handling that event right now.
 pub(super) const QUEUED: Duration = Duration::from_secs(1);
-/// Where the checkpoint moves all the time, what is left is a queue sooner: at this share of what comes within that age.
+/// Where the checkpoint moves all the time, a smaller remainder is a queue: this share of what arrives within that time.
 const NO_STEPS: f64 = 0.75;
-/// Workers that a pattern asks for are there so long before the events.
+/// How long before the expected events the workers that a pattern asks for are to be ready.
 const LOOK: Duration = Duration::from_secs(15);
 
 impl Model {
-    /// Starts with what an earlier run learnt: the rate per worker in events per second, the last answer, and the lowest checkpoint if it was
-    /// stuck there.
+    /// Starts with what an earlier run learnt: the rate per worker in events per second, the last required number of workers, and the lowest
+    /// checkpoint if it was stuck there.
     pub fn remembering(per_worker: Option<f64>, required: Option<u32>, stuck_at: Option<String>) -> Self {
         Self {
             arrivals: Arrivals::default(),
@@ -98,13 +99,13 @@ impl Model {
         }
     }
 
-    /// With the cadence that an earlier run learnt.
+    /// Starts with the cadence that an earlier run learnt, too.
     #[must_use]
     pub fn with_cadence(self, cadence: Option<Cadence>) -> Self {
         Self { queue: Queue::remembering(cadence), ..self }
     }
 
-    /// Takes in the answer of another model of the same projection, whose word counts: so many workers.
+    /// Takes in the required number of workers from another replica's model of the same projection. That number counts instead of this model's own.
     pub fn hear(&mut self, workers: u32) {
         self.idle.hear(workers);
         self.steadiness.hear(workers);
@@ -162,7 +163,7 @@ impl Model {
         self.start_up.asked(at, required.workers, workers.ready);
         let held_back = sample.held_back;
         self.last = Some(Last { at, arrived: sample.arrived, pending, uncommitted, held_back, workers });
-        // An upper bound is no risk by itself.
+        // Events that are only possible, by an upper bound, are no risk by themselves.
         let (surely, surely_for) =
             if waiting.bound { (waiting.events, waiting.age) } else { (pending.events, staleness) };
         let drain = drain(surely, rates, workers);
@@ -201,7 +202,7 @@ impl Model {
     fn settled_for(&mut self, at: Duration, workers: Workers) -> Duration {
         let since = match self.ready {
             Some((since, ready)) if ready == workers.ready && since <= at => since,
-            // What ran before the first look is taken for warm.
+            // Workers that were ready at the first sample count as warm.
             None => at.saturating_sub(WARM_UP * 2),
             _ => at,
         };
@@ -209,12 +210,12 @@ impl Model {
         at - since
     }
 
-    /// What arrives for the workers.
+    /// The arrivals that the workers can handle: without those that are held back.
     pub(super) fn coming(&self) -> &Arrivals {
         self.released.of(&self.arrivals)
     }
 
-    /// The rate per worker was learnt from workers that were the bottleneck, or is told by the spec.
+    /// True when the rate per worker was learnt from workers that were the bottleneck, or is given by the spec.
     pub(super) fn knows_rate(&self, bounds: &Bounds) -> bool {
         self.capacity.is_confirmed() || given(bounds).is_some()
     }
@@ -223,7 +224,7 @@ impl Model {
         self.capacity.learnt().or(given(bounds)).or(self.capacity.per_worker())
     }
 
-    /// What of the uncommitted events waits for a worker: all of it, unless the checkpoint moves in steps.
+    /// The uncommitted events that wait for a worker: all of them, unless the checkpoint moves in steps.
     fn queue(
         &mut self,
         last: Option<Last>,
@@ -232,7 +233,7 @@ impl Model {
         workers: Workers,
         bounds: &Bounds,
     ) -> Waiting {
-        // What is no longer held back comes to the workers now.
+        // Events that are no longer held back reach the workers now.
         let arrived = last.map(|last| {
             (sample.arrived - last.arrived).saturating_add(last.held_back).saturating_sub(sample.held_back)
         });
@@ -240,7 +241,7 @@ impl Model {
         let capacity = self.per_worker(bounds).map(|rate| rate * worth(workers.ready, shards(bounds)));
         let least = self.queue.least_each() * worth(workers.ready, shards(bounds));
         let capacity = capacity.or((least > 0.0).then_some(least));
-        // What was remembered may be far too low.
+        // A remembered rate may be far too low.
         let capacity = capacity.map(|rate| if known { rate } else { rate.max(self.queue.shown()) });
         let arrival = self.coming().rate().unwrap_or(0.0);
         let exact = |pending: Pending, waiting: Waiting| pending.exact && !waiting.bound;
@@ -269,20 +270,20 @@ impl Model {
         workers: Workers,
         settled_for: Duration,
     ) -> Option<Busy> {
-        // From an upper bound nothing is learnt.
+        // Nothing is learnt from an upper bound.
         let Some(last) = last.filter(|last| !last.uncommitted.bound && !uncommitted.bound) else {
             self.capacity.interrupt();
             return None;
         };
         let length = sample.at - last.at;
         let arrived = sample.arrived - last.arrived;
-        // What arrived and does not wait was handled. Across a change from a bound to a count the difference means nothing.
+        // Events that arrived and do not wait were handled. Between an upper bound and a count the difference means nothing.
         let handled = (last.pending.exact == pending.exact)
             .then(|| last.pending.events.saturating_add(arrived).saturating_sub(pending.events));
-        // Those that start at our word leave the others alone; those that are replaced do not.
+        // Workers that start because this model asked for more do not disturb the others; workers that are replaced do.
         let starting = workers.rolling && self.steadiness.before().is_some_and(|asked| asked > workers.ready);
         let steady = workers.ready == last.workers.ready && (!workers.rolling || starting);
-        // The oldest event was there when the time began, so that there was always something to do.
+        // The oldest event was there when the interval began, so that there was always something to do.
         let queued = last.uncommitted.events > 0 && uncommitted.age.is_some_and(|age| age >= QUEUED.max(length));
         let saturated = queued && self.outlasts_a_step(sample, length, workers.ready);
         if self.queue.tells_steps() {
@@ -301,7 +302,7 @@ impl Model {
         })
     }
 
-    /// From steps that began and ended while all workers were the bottleneck; then once a step.
+    /// Learns from steps that began and ended while all workers were the bottleneck; then once a step.
     fn learn_from_steps(&mut self, at: Duration, busy: bool, workers: u32, settled_for: Duration) -> Option<Busy> {
         if !busy {
             self.bottleneck = None;
@@ -317,7 +318,7 @@ impl Model {
         self.capacity.learn_from_steps(throughput?, workers, settled_for)
     }
 
-    /// The last steps left more than what comes in a moment, and work for all workers.
+    /// True when the last steps left more events than arrive in a moment, and work for all workers.
     fn outlasts_a_step(&self, sample: &Sample, look: Duration, workers: u32) -> bool {
         let moment = match self.queue.cadence() {
             Some(_) => QUEUED.max(look),
@@ -330,17 +331,17 @@ impl Model {
     }
 }
 
-/// What the spec says that a worker does.
+/// The rate per worker that the spec gives, in events per second.
 pub(super) fn given(bounds: &Bounds) -> Option<f64> {
     bounds.given_rate.filter(|rate| rate.is_finite() && *rate > 0.0)
 }
 
-/// Each worker has work waiting, as far as the shards tell.
+/// True when each worker has work waiting, as far as the counts by shard show.
 fn work_for_all(pending_by_shard: &[u64], workers: u32) -> bool {
     let most = pending_by_shard.iter().max().copied().unwrap_or(0);
     let with_work = pending_by_shard.iter().filter(|waiting| waiting.saturating_mul(10) >= most.max(1)).count();
     let enough = pending_by_shard.len() * 3 / 4;
-    // A single worker has them all.
+    // A single worker has all shards.
     workers <= 1 || pending_by_shard.is_empty() || (with_work >= enough && with_work >= workers as usize)
 }
 

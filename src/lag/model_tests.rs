@@ -165,7 +165,7 @@ fn what_waits_for_nothing_is_not_frozen_however_long_it_stands() {
     for _ in 0..400 {
         assert_eq!(world.second(0, 0).frozen_for, Duration::ZERO);
     }
-    // Nobody knows when in this time without a sample the first event came.
+    // It is unknown when in this time without a sample the first event came.
     world.now += 400;
     assert_eq!(world.second(1, 0).frozen_for, Duration::ZERO);
     assert_eq!(world.second(0, 0).frozen_for, Duration::from_secs(1));

@@ -62,7 +62,7 @@ impl Pattern {
         let number = slot(now, length);
         let begins = Open { number, since: now, arrived, latest: (now, arrived) };
         match &mut self.open {
-            // Neither the counter nor the clock may have begun anew.
+            // Neither the counter nor the clock may have started again.
             Some(open) if now < open.latest.0 || arrived < open.latest.1 => self.open = Some(begins),
             Some(open) if open.number == number => open.latest = (now, arrived),
             Some(open) => {

@@ -1,4 +1,5 @@
-//! From what was learnt to the answer: what the load needs, within the bounds, kept from flapping, and the sentence that explains it.
+//! From what was learnt to the required number of workers: what the load needs, within the bounds and kept from flapping, with the sentence that
+//! explains it.
 
 use std::time::Duration;
 
@@ -17,18 +18,18 @@ use super::{
     useful_workers,
 };
 
-/// A smaller number of workers must hold the target with so much more load than there is.
+/// A smaller number of workers must hold the target at this many times the present load.
 const MARGIN: f64 = 1.02;
-/// And with what chance hides: so many standard deviations of events that come independently, counted for as long as the rate is averaged over.
+/// The margin for chance, too: this many standard deviations of independent arrivals, counted over the time constant of the average rate.
 const CHANCE: f64 = 2.0;
-/// The load of so long a time must have room in a smaller number of workers.
+/// A smaller number of workers must also suffice for the average load of this time.
 const MARGIN_WINDOW: Duration = Duration::from_secs(15);
-/// Of a rollout in which the number of ready workers has not changed for so long nothing more is expected: a worker that cannot start must not keep
-/// the others for ever.
+/// A rollout in which the number of ready workers has not changed for this long no longer blocks removing workers: a worker that cannot start must
+/// not keep the others for ever.
 const ROLLS_AT_MOST: Duration = Duration::from_secs(300);
-/// The rate is waited for until the oldest event has waited for this share of the target.
+/// The operator waits for the rate to be learnt until the oldest event has waited for this share of the target.
 const PATIENT: f64 = 0.7;
-/// A first step of the checkpoint is waited for so long.
+/// How long the operator waits at least for a first step of the checkpoint.
 const FIRST_STEP: Duration = Duration::from_secs(10);
 
 impl Model {
@@ -44,7 +45,7 @@ impl Model {
             ready: seen.workers.ready,
             worth: worth(seen.workers.ready, shards(bounds)),
             before: self.steadiness.before(),
-            // Before any worker is ready, more of them would say no more.
+            // While no worker is ready, adding workers would not show their rate.
             learning: self.last.is_none()
                 || seen.workers.ready == 0
                 || self.capacity.is_learning()
@@ -55,7 +56,7 @@ impl Model {
             standing: STANDING,
             arrivals: self.released.of(&self.arrivals),
         };
-        // No more than the number that is being tried.
+        // At most the number that is being tried.
         let most = self.trial.most(load.arrival).unwrap_or(f64::INFINITY);
         let most = most.min(self.unconfirmed(seen, &load, bounds).unwrap_or(f64::INFINITY));
         let surely = self.surely_enough(seen, &load, bounds).unwrap_or(f64::INFINITY);
@@ -115,7 +116,7 @@ impl Model {
         (Required { workers, wanted, limit, reason: sentence(&told) }, stage)
     }
 
-    /// Tries fewer workers where no learnt rate stands for their number.
+    /// Tries fewer workers where their number does not come from a learnt rate.
     pub(super) fn try_fewer(&mut self, seen: &Seen, bounds: &Bounds) {
         let arrival = self.coming().rate().unwrap_or(0.0);
         let brief = seen.waiting.age.is_some_and(|age| age < QUEUED.max(self.queue.look() * 2) + self.queue.look());
@@ -132,7 +133,7 @@ impl Model {
         let proven = self.trial.observe(Looked {
             at: seen.at,
             known: self.knows_rate(bounds),
-            // Where nothing comes, nothing has to be shown by a step either.
+            // Where no events arrive, no step has to confirm the number.
             calm: seen.nothing_to_do() || (brief && self.queue.knows_steps() && self.queue.calm(arrival)),
             danger,
             workers: self.steadiness.before().unwrap_or(seen.workers.ready),
@@ -151,8 +152,8 @@ impl Model {
         }
     }
 
-    /// A rate that an earlier run learnt adds no worker to those that have no queue, nor while what a worker does is being learnt and the target is not in
-    /// danger.
+    /// The most workers while no rate is confirmed: a rate that an earlier run learnt adds no worker where there is no queue, nor while the rate is
+    /// being learnt and the target is not in danger.
     fn unconfirmed(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
         let known = self.knows_rate(bounds);
         let danger = seen.waiting.age.is_none_or(|age| age >= bounds.target.mul_f64(STANDING));
@@ -161,8 +162,8 @@ impl Model {
         holds.then(|| worth(before, shards(bounds)))
     }
 
-    /// So many full workers are enough if each does no more than steps of the checkpoint have shown, where no rate was learnt from workers that were the
-    /// bottleneck.
+    /// The number of full workers that certainly suffices where no rate was learnt from workers that were the bottleneck: enough even if each does no
+    /// more than steps of the checkpoint have shown.
     fn surely_enough(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
         let known = self.knows_rate(bounds);
         let least = self.queue.least_each();
@@ -172,7 +173,7 @@ impl Model {
         told.then(|| Load { arrival, per_worker: Some(least), standing: 0.0, ..*load }.need().workers.max(1.0))
     }
 
-    /// A rate that an earlier run learnt takes no worker away by itself: it may be far too high. Fewer are tried step by step.
+    /// A rate that an earlier run learnt removes no worker by itself: it may be far too high. Fewer workers are tried step by step.
     fn not_below(&self, need: Need, surely: f64, bounds: &Bounds) -> Need {
         let known = self.knows_rate(bounds);
         let before = self.steadiness.before().filter(|_| !known).map_or(0.0, |before| worth(before, shards(bounds)));
@@ -181,7 +182,7 @@ impl Model {
         Need { workers: need.workers.max(least), ..need }
     }
 
-    /// The next two steps of the checkpoint will show what a worker does, in time for the target.
+    /// True when the next two steps of the checkpoint will show a worker's rate, in time for the target.
     fn learns_from_steps(&self, seen: &Seen, bounds: &Bounds) -> bool {
         let in_time = seen.waiting.age.is_some_and(|age| age < bounds.target.mul_f64(PATIENT));
         let since = self.queue_since.unwrap_or(seen.at);
@@ -192,8 +193,8 @@ impl Model {
             && seen.at.saturating_sub(since) < two_steps
     }
 
-    /// What waits is a queue, and not merely not committed. Before any step was seen that cannot be told: then workers are added once, and not before
-    /// half of the target is gone.
+    /// True when the waiting events are a queue, and not merely not committed yet. Before a step was seen, the two cannot be told apart: then workers
+    /// are added once, and not before half of the target has passed.
     fn is_queue(&self, seen: &Seen, bounds: &Bounds) -> bool {
         let arrival = self.coming().rate().unwrap_or(0.0);
         if !self.queue.knows_steps() {
@@ -203,7 +204,7 @@ impl Model {
         self.queue.outlasts_a_step(arrival) || self.queue.outgrown(arrival, seen.workers.ready)
     }
 
-    /// The rate to plan with: while events wait, what came within a target's time counts, too.
+    /// The arrival rate to plan with, in events per second: while events wait, the average over the target's time (3 to 10 s) counts, too.
     fn arrival(&self, seen: &Seen, bounds: &Bounds) -> f64 {
         let average = self.coming().rate().unwrap_or(0.0);
         let window = bounds.target.clamp(Duration::from_secs(3), Duration::from_secs(10));
@@ -212,7 +213,7 @@ impl Model {
         recent.map_or(average, |recent| recent.max(average)).max(seen.expected.unwrap_or(0.0))
     }
 
-    /// Keeps what rose for a while, and adds none where none would help.
+    /// Keeps a number that rose for a while, and adds no worker where none would help.
     fn steady(&mut self, seen: &Seen, bounds: &Bounds, stage: Stage, up: Fit, down: Fit) -> (u32, Fit) {
         let before = self.steadiness.before();
         let held = before.unwrap_or(seen.workers.ready).max(bounds.min).max(1);
@@ -223,7 +224,7 @@ impl Model {
             up = Fit { workers: up.workers.min(held), limit };
         }
         let rolling = seen.workers.rolling && seen.settled_for < ROLLS_AT_MOST;
-        // Nor before it is known how much arrives.
+        // Nor may workers be removed before it is known how many events arrive.
         let still = rolling || seen.settled_for < WARM_UP || self.coming().begins();
         let arrival = self.coming().rate().unwrap_or(0.0);
         let steady = self.steadiness.answer(seen.at, up.workers, down.workers.max(up.workers), still, arrival);
@@ -238,7 +239,7 @@ impl Model {
 
 fn within_connections(wanted: u32, limit: Limit, bounds: &Bounds) -> (u32, Limit) {
     match bounds.connections.filter(|connections| wanted > *connections) {
-        // One worker at least: without any, nothing would ever change.
+        // At least one worker: without any, nothing would ever change.
         Some(connections) => {
             let most = connections.max(1);
             (useful_workers(f64::from(wanted), shards(bounds), most).min(wanted), Limit::Connections)

@@ -12,8 +12,8 @@ pub(super) struct Progress {
     stuck_at: Option<String>,
 }
 
-/// A checkpoint and for how long it has been seen not to move while there was work. A sum, and no point in time, so that a clock that begins
-/// anew takes nothing away.
+/// A checkpoint, and for how long it has been seen not to move while there was work. That time is a sum and not a point in time, so that it survives
+/// a clock that starts again.
 #[derive(Clone, Debug)]
 struct Watched {
     checkpoint: CheckpointState,
@@ -39,7 +39,7 @@ impl Progress {
         let frozen_for = match &same {
             _ if waits == Some(false) => Duration::ZERO,
             Some(before) if before.waited_for => before.frozen_for + sample.at.saturating_sub(before.seen_at),
-            // For how long nobody remembers, but that it was long enough.
+            // For how long is not known, only that it was long enough.
             None if stuck_before => stuck_after,
             _ => Duration::ZERO,
         };

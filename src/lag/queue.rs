@@ -1,7 +1,8 @@
-//! What of the uncommitted events waits for a worker: a commit is not a queue.
+//! Estimates which of the uncommitted events wait for a worker: an event that is handled and only not committed yet is not in the queue.
 //!
-//! What a step of the checkpoint leaves is the queue. Until the next step it grows by what comes, and shrinks by what the ready workers can do meanwhile:
-//! `queued' = max(0, queued + came − able)`, row by row, until the row's next step puts it right. A row that is overdue stands, and all it has waits.
+//! The events that a step of the checkpoint leaves are the queue. Until the next step it grows by the events that arrive, and shrinks by what the
+//! ready workers can do meanwhile: `queued' = max(0, queued + came − able)`, row by row, until the row's next step corrects it. A row that is overdue
+//! has stopped, and all its events wait.
 
 use std::time::Duration;
 
@@ -10,43 +11,44 @@ use super::{
     cadence::{Cadence, Steps},
 };
 
-/// A row that has not moved for so many times the cadence is overdue.
+/// A row that has not moved for this many times the cadence is overdue.
 const OVERDUE: f64 = 1.5;
-/// The queue counts as none while a step leaves no more than what comes in so many seconds, or in two looks.
+/// There is no queue while a step leaves no more events than arrive in this many seconds, or in two looks.
 const CALM: f64 = 1.0;
 
-/// What workers take in is averaged over two steps and no less than so many seconds, and the most of it fades within so many.
+/// What workers take in is averaged over two steps and at least `AVERAGED` seconds; the highest average fades with a time constant of at least
+/// `SHOWN_FOR` seconds.
 const AVERAGED: f64 = 5.0;
 const SHOWN_FOR: f64 = 120.0;
-/// A step belongs to a time that is known up to a look: so much of what a worker was seen to do is sure.
+/// A step happened up to one look before it is seen: this share of what a worker was seen to do is certain.
 const SURELY: f64 = 0.85;
-/// So many times what the workers were seen to do is more than chance brings.
+/// An arrival rate of this many times what the workers were seen to do is more than chance.
 const OUTGROWN: f64 = 1.5;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     steps: Steps,
     rows: Vec<Row>,
-    /// When the rows were seen last, and how many events were uncommitted.
+    /// When the rows were last seen, and how many events were uncommitted then.
     seen: Option<(Duration, u64)>,
     look: f64,
-    /// What the workers took in per second from step to step, and the most of it lately: they can do that much at least.
+    /// Events per second that the workers took in from step to step, and the highest recent value: they can do at least that much.
     taken_in: f64,
     shown: f64,
-    /// The same for each worker that was ready, and the most of it: a worker can do that much at least.
+    /// The same for each ready worker, and the highest value: a worker can do at least that much.
     each: f64,
     least_each: f64,
-    /// Workers that are ready, and their seconds since the step before.
+    /// The ready workers, and the sum of the seconds that each has been ready since the step before.
     ready: u32,
     worker_seconds: f64,
-    /// Taken in since the step before, and when that was.
+    /// Events taken in since the step before, and when that was.
     open: (u64, Option<Duration>),
-    /// Steps that were seen.
+    /// The number of steps seen.
     count: u32,
     /// A step was seen at this look.
     stepped: bool,
     cadence: Option<Cadence>,
-    /// How long busy rows took from step to step, lately, in seconds.
+    /// How long busy rows recently took from step to step, in seconds.
     busy_step: f64,
 }
 
@@ -54,18 +56,18 @@ pub(super) struct Queue {
 struct Row {
     position: Position,
     pending: u64,
-    /// Since when its events have waited for a step, as far as that was seen.
+    /// Since when the row's events have waited for a step, as far as that was seen.
     since: Option<Duration>,
-    /// What the last step left.
+    /// Events that the last step left.
     left: u64,
     queued: f64,
     moved: bool,
     moved_at: Option<Duration>,
-    /// Events per second from its last step but one to its last, where it had a queue all that time, and when that began.
+    /// Events per second between its last two steps, where it had a queue all that time, and when that time began.
     rate: Option<(f64, Duration)>,
 }
 
-/// The rate and the number of workers that are ready, as far as the queue needs them.
+/// The arrivals and the ready workers, as far as the queue needs them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Able {
     /// Events per second that arrive.
@@ -73,7 +75,7 @@ pub(super) struct Able {
     /// Events per second of all ready workers together, once known.
     pub(super) capacity: Option<f64>,
     pub(super) ready: u32,
-    /// What is uncommitted was counted event by event, now and at the look before.
+    /// The uncommitted events were counted one by one, now and at the look before.
     pub(super) counted: bool,
 }
 
@@ -82,14 +84,15 @@ impl Queue {
         Self { steps: Steps::remembering(cadence), ..Self::default() }
     }
 
-    /// The next sample does not follow on the last one.
+    /// Forgets the rows: the next sample does not follow on the last one.
     pub(super) fn interrupt(&mut self) {
         self.rows.clear();
         self.seen = None;
         self.open = (0, None);
     }
 
-    /// Takes in a sample with so many uncommitted events. `arrived`: those that came since the last one, absent where this one does not follow on it.
+    /// Takes in a sample with `uncommitted` events. `arrived`: events that arrived since the last sample, absent where this one does not follow on
+    /// it.
     pub(super) fn observe(&mut self, sample: &Sample, uncommitted: u64, arrived: Option<u64>, able: Able) {
         let now = rows(sample, uncommitted);
         let follows = self.seen.filter(|(at, _)| *at < sample.at && self.rows.len() == now.len()).zip(arrived);
@@ -109,12 +112,12 @@ impl Queue {
         let each = able.arrival / f64::from(able.ready.max(1));
         self.cadence = self.steps.cadence(self.look, each);
         if self.cadence.is_none() && self.steps.known() {
-            // It moves all the time: whatever is uncommitted waits.
+            // The checkpoint moves all the time: all uncommitted events wait.
             self.rows.iter_mut().for_each(|row| row.queued = as_float(row.pending));
         }
     }
 
-    /// Of what is there at first, as much as a step takes is taken for handled where a cadence is remembered; else all of it waits.
+    /// Starts with a first sample: where a cadence is remembered, as many of its events as a step takes count as handled; otherwise all of them wait.
     fn begin(&mut self, now: &[(Position, u64)], uncommitted: u64, staleness: Option<Duration>, able: Able) {
         let each = able.arrival / f64::from(able.ready.max(1));
         let share = match (self.steps.cadence(self.look, each), staleness) {
@@ -138,9 +141,9 @@ impl Queue {
         self.rows = now.iter().map(row).collect();
     }
 
-    /// What each row that moved did since its step before: what all of them took in is shared out by how much less waits in each.
+    /// The rate of each row that moved, since its step before: the events that all rows took in are shared out by how many fewer wait in each.
     fn rates(&mut self, at: Duration, now: &[(Position, u64)], taken: u64, arrived: u64) {
-        // What came since the last look is taken as spread evenly.
+        // Arrivals since the last look count as spread evenly.
         let came = as_float(arrived) / of(now.len().max(1));
         let fewer = |row: &Row, pending: u64| (as_float(row.pending) + came - as_float(pending)).max(0.0);
         let pairs = || self.rows.iter().zip(now).filter(|(row, (position, _))| *position > row.position);
@@ -164,7 +167,7 @@ impl Queue {
                 row.queued += as_float(pending.saturating_sub(row.pending));
                 demand += row.queued;
                 row.since = match able.ready {
-                    // It waits for a worker to start, and not for a step.
+                    // The events wait for a worker to start, and not for a step.
                     0 => (*pending > 0).then_some(at),
                     _ => row.since.or((*pending > row.pending).then_some(at)),
                 };
@@ -181,14 +184,14 @@ impl Queue {
         }
     }
 
-    /// Learns from the rows that moved, and takes what they left for their queue.
+    /// Learns from the rows that moved, and takes the events that they left as their queue.
     fn learn(&mut self, at: Duration, taken: u64, arrived: u64, able: Able) {
         let calm = self.is_calm(able.arrival);
         let mut waited: Vec<f64> = Vec::new();
         let mut moved_rows = 0;
         for row in self.rows.iter_mut().filter(|row| row.moved) {
             moved_rows += 1;
-            // What was there at first had waited for nobody knows how long.
+            // Events that were there at the first look had waited for an unknown time.
             if let Some(since) = row.since {
                 waited.push((at - since).as_secs_f64());
             }
@@ -198,7 +201,7 @@ impl Queue {
         }
         let moved = moved_rows > 0;
         self.show(at, taken, moved, able);
-        // Rows that follow the head although nothing came are no steps.
+        // Rows that follow the head although no event arrived have made no step.
         if !moved || (arrived == 0 && taken == 0) {
             return;
         }
@@ -216,11 +219,11 @@ impl Queue {
     fn show(&mut self, at: Duration, taken: u64, moved: bool, Able { ready, counted, .. }: Able) {
         self.worker_seconds += self.look * f64::from(self.ready + ready) / 2.0;
         self.ready = ready;
-        // Not before the next steps have had the time to show as much.
+        // Fades so slowly that the next steps have the time to show as much.
         self.shown *= (-self.look / SHOWN_FOR.max(self.busy_step * 4.0)).exp();
         self.open.0 = self.open.0.saturating_add(taken);
         let Some(since) = self.open.1 else {
-            // From the first step on.
+            // The first step starts the count.
             (self.open, self.worker_seconds) = ((0, moved.then_some(at)), 0.0);
             return;
         };
@@ -246,7 +249,7 @@ impl Queue {
         let each = able.arrival / f64::from(able.ready.max(1));
         let Some(cadence) = self.steps.cadence(self.look, each) else { return };
         let longest = cadence.every.as_secs_f64() * OVERDUE + self.look * 2.0;
-        // At a smaller load a step by the number of events takes longer.
+        // At a smaller load a step that comes after a number of events takes longer.
         let too_many = self
             .steps
             .events()
@@ -259,7 +262,7 @@ impl Queue {
         }
     }
 
-    /// What the last steps left is no more than what comes in a moment.
+    /// True when the last steps left no more events than arrive in a moment.
     fn is_calm(&self, arrival: f64) -> bool {
         as_float(self.left()) <= self.in_a_moment(arrival)
     }
@@ -274,28 +277,29 @@ impl Queue {
         Duration::try_from_secs_f64(self.look).unwrap_or_default()
     }
 
-    /// A row moved at the last look.
+    /// True when a row moved at the last look.
     pub(super) fn stepped(&self) -> bool {
         self.stepped
     }
 
-    /// A step was seen, in this run or an earlier one.
+    /// True when a step was seen, in this run or an earlier one.
     pub(super) fn knows_steps(&self) -> bool {
         self.steps.known()
     }
 
-    /// From one step to the next, as far as known: the cadence, or what busy rows took lately.
+    /// The time from one step to the next, as far as known: the cadence, or what busy rows took recently if that is shorter or all that is known.
     pub(super) fn step(&self) -> Duration {
         let seconds = self.cadence.map_or(self.busy_step, |cadence| cadence.every.as_secs_f64().min(self.busy_step));
         Duration::try_from_secs_f64(seconds).unwrap_or_default()
     }
 
-    /// Rows are counted one by one, and move in steps: rates are told from step to step.
+    /// True when rows are counted one by one and move in steps: then rates are learnt from step to step.
     pub(super) fn tells_steps(&self) -> bool {
         self.rows.len() > 1 && self.cadence.is_some()
     }
 
-    /// Events that all rows together take in per second, each from step to step, where enough of them had a queue all that time, and that since then.
+    /// Events per second that all rows together take in, from step to step. Only where at least three quarters of the rows had a queue all that time,
+    /// and since `from`.
     pub(super) fn throughput(&self, from: Duration) -> Option<f64> {
         let rates = || self.rows.iter().filter_map(|row| row.rate).filter(|(_, since)| *since >= from);
         let busy = rates().count();
@@ -303,7 +307,7 @@ impl Queue {
         (self.rows.len() > 1 && busy * 4 >= self.rows.len() * 3).then(|| sum * of(self.rows.len()) / of(busy))
     }
 
-    /// More comes than the workers were seen to do lately, so that a queue may grow that no step has shown yet.
+    /// True when more events arrive than the workers were recently seen to do, so that a queue may grow that no step has shown yet.
     pub(super) fn outgrown(&self, arrival: f64, ready: u32) -> bool {
         // Each worker may have a step of its own.
         self.shown > 0.0 && self.count >= ready && arrival > self.shown * OUTGROWN
@@ -314,17 +318,17 @@ impl Queue {
         self.least_each * SURELY
     }
 
-    /// A worker no longer does what it did.
+    /// Forgets what a worker was seen to do at least: it no longer does so.
     pub(super) fn forget_least_each(&mut self) {
         (self.each, self.least_each) = (0.0, 0.0);
     }
 
-    /// What the workers were seen to take in per second, lately.
+    /// Events per second that the workers were recently seen to take in.
     pub(super) fn shown(&self) -> f64 {
         self.shown
     }
 
-    /// The last steps left a queue.
+    /// True when the last steps left a queue.
     pub(super) fn outlasts_a_step(&self, arrival: f64) -> bool {
         as_float(self.measured_left()) > self.in_a_moment(arrival)
     }
@@ -333,7 +337,7 @@ impl Queue {
         arrival * CALM.max(self.look * 2.0) + 2.0
     }
 
-    /// The last steps left no queue.
+    /// True when the last steps left no queue.
     pub(super) fn calm(&self, arrival: f64) -> bool {
         self.seen.is_some() && self.is_calm(arrival)
     }
@@ -343,12 +347,12 @@ impl Queue {
         self.rows.iter().map(|row| row.queued).sum()
     }
 
-    /// Events that the last step of each row left, and that are still there.
+    /// Events that the last step of each row left, and that are still uncommitted.
     fn left(&self) -> u64 {
         self.rows.iter().fold(0, |sum, row| sum.saturating_add(row.left))
     }
 
-    /// The same of rows of which a step was seen: measured, whatever a worker is thought to do.
+    /// The same, only for rows of which a step was seen: this is measured, and independent of any estimated rate.
     pub(super) fn measured_left(&self) -> u64 {
         self.rows.iter().filter(|row| row.moved_at.is_some()).fold(0, |sum, row| sum.saturating_add(row.left))
     }
@@ -365,11 +369,11 @@ impl Queue {
     }
 }
 
-/// Each row's position and uncommitted events: those of the shards where they are counted one by one, else one for all.
+/// Each row's position and uncommitted events: a row for each shard where shards are counted one by one, otherwise one row for all.
 fn rows(sample: &Sample, uncommitted: u64) -> Vec<(Position, u64)> {
     let positions = match &sample.checkpoint {
         CheckpointState::NeverCommitted => return Vec::new(),
-        // Any event that is done is a step.
+        // Any event that is handled is a step.
         CheckpointState::Handled(events) => {
             return vec![(Position(i64::try_from(*events).unwrap_or(i64::MAX)), uncommitted)];
         }

@@ -1,7 +1,7 @@
-//! Whether workers still help, or the read store is what all of them wait for.
+//! Whether more workers still help, or all of them wait for the read store.
 //!
-//! Workers that are added to a store with room do more together. Where throughput stays what it was although the workers are half as many again and
-//! have had time to warm up, each merely waits longer, and every further one makes it worse for whoever else uses the store.
+//! Workers that are added to a store with spare capacity do more together. Where the throughput stays the same although the workers are half as many
+//! again and have had time to warm up, each merely waits longer, and every further one slows down the other clients of the store.
 
 use std::time::Duration;
 

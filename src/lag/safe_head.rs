@@ -1,13 +1,13 @@
 //! The safe head of a log whose positions are handed out before their transactions commit.
 //!
-//! A sequence gives position 5 to one transaction and 6 to the next; the second may commit first. Whoever reads up to 6 then and
-//! remembers 6 never sees 5. What helps is to know who may still be writing: a transaction that holds a position holds a
-//! lock on the log's table or its sequence until it ends. So a head `H` that was read **before** the list of writers is safe as soon as
-//! each writer of that list has ended: whoever got a position up to `H` had it before `H` was read, and has either ended
-//! (its events are visible to every later snapshot, or will never be) or is in the list.
+//! A sequence gives position 5 to one transaction and 6 to the next; the second may commit first. A reader that reads up to 6 then and remembers 6
+//! never sees 5. So the reader must know which transactions may still be writing: a transaction that holds a position holds a lock on the log's table
+//! or its sequence until it ends. Therefore a head `H` that was read **before** the list of writers is safe as soon as each writer of that list has
+//! ended: a transaction that got a position up to `H` had it before `H` was read, and has either ended (its events are visible to every later
+//! snapshot, or will never be) or is in the list.
 //! Where no position is missing up to some point, that point is safe at once: nothing can appear in between.
 //!
-//! Frozen rows, long transactions on other tables and other databases do not matter to it, which they do to a rule by `xmin`.
+//! Frozen rows, and long transactions on other tables and in other databases, do not affect this rule; they would affect a rule by `xmin`.
 
 use std::{
     collections::{BTreeSet, VecDeque},

@@ -96,7 +96,7 @@ pub struct Pending {
     pub exact: bool,
 }
 
-/// What the server tells of the session behind a transaction. Each part is absent where the server does not show it.
+/// What the server reports of the session behind a transaction. Each part is absent where the server does not show it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SessionInfo {
     /// The `application_name` of its connection.
@@ -122,7 +122,7 @@ pub struct BlockingWriter {
     pub session: SessionInfo,
 }
 
-/// A hold shorter than this is how concurrent appends look, and not worth a word.
+/// A shorter hold is normal with concurrent appends, and is not reported.
 const SHORT_HOLD: Duration = Duration::from_secs(5);
 /// An event that a worker of the built-in projector cannot handle: its shard waits before it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -186,7 +186,8 @@ pub struct Sample {
     pub ahead_of_clock: Duration,
     /// The transaction that holds the safe head back, while the safe head is below the raw head.
     pub blocked_by: Option<BlockingWriter>,
-    /// True where the source is to tell of new events, or the built-in projector to read them, and cannot, since a pooler stands between.
+    /// True where the source should notify of new events, or the built-in projector should read the notifications, and cannot, since a pooler stands
+    /// between.
     pub unheard: bool,
     /// Events that are not handled although everything else goes on.
     pub faults: EventFaults,

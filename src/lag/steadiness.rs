@@ -52,7 +52,7 @@ impl Steadiness {
         Self { before, ..Self::default() }
     }
 
-    /// Somebody else's answer, which counts: as though it had been ours.
+    /// Takes in another replica's answer, which counts as though it had been this model's.
     pub(super) fn hear(&mut self, workers: u32) {
         self.heard = Some(workers);
     }
@@ -62,11 +62,11 @@ impl Steadiness {
         self.heard.or(self.before)
     }
 
-    /// The answer now: `up` is what the load needs, `down` (never less) what is enough with a margin to hold it. `still`: nothing may be taken away now.
-    /// `arrival`: events per second, by which a mistake is told from a load that grew.
+    /// The answer now: `up` is what the load needs, `down` (never less) what is enough with a margin to hold it. `still`: no worker may be removed
+    /// now. `arrival`: events per second, by which a mistake is distinguished from a load that grew.
     pub(super) fn answer(&mut self, now: Duration, up: u32, down: u32, still: bool, arrival: f64) -> u32 {
         if now < self.now {
-            // A clock that began anew: what it said of times means nothing now.
+            // The clock has started again: the times that were kept mean nothing now.
             *self = Self::remembering(self.before);
         }
         self.now = now;

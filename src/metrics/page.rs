@@ -1,7 +1,7 @@
-//! What the operator tells Prometheus about itself and about Projections.
+//! The metrics that the operator exposes to Prometheus, about itself and about Projections.
 //!
-//! Labels are namespaces and names of Projections, never texts of errors. Gauges of Projections are read from the snapshot when
-//! somebody asks, so those of a deleted one are gone with it.
+//! Labels are namespaces and names of Projections, never texts of errors. Gauges of Projections are read from the snapshot at each scrape, so those
+//! of a deleted Projection disappear with it.
 
 use std::{
     fmt,
@@ -161,7 +161,7 @@ fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// What Prometheus is told of a metric: a sentence and the value. Absent for those that would only repeat another or have no value.
+/// A metric's help text and value in Prometheus. Absent for metrics that would only repeat another or have no value.
 fn shown(metric: Metric) -> Option<(&'static str, Reading)> {
     Some(match metric {
         Metric::RequiredWorkers => ("Workers that hold the lag target, within the bounds", |measured| {

@@ -1,6 +1,6 @@
-//! A line for whoever audits: each request that was denied, whose it was, where it came from, what it asked and why it got nothing.
+//! The audit log: a line for each request that was denied, with its caller, where it came from, what it asked for and why it was denied.
 //!
-//! Says nothing of headers, bodies and queries: tokens are there.
+//! Contains no headers, bodies and queries: these may contain tokens.
 
 use std::net::SocketAddr;
 
@@ -12,9 +12,9 @@ pub(super) const NOBODY: &str = "";
 /// A request that is denied.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Denied<'a> {
-    /// Where its connection came from: the front proxy, for whom it passes on.
+    /// Where its connection came from: the front proxy, for callers that it passes on.
     pub(super) from: SocketAddr,
-    /// Whose it is; [`NOBODY`] where that is not known.
+    /// The caller's name; [`NOBODY`] where it is not known.
     pub(super) user: &'a str,
     pub(super) method: &'a Method,
     /// As it was sent, without the query. Bounded, and written with escapes.

@@ -1,7 +1,8 @@
-//! Who asks: by the aggregator's word, by a client certificate, by a token, or nobody.
+//! Identifies the caller of a request: by the front proxy's headers, by a client certificate or by a token. Without any of them the caller is
+//! unknown.
 //!
-//! The aggregator passes its callers on in headers. They count only on a connection whose client certificate the front proxy's
-//! authority signed for an allowed name; otherwise they are as if they were not there.
+//! The aggregator, as front proxy, names its callers in request headers. They count only on a connection whose client certificate was signed by the
+//! front proxy's authority for an allowed name; on any other connection they are ignored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +15,12 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Every caller who is somebody belongs to it.
+/// The group of every authenticated caller.
 const AUTHENTICATED: &str = "system:authenticated";
-/// Who is nobody in particular, by the names that the API server has for it and passes on.
+/// The user and the group of an anonymous caller, as the API server names and passes them on.
 const ANONYMOUS: &str = "system:anonymous";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
-/// Longer ones are no tokens of a cluster, and would only fill memory.
+/// The longest bearer token, in bytes. Longer ones are not tokens of a cluster, and would only fill memory.
 const LONGEST_TOKEN: usize = 8 * 1024;
 
 /// A caller.
@@ -31,13 +32,13 @@ pub struct User {
     pub uid: Option<String>,
     /// The groups.
     pub groups: BTreeSet<String>,
-    /// What else the authenticator said.
+    /// Further attributes that the authenticator gave.
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
-    /// In the group of those who are somebody, unless the caller is anonymous: what is granted to every authenticated user
-    /// would otherwise be granted to the world.
+    /// Adds the group of authenticated callers, unless the caller is anonymous: otherwise what is granted to every authenticated user would be
+    /// granted to everyone.
     pub(super) fn authenticated(mut self) -> Self {
         if self.name != ANONYMOUS && !self.groups.contains(UNAUTHENTICATED) {
             self.groups.insert(AUTHENTICATED.to_owned());
@@ -46,14 +47,14 @@ impl User {
     }
 }
 
-/// Whom to believe, as `kube-system/extension-apiserver-authentication` says.
+/// The authorities to trust, from the ConfigMap `kube-system/extension-apiserver-authentication`.
 #[derive(Clone, Debug, Default)]
 pub struct ClientAuthorities {
-    /// The ConfigMap has been read: until then a caller who cannot be told is not refused for good.
+    /// The ConfigMap has been read. Until then a caller that cannot be identified is asked to try again (503) and not refused (401).
     pub read: bool,
-    /// Who may pass callers on.
+    /// The front proxy, which may name other callers; `None` where the cluster has none.
     pub request_header: Option<RequestHeader>,
-    /// Who signs certificates of users.
+    /// The authorities that sign client certificates of users.
     pub client_authorities: Vec<TrustAnchor<'static>>,
 }
 
@@ -61,7 +62,7 @@ pub struct ClientAuthorities {
 #[derive(Clone, Debug)]
 pub struct RequestHeader {
     authorities: Vec<TrustAnchor<'static>>,
-    /// Empty: any name.
+    /// The common names that its certificate may have; if empty, any name.
     allowed_names: Vec<String>,
     username_headers: Vec<String>,
     uid_headers: Vec<String>,
@@ -73,7 +74,7 @@ impl ClientAuthorities {
     /// Reads the data of the ConfigMap.
     ///
     /// # Errors
-    /// Which key cannot be read, and why. A key that is absent only means that nobody is believed by it.
+    /// Names the key that cannot be read, and why. An absent key is no error: no caller is identified by it.
     pub fn from_config(data: &BTreeMap<String, String>) -> Result<Self, String> {
         let client_authorities = anchors(data, "client-ca-file")?;
         let authorities = anchors(data, "requestheader-client-ca-file")?;
@@ -93,7 +94,7 @@ impl ClientAuthorities {
         Ok(Self { read: true, request_header: usable.then_some(request_header), client_authorities })
     }
 
-    /// What a client certificate stands for.
+    /// What a client certificate says about its connection.
     pub fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Standing {
         let Some((leaf, intermediates)) = chain.split_first() else { return Standing::NoCertificate };
         let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Standing::Stranger };
@@ -118,7 +119,7 @@ impl ClientAuthorities {
         }
     }
 
-    /// The caller whom the front proxy names, if it names one.
+    /// The caller that the front proxy names in the headers; `None` if it names none.
     pub fn passed_on(&self, headers: &HeaderMap) -> Option<User> {
         let proxy = self.request_header.as_ref()?;
         let first = |names: &[String]| {
@@ -134,7 +135,7 @@ impl ClientAuthorities {
         };
         for (name, value) in headers {
             let (name, Some(value)) = (name.as_str(), text(value)) else { continue };
-            // Names of headers are lower case here already.
+            // Header names are in lower case here already.
             let key = proxy.extra_prefixes.iter().find_map(|prefix| name.strip_prefix(&prefix.to_ascii_lowercase()));
             if let Some(key) = key {
                 let key = percent_decode_str(key).decode_utf8_lossy().into_owned();
@@ -147,7 +148,7 @@ impl ClientAuthorities {
 
 #[cfg(any(test, fuzzing))]
 impl RequestHeader {
-    /// As most clusters have it, without an authority.
+    /// The header names that most clusters use, without an authority.
     pub(super) fn usual() -> Self {
         Self {
             authorities: Vec::new(),
@@ -160,25 +161,25 @@ impl RequestHeader {
     }
 }
 
-/// What a client certificate makes of a connection.
+/// What a client certificate says about its connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// There is none.
+    /// The connection has no client certificate.
     NoCertificate,
-    /// Nobody whom we believe signed it.
+    /// No trusted authority signed the certificate, or it is not valid now, or it is not for clients.
     Stranger,
-    /// It may pass callers on.
+    /// The certificate is the front proxy's, which may name other callers.
     FrontProxy,
-    /// It is this user's own.
+    /// The certificate is this user's own.
     User(User),
 }
 
-/// Names need not be ASCII.
+/// The value as UTF-8: names need not be ASCII.
 fn text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }
 
-/// A bearer token, if the request has one.
+/// The request's bearer token; `None` without one, or where it is too long.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
@@ -197,8 +198,8 @@ fn anchors(data: &BTreeMap<String, String>, key: &str) -> Result<Vec<TrustAnchor
         .collect()
 }
 
-/// True when the certificate lists client authentication among its usages. An authority may also sign certificates that say nothing of what
-/// they are for: these identify no client.
+/// True when the certificate lists client authentication among its usages. An authority may also sign certificates that list no usage: these identify
+/// no client.
 fn is_for_clients(certificate: &X509Certificate<'_>) -> bool {
     certificate.extended_key_usage().ok().flatten().is_some_and(|usage| usage.value.client_auth)
 }
@@ -210,7 +211,7 @@ fn signed_by(
     now: UnixTime,
 ) -> bool {
     let Ok(certificate) = EndEntityCert::try_from(leaf) else { return false };
-    // An intermediate authority may leave usages out, the certificate itself may not: see `is_for_clients`.
+    // Intermediate certificates need not list usages, the client certificate itself must: see `is_for_clients`.
     let usage = KeyUsage::client_auth();
     certificate.verify_for_usage(ALL_VERIFICATION_ALGS, authorities, intermediates, now, usage, None, None).is_ok()
 }

@@ -18,8 +18,8 @@ const CACHED_FOR: Duration = Duration::from_secs(10);
 const MOST_CACHED: usize = 4096;
 /// An answer that takes longer is none.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(6);
-/// Questions to the cluster at once. Whoever invents tokens can fill only the tokens' share, so that callers whom a certificate
-/// proves are not kept waiting.
+/// The most reviews in progress at once. A client that invents tokens can occupy only the share of the token reviews, so that callers with a client
+/// certificate are not kept waiting.
 const MOST_ACCESS_REVIEWS: usize = 32;
 const MOST_TOKEN_REVIEWS: usize = 8;
 /// For each of them, so many more wait at most: each holds a request and its headers in memory.
@@ -158,7 +158,7 @@ impl<R: Reviews> Gate<R> {
             return Ok(user);
         }
         let user = self.token_room.ask(self.reviews.user_of_token(token)).await?;
-        // Who has no name is nobody.
+        // A caller without a name is not identified.
         let user = user.filter(|user| !user.name.is_empty()).map(User::authenticated);
         self.tokens.put(token.to_owned(), user.clone());
         Ok(user)

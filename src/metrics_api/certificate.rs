@@ -137,8 +137,8 @@ fn first_pem(pem: &str) -> &str {
     pem.find(END).map_or(pem, |end| &pem[..end + END.len()])
 }
 
-/// Another serving certificate by the same authority; by a new one, should the old authority expire first. The old one stays trusted
-/// beside it, for as long as somebody may still serve with its certificate.
+/// Another serving certificate by the same authority; by a new one, should the old authority expire first. The old one stays trusted beside it, for
+/// as long as a replica may still serve with its certificate.
 ///
 /// # Errors
 /// As [`issue`].

@@ -1,4 +1,4 @@
-//! How many connections there may be at once, in all and from one address, and which of them give way when there are too many.
+//! How many connections there may be at once, in all and from one address, and which of them are closed when there are too many.
 //!
 //! A connection passes through these stages:
 //!
@@ -6,8 +6,9 @@
 //! 2. *Unidentified*: the handshake has ended, and no request on it had an identity so far.
 //! 3. *Identified*: a request on it had an identity. It is never closed for another one.
 //!
-//! A connection that showed a valid certificate of the front proxy is *vouched for*: it is the aggregator's, it counts against no limit of an address,
-//! and it never gives way. So connections that open and say nothing, also from the address of the API server itself, keep no read out.
+//! A connection that showed a valid certificate of the front proxy is *vouched for*: it is the aggregator's, it counts against no limit of an
+//! address, and it is never closed for another one. So connections that open and send nothing, even from the address of the API server itself, keep
+//! no read out.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,5 +1,5 @@
-//! What the API offers, in each form in which the aggregator and `kubectl` ask for it. Made from the [`Offer`] and from
-//! what another adapter has beside it, and anew when that changes.
+//! What the API offers, in each form in which the aggregator and `kubectl` ask for it. Made from the [`Offer`] and from the other metrics that
+//! another adapter has, and made again when those change.
 
 use std::collections::BTreeMap;
 

@@ -121,7 +121,7 @@ pub struct ReviewError(pub String);
 
 /// What only the cluster can answer about a caller.
 pub trait Reviews: Send + Sync + 'static {
-    /// Whose token this is; `None` if nobody's.
+    /// The user of this token; `None` if the token is not valid.
     fn user_of_token<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, ReviewError>>;
 
     /// Whether the user may do this; if not, why, in the cluster's words.

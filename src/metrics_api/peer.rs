@@ -1,4 +1,4 @@
-//! The other end of a connection: its certificate, judged anew for each set of authorities and every few seconds.
+//! The client of a connection: its certificate, verified again for each new set of authorities and every few seconds.
 
 use std::{
     net::SocketAddr,
@@ -39,8 +39,7 @@ impl Peer {
         self.from
     }
 
-    /// What the certificate stands for today. New authorities judge anew, so that a rotated one counts at once, on open
-    /// connections, too.
+    /// What the certificate stands for now. New authorities verify it again, so that a rotated one counts at once, on open connections, too.
     pub(super) fn standing(&self, authorities: &Arc<ClientAuthorities>) -> Standing {
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         match &*judged {

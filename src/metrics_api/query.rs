@@ -43,7 +43,7 @@ impl Query {
         Ok(Self { labels: labels.unwrap_or_default(), metric_labels: metric_labels.unwrap_or_default() })
     }
 
-    /// What was understood, as the end of a URL for somebody else; nothing else of what the caller wrote is in it.
+    /// The parsed query as the end of a URL for another adapter; nothing else of what the caller wrote is in it.
     pub(super) fn written(&self) -> String {
         let said = [("labelSelector", &self.labels), ("metricLabelSelector", &self.metric_labels)]
             .map(|(key, selector)| (key, selector.to_string()));

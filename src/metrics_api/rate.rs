@@ -1,6 +1,6 @@
-//! How often one caller may ask: a bucket of tokens for each user, so that a client that has run wild slows nobody but itself.
+//! The rate limit of each caller: a token bucket for each user, so that a client that sends too many requests slows only itself.
 //!
-//! The caller is whom a request is made for, not the front proxy that carries everybody's. Time comes in as an argument.
+//! The caller is the user for whom a request is made, not the front proxy, which passes on the requests of all users. Time comes in as an argument.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-/// About so many callers are remembered; beyond that those who have not asked for longest are forgotten, and begin anew.
+/// About how many callers are remembered. Beyond that, those who have not asked for longest are forgotten, and start again.
 const MOST_CALLERS: usize = 4096;
 
 /// How often a caller may ask.
@@ -44,7 +44,7 @@ impl Default for Rate {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Verdict {
     Granted,
-    /// Too many. `first` is true once for each time that the caller runs dry, so that somebody can be told without a flood.
+    /// The caller exceeds its limit. `first` is true once for each time that the bucket runs empty, so that it can be logged without a flood.
     Refused {
         first: bool,
     },

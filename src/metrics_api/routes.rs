@@ -1,4 +1,4 @@
-//! From a request to its answer: read it, find out who asks, ask whether they may, answer from memory.
+//! Handles one request: reads it, identifies the caller, asks the cluster whether the caller is authorized, and answers from memory.
 
 use std::{
     convert::Infallible,
@@ -31,7 +31,7 @@ use super::{
     target::{ObjectPath, Target},
 };
 
-/// As resources within a namespace these are the namespace's own, so that no role can grant them as metrics.
+/// Names under which no role can grant a metric: `namespaces/status` and `namespaces/finalize` are subresources of the namespace itself.
 const UNUSABLE: [&str; 2] = ["status", "finalize"];
 
 /// Everything that requests share.
@@ -39,7 +39,7 @@ pub(super) struct Api<V, R> {
     pub(super) values: V,
     pub(super) gate: Gate<R>,
     pub(super) callers: Callers,
-    /// By address: those of whom nobody knows yet who they are.
+    /// The rate limit by IP address, for callers that have not been identified yet.
     pub(super) strangers: Callers,
     pub(super) metrics: ApiMetrics,
     pub(super) authorities: watch::Receiver<Arc<ClientAuthorities>>,
@@ -47,11 +47,11 @@ pub(super) struct Api<V, R> {
     pub(super) discovery: ArcSwap<Discovery>,
     pub(super) openapi: OpenApi,
     pub(super) forwarders: Forwarders,
-    /// What other adapters have, as the discovery says.
+    /// The metrics that other adapters have, as the discovery lists them.
     pub(super) listed: Mutex<Listed>,
 }
 
-/// The one filter: every method and path comes here, so that every answer has the form that Kubernetes expects.
+/// The only filter: it takes every method and path, so that every answer has the form that Kubernetes expects.
 pub(super) fn filter<V: MetricValues, R: Reviews>(
     api: Arc<Api<V, R>>,
     peer: Arc<Peer>,
@@ -70,8 +70,8 @@ pub(super) fn filter<V: MetricValues, R: Reviews>(
     )
 }
 
-/// Refuses what is no request for a path of one host: CONNECT and OPTIONS of an asterisk, on which warp panics, and a request over HTTP/1.1 without
-/// exactly one valid `Host` (RFC 9112, section 3.2).
+/// Refuses a request that does not name a path of one host: CONNECT and `OPTIONS *`, on which warp panics, and a request over HTTP/1.1 without
+/// exactly one valid `Host` header (RFC 9112, section 3.2).
 pub(super) fn refusal<B>(request: &Request<B>) -> Option<Answer> {
     let refuse = |why: &str| Some(reply::failure(StatusCode::BAD_REQUEST, why.to_owned()));
     if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
@@ -87,7 +87,7 @@ pub(super) fn refusal<B>(request: &Request<B>) -> Option<Answer> {
     }
 }
 
-/// An empty host is allowed: it says that the target has none.
+/// True for a valid host name. An empty `Host` header is allowed: it says that the target has no host.
 fn is_host(value: &HeaderValue) -> bool {
     value.is_empty() || Authority::try_from(value.as_bytes()).is_ok_and(|authority| !authority.as_str().contains('@'))
 }
@@ -110,7 +110,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         };
         request.user = &user.name;
         peer.identified();
-        // Before the cluster is asked anything for it.
+        // The rate limit comes first, so that a refused request costs the cluster no access review.
         if let Verdict::Refused { first } = self.callers.take(&user.name, Instant::now()) {
             return too_many(request, first, &self.metrics);
         }
@@ -141,7 +141,8 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         self.read(&target, path, query, headers)
     }
 
-    /// Who has what cannot be ours, if anybody. Names that no role could grant are nobody's.
+    /// The adapter that serves this target instead of the operator, and the API version to ask it for; `None` where there is none. Metrics that no
+    /// role can grant (see `UNUSABLE`) are not forwarded.
     fn elsewhere(&self, target: &Target<'_>) -> Option<(&Forwarder, ApiVersion)> {
         match *target {
             Target::External { metric, .. } if !UNUSABLE.contains(&metric) => {
@@ -159,7 +160,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         self.offer.objects.as_ref().is_some_and(|measured| measured.resource == resource)
     }
 
-    /// Takes into the discovery what an adapter has of a version. True when that is news.
+    /// Stores which metrics another adapter has in a version, and rebuilds the discovery. Returns true when the list has changed.
     pub(super) fn has_listed(&self, version: ApiVersion, mut resources: Vec<DelegatedResource>) -> bool {
         self.forwarders.not_ours(&mut resources, version, &self.offer);
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -214,9 +215,9 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         })
     }
 
-    /// Who asks: request headers of the front proxy, then a client certificate of their own, then a token. A certificate or token
-    /// that nobody knows is an error and not an anonymous caller. Before the cluster is asked about a token, or a refusal is written down, its
-    /// address must not have asked too often.
+    /// Identifies the caller: by the front proxy's request headers, then by the connection's client certificate, then by a bearer token. A
+    /// certificate or token that is not recognized is an error; its caller is not treated as anonymous. The rate limit of the caller's address
+    /// applies before the cluster is asked about a token and before a refusal is logged.
     async fn user(&self, headers: &HeaderMap, peer: &Peer) -> Result<User, Unidentified> {
         let authorities = self.authorities.borrow().clone();
         let standing = peer.standing(&authorities);
@@ -250,13 +251,13 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
     }
 }
 
-/// Why it is not known who asks.
+/// Why the caller could not be identified.
 enum Unidentified {
     /// `first` as in [`Verdict::Refused`].
     TooOften {
         first: bool,
     },
-    /// Whose certificates count is not known yet.
+    /// The cluster's authorities of client certificates have not been read yet.
     TooEarly,
     Stranger,
     Nameless,
@@ -265,7 +266,7 @@ enum Unidentified {
 }
 
 impl Unidentified {
-    /// A caller learns no more than that he is not known; whoever audits learns why.
+    /// The caller learns only that it is not known (401); the audit log says why.
     fn answer(self, request: Denied<'_>, metrics: &ApiMetrics) -> Answer {
         let why = match self {
             Self::Stranger => "the client certificate is of nobody who is believed, or not valid now",
@@ -287,7 +288,7 @@ impl Unidentified {
     }
 }
 
-/// Why there is no answer.
+/// An error answer.
 struct Refusal {
     code: StatusCode,
     message: String,
@@ -311,8 +312,8 @@ fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
     answer.unwrap_or_else(|Refusal { code, message }| reply::failure(code, message))
 }
 
-/// Says no to who asks too often. Whoever reads the log is told once until there was a rest, not each time: the metric
-/// `metrics_api_throttled_requests` counts them.
+/// Answers 429 to a caller that exceeds its rate limit. Logs only the first refusal (`first`) until the caller has paused; the metric
+/// `metrics_api_throttled_requests` counts all of them.
 fn too_many(request: Denied<'_>, first: bool, metrics: &ApiMetrics) -> Answer {
     metrics.throttled.inc();
     let who = match request.user {
@@ -327,7 +328,7 @@ fn too_many(request: Denied<'_>, first: bool, metrics: &ApiMetrics) -> Answer {
     reply::failure(StatusCode::TOO_MANY_REQUESTS, message)
 }
 
-/// Says no in the words of RBAC.
+/// Answers 403 with a message in the form that RBAC uses.
 fn forbidden(request: Denied<'_>, attributes: &Attributes, why: &str) -> Answer {
     request.tell(StatusCode::FORBIDDEN, why);
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
@@ -335,7 +336,7 @@ fn forbidden(request: Denied<'_>, attributes: &Attributes, why: &str) -> Answer 
     reply::failure(StatusCode::FORBIDDEN, message)
 }
 
-/// Says no since nobody said yes.
+/// Answers 500: the cluster could not be asked, so the request is not authorized.
 fn unasked(request: Denied<'_>, what: &str, message: &str) -> Answer {
     tracing::warn!("{what}");
     request.tell(StatusCode::INTERNAL_SERVER_ERROR, message);

@@ -1,4 +1,4 @@
-//! The accept loop: bounded, patient with nobody, and closed with care.
+//! The accept loop: limits the number of connections and the time of each stage of a connection, and closes connections gracefully.
 
 use std::{
     net::SocketAddr,
@@ -43,41 +43,41 @@ use super::{
     tls::{self, CertificateWatch},
 };
 
-/// A connection on which no request had an identity ends after this, unless it is the front proxy's: probes are done by then.
+/// A connection ends after this time if no request on it has identified its caller, unless it is the front proxy's. Probes are done by then.
 const IDENTIFIED_WITHIN: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_HEADERS: usize = 64 * 1024;
 const MOST_STREAMS: u32 = 250;
-/// How long a connection lives that others may be better placed to serve: HTTP/2 keeps to one replica for as long as it lives, so
-/// that a replica that is new or back would get nothing.
+/// How long a connection lives. HTTP/2 keeps to one replica for as long as its connection lives, so that without this limit a new or restarted
+/// replica would get no requests.
 pub const CONNECTION_AGE: Duration = Duration::from_secs(300);
-/// A connection that is to end and has asked nothing yet gets so long to ask: closed before, it would fail that request.
+/// How long a connection that is to end and has not sent a request yet gets to send one: if it were closed before, that request would fail.
 const FIRST_REQUEST: Duration = Duration::from_secs(3);
 /// How long requests under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Connections of the queue that are still taken in when the server stops.
+/// How many connections in the listen queue are still accepted when the server stops.
 const LAST_CALL: usize = 512;
 
-/// What the server is made of.
+/// What the server needs.
 pub struct ServeOptions<V, R> {
     /// The serving certificate; until there is one, handshakes fail.
     pub certificate: CertificateWatch,
-    /// Whom to believe.
+    /// The authorities of client certificates that the cluster publishes.
     pub authorities: watch::Receiver<Arc<ClientAuthorities>>,
-    /// What to offer.
+    /// The metrics APIs to offer.
     pub offer: Offer,
-    /// Who is asked for what is not ours.
+    /// The adapters to which requests for other metrics are forwarded.
     pub delegates: Delegates,
     /// The values.
     pub values: V,
-    /// Questions to the cluster.
+    /// Asks the cluster whose token a request has, and what its caller may read.
     pub reviews: R,
-    /// How often one caller may ask.
+    /// The rate limit of each caller.
     pub rate: Rate,
-    /// When connections are asked to end, a fifth sooner or later, so that they do not all come back at once. See [`CONNECTION_AGE`].
+    /// The age at which connections are asked to end, give or take a fifth, so that clients do not all reconnect at once. See [`CONNECTION_AGE`].
     pub connection_age: Duration,
-    /// Where to count.
+    /// The metrics to count in.
     pub metrics: ApiMetrics,
 }
 
@@ -114,14 +114,14 @@ pub async fn serve<V: MetricValues, R: Reviews>(
     });
     let limiter = Arc::new(ConnectionLimiter::default());
     let (stop, stopped) = watch::channel(false);
-    // Ends with this function.
+    // The background tasks end when this function returns.
     let mut background = JoinSet::new();
     for index in 0..api.forwarders.all().count() {
         background.spawn(follow_list(api.clone(), index));
     }
     let mut connections = JoinSet::new();
     let admit = |connections: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
-        // Closed at once instead of kept waiting: there may be another replica.
+        // A connection beyond the limits is closed at once instead of kept waiting: its client may reach another replica.
         let Some(permit) = limiter.accept(from.ip()) else {
             return tracing::debug!("a connection of {from} to the metrics API was refused: there are too many");
         };
@@ -143,14 +143,14 @@ pub async fn serve<V: MetricValues, R: Reviews>(
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => admit(&mut connections, stream, canonical(from)),
                 Err(error) => {
-                    // Out of file descriptors, mostly: accepting again at once would only spin.
+                    // Usually the process is out of file descriptors: accepting again at once would only spin.
                     tracing::warn!("a connection to the metrics API could not be accepted: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
         }
     }
-    // Those in the queue have been told that somebody listens: they get their first answer, too.
+    // The kernel has completed the connections in the listen queue, so their clients expect an answer: each still gets its first one.
     for _ in 0..LAST_CALL {
         let Some(Ok((stream, from))) = listener.accept().now_or_never() else { break };
         admit(&mut connections, stream, canonical(from));
@@ -164,13 +164,13 @@ pub async fn serve<V: MetricValues, R: Reviews>(
     Ok(())
 }
 
-/// An IPv4 address that came through an IPv6 listener, in its own form.
+/// An IPv4 address that came through an IPv6 listener, in its IPv4 form.
 fn canonical(from: SocketAddr) -> SocketAddr {
     SocketAddr::new(from.ip().to_canonical(), from.port())
 }
 
-/// Keeps what one adapter has in the discovery, for ever. A list that cannot be had leaves the last one in force: it may be old, but a
-/// metric that disappears from discovery would take autoscalers with it.
+/// Keeps one adapter's metrics in the discovery up to date, for ever. When the list cannot be read, the last one stays in force: it may be old, but
+/// when a metric disappears from the discovery, the autoscalers that read it stop scaling.
 async fn follow_list<V: MetricValues, R: Reviews>(api: Arc<Api<V, R>>, index: usize) {
     let Some(forwarder) = api.forwarders.all().nth(index) else { return };
     let mut failing: Option<Instant> = None;
@@ -221,14 +221,14 @@ async fn connection<V: MetricValues, R: Reviews>(
     age: Duration,
     mut stopped: watch::Receiver<bool>,
 ) {
-    // Small answers must not wait for more.
+    // Small answers must not wait for more data (Nagle's algorithm).
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!("a TLS handshake failed: {error}"),
         Err(_) => return tracing::debug!("a TLS handshake took too long"),
     };
-    // What was agreed on, and nothing else on second thought.
+    // The server uses the protocol that ALPN agreed on, and no other.
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
@@ -276,9 +276,9 @@ async fn connection<V: MetricValues, R: Reviews>(
         result = connection.as_mut() => return log_end(result),
         () = time_to_go => {}
     }
-    // HTTP/2's GOAWAY: what is under way or on its way is answered, what is new goes to a new connection.
+    // HTTP/2's GOAWAY: requests in progress or on their way are answered, new requests go to a new connection.
     connection.as_mut().graceful_shutdown();
-    // Who does not take the hint is cut off.
+    // A client that keeps the connection after that is cut off.
     if let Ok(result) = tokio::time::timeout(DRAIN, connection).await {
         log_end(result);
     }

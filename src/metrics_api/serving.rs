@@ -1,4 +1,4 @@
-//! A serving certificate with its key, ready for handshakes, whoever issued it.
+//! A serving certificate with its key, ready for handshakes, from any issuer.
 
 use std::sync::Arc;
 

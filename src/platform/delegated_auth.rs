@@ -1,6 +1,6 @@
-//! What the metrics API asks of the cluster about its callers: whom to believe, whose token it is, who may read.
+//! What the metrics API asks of the cluster about its callers: which authorities to trust, whose token a request has, and what a caller may read.
 //!
-//! Creates reviews, which are questions and change nothing.
+//! Creates reviews, which only ask and change nothing.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::metrics_api::{self, Attributes, ClientAuthorities, ReviewError, Reviews, User};
 use crate::platform::errors::{in_words, log_interrupted_watch};
 
-/// Where every cluster says whom extension API servers are to believe.
+/// The ConfigMap in which every cluster publishes the authorities that extension API servers trust.
 const CONFIG_NAMESPACE: &str = "kube-system";
 const CONFIG_NAME: &str = "extension-apiserver-authentication";
 /// A review that takes longer has failed.
@@ -129,7 +129,7 @@ fn access_review(user: &User, attributes: &Attributes) -> SubjectAccessReviewSpe
     let verb = Some(attributes.verb().to_owned());
     match attributes {
         Attributes::Resource(resource) => {
-            // Destructured: a field that were forgotten here would grant what nobody granted.
+            // Destructured, so that the compiler reports a new field: leaving one out would allow what was not granted.
             let metrics_api::ResourceAttributes { group, version, namespace, resource, name, subresource } = resource;
             let said = |part: &String| Some(part.clone()).filter(|part| !part.is_empty());
             spec.resource_attributes = Some(ResourceAttributes {

@@ -1,8 +1,8 @@
-//! Which replica reconciles: the one that holds the Lease.
+//! Leader election: only the replica that holds the Lease reconciles.
 //!
-//! A pure [`decide`] and a loop around it. Expiry is judged by when *we* saw the Lease change, on our own clock that never goes
-//! back: the clocks of two nodes may differ by more than the Lease lasts. A leader that cannot renew steps down before anybody
-//! else can take over.
+//! The pure function [`decide`] and a loop around it. Whether the Lease has expired is judged by when *this replica* saw it change, on its own
+//! monotonic clock: the clocks of two nodes may differ by more than the Lease lasts. A leader that cannot renew the Lease steps down before another
+//! replica can take over.
 
 use std::time::Duration;
 
@@ -23,23 +23,23 @@ use crate::{
     platform::errors::in_words,
 };
 
-/// How long a Lease holds without being renewed.
+/// How long a Lease is valid without being renewed.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How often the leader renews.
+/// How often the leader renews the Lease.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// How often the others look.
+/// How often the other replicas read the Lease.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A leader that has not renewed for so long stops leading; what it still has under way ends before the Lease does.
+/// A leader that has not renewed for this long stops leading; what it has in progress ends before the Lease expires.
 const STEP_DOWN_AFTER: Duration = Duration::from_secs(10);
-/// No request may take longer, or the leader would notice too late that it is cut off.
+/// The longest that a request may take: with a longer one the leader would notice too late that it is cut off.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Who we are and which Lease it is about.
+/// This replica's name, and the Lease to follow.
 #[derive(Clone, Debug)]
 pub struct LeaderSettings {
     /// The operator's namespace.
     pub namespace: String,
-    /// Our name, unique among the replicas.
+    /// The name of this replica, unique among the replicas.
     pub identity: String,
     /// The Lease's name.
     pub lease_name: String,
@@ -48,24 +48,24 @@ pub struct LeaderSettings {
 /// What to do about the Lease now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Decision {
-    /// There is none: create it.
+    /// There is no Lease: create it.
     Create,
-    /// It is free or has expired: take it.
+    /// The Lease is free or has expired: take it.
     Take,
-    /// It is ours: renew it.
+    /// This replica holds the Lease: renew it.
     Renew,
-    /// Somebody else holds it.
+    /// Another replica holds the Lease: wait.
     Wait,
 }
 
-/// What identifies one state of the Lease: any renewal changes it.
+/// Identifies one state of the Lease: any renewal changes it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Mark {
     holder: Option<String>,
     renewed: Option<Timestamp>,
 }
 
-/// The newest state of the Lease that we saw, and when we first saw it (time on our own clock).
+/// The newest state of the Lease that this replica saw, and when it first saw that state (time on its own clock).
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Observed {
     mark: Mark,
@@ -74,7 +74,7 @@ struct Observed {
 }
 
 impl Observed {
-    /// Keeps the time of the first look at an unchanged Lease.
+    /// Takes in what the Lease says. `since` stays the same while the Lease does not change.
     fn update(before: Option<Self>, lease: &LeaseSpec, now: Duration) -> Self {
         let mark = Mark {
             holder: lease.holder_identity.clone().filter(|holder| !holder.is_empty()),
@@ -102,7 +102,7 @@ fn decide(lease: Option<&LeaseSpec>, me: &str, observed: Option<&Observed>, now:
     }
 }
 
-/// The Lease as we would write it.
+/// The Lease as this replica writes it.
 fn written(before: Option<&LeaseSpec>, me: &str, decision: Decision, wall: Timestamp) -> LeaseSpec {
     let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or(0);
     let acquired = before.and_then(|spec| spec.acquire_time.clone());
@@ -116,9 +116,9 @@ fn written(before: Option<&LeaseSpec>, me: &str, decision: Decision, wall: Times
     }
 }
 
-/// Follows the Lease until `shutdown`, telling through `leading` whether we hold it, and through `following` whether another replica
-/// does, as far as we know; then gives it back, so that another replica need not wait for it to expire. While we hold it, each renewal tells
-/// what `outdated` answers.
+/// Follows the Lease until `shutdown`. Publishes through `leading` whether this replica holds it, and through `following` whether another replica
+/// does, as far as is known. At the end gives the Lease back, so that another replica need not wait for it to expire. While this replica holds the
+/// Lease, each renewal writes the answer of `outdated` into an annotation.
 pub async fn run(
     client: Client,
     settings: LeaderSettings,
@@ -164,18 +164,18 @@ struct Follower<O> {
     settings: LeaderSettings,
     started: Instant,
     observed: Option<Observed>,
-    /// The Lease as we last wrote it: the leader renews without reading first.
+    /// The Lease as this replica last wrote it: the leader renews it without reading it first.
     held: Option<Lease>,
-    /// When our last successful write was sent.
+    /// When this replica's last successful write was sent.
     renewed: Option<Instant>,
-    /// Whose status does not tell what we ask for.
+    /// Returns the Projections whose status does not show the number of workers that this replica asks for.
     outdated: O,
-    /// The same as the Lease tells it.
+    /// The same, as the Lease's annotation says.
     told: Outdated,
 }
 
 impl<O: FnMut() -> Outdated> Follower<O> {
-    /// One look, with a write if we may; returns whether we lead.
+    /// Reads the Lease once, and writes it if this replica may; returns whether this replica leads.
     async fn turn(&mut self) -> bool {
         let sent = Instant::now();
         match tokio::time::timeout(REQUEST_TIMEOUT, self.attempt()).await {
@@ -198,7 +198,7 @@ impl<O: FnMut() -> Outdated> Follower<O> {
         self.renewed.is_some_and(|renewed| renewed.elapsed() < STEP_DOWN_AFTER)
     }
 
-    /// By the newest Lease that we saw, whether or not it can be read now.
+    /// Judged by the newest Lease that this replica saw, even if the Lease cannot be read now.
     fn another_leads(&self) -> bool {
         let observed = self.observed.as_ref();
         observed.is_some_and(|observed| observed.is_held_by_another(&self.settings.identity, self.started.elapsed()))
@@ -233,7 +233,7 @@ impl<O: FnMut() -> Outdated> Follower<O> {
                 let metadata = ObjectMeta { name: Some(self.settings.lease_name.clone()), ..ObjectMeta::default() };
                 self.leases.create(&PostParams::default(), &Lease { metadata, spec }).await
             }
-            // The resource version is part of it: whoever writes second is refused.
+            // The update contains the resource version: of two replicas that write, the API server refuses the second.
             Some(mut lease) => {
                 let annotations = lease.metadata.annotations.get_or_insert_default();
                 match (self.outdated)().to_annotation() {
@@ -248,7 +248,7 @@ impl<O: FnMut() -> Outdated> Follower<O> {
                 self.held = Some(lease);
                 Ok(true)
             }
-            // Somebody else wrote first; the next look tells who.
+            // Another replica wrote first; the next turn reads which one.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn anothers_is_taken_only_after_it_lasted_unchanged_by_our_clock() {
-        // Its own time stamp is years old: that says nothing but that the clocks differ.
+        // The other replica's time stamp is years old: that says only that the clocks differ.
         let theirs = spec("other", 100);
         let observed = seen(&theirs, 50);
         assert_eq!(decide(Some(&theirs), "me", Some(&observed), seconds(50)), Decision::Wait);

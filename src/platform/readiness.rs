@@ -1,6 +1,7 @@
-//! When this replica may be asked: it knows the cluster, has its certificate, knows whom to believe, and has measured once.
+//! When this replica is ready: it has listed the cluster's objects, has its certificate, knows the authorities of client certificates, and has
+//! measured once.
 //!
-//! Readiness only. Liveness never depends on the cluster: restarting us would not mend it.
+//! Readiness only. Liveness never depends on the cluster: a restart of the operator would not repair it.
 
 use tokio::sync::watch;
 
@@ -36,7 +37,7 @@ pub async fn may_reconcile(lists: Vec<watch::Receiver<bool>>, done: watch::Sende
         become_true(list).await;
     }
     done.send_replace(true);
-    // Whoever listens takes the end of the sender for the end of the operator.
+    // Receivers take the end of the sender for the end of the operator.
     done.closed().await;
 }
 

@@ -10,16 +10,16 @@ pub type Unserved = BTreeMap<String, String>;
 /// Where an APIService leads.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Registration {
-    /// To our Service.
+    /// To the operator's Service.
     Ours,
-    /// Nowhere: there is none.
+    /// Nowhere: there is no such APIService.
     Missing,
-    /// To somebody else, who is named.
+    /// To another Service, or to the API server itself; the text names which.
     Foreign(String),
 }
 
 impl Registration {
-    /// `service` as it is in the cluster; `namespace` and `name` are our Service's.
+    /// `service` as it is in the cluster; `namespace` and `name` are those of the operator's Service.
     pub fn of(service: Option<&APIService>, namespace: &str, name: &str) -> Self {
         let Some(service) = service else { return Self::Missing };
         let Some(target) = service.spec.as_ref().and_then(|spec| spec.service.as_ref()) else {

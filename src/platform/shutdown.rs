@@ -28,7 +28,7 @@ impl Shutdown {
         Ok(Self(receiver))
     }
 
-    /// As somebody else asks.
+    /// Asked for through `asked`.
     #[cfg(test)]
     pub(crate) fn following(asked: watch::Receiver<bool>) -> Self {
         Self(asked)
@@ -43,7 +43,7 @@ impl Shutdown {
     pub fn asked(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut receiver = self.0.clone();
         async move {
-            // Without a sender nobody can ask any more: end, too.
+            // Without a sender no request to stop can come any more: end, too.
             let _ = receiver.wait_for(|asked| *asked).await;
         }
     }

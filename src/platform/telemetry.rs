@@ -61,7 +61,7 @@ fn quiet_libraries(levels: &str) -> impl Iterator<Item = &'static str> {
     libraries.into_iter().filter(move |_| !named)
 }
 
-/// Binds the port, so that a taken one is told at the start.
+/// Binds the port, so that a port that is in use is reported at the start.
 ///
 /// # Errors
 /// When it is taken.
@@ -142,7 +142,7 @@ mod tests {
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         ask.send_replace(true);
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
-        // Nothing of that is a reason to begin anew.
+        // None of that is a reason for a restart.
         for path in ["/livez", "/healthz"] {
             assert!(get(address, path).await.starts_with("HTTP/1.1 200"));
         }

@@ -75,7 +75,7 @@ async fn stop_operator(client: &Client, settings: &UninstallSettings) -> Result<
     let what = || format!("scaling the Deployment {}/{} to 0", settings.namespace, settings.deployment);
     let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
     match deployments.patch_scale(&settings.deployment, &PatchParams::default(), &none).await {
-        // Already gone: nobody can put anything back.
+        // The operator is already deleted and cannot put anything back.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         result => result.map_err(|source| UninstallError::Api { what: what(), source })?,
     };

@@ -1,4 +1,4 @@
-//! What a worker of the built-in projector is told to do: the file that the operator mounts.
+//! The configuration of a worker of the built-in projector: the file that the operator mounts.
 //!
 //! No connection string is part of it: those come by the environment, from a Secret, and this comes from a ConfigMap that anybody
 //! in the namespace may read.

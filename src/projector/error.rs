@@ -1,4 +1,4 @@
-//! What goes wrong in a worker, in words for whoever reads its log at night.
+//! The errors of a worker, worded for an engineer who reads its log at night.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -196,7 +196,8 @@ pub(super) fn failure(error: &Error) -> Failure {
         _ if *code == SqlState::READ_ONLY_SQL_TRANSACTION
             || *code == SqlState::INVALID_SQL_STATEMENT_NAME
             || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
-            // Somebody altered a table under us. Others of that code, such as a unit that `date_trunc` does not know, are an event's.
+            // A user altered a table while the worker ran. Other errors with that code, such as a unit that `date_trunc` does not know, are an
+            // event's.
             || is_stale_plan(answer) =>
         {
             Failure::Connection

@@ -18,7 +18,7 @@ use crate::{
 
 /// For opening a connection.
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// For one statement on the source; the server is told to give up a little earlier.
+/// For one statement on the source; the server's own limit is a little shorter.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How many events one statement looks at, at most, in search of those of the shards in hand: a bound for its time.
 const WINDOW: i64 = 50_000;
@@ -169,7 +169,7 @@ impl Reader {
         })
     }
 
-    /// True when the source tells of new events.
+    /// True when the source notifies of new events.
     pub(super) fn listens(&self) -> bool {
         self.listens
     }
@@ -271,7 +271,7 @@ impl Reader {
         if begin <= from && from < end {
             return Ok(end.min(until));
         }
-        // There are no more events than positions, so that most times nobody needs to count.
+        // There are no more events than positions, so that most times counting is not necessary.
         if until.saturating_sub(from) <= WINDOW {
             return Ok(until);
         }

@@ -41,7 +41,7 @@ impl Health {
 /// Serves until dropped.
 ///
 /// # Errors
-/// When nobody may listen there.
+/// When the process cannot listen on the address.
 pub(super) async fn serve(
     address: SocketAddr,
     health: Health,

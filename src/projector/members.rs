@@ -1,7 +1,7 @@
-//! Which workers there are: announces this one, keeps its lease, and looks around.
+//! Which workers there are: announces this one, keeps its lease, and lists the others.
 //!
-//! On a connection of its own, so that a lease is kept while a long statement of the user's runs. Decides nothing: whoever gets the
-//! [`View`] does.
+//! Uses a connection of its own, so that the lease is kept while a long statement of the user's runs. Decides nothing: the receiver of the [`View`]
+//! does.
 
 use std::{future::Future, time::Duration};
 

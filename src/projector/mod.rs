@@ -1,8 +1,8 @@
 //! The built-in projector: a worker that runs the user's SQL for each event against the read store, effects and checkpoint in
 //! one transaction.
 //!
-//! Knows no cluster: it is told by a file and two connection strings, and shares the work with its siblings through leases in the
-//! read store alone.
+//! Uses no Kubernetes API: its input is a file and two connection strings, and it shares the work with the other workers through leases in the read
+//! store alone.
 
 mod batch;
 mod checkpoint;

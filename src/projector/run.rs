@@ -1,4 +1,4 @@
-//! A worker from start to end: connects, sets up, works, and begins anew with growing pauses when a database fails it.
+//! A worker from start to end: connects, sets up, works, and starts again after growing pauses when a database fails.
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
@@ -100,7 +100,7 @@ fn application_name(projection: &str) -> String {
 }
 
 impl Life {
-    /// Begins anew until told to stop.
+    /// Works, and starts again after failures, until `stop`.
     async fn lives(&self, mut stop: watch::Receiver<bool>) -> Result<(), ProjectorError> {
         let mut failures = 0_u32;
         loop {

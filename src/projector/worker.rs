@@ -41,7 +41,7 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 enum Step {
     /// There may be more.
     Worked,
-    /// Nothing to do for so long, unless something is told.
+    /// Nothing to do for this long, unless a notification comes.
     Rest(Duration),
 }
 
@@ -216,7 +216,7 @@ impl Worker {
                 return Ok(Step::Worked);
             }
             Fetch::WentBack => {
-                // To be looked for anew before anything else is read.
+                // It is determined again before anything else is read.
                 self.safe = i64::MIN;
                 return Ok(Step::Rest(self.rest(false)));
             }

@@ -1,6 +1,6 @@
-//! What a Projection's spec means: which server is asked what, and where the checkpoint is. Pure.
+//! What a Projection's spec means: which server to ask for what, and where the checkpoint is. Pure.
 //!
-//! Whoever measures reads a [`Resolved`] and not the spec, so that defaults and bounds are applied in one place.
+//! The sampler reads a [`Resolved`] and not the spec, so that defaults and bounds are applied in one place.
 
 mod connection;
 

@@ -25,8 +25,8 @@ impl Default for WorkerKind {
 }
 
 impl WorkerKind {
-    /// How often a worker looks who else is there, and which shards are its own. The built-in projector's are told at once; others share a log as a
-    /// consumer group does, whose members learn of each other by asking every now and then.
+    /// How often a worker looks which other workers there are, and which shards are its own. The built-in projector's workers are notified at once;
+    /// others share a log as a consumer group does, whose members learn of each other by asking every now and then.
     pub(super) fn looks_every(self) -> Duration {
         match self.checkpoints {
             Checkpoints::Following => Duration::ZERO,
@@ -78,7 +78,7 @@ impl FromStr for Commits {
 pub enum Checkpoints {
     /// A row a shard, counted exactly; the row of a shard with nothing to do follows the head, as those of the built-in projector do.
     Following,
-    /// A row a shard, counted exactly, since the column with an event's shard is told. A row stays at its shard's last event.
+    /// A row a shard, counted exactly, since the column with an event's shard is given. A row stays at its shard's last event.
     Shard,
     /// The same rows, without knowing which event is whose: the lowest row counts for all, which makes an upper bound.
     ShardUnknown,

@@ -1,7 +1,7 @@
 //! The event source: a log that grows by the trace. Exact about each event's time of arrival.
 //!
-//! Arrivals are a line that rises piece by piece; the event at position `k` arrives when the line reaches `k`. So the age of any event is told
-//! without keeping any. Which shard it belongs to is told by [`super::deal`].
+//! Arrivals are a line that rises piece by piece; the event at position `k` arrives when the line reaches `k`. So the age of any event can be
+//! computed without storing any. Its shard is computed by [`super::deal`].
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ pub struct State<'a> {
     pub replicas: i32,
     /// The workers that there are, oldest first, ready or not.
     pub workers: &'a [Worker],
-    /// What one busy worker really handles now, in events per second. For policies that are told so; a real one has to find out.
+    /// What one busy worker really handles now, in events per second. For policies that are given this number; a real one has to find it out.
     pub per_worker: f64,
     /// Events per second that really arrive now. For policies with perfect foresight.
     pub arriving: f64,

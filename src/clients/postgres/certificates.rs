@@ -92,7 +92,7 @@ fn has_signed(
 /// Whether the certificate is for this host, by libpq's rules: names of the host's kind, and where there is none, the common name.
 ///
 /// # Errors
-/// For whom it is, in words.
+/// The names that the certificate is for, as a text.
 pub(super) fn is_for(certificate: &CertificateDer<'_>, host: &ServerName<'_>) -> Result<(), String> {
     let unreadable = || "the server's certificate cannot be read".to_owned();
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| unreadable())?;

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::api::Reason;
 
-/// Notifications that wait to be taken. What comes beyond is dropped: whoever has so many waiting is awake already.
+/// The most notifications that wait to be taken. Further ones are dropped: a client with so many waiting is awake already.
 const MOST_NOTIFICATIONS: usize = 256;
 
 /// Why there is no connection. Messages hold no secret.
@@ -101,7 +101,7 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Takes the notifications away, for whoever waits for them apart from the statements.
+    /// Takes the notifications away, for a task that waits for them apart from the statements.
     pub fn take_notifications(&mut self) -> mpsc::Receiver<String> {
         let (_, none) = mpsc::channel(1);
         std::mem::replace(&mut self.notifications, none)
@@ -239,7 +239,7 @@ where
 {
     let (sender, notifications) = mpsc::channel(MOST_NOTIFICATIONS);
     let driver = tokio::spawn(async move {
-        // Ends with the connection; the failure itself reaches whoever waits for a statement.
+        // Ends with the connection; the failure itself reaches the task that waits for a statement.
         while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
             if let AsyncMessage::Notification(notification) = message {
                 let _ = sender.try_send(notification.channel().to_owned());

@@ -68,7 +68,7 @@ struct Refusal {
 }
 
 impl Database {
-    /// A database that nobody has connected to yet.
+    /// A database to which no connection was made yet.
     pub fn new(identity: ConnectionIdentity) -> Self {
         Self {
             identity,
@@ -90,8 +90,8 @@ impl Database {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// The channels to listen on, on this connection and every later one. Takes effect with the next lease. Not through a pooler: notifications
-    /// would go to the pooler, or to whoever uses the server's process next.
+    /// The channels to listen on, on this connection and every later one. Takes effect with the next lease. Not through a pooler: notifications would
+    /// go to the pooler, or to the next client that uses the server's process.
     pub fn listen(&self, channels: BTreeSet<String>) {
         *self.channels.lock().unwrap_or_else(PoisonError::into_inner) = channels;
     }
@@ -171,7 +171,7 @@ impl Database {
             while notifications.recv().await.is_some() {
                 wake.notify_one();
             }
-            // The connection has ended: whoever waits should learn why at once.
+            // The connection has ended: tasks that wait should learn why at once.
             wake.notify_one();
         });
         Ok(Live { session, listening: BTreeSet::new(), forwarder })

@@ -27,7 +27,7 @@ pub(super) enum SslMode {
     Allow,
     /// TLS where the server offers it and it succeeds.
     Prefer,
-    /// TLS, whoever the server is; as `VerifyCa` where an authority is given.
+    /// TLS without verifying the server; as `VerifyCa` where an authority is given.
     Require,
     /// TLS with a certificate of an authority.
     VerifyCa,
@@ -172,7 +172,7 @@ impl ConnectionSettings {
         self.hosts.first().map(|(host, _, port)| shown(host, *port)).unwrap_or_default()
     }
 
-    /// Which database it is, whoever connects: the same text for the same address and name.
+    /// Identifies the database, whatever the user: the same text for the same address and name.
     pub fn database(&self) -> String {
         format!("{}/{}", self.address(), self.config.get_dbname().unwrap_or_default())
     }

@@ -10,7 +10,7 @@ use super::sqlstate::condition_name;
 
 /// Server messages are cut here, so that a hostile server cannot fill a status.
 const LONGEST: usize = 300;
-/// Where the server makes errors whose words, code and names somebody wrote into a function: `raise` of PL/pgSQL.
+/// The server's routine that raises errors whose message, code and names the author of a function chose: `raise` of PL/pgSQL.
 const RAISED: &str = "exec_stmt_raise";
 /// Where the server finds that a prepared statement no longer fits its tables.
 const STALE_PLAN: &str = "RevalidateCachedQuery";
@@ -46,7 +46,7 @@ pub fn named(answer: &DbError) -> String {
     named
 }
 
-/// True when a prepared statement no longer fits its tables, as far as the server tells: it is to be prepared anew.
+/// True when a prepared statement no longer fits its tables, as far as the server shows: it has to be prepared again.
 pub fn is_stale_plan(answer: &DbError) -> bool {
     *answer.code() == SqlState::FEATURE_NOT_SUPPORTED && answer.routine().is_none_or(|routine| routine == STALE_PLAN)
 }

@@ -1,4 +1,4 @@
-//! A short memory of failures: who has just not answered is not asked again at once, so that nobody waits for nothing. Pure.
+//! A circuit breaker: an adapter that has just not answered is not asked again at once, so that no request waits for nothing. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     failures: u32,
-    /// Until when nobody asks, and why.
+    /// Until when the adapter is not asked, and why.
     open: Option<(Instant, String)>,
 }
 

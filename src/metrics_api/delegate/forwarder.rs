@@ -73,8 +73,8 @@ impl Forwarder {
         &self.versions
     }
 
-    /// Reads values of a version. `path_and_query` must be written by us from what the caller was judged by: an adapter that read another
-    /// path in the caller's own spelling would answer what nobody allowed.
+    /// Reads values of a version. The operator must write `path_and_query` itself, from the parts by which the caller was authorized: with the
+    /// caller's own spelling an adapter might read another path, which was not authorized.
     pub(in crate::metrics_api) async fn read(&self, version: ApiVersion, path_and_query: &str) -> Answer {
         let unavailable = |why: &str| {
             reply::failure(

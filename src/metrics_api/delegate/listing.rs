@@ -14,7 +14,7 @@ const LONGEST_NAME: usize = 253;
 /// What the adapters have, of each version.
 pub(in crate::metrics_api) type Listed = BTreeMap<ApiVersion, Vec<DelegatedResource>>;
 
-/// A metric of somebody else: for `external.metrics.k8s.io` by its name, otherwise `resource/metric`.
+/// A metric of another adapter: for `external.metrics.k8s.io` by its name, otherwise `resource/metric`.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(in crate::metrics_api) struct DelegatedResource {
     /// The name.

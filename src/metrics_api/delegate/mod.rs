@@ -27,8 +27,8 @@ pub trait Delegate: Send + Sync + 'static {
     /// By which a person knows it, such as `the service keda/keda-operator-metrics-apiserver`.
     fn name(&self) -> &str;
 
-    /// What it answers to a GET of this path and query, under the operator's own name. Follows no redirect, and reads no more than
-    /// `most_bytes`. Need not bound the time it takes: whoever asks drops it.
+    /// Sends a GET of this path and query with the operator's own identity, and returns the answer. Follows no redirect, and reads no more than
+    /// `most_bytes`. Need not limit its time: the caller drops the future.
     fn get<'a>(
         &'a self,
         path_and_query: &'a str,
@@ -45,7 +45,7 @@ pub struct DelegateAnswer {
     pub body: Bytes,
 }
 
-/// Why there is no answer. The message is for whoever reads `kubectl describe hpa`.
+/// Why there is no answer. The message is for users, who see it in `kubectl describe hpa`.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DelegateError {
     /// It was not reached, or not trusted.

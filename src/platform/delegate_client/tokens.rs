@@ -1,6 +1,6 @@
-//! The token with which another adapter is asked: of a ServiceAccount that may read that adapter's metrics and nothing else.
+//! The token for requests to another adapter: of a ServiceAccount that may read that adapter's metrics and nothing else.
 //!
-//! Not the operator's own: whoever receives a token can use it, and the operator's can make Deployments.
+//! The operator's own token is not used: the receiver of a token can use it, and the operator's allows creating Deployments.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub trait Tokens: Send + Sync + 'static {
     /// A token that holds for a while.
     fn token(&self) -> BoxFuture<'_, Result<String, String>>;
 
-    /// The adapter did not take this token: the ServiceAccount may have been made anew, whose old tokens are worth nothing.
+    /// The adapter did not accept this token: the ServiceAccount may have been deleted and created again, which makes its old tokens invalid.
     fn not_taken<'a>(&'a self, token: &'a str) -> BoxFuture<'a, ()>;
 }
 
@@ -43,7 +43,7 @@ impl ServiceAccountTokens {
     }
 
     async fn current(&self) -> Result<String, String> {
-        // Whoever comes while one is fetched waits for that one.
+        // A request that comes while a token is being fetched waits for that token.
         let mut newest = self.newest.lock().await;
         let held = newest.as_ref().map(|(since, token)| (since.elapsed(), token.clone()));
         if let Some((age, token)) = &held

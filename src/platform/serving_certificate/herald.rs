@@ -1,7 +1,7 @@
-//! Events about APIServices that do not lead to us, published by whoever leads, and about those that were taken over, by whoever did it.
+//! Publishes Events about APIServices: the leader reports those that do not lead to this operator, and each replica reports those that it took over.
 //!
-//! They are about the operator's own Service, to which the APIServices should lead: an APIService lives in no namespace, and Events about
-//! it would need rights in `default`.
+//! The Events are about the operator's own Service, to which the APIServices should lead. An APIService is in no namespace, and Events about it would
+//! need permissions in `default`.
 
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Service},
@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, watch};
 use super::{CertificateSettings, Taken};
 use crate::{api::Reason, names, platform::errors::in_words, platform::registration::Unserved};
 
-/// Publishes an Event for each change, while `leading`, until `shutdown`. `identity` tells which replica did.
+/// Until `shutdown`, publishes an Event for each change of `unserved` while `leading`, and for each of `taken`. `identity` names this replica in the
+/// Events.
 pub async fn tell(
     client: Client,
     settings: CertificateSettings,
@@ -32,10 +33,10 @@ pub async fn tell(
     tokio::pin!(shutdown);
     loop {
         let now = unserved.borrow_and_update().clone().filter(|_| *leading.borrow_and_update());
-        // Not of what was switched off on purpose.
+        // APIServices that were switched off on purpose are not reported.
         let now: Option<Unserved> =
             now.map(|now| now.into_iter().filter(|(name, _)| settings.api_services.contains(name)).collect());
-        // Whoever leads next tells what is wrong then, so what is told is forgotten with the lead.
+        // The next leader reports every problem itself, so a replica that stops leading forgets what it has reported.
         let news = now.as_ref().map(|now| news(&told, now)).unwrap_or_default();
         told = now.unwrap_or_default();
         if !news.is_empty()
@@ -57,7 +58,7 @@ pub async fn tell(
     }
 }
 
-/// An APIService and what to say of it, with the kind of Event.
+/// The name of an APIService, the reason of the Event, and its message.
 type News = (String, Reason, String);
 
 fn news(told: &Unserved, now: &Unserved) -> Vec<News> {
@@ -82,7 +83,7 @@ async fn publish(
             type_: if reason == Reason::MetricsNotServed { EventType::Warning } else { EventType::Normal },
             reason: reason.as_str().to_owned(),
             note: Some(note),
-            // Tells apart Events of one reason.
+            // Tells apart Events with the same reason.
             action: format!("Observe:{name}"),
             secondary: Some(ObjectReference {
                 api_version: Some(APIService::api_version(&()).into_owned()),

@@ -1,15 +1,14 @@
-//! The metrics API's serving certificate, and that the aggregator finds it and trusts it.
+//! Keeps the metrics API's serving certificate, and sees to it that the aggregator finds the metrics API and trusts the certificate.
 //!
-//! Either it is our own (see [`own`]): kept in a Secret, made once by whichever replica is first, renewed before it expires, and made known
-//! through the APIServices. Or it is given: somebody else, such as cert-manager, keeps the Secret and the APIServices' `caBundle`, and
-//! neither is written here.
+//! Either the certificate is the operator's own (see [`own`]): kept in a Secret, issued once by the first replica that needs it, renewed before it
+//! expires, and made known through the APIServices. Or it is given: another controller, such as cert-manager, keeps the Secret and the APIServices'
+//! `caBundle`, and the operator writes neither.
 //!
-//! Follows the one Secret and the APIServices by watches; writes only when something is missing, about to expire or wrong. An
-//! APIService that points to somebody else's service is reported (see [`herald`]), and changed only where the administrator wants it taken over
-//! (see [`takeover`]).
+//! Watches the Secret and the APIServices; writes only when something is missing, about to expire or wrong. An APIService that leads to another
+//! Service is reported (see [`herald`]), and changed only where the administrator wants it taken over (see [`takeover`]).
 //!
-//! A change of our authority fails no read: the new one is announced beside the old one before anybody serves with it (see [`trust`]), and a
-//! Secret that somebody deleted is written again with what is served.
+//! A change of the operator's own authority fails no read: the new authority is announced beside the old one before any replica serves with it (see
+//! [`trust`]). A deleted Secret is written again with the certificate that is served.
 
 mod herald;
 mod own;
@@ -46,33 +45,33 @@ use crate::{
     platform::registration::{Registration, Unserved},
 };
 
-/// How often expiry is looked at when nothing else happens.
+/// How often the expiry is checked when nothing else happens.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
-/// How soon a failed attempt is repeated.
+/// How long after a failed attempt the next one starts.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// How long every API server has to hear of a new authority before anybody serves with it.
+/// How long every API server has to learn of a new authority before a replica serves with it.
 const SETTLE: Duration = Duration::from_secs(5);
-/// How long after its start, and after a change of authority, a replica takes into account that others serve with another one.
+/// How long after its start, and after a change of authority, a replica assumes that other replicas serve with another authority.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// So often an APIService is looked at again at once when somebody else wrote it meanwhile.
+/// How often an APIService is read again at once when another client has written it meanwhile.
 const CONFLICTS: u32 = 4;
 
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
-/// Whose certificate, and where it is kept.
+/// Which certificate to keep, and where.
 #[derive(Clone, Debug)]
 pub struct CertificateSettings {
     /// The operator's namespace.
     pub namespace: String,
     /// The Service in front of the metrics API.
     pub service: String,
-    /// The Secret that somebody else keeps the certificate in; `None`: we keep one of our own.
+    /// The Secret in which another controller keeps the certificate; `None`: the operator keeps one of its own.
     pub given: Option<String>,
     /// The APIServices that lead to it.
     pub api_services: Vec<String>,
-    /// Point those here that lead to somebody else.
+    /// Whether to take over APIServices that lead to another Service.
     pub take_over: bool,
 }
 
@@ -82,8 +81,8 @@ impl CertificateSettings {
     }
 }
 
-/// Keeps the certificate until `shutdown`; `current` always holds the newest. `unserved` tells which APIServices do not lead to us, once
-/// that is known, and `taken` which were taken over.
+/// Keeps the certificate until `shutdown`. `current` always holds the newest one. `unserved` reports which APIServices do not lead to this operator,
+/// once that is known, and `taken` reports which ones were taken over.
 pub async fn run(
     client: Client,
     settings: CertificateSettings,
@@ -145,9 +144,9 @@ struct Keeper {
     settings: CertificateSettings,
     current: watch::Sender<Option<Arc<ServingCertificate>>>,
     unserved: watch::Sender<Option<Unserved>>,
-    /// What is served, where it is our own.
+    /// The certificate that is served, where it is the operator's own.
     own: Option<CertificateBundle>,
-    /// Until then, somebody may serve with another authority than we do.
+    /// Until this time another replica may serve with another authority than this one.
     lingers_until: Instant,
     takings: Takings,
 }
@@ -157,15 +156,15 @@ impl Keeper {
         Api::namespaced(self.client.clone(), &self.settings.namespace)
     }
 
-    /// Something leads elsewhere that is to be taken over, only not at once.
+    /// True while an APIService that is to be taken over still leads elsewhere.
     fn has_to_wait(&self) -> bool {
         self.settings.take_over && self.unserved.borrow().as_ref().is_some_and(|unserved| !unserved.is_empty())
     }
 
-    /// Something changed in the Secret or in an APIService; what, `keep` looks up itself.
+    /// Yields an item for each change of the Secret or of an APIService; `keep` reads what has changed.
     fn changes(&self) -> stream::BoxStream<'static, ()> {
         let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-        // Of a deleted one, too.
+        // `touched_objects` reports deleted ones, too.
         let secret = watcher(self.secrets(), named(&self.settings.secret_name()));
         let mut all = vec![secret.default_backoff().touched_objects().map(drop).boxed()];
         for name in &self.settings.api_services {
@@ -190,7 +189,7 @@ impl Keeper {
         needed.extend(old);
         let registered = self.register(&needed).await;
         if held.is_some() && registered.is_err() {
-            // What is served is still trusted: no reason to serve with what may not be.
+            // The API server still trusts the certificate that is served; it may not trust the new one.
             return registered;
         }
         if old.is_some() {
@@ -212,7 +211,8 @@ impl Keeper {
         });
     }
 
-    /// What somebody else put into the Secret. What cannot be used changes nothing: what is served may still be good.
+    /// Reads the certificate that another controller has put into the Secret. One that cannot be used changes nothing: the one that is served may
+    /// still be valid.
     async fn given(&self) -> Result<ServingCertificate, KeepError> {
         let name = self.settings.secret_name();
         let secret = self.secrets().get_opt(&name).await;
@@ -231,12 +231,13 @@ impl Keeper {
         Ok(serving)
     }
 
-    /// Looks where the APIServices lead, and has those that lead to us trust these authorities; none: that is somebody else's matter.
+    /// Reads where the APIServices lead, and makes those that lead to this operator trust these authorities. Without any, `caBundle` is left to the
+    /// other controller.
     async fn register(&mut self, authorities: &[&str]) -> Result<(), KeepError> {
         let mut result = Ok(());
         let mut unserved = self.unserved.borrow().clone().unwrap_or_default();
         for name in self.settings.api_services.clone() {
-            // What cannot be read now is as it was.
+            // For an APIService that cannot be read now, the last result stays.
             match self.announce(&name, authorities).await {
                 Ok(Some(complaint)) => {
                     if unserved.get(&name) != Some(&complaint) {
@@ -252,8 +253,8 @@ impl Keeper {
         result
     }
 
-    /// Answers what is wrong with an APIService that does not lead to us. Where somebody wrote it meanwhile, looks again: nothing may be served
-    /// yet that the API server does not trust.
+    /// Returns what is wrong with an APIService that does not lead to this operator. Tries again where another client has written it meanwhile: a
+    /// certificate may be served only once the API server trusts its authority.
     async fn announce(&mut self, name: &str, authorities: &[&str]) -> Result<Option<String>, KeepError> {
         for _ in 0..CONFLICTS {
             match self.try_announce(name, authorities).await {
@@ -295,12 +296,12 @@ impl Keeper {
     }
 }
 
-/// The patch with which an APIService trusts these authorities; `None` if it does.
+/// The patch that makes an APIService trust these authorities; `None` if it trusts them already.
 fn distrusts(service: &APIService, authorities: &[&str], lingering: bool) -> Option<serde_json::Value> {
     let spec = service.spec.as_ref();
     let anybody = spec.and_then(|spec| spec.insecure_skip_tls_verify) == Some(true);
     let held = spec.and_then(|spec| spec.ca_bundle.as_ref()).map(|held| String::from_utf8_lossy(&held.0).into_owned());
-    // Who trusts anybody may have no authority beside, so that nothing is lost.
+    // An APIService that skips TLS verification can have no `caBundle`, so that this overwrites none.
     let ca_bundle = trust::ca_bundle(held.as_deref().unwrap_or_default(), authorities, lingering)?;
     Some(json!({
         "metadata": {"resourceVersion": service.resource_version()},

@@ -1,4 +1,4 @@
-//! A Secret of our own: made, renewed and written back where it is missing.
+//! The operator's own Secret with the serving certificate: issues it, renews it, and writes it again where it is missing.
 
 use std::collections::BTreeMap;
 
@@ -22,19 +22,19 @@ const CA_KEY: &str = "ca.key";
 /// What to do about the Secret.
 #[derive(Debug)]
 enum Plan {
-    /// It holds a certificate that will do.
+    /// The Secret holds a certificate that can be used.
     Keep(CertificateBundle),
-    /// There is none, or none that can be read, and what is served will do: write it again, so that nobody has to learn a new authority.
+    /// The Secret is missing or cannot be read, and the certificate that is served can still be used: write that one again, so that no API server has
+    /// to learn a new authority.
     Restore(CertificateBundle),
-    /// There is none anywhere: issue everything.
+    /// There is no certificate to use: issue an authority and a certificate.
     Issue,
-    /// The certificate expires soon or is made out to other names: issue another one under the same authority, so that
-    /// nobody has to learn a new one.
+    /// The certificate expires soon or is for other names: issue another one under the same authority, so that no API server has to learn a new one.
     Renew(CertificateBundle),
 }
 
 impl Keeper {
-    /// What the Secret holds, after making or renewing it where that is due.
+    /// Returns the certificate in the Secret, after issuing or renewing it where that is due.
     pub(super) async fn bundle(&self, held: Option<&CertificateBundle>) -> Result<CertificateBundle, KeepError> {
         let name = self.settings.secret_name();
         let failed = |source| KeepError::Secret { name: name.clone(), source };
@@ -59,7 +59,7 @@ impl Keeper {
                     let metadata = ObjectMeta { owner_references: self.owner().await?, ..ObjectMeta::default() };
                     secrets.create(&PostParams::default(), &self.secret(&bundle, metadata)).await
                 }
-                // With its resource version: of two replicas, one writes and the other reads again.
+                // The update contains the resource version: of two replicas, one writes and the other reads again.
                 Some(old) => secrets.replace(&name, &PostParams::default(), &self.secret(&bundle, old.metadata)).await,
             };
             match written {
@@ -70,7 +70,7 @@ impl Keeper {
         }
     }
 
-    /// The Service, whose certificate goes when it goes: an uninstallation leaves no key behind.
+    /// The Service owns the Secret, so that both are deleted together: an uninstallation leaves no key behind.
     async fn owner(&self) -> Result<Option<Vec<OwnerReference>>, KeepError> {
         let name = self.settings.service.clone();
         let services: Api<Service> = Api::namespaced(self.client.clone(), &self.settings.namespace);
@@ -154,14 +154,15 @@ mod tests {
         assert!(matches!(plan(Some(&whole), None, &settings(), later), Plan::Renew(_)));
         assert!(matches!(plan(None, None, &settings(), now), Plan::Issue));
         assert!(matches!(plan(Some(&garbage), None, &settings(), now), Plan::Issue));
-        // Deleted or spoilt while it is served: the very same goes back, since the aggregator trusts its authority.
+        // The Secret is deleted or unreadable while its certificate is served: the same certificate goes back, since the aggregator trusts its
+        // authority.
         for secret in [None, Some(&garbage)] {
             assert!(
                 matches!(plan(secret, Some(&bundle), &settings(), now), Plan::Restore(held) if held.cert_pem == bundle.cert_pem)
             );
             assert!(matches!(plan(secret, Some(&bundle), &settings(), later), Plan::Renew(_)));
         }
-        // What another replica stored counts more than what this one holds.
+        // The certificate that another replica stored takes precedence over the one that this replica holds.
         let other = certificate::issue("projectionist", "system", now).unwrap();
         assert!(
             matches!(plan(Some(&whole), Some(&other), &settings(), now), Plan::Keep(kept) if kept.cert_pem == bundle.cert_pem)

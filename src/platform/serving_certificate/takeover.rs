@@ -1,5 +1,5 @@
-//! Points an APIService that leads to another adapter here, and makes it anew where it goes with that adapter: only where the administrator
-//! said so, and never without a word.
+//! Points an APIService that leads to another adapter to this operator, and creates it again when it is deleted together with that adapter. Does so
+//! only where the administrator has allowed it, and reports it each time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,9 +14,9 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{CertificateSettings, KeepError, trust};
 use crate::names;
 
-/// One APIService is not taken more often than this: whoever keeps writing it is reported, not fought.
+/// The least time between two take-overs of one APIService: if another client keeps writing it, the operator reports that and does not compete.
 pub(super) const TAKEN_EVERY: Duration = Duration::from_secs(60);
-/// With these cert-manager's injector would write another adapter's authority into it for ever.
+/// With these annotations cert-manager's injector would write another adapter's authority into the APIService for ever.
 const INJECTIONS: [&str; 3] =
     ["cert-manager.io/inject-ca-from", "cert-manager.io/inject-ca-from-secret", "cert-manager.io/inject-apiserver-ca"];
 /// The Service's port for TLS.
@@ -27,18 +27,18 @@ const PORT: i32 = 443;
 pub struct Taken {
     /// Its name.
     pub(super) name: String,
-    /// A sentence that says what it was before.
+    /// A sentence that says where it led before.
     pub(super) note: String,
 }
 
-/// What was taken when, and who is told.
+/// When each APIService was last taken over, and the channel that reports take-overs.
 pub(super) struct Takings {
     pub(super) tell: mpsc::UnboundedSender<Taken>,
     pub(super) last: BTreeMap<String, Instant>,
 }
 
 impl Takings {
-    /// Takes an APIService over, with these authorities. False where it was taken a moment ago.
+    /// Takes an APIService over, with these authorities. Returns false where it was taken over a moment ago or there is nothing to take.
     pub(super) async fn take(
         &mut self,
         services: &Api<APIService>,
@@ -56,13 +56,13 @@ impl Takings {
         self.last.insert(name.clone(), Instant::now());
         let note = note(service, settings);
         tracing::warn!("{note}");
-        // Nobody hears it only while the operator ends.
+        // The receiver is gone only while the operator ends.
         let _ = self.tell.send(Taken { name, note });
         Ok(true)
     }
 }
 
-/// An APIService that nobody has, to be made by server-side apply: the right to create one can be bound to its name only so.
+/// Creates a missing APIService. By server-side apply, since only then can RBAC limit the permission to create to this name.
 pub(super) async fn make(
     services: &Api<APIService>,
     name: &str,
@@ -70,7 +70,7 @@ pub(super) async fn make(
     authorities: &[&str],
 ) -> Result<bool, KeepError> {
     let Some(made) = new(name, settings, authorities) else { return Ok(false) };
-    // Not by force: what somebody else made meanwhile is theirs.
+    // Not forced: an APIService that another client has made meanwhile stays that client's.
     let applied = services.patch(name, &PatchParams::apply(names::FIELD_MANAGER), &Patch::Apply(made)).await;
     match applied {
         Ok(_) => tracing::info!("made the APIService {name}, which nobody had"),
@@ -90,7 +90,7 @@ fn new(name: &str, settings: &CertificateSettings, authorities: &[&str]) -> Opti
             "group": group,
             "version": version,
             "groupPriorityMinimum": 100,
-            // As in the chart: the preferred version has the higher one.
+            // As in the chart: the preferred version has the higher priority.
             "versionPriority": if version == "v1beta2" { 200 } else { 100 },
             "service": {"namespace": settings.namespace, "name": settings.service, "port": PORT},
             "caBundle": ByteString(ca_bundle.into_bytes()),
@@ -98,7 +98,7 @@ fn new(name: &str, settings: &CertificateSettings, authorities: &[&str]) -> Opti
     }))
 }
 
-/// `None` where there is nothing to take: no authority of ours, or an API that the API server serves itself.
+/// `None` where there is nothing to take over: the operator has no authority, or the API server serves the API itself.
 fn patch(service: &APIService, settings: &CertificateSettings, authorities: &[&str]) -> Option<Value> {
     let led_to_a_service = service.spec.as_ref().is_some_and(|spec| spec.service.is_some());
     let ca_bundle = trust::ca_bundle("", authorities, false).filter(|_| led_to_a_service && !authorities.is_empty())?;
@@ -173,7 +173,7 @@ mod tests {
         assert!(change["spec"]["caBundle"].is_string());
         let note = note(&theirs, &settings());
         assert!(note.contains("keda/keda-metrics:443") && note.contains("system/projectionist"), "{note}");
-        // Without an authority that the aggregator could trust, and where the API server serves it itself.
+        // `None` without an authority that the aggregator could trust, and where the API server serves the API itself.
         assert_eq!(patch(&theirs, &settings(), &[]), None);
         assert_eq!(patch(&leading_to(None), &settings(), &[&ca]), None);
     }

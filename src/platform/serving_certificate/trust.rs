@@ -1,6 +1,6 @@
-//! Which authorities an APIService is to trust, so that no moment of a change fails a read. Pure.
+//! Which authorities an APIService has to trust, so that no read fails while the authority changes. Pure.
 
-/// More are never written: what somebody left there must not pile up.
+/// The most certificates to write: those that other replicas have left there must not accumulate.
 const MOST: usize = 4;
 
 /// The certificates in a PEM text.
@@ -12,8 +12,8 @@ pub(super) fn certificates(pem: &str) -> Vec<&str> {
     whole.filter_map(|part| part.find(BEGIN).map(|begin| &part[begin..])).filter(|one| one.ends_with(END)).collect()
 }
 
-/// What to write instead of `held`; `None` if it does. `needed` are the authorities that somebody serves with or is about to. While `lingering`,
-/// another replica may serve with one that this one does not know any more, or not yet: nothing is taken away.
+/// The PEM text to write instead of `held`; `None` if `held` is right. `needed` are the authorities that a replica serves with or is about to. While
+/// `lingering`, another replica may serve with an authority that this one does not know any more, or not yet: no authority is removed.
 pub(super) fn ca_bundle(held: &str, needed: &[&str], lingering: bool) -> Option<String> {
     let held = certificates(held);
     let mut wanted: Vec<&str> = Vec::new();
@@ -50,19 +50,19 @@ mod tests {
 
     #[test]
     fn the_old_authority_is_trusted_beside_the_new_until_nobody_serves_with_it() {
-        // What is trusted; what is needed; lingering; what to write.
+        // The authorities that are trusted; those that are needed; lingering; those to write.
         type Row<'a> = (&'a [&'a str], &'a [&'a str], bool, Option<&'a [&'a str]>);
         let table: [Row<'_>; 9] = [
             (&[], &["a"], false, Some(&["a"])),
             (&["a"], &["a"], false, None),
             (&["a"], &["a", "a"], false, None),
-            // Another authority is about to be served with.
+            // The replica is about to serve with another authority.
             (&["a"], &["b", "a"], false, Some(&["b", "a"])),
             (&["b", "a"], &["b", "a"], false, None),
-            // It is served with, here at least.
+            // This replica, at least, serves with the new authority.
             (&["b", "a"], &["b"], true, None),
             (&["b", "a"], &["b"], false, Some(&["b"])),
-            // A replica that starts takes away nothing that another may still serve with.
+            // A replica that starts removes no authority that another one may still serve with.
             (&["a"], &["b"], true, Some(&["b", "a"])),
             (&["p", "q", "r", "s"], &["b"], true, Some(&["b", "p", "q", "r"])),
         ];
