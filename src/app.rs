@@ -39,9 +39,9 @@ use crate::{
 
 /// Changes that the sampler may have reported and the controller not yet taken; the sampler waits with more.
 const UNTAKEN_CHANGES: usize = 1_024;
-/// By so much (as `nice` counts, from 0 to 19) measuring and reconciling come after answering.
+/// The `nice` value, from 0 to 19, of measuring and reconciling, so that answering requests comes first.
 const BEHIND_ANSWERS: i32 = 5;
-/// The Lease that tells who reconciles.
+/// The Lease that determines which replica reconciles.
 const LEASE: &str = "projectionist";
 
 /// Runs what the command line says.

@@ -38,7 +38,7 @@ const NOTED: [(&str, &str); 4] = [
 /// Stands for all Projections.
 const ALL: &str = "*";
 
-/// The Projections whose status does not tell what the leader asks for.
+/// The Projections whose status does not show the number of workers that the leader asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outdated {
     /// These, as `namespace/name`.

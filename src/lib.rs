@@ -1,8 +1,8 @@
 //! Projectionist runs CQRS projections on Kubernetes and scales them by how far behind they are.
 //!
-//! Data flows one way. Watched Projections tell the [`sampler`] what to measure; [`sources`] and [`read_stores`] ask the
-//! databases; [`lag`] turns samples into an assessment; [`snapshot`] holds the latest of them. The [`controller`] (on the
-//! leader only) makes the cluster follow, and the [`metrics_api`] answers the HorizontalPodAutoscaler, both from the snapshot.
+//! Data flows one way. The [`sampler`] measures what the watched Projections describe; [`sources`] and [`read_stores`] ask the databases; [`lag`]
+//! turns samples into an assessment; [`snapshot`] holds the latest of them. The [`controller`] (on the leader only) changes the cluster accordingly,
+//! and the [`metrics_api`] answers the HorizontalPodAutoscaler, both from the snapshot.
 
 pub mod api;
 pub mod app;

@@ -19,7 +19,7 @@ pub const VERSION_LABEL: &str = "projectionist.dev/version";
 pub const UNVERSIONED: &str = "unversioned";
 /// Labels by which the operator finds workers, which a pod template may not set itself.
 pub const SELECTED_LABELS: [&str; 2] = [PROJECTION_LABEL, VERSION_LABEL];
-/// The standard label that tells who manages an object; its value is [`FIELD_MANAGER`].
+/// The standard label for the tool that manages an object; its value is [`FIELD_MANAGER`].
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Pod template annotation with a hash of the built-in projector's configuration, so that a change rolls the workers.
 pub const CONFIG_HASH_ANNOTATION: &str = "projectionist.dev/config-hash";
@@ -27,7 +27,7 @@ pub const CONFIG_HASH_ANNOTATION: &str = "projectionist.dev/config-hash";
 /// Annotation with a hash of what the operator last applied of an object, so that a restart need not apply everything again.
 pub const APPLIED_HASH_ANNOTATION: &str = "projectionist.dev/applied-hash";
 
-/// Annotation of the Lease with the Projections whose status does not tell what the leader asks for, as `namespace/name`, separated by commas.
+/// Annotation of the Lease with the Projections whose status does not show what the leader asks for, as `namespace/name`, separated by commas.
 pub const OUTDATED_ANNOTATION: &str = "projectionist.dev/outdated-status";
 
 /// Label in metric selectors that names one projection.

@@ -11,7 +11,7 @@ pub struct Announcement {
     pub warning: bool,
     /// One word for machines. The same reason is counted up, not repeated.
     pub reason: String,
-    /// What was done or seen; tells apart Events of one reason.
+    /// What was done or seen; distinguishes Events with the same reason.
     pub action: String,
     /// The message.
     pub note: String,

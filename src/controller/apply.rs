@@ -28,7 +28,7 @@ use crate::{
     names,
 };
 
-/// A number of workers is declared again so often where the Deployment changes at the same moment.
+/// How often a number of workers is applied again where the Deployment changes at the same moment.
 const CONFLICTS: usize = 4;
 
 /// What an apply left behind, so that the same need not be declared again.

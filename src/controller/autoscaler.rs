@@ -32,7 +32,7 @@ pub enum Standing {
 }
 
 impl AutoscalerMemory {
-    /// Judges the `autoscaler`, if there is one, of a workload with so many pods, at `now`.
+    /// Judges the `autoscaler`, if there is one, of a workload with this number of pods, at `now`.
     pub fn judge(&mut self, autoscaler: Option<&Live>, pods: i32, now: Duration) -> Standing {
         let sees = autoscaler.and_then(|live| live.autoscaler_sees);
         if let Some(why) = autoscaler.and_then(|live| live.autoscaler_inactive.as_deref()) {

@@ -285,7 +285,7 @@ fn failed_event(FailedEvent { shard, position, why }: &FailedEvent, count: usize
     format!("shard {shard} waits before the event at position {position}: {why}{others}")
 }
 
-/// At most so many positions are named.
+/// The most positions that a message names.
 const NAMED_POSITIONS: usize = 10;
 
 fn passed_over(PassedOver { positions, more }: &PassedOver) -> Option<String> {
@@ -370,7 +370,7 @@ fn not_as_asked(known: &Known<'_>) -> Option<Verdict> {
         (Some((Reason::RollingOut, _)), None) if counts.ready == 0 => None,
         (Some((reason, sentence)), trouble) => {
             let told = known.trouble.as_ref().map_or_else(String::new, |trouble| format!("; {}", trouble.sentence));
-            // Why it does not go on tells more than that it does not; who paused it knows why.
+            // Why a rollout does not continue is more useful than that it does not. A user who paused it knows why.
             let reason = trouble.filter(|_| *reason != Reason::RolloutPaused).map_or(*reason, |trouble| trouble.reason);
             Some(fails(reason, format!("{sentence}{told}")))
         }

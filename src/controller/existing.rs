@@ -1,7 +1,7 @@
 //! Workloads that are there already (`spec.projector.existing`): each is watched by name, for as long as a Projection names it.
 //!
-//! They do not carry our label, so the watches of our own objects do not see them; and watching all workloads of a cluster to
-//! see a few would cost more than it tells.
+//! They do not carry the operator's label, so the watches of the operator's own objects do not see them; and watching all workloads of a cluster in
+//! order to see a few would cost too much.
 
 use std::{
     collections::HashMap,

@@ -108,7 +108,7 @@ impl LiveIndex {
         let (mut gone, mut uids) = (Vec::new(), Vec::new());
         state.objects.retain(|(kind, space, name), entry| {
             let concerned = *kind == part && namespace.is_none_or(|namespace| namespace == space);
-            // Written while the list was on its way: the watch will show it, or a read will tell.
+            // Written while the list was on its way: the watch or a read will show it.
             let keep = !concerned || entry.unconfirmed.is_some() || listed.contains(&(space.clone(), name.clone()));
             if !keep {
                 gone.push((space.clone(), name.clone()));

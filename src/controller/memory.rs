@@ -44,7 +44,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The problem, if it will stay or has stayed for long enough to be told.
+    /// The problem, if it is lasting or has stayed for long enough to be reported.
     pub(super) fn told(&self, problem: Problem) -> Option<Problem> {
         let since = self.failing.map(|failing| failing.elapsed());
         let told = problem.lasting || since.is_some_and(|since| since >= FAILS_UNTOLD);

@@ -1,4 +1,4 @@
-//! An API server for tests that answers request by request, so that it is told what is asked of it and in which order.
+//! An API server for tests. The test answers request by request, and so sees which requests come and in which order.
 
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;

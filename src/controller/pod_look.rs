@@ -15,11 +15,11 @@ use super::{
 };
 use crate::platform::errors::in_words;
 
-/// A workload that is not as asked for so long is looked into: pods usually start in less.
+/// The pods of a workload that is not as asked for this long are looked at: pods usually start in less.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// A list that takes longer is given up: the status does not wait for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Of more pods than this, the first ones tell enough.
+/// The most pods to read: the first ones show enough.
 const MOST_PODS: u32 = 100;
 
 /// What is remembered of one workload that is not as asked.
@@ -47,8 +47,8 @@ impl PodLook {
         Self { client }
     }
 
-    /// What keeps the workers of this workload from running. `told` is the reason that the status gives now, which need not prove itself again
-    /// after a restart of the operator.
+    /// What keeps the workers of this workload from running. `told` is the reason that the status gives now: it need not persist again before it is
+    /// reported after a restart of the operator.
     pub async fn look(&self, namespace: &str, live: &Live, told: Option<&str>, memory: &mut PodMemory) -> Looked {
         let counts = live.workers;
         let settled = counts.ready >= counts.desired.unwrap_or(0) && counts.outdated == 0 && live.refused.is_none();

@@ -1,4 +1,4 @@
-//! What the operator would do about the number of a Projection's workers, told without a cluster: for the simulator.
+//! What the operator would do about the number of a Projection's workers, computed without a cluster: for the simulator.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// For a Projection, on an API server that can do so much. What only the cluster gives an object may be absent.
+    /// For a Projection, on an API server with the abilities `server`. What only the cluster gives an object may be absent.
     ///
     /// # Errors
     /// With the field's name, when the Projection cannot be carried out.

@@ -18,7 +18,7 @@ use crate::{
     platform::errors::in_words,
 };
 
-/// A status is written again so often where the Projection changes at the same moment.
+/// How often a status is written again where the Projection changes at the same moment.
 const CONFLICTS: usize = 4;
 
 /// A status as the API server keeps it.
@@ -47,7 +47,7 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// `identity` tells which replica published an Event.
+    /// `identity` names the replica in the Events that it publishes.
     pub fn new(client: Client, identity: &str) -> Self {
         let reporter = Reporter { controller: names::FIELD_MANAGER.to_owned(), instance: Some(identity.to_owned()) };
         Self { recorder: Recorder::new(client.clone(), reporter), client }
@@ -69,7 +69,7 @@ impl Reports {
                 Err(kube::Error::Api(refused)) if matches!(refused.code, 404 | 409 | 422) => refused,
                 Err(error) => return Err(Unwritten::Failed(error)),
             };
-            // Another version, another Projection, or none: only a fresh read tells.
+            // It may have another version, be another Projection, or be deleted: only a fresh read shows that.
             let newer = match api.get_opt(&owner.name).await.map_err(Unwritten::Failed)? {
                 Some(there) if there.metadata.uid.as_deref() == Some(owner.uid.as_str()) => {
                     there.metadata.resource_version

@@ -21,7 +21,7 @@ use crate::{
     names,
 };
 
-/// A number is set again so often where the workload changes at the same moment.
+/// How often a number is set again where the workload changes at the same moment.
 const TRIES: usize = 5;
 
 /// Which workload's number of workers is set.

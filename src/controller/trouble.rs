@@ -81,7 +81,7 @@ pub struct PodReport {
 /// Reads the pods that a workload's selector finds, at `now`.
 pub fn read_pods(pods: &[Pod], now: Timestamp) -> PodReport {
     let present = || pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    // A rollback makes pods, too, so that the newest pod tells which template is being started.
+    // A rollback makes pods, too, so that the newest pod shows which template is being started.
     let newest = present().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
     let template = newest.and_then(template_of);
     let mut report = PodReport::default();
@@ -331,12 +331,12 @@ pub struct Lack {
     existing: i32,
     /// Since when no more of them exist or are ready.
     since: Instant,
-    /// It was told before, so that it need not last again.
+    /// It was reported before, so that it need not last again.
     told: bool,
 }
 
 impl Lack {
-    /// What is to be remembered now, after `before`. `told`: the status says already that workers do not start.
+    /// What is to be remembered now, after `before`. `told`: the status already says that workers do not start.
     pub fn after(before: Option<Self>, counts: WorkerCounts, told: bool, now: Instant) -> Option<Self> {
         let WorkerCounts { desired, ready, existing, outdated, unobserved, paused, stalled, .. } = counts;
         let explained = outdated > 0 || unobserved || stalled || (paused && existing == 0);

@@ -10,7 +10,7 @@ use crate::{api::Reason, names, platform::errors::in_words};
 /// Why a plan was not carried out.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Unapplied {
-    /// Something is wrong; a condition tells it.
+    /// A problem, which a condition reports.
     Problem(Problem),
     /// The Projection was deleted, or its namespace is: nothing is written for it any more.
     OwnerGone,

@@ -1,4 +1,4 @@
-//! How soon a new status is to be written, so that the API server hears of news and not of the time that passes. Pure.
+//! How soon a new status is to be written, so that the API server gets writes for news and not for the time that passes. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -17,20 +17,20 @@ pub enum Urgency {
     Now,
 }
 
-/// Counts of workers are written when they have differed for so long: the pods of a rollout become ready one after the other.
+/// Counts of workers are written when they have differed for this long: the pods of a rollout become ready one after the other.
 pub const COUNTS_SETTLE: Duration = Duration::from_secs(1);
-/// And no sooner than so long after the last write.
+/// The least time between the last write and one that only changes counts of workers.
 pub const COUNTS_EVERY: Duration = Duration::from_secs(3);
-/// After a start, a status that was true before is kept for so long while there is no sample yet.
+/// After a start, a status that was true before is kept for this long while there is no sample yet.
 const FIRST_SAMPLE: Duration = Duration::from_secs(15);
 /// Measured numbers of one Projection are written no more often than this.
 pub const NUMBERS_EVERY: Duration = Duration::from_secs(10);
-/// And those of all Projections together no more often than so many a second, so that a thousand busy ones leave the API server alone.
+/// The most writes per second of the measured numbers of all Projections together, so that a thousand busy ones do not overload the API server.
 const NUMBERS_A_SECOND: u32 = 20;
-/// A number that follows from time alone is written again when it differs by this part.
+/// A number that follows from time alone is written again when it differs by this share.
 const WORTH_TELLING: f64 = 0.25;
 
-/// Time between two writes of one Projection's numbers, among so many.
+/// The time between two writes of one Projection's numbers, with this many Projections.
 pub fn numbers_every(projections: usize) -> Duration {
     let projections = u32::try_from(projections).unwrap_or(u32::MAX);
     NUMBERS_EVERY.max(Duration::from_secs(1) * projections / NUMBERS_A_SECOND)

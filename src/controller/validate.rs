@@ -23,14 +23,14 @@ pub struct Validated {
     pub owner: Owner,
     /// What runs the workers.
     pub workload: Workload,
-    /// How many of them, and who decides.
+    /// How many workers there may be, and what decides their number.
     pub workers: WorkerBounds,
 }
 
 /// What runs the workers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Workload {
-    /// Nothing of ours: the Projection is only measured.
+    /// The operator makes no workload: the Projection is only measured.
     MeasureOnly,
     /// A workload of the team's own; only its scale is touched.
     Existing {

@@ -18,8 +18,8 @@ pub struct Behavior {
 /// The rules of one direction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
-    /// The most careful recommendation of so long counts. `None`, for scaling down only: as long as the controller is set up for,
-    /// 300 s unless its flag says otherwise.
+    /// The most careful recommendation within this time counts. `None`, for scaling down only: the time that the controller is configured with, 300 s
+    /// unless its flag says otherwise.
     pub window: Option<Duration>,
     /// Which policy counts where there are several.
     pub select: Select,

@@ -62,7 +62,7 @@ pub enum Verdict {
     Disabled,
     /// There were more than max, or fewer than min: set right, without asking the metrics.
     OutOfRange,
-    /// The metrics did not tell enough: held.
+    /// The metrics were not sufficient: the number of replicas is kept.
     Unknown,
     /// The metrics, and the rules.
     Metrics(Normalized),

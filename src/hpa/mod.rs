@@ -1,8 +1,8 @@
 //! The HorizontalPodAutoscaler's algorithm, as the controller of Kubernetes 1.36 computes it, exact to the thousandth.
 //!
-//! A pure room: knows no cluster, no clock and no IO. Points in time come in as a [`std::time::Duration`] since any one moment, on a clock that
-//! never goes back; metrics and targets in thousandths (`i64`), replicas as `i32`, as in the API. It decides what the controller would do, and
-//! is for two who must know that: the simulator, and the operator where it scales out at once and must keep to the autoscaler's own rules.
+//! Pure: uses no cluster, no clock and no IO. Points in time come in as a [`std::time::Duration`] since any one moment, on a clock that never goes
+//! back; metrics and targets in thousandths (`i64`), replicas as `i32`, as in the API. It computes what the controller would do, for two users: the
+//! simulator, and the operator where it scales out at once and must keep to the autoscaler's own rules.
 //!
 //! # How far replicas may rise right now
 //! ```
@@ -18,7 +18,7 @@
 //! assert_eq!(behavior.scale_up_limit(3, &lately, Duration::from_secs(20)), 5);
 //! assert_eq!(behavior.scale_up_limit(3, &lately, Duration::from_secs(25)), 7);
 //! ```
-//! Who must keep to the stabilization windows, too, keeps a [`Memory`] and asks [`Memory::normalize`].
+//! A caller that must keep to the stabilization windows, too, keeps a [`Memory`] and asks [`Memory::normalize`].
 
 mod arithmetic;
 mod behavior;

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Pod {
     /// `status.phase`.
     pub phase: Phase,
-    /// It was told to end.
+    /// It is being terminated.
     pub terminating: bool,
     /// Its condition Ready is true.
     pub ready: bool,
@@ -61,7 +61,7 @@ pub(super) enum Group {
 pub(super) struct Youth {
     /// After its start a pod's use counts only when it is ready and was so for the whole measurement.
     pub(super) initialization: Duration,
-    /// A pod that became unready within so long after its start was never ready.
+    /// A pod that became unready within this time after its start was never ready.
     pub(super) readiness_delay: Duration,
 }
 

@@ -46,7 +46,7 @@ pub enum Reading {
 /// What one metric asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Proposal {
-    /// So many replicas.
+    /// The number of replicas that the metric asks for.
     pub replicas: i32,
     /// What the autoscaler's status shows as current: thousandths of the value, of the average for each replica, or of a core.
     pub shown: i64,
@@ -82,7 +82,7 @@ pub(super) struct Tolerances {
     pub(super) down: f64,
 }
 
-/// The workload, as the scale subresource and the list of pods tell it.
+/// The workload, as the scale subresource and the list of pods show it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Scale<'a> {
     /// `spec.replicas`.

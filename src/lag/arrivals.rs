@@ -14,7 +14,7 @@ pub const ARRIVAL_TIME_CONSTANT: Duration = Duration::from_secs(10);
 const SHORT_WINDOWS: [f64; 2] = [1.0, 2.0];
 /// How far back a writer's batches are remembered.
 const USUAL: Duration = Duration::from_secs(60);
-/// A window is new when it holds so many times what was usual, beyond what chance explains.
+/// A window is unusual when it holds this many times what was usual, beyond what chance explains.
 const NEW: f64 = 1.3;
 /// Marks closer together than this are merged.
 const GRAIN: Duration = Duration::from_millis(750);
@@ -126,12 +126,12 @@ impl Arrivals {
         self.average
     }
 
-    /// Too little was seen since the first look to tell a rate.
+    /// True while too little was seen since the first look for a reliable rate.
     pub(super) fn begins(&self) -> bool {
         self.begins || self.average.is_none()
     }
 
-    /// The mean rate of so long a time until now, or of what is known of it; at least a second.
+    /// The mean rate over this time until now, or over what is known of it (at least one second), in events per second.
     pub(super) fn mean(&self, window: Duration) -> Option<f64> {
         let (now, first) = (self.marks.back()?.at, self.marks.front()?.at);
         let from = now.saturating_sub(window).max(first);
@@ -140,8 +140,8 @@ impl Arrivals {
         (seconds >= 1.0).then(|| if seconds < window.as_secs_f64() { few(count, seconds) } else { count / seconds })
     }
 
-    /// For how long the oldest of so many waiting events has been known here, by our own clock: since the last look at which it was not there
-    /// yet. Longer, if it was there from the first look on.
+    /// For how long the oldest of this many waiting events has been known here, by the operator's own clock: since the last look at which it was not
+    /// there yet. Longer, if it was there from the first look on.
     pub(super) fn known_for(&self, pending: u64) -> Duration {
         let Some(now) = self.marks.back() else { return Duration::ZERO };
         if pending == 0 {
@@ -162,8 +162,8 @@ impl Arrivals {
     }
 }
 
-/// The rate by which so many events came within so many seconds that are all that was seen: the fewer they are, the less a short time says. One event
-/// in half a second is no two events per second; a thousand are two thousand.
+/// The rate, in events per second, where `count` events came within `seconds` and nothing else was seen: the fewer events there are, the less a short
+/// time shows. One event in half a second is not two events per second; a thousand are two thousand.
 fn few(count: f64, seconds: f64) -> f64 {
     count / (seconds + ARRIVAL_TIME_CONSTANT.as_secs_f64() / (count + 1.0))
 }

@@ -48,7 +48,7 @@ pub struct Assessment {
     pub stuck: bool,
     /// The checkpoint went backwards a short while ago, or goes back and forth.
     pub rewound: Option<Rewound>,
-    /// How far the events' times lie ahead of the source's clock, where they tell no age.
+    /// How far the events' times lie ahead of the source's clock, where their age is therefore unknown.
     pub ahead_of_clock: Option<Duration>,
     /// The source deletes events before they are handled.
     pub retention_risk: Option<RetentionRisk>,

@@ -17,9 +17,9 @@ pub struct Bounds {
     pub shards: Option<u32>,
     /// All events in one order.
     pub strict: bool,
-    /// A checkpoint that does not move for so long while there is work is stuck.
+    /// A checkpoint that does not move for this long while there is work is stuck.
     pub stuck_after: Duration,
-    /// Quiet for so long, a projection with a minimum of zero needs no worker.
+    /// After this long without events, a projection with a minimum of zero needs no worker.
     pub idle_for: Duration,
     /// A time and a number of workers for backlogs that cannot be cleared within the target.
     pub catch_up: Option<CatchUp>,

@@ -10,17 +10,17 @@ use std::{collections::VecDeque, time::Duration};
 pub struct Cadence {
     /// From one step of a worker to its next, at the present load.
     pub every: Duration,
-    /// So many events a step, where workers commit after a number of events and not after a time.
+    /// Events per step, where workers commit after a number of events and not after a time.
     pub events: Option<f64>,
 }
 
-/// The cadence is the median of so many steps: a worker that was replaced in between does not move it, and a change is known after half as many.
+/// The cadence is the median of this many steps: a worker that was replaced in between does not move it, and a change is known after half as many.
 const STEPS: usize = 15;
-/// Times or counts that vary by less than this share of how much the other ones vary are what workers go by.
+/// Workers commit by time or by count, whichever varies by less than this share of how much the other one varies.
 const STEADIER: f64 = 0.5;
-/// So many steps are needed to tell times from counts.
+/// This many steps are needed to distinguish a commit by time from one by count.
 const TOLD_APART: usize = 6;
-/// A cadence of no more than so many looks is none: what is left at a look is the queue, as far as can be seen.
+/// A cadence of no more than this many looks counts as none: what is left at a look is the queue, as far as can be seen.
 const LOOKS: f64 = 2.0;
 
 /// Follows the steps.

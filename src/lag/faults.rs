@@ -4,10 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{CheckpointState, Pending, Position, Sample, as_float};
 
-/// Why a sample does not tell the lag.
+/// Why a sample does not show the lag.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Fault {
-    /// There is no checkpoint: pending cannot be told from "nothing done yet" or "nothing to do".
+    /// There is no checkpoint: what is pending cannot be distinguished from "nothing done yet" or "nothing to do".
     #[error("no checkpoint has been committed yet")]
     NeverCommitted,
     /// A source that was restored or replaced silently skips events.
@@ -20,7 +20,7 @@ pub enum Fault {
         /// The raw head of its log.
         head: Position,
     },
-    /// The probe could not tell what is pending.
+    /// The probe could not count what is pending.
     #[error("the source did not tell how many events are pending")]
     PendingUnknown,
 }
@@ -44,7 +44,7 @@ pub(super) fn ahead_of_clock(sample: &Sample) -> Option<Duration> {
     Some(sample.ahead_of_clock).filter(|ahead| *ahead > AHEAD)
 }
 
-/// More events at once than the projection has ever known, by orders of magnitude: an import, or a source that does not tell the truth.
+/// More events at once than the projection has ever known, by orders of magnitude: an import, or a source that reports wrong numbers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Jump {
     /// Events that came between two samples.
@@ -99,9 +99,9 @@ pub struct Rewound {
     pub contested: bool,
 }
 
-/// Said for so long, so that it is not over before anybody looks.
+/// How long a step back of the checkpoint is reported, so that the report is not over before a user sees it.
 const SAY_REWOUND: Duration = Duration::from_secs(60);
-/// Twice within this time is no coincidence.
+/// Two steps back within this time are no coincidence.
 const CONTESTED: Duration = Duration::from_secs(600);
 
 /// Follows a checkpoint's steps back.

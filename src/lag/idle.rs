@@ -23,13 +23,13 @@ impl Idle {
         Self { asleep, ..Self::default() }
     }
 
-    /// Another model of the same projection asks for so many workers.
+    /// Takes in the required number of workers from another replica's model of the same projection.
     pub(super) fn hear(&mut self, workers: u32) {
         self.asleep |= workers == 0;
     }
 
-    /// Takes in a sample that tells the lag, and answers how long nothing has waited or arrived. One that does not tell it changes nothing, and proves
-    /// nothing either.
+    /// Takes in a sample with a known lag, and returns how long nothing has waited or arrived. Samples without one are not passed in: they change
+    /// nothing and prove nothing.
     pub(super) fn observe(&mut self, at: Duration, pending: u64, arrived: u64) -> Duration {
         let before = self.quiet.take();
         if pending > 0 {

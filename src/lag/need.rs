@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use super::{arrivals::Arrivals, as_float, phases::Stage};
 
-/// Deadlines are kept with so much of the target to spare: samples come late, and rates are never known exactly.
+/// Deadlines are planned at this share of the target: samples come late, and rates are never known exactly.
 const SAFE: f64 = 0.75;
 /// What cannot be in time any more is to be done within this share of the target: otherwise the answer would grow without bound.
 const SHORTEST: f64 = 0.25;
-/// What is planned for beyond the deadlines of what waits: so many targets.
+/// How far beyond the deadlines of the waiting events is planned, in targets.
 const HORIZON: f64 = 4.0;
 /// Waiting for this share of the target is no reason for more workers: nothing is late, and they come soon enough if it grows. It is what keeps
 /// chance from being answered, and what lies between scaling out and in.
 pub(super) const STANDING: f64 = 0.4;
-/// While catching up, so much of the time that is left is planned with.
+/// While catching up, this share of the time that is left is planned with.
 const PLANNED: f64 = 0.9;
 
 /// What the need is computed from.
@@ -102,8 +102,8 @@ impl Load<'_> {
         Need { workers: (lasting / rate).max(tightest), left: self.left(), why: Why::Rates }
     }
 
-    /// Full workers that handle so many events within so many seconds. Those that are ready work at once, those that start when they are
-    /// there, and those that would be asked for now after the start-up time.
+    /// Full workers that handle `events` within `left` seconds. Those that are ready work at once, those that are starting from when they are ready,
+    /// and those that would be asked for now after the start-up time.
     fn in_time(&self, events: f64, left: f64, rate: f64) -> f64 {
         let shortest = self.target.as_secs_f64() * SHORTEST;
         let start_up = self.start_up.as_secs_f64();
@@ -152,7 +152,7 @@ mod tests {
 
     const TARGET: Duration = Duration::from_secs(10);
 
-    /// So many events each second, of which so many wait.
+    /// Arrivals of `each_second` events, one entry a second.
     fn history(each_second: &[u64]) -> Arrivals {
         let mut arrivals = Arrivals::default();
         let mut total = 0;

@@ -116,7 +116,7 @@ mod tests {
     const HOUR: u32 = 3_600;
     const AHEAD: Duration = Duration::from_secs(20);
 
-    /// A rate for each second of so many hours, looked at every five seconds.
+    /// A rate for each second of this many hours, looked at every five seconds.
     fn seen(hours: u32, rate: impl Fn(u32, u32) -> u64, looks: impl Fn(u32) -> bool) -> Pattern {
         let (mut pattern, mut arrived) = (Pattern::default(), 0);
         for second in 0..=hours * HOUR {

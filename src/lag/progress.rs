@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{CheckpointState, Sample};
 
-/// Follows a checkpoint. Outlives samples that tell no lag: what is unknown has not moved.
+/// Follows a checkpoint. Keeps its state over samples without a lag: a checkpoint that is unknown has not moved.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     watched: Option<Watched>,
@@ -28,8 +28,8 @@ impl Progress {
         Self { watched: None, stuck_at }
     }
 
-    /// Takes in a checkpoint and whether something waits for a worker, and returns how long it has not moved although there is work. Only another
-    /// checkpoint or the knowledge that nothing waits ends that time; a sample that tells neither, or none at all, lets it go on.
+    /// Takes in a checkpoint and whether an event waits for a worker, and returns how long it has not moved although there is work. Only another
+    /// checkpoint, or the knowledge that nothing waits, ends that time; a sample that shows neither, or a missing sample, lets it go on.
     pub(super) fn observe(&mut self, sample: &Sample, waits: Option<bool>, stuck_after: Duration) -> Duration {
         if sample.checkpoint == CheckpointState::NeverCommitted {
             return Duration::ZERO;

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use super::capacity::Busy;
 
-/// So many times the workers are needed to tell.
+/// To judge the read store, the number of workers must have grown by this factor.
 const MORE_WORKERS: f64 = 1.5;
 /// Less than this share of what the added workers should have brought is no gain.
 const NO_GAIN: f64 = 0.25;
 /// Time for new workers to warm up before they are judged. One that takes longer is a short mistake: once it is warm, they do better.
 const SETTLED: Duration = Duration::from_secs(4);
-/// So many observations in a row are needed.
+/// This many observations in a row are needed.
 const OBSERVATIONS: u32 = 2;
-/// Better by so much, it is no longer saturated.
+/// With a throughput higher by this factor, the store is no longer saturated.
 const BETTER: f64 = 1.25;
-/// Without a backlog for so long, nothing is known any more.
+/// After this long without a backlog, nothing is known any more.
 const FORGET: Duration = Duration::from_secs(30);
-/// Whether it has become better is tried after so long, with one step.
+/// After this long one step of workers is added, to see whether the store can do more now.
 const TRY_AGAIN: Duration = Duration::from_secs(300);
 
 /// Follows the throughput of all workers together.
@@ -35,7 +35,7 @@ pub(super) struct ReadStoreWatch {
 /// More workers than these did no more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Saturated {
-    /// So few did as much.
+    /// This smaller number of workers did as much.
     pub(super) fewer: u32,
     /// Events per second, by any number of workers.
     pub(super) throughput: f64,

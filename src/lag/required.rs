@@ -60,7 +60,7 @@ pub(super) fn top(bounds: &Bounds, stage: Stage) -> u32 {
     most(bounds, stage).min(shards(bounds).unwrap_or(u32::MAX)).min(ordering)
 }
 
-/// The smallest number of workers that is worth so many full ones, within the bounds but for the read store's.
+/// The smallest number of workers that is worth `needed` full ones, within the bounds but for the read store's.
 pub(super) fn fit(needed: f64, uneven: Option<Uneven>, bounds: &Bounds, stage: Stage) -> Fit {
     let top = top(bounds, stage);
     let least = bounds.min.clamp(1, top);

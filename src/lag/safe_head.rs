@@ -27,7 +27,7 @@ pub struct Writer {
     pub id: WriterId,
     /// Its server process, unless it is a prepared transaction.
     pub pid: Option<i32>,
-    /// How long it has been open, where the server tells.
+    /// How long it has been open, where the server shows it.
     pub open_for: Option<Duration>,
     /// What is known of its session.
     pub session: SessionInfo,

@@ -59,11 +59,11 @@ impl Head {
 /// How far the projection has come.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CheckpointState {
-    /// No checkpoint was ever written: how much is pending cannot be told from "nothing".
+    /// No checkpoint was ever written: what is pending cannot be distinguished from "nothing".
     NeverCommitted,
     /// The checkpoint of each shard, at least one, in the order of the shards.
     Committed(Vec<Position>),
-    /// The source keeps no position, since it removes what has been handled: so many events have been handled since measuring it began.
+    /// The source keeps no position, since it removes what has been handled: the number of events that have been handled since measuring it began.
     Handled(u64),
 }
 
@@ -114,7 +114,7 @@ pub struct SessionInfo {
 pub struct BlockingWriter {
     /// The server process, for `pg_stat_activity` or `pg_terminate_backend`; absent for a prepared transaction.
     pub pid: Option<i32>,
-    /// How long its transaction has been open, where the server tells.
+    /// How long its transaction has been open, where the server shows it.
     pub open_for: Option<Duration>,
     /// For how long the safe head has not moved.
     pub holds_for: Duration,
@@ -174,7 +174,7 @@ pub struct Sample {
     /// for certain. Then `pending` counts from the lowest row, so that what quiet shards have done long ago is in it. Absent where each row is counted
     /// by itself.
     pub beyond_all_rows: Option<u64>,
-    /// Why the checkpoint tells only an upper bound of what waits, and what to add to the spec.
+    /// Why the checkpoint gives only an upper bound of what waits, and what to add to the spec.
     pub upper_bound: Option<Arc<str>>,
     /// What waits in each shard, where the shards of events are known; empty where they are not.
     pub pending_by_shard: Vec<u64>,
@@ -206,8 +206,8 @@ fn shown(positions: &[Position]) -> String {
 }
 
 impl Sample {
-    /// A measurement of a source that holds nothing back and tells what waits exactly, without the times of events: the fields that say otherwise are set
-    /// by who knows better.
+    /// A measurement of a source that holds nothing back and counts exactly what waits, without the times of events. Callers that know more set the
+    /// other fields.
     pub fn new(at: Duration, head: Head, checkpoint: CheckpointState, pending: Option<Pending>, arrived: u64) -> Self {
         Self {
             at,

@@ -61,7 +61,7 @@ impl Uneven {
         self.hottest > 1.0
     }
 
-    /// No worker is overloaded where there are so many.
+    /// True when no worker is overloaded with this many.
     pub(super) fn suffice(&self, workers: u32) -> bool {
         self.hottest + self.others(workers) <= 1.0
     }

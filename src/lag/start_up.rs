@@ -1,17 +1,18 @@
-//! How long a worker takes from being asked for to being ready: a backlog goes on growing meanwhile, and those that start must be counted on.
+//! How long a worker takes from being asked for to being ready. A backlog goes on growing meanwhile, and the plan must count on the workers that are
+//! starting.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// Until one was seen.
+/// The start-up time until one was seen.
 const PRESUMED: Duration = Duration::from_secs(2);
-/// Longer ones were held up by something else.
+/// Longer start-ups were held up by something else, and are not counted.
 const LONGEST: Duration = Duration::from_secs(60);
-/// After so many times the usual time they are no longer counted on.
+/// After this many times the usual time, workers that are not ready are no longer counted on.
 const OVERDUE: u32 = 2;
-/// The median of so many counts.
+/// The start-up time is the median of this many.
 const REMEMBERED: usize = 5;
 
-/// Follows what was asked for and what is there.
+/// Follows how many workers were asked for and how many are ready.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StartUp {
     asked: Option<(Duration, u32)>,

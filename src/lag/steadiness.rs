@@ -1,28 +1,29 @@
-//! Keeps the answer from flapping: what rose stays for a while, and what fell too far is remembered.
+//! Keeps the answer from flapping: a higher number stays for a while, and a number that was too low is remembered.
 //!
-//! Out at once, in with patience: each reversal costs a start, a rebalance and trust, while a worker that stays a minute too long costs a minute.
+//! Scales out at once, and in with patience: each reversal costs a start and a rebalance, and users' trust, while a worker that stays a minute too
+//! long costs a minute.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// After it rose to a number, the answer does not fall below it for so long.
+/// After the answer rose to a number, it does not fall below it for this long.
 const HOLD: Duration = Duration::from_secs(60);
-/// A fall that had to be taken back within this time, though no more arrived than before, was a mistake.
+/// A fall that had to be taken back within this time, although no more events arrived than before, was a mistake.
 const MISTAKE: Duration = Duration::from_secs(180);
-/// And is not repeated for so long, twice as long each time.
+/// A mistake is not repeated for this long, and for twice as long after each further one.
 const LESSON: Duration = Duration::from_secs(600);
 const LONGEST_LESSON: Duration = Duration::from_secs(3_600);
-/// The same load: within so much of each other.
+/// Two arrival rates within this factor of each other are the same load.
 const SAME: f64 = 1.15;
 
 /// Follows the answers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Steadiness {
     before: Option<u32>,
-    /// The answer that counts instead of our last one, until the next.
+    /// Another replica's answer, which counts instead of this model's last one, until the next.
     heard: Option<u32>,
-    /// The last that was heard.
+    /// The last answer that came from another replica.
     followed: Option<u32>,
-    /// Until when not below what: the numbers fall as the times rise.
+    /// Until when the answer must not fall below which number: the numbers fall as the times rise.
     floors: VecDeque<(Duration, u32)>,
     fall: Option<Fall>,
     lesson: Option<Lesson>,
@@ -38,7 +39,7 @@ struct Fall {
     arrival: f64,
 }
 
-/// So few workers were not enough for so much.
+/// This many workers were not enough for this many events per second.
 #[derive(Clone, Copy, Debug)]
 struct Lesson {
     workers: u32,
@@ -131,7 +132,7 @@ impl Steadiness {
 mod tests {
     use super::*;
 
-    /// Seconds and what is needed, because so much arrives.
+    /// Pairs of seconds and the number of workers that is needed at that load.
     fn run(steadiness: &mut Steadiness, steps: &[(u64, u32)]) -> Vec<u32> {
         let answer = |(second, need): &(u64, u32)| {
             steadiness.answer(Duration::from_secs(*second), *need, *need, false, f64::from(*need))

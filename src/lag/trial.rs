@@ -1,8 +1,8 @@
-//! Fewer workers, tried step by step: how a number comes down that no learnt rate stands for.
+//! Tries fewer workers step by step, where their number does not come from a learnt rate.
 //!
-//! Workers that have nothing to do do not show how much they could do. So as long as the rate per worker was not learnt from workers that were the
-//! bottleneck (it is not known, it was remembered from an earlier run, or it fell by half in a queue that is gone), and no step of the checkpoint
-//! leaves a queue, the next smaller number is tried; then the next. The first that is not enough teaches the rate within a few looks.
+//! Workers without work do not show how much they could do. So as long as the rate per worker was not learnt from workers that were the bottleneck
+//! (it is not known, it was remembered from an earlier run, or it fell by half in a queue that is gone), and no step of the checkpoint leaves a
+//! queue, the next smaller number is tried; then the next. The first number that is not enough shows the rate within a few looks.
 
 use std::time::Duration;
 
@@ -11,31 +11,31 @@ use super::{
     shards::{round_up, worth},
 };
 
-/// What waits may grow by this share of the target until a number that is too small has been replaced.
+/// Until a number that is too small has been replaced, the events may wait longer by this share of the target.
 const RISK: f64 = 0.4;
-/// No step takes away more than half of what the workers are worth, or less than a seventh.
+/// No step takes away more than half of what the workers are worth, or less than about a seventh.
 const FARTHEST: f64 = 0.5;
 const NEAREST: f64 = 0.85;
-/// A number has been enough when no queue was seen for so long, and for a step of the checkpoint.
+/// A number has been enough when no queue was seen for this long, and for `STEPS` steps of the checkpoint.
 const ENOUGH: Duration = Duration::from_secs(4);
 const STEPS: f64 = 1.2;
-/// After a number was not enough and taught no rate, none is tried for so long.
+/// After a number was not enough and taught no rate, none is tried for this long.
 const PAUSE: Duration = Duration::from_secs(120);
-/// Events per second below which a load is as good as none.
+/// Fewer events per second than this count as no load.
 const IDLE: f64 = 0.1;
-/// The load of the trial: so many times as much is another one.
+/// A load of more than this many times the trial's is another load.
 const SAME: f64 = 1.5;
 
 /// Follows what is tried.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trial {
-    /// Since when, and the fewest events per second that have arrived since.
+    /// Since when there has been no queue, and the fewest events per second that have arrived since.
     calm_since: Option<(Duration, f64)>,
-    /// So many full workers, tried while so many events per second arrived.
+    /// The number of full workers that is tried, and the events per second that arrived when the trial began.
     tried: Option<(f64, f64)>,
-    /// So many full workers were enough for so many events per second.
+    /// The number of full workers that was enough, and for how many events per second.
     enough: Option<(f64, f64)>,
-    /// A number was not enough, and the one before it was gone back to.
+    /// When a number was not enough, and the trial returned to the one before it.
     returned_at: Option<Duration>,
     paused_until: Duration,
 }
@@ -44,7 +44,7 @@ pub(super) struct Trial {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Looked {
     pub(super) at: Duration,
-    /// The rate per worker is learnt, or told by the spec.
+    /// The rate per worker is learnt, or given by the spec.
     pub(super) known: bool,
     /// The last steps left no queue.
     pub(super) calm: bool,
@@ -54,7 +54,7 @@ pub(super) struct Looked {
     pub(super) workers: u32,
     pub(super) ready: u32,
     pub(super) rolling: bool,
-    /// How long so many have been ready.
+    /// How long this number of workers has been ready.
     pub(super) settled_for: Duration,
     pub(super) arrival: f64,
     /// From one step of the checkpoint to the next.
@@ -67,7 +67,7 @@ pub(super) struct Looked {
 }
 
 impl Trial {
-    /// Takes in a look; answers how many events per second each worker has been seen to do without a queue, once that is shown.
+    /// Takes in a look; returns how many events per second each worker has been seen to do without a queue, once that is known.
     pub(super) fn observe(&mut self, look: Looked) -> Option<f64> {
         if look.known {
             *self = Self { paused_until: self.paused_until, ..Self::default() };
@@ -83,7 +83,7 @@ impl Trial {
             self.calm_since = None;
             return None;
         }
-        // Having been calm says nothing of a load that has just come.
+        // A time without a queue shows nothing about a load that has just come.
         let same = |(_, arrival): &(Duration, f64)| look.arrival <= arrival.max(IDLE) * SAME;
         let (since, least) = self.calm_since.filter(same).unwrap_or((look.at, look.arrival));
         self.calm_since = Some((since, least.min(look.arrival)));
@@ -100,7 +100,7 @@ impl Trial {
         Some(look.arrival / worth(look.workers, look.shards).max(1.0))
     }
 
-    /// Back to the number that was enough for this load, for long enough to see whether it still is; then to whatever the load needs.
+    /// Returns to the number that was enough for this load, for long enough to see whether it still is; then the load decides again.
     fn go_back(&mut self, look: &Looked) {
         let Some((_, tried_at)) = self.tried else { return };
         let over = self.returned_at.is_some_and(|since| look.at.saturating_sub(since) >= look.notice * 2);
@@ -115,7 +115,7 @@ impl Trial {
         }
     }
 
-    /// No more full workers than these, as long as the load is what it was.
+    /// The most full workers, as long as the load is the same.
     pub(super) fn most(&self, arrival: f64) -> Option<f64> {
         let (workers, tried_at) = self.tried?;
         let times = arrival / tried_at.max(IDLE);
@@ -123,7 +123,7 @@ impl Trial {
     }
 }
 
-/// What may be left of the workers' worth, so that a number that is too small by so much is replaced before the target is in danger.
+/// The share of the workers' worth that may be left, so that a number that is too small is replaced before the target is in danger.
 fn share(target: Duration, notice: Duration) -> f64 {
     let growth = RISK * target.as_secs_f64() / notice.as_secs_f64().max(0.1);
     (1.0 / (1.0 + growth)).clamp(FARTHEST, NEAREST)

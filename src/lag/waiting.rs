@@ -35,7 +35,7 @@ impl Waiting {
         Self { events, age, bound }
     }
 
-    /// Something waits for a worker; absent where that cannot be told.
+    /// True when events wait for a worker; absent where that is not known.
     pub(super) fn for_a_worker(&self) -> Option<bool> {
         match self.events {
             0 if self.bound => None,

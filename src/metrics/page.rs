@@ -188,7 +188,7 @@ fn shown(metric: Metric) -> Option<(&'static str, Reading)> {
     })
 }
 
-/// A number of workers, where the status tells it.
+/// A number of workers from the status, where it has one.
 type Count = fn(&WorkersStatus) -> Option<i32>;
 
 impl ProjectionPage {

@@ -12,7 +12,7 @@ const DURATIONS: [f64; 12] = [25e-6, 50e-6, 100e-6, 150e-6, 200e-6, 300e-6, 500e
 pub struct ApiMetrics {
     /// Requests that were refused since their caller asks too often.
     pub throttled: Counter,
-    /// Seconds from a request that is there to its answer: who asks, whether they may, the value, the JSON. Without TLS and HTTP.
+    /// Seconds from a complete request to its answer: authentication, authorization, the value and the JSON. Without TLS and HTTP.
     pub duration: Histogram,
     /// Of other adapters.
     pub delegates: DelegateMetrics,

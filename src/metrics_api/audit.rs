@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode};
 
-/// Of a caller who showed nothing that says who he is.
+/// The name of a caller that is not identified.
 pub(super) const NOBODY: &str = "";
 
 /// A request that is denied.

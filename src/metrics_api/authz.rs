@@ -14,7 +14,7 @@ use super::{ReviewError, Reviews, User, authn::TOKEN_CACHED_FOR};
 
 /// How long an answer holds, allowed or not.
 const CACHED_FOR: Duration = Duration::from_secs(10);
-/// About so many answers are remembered; beyond that the older half goes.
+/// About how many answers are remembered; beyond that the older half is dropped.
 const MOST_CACHED: usize = 4096;
 /// An answer that takes longer is none.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(6);
@@ -22,9 +22,9 @@ const REVIEW_TIMEOUT: Duration = Duration::from_secs(6);
 /// certificate are not kept waiting.
 const MOST_ACCESS_REVIEWS: usize = 32;
 const MOST_TOKEN_REVIEWS: usize = 8;
-/// For each of them, so many more wait at most: each holds a request and its headers in memory.
+/// For each review in progress, at most this many requests wait: each holds a request and its headers in memory.
 const MOST_WAITING: usize = 32;
-/// Who may do everything without being looked up, so that the aggregator is answered even while the API server is busy.
+/// The group that may do everything without a review, so that the aggregator is answered even while the API server is busy.
 const MASTERS: &str = "system:masters";
 
 /// What a request wants to read, in the terms of RBAC.
@@ -62,11 +62,11 @@ impl Attributes {
         }
     }
 
-    /// Reads a path as the API server does, which judges the same request before it sends it here (`NewRequestInfo` in
-    /// k8s.io/apiserver/pkg/endpoints/request): `/apis/GROUP/VERSION[/namespaces/NAMESPACE]/RESOURCE[/NAME[/SUBRESOURCE]]` is a
-    /// resource, and what is shorter is none. A role thus means the same at both doors.
+    /// Reads a path as the API server does, which authorizes the same request before it forwards it to this server (`NewRequestInfo` in
+    /// k8s.io/apiserver/pkg/endpoints/request): `/apis/GROUP/VERSION[/namespaces/NAMESPACE]/RESOURCE[/NAME[/SUBRESOURCE]]` is a resource, and a
+    /// shorter path is none. So a role means the same at both servers.
     ///
-    /// Requests that change something are judged as reads, and then refused to everybody.
+    /// Requests that change something are authorized as reads, and then refused to every caller.
     pub(super) fn of(segments: &[&str]) -> Self {
         // Slashes at the end do not count.
         let end = segments.iter().rposition(|segment| !segment.is_empty()).map_or(0, |last| last + 1);
@@ -147,12 +147,12 @@ impl<R: Reviews> Gate<R> {
         Ok(answer)
     }
 
-    /// Whose token it is, where that was asked a moment ago.
+    /// The user of this token, where the cluster was asked a moment ago.
     pub(super) fn known_by_token(&self, token: &str) -> Option<User> {
         self.tokens.get(&token.to_owned(), TOKEN_CACHED_FOR).flatten()
     }
 
-    /// Whose token it is.
+    /// The user of this token; `None` if the token is not valid.
     pub(super) async fn user_of_token(&self, token: &str) -> Result<Option<User>, ReviewError> {
         if let Some(user) = self.tokens.get(&token.to_owned(), TOKEN_CACHED_FOR) {
             return Ok(user);
@@ -165,7 +165,7 @@ impl<R: Reviews> Gate<R> {
     }
 }
 
-/// Questions of one kind to the cluster: so many at once, so many that wait, and none for long.
+/// Reviews of one kind: bounds how many are in progress, how many wait, and how long each takes.
 struct Questions {
     waiting: Semaphore,
     asked: Semaphore,
@@ -189,8 +189,8 @@ impl Questions {
     }
 }
 
-/// A bounded memory of answers: two halves, of which the older is dropped when the newer is full. So neither a flood of questions
-/// keeps others from being remembered, nor does anybody search through it.
+/// A bounded memory of answers: two halves, of which the older is dropped when the newer is full. So a flood of questions does not keep others from
+/// being remembered, and no entry has to be searched for to make room.
 struct Remembered<K, V>(Mutex<Halves<K, V>>);
 
 struct Halves<K, V> {

@@ -124,7 +124,7 @@ pub fn issue(service: &str, namespace: &str, now: Timestamp) -> Result<Certifica
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    // The time tells authorities of one name apart.
+    // The time distinguishes authorities with the same name.
     authority.distinguished_name.push(DnType::CommonName, format!("{service}-ca@{}", now.as_second()));
     set_validity(&mut authority, now, CA_VALIDITY_DAYS)?;
     let key = KeyPair::generate()?;

@@ -1,8 +1,8 @@
 //! The Kubernetes metrics API: discovery, values and errors as the aggregator, `kubectl` and the HorizontalPodAutoscaler expect them.
 //!
-//! A room of its own: it knows a trait for values ([`MetricValues`]) and one for questions to the cluster ([`Reviews`]), and nothing
-//! of Projections, sources or controllers. It answers from memory; no request waits for a source. What is not ours another adapter may be
-//! asked for ([`Delegate`]).
+//! Independent of the rest of the operator: it knows a trait for values ([`MetricValues`]) and one for questions to the cluster ([`Reviews`]), and
+//! nothing of Projections, sources or controllers. It answers from memory; no request waits for a source. Requests for other metrics may be forwarded
+//! to another adapter ([`Delegate`]).
 
 mod api_metrics;
 mod audit;
@@ -51,7 +51,7 @@ pub use server::{CONNECTION_AGE, ServeOptions, serve};
 /// One value of an external metric.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ExternalValue {
-    /// Labels that tell the values of one metric apart.
+    /// Labels that distinguish the values of one metric.
     pub labels: BTreeMap<String, String>,
     /// When it was measured.
     pub timestamp: jiff::Timestamp,

@@ -87,7 +87,7 @@ mod tests {
         Some(sign * (scaled + divisor - 1) / divisor)
     }
 
-    /// Holds what the API machinery holds of the canonical form, and tells the value in milli.
+    /// Checks what the API machinery requires of the canonical form, and returns the value in thousandths.
     fn canonical(quantity: Quantity) -> i128 {
         let text = quantity.to_string();
         let mantissa = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

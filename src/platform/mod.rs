@@ -1,5 +1,5 @@
-//! What any operator needs besides its own purpose: who leads, certificates, the cluster's Secrets, health, metrics and an orderly end. Knows nothing
-//! of lag.
+//! What any operator needs besides its own purpose: leader election, certificates, the cluster's Secrets, health, metrics and an orderly end. Knows
+//! nothing of lag.
 
 pub mod delegate_client;
 pub mod delegated_auth;

@@ -48,7 +48,7 @@ impl Registration {
     }
 }
 
-/// What to say where the operator was told not to serve this one.
+/// The message where the operator is configured not to serve this APIService.
 pub fn switched_off(api_service: &str) -> String {
     let (group, setting) = (group(api_service), chart_value(api_service));
     format!("the operator is installed with {setting}=false and serves no {group}")

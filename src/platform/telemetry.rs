@@ -1,4 +1,4 @@
-//! What the process tells about itself: log lines, and a plain HTTP port with `/healthz`, `/livez`, `/readyz` and `/metrics`.
+//! Logging and health: log lines, and a plain HTTP port with `/healthz`, `/livez`, `/readyz` and `/metrics`.
 
 use std::net::SocketAddr;
 
@@ -14,13 +14,13 @@ use crate::{
     platform::shutdown::Shutdown,
 };
 
-/// Why the process cannot tell about itself.
+/// Why logging or the HTTP port could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The levels cannot be read.
     #[error("--log-level {0:?} is not a filter such as info or info,projectionist::sampler=debug")]
     LogLevel(String),
-    /// The address is taken or not ours.
+    /// The address is in use, or not one of this host.
     #[error("telemetry cannot listen on {address}: {source}")]
     Listen {
         /// The address.
@@ -40,9 +40,9 @@ pub fn start_logging(log: &LogArgs) -> Result<(), TelemetryError> {
     for quiet in quiet_libraries(&log.log_level) {
         filter = filter.add_directive(quiet.parse().map_err(|_| wrong())?);
     }
-    // Below, it writes every parameter down, and with it what events hold.
+    // At lower levels it logs every parameter, and with it the contents of events.
     let filter = filter.add_directive("tokio_postgres=info".parse().map_err(|_| wrong())?);
-    // Who audits does not depend on how much others want to read.
+    // The audit log does not depend on the level of the other logs.
     let filter = filter.add_directive("audit=info".parse().map_err(|_| wrong())?);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, as in tests, keeps the first.
@@ -53,8 +53,8 @@ pub fn start_logging(log: &LogArgs) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// What libraries log about requests that failed, at levels that alarm and without the object. Each of these errors comes back to its caller, who
-/// tells it with the object. Levels that name a library are obeyed.
+/// The libraries' log lines about failed requests, which have alarming levels and do not name the object. Each of these errors is also returned to
+/// its caller, who logs it with the object. Levels in `levels` that name a library take precedence.
 fn quiet_libraries(levels: &str) -> impl Iterator<Item = &'static str> {
     let libraries = ["kube_client::client=off", "kube_client::client::tls=warn", "kube_runtime::watcher=off"];
     let named = levels.contains("kube_");

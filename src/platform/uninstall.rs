@@ -157,7 +157,7 @@ where
     Ok(())
 }
 
-/// A label alone can be copied; the owner reference tells.
+/// A label alone can be copied; the owner reference proves that the object belongs to a Projection.
 fn belongs_to_a_projection<K: Resource<DynamicType = ()>>(object: &K) -> bool {
     let (kind, group) = (Projection::kind(&()), names::GROUP);
     object

@@ -11,10 +11,10 @@ use tokio_postgres::{Client, Error};
 
 use super::mapping::{Event, Handlers};
 
-/// A transaction is committed after so long even if events of the batch are left: others wait for the locks it holds, and the
-/// checkpoint shows how far it has come.
+/// A transaction is committed after this long even if events of the batch are left: others wait for the locks it holds, and the checkpoint shows how
+/// far it has come.
 const SLICE: Duration = Duration::from_millis(500);
-/// What is sent at once should take about so long.
+/// What is sent at once should take about this long.
 const CHUNK: Duration = Duration::from_millis(50);
 const LARGEST_CHUNK: f64 = 500.0;
 /// Until it is known.

@@ -141,7 +141,7 @@ impl Tables {
                  and (a.backend_start is null or a.backend_start = w.backend_start))))"
     }
 
-    /// Takes those of `shards` that are free, and tells where they stand.
+    /// Takes those of `shards` that are free, and returns their positions.
     pub(super) async fn take(&self, client: &Client, me: &str, shards: &[u32]) -> Result<Vec<(u32, Held)>, Error> {
         let take = format!(
             "with free as materialized (
@@ -171,7 +171,7 @@ impl Tables {
         rows.iter().map(held).collect()
     }
 
-    /// Gives shards back, with the positions reached, and tells the others.
+    /// Gives shards back, with the positions reached, and notifies the other workers.
     pub(super) async fn release(&self, client: &Client, me: &str, shards: &[(u32, Held)]) -> Result<(), Error> {
         let release = format!(
             "update {} c set owner = null, updated_at = now(), position = case when c.position = u.before then u.position else c.position end, {FORGET_PASSED}

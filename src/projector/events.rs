@@ -22,7 +22,7 @@ pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How many events one statement looks at, at most, in search of those of the shards in hand: a bound for its time.
 const WINDOW: i64 = 50_000;
-/// A batch is cut where its events come to so many bytes, so that a worker's memory does not depend on them. The last event may go beyond.
+/// A batch ends where its events reach this many bytes, so that a worker's memory does not depend on them. The last event may exceed it.
 const MOST_BYTES: u64 = 4 << 20;
 
 /// The log is read in the order of its index: with these plans off, the first rows come before the last have been found.
@@ -282,7 +282,7 @@ impl Reader {
         Ok(end)
     }
 
-    /// Returns when the source has told of new events; never when it does not tell.
+    /// Returns when the source has notified of new events; never for a source that does not notify.
     pub(super) async fn woken(&mut self) {
         if !self.listens {
             std::future::pending::<()>().await;

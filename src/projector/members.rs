@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(20);
 /// A server that takes longer has let the lease run out.
 const DEADLINE: Duration = LEASE;
-/// A worker that has been dead for so long is forgotten.
+/// A worker that has been dead for this long is forgotten.
 const FORGET_AFTER: &str = "1 minute";
 
 /// Who is there and who has what.

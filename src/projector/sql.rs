@@ -1,7 +1,7 @@
 //! Finds the named parameters in a handler's SQL and puts numbered, typed placeholders in their place.
 //!
-//! Reads SQL only as far as it must in order to tell a parameter from text, a comment or a cast; whether the statement makes sense
-//! is the server's to say. Nothing from an event ever becomes part of a statement.
+//! Reads SQL only as far as necessary to distinguish a parameter from text, a comment or a cast; the server checks whether the statement makes sense.
+//! Nothing from an event ever becomes part of a statement.
 
 use std::fmt;
 

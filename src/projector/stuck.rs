@@ -28,8 +28,8 @@ impl StuckShards {
         self.0.get(&shard).map(|stuck| stuck.position - 1)
     }
 
-    /// A shard whose event's time has come, with that event's position. `reached` tells how far a shard has come: what lies before the event
-    /// comes first.
+    /// A shard whose event is due to be tried again, with that event's position. `reached` returns how far a shard has come: what lies before the
+    /// event comes first.
     pub(super) fn due(&self, now: Instant, reached: impl Fn(u32) -> Option<i64>) -> Option<(u32, i64)> {
         let due = self.0.iter().find(|(shard, stuck)| {
             stuck.retry_at <= now && reached(**shard).is_some_and(|position| position >= stuck.position - 1)

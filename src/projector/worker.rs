@@ -27,9 +27,9 @@ use super::{
 };
 use crate::{clients::postgres::Session, lag::Position};
 
-/// Looks at a source that does not tell.
+/// How often to look at a source that does not notify of new events.
 const POLL: Duration = Duration::from_millis(250);
-/// Looks at a source that tells, in case that it forgets to.
+/// How often to look at a source that notifies, in case that a notification is lost.
 const POLL_LISTENING: Duration = Duration::from_secs(1);
 /// The first pause while a writer holds the safe head back; doubles up to [`POLL`].
 const SOON: Duration = Duration::from_millis(2);
@@ -105,7 +105,7 @@ impl Worker {
         })
     }
 
-    /// Works until told to stop, then gives everything back.
+    /// Works until it is asked to stop, then gives everything back.
     pub(super) async fn run(
         &mut self,
         views: &mut watch::Receiver<View>,

@@ -1,4 +1,4 @@
-//! The types of a table's columns, as the table itself tells them.
+//! The types of a table's columns, read from the table itself.
 
 use tokio_postgres::{Client, Error};
 

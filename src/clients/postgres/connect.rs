@@ -107,8 +107,8 @@ impl Session {
         std::mem::replace(&mut self.notifications, none)
     }
 
-    /// Asks the server to give up what it is doing for this connection, and waits at most `deadline` for that request to be delivered. A
-    /// server that hangs is not told.
+    /// Asks the server to cancel what it is doing for this connection, and waits at most `deadline` for that request to be delivered. A server that
+    /// hangs does not get it.
     pub async fn cancel(&self, deadline: Duration) {
         // The answer does not matter: the caller closes the connection next.
         let _ = timeout(deadline, self.cancel.cancel_query(self.tls.clone())).await;

@@ -1,6 +1,6 @@
-//! Whether a server process at the other end of a connection is ours alone, or a pooler stands between.
+//! Whether a server process at the other end of a connection serves only this connection, or a pooler stands between.
 //!
-//! A server tells a new client the number of the process that serves it, by which the client may ask to cancel a statement. A pooler makes up a
+//! A server sends a new client the number of the process that serves it, with which the client may ask to cancel a statement. A pooler makes up a
 //! number of its own, since any process may serve the next transaction. So where that number is `pg_backend_pid()`, the connection goes to the
 //! process itself (or through proxies that pass bytes on), and otherwise it is shared.
 
@@ -20,7 +20,7 @@ use tokio_postgres::{
 /// The length of the request for TLS that may come before the request to cancel.
 const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// True when the server process is ours until the connection ends.
+/// True when the server process serves only this connection until it ends.
 ///
 /// # Errors
 /// Those of the server.

@@ -71,7 +71,7 @@ fn may_be_repeated(code: &SqlState, routine: Option<&str>, fatal: bool, in_the_t
         .contains(code)
 }
 
-/// At most so long, and in one line.
+/// Shortens a text to a bounded length, in one line.
 pub(super) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
     if text.chars().count() > LONGEST {

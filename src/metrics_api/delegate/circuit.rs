@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// So many failures in a row are believed.
+/// After this many failures in a row the adapter is not asked for a while.
 const FAILURES: u32 = 3;
 /// How long they are believed; then one request tries again.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! Asks an adapter with patience that ends, and makes of its answer one that a caller of ours can use.
+//! Forwards a request to another adapter with a time limit, and turns its answer into one that the caller can use.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,13 +22,13 @@ use crate::metrics_api::{
 
 /// How long an adapter may take.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Requests at an adapter at once. Far below the streams of one connection of the API server, so that a hanging adapter takes none from
-/// ours: more are refused, not kept waiting.
+/// Requests in progress at an adapter. Far below the streams of one connection of the API server, so that an adapter that hangs takes none from the
+/// operator's own metrics: more are refused, not kept waiting.
 const MOST_AT_ONCE: usize = 64;
 /// The largest answer with values, and the largest list of what there is.
 const LARGEST_ANSWER: usize = 1024 * 1024;
 const LARGEST_LIST: usize = 4 * 1024 * 1024;
-/// So much of an adapter's own words is passed on.
+/// The most bytes of an adapter's own message that are passed on.
 const LONGEST_MESSAGE: usize = 1024;
 /// How often an adapter is asked what it has, and how soon again when that failed.
 pub(in crate::metrics_api) const LIST_EVERY: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
-//! Another adapter of the same metrics group, which is asked for what is not ours: one cluster has one provider of each group.
+//! Another adapter of the same metrics group, to which requests for other metrics are forwarded: a cluster has one provider of each group.
 //!
-//! The caller has been judged before: an adapter is never told who asks, since it would not take our word for it. What an adapter does, or
-//! does not do, stays its own matter: its answers are bounded in time and size, and nothing of ours waits for them.
+//! The caller has been authorized before: an adapter does not learn who the caller is, since it would not trust the operator's statement. An
+//! adapter's faults stay its own: its answers are bounded in time and size, and no request for the operator's own metrics waits for them.
 
 mod circuit;
 mod forwarder;
@@ -24,7 +24,7 @@ pub(super) use listing::{DelegatedResource, Listed};
 
 /// Another adapter's service.
 pub trait Delegate: Send + Sync + 'static {
-    /// By which a person knows it, such as `the service keda/keda-operator-metrics-apiserver`.
+    /// The name for people, such as `the service keda/keda-operator-metrics-apiserver`.
     fn name(&self) -> &str;
 
     /// Sends a GET of this path and query with the operator's own identity, and returns the answer. Follows no redirect, and reads no more than
@@ -56,14 +56,14 @@ pub enum DelegateError {
     TooLarge(usize),
 }
 
-/// Who is asked for what is not ours.
+/// The adapters to which requests for other metrics are forwarded.
 #[derive(Clone, Default)]
 pub struct Delegates {
     /// For `external.metrics.k8s.io`.
     pub external: Option<Arc<dyn Delegate>>,
     /// For `custom.metrics.k8s.io`.
     pub custom: Option<Arc<dyn Delegate>>,
-    /// External metrics whose names begin so are ours, also those that we do not know.
+    /// External metrics whose names begin with this are the operator's, even those that do not exist.
     pub reserved: String,
 }
 
@@ -114,7 +114,7 @@ pub struct GroupLabels {
 /// What is counted about adapters.
 #[derive(Clone, Debug, Default)]
 pub struct DelegateMetrics {
-    /// Requests for metrics that are not ours.
+    /// Requests for metrics of other adapters.
     pub requests: Family<DelegatedLabels, Counter>,
     /// When an adapter last said which metrics it has: seconds since 1970.
     pub listed: Family<GroupLabels, Gauge>,
@@ -142,12 +142,12 @@ impl Forwarders {
         }
     }
 
-    /// Who has an external metric of this name, if it cannot be ours.
+    /// The adapter of an external metric with this name, unless the name is reserved for the operator.
     pub(super) fn of_external(&self, metric: &str) -> Option<&Forwarder> {
         self.external.as_ref().filter(|_| !metric.starts_with(&self.reserved))
     }
 
-    /// Who has metrics of objects that are not ours.
+    /// The adapter of the metrics of other objects.
     pub(super) fn of_objects(&self) -> Option<&Forwarder> {
         self.custom.as_ref()
     }
@@ -156,7 +156,7 @@ impl Forwarders {
         self.external.iter().chain(&self.custom)
     }
 
-    /// Only what is not ours, whatever an adapter calls its own.
+    /// Keeps only metrics that are not the operator's, whatever the adapter lists.
     pub(super) fn not_ours(&self, listed: &mut Vec<DelegatedResource>, version: ApiVersion, offer: &Offer) {
         listed.retain(|resource| match version {
             ApiVersion::ExternalV1Beta1 => !resource.name.starts_with(&self.reserved),
