@@ -340,7 +340,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
     Ok(())
 }
 
-/// The adapters that are asked for metrics that are not ours.
+/// The adapters to which requests for other metrics are forwarded.
 fn asked_for_the_rest(
     args: DelegateArgs,
     (external_metrics, custom_metrics): (bool, bool),

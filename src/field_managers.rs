@@ -1,4 +1,4 @@
-//! Who wrote a field of an object, as the API server keeps it in `metadata.managedFields`.
+//! Which field manager wrote a field of an object, as the API server keeps it in `metadata.managedFields`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 

@@ -17,9 +17,9 @@ use crate::{
     },
 };
 
-/// How old the oldest event of a backlog is, where nothing is said.
+/// How old the oldest event of a backlog is, where no option gives it.
 const BACKLOG_AGE: Duration = Duration::from_secs(3_600);
-/// How wide charts are, where nothing is said.
+/// How wide charts are, in columns, where no option gives it.
 const WIDTH: u16 = 100;
 
 /// Prints. A reader that has seen enough (`| head`) is no failure.

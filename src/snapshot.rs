@@ -1,6 +1,6 @@
 //! The latest assessment of every projection, for many readers and one writer.
 //!
-//! The sampler publishes a whole new [`Snapshot`]; the controller and the metrics API read it without waiting for anybody.
+//! The sampler publishes a whole new [`Snapshot`]; the controller and the metrics API read it without waiting.
 
 use std::{
     collections::{BTreeMap, HashMap},

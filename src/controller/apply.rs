@@ -31,7 +31,7 @@ use crate::{
 /// How often a number of workers is applied again where the Deployment changes at the same moment.
 const CONFLICTS: usize = 4;
 
-/// What an apply left behind, so that the same need not be declared again.
+/// What is remembered of an apply, so that the same need not be applied again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Memo {
     hash: String,
@@ -63,7 +63,7 @@ impl Applier {
         target: &ScaleTarget,
         memos: &mut Memos,
     ) -> Result<(), Unapplied> {
-        // Nothing is written before it is clear that every name is ours or free.
+        // Nothing is written before it is clear that every object is the operator's or does not exist.
         let found = try_join_all(plan.desired.iter().map(|desired| self.find_ours(owner, desired))).await?;
         let scales = matches!(plan.scale, ScalePlan::Set(_) | ScalePlan::Raise(_));
         // The watches of Projections and of their objects do not advance together: objects vanish with a Projection that still seems to be there.
@@ -98,7 +98,7 @@ impl Applier {
         Api::namespaced_with(self.client.clone(), namespace, &part.api_resource())
     }
 
-    /// A fresh read: is it still there, the same one, and not going?
+    /// Reads whether the owner still exists, is the same object, and is not being deleted.
     async fn owner_is_there(&self, owner: &Owner) -> Result<(), Unapplied> {
         let projections: Api<Projection> = Api::namespaced(self.client.clone(), &owner.namespace);
         match projections.get_metadata(&owner.name).await {
@@ -115,7 +115,7 @@ impl Applier {
         }
     }
 
-    /// The object of this name if it is ours, read from the API server where the index does not know it for certain.
+    /// The object of this name if it is the operator's, read from the API server where the index does not know it for certain.
     async fn find_ours(&self, owner: &Owner, desired: &Desired) -> Result<Option<Arc<Live>>, Unapplied> {
         let Desired { part, name, body: _, hash: _ } = desired;
         let (now, namespace) = (Instant::now(), owner.namespace.as_str());
@@ -151,7 +151,7 @@ impl Applier {
                 "the {} {namespace}/{name} exists and does not belong to this Projection: it was left as it is. Rename or delete one of the two",
                 part.kind(),
             ),
-            // One that is going leaves the name free.
+            // The name becomes free when the object is deleted.
             lasting: !live.deleting,
         }))
     }
@@ -189,7 +189,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Sees to it that another manager owns the number of workers, then declares the Deployment without it.
+    /// Makes another field manager own the number of workers, then applies the Deployment without it.
     async fn hand_over(
         &self,
         owner: &Owner,
@@ -265,12 +265,12 @@ impl Applier {
         if live.deleting || live.controlled_by.as_deref() != Some(owner.uid.as_str()) {
             return Ok(());
         }
-        // This very object, as we saw it: ours.
+        // Deletes only the object that was seen, which is the operator's.
         let seen = Preconditions { uid: Some(live.uid.clone()), resource_version: Some(live.resource_version.clone()) };
         let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::background() };
         match self.api(part, &owner.namespace).delete(&name, &parameters).await {
             Ok(answer) => match answer.left() {
-                // Not gone before its finalizers are.
+                // The object exists until its finalizers are removed.
                 Some(object) => {
                     self.index.answered(part, &owner.namespace, &name, Live::from_object(&object), Instant::now());
                 }
@@ -305,7 +305,7 @@ pub fn needs_apply(desired: &Desired, live: &Live, memo: Option<&Memo>) -> bool 
     !contains(&body, &declared) && memo.is_none_or(|memo| memo.seen != fingerprint(&restrict(&body, &declared)))
 }
 
-/// The objects of a list say neither their version nor their kind.
+/// The objects of a list contain neither `apiVersion` nor `kind`.
 fn comparable(desired: &Desired) -> Value {
     let mut body = desired.body.clone();
     if let Value::Object(fields) = &mut body {

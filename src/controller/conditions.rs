@@ -210,7 +210,7 @@ fn lag_known(known: &Known<'_>) -> Verdict {
             )
         };
     }
-    // Lag is known all the same, so these are no failure; they are said, and an Event is published.
+    // The lag is known all the same, so these are not failures; they are reported, and an Event is published.
     if let Some(ahead) = assessment.ahead_of_clock {
         return remarkable(
             Reason::EventTimeInFuture,
@@ -418,8 +418,8 @@ fn ready(parts: [&Verdict; 4], known: &Known<'_>, previous: &ProjectionStatus) -
     holds("measured and running as asked")
 }
 
-/// What to say of a Projection whose autoscaler the operator makes. `known` is where its metrics lead elsewhere; until that is known at all,
-/// what was said before still stands.
+/// The message for a Projection whose autoscaler the operator makes. `known` lists the APIServices that lead elsewhere; until that is known, the last
+/// message stays.
 pub fn metrics_not_served(known: Option<&Unserved>, previous: &ProjectionStatus) -> Option<String> {
     let Some(known) = known else {
         let said = previous.conditions.iter().find(|said| said.reason == Reason::MetricsNotServed.as_str());

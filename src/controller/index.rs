@@ -24,7 +24,7 @@ type Address = (Part, String, String);
 #[derive(Debug)]
 struct Entry {
     live: Arc<Live>,
-    /// When the API server answered our write with this object, while the watch has not shown it yet.
+    /// When the API server answered this replica's write with this object, while the watch has not shown it yet.
     unconfirmed: Option<Instant>,
 }
 
@@ -35,7 +35,7 @@ struct State {
     deleted: HashMap<String, Instant>,
 }
 
-/// All live objects that carry our label. Clones share it.
+/// All live objects that carry the operator's label. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct LiveIndex(Arc<RwLock<State>>);
 
@@ -60,7 +60,7 @@ impl LiveIndex {
         }
         let address = address(part, namespace, name);
         let before = state.objects.get(&address);
-        // The watch lags behind our own write, and will show it.
+        // The watch lags behind this replica's own write, and will show it.
         if before.is_some_and(|before| before.unconfirmed.is_some() && live.is_older_than(&before.live)) {
             return false;
         }
@@ -69,7 +69,7 @@ impl LiveIndex {
         changed
     }
 
-    /// Takes in the API server's answer to a read or write of our own at `now`, unless the watch knows better.
+    /// Takes in the API server's answer to a read or write of this replica at `now`, unless the watch knows a newer state.
     pub fn answered(&self, part: Part, namespace: &str, name: &str, live: Live, now: Instant) {
         let mut state = self.write();
         if state.deleted.contains_key(&live.uid) {

@@ -50,7 +50,7 @@ pub struct Known<'a> {
     pub rollout: Option<(Reason, String)>,
     /// What went wrong in validating or applying.
     pub problem: Option<Problem>,
-    /// Applying failed a moment ago, and will be tried again before anything is said about it.
+    /// Applying failed a moment ago, and will be tried again before it is reported.
     pub unapplied: bool,
     /// The measurement to act on, or why there is none.
     pub measured: Result<&'a Measured, MeasureError>,

@@ -16,17 +16,17 @@ pub struct Live {
     pub controlled_by: Option<String>,
     /// It is being deleted.
     pub deleting: bool,
-    /// The hash of what the operator last declared.
+    /// The hash of what the operator last applied.
     pub applied_hash: Option<String>,
     /// Metadata, spec and data as JSON text: parsed only when there is something to compare.
     pub body: Box<str>,
     /// Of a workload: its number of workers.
     pub workers: WorkerCounts,
-    /// Who owns `spec.replicas`, by field manager.
+    /// The field managers that own `spec.replicas`.
     pub replica_managers: Vec<String>,
-    /// Of a workload: why the cluster refuses to create its pods, in the cluster's own words, if it does.
+    /// Of a workload: the cluster's message about why it refuses to create its pods, if it does.
     pub refused: Option<String>,
-    /// Of an autoscaler: why it does not scale, in its own words, if it does not.
+    /// Of an autoscaler: its message about why it does not scale, if it does not.
     pub autoscaler_inactive: Option<String>,
     /// Of an autoscaler: what its controller said last of the number of workers; absent where no controller has looked at it yet.
     pub autoscaler_sees: Option<i32>,
@@ -88,7 +88,7 @@ impl Live {
         serde_json::from_str(&self.body).unwrap_or(Value::Null)
     }
 
-    /// The same, whatever version the API server gave it: nothing that we look at differs.
+    /// True when the two are equal but for the version that the API server gave them.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         let Self {
             uid,
@@ -175,7 +175,7 @@ fn replica_managers(object: &DynamicObject) -> Vec<String> {
 }
 
 fn autoscaler_inactive(data: &Value) -> Option<String> {
-    // At zero workers, which is our kill switch, it is disabled by design.
+    // At zero workers, which `spec.suspend` causes, it is disabled by design.
     let inactive = condition_of(data, "ScalingActive", "False").filter(|(reason, _)| reason != "ScalingDisabled");
     let (reason, message) = condition_of(data, "AbleToScale", "False").or(inactive)?;
     Some(format!("{reason}: {message}"))

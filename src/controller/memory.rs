@@ -75,9 +75,9 @@ pub(super) struct Tried {
 /// What is there when a round begins.
 pub(super) struct Gathered {
     pub(super) projection: Arc<Projection>,
-    /// The status that we wrote last, or else the one that is there: what the next one follows on.
+    /// The status that this replica wrote last, or else the one in the cluster: the next status follows on it.
     pub(super) previous: ProjectionStatus,
-    /// The status that is there, as far as we know.
+    /// The status in the cluster, as far as is known.
     pub(super) there: Stored,
 }
 

@@ -87,7 +87,7 @@ pub struct Owner {
 }
 
 impl Desired {
-    /// Adds to `rest` (spec or data) what every object of ours has.
+    /// Adds to `rest` (spec or data) what every object of the operator's has.
     pub fn new(part: Part, owner: &Owner, rest: Map<String, Value>) -> Self {
         let name = part.object_name(&owner.name);
         let mut body = json!({
@@ -116,7 +116,7 @@ impl Desired {
     }
 }
 
-/// Labels of every object of ours.
+/// Labels of every object that the operator makes.
 pub fn object_labels(projection: &str) -> Value {
     json!({ names::MANAGED_BY_LABEL: names::FIELD_MANAGER, names::PROJECTION_LABEL: projection })
 }

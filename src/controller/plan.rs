@@ -35,7 +35,7 @@ pub fn plan(validated: &Validated, view: ScaleView, defaults: &WorkerDefaults, s
         Workload::MeasureOnly => Plan { desired: Vec::new(), scale: ScalePlan::Leave },
         Workload::Existing { kind, name } => Plan {
             desired: autoscaler(Target { kind: kind.as_str(), name }).into_iter().collect(),
-            // It is not ours to make: without it there is nothing to scale.
+            // The operator does not make this workload: without it there is nothing to scale.
             scale: if view.replicas.is_some() { plan_scale(workers, view) } else { ScalePlan::Leave },
         },
         Workload::Own { pods, environment, strict } => {

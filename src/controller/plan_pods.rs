@@ -1,5 +1,5 @@
-//! The pods of a Deployment of ours: what the team wrote, or the built-in projector; with the environment that every worker
-//! gets, and *restricted* Pod Security wherever the team's template is silent.
+//! The pods of a Deployment that the operator makes: what the team wrote, or the built-in projector; with the environment that every worker gets, and
+//! *restricted* Pod Security wherever the team's template sets nothing.
 //!
 //! Pure. Adds, never removes: a field that the template sets is the team's.
 

@@ -1,4 +1,4 @@
-//! Sets the number of workers of a workload, ours or one that is there already, through its scale subresource.
+//! Sets the number of workers of a workload, whether the operator made it or not, through its scale subresource.
 //!
 //! Each write is decided from a fresh read and applies to that version only. So a number that another client set meanwhile is not overwritten, and a
 //! write that arrives late does nothing.

@@ -357,7 +357,7 @@ fn an_age_that_grows_is_told_again_when_it_has_grown_by_a_quarter() {
     {
         assert_eq!(urgency(&before, &at_age(age)), wanted, "{age}");
     }
-    // Small ages differ by less than anybody sees; what crosses the target is told at once.
+    // Small ages differ by less than a user would notice; crossing the target is reported at once.
     assert_eq!(urgency(&at_age(0.1), &at_age(0.3)), Urgency::Never);
     assert_eq!(urgency(&at_age(29.9), &at_age(30.1)), Urgency::Now);
     // An age that is not known any more, or again.

@@ -1,4 +1,4 @@
-//! Why workers do not run, in one sentence: from what a workload's conditions and its pods say. Pure.
+//! Why workers do not run, in one sentence: from a workload's conditions and its pods. Pure.
 //!
 //! Names and numbers that change with every attempt are left out, so that the sentence stays the same while the cause does.
 
@@ -16,12 +16,12 @@ use super::{
 };
 use crate::api::Reason;
 
-/// What kept a pod from being a ready worker. The order is the order of telling: what explains most comes first.
+/// What kept a pod from being a ready worker. The order is that of reporting: what explains most comes first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Cause {
     /// The pod was not created: quota, limit range, Pod Security, an admission webhook.
     Refused,
-    /// An image cannot be had.
+    /// An image cannot be pulled.
     Image,
     /// A container cannot be made: a Secret or a key that its environment names is missing, a command does not exist. A volume that cannot be
     /// mounted is only known by the pod staying in `ContainerCreating`, so that it counts after some minutes.
@@ -30,7 +30,7 @@ pub enum Cause {
     OutOfMemory,
     /// It ends by itself again and again.
     Crash,
-    /// No node takes it.
+    /// No node can take it.
     Unschedulable,
     /// It runs and does not become ready.
     NotReady,
@@ -116,7 +116,7 @@ fn trouble_of(pod: &Pod, now: Timestamp) -> Option<(Cause, String)> {
         status.conditions.iter().flatten().find(|one| one.type_ == "PodScheduled" && one.status == "False");
     if let Some(unscheduled) = unscheduled.filter(|one| one.reason.as_deref() == Some("Unschedulable")) {
         let message = unscheduled.message.as_deref().unwrap_or_default();
-        // What evicting others would bring is the scheduler's own affair.
+        // What preemption would achieve does not concern the workload.
         let message = message.split(" preemption:").next().unwrap_or_default();
         return Some((Cause::Unschedulable, format!("cannot be scheduled: {}", one_line(message))));
     }

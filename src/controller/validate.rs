@@ -50,7 +50,7 @@ pub enum Workload {
     },
 }
 
-/// The pods of a Deployment of ours.
+/// The pods of a Deployment that the operator makes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pods {
     /// The team's own template: checked to have an object of metadata and an object of spec with containers.
@@ -84,9 +84,9 @@ pub struct WorkerBounds {
     pub min: i32,
     /// Most that are of use: bounded by shards and ordering, at least `min`.
     pub max: i32,
-    /// The kill switch.
+    /// `spec.suspend` is set.
     pub suspended: bool,
-    /// A HorizontalPodAutoscaler of ours scales.
+    /// A HorizontalPodAutoscaler that the operator makes scales the workload.
     pub autoscaled: bool,
     /// And the operator scales out itself, the moment that more workers are needed.
     pub immediate: bool,

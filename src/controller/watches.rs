@@ -200,7 +200,7 @@ fn readable(guarded: DeserializeGuard<Projection>) -> Option<Projection> {
     match guarded.0 {
         Ok(mut projection) => {
             note_who_wrote(&mut projection);
-            // Who wrote which field is of no other use here, and large.
+            // What `managedFields` says is not needed any more, and large.
             projection.metadata.managed_fields = None;
             Some(projection)
         }

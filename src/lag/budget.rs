@@ -26,7 +26,7 @@ pub fn fair_shares(connections: u32, claims: &[Claim]) -> Vec<u32> {
     let mut shares: Vec<u32> = claims.iter().map(|claim| claim.wanted.min(1)).collect();
     let taken = claims.iter().zip(&shares).map(|(claim, share)| u64::from(per_worker(claim)) * u64::from(*share)).sum();
     let mut left = u64::from(connections).saturating_sub(taken);
-    // The one who has least first; among equals the first.
+    // The claim that has least first; among equals the first.
     let mut waiting: BinaryHeap<Reverse<(u64, usize)>> = claims
         .iter()
         .zip(&shares)

@@ -1,5 +1,5 @@
-//! Workers that are not ours: each owns whole shards, handles events one after another, and commits when it pleases. Event by event, so that
-//! what is measured from outside and what really waits can be compared.
+//! Workers other than the built-in projector's: each owns whole shards, handles events one after another, and commits when it pleases. Event by
+//! event, so that what is measured from outside and what really waits can be compared.
 
 use std::collections::VecDeque;
 
@@ -8,9 +8,9 @@ use crate::lag::{Assessment, Bounds, CheckpointState, Head, Pending, Position, S
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Commits {
-    /// Each worker after so many seconds, with a phase of its own.
+    /// Each worker commits after this many seconds, with a phase of its own.
     Every(f64),
-    /// Each worker after so many events.
+    /// Each worker commits after this many events.
     Events(u32),
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Foreign {
     pub(super) start_up: f64,
     pub(super) commits: Commits,
     pub(super) rows: Rows,
-    /// Of all events, so many thousandths for the first shard; the others share the rest.
+    /// The share of the first shard, in thousandths of all events; the other shards share the rest.
     pub(super) hot: u32,
     /// The worker's speed, where it is not the others'.
     pub(super) slow: Option<(usize, f64)>,
@@ -134,7 +134,7 @@ impl Foreign {
         }
     }
 
-    /// Lets so many events a second come for so many seconds, and does what the model says.
+    /// Lets `arriving` events a second come for `seconds`, and does what the model says.
     pub(super) fn run(&mut self, seconds: f64, arriving: f64) -> Assessment {
         let mut last = None;
         let ticks = (seconds / TICK).round();
@@ -252,7 +252,7 @@ impl Foreign {
         }
     }
 
-    /// Age of the first event beyond a position, as the source tells it.
+    /// The age of the first event beyond a position, as the source reports it.
     fn age_of(&self, position: Position) -> f64 {
         // Events come evenly enough: by the rate of late.
         let beyond = (self.head - position.0.unsigned_abs()).min(100_000);

@@ -8,7 +8,7 @@ pub mod served;
 pub use page::{ControllerMetrics, Metrics};
 pub use served::{ServedMetrics, measured_kind};
 
-/// External metrics whose names begin so are ours, whether there is such a one or not.
+/// External metrics whose names begin with this are the operator's, whether such a metric exists or not.
 pub const PREFIX: &str = "projection_";
 
 /// A metric of a Projection.

@@ -1,4 +1,4 @@
-//! Who may ask what: attributes of a request, and answers of the cluster remembered for a moment.
+//! Authorization: attributes of a request, and the cluster's answers, cached for a moment.
 
 use std::{
     collections::HashMap,

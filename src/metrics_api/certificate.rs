@@ -13,7 +13,7 @@ use x509_parser::{
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 const CA_VALIDITY_DAYS: i32 = 3650;
 const VALIDITY_DAYS: i32 = 365;
-/// A clock that is a little behind ours must not refuse a fresh certificate.
+/// How far a certificate is backdated, so that a clock that is a little behind the operator's does not refuse it.
 const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
 
 /// An authority and a serving certificate signed by it, in PEM.

@@ -63,7 +63,7 @@ impl Discovery {
         }
     }
 
-    /// `/apis`, aggregated for who asks for that.
+    /// `/apis`, aggregated where the caller asks for that.
     pub(super) fn groups(&self, request: &HeaderMap) -> Answer {
         if asks_for_aggregated(request) { self.aggregated.answer(request) } else { self.groups.answer(request) }
     }

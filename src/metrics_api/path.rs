@@ -37,7 +37,7 @@ fn segment(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
     }
 }
 
-/// The path of these segments, in the one spelling that everybody reads alike; without empty ones at the end.
+/// The path of these segments, in a spelling that every server reads alike; without empty segments at the end.
 pub(super) fn join(segments: &[&str]) -> String {
     let end = segments.iter().rposition(|segment| !segment.is_empty()).map_or(0, |last| last + 1);
     segments[..end].iter().map(|segment| format!("/{}", utf8_percent_encode(segment, NOT_PLAIN))).collect()

@@ -13,7 +13,7 @@ use super::{ClientAuthorities, authn::Standing, connection_limiter::Permit};
 /// A certificate may expire while its connection lives.
 const JUDGED_FOR: Duration = Duration::from_secs(5);
 
-/// Who is at the other end.
+/// The client of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
     from: SocketAddr,

@@ -78,10 +78,10 @@ impl Bucket {
     }
 }
 
-/// The buckets of those who asked lately.
+/// The buckets of callers that asked recently.
 ///
-/// Known by a keyed hash of their names: a name may be long, and neither its memory nor its copy is worth it here. Two halves, of
-/// which the older goes when the newer is full; who asks again moves to the newer one.
+/// Callers are identified by a keyed hash of their names: a name may be long, and storing or copying it is not worth it here. There are two halves,
+/// of which the older is dropped when the newer is full; a caller that asks again moves to the newer one.
 #[derive(Debug)]
 pub(super) struct Callers {
     rate: Rate,

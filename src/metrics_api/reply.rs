@@ -32,7 +32,7 @@ impl Document {
         Self { content_type, etag: etag.unwrap_or(HeaderValue::from_static("\"0\"")), body: Bytes::from(body) }
     }
 
-    /// The document, or 304 to who has it already.
+    /// The document, or 304 where the caller has it already.
     pub(super) fn answer(&self, request: &HeaderMap) -> Answer {
         let has_it = request.get_all(header::IF_NONE_MATCH).iter().any(|held| names(held, &self.etag));
         let (status, body) =

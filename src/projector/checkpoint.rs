@@ -19,14 +19,14 @@ const WORKER_TABLE: &str = "projectionist_workers";
 const FORGET_PASSED: &str = "failed_position = case when c.failed_position > u.position then c.failed_position end, \
      failure = case when c.failed_position > u.position then c.failure end";
 
-/// A shard in hand.
+/// A shard that this worker holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Held {
-    /// Counts the changes of hands.
+    /// Counts how often the shard has changed its owner.
     pub(super) fence: i64,
-    /// What the table says.
+    /// The position in the checkpoint table.
     pub(super) committed: i64,
-    /// Up to where nothing is left to do: beyond `committed` when there was nothing to do in between.
+    /// The position up to which nothing is left to do: beyond `committed` when there was nothing to do in between.
     pub(super) position: i64,
 }
 

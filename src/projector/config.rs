@@ -1,7 +1,7 @@
 //! The configuration of a worker of the built-in projector: the file that the operator mounts.
 //!
-//! No connection string is part of it: those come by the environment, from a Secret, and this comes from a ConfigMap that anybody
-//! in the namespace may read.
+//! No connection string is part of it: those come by the environment, from a Secret, and this comes from a ConfigMap, which users with access to the
+//! namespace may read.
 
 use std::collections::BTreeMap;
 

@@ -180,11 +180,11 @@ pub(super) enum Failure {
     Contention,
     /// The statement does not suit the event.
     Handler,
-    /// The connection, the server or what was prepared there is of no more use.
+    /// The connection, the server or a prepared statement can no longer be used.
     Connection,
 }
 
-/// Tells whose fault it is.
+/// What caused a failure.
 pub(super) fn failure(error: &Error) -> Failure {
     let Some(answer) = error.as_db_error() else { return Failure::Connection };
     let code = answer.code();

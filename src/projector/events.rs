@@ -1,4 +1,4 @@
-//! Reads the events of the shards in hand, in the order of their positions and never beyond the safe head.
+//! Reads the events of the shards that this worker holds, in the order of their positions and never beyond the safe head.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// For one statement on the source; the server's own limit is a little shorter.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How many events one statement looks at, at most, in search of those of the shards in hand: a bound for its time.
+/// The most events that one statement looks at in search of those of the worker's shards: this limits its time.
 const WINDOW: i64 = 50_000;
 /// A batch ends where its events reach this many bytes, so that a worker's memory does not depend on them. The last event may exceed it.
 const MOST_BYTES: u64 = 4 << 20;
@@ -36,14 +36,14 @@ pub(super) struct Seen {
     pub(super) safe: Option<Position>,
     /// The highest committed position.
     pub(super) head: Position,
-    /// Who holds the safe head back.
+    /// The transaction that holds the safe head back.
     pub(super) blocked_by: Option<BlockingWriter>,
 }
 
 /// Which events to read.
 #[derive(Clone, Debug)]
 pub(super) struct Range {
-    /// For each shard, whether in hand or not, the position after which to read.
+    /// For each shard, whether the worker holds it or not, the position after which to read.
     pub(super) after: Vec<i64>,
     /// For each shard the last position to read.
     pub(super) until: Vec<i64>,

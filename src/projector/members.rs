@@ -29,7 +29,7 @@ const DEADLINE: Duration = LEASE;
 /// A worker that has been dead for this long is forgotten.
 const FORGET_AFTER: &str = "1 minute";
 
-/// Who is there and who has what.
+/// The live workers, and the owner of each shard.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     /// The view shows everything that happened before; absent before the first look.

@@ -23,7 +23,7 @@ use crate::clients::postgres::{ConnectionSettings, Session, connect, quote_ident
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 /// A life this long was no failed attempt.
 const LONG_LIFE: Duration = Duration::from_secs(30);
-/// From the signal to stop until the batch in hand must have ended: less than the 30 s that Kubernetes grants.
+/// From the signal to stop until the batch in progress must have ended: less than the 30 s that Kubernetes grants.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a worker needs to know.
@@ -53,11 +53,11 @@ struct Life {
     health: Health,
 }
 
-/// Works until `shutdown` resolves; then finishes the batch in hand, gives all shards back, and returns.
+/// Works until `shutdown` resolves; then finishes the batch in progress, gives all shards back, and returns.
 ///
 /// # Errors
-/// What only another configuration can mend: a handler that is no statement, another number of shards than the checkpoints were made for,
-/// a health address that is taken. And when the batch in hand did not end in time after `shutdown`.
+/// Where only another configuration can help: a handler that is no statement, another number of shards than the checkpoints were made for, a health
+/// address that is in use. And when the batch in progress did not end in time after `shutdown`.
 pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Result<(), ProjectorError> {
     let RunOptions { config, source, store, worker_name, health_listen } = options;
     config.check()?;

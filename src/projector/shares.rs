@@ -1,4 +1,4 @@
-//! Who should have which shards: a pure rule that every worker computes for itself from what all of them see.
+//! Which worker should own which shards: a pure rule that every worker computes for itself from what all of them see.
 //!
 //! No IO: what it answers is tried with guarded statements in `checkpoint`, so that a view that is out of date costs a moment and never
 //! gives one shard to two workers.
@@ -23,8 +23,8 @@ impl Change {
 
 /// Compares the worker `me` with its share of the shards.
 ///
-/// `members` are the live workers; `me` counts whether listed or not. `owners` holds each shard's owner; one who is no member no longer counts.
-/// Each of `n` workers gets `S / n` shards; of the rest, one each goes to those who hold most, so that as few shards as possible move.
+/// `members` are the live workers; `me` counts whether listed or not. `owners` holds each shard's owner; an owner that is not a member no longer
+/// counts. Each of `n` workers gets `S / n` shards; of the rest, one each goes to the workers that hold most, so that as few shards as possible move.
 pub fn change(me: &str, members: &[String], owners: &[Option<String>]) -> Change {
     let mut held: HashMap<&str, usize> = members.iter().map(|member| (member.as_str(), 0)).collect();
     held.entry(me).or_default();
@@ -46,7 +46,7 @@ pub fn change(me: &str, members: &[String], owners: &[Option<String>]) -> Change
     if mine.len() > share {
         return Change { release: mine.split_off(share), take: Vec::new() };
     }
-    // Each begins elsewhere, so that those who look at the same moment seldom reach for the same shard.
+    // Each worker begins elsewhere, so that workers that look at the same moment seldom try to take the same shard.
     let begin = if free.is_empty() { 0 } else { rank * free.len() / ranking.len() };
     free.rotate_left(begin);
     free.truncate(share - mine.len());

@@ -50,7 +50,7 @@ impl StuckShards {
         pause
     }
 
-    /// Forgets shards that are no longer in hand (`None`) or have come past their event; returns the latter with that event's position.
+    /// Forgets shards that this worker no longer holds (`None`) or that have passed their event; returns the latter with that event's position.
     pub(super) fn settle(&mut self, reached: impl Fn(u32) -> Option<i64>) -> Vec<(u32, i64)> {
         let mut passed = Vec::new();
         self.0.retain(|shard, stuck| match reached(*shard) {

@@ -1,4 +1,4 @@
-//! One worker at work: takes and gives back shards, reads what is there for those in hand, and commits effects with checkpoints.
+//! One worker: takes and gives back shards, reads the events of those that it holds, and commits effects with checkpoints.
 //!
 //! A shard whose handler fails waits just before the event that it failed on, while the other shards go on.
 
@@ -245,8 +245,8 @@ impl Worker {
         Ok(Step::Worked)
     }
 
-    /// What to read next, and whether that is the one event of a stuck shard whose time to be tried again has come. Otherwise all up to the
-    /// safe head, and of stuck shards what comes before the failed event.
+    /// What to read next, and whether that is the one event of a stuck shard that is due to be tried again. Otherwise all events up to the safe head,
+    /// and of stuck shards those before the failed event.
     fn range(&self) -> (Range, bool) {
         let mut range = Range::nothing(self.shards);
         if let Some((shard, position)) = self.stuck.due(Instant::now(), |shard| self.position(shard)) {

@@ -17,7 +17,7 @@ use crate::{
     controller::ServerAbilities,
 };
 
-/// Events per second that one busy worker handles, where nothing tells.
+/// Events per second that one busy worker handles, where neither the trace nor an option gives the rate.
 const USUAL_WORKER_RATE: f64 = 100.0;
 
 /// What is simulated, as the command line gives it.
@@ -25,7 +25,7 @@ const USUAL_WORKER_RATE: f64 = 100.0;
 pub struct Options {
     /// The version of Kubernetes whose autoscaler is simulated: major and minor.
     pub kubernetes: (u32, u32),
-    /// Events per second that one busy worker handles, where the trace does not tell. Default: 100.
+    /// Events per second that one busy worker handles, where the trace does not contain the rate. Default: 100.
     pub worker_rate: Option<f64>,
     /// What an earlier run learnt of that; none: the model has to find out.
     pub learnt_rate: Option<f64>,
@@ -35,9 +35,9 @@ pub struct Options {
     pub kind: WorkerKind,
     /// Workers at the beginning. Default: `minWorkers`.
     pub workers: Option<u32>,
-    /// Shards, where the Projection does not tell.
+    /// The number of shards, where the Projection does not contain it.
     pub shards: Option<u32>,
-    /// The first shard gets so many times as many events as each other.
+    /// How many times as many events the first shard gets as each other.
     pub hot_shard: f64,
     /// Events that wait at the beginning.
     pub backlog: u64,
@@ -49,11 +49,11 @@ pub struct Options {
     pub sync_period: Duration,
     /// When it looks first.
     pub phase: Duration,
-    /// Who scales out, where it is not to be as the Projection says.
+    /// What scales out, where it is not to be as the Projection says.
     pub scale_out: Option<ScaleOut>,
 }
 
-/// Why there is no simulation. Who knows the files' names puts them before.
+/// Why there is no simulation. The caller, which knows the names of the files, puts them before the message.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum InvalidInput {
     /// Of the Projection's file: no document, or more than one.

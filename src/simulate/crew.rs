@@ -90,21 +90,21 @@ pub(super) struct Crew {
     workers: Vec<Worker>,
     start_up: Duration,
     kind: WorkerKind,
-    /// So many competed when they worked last.
+    /// The number of workers that competed when they worked last.
     shared_by: usize,
     /// The number of the worker that has each shard.
     owners: Vec<Option<u64>>,
-    /// So many workers there have ever been.
+    /// The number of workers that there have ever been.
     made: u64,
 }
 
 impl Crew {
-    /// So many that are ready from the beginning.
+    /// `count` workers that are ready from the beginning.
     pub(super) fn ready(count: usize, start_up: Duration, kind: WorkerKind) -> Self {
         Self::of(count, Duration::ZERO, start_up, kind)
     }
 
-    /// So many that have just been made.
+    /// `count` workers that have just been made.
     pub(super) fn starting(count: usize, start_up: Duration, kind: WorkerKind) -> Self {
         Self::of(count, start_up, start_up, kind)
     }
@@ -139,8 +139,8 @@ impl Crew {
         (self.workers.len()..to).for_each(|_| self.add(now, now + self.start_up));
     }
 
-    /// Works for so many seconds at so many events per second a busy worker, and commits as its kind does. Shard `s` is that of ready worker `s`
-    /// modulo their number, and a worker takes the events of its shards in the order of the log.
+    /// Works for `seconds` at `rate` events per second a busy worker, and commits as its kind does. Shard `s` is that of ready worker `s` modulo
+    /// their number, and a worker takes the events of its shards in the order of the log.
     pub(super) fn work(&mut self, shards: &mut [Shard], compete: bool, rate: f64, seconds: f64, now: Duration) {
         let ready = self.ready_at(now);
         if compete && ready != self.shared_by {

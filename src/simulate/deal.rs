@@ -6,7 +6,7 @@
 
 use super::shard::Shard;
 
-/// In one go no more than so many are dealt out. Where more have come, neighbours go to the same shard.
+/// The most events that are dealt out at once. Where more have come, neighbours go to the same shard.
 const MOST: f64 = 1_024.0;
 /// Numbers are not exact to the last digit.
 const WHOLE: f64 = 1e-6;

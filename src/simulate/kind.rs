@@ -1,7 +1,7 @@
 //! The kinds of workers: when they commit, what their checkpoints look like from outside, and whether one of them is slow.
 //!
-//! An ideal worker commits each event the moment it has handled it, and is as fast as the others. Real ones commit every now and then, so that what is
-//! measured from outside is not what waits: [`WorkerKind`] says how. How late a run was is always told by when events were handled.
+//! An ideal worker commits each event the moment it has handled it, and is as fast as the others. Real ones commit every now and then, so that what
+//! is measured from outside is not what waits: [`WorkerKind`] says how. How late a run was is always computed from when events were handled.
 
 use std::{str::FromStr, time::Duration};
 
@@ -12,9 +12,9 @@ use crate::api::HumanDuration;
 pub struct WorkerKind {
     /// When a worker commits what it has handled.
     pub commits: Commits,
-    /// Which rows there are, and what can be told from them.
+    /// Which rows there are, and what they show.
     pub checkpoints: Checkpoints,
-    /// The oldest worker needs so many times as long for an event as the others: 1 where all are equal, 3 for one that is three times slower.
+    /// How many times as long as the others the oldest worker needs for an event: 1 where all are equal, 3 for one that is three times slower.
     pub slowest: f64,
 }
 
@@ -41,9 +41,9 @@ impl WorkerKind {
 pub enum Commits {
     /// Each event.
     EachEvent,
-    /// After so much time since its last commit. Each worker has a phase of its own.
+    /// After this time since its last commit. Each worker has a phase of its own.
     Every(Duration),
-    /// After so many events since its last commit. Fewer stay uncommitted for as long as no more come.
+    /// After this many events since its last commit. Fewer stay uncommitted for as long as no more come.
     EveryEvents(u32),
 }
 
@@ -93,7 +93,7 @@ pub struct Measured {
     pub pending: u64,
     /// False where that is an upper bound.
     pub exact: bool,
-    /// The same by shard, where that can be told; one entry when workers compete; else empty.
+    /// The same by shard, where that is known; one entry when workers compete; else empty.
     pub by_shard: Vec<u64>,
     /// The rows of the checkpoint table, at least one.
     pub checkpoints: Vec<u64>,

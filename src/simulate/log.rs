@@ -19,7 +19,7 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// From a trace and a backlog: events that wait at the beginning, the oldest so many seconds old.
+    /// From a trace and a backlog: events that wait at the beginning, with the age of the oldest in seconds.
     pub(super) fn new(trace: &Trace, backlog: Backlog) -> Self {
         let (step, mut sum) = (trace.step().as_secs_f64(), backlog.events);
         let mut sums = Vec::with_capacity(trace.points().len() + 1);
@@ -54,13 +54,13 @@ impl Arrivals {
         }
     }
 
-    /// When the line reached so many events.
+    /// When the line reached this many events.
     pub(super) fn time_of(&self, events: f64) -> f64 {
         let mut from = self.sums.partition_point(|sum| *sum < events);
         self.reached(events, &mut from)
     }
 
-    /// When the line reached so many events, searching from the knot `from` on; the knot where it was found is stored there.
+    /// When the line reached this many events, searching from the knot `from` on; the knot where it was found is stored there.
     pub(super) fn reached(&self, events: f64, from: &mut usize) -> f64 {
         // Knot `from + 1` is at the end of step `from`.
         while self.sums.get(*from).is_some_and(|sum| *sum < events) {
@@ -91,7 +91,7 @@ fn steps(number: f64) -> usize {
 /// What waits when the simulation begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Backlog {
-    /// So many events.
+    /// The number of events.
     pub events: f64,
     /// The oldest is so old; the others came evenly since.
     pub age: Duration,

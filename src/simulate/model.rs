@@ -1,4 +1,4 @@
-//! Our own policy: the very model that the operator runs. Beside `told.rs` the only file of the simulator that knows the model's types.
+//! The operator's own policy: the very model that it runs. Beside `told.rs` the only file of the simulator that knows the model's types.
 
 use super::{
     given_autoscaler::{GivenAutoscaler, Reads},
@@ -14,7 +14,7 @@ use crate::{
     lag::{Assessment, Bounds, CheckpointState, Head, Model, Pending, Position, Sample},
 };
 
-/// Scales as the operator does: the model tells how many workers hold the target, the managed autoscaler reads that.
+/// Scales as the operator does: the model computes how many workers hold the target, and the managed autoscaler reads that number.
 #[derive(Clone, Debug)]
 pub struct ModelPolicy {
     model: Model,
@@ -48,7 +48,7 @@ impl ModelPolicy {
         Self::on(projection, per_worker, ServerAbilities { autoscaler_tolerance: true })
     }
 
-    /// The same on an API server that can do so much.
+    /// The same on an API server with these abilities.
     ///
     /// # Errors
     /// With the field's name, when the Projection cannot be carried out.
@@ -85,7 +85,7 @@ impl Policy for ModelPolicy {
 
     fn sample(&mut self, state: &State<'_>) {
         let workers = self.told.workers(state);
-        // A sample that tells no lag leaves nothing to be answered, as it does in the operator once the last one is too old.
+        // After a sample without a lag there is no answer, as in the operator once the last one is too old.
         self.latest = self.model.observe(&sample(state), workers, self.bounds).ok();
         self.told.asks_for(self.required(), state);
     }

@@ -9,7 +9,7 @@ fn range(workers: &RangeInclusive<i32>) -> Range {
     Range { min: *workers.start(), max: *workers.end() }
 }
 
-/// An autoscaler on CPU utilization, as the metrics server tells it.
+/// An autoscaler on CPU utilization, as the metrics server reports it.
 #[derive(Clone, Debug)]
 pub struct CpuPolicy {
     /// The autoscaler; its one metric is of CPU.
@@ -94,7 +94,7 @@ fn milli_of(number: f64) -> i64 {
     number.round() as i64
 }
 
-/// An autoscaler on the length of the queue: one worker for so many pending events.
+/// An autoscaler on the length of the queue: one worker for a given number of pending events.
 #[derive(Clone, Debug)]
 pub struct QueueLengthPolicy {
     /// The autoscaler; its one metric is an average for each replica.

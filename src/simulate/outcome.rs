@@ -1,4 +1,4 @@
-//! What a simulation came to: replicas and lag over time, and a few numbers that tell how good that was.
+//! The result of a simulation: replicas and lag over time, and a few numbers that show how good that was.
 
 use std::time::Duration;
 

@@ -47,8 +47,8 @@ pub trait Policy {
     /// Takes a sample. Called every sampling interval of the plan.
     fn sample(&mut self, state: &State<'_>);
 
-    /// What the metrics API answers now, in the order of the autoscaler's metrics. Called at each look of the autoscaler. For
-    /// [`Reading::OfPods`] the policy tells each worker's use of CPU by [`Policy::cpu`].
+    /// What the metrics API answers now, in the order of the autoscaler's metrics. Called at each look of the autoscaler. For [`Reading::OfPods`] the
+    /// policy reports each worker's use of CPU by [`Policy::cpu`].
     fn readings(&mut self, state: &State<'_>) -> Vec<Reading>;
 
     /// The scale to be set right now, past the autoscaler; none: leave it. Called after each sample.
@@ -68,7 +68,7 @@ pub trait Policy {
     }
 }
 
-/// A worker's CPU as the metrics server tells it.
+/// A worker's CPU as the metrics server reports it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cpu {
     /// What it requests, in thousandths of a core.

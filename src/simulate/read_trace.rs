@@ -32,9 +32,9 @@ use super::trace::{InvalidTrace, Trace};
 const LONGEST: f64 = 31.0 * 86_400.0;
 /// Traces of more rows are refused: a month of a row every quarter of a second.
 const MOST_ROWS: usize = 12_000_000;
-/// Lines are shorter. What has none is no text of ours, and is not read to its end.
+/// Lines of a trace are shorter. A text without a line end within this length is not a trace, and is not read to its end.
 const LONGEST_LINE: u64 = 10_000;
-/// Higher rates are refused as a slip of the pen: positions of such a log would soon not be told apart.
+/// Higher rates are refused as a typing error: positions of such a log would soon be too close to distinguish.
 const HIGHEST_RATE: f64 = 1e9;
 /// Time stamps written as decimals are compared with this much leniency, in seconds.
 const ROUNDING: f64 = 1e-6;

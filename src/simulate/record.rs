@@ -6,9 +6,9 @@ use super::outcome::{Moment, Run, Score};
 
 /// A change that undoes another sooner than this is a reversal.
 const REVERSAL_WITHIN: Duration = Duration::from_secs(60);
-/// When there are so many moments, each two become one.
+/// When there are this many moments, each two become one.
 const MOST_MOMENTS: usize = 100_000;
-/// So many changes of the number of workers are kept; all are counted.
+/// This many changes of the number of workers are kept; all are counted.
 const MOST_CHANGES: usize = 100_000;
 
 /// A run that goes on.

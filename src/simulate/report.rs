@@ -72,7 +72,7 @@ fn charts(run: &Run, width: usize) -> Vec<String> {
     lines
 }
 
-/// Moments and changes in the report for machines, at most about so many of each.
+/// About how many moments and changes the report for machines contains, at most.
 const MOST_TOLD: usize = 10_000;
 
 /// The report for machines: the score, the changes, and a moment for each second, or for each of longer stretches where the run is long: the highest

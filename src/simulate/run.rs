@@ -24,7 +24,7 @@ pub struct Plan {
     pub backlog: Backlog,
     /// Each shard's part of the events: 24 times the same for 24 equal ones. Empty: workers compete, and there are no shards.
     pub shards: Vec<f64>,
-    /// What one busy worker handles in events per second, where the trace does not tell.
+    /// What one busy worker handles in events per second, where the trace does not contain it.
     pub per_worker: f64,
     /// From a worker's creation until it is ready.
     pub start_up: Duration,
@@ -232,7 +232,7 @@ impl<'a> World<'a> {
         let one = self.plan.kind.checkpoints == Checkpoints::One;
         Measured {
             pending,
-            // One row tells exactly how many events lie beyond it.
+            // One row shows exactly how many events lie beyond it.
             exact: one || self.shards.len() == 1,
             by_shard: Vec::new(),
             checkpoints: if one { vec![lowest] } else { checkpoints },

@@ -6,7 +6,7 @@ use super::log::Arrivals;
 
 /// Work that is this near to a whole event is done: sums of fractions are not exact.
 const WHOLE: f64 = 1e-6;
-/// When a shard keeps so many stretches, each two become one: its oldest and its newest event stay where they are, those between lie evenly.
+/// When a shard keeps this many stretches, each two become one: its oldest and its newest event stay where they are, those between lie evenly.
 const MOST_STRETCHES: usize = 16_384;
 
 /// Events of one shard, evenly apart in the log.
@@ -53,7 +53,7 @@ pub(super) struct Shard {
     /// Where in the line of arrivals the oldest that waits was found, and the oldest that is not committed.
     knot: usize,
     committed_knot: usize,
-    /// The highest position told, which never goes back.
+    /// The highest position reported, which never goes back.
     told: f64,
 }
 
@@ -90,7 +90,7 @@ impl Shard {
         1.0 - self.done.fract()
     }
 
-    /// Does so much work, at most what is there.
+    /// Does `events` of work, at most what is there.
     pub(super) fn work(&mut self, events: f64) {
         let before = self.done.floor();
         self.done = (self.done + events).min(self.arrived);
@@ -122,7 +122,7 @@ impl Shard {
         }
     }
 
-    /// The positions of the oldest events that wait, at most so many.
+    /// The positions of the oldest events that wait, at most `most`.
     pub(super) fn first_waiting(&self, most: usize) -> impl Iterator<Item = f64> {
         let positions = |stretch: &Stretch| {
             let stretch = *stretch;

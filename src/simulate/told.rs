@@ -35,7 +35,7 @@ impl Told {
             return there;
         };
         if state.replicas != self.replicas {
-            // Workers begin to come or go, and those that come were not ready when that was told.
+            // Workers begin to come or go, and those that come were not ready when the status was written.
             let come = state.workers.iter().map(|worker| worker.created).filter(|at| *at >= self.seen).max();
             self.replicas = state.replicas;
             self.write(Workers { ready: told.ready.min(there.ready), rolling: true }, come.unwrap_or(now));
@@ -58,7 +58,7 @@ impl Told {
         self.workers.unwrap_or(there)
     }
 
-    /// The model asks for so many: told at once where it is news.
+    /// The model asks for `required` workers: the status is written at once where that has changed.
     pub(super) fn asks_for(&mut self, required: Option<u32>, state: &State<'_>) {
         if self.required != required {
             self.required = required;

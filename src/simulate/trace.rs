@@ -9,7 +9,7 @@ pub struct Trace {
     step: Duration,
     /// Events per second of each step.
     rates: Vec<f64>,
-    /// What a worker handles in each step, 0 where the trace does not tell; empty where it nowhere does.
+    /// What a worker handles in each step, 0 where the trace does not contain it; empty where no step contains it.
     per_worker: Vec<f64>,
 }
 
@@ -18,7 +18,7 @@ pub struct Trace {
 pub struct Point {
     /// Events per second that arrive; not negative.
     pub arriving: f64,
-    /// Events per second that one busy worker handles, where the trace tells; greater than 0.
+    /// Events per second that one busy worker handles, where the trace contains them; greater than 0.
     pub per_worker: Option<f64>,
 }
 
@@ -66,7 +66,7 @@ impl Trace {
         self.rates.iter().enumerate().map(move |(index, rate)| Point { arriving: *rate, per_worker: told(index) })
     }
 
-    /// Whether it tells for some step what a worker handles.
+    /// Whether some step contains what a worker handles.
     pub fn tells_worker_rate(&self) -> bool {
         !self.per_worker.is_empty()
     }

@@ -1,4 +1,4 @@
-//! One connection to one database for all who need it: opened when first asked for, reopened after a short pause, never two at a time.
+//! One connection to one database, shared by all of its users: opened when first asked for, reopened after a short pause, never two at a time.
 //!
 //! Knows statements and channels, not what they are for.
 
@@ -22,8 +22,8 @@ use crate::{api::Reason, measure::MeasureError};
 
 /// The name that `pg_stat_activity` shows for the sampler's connections.
 pub const APPLICATION_NAME: &str = "projectionist-sampler";
-/// For each transaction. No statement of ours may run longer on the server, so that none is left behind when the client gives up, and a
-/// locked table costs the others on the same connection no more than a second.
+/// Settings for each transaction. None of the operator's statements may run longer on the server, so that none is left behind when the client gives
+/// up, and a locked table delays the others on the same connection by no more than a second.
 const LIMITS: [&str; 3] =
     ["statement_timeout = 4000", "lock_timeout = 1000", "idle_in_transaction_session_timeout = 10000"];
 /// A refusal is repeated for at most this long before the server is asked again. Polls of one source begin at least 450 ms apart, so that of two

@@ -15,7 +15,7 @@ pub(crate) enum Visibility {
     Nothing(Advice),
 }
 
-/// Who to let see what.
+/// Which role a policy should let read which table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Advice {
     role: String,

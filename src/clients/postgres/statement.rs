@@ -34,8 +34,8 @@ impl Query {
         Self { sql: sql.into(), parameters: parameters.to_vec(), prepared: None }
     }
 
-    /// Prepares it by name, which saves the server from reading it each time. Only on a connection that is ours alone, and of use only on
-    /// this one.
+    /// Prepares it by name, which saves the server from parsing it each time. Only on a connection that no other client uses, and of use only on this
+    /// one.
     ///
     /// # Errors
     /// Those of the server.

@@ -28,7 +28,7 @@ const MOST_AT_ONCE: usize = 64;
 /// The largest answer with values, and the largest list of what there is.
 const LARGEST_ANSWER: usize = 1024 * 1024;
 const LARGEST_LIST: usize = 4 * 1024 * 1024;
-/// The most bytes of an adapter's own message that are passed on.
+/// The most characters of an adapter's own message that are passed on.
 const LONGEST_MESSAGE: usize = 1024;
 /// How often an adapter is asked what it has, and how soon again when that failed.
 pub(in crate::metrics_api) const LIST_EVERY: Duration = Duration::from_secs(30);
@@ -200,7 +200,7 @@ fn judge(answer: &DelegateAnswer, version: ApiVersion) -> Judged {
             }
         }
         code @ (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) => Judged::Refused(code, words(&answer.body)),
-        // Not the caller, who may, was refused, but the operator.
+        // The caller is authorized; the adapter refused the operator.
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Judged::Failed(no_rights(answer)),
         code if code.is_redirection() => Judged::Failed(format!("answers {code}: redirects are not followed")),
         code => Judged::Failed(format!("answers {code}: {}", words(&answer.body))),

@@ -6,9 +6,9 @@ use serde::Deserialize;
 
 use crate::metrics_api::offer::ApiVersion;
 
-/// More are not taken on: everybody's discovery holds them.
+/// The most metrics of an adapter that are listed: every caller's discovery contains them.
 const MOST_RESOURCES: usize = 10_000;
-/// Longer names are none that RBAC or a path could hold.
+/// The longest name, in bytes: RBAC or a path could not hold a longer one.
 const LONGEST_NAME: usize = 253;
 
 /// What the adapters have, of each version.

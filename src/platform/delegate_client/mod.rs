@@ -1,5 +1,5 @@
-//! Speaks to another adapter's service: over TLS that is verified against a given authority, under a ServiceAccount that may do nothing
-//! else. Knows nothing of who asked and what the answer means.
+//! Sends requests to another adapter's service: over TLS that is verified against a given authority, as a ServiceAccount that may do nothing else.
+//! Knows nothing of the caller and of what the answer means.
 //!
 //! HTTP/1.1, a connection for each request under way: one that hangs is dropped with its request and takes no other with it.
 
