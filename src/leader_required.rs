@@ -24,9 +24,9 @@ use crate::{
 const OUTDATED_AFTER: Duration = Duration::from_secs(10);
 /// More Projections than these are not named one by one.
 const NAMED: usize = 500;
-/// Annotation of our copy of a Projection whose number another writer wrote.
+/// Annotation of this replica's copy of a Projection whose number another client wrote.
 const FOREIGN: &str = "projectionist.dev/required-by-others";
-/// Annotation of our copy of a Projection whose late events another writer wrote.
+/// Annotation of this replica's copy of a Projection whose late events another client wrote.
 const FOREIGN_PASSED_OVER: &str = "projectionist.dev/passed-over-by-others";
 /// The fields of the status that these annotations are about, by their places in `managedFields`.
 const NOTED: [(&str, &str); 4] = [
@@ -101,8 +101,8 @@ impl Following {
     }
 }
 
-/// Notes on a Projection as it came from the watch whether the number in its status, or the late events, were written by something else than the
-/// operator. The leader puts that right; until then it is not repeated. The note is on our copy only.
+/// Notes on a Projection as it came from the watch whether a client other than the operator wrote the number in its status, or the late events. The
+/// leader corrects that; until then this replica does not serve the number. The note is on this replica's copy only.
 pub fn note_who_wrote(projection: &mut Projection) {
     let by_another = |manager| manager != Some(names::STATUS_FIELD_MANAGER);
     let foreign = NOTED.map(|(_, field)| managers_of(&projection.metadata, field).any(by_another));

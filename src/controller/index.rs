@@ -1,9 +1,9 @@
 //! The index of the objects made for Projections. Watches feed it; reconciling reads it, so that a round that changes nothing asks the
 //! API server nothing.
 //!
-//! The watch decides what exists. The answer to a write of our own is taken in as well, so that the next round does not repeat the
-//! write, but only until the watch shows the object: an answer may arrive after the watch has reported the object's deletion, and must
-//! not bring it back. Clocks come in as arguments.
+//! The watch decides what exists. The answer to this replica's own write is taken in as well, so that the next round does not repeat the write, but
+//! only until the watch shows the object: an answer may arrive after the watch has reported the object's deletion, and must not bring it back. Clocks
+//! come in as arguments.
 
 use std::{
     collections::{HashMap, HashSet},

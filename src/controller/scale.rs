@@ -27,7 +27,7 @@ const TRIES: usize = 5;
 /// Which workload's number of workers is set.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ScaleTarget {
-    /// The Deployment that we make.
+    /// The Deployment that the operator makes.
     Own,
     /// One that is there already: through its scale subresource, and nothing else.
     Existing(ExistingKind, String),

@@ -102,7 +102,7 @@ pub async fn follow_projections(
     }
 }
 
-/// Follows the objects of one kind that carry our label into `index`.
+/// Follows the objects of one kind that carry the operator's label into `index`.
 pub async fn follow_part(
     client: Client,
     namespaces: Vec<Option<String>>,
@@ -216,7 +216,7 @@ fn readable(guarded: DeserializeGuard<Projection>) -> Option<Projection> {
     }
 }
 
-/// A deleted one may be unreadable: then what is deleted is what we knew.
+/// A deleted Projection may be unreadable: then its last known state is what was deleted.
 fn last_word(guarded: DeserializeGuard<Projection>, store: &Store<Projection>) -> Option<Projection> {
     let known = guarded.namespace().and_then(|space| store.get(&ObjectRef::new(&guarded.name_any()).within(&space)));
     guarded.0.ok().or_else(|| known.map(|known| (*known).clone()))

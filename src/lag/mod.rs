@@ -1,7 +1,7 @@
 //! How far behind a projection is and how many workers that takes: pure functions from samples to an assessment.
 //!
-//! Knows no cluster, no database, no clock and no randomness. Times come in as values, so that a table test, the operator and a
-//! simulator run the very same code.
+//! Uses no cluster, no database, no clock and no randomness. Times come in as values, so that a table test, the operator and a simulator run the very
+//! same code.
 
 mod arrivals;
 mod assessment;

@@ -10,12 +10,12 @@ use super::{arrivals::Arrivals, as_float, phases::Stage};
 
 /// Deadlines are planned at this share of the target: samples come late, and rates are never known exactly.
 const SAFE: f64 = 0.75;
-/// What cannot be in time any more is to be done within this share of the target: otherwise the answer would grow without bound.
+/// Events that can no longer be in time are to be handled within this share of the target: otherwise the answer would grow without bound.
 const SHORTEST: f64 = 0.25;
 /// How far beyond the deadlines of the waiting events is planned, in targets.
 const HORIZON: f64 = 4.0;
-/// Waiting for this share of the target is no reason for more workers: nothing is late, and they come soon enough if it grows. It is what keeps
-/// chance from being answered, and what lies between scaling out and in.
+/// Waiting for this share of the target is no reason for more workers: nothing is late, and workers come soon enough if the wait grows. So chance
+/// does not cause scaling, and there is a gap between scaling out and in.
 pub(super) const STANDING: f64 = 0.4;
 /// While catching up, this share of the time that is left is planned with.
 const PLANNED: f64 = 0.9;
@@ -34,11 +34,11 @@ pub(super) struct Load<'a> {
     pub(super) stage: Stage,
     /// Workers that are ready.
     pub(super) ready: u32,
-    /// What they are worth, since shards come whole.
+    /// How many full workers they are worth, since a shard is not split.
     pub(super) worth: f64,
     /// The last answer.
     pub(super) before: Option<u32>,
-    /// What a worker does will be known in a moment.
+    /// A worker's rate will be known in a moment.
     pub(super) learning: bool,
     /// What waits has outlasted a step of the checkpoint, or more comes than the workers were ever seen to do: it is a queue.
     pub(super) queued: bool,
@@ -64,15 +64,15 @@ pub(super) struct Need {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Why {
-    /// Both rates.
+    /// Both rates are known.
     Rates,
-    /// What a worker does is not known, and the target is in danger.
+    /// A worker's rate is not known, and the target is in danger.
     Doubling,
-    /// What a worker does is not known, but will be in a moment.
+    /// A worker's rate is not known, but will be in a moment.
     Learning,
-    /// What a worker does is not known, and what waits may be handled already and not be committed.
+    /// A worker's rate is not known, and the waiting events may be handled already and only not committed.
     Unproven,
-    /// What a worker does is not known, and all is well.
+    /// A worker's rate is not known, and all is well.
     NotLearnt,
 }
 

@@ -1,7 +1,7 @@
 //! What usually comes at this time of the hour or day: workers that take their time to start are there before the events.
 //!
-//! The period is cut into slots, and the mean rate of each is remembered from period to period. Nothing is expected of a slot that was never seen
-//! as a whole. It only ever adds workers: what is expected counts where it is more than what arrives.
+//! The period is cut into slots, and the mean rate of each is remembered from period to period. Nothing is expected of a slot that was never seen as
+//! a whole. The pattern only ever adds workers: the expected rate counts where it is higher than the actual one.
 
 use std::time::Duration;
 

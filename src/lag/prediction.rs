@@ -1,12 +1,12 @@
-//! How far the last prediction was from what came: whether the model's input is worth anything.
+//! How far the last prediction was from the events that came: whether the model's input is reliable.
 
 use std::time::Duration;
 
 use super::as_float;
 
-/// Looks ahead at least so far.
+/// The shortest time to look ahead.
 const SHORTEST: Duration = Duration::from_secs(10);
-/// What came so late is compared with nothing.
+/// A prediction is dropped when the sample to compare it with comes later than this many times its length.
 const LATE: u32 = 3;
 
 /// What was expected of a time, and what came.

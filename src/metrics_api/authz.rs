@@ -16,7 +16,7 @@ use super::{ReviewError, Reviews, User, authn::TOKEN_CACHED_FOR};
 const CACHED_FOR: Duration = Duration::from_secs(10);
 /// About how many answers are remembered; beyond that the older half is dropped.
 const MOST_CACHED: usize = 4096;
-/// An answer that takes longer is none.
+/// A review that takes longer has failed.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(6);
 /// The most reviews in progress at once. A client that invents tokens can occupy only the share of the token reviews, so that callers with a client
 /// certificate are not kept waiting.
@@ -54,7 +54,7 @@ pub struct ResourceAttributes {
 }
 
 impl Attributes {
-    /// RBAC's verb: what has a name is got, what has none is listed.
+    /// The verb in RBAC's terms: `get` for a request with a name, `list` for one without.
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Resource(resource) if resource.name.is_empty() => "list",
@@ -73,7 +73,7 @@ impl Attributes {
         let ["apis", group, version, rest @ ..] = &segments[..end] else { return Self::path(segments) };
         let (namespace, rest) = match rest {
             [] => return Self::path(segments),
-            // Of the namespace itself; a metric by one of these names could never be granted.
+            // The namespace's own subresources. A metric with one of these names could never be granted.
             ["namespaces", namespace] | ["namespaces", namespace, "status" | "finalize", ..] => (*namespace, rest),
             ["namespaces", namespace, rest @ ..] => (*namespace, rest),
             rest => ("", rest),
@@ -94,7 +94,7 @@ impl Attributes {
     }
 }
 
-/// As the API server says it when it refuses.
+/// In the words in which the API server refuses.
 impl fmt::Display for Attributes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -133,7 +133,7 @@ impl<R: Reviews> Gate<R> {
         }
     }
 
-    /// Whether the user may; an error is not a yes.
+    /// Whether the user is authorized; an error does not authorize.
     pub(super) async fn may(&self, user: &User, attributes: &Attributes) -> Result<Result<(), String>, ReviewError> {
         if user.groups.contains(MASTERS) {
             return Ok(Ok(()));

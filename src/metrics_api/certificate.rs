@@ -1,4 +1,4 @@
-//! A certificate authority of our own and the serving certificate that it signs: made, read and judged here, stored elsewhere.
+//! The operator's own certificate authority and the serving certificate that it signs: issues, reads and checks them; they are stored elsewhere.
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -27,7 +27,7 @@ pub struct CertificateBundle {
     pub cert_pem: String,
     /// The serving certificate's private key.
     pub key_pem: String,
-    /// When the serving certificate begins to hold.
+    /// When the serving certificate becomes valid.
     pub not_before: Timestamp,
     /// When it expires.
     pub not_after: Timestamp,
@@ -48,7 +48,7 @@ pub enum CertificateError {
     /// The library could not make or load it.
     #[error("{0}")]
     Generate(#[from] rcgen::Error),
-    /// What is stored is no certificate.
+    /// What is stored is not a usable certificate.
     #[error("the serving certificate cannot be used: {0}")]
     Unusable(&'static str),
 }
@@ -156,8 +156,7 @@ pub fn renew(
     sign(bundle.ca_pem.clone(), bundle.ca_key_pem.clone(), service, namespace, now)
 }
 
-/// True when the certificate is past two thirds of its time, which leaves enough for any number of retries, or made out to
-/// other names.
+/// True when the certificate is past two thirds of its lifetime, which leaves enough time for any number of retries, or is for other names.
 pub fn needs_renewal(bundle: &CertificateBundle, service: &str, namespace: &str, now: Timestamp) -> bool {
     let lasts = bundle.not_after.duration_since(bundle.not_before);
     let due = bundle.not_before.checked_add(lasts / 3 * 2);

@@ -28,7 +28,7 @@ const MAX_CONNECTIONS: usize = 512;
 const MAX_CONNECTIONS_PER_ADDRESS: usize = 384;
 /// The share that one address may have once the handshake has ended.
 const MAX_ESTABLISHED_PER_ADDRESS: usize = 128;
-/// Connections at once that a front proxy vouches for: no limit that a healthy API server meets, but one.
+/// The most connections that a front proxy vouches for. A healthy API server does not reach this limit.
 const MAX_VOUCHED_FOR: usize = 4_096;
 
 /// Counts connections and hands out permits for them.

@@ -120,7 +120,7 @@ fn kind_of(version: ApiVersion) -> &'static str {
     }
 }
 
-/// What another adapter has of a version and we have not.
+/// The metrics of a version that another adapter has and the operator has not.
 fn others(version: ApiVersion, listed: &Listed) -> impl Iterator<Item = &DelegatedResource> {
     listed.get(&version).into_iter().flatten().filter(|other| other.name != EXTERNAL_METRICS)
 }

@@ -81,20 +81,20 @@ pub struct ObjectQuery<'a> {
     pub namespace: &'a str,
     /// The object; `None` for all of them.
     pub name: Option<&'a str>,
-    /// Holds for the object's labels.
+    /// Matches the object's labels.
     pub labels: &'a Selector,
     /// One of the offered metrics.
     pub metric: &'a str,
-    /// Holds for the metric's own labels.
+    /// Matches the metric's own labels.
     pub metric_labels: &'a Selector,
 }
 
 /// Why there is no value. The message reaches a person through `kubectl describe hpa`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ValueError {
-    /// There is no such metric, or nothing that the selector names: 404.
+    /// There is no such metric, or no object that the selector matches: 404.
     NotFound(String),
-    /// It exists and its value is not known now: 503, so that an autoscaler holds.
+    /// The metric exists and its value is not known now: 503, so that an autoscaler keeps the number of replicas.
     Unavailable(String),
 }
 

@@ -101,7 +101,7 @@ mod tests {
                 Ok(read) => {
                     prop_assert_eq!(&read, &names);
                     let parts: Vec<&str> = names.iter().map(String::as_str).collect();
-                    // Written by us, it is read as what it was.
+                    // A path that the operator has written is read back unchanged.
                     let written = join(&parts);
                     prop_assert_eq!(segments(&written).unwrap(), names);
                 }

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{ClientAuthorities, authn::Standing, connection_limiter::Permit};
 
-/// A certificate may expire while its connection lives.
+/// How long a verification counts: a certificate may expire while its connection is open.
 const JUDGED_FOR: Duration = Duration::from_secs(5);
 
 /// The client of a connection.

@@ -15,7 +15,7 @@ const MOST_CALLERS: usize = 4096;
 /// How often a caller may ask.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rate {
-    /// Requests a second, for as long as one likes. 0: no bound.
+    /// Requests per second in the long run. 0: no limit.
     pub per_second: u32,
     /// Requests at once, after a pause.
     pub burst: u32,
@@ -29,8 +29,7 @@ impl Rate {
     /// autoscaler its round of 15 s.
     pub const BURST: u32 = 20_000;
 
-    /// Of what one address may ask without being known: a token that is wrong costs the API server a question, and every refusal a line of the
-    /// log.
+    /// The limit of one address without an identified caller: a wrong token costs the API server a review, and every refusal costs a line of the log.
     pub(super) const OF_STRANGERS: Self = Self { per_second: 20, burst: 200 };
 }
 
@@ -40,7 +39,7 @@ impl Default for Rate {
     }
 }
 
-/// What becomes of a request.
+/// The result for a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Verdict {
     Granted,

@@ -115,13 +115,13 @@ pub(super) fn without_body(mut answer: Answer) -> Answer {
     answer
 }
 
-/// True when a type is named only to say that it will not do: `q=0`.
+/// True when a type is named only to exclude it: `q=0`.
 fn unwanted(media: &str) -> bool {
     let weight = media.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
     weight.and_then(|weight| weight.trim().parse::<f32>().ok()).is_some_and(|weight| weight <= 0.0)
 }
 
-/// True when the caller takes JSON; nothing said means anything.
+/// True when the caller accepts JSON; without `Accept` it accepts anything.
 pub(super) fn takes_json(request: &HeaderMap) -> bool {
     if !request.contains_key(header::ACCEPT) {
         return true;
@@ -129,7 +129,7 @@ pub(super) fn takes_json(request: &HeaderMap) -> bool {
     let accepts = request.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepts.flat_map(|value| value.split(',')).any(|media| {
         let type_ = media.split(';').next().unwrap_or_default().trim();
-        // As a Table or PartialObjectMetadata we offer nothing, except that aggregated discovery is asked for by such a parameter.
+        // The operator offers no Table or PartialObjectMetadata. Aggregated discovery, which it offers, is asked for by such a parameter, too.
         let transformed = media.contains("as=") && !media.contains("g=apidiscovery.k8s.io");
         !transformed && !unwanted(media) && matches!(type_, "application/json" | "application/*" | "*/*" | "")
     })

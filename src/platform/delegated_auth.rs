@@ -102,7 +102,7 @@ impl Reviews for ClusterReviews {
         Box::pin(async move {
             let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
             let status = in_time(reviews.create(&PostParams::default(), &review)).await?.status;
-            // No status is no yes.
+            // Without a status the answer is no.
             let status =
                 status.ok_or_else(|| ReviewError("the access review came back without an answer".to_owned()))?;
             Ok(if status.allowed { Ok(()) } else { Err(status.reason.unwrap_or_default()) })

@@ -1,10 +1,10 @@
-//! Whether the APIServices of the metrics lead to us, and what to say where they do not. Pure.
+//! Whether the APIServices of the metrics lead to this operator, and the messages where they do not. Pure.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 
-/// The APIServices that do not lead to us, each with a sentence that says where it leads and what to do.
+/// The APIServices that do not lead to this operator, each with a sentence that says where it leads and what to do.
 pub type Unserved = BTreeMap<String, String>;
 
 /// Where an APIService leads.

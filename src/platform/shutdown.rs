@@ -1,11 +1,11 @@
-//! The one signal that everything ends on: SIGTERM (the kubelet) or SIGINT (a person).
+//! The one signal on which everything ends: SIGTERM (from the kubelet) or SIGINT (from a user).
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
-/// Tells whether the process is to end. Clones share it.
+/// Whether the process is to end. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 

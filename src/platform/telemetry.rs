@@ -64,7 +64,7 @@ fn quiet_libraries(levels: &str) -> impl Iterator<Item = &'static str> {
 /// Binds the port, so that a port that is in use is reported at the start.
 ///
 /// # Errors
-/// When it is taken.
+/// When it is in use.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, TelemetryError> {
     listen(address).await.map_err(|source| TelemetryError::Listen { address, source })
 }

@@ -1,5 +1,5 @@
-//! What happens before the operator is uninstalled: it stops, then what it made for Projections goes. Projections stay, and so does
-//! everything that workers wrote, so that a later installation goes on where this one ended.
+//! What happens before the operator is uninstalled: it stops, then the objects that it made for Projections are deleted. Projections stay, and so
+//! does everything that workers wrote, so that a later installation continues where this one ended.
 
 use std::time::Duration;
 
@@ -32,7 +32,8 @@ pub struct UninstallSettings {
     pub deployment: String,
     /// The Service in front of the metrics API.
     pub service: String,
-    /// APIServices that go if they lead there. Nothing else removes one that was taken over, and a dead one keeps namespaces from ending.
+    /// APIServices to delete if they lead to that Service. Nothing else removes one that was taken over, and one without a server blocks the deletion
+    /// of namespaces.
     pub api_services: Vec<String>,
     /// Only these namespaces; empty: all.
     pub watch_namespaces: Vec<String>,
@@ -56,7 +57,7 @@ pub enum UninstallError {
     TimedOut(Duration),
 }
 
-/// Stops the operator, so that it puts nothing back, and deletes the objects that carry our label and belong to a Projection.
+/// Stops the operator, so that it puts nothing back, and deletes the objects that carry the operator's label and belong to a Projection.
 pub async fn run(client: Client, settings: UninstallSettings) -> Result<(), UninstallError> {
     let timeout = settings.timeout;
     let all = async {
@@ -104,7 +105,7 @@ async fn remove_api_services(client: &Client, settings: &UninstallSettings) -> R
         if Registration::of(Some(&found), &settings.namespace, &settings.service) != Registration::Ours {
             continue;
         }
-        // As it was looked at: one that was given back meanwhile stays.
+        // Deletes only the version that was read: an APIService that was given back meanwhile stays.
         let (uid, resource_version) = (found.uid(), found.resource_version());
         let this_one =
             DeleteParams { preconditions: Some(Preconditions { uid, resource_version }), ..DeleteParams::default() };
@@ -174,7 +175,7 @@ where
     let what = format!("deleting the {} {namespace}/{name}", K::kind(&()));
     let api: Api<K> = Api::namespaced(client.clone(), &namespace);
     let this_one = DeleteParams {
-        // Foreground: it is gone only when its pods are.
+        // Foreground: the object is deleted only after its pods.
         propagation_policy: Some(PropagationPolicy::Foreground),
         preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
         ..DeleteParams::default()

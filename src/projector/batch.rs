@@ -17,7 +17,7 @@ const SLICE: Duration = Duration::from_millis(500);
 /// What is sent at once should take about this long.
 const CHUNK: Duration = Duration::from_millis(50);
 const LARGEST_CHUNK: f64 = 500.0;
-/// Until it is known.
+/// The time of one handler until it is known.
 const FIRST_GUESS: Duration = Duration::from_millis(2);
 
 /// How long a handler takes, learnt from batch to batch.
@@ -43,7 +43,7 @@ impl Pace {
     fn learn(&mut self, events: usize, took: Duration) {
         let events = u32::try_from(events.max(1)).unwrap_or(u32::MAX);
         let seen = took.as_secs_f64() / f64::from(events);
-        // Slower counts at once, faster little by little: what is sent cannot be taken back.
+        // A slower time counts at once, a faster one little by little: what is sent cannot be taken back.
         self.per_event = if seen > self.per_event { seen } else { 0.5 * (seen + self.per_event) };
     }
 }

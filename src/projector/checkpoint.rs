@@ -1,7 +1,7 @@
-//! The checkpoint table in the read store: how far each shard is, and whose it is.
+//! The checkpoint table in the read store: the position and the owner of each shard.
 //!
-//! Every change of a row is guarded by owner and fence. The fence grows with each change of hands, so a worker that was thought dead and
-//! comes back finds its commit refused, together with the effects in the same transaction.
+//! Every change of a row is guarded by owner and fence. The fence grows whenever the owner changes, so the commit of a worker that was thought dead
+//! and comes back is refused, together with the effects in the same transaction.
 
 use tokio_postgres::{Client, Error, Row};
 
@@ -163,7 +163,7 @@ impl Tables {
         rows.iter().map(held).collect()
     }
 
-    /// What the table says is mine.
+    /// The shards that the table says are this worker's.
     pub(super) async fn mine(&self, client: &Client, me: &str) -> Result<Vec<(u32, Held)>, Error> {
         let mine =
             format!("select shard, fence, position from {} where projection = $1 and owner = $2", self.checkpoints);
@@ -186,7 +186,7 @@ impl Tables {
         self.announce(client).await
     }
 
-    /// Writes down that the shard waits before the event at `position`, and why.
+    /// Records that the shard waits before the event at `position`, and why.
     pub(super) async fn record_failure(
         &self,
         client: &Client,
@@ -203,7 +203,7 @@ impl Tables {
         client.execute(&record, &[&self.projection, &shard, &me, &held.fence, &position, &why]).await.map(drop)
     }
 
-    /// Tells all workers of the projection that something changed hands.
+    /// Notifies all workers of the projection that a shard has changed its owner.
     pub(super) async fn announce(&self, client: &Client) -> Result<(), Error> {
         let announce = "select pg_notify('projectionist:' || md5($1::text), '')";
         client.execute(announce, &[&self.projection]).await.map(drop)

@@ -11,7 +11,7 @@ use crate::{
     sources::postgres::event_log::LogError,
 };
 
-/// Why a worker does not work. Holds no secret, and nothing of what an event or a row holds but position and type.
+/// Why a worker does not work. Contains no secret, and nothing of an event or a row but its position and type.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
     /// The configuration cannot be used.
@@ -93,7 +93,7 @@ pub enum ProjectorError {
     /// The event source cannot be followed.
     #[error("event source: {0}")]
     Log(#[from] LogError),
-    /// A statement of our own failed.
+    /// A statement of the projector's own failed.
     #[error("{doing}: {message}", message = database_message(.source))]
     Statement {
         /// What it was for and where.

@@ -77,8 +77,8 @@ impl Range {
 pub(super) enum Fetch {
     /// There was nothing to read.
     Nothing,
-    /// The log does not reach as far as it was to be read any more: events were deleted since the look. What is missing may come back, so that
-    /// nothing is done with the rest.
+    /// The log ends before the position up to which it was to be read: events were deleted since the look. They may come back, so that nothing is
+    /// done with the rest.
     WentBack,
     /// Events, or none in a range that has none.
     Events(Fetched),

@@ -10,7 +10,7 @@ use warp::{Filter, http::StatusCode};
 use super::error::ProjectorError;
 use crate::platform::listen::listen;
 
-/// What the worker last said of itself. Clones share it.
+/// What the worker last reported about itself. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<Mutex<Result<(), String>>>);
 

@@ -53,7 +53,7 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Connects, forgets earlier lives of the worker `name`, and announces `me`, its present one.
+    /// Connects, forgets earlier runs of the worker `name`, and announces `me`, its present one.
     pub(super) async fn join(
         settings: &ConnectionSettings,
         application: &str,
@@ -106,7 +106,7 @@ impl Membership {
         Ok(member)
     }
 
-    /// Keeps the lease and shows what it sees, until something fails.
+    /// Renews the lease and publishes what it sees, until something fails.
     pub(super) async fn keep(mut self, views: &watch::Sender<View>) -> ProjectorError {
         let mut renewed = Instant::now();
         loop {

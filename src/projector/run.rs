@@ -21,7 +21,7 @@ use crate::clients::postgres::{ConnectionSettings, Session, connect, quote_ident
 
 /// Pauses between attempts: doubles from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
-/// A life this long was no failed attempt.
+/// An attempt that lasted this long did not fail at once: the pauses start again.
 const LONG_LIFE: Duration = Duration::from_secs(30);
 /// From the signal to stop until the batch in progress must have ended: less than the 30 s that Kubernetes grants.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
@@ -35,13 +35,13 @@ pub struct RunOptions {
     pub source: ConnectionSettings,
     /// How to reach the read store.
     pub store: ConnectionSettings,
-    /// Tells this worker from the others of the projection: the pod's name.
+    /// Distinguishes this worker from the others of the projection: the pod's name.
     pub worker_name: String,
     /// Where to serve `/healthz` and `/readyz`.
     pub health_listen: Option<SocketAddr>,
 }
 
-/// What all lives of a worker share.
+/// What all runs of a worker share.
 struct Life {
     config: ProjectorConfig,
     mapping: Mapping,
@@ -144,7 +144,7 @@ impl Life {
         let handlers = self.mapping.prepare(&store.client).await?;
         let types = self.mapping.event_types();
         let reader = Reader::open(&self.source, &self.application, &self.config, types).await?;
-        // Each life has a name of its own, so that what an earlier one left behind counts as a dead worker's.
+        // Each run has a name of its own, so that what an earlier one left behind counts as a dead worker's.
         let me = format!("{}:{:08x}", self.name, rand::random::<u32>());
         let worker = Worker::new(
             me.clone(),

@@ -31,7 +31,7 @@ pub struct ConnectionName {
     pub secret: SecretName,
     /// The certificate authority, where it is not a public one.
     pub ca: Option<SecretName>,
-    /// The certificate that we show, where there is one.
+    /// The client certificate, where there is one.
     pub client: Option<SecretName>,
     /// Parts that the spec gives itself, by the keys that a Secret would have for them.
     pub given: Vec<(&'static str, String)>,

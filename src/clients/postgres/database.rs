@@ -29,7 +29,7 @@ const LIMITS: [&str; 3] =
 /// A refusal is repeated for at most this long before the server is asked again. Polls of one source begin at least 450 ms apart, so that of two
 /// polls at least one asks: what was put right on the server is seen by the second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-/// For telling the server that we give up.
+/// How long a request to cancel a statement may take.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(500);
 
 /// A database, whether connected or not.

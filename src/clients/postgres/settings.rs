@@ -35,7 +35,7 @@ pub(super) enum SslMode {
     VerifyFull,
 }
 
-/// Which server of several will do.
+/// Which of several servers is acceptable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Wanted {
     /// Each.
@@ -46,7 +46,7 @@ pub(super) enum Wanted {
     ReadWrite,
 }
 
-/// A certificate that shows the server who we are, with its key. Never shown.
+/// A client certificate with its key. Never shown.
 #[derive(Clone, Eq, PartialEq)]
 pub(super) struct ClientCertificate {
     pub(super) certificate: Vec<u8>,
@@ -162,7 +162,7 @@ impl ConnectionSettings {
         self.ssl_mode != SslMode::Disable
     }
 
-    /// For telling connections apart.
+    /// Identifies the connection, to compare it with others.
     pub fn identity(&self) -> ConnectionIdentity {
         ConnectionIdentity(Arc::new(self.clone()))
     }
@@ -200,7 +200,7 @@ fn apply(config: &mut Config, name: &str, value: &str, url: bool) -> Result<(), 
             | "targetServerType",
             _,
         ) => {}
-        // Ours is shown to the server, and attempts end by a deadline of our own.
+        // The application name and the deadline come from the caller of `connect`.
         ("application_name" | "connect_timeout", _) => {}
         (name, _) if OF_DRIVERS.contains(&name) => {}
         ("options", _) => {
@@ -252,7 +252,8 @@ fn apply(config: &mut Config, name: &str, value: &str, url: bool) -> Result<(), 
         ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
             return refused("TLS 1.2 and 1.3 are used, as the server chooses: leave it out");
         }
-        // libpq takes `system` for the public authorities, as we do without an authority. What it means for sslmode is read with that.
+        // libpq takes `system` for the public authorities, which are also used here without an authority. What it means for sslmode is read with
+        // that.
         ("sslrootcert", "system" | "") => {}
         ("sslrootcert", _) => {
             return refused(

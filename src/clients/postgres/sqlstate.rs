@@ -1,5 +1,5 @@
-//! Names of SQLSTATE codes, as PostgreSQL's manual (appendix A) and `exception when` of PL/pgSQL have them. Only of codes that are told
-//! without the server's words; others go by the name of their class.
+//! Names of SQLSTATE codes, as PostgreSQL's manual (appendix A) and `exception when` of PL/pgSQL have them. Only of codes that are reported without
+//! the server's message; others are reported by the name of their class.
 
 const CONDITIONS: &[(&str, &str)] = &[
     ("0A000", "feature_not_supported"),

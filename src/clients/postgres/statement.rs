@@ -3,7 +3,7 @@
 //! A pooler in transaction mode (pgbouncer, pgcat and the like) hands each transaction to any server connection that is free, and that connection to
 //! another client afterwards, in the state in which it was left: a setting of the session would apply to the next client, and a statement prepared by
 //! name would be missing here or collide there. So settings last for one transaction ([`reading`]), and a [`Query`] is sent without a name unless it
-//! was [prepared](Query::prepare) on a connection known to be the operator's alone.
+//! was [prepared](Query::prepare) on a connection that is known to serve no other client.
 
 use std::pin::pin;
 

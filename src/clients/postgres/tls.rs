@@ -1,4 +1,4 @@
-//! TLS towards the server, as `sslmode` asks for it: which certificates libpq would accept, and who we are.
+//! TLS towards the server, as `sslmode` asks for it: which certificates libpq would accept, and the client certificate.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use crate::clients::tls::{Shown, client_certificate, unusable};
 enum Verify {
     /// Nothing: sslmode allow, prefer and require only encrypt.
     Nothing,
-    /// Who signed it: verify-ca, and require where an authority is given.
+    /// The authority that signed it: verify-ca, and require where an authority is given.
     Chain,
-    /// Who signed it and that it is the host's: verify-full.
+    /// The authority that signed it, and that it is for the host: verify-full.
     ChainAndName,
 }
 

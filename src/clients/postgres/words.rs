@@ -1,4 +1,4 @@
-//! Which of a server's words may be repeated in logs, conditions and Events, and what is said in place of the others.
+//! Which of a server's messages may be repeated in logs, conditions and Events, and what replaces the others.
 //!
 //! Events may hold personal data, and PostgreSQL quotes what it cannot use: `invalid input syntax for type integer: "…"`. Details, hints and
 //! contexts quote whole rows and are never repeated. The message itself is repeated only where it speaks of statements, names and
@@ -20,14 +20,14 @@ const STALE_PLAN: &str = "RevalidateCachedQuery";
 /// resources, object state, operator intervention, system errors.
 const SPEAKING_OF_NAMES: [&str; 13] = ["08", "21", "23", "25", "26", "28", "3D", "3F", "40", "53", "55", "57", "58"];
 
-/// The server's own words, if they cannot quote a value.
+/// The server's own message, if it cannot quote a value.
 pub fn repeatable(answer: &DbError) -> Option<String> {
     let fatal = matches!(answer.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
     let in_the_text = matches!(answer.position(), Some(ErrorPosition::Original(_)));
     may_be_repeated(answer.code(), answer.routine(), fatal, in_the_text).then(|| shortened(answer.message()))
 }
 
-/// What is said in place of the server's words.
+/// What replaces the server's message.
 pub fn named(answer: &DbError) -> String {
     let mut named = condition_name(answer.code().code()).to_owned();
     if answer.routine() != Some(RAISED) {

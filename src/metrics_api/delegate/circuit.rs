@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// After this many failures in a row the adapter is not asked for a while.
 const FAILURES: u32 = 3;
-/// How long they are believed; then one request tries again.
+/// How long the adapter is not asked; then one request tries again.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// What is remembered of one adapter.
@@ -24,7 +24,7 @@ impl Circuit {
         match &mut self.open {
             Some((until, why)) if now < *until => Err(why.clone()),
             Some((until, _)) => {
-                // One tries; the others wait to see how it fares.
+                // One request tries; the others wait for its result.
                 *until = now + PAUSE;
                 Ok(())
             }
@@ -32,12 +32,12 @@ impl Circuit {
         }
     }
 
-    /// It answered, whatever it said.
+    /// The adapter answered, whatever the answer.
     pub(super) fn answered(&mut self) {
         *self = Self::default();
     }
 
-    /// It did not answer.
+    /// The adapter did not answer.
     pub(super) fn failed(&mut self, now: Instant, why: &str) {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= FAILURES {

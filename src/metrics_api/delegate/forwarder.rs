@@ -30,11 +30,11 @@ const LARGEST_ANSWER: usize = 1024 * 1024;
 const LARGEST_LIST: usize = 4 * 1024 * 1024;
 /// The most characters of an adapter's own message that are passed on.
 const LONGEST_MESSAGE: usize = 1024;
-/// How often an adapter is asked what it has, and how soon again when that failed.
+/// How often an adapter is asked which metrics it has, and how soon again when that failed.
 pub(in crate::metrics_api) const LIST_EVERY: Duration = Duration::from_secs(30);
 pub(in crate::metrics_api) const LIST_RETRY: Duration = Duration::from_secs(10);
 
-/// One adapter, and what is known of how it fares.
+/// One adapter, and the state of its circuit breaker.
 pub(in crate::metrics_api) struct Forwarder {
     delegate: Arc<dyn Delegate>,
     versions: Vec<ApiVersion>,
@@ -43,7 +43,7 @@ pub(in crate::metrics_api) struct Forwarder {
     metrics: DelegateMetrics,
 }
 
-/// What every object says of itself.
+/// The fields that every object has.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Head {
@@ -51,7 +51,7 @@ struct Head {
     api_version: String,
 }
 
-/// Of a Status, what is passed on.
+/// The fields of a Status that are passed on.
 #[derive(Deserialize)]
 struct Words {
     message: String,
@@ -63,7 +63,7 @@ impl Forwarder {
         Self { delegate, versions, room, circuit, metrics }
     }
 
-    /// By which a person knows the adapter.
+    /// The adapter's name for people.
     pub(in crate::metrics_api) fn name(&self) -> &str {
         self.delegate.name()
     }
@@ -114,7 +114,7 @@ impl Forwarder {
         answer
     }
 
-    /// What the adapter has of a version; nothing where it does not know the version.
+    /// The metrics that the adapter has in a version; none where it does not know the version.
     ///
     /// # Errors
     /// Why that is not known.
@@ -170,14 +170,14 @@ enum Failure {
     Error(String),
 }
 
-/// What an answer is worth.
+/// How an answer was judged.
 #[derive(Debug, Eq, PartialEq)]
 enum Judged {
     /// Values of this version.
     Values,
-    /// The adapter says why it has none, in its words.
+    /// The adapter's own message about why it has no values.
     Refused(StatusCode, String),
-    /// Nothing that a caller could use; why.
+    /// Nothing that a caller could use, and why.
     Failed(String),
 }
 
@@ -188,7 +188,7 @@ fn judge(answer: &DelegateAnswer, version: ApiVersion) -> Judged {
                 ApiVersion::ExternalV1Beta1 => ExternalMetricValueList::KIND,
                 ApiVersion::CustomV1Beta1 | ApiVersion::CustomV1Beta2 => object_values::KIND,
             };
-            // Reads the whole text, too: half an object is none.
+            // Reads the whole text, too: half an object is not an object.
             let head: Result<Head, _> = serde_json::from_slice(&answer.body);
             match head {
                 Ok(head) if head.kind == kind && head.api_version == version.group_version() => Judged::Values,
@@ -215,7 +215,7 @@ fn no_rights(answer: &DelegateAnswer) -> String {
     )
 }
 
-/// What a Status says.
+/// The message of a Status.
 fn words(body: &[u8]) -> String {
     let words: Result<Words, _> = serde_json::from_slice(body);
     match words {

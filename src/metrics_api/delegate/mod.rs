@@ -36,7 +36,7 @@ pub trait Delegate: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<DelegateAnswer, DelegateError>>;
 }
 
-/// An answer, whatever its worth.
+/// An answer, valid or not.
 #[derive(Clone, Debug)]
 pub struct DelegateAnswer {
     /// The status code.
@@ -51,7 +51,7 @@ pub enum DelegateError {
     /// It was not reached, or not trusted.
     #[error("{0}")]
     Unreachable(String),
-    /// It began to answer more than it may.
+    /// The answer is larger than allowed.
     #[error("its answer is larger than {0} bytes")]
     TooLarge(usize),
 }
@@ -85,7 +85,7 @@ pub enum Outcome {
     Answered,
     /// The adapter said why not.
     Refused,
-    /// It was not reached, failed or made no sense.
+    /// It was not reached, failed, or gave an invalid answer.
     Failed,
     /// It took too long.
     TimedOut,

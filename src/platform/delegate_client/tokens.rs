@@ -12,10 +12,10 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::PostParams};
 use tokio::{sync::Mutex, time::Instant};
 
-/// How long a token is asked to hold, and after how long a new one is fetched.
+/// The lifetime that is asked for a token, and after how long a new one is fetched.
 const HOLDS_FOR: Duration = Duration::from_secs(3600);
 const RENEWED_AFTER: Duration = Duration::from_secs(2400);
-/// A token that the adapter does not take is given up when it is older than this: an adapter that takes none must not cost a new one each time.
+/// A token that the adapter does not accept is dropped when it is older than this: an adapter that accepts none must not cost a new one each time.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(30);
 /// The API server must answer within this.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -56,7 +56,7 @@ impl ServiceAccountTokens {
                 *newest = Some((Instant::now(), token.clone()));
                 Ok(token)
             }
-            // The one at hand still holds.
+            // The token that is held is still valid.
             Err(why) => match held {
                 Some((age, token)) if age < HOLDS_FOR => {
                     tracing::warn!("{why}; the last one is used on");
