@@ -12,8 +12,8 @@ pub const STATUS_FIELD_MANAGER: &str = "projectionist-status";
 
 /// Label with the name of the Projection, on every object made for it.
 pub const PROJECTION_LABEL: &str = "projectionist.dev/projection";
-/// Label with the version of the read model that a worker writes, part of each selector: a Deployment's cannot be changed later, when two versions of one
-/// Projection run side by side.
+/// Label with the version of the read model that a worker writes, part of each selector: a Deployment's cannot be changed later, when two versions of
+/// one Projection run side by side.
 pub const VERSION_LABEL: &str = "projectionist.dev/version";
 /// The version of a Projection that names none.
 pub const UNVERSIONED: &str = "unversioned";

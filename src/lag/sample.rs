@@ -170,9 +170,9 @@ pub struct Sample {
     pub pending: Option<Pending>,
     /// The part of `pending` above the safe head: these events wait, and no worker may read them yet.
     pub held_back: u64,
-    /// Where the lowest of several rows stands for all of them, and it is not known which event is whose: the events beyond the highest row, which wait
-    /// for certain. Then `pending` counts from the lowest row, so that what quiet shards have done long ago is in it. Absent where each row is counted
-    /// by itself.
+    /// Where the lowest of several rows stands for all of them, and it is not known which event is whose: the events beyond the highest row, which
+    /// wait for certain. Then `pending` counts from the lowest row, so that what quiet shards have done long ago is in it. Absent where each row is
+    /// counted by itself.
     pub beyond_all_rows: Option<u64>,
     /// Why the checkpoint gives only an upper bound of what waits, and what to add to the spec.
     pub upper_bound: Option<Arc<str>>,

@@ -1,8 +1,8 @@
 //! What waits for a worker, as far as that is known: what the model plans with, where that is not what is reported.
 //!
-//! Reported is what is not committed. Of that, what is held back waits for its writers and not for a worker, and where the lowest of several rows stands
-//! for all of them the count is an upper bound: what quiet shards did long ago is in it. An upper bound is not a measurement; what lies beyond the highest
-//! row is one.
+//! Reported is what is not committed. Of that, what is held back waits for its writers and not for a worker, and where the lowest of several rows
+//! stands for all of them the count is an upper bound: what quiet shards did long ago is in it. An upper bound is not a measurement; what lies beyond
+//! the highest row is one.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// From a sample with `pending` events of which the oldest is as old as `staleness` says. The counter of arrivals has been taken in by `arrivals`.
+    /// From a sample with `pending` events of which the oldest is as old as `staleness` says. The counter of arrivals has been taken in by
+    /// `arrivals`.
     pub(super) fn of(sample: &Sample, pending: Pending, staleness: Option<Duration>, arrivals: &Arrivals) -> Self {
         let bound = sample.beyond_all_rows.is_some();
         let certain = sample.beyond_all_rows.unwrap_or(pending.events).min(pending.events);

@@ -209,8 +209,8 @@ impl Tables {
         client.execute(announce, &[&self.projection]).await.map(drop)
     }
 
-    /// The statement that moves the rows of shards, each only from where this owner found it and with its fence. Parameters: the projection, the owner, and
-    /// for each row its shard, fence, position before and position now.
+    /// The statement that moves the rows of shards, each only from where this owner found it and with its fence. Parameters: the projection, the
+    /// owner, and for each row its shard, fence, position before and position now.
     pub(super) fn advance(&self) -> String {
         format!(
             "update {} c set position = u.position, updated_at = now(), {FORGET_PASSED}

@@ -200,8 +200,9 @@ impl Crew {
 }
 
 impl Crew {
-    /// Workers that have handled what they had in hand fetch the next events of their shards, up to a second's work. Only so does the owner of a shard
-    /// without events learn that it has none, which matters where one row stands for all shards: a shard whose next event is in hand stays at its last.
+    /// Workers that have handled what they had in hand fetch the next events of their shards, up to a second's work. Only so does the owner of a
+    /// shard without events learn that it has none, which matters where one row stands for all shards: a shard whose next event is in hand stays at
+    /// its last.
     pub(super) fn fetch(&mut self, shards: &mut [Shard], compete: bool, rate: f64, head: f64) {
         if compete {
             shards.iter_mut().for_each(|shard| shard.fetched(head));
@@ -224,9 +225,10 @@ impl Crew {
         }
     }
 
-    /// Shard `s` is to be ready worker `s`'s modulo their number. A worker finds out when it looks who else is there: it gives up what is another's, and
-    /// takes what is free of its own. One that gives up a shard commits all that it has first, since the next owner begins where it ends. One that only gets
-    /// more does not commit, and goes on counting towards its next commit. Until the new owner looks, a shard that was given up stays where it is.
+    /// Shard `s` is to be ready worker `s`'s modulo their number. A worker finds out when it looks who else is there: it gives up what is another's,
+    /// and takes what is free of its own. One that gives up a shard commits all that it has first, since the next owner begins where it ends. One
+    /// that only gets more does not commit, and goes on counting towards its next commit. Until the new owner looks, a shard that was given up stays
+    /// where it is.
     fn deal_out(&mut self, shards: &mut [Shard], now: Duration) {
         self.owners.resize(shards.len(), None);
         for (shard, owner) in shards.iter_mut().zip(&mut self.owners) {

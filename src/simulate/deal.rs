@@ -1,8 +1,8 @@
 //! Which event is which shard's: dealt out at random, as the hash of an event's stream does, and the same each time.
 //!
-//! Shards that get their events in turn would be too regular. Then all workers come to their thousandth event at the same moment and stay in step, and the
-//! last event of each shard is never far from the head. Of `n` events a real shard with the part `p` gets `n p`, give or take the root of that, and the
-//! quietest of 24 shards has had none for about 90 events.
+//! Shards that get their events in turn would be too regular. Then all workers come to their thousandth event at the same moment and stay in step,
+//! and the last event of each shard is never far from the head. Of `n` events a real shard with the part `p` gets `n p`, give or take the root of
+//! that, and the quietest of 24 shards has had none for about 90 events.
 
 use super::shard::Shard;
 

@@ -35,8 +35,8 @@ impl WorkerKind {
     }
 }
 
-/// When a worker commits what it has handled of its shards. It also commits before it gives up a shard, since the next owner begins where the last one
-/// has committed.
+/// When a worker commits what it has handled of its shards. It also commits before it gives up a shard, since the next owner begins where the last
+/// one has committed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Commits {
     /// Each event.

@@ -114,8 +114,8 @@ impl Shard {
         }
     }
 
-    /// Its worker has all events up to `position` in hand. Where none of them is this shard's, all of the shard's are handled up to there. Where some are, it
-    /// knows no more than how far it has come with them.
+    /// Its worker has all events up to `position` in hand. Where none of them is this shard's, all of the shard's are handled up to there. Where some
+    /// are, it knows no more than how far it has come with them.
     pub(super) fn fetched(&mut self, position: f64) {
         if self.next().is_none_or(|next| next > position) {
             self.known = self.known.max(position);

@@ -11,8 +11,8 @@ use crate::{
 /// The workers by the status that was written last.
 ///
 /// A status with another number of required workers is written at once, and so is one that says that workers begin to come or go. That they are all
-/// ready waits until it has been so for a moment, and until the last write is some seconds old. So the model keeps to what it has asked for while real workers
-/// may long be at work.
+/// ready waits until it has been so for a moment, and until the last write is some seconds old. So the model keeps to what it has asked for while
+/// real workers may long be at work.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
     workers: Option<Workers>,
