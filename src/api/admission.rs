@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(admit(redis()).unwrap().spec.source.redis.unwrap().streams.len(), 1);
         let postgres = projection()["spec"]["source"]["postgres"].clone();
         for (pointer, name, value, expected) in [
-            ("/spec/source", "postgres", postgres, "spec.source must name exactly one source: postgres or redis"),
+            ("/spec/source", "postgres", postgres, "spec.source must name exactly one source"),
             ("/spec", "checkpoint", json!({"readStore": {}}), "spec.checkpoint must be absent with spec.source.redis"),
             (
                 "/spec",
@@ -200,6 +200,41 @@ mod tests {
             ("/spec/source/redis", "streams", json!([{"key": "", "group": "g"}]), "spec.source.redis.streams[0].key"),
         ] {
             let mut object = redis();
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            let found = admit(object).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn topics_in_kafka_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_projector() {
+        let kafka = || {
+            json!({
+                "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+                "spec": {
+                    "source": {"kafka": {"connection": {"secretRef": {"name": "k"}}, "topics": ["orders"], "group": "list"}},
+                    "lag": {"target": "5s"},
+                },
+            })
+        };
+        let source = admit(kafka()).unwrap().spec.source.kafka.unwrap();
+        assert_eq!((source.isolation, source.offset_reset), (crate::api::KafkaIsolation::ReadCommitted, None));
+        let postgres = projection()["spec"]["source"]["postgres"].clone();
+        for (pointer, name, value, expected) in [
+            ("/spec/source", "postgres", postgres, "spec.source must name exactly one source"),
+            ("/spec", "checkpoint", json!({"readStore": {}}), "spec.checkpoint must be absent with spec.source.kafka"),
+            (
+                "/spec",
+                "projector",
+                json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
+                "spec.source.postgres is required with spec.projector.builtin",
+            ),
+            ("/spec/source/kafka", "topics", json!([]), "spec.source.kafka.topics must have at least 1 items"),
+            ("/spec/source/kafka", "topics", json!(["a topic"]), "spec.source.kafka.topics[0]"),
+            ("/spec/source/kafka", "isolation", json!("Snapshot"), "spec.source.kafka.isolation"),
+            ("/spec/source/kafka", "offsetReset", json!("Latest"), "spec.source.kafka.offsetReset"),
+        ] {
+            let mut object = kafka();
             object.pointer_mut(pointer).unwrap()[name] = value;
             let found = admit(object).expect_err(expected);
             assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
