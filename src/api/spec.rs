@@ -113,8 +113,8 @@ pub struct PostgresSource {
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
-    /// The Secret with the connection string, such as `postgres://user:password@host:5432/database?sslmode=verify-full`, or with a key for each of
-    /// its parts.
+    /// The Secret with the connection string, such as `postgres://user:password@host:5432/database?sslmode=verify-full` or
+    /// `rediss://user:password@host:6379/0`, or with a key for each of its parts.
     pub secret_ref: SecretKeyRef,
     /// The Secret and the key that hold the certificate authority (PEM) that signed the server's certificate. Used where the connection string
     /// verifies it (`sslmode=verify-full` or `verify-ca`; with `require` it is verified as with `verify-ca`). Default: the public authorities.
@@ -169,7 +169,7 @@ pub struct SecretKeyRef {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// The key that holds the connection string. Default: the first that is there of `url`, `uri`, `jdbc-url` and `jdbc-uri`, completed by the keys `host`,
-    /// `port`, `database` or `dbname`, `username` or `user`, `password` and `sslmode`.
+    /// `port`, `database` or `dbname`, `username` or `user`, `password` and `sslmode` (for Redis: `url` and `uri`, and `tls` in place of `sslmode`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub key: Option<String>,

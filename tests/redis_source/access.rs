@@ -79,23 +79,37 @@ async fn a_replica_is_refused_since_its_numbers_may_stand_still() {
 }
 
 #[tokio::test]
-async fn a_cluster_node_that_does_not_hold_the_key_and_a_sentinel_are_said() {
-    let node = Redis::with("cluster-enabled yes").unwrap();
+async fn a_sentinel_is_told_from_a_server() {
+    let sentinel = Redis::sentinel().unwrap();
+    let refused = ask(&mut probe(&sentinel.url()), &["s/g"]).await.unwrap_err();
+    assert!(refused.message.contains("this is a Redis Sentinel, which holds no streams"), "{}", refused.message);
+}
+
+#[tokio::test]
+async fn a_node_of_a_cluster_is_measured_as_far_as_it_holds_the_keys() {
+    let ((node, _), (other, bus)) = (Redis::cluster_node().unwrap(), Redis::cluster_node().unwrap());
     let down = ask(&mut probe(&node.url()), &["s/g"]).await.unwrap_err();
-    assert!(down.message.contains("CLUSTERDOWN"), "{}", down.message);
-    // It serves one slot, and another one is somebody else's.
-    let slot = |key: &str| match node.run(&format!("CLUSTER KEYSLOT {key}")).unwrap() {
-        test_cluster::redis::Answer::Integer(slot) => slot,
-        other => panic!("{other:?}"),
+    assert!(down.message.contains("CLUSTERDOWN") && down.message.contains("mend the cluster"), "{}", down.message);
+    let take_slot = |node: &Redis, key: &str| match node.run(&format!("CLUSTER KEYSLOT {key}")).unwrap() {
+        test_cluster::redis::Answer::Integer(slot) => node.run(&format!("CLUSTER ADDSLOTS {slot}")).unwrap(),
+        slot => panic!("{slot:?}"),
     };
-    node.run("CONFIG SET cluster-require-full-coverage no").unwrap();
-    node.run(&format!("CLUSTER ADDSLOTS {}", slot("here"))).unwrap();
+    for one in [&node, &other] {
+        one.run("CONFIG SET cluster-require-full-coverage no").unwrap();
+    }
+    take_slot(&node, "here");
+    take_slot(&other, "elsewhere");
+    node.run(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", other.address().port())).unwrap();
     let served = || async { Ok::<_, anyhow::Error>(node.run("XGROUP CREATE here g 0 MKSTREAM").is_ok()) };
     eventually_is(DEADLINE, "the node serves its slot", |served| *served, served).await.unwrap();
+    let moved = || async {
+        Ok::<_, anyhow::Error>(node.run("XLEN elsewhere").is_err_and(|e| format!("{e:#}").contains("MOVED")))
+    };
+    eventually_is(DEADLINE, "the node knows who holds the other slot", |moved| *moved, moved).await.unwrap();
     let mut probe = probe(&node.url());
     assert_eq!(ask(&mut probe, &["here/g"]).await.unwrap().pending, exactly(0), "what it holds is measured");
     let elsewhere = ask(&mut probe, &["elsewhere/g"]).await.unwrap_err();
-    assert!(elsewhere.message.contains("CLUSTERDOWN"), "{}", elsewhere.message);
+    assert!(elsewhere.message.contains("another node of a Redis Cluster"), "{}", elsewhere.message);
 }
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {

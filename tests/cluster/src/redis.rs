@@ -75,6 +75,28 @@ impl Redis {
     /// # Errors
     /// As [`Redis::on_loopback`].
     pub fn with(configuration: &str) -> Result<Self> {
+        Self::create(configuration, &[])
+    }
+
+    /// A node of a cluster that is to be made: it holds no slot and knows no other node. Returns its port for other nodes as well.
+    ///
+    /// # Errors
+    /// As [`Redis::on_loopback`].
+    pub fn cluster_node() -> Result<(Self, u16)> {
+        // Unless it is told, that port is 10,000 above the other, where there may be none.
+        let bus = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        Ok((Self::create(&format!("cluster-enabled yes\ncluster-port {bus}"), &[])?, bus))
+    }
+
+    /// A Sentinel that watches nothing.
+    ///
+    /// # Errors
+    /// As [`Redis::on_loopback`].
+    pub fn sentinel() -> Result<Self> {
+        Self::create("", &["--sentinel"])
+    }
+
+    fn create(configuration: &str, arguments: &[&str]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = packages::redis_server()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -94,6 +116,7 @@ impl Redis {
         fs::write(root.join("redis.conf"), settings)?;
         let server = Command::new(program)
             .arg(root.join("redis.conf"))
+            .args(arguments)
             .current_dir(&root)
             .process_group(0)
             .stdin(Stdio::null())
