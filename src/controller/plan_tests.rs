@@ -217,6 +217,28 @@ fn every_container_gets_the_environment_and_secrets_only_by_reference() {
 }
 
 #[test]
+fn workers_on_redis_get_the_keys_that_are_looked_for_there() {
+    let spec = "apiVersion: projectionist.dev/v1alpha1\nkind: Projection\nmetadata: {name: orders, namespace: shop, uid: u-1}\nspec:\n  \
+        source: {redis: {connection: {secretRef: {name: streams}, port: 7000}, streams: [{key: orders, group: list}]}}\n  lag: {target: 30s}\n  \
+        projector: {template: {spec: {containers: [{name: worker, image: team:1}]}}}\n";
+    let projection: Projection = serde_saphyr::from_str(spec).unwrap();
+    let view = ScaleView { replicas: None, required: None, was_suspended: false, ceiling: None };
+    let server = ServerAbilities { autoscaler_tolerance: true };
+    let plan = plan(&validate(&projection).unwrap(), view, &WorkerDefaults::default(), server);
+    let container = container(&plan);
+    for (name, key) in
+        [("EVENT_SOURCE_URL", "url"), ("EVENT_SOURCE_REDIS_PASSWORD", "redis-password"), ("EVENT_SOURCE_TLS", "tls")]
+    {
+        assert_eq!(
+            variable(container, name).unwrap()["valueFrom"]["secretKeyRef"],
+            json!({"name": "streams", "key": key, "optional": true})
+        );
+    }
+    assert_eq!(variable(container, "EVENT_SOURCE_PORT").unwrap()["value"], "7000");
+    assert!(variable(container, "EVENT_SOURCE_JDBC_URI").is_none() && variable(container, "READ_STORE_URL").is_none());
+}
+
+#[test]
 fn a_variable_that_the_team_sets_stays_theirs_and_comes_after_ours() {
     let plan = planned(&TEMPLATE.replace(
         "image: team:1",
