@@ -148,10 +148,7 @@ fn events_that_were_passed_over_stay_in_the_status_until_a_sample_says_otherwise
     late.sample.faults.passed_over = PassedOver { positions: vec![Position(2), Position(40)], more: 0 };
     let told = status(&known(Ok(&late)));
     let positions = vec!["2".to_owned(), "40".to_owned()];
-    assert_eq!(
-        told.passed_over,
-        Some(PassedOverStatus { event_table: "events".to_owned(), positions: positions.clone(), more: 0 })
-    );
+    assert_eq!(told.passed_over, Some(PassedOverStatus { event_table: "events".to_owned(), positions, more: 0 }));
     let unmeasured = MeasureError { reason: Reason::NotMeasuredYet, message: String::new() };
     let restarted = next_status(&known(Err(unmeasured)), &told, at(200));
     assert_eq!(restarted.passed_over, told.passed_over, "the next process has yet to look");

@@ -5,7 +5,6 @@ mod postgres;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -13,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     api::CheckpointLocation,
-    clients::postgres::Database,
+    clients::{Endpoint, postgres::Database},
     lag::{CheckpointState, FailedEvent},
     measure::MeasureError,
 };
@@ -50,6 +49,13 @@ pub enum CheckpointStore {
 }
 
 impl CheckpointStore {
+    /// The server.
+    pub fn endpoint(&self) -> Endpoint {
+        match self {
+            Self::Postgres(database) => Endpoint::Postgres(database.identity().clone()),
+        }
+    }
+
     /// Reads the checkpoints at `locations` before `deadline`. What cannot be read of one does not affect the others.
     pub async fn read(&self, locations: &BTreeSet<CheckpointLocation>, deadline: Instant) -> Checkpoints {
         match self {
@@ -60,18 +66,8 @@ impl CheckpointStore {
 
 impl PartialEq for CheckpointStore {
     fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Postgres(one), Self::Postgres(other)) => one.identity() == other.identity(),
-        }
+        self.endpoint() == other.endpoint()
     }
 }
 
 impl Eq for CheckpointStore {}
-
-impl Hash for CheckpointStore {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match self {
-            Self::Postgres(database) => database.identity().hash(state),
-        }
-    }
-}

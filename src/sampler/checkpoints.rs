@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     api::CheckpointLocation,
+    clients::Endpoint,
     measure::MeasureError,
     read_stores::{CheckpointStore, Checkpoints},
     sources::{Ask, Report, Target},
@@ -26,13 +27,14 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Reads the checkpoints of one source's projections.
 #[derive(Default)]
 pub(super) struct CheckpointReader {
-    requests: HashMap<CheckpointStore, Request>,
+    requests: HashMap<Endpoint, Request>,
     /// Told when a late read store has answered.
     late: Arc<Notify>,
 }
 
 /// A read store, with a request to it that may be under way.
 struct Request {
+    store: CheckpointStore,
     under_way: bool,
     answers: (mpsc::Sender<Checkpoints>, mpsc::Receiver<Checkpoints>),
 }
@@ -40,13 +42,15 @@ struct Request {
 impl CheckpointReader {
     /// From now on the checkpoints of these are read.
     pub(super) fn follow<Q>(&mut self, asks: &[Arc<Ask<Q>>]) {
-        let wanted: HashSet<&CheckpointStore> =
-            asks.iter().filter_map(|ask| ask.checkpoint.as_ref()).map(|checkpoint| &checkpoint.store).collect();
-        self.requests.retain(|store, _| wanted.contains(store));
-        for store in wanted {
-            if !self.requests.contains_key(store) {
-                self.requests.insert(store.clone(), Request { under_way: false, answers: mpsc::channel(1) });
-            }
+        let stores = asks.iter().filter_map(|ask| ask.checkpoint.as_ref()).map(|checkpoint| &checkpoint.store);
+        let wanted: HashMap<Endpoint, &CheckpointStore> = stores.map(|store| (store.endpoint(), store)).collect();
+        self.requests.retain(|endpoint, _| wanted.contains_key(endpoint));
+        for (endpoint, store) in wanted {
+            self.requests.entry(endpoint).or_insert_with(|| Request {
+                store: store.clone(),
+                under_way: false,
+                answers: mpsc::channel(1),
+            });
         }
     }
 
@@ -57,14 +61,14 @@ impl CheckpointReader {
         deadline: Instant,
         report: Report<'_, Q>,
     ) -> Vec<Target<Q>> {
-        let mut answers = self.read(asks, deadline).await;
+        let answers = self.read(asks, deadline).await;
         let mut targets = Vec::with_capacity(asks.len());
         for ask in asks {
             let Some(place) = &ask.checkpoint else {
                 targets.push(Target { ask: Arc::clone(ask), checkpoint: None });
                 continue;
             };
-            match answers.get_mut(&place.store).and_then(|answer| answer.get(&place.location)) {
+            match answers.get(&place.store.endpoint()).and_then(|answer| answer.get(&place.location)) {
                 // Late, or not asked for in that request: a later poll has it.
                 None => {}
                 Some(Ok(checkpoint)) => {
@@ -77,16 +81,16 @@ impl CheckpointReader {
     }
 
     /// Asks every read store that is not busy with an earlier request, and returns what comes in before patience ends.
-    async fn read<Q>(&mut self, asks: &[Arc<Ask<Q>>], deadline: Instant) -> HashMap<CheckpointStore, Checkpoints> {
+    async fn read<Q>(&mut self, asks: &[Arc<Ask<Q>>], deadline: Instant) -> HashMap<Endpoint, Checkpoints> {
         let asked_at = Instant::now();
         let mut asked = HashSet::new();
-        for (store, request) in self.requests.iter_mut().filter(|(_, request)| !request.under_way) {
+        for (endpoint, request) in self.requests.iter_mut().filter(|(_, request)| !request.under_way) {
             let places = asks.iter().filter_map(|ask| ask.checkpoint.as_ref());
             let locations: BTreeSet<CheckpointLocation> =
-                places.filter(|place| place.store == *store).map(|place| place.location.clone()).collect();
+                places.filter(|place| place.store == request.store).map(|place| place.location.clone()).collect();
             request.under_way = true;
-            asked.insert(store.clone());
-            let (store, answer, late) = (store.clone(), request.answers.0.clone(), Arc::clone(&self.late));
+            asked.insert(endpoint.clone());
+            let (store, answer, late) = (request.store.clone(), request.answers.0.clone(), Arc::clone(&self.late));
             tokio::spawn(async move {
                 let checkpoints = store.read(&locations, deadline).await;
                 // The reader is gone when its source is not followed any more.
@@ -97,15 +101,15 @@ impl CheckpointReader {
             });
         }
         let mut answers = HashMap::new();
-        for (store, request) in &mut self.requests {
-            let answer = if asked.contains(store) {
+        for (endpoint, request) in &mut self.requests {
+            let answer = if asked.contains(endpoint) {
                 timeout_at(asked_at + PATIENCE, request.answers.1.recv()).await.ok().flatten()
             } else {
                 request.answers.1.try_recv().ok()
             };
             if let Some(answer) = answer {
                 request.under_way = false;
-                answers.insert(store.clone(), answer);
+                answers.insert(endpoint.clone(), answer);
             }
         }
         answers

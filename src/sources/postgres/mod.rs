@@ -71,7 +71,7 @@ impl Probe for PostgresProbe {
         for Target { ask, checkpoint } in targets {
             match checkpoint {
                 Some(checkpoint) => {
-                    wanted.entry(ask.question.table.clone()).or_default().push(Wanted { ask, checkpoint })
+                    wanted.entry(ask.question.table.clone()).or_default().push(Wanted { ask, checkpoint });
                 }
                 None => report(&ask, Err(without_checkpoint())),
             }
