@@ -14,6 +14,7 @@ mod lifecycle;
 mod metrics_reads;
 mod operator_faults;
 mod own_autoscalers;
+mod redis;
 mod refusals;
 mod registration;
 mod repair;

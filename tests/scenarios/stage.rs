@@ -33,6 +33,7 @@ impl Stage {
         // A short period, so that a test sees many looks of the autoscaler; the demo runs with the usual 15 s.
         let cluster = Cluster::start(&ClusterOptions::default().hpa_sync_period("2s"))?;
         cluster.import_image(&test_cluster::images::image()?)?;
+        cluster.import_image(&test_cluster::images::worker()?)?;
         // Built here, where the network can still be reached: tests run inside the cluster's.
         test_cluster::images::adapter()?;
         let postgres = cluster.postgres()?;

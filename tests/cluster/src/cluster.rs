@@ -16,6 +16,7 @@ use crate::instance::{Instance, target_dir, workspace};
 use crate::network;
 use crate::options::ClusterOptions;
 use crate::postgres::Postgres;
+use crate::redis::Redis;
 use crate::supervise::Report;
 
 /// Names a cluster that `make cluster` keeps up, for tests to use instead of one of their own.
@@ -230,6 +231,14 @@ impl Cluster {
     /// When it does not start.
     pub fn postgres(&self) -> Result<Postgres> {
         Postgres::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
+    }
+
+    /// A Redis server on the node's address, which pods reach, too. Its default user needs no password.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn redis(&self) -> Result<Redis> {
+        Redis::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
     }
 
     /// Kills one program of the cluster, such as `kube-apiserver` or `kubelet`; the supervisor starts it again.

@@ -1,4 +1,4 @@
-//! A real Redis server of a test's own, on loopback.
+//! A real Redis server of a test's own: in a cluster's network, where pods reach it, or on loopback for tests without a cluster.
 //!
 //! It runs in a temporary directory and ends with the process that started it, however that ends. Nothing is written to disk.
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
-use crate::{packages, processes};
+use crate::{network, packages, processes};
 
 /// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server and removes its files.
 const KEEPER: &str = r#"
@@ -56,6 +56,7 @@ impl Answer {
 #[derive(Debug)]
 pub struct Redis {
     root: PathBuf,
+    network: Option<PathBuf>,
     address: SocketAddr,
     server: Child,
     keeper: Child,
@@ -75,7 +76,7 @@ impl Redis {
     /// # Errors
     /// As [`Redis::on_loopback`].
     pub fn with(configuration: &str) -> Result<Self> {
-        Self::create(configuration, &[])
+        Self::create(None, "127.0.0.1", configuration, &[])
     }
 
     /// A node of a cluster that is to be made: it holds no slot and knows no other node. Returns its port for other nodes as well.
@@ -85,7 +86,8 @@ impl Redis {
     pub fn cluster_node() -> Result<(Self, u16)> {
         // Unless it is told, that port is 10,000 above the other, where there may be none.
         let bus = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        Ok((Self::create(&format!("cluster-enabled yes\ncluster-port {bus}"), &[])?, bus))
+        let configuration = format!("cluster-enabled yes\ncluster-port {bus}");
+        Ok((Self::create(None, "127.0.0.1", &configuration, &[])?, bus))
     }
 
     /// A Sentinel that watches nothing.
@@ -93,10 +95,18 @@ impl Redis {
     /// # Errors
     /// As [`Redis::on_loopback`].
     pub fn sentinel() -> Result<Self> {
-        Self::create("", &["--sentinel"])
+        Self::create(None, "127.0.0.1", "", &["--sentinel"])
     }
 
-    fn create(configuration: &str, arguments: &[&str]) -> Result<Self> {
+    /// A new server at `address` inside a network namespace, open to all that is in it.
+    ///
+    /// # Errors
+    /// As [`Redis::on_loopback`].
+    pub(crate) fn in_network(network: &Path, address: &str) -> Result<Self> {
+        Self::create(Some(network.to_owned()), address, "protected-mode no", &[])
+    }
+
+    fn create(network: Option<PathBuf>, host: &str, configuration: &str, arguments: &[&str]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = packages::redis_server()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -105,16 +115,25 @@ impl Redis {
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
         let root = root.canonicalize()?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let ask = || TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr());
+        let address = match &network {
+            Some(network) => network::inside(network, ask)?,
+            None => ask(),
+        }
+        .with_context(|| format!("finding a free port at {host}"))?;
         let port = address.port().to_string();
         let settings = format!(
-            "bind 127.0.0.1\nport {port}\nsave \"\"\nappendonly no\ndir {}\nlogfile {}\n{}\n",
+            "bind {host}\nport {port}\nsave \"\"\nappendonly no\ndir {}\nlogfile {}\n{}\n",
             root.display(),
             root.join("log").display(),
             configuration.replace("{port}", &port),
         );
         fs::write(root.join("redis.conf"), settings)?;
-        let server = Command::new(program)
+        let mut server = match &network {
+            Some(network) => network::command_inside(network, program),
+            None => Command::new(program),
+        };
+        let server = server
             .arg(root.join("redis.conf"))
             .args(arguments)
             .current_dir(&root)
@@ -133,9 +152,9 @@ impl Redis {
             .stderr(Stdio::null())
             .spawn()
             .context("starting the server's keeper")?;
-        let mut redis = Self { root, address, server, keeper };
+        let mut redis = Self { root, network, address, server, keeper };
         let until = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(address).is_err() {
+        while redis.dial().is_err() {
             if Instant::now() > until || redis.server.try_wait()?.is_some() {
                 bail!("redis-server does not listen at {address}: {}", redis.log());
             }
@@ -176,7 +195,7 @@ impl Redis {
     /// # Errors
     /// When the server is away or refuses one of them.
     pub fn run_all(&self, commands: &[&[&str]]) -> Result<Vec<Answer>> {
-        let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(10))?;
+        let mut stream = self.dial()?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut request = String::new();
         for words in commands {
@@ -210,6 +229,16 @@ impl Redis {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.root.join("log")).unwrap_or_default()
+    }
+
+    /// Connects from whichever network the caller is in: a socket stays in the network that it was made in.
+    fn dial(&self) -> Result<TcpStream> {
+        let dial = || TcpStream::connect_timeout(&self.address, Duration::from_secs(10));
+        let stream = match &self.network {
+            Some(network) => network::inside(network, dial)?,
+            None => dial(),
+        };
+        stream.with_context(|| format!("connecting to Redis at {}", self.address))
     }
 
     fn signal(&self, signal: Signal) {

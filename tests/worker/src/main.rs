@@ -3,10 +3,13 @@
 //!
 //! Whatever it needs is in a schema of its own (`SCHEMA`): `events (position, shard, cost_ms, recorded_at)`, `checkpoints`, `handled`, and where there
 //! is one row for all shards also `progress`.
+//!
+//! With `STREAM` in its environment it consumes a stream in Redis instead: see [`stream`].
 
 mod log;
 mod settings;
 mod share;
+mod stream;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,6 +37,9 @@ const MAKES_UP: Duration = Duration::from_millis(500);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    if let Some(settings) = stream::Settings::from_environment()? {
+        return stream::consume(&settings).await;
+    }
     let settings = Settings::from_environment()?;
     let mut ends = signal(SignalKind::terminate())?;
     let worker = async {
