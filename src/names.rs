@@ -80,6 +80,12 @@ pub mod secret_key {
         ("sslmode", &["sslmode"]),
     ];
 
+    /// The keys for NATS.
+    pub const NATS: [&str; 15] = [
+        "url", "uri", "servers", "host", "hostname", "endpoint", "port", "username", "user", "password", "token",
+        "tls", "ssl", "creds", "nkey",
+    ];
+
     /// The keys for Redis. `redis-password`: Bitnami's chart.
     pub const REDIS: [&str; 14] = [
         "url",

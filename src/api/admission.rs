@@ -242,6 +242,35 @@ mod tests {
     }
 
     #[test]
+    fn consumers_of_jetstream_need_no_checkpoint_and_have_names_that_are_one_part_of_a_subject() {
+        let nats = || {
+            json!({
+                "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+                "spec": {
+                    "source": {"nats": {"connection": {"secretRef": {"name": "n"}}, "consumers": [{"stream": "orders", "consumer": "list"}]}},
+                    "lag": {"target": "5s"},
+                },
+            })
+        };
+        assert_eq!(admit(nats()).unwrap().spec.source.nats.unwrap().consumers.len(), 1);
+        let consumer = |stream: &str, consumer: &str| json!([{"stream": stream, "consumer": consumer}]);
+        for (pointer, name, value, expected) in [
+            ("/spec", "checkpoint", json!({"readStore": {}}), "spec.checkpoint must be absent with spec.source.nats"),
+            ("/spec/source/nats", "consumers", json!([]), "spec.source.nats.consumers must have at least 1 items"),
+            ("/spec/source/nats", "consumers", consumer("", "c"), "spec.source.nats.consumers[0].stream"),
+            ("/spec/source/nats", "consumers", consumer("a.b", "c"), "spec.source.nats.consumers[0].stream"),
+            ("/spec/source/nats", "consumers", consumer("a", "b c"), "spec.source.nats.consumers[0].consumer"),
+            ("/spec/source/nats", "consumers", consumer("a", ">"), "spec.source.nats.consumers[0].consumer"),
+            ("/spec/source/nats", "domain", json!("a.b"), "spec.source.nats.domain"),
+        ] {
+            let mut object = nats();
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            let found = admit(object).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
     fn refuses_what_a_cluster_refuses_and_names_the_field() {
         let long = "x".repeat(53);
         for (pointer, name, value, expected) in [

@@ -25,7 +25,10 @@ pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
-pub use source::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset, RedisSource, StreamGroup};
+pub use source::{
+    KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, NatsSource, OffsetReset, RedisSource, StreamConsumer,
+    StreamGroup,
+};
 pub use spec::{
     CaSecretRef, Checkpoint, CheckpointTable, ClientCertificateRef, Connection, EventTable, PostgresReadStore,
     PostgresSource, Projection, ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
@@ -96,6 +99,12 @@ mod tests {
             ".source.kafka.connection.secretRef.name",
             ".source.kafka.group",
             ".source.kafka.topics",
+            ".source.nats.connection",
+            ".source.nats.connection.caSecretRef.name",
+            ".source.nats.connection.clientCertificateSecretRef.name",
+            ".source.nats.connection.secretRef",
+            ".source.nats.connection.secretRef.name",
+            ".source.nats.consumers",
             ".source.postgres.connection",
             ".source.postgres.connection.caSecretRef.name",
             ".source.postgres.connection.clientCertificateSecretRef.name",

@@ -2,15 +2,19 @@
 //! errors into words. Knows nothing of Projections.
 
 pub mod kafka;
+pub mod nats;
 pub mod postgres;
 pub mod redis;
 mod tls;
+mod words;
 
 use crate::measure::MeasureError;
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ServerKind {
+    /// NATS.
+    Nats,
     /// PostgreSQL.
     Postgres,
     /// Redis.
@@ -23,6 +27,8 @@ pub enum ServerKind {
 /// password makes another one.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Endpoint {
+    /// A NATS server with JetStream.
+    Nats(nats::ConnectionIdentity),
     /// A PostgreSQL database.
     Postgres(postgres::ConnectionIdentity),
     /// A database of a Redis server.

@@ -13,7 +13,7 @@ pub use connection::{ConnectionName, SecretName};
 use crate::{
     api::{
         CheckpointLocation, Connection, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, OffsetReset,
-        Projection, ProjectionSpec, Reason, SecretKeyRef, StreamGroup,
+        Projection, ProjectionSpec, Reason, SecretKeyRef, StreamConsumer, StreamGroup,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -62,6 +62,15 @@ pub enum ResolvedSource {
         /// The topics and the group.
         question: KafkaTopics,
     },
+    /// Consumers of NATS JetStream, which keep the checkpoint.
+    Nats {
+        /// The server.
+        connection: ConnectionName,
+        /// Each consumer with its stream, at least one, none twice.
+        consumers: Vec<StreamConsumer>,
+        /// The JetStream domain.
+        domain: Option<String>,
+    },
 }
 
 /// Topics with the group that reads them.
@@ -84,6 +93,7 @@ impl ResolvedSource {
             Self::Postgres { connection, .. } => (connection, "spec.source.postgres.connection"),
             Self::Redis { connection, .. } => (connection, "spec.source.redis.connection"),
             Self::Kafka { connection, .. } => (connection, "spec.source.kafka.connection"),
+            Self::Nats { connection, .. } => (connection, "spec.source.nats.connection"),
         }
     }
 }
@@ -140,6 +150,25 @@ fn source(
     }
     if let Some(kafka) = &spec.source.kafka {
         return self::kafka(spec, kafka, key);
+    }
+    if let Some(nats) = &spec.source.nats {
+        let connection = ConnectionName::new(ServerKind::Nats, &key.namespace, &nats.connection);
+        let consumers: BTreeSet<&StreamConsumer> = nats.consumers.iter().collect();
+        if consumers.is_empty() {
+            return Err(invalid("spec.source.nats.consumers is empty: name the consumers, each with its stream"));
+        }
+        // Each name is one part of a subject.
+        let names = consumers.iter().flat_map(|one| [&one.stream, &one.consumer]).chain(&nats.domain);
+        if names
+            .into_iter()
+            .any(|name| name.is_empty() || name.contains(['.', '*', '>']) || name.contains(char::is_whitespace))
+        {
+            return Err(invalid(
+                "spec.source.nats: names of streams, consumers and domains are not empty and hold no blanks and none of . * >",
+            ));
+        }
+        let (consumers, domain) = (consumers.into_iter().cloned().collect(), nats.domain.clone());
+        return Ok((ResolvedSource::Nats { connection, consumers, domain }, None));
     }
     let Some(postgres) = &spec.source.postgres else {
         return Err(invalid("spec.source is missing: name one source, such as spec.source.postgres"));

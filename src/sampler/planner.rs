@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{CheckpointRows, Projection},
     clients::{
-        Endpoint, kafka,
+        Endpoint, kafka, nats,
         postgres::{ConnectionIdentity, Database},
         redis,
     },
@@ -34,6 +34,7 @@ use crate::{
     sources::{
         Ask, CheckpointQuery,
         kafka::{KafkaProbe, Question as KafkaQuestion},
+        nats::{self as nats_source, NatsProbe},
         postgres::{PostgresProbe, Question},
         redis::{self as redis_source, RedisProbe},
     },
@@ -59,6 +60,7 @@ pub(super) struct Planner {
     passed_over: Memories,
     redis: Tasks<redis::ConnectionIdentity, RedisProbe>,
     kafka: Tasks<kafka::Settings, KafkaProbe>,
+    nats: Tasks<nats::ConnectionIdentity, NatsProbe>,
 }
 
 impl Planner {
@@ -79,6 +81,7 @@ impl Planner {
             passed_over: Memories::default(),
             redis: Tasks::default(),
             kafka: Tasks::default(),
+            nats: Tasks::default(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Planner {
         self.postgres.retain(|identity| sources.contains_key(&Endpoint::Postgres(identity.clone())));
         self.redis.retain(|identity| sources.contains_key(&Endpoint::Redis(identity.clone())));
         self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
+        self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
         self.metrics.databases.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         for endpoint in endpoints {
@@ -192,6 +196,17 @@ impl Planner {
                 let probe = || KafkaProbe::new(to, started);
                 self.kafka.assign(settings, work, probe, &self.reports, &self.metrics);
             }
+            Endpoint::Nats(identity) => {
+                let work = self.work(group, |resolved| match &resolved.source {
+                    ResolvedSource::Nats { consumers, domain, .. } => {
+                        Some(nats_source::Question { consumers: consumers.clone(), domain: domain.clone() })
+                    }
+                    _ => None,
+                });
+                let (settings, started) = (identity.settings().clone(), self.started);
+                let probe = || NatsProbe::new(settings, started);
+                self.nats.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
         }
     }
 
@@ -202,7 +217,7 @@ impl Planner {
             let Resolved { key, uid, generation, checkpoint, .. } = resolved;
             let store = store.and_then(|endpoint| match endpoint {
                 Endpoint::Postgres(identity) => Some(identity),
-                Endpoint::Redis(_) | Endpoint::Kafka(_) => None,
+                _ => None,
             });
             let read_store = store.as_ref().map(|identity| identity.settings().database().into());
             let database = store.and_then(|identity| self.databases.get(&identity).map(Arc::clone));

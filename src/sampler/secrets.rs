@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::grouping::Endpoints;
 use crate::{
     api::Reason,
-    clients::{Endpoint, ServerKind, ServerSettings, kafka, postgres, redis},
+    clients::{Endpoint, ServerKind, ServerSettings, kafka, nats, postgres, redis},
     measure::MeasureError,
     resolve::{ConnectionName, SecretName},
 };
@@ -115,6 +115,7 @@ impl Entry {
 async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<Endpoint, MeasureError> {
     match name.server {
         ServerKind::Postgres => settings::<postgres::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
+        ServerKind::Nats => settings::<nats::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Redis => settings::<redis::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Kafka => settings::<kafka::Settings>(name, secrets).await.map(|s| s.endpoint()),
     }

@@ -1,7 +1,9 @@
 //! The kinds of event sources besides PostgreSQL: one file a kind, with the rules that the API server checks beside the fields.
 
 mod kafka;
+mod nats;
 mod redis;
 
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
+pub use nats::{NatsSource, StreamConsumer};
 pub use redis::{RedisSource, StreamGroup};

@@ -13,9 +13,13 @@ use super::{
     ConnectionSettings, Reply,
     protocol::{Decoder, Malformed, encode},
     tls,
-    words::{by_io, refusal, shortened},
+    words::refusal,
 };
-use crate::{api::Reason, measure::MeasureError};
+use crate::{
+    api::Reason,
+    clients::words::{by_io, shortened},
+    measure::MeasureError,
+};
 
 /// What `CLIENT LIST` shows.
 const CLIENT_NAME: &str = "projectionist-sampler";

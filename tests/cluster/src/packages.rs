@@ -62,6 +62,20 @@ pub fn redis_server() -> Result<&'static Path> {
     Ok(program)
 }
 
+/// The server of NATS.
+///
+/// # Errors
+/// When it is not installed and cannot be.
+pub fn nats_server() -> Result<&'static Path> {
+    let programs = [Path::new("/usr/sbin/nats-server"), Path::new("/usr/bin/nats-server")];
+    let find = || programs.into_iter().find(|program| program.exists());
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    install(&["nats-server"])?;
+    find().context("nats-server was installed, but is in neither /usr/sbin nor /usr/bin")
+}
+
 fn find_postgres() -> Option<std::path::PathBuf> {
     let mut versions: Vec<(u32, std::path::PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .ok()?

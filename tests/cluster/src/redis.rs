@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use crate::{network, packages, processes};
 
 /// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server and removes its files.
-const KEEPER: &str = r#"
+pub(crate) const KEEPER: &str = r#"
 trap '' INT TERM HUP
 cat > /dev/null
 [ "$(readlink "/proc/$1/cwd")" = "$2" ] && kill -KILL "$1"
