@@ -92,9 +92,22 @@ impl Nats {
         format!("nats://{user}:{password}@{}", self.address)
     }
 
-    /// Stops the server where it is: connections stay open and nothing answers.
+    /// Stops the server where it is: connections stay open and nothing answers. Returns once each of its threads has stopped.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        let until = Instant::now() + Duration::from_secs(60);
+        while !self.has_stopped() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.server.id())) else { return true };
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which is in parentheses.
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+        })
     }
 
     /// Lets a paused server go on.
