@@ -157,17 +157,32 @@ async fn an_endless_answer_takes_no_memory_and_an_announced_one_ends_the_connect
     assert!(sent.load(Ordering::Relaxed) < 64 << 20);
 }
 
-#[tokio::test]
-async fn one_that_is_never_answered_does_not_keep_the_others_waiting() {
-    // A server that answers the first request only, as one does whose other stream has no leader.
-    let info = r#"{"created":"2026-11-26T05:18:16Z","config":{},"delivered":{"consumer_seq":1,"stream_seq":1},"ack_floor":{"consumer_seq":1,"stream_seq":1},"num_ack_pending":0,"num_pending":0}"#;
-    let says = Says {
+/// What a real server says of a consumer that has nothing before it.
+const CAUGHT_UP: &str = r#"{"created":"2026-11-26T05:18:16Z","config":{},"delivered":{"consumer_seq":1,"stream_seq":1},"ack_floor":{"consumer_seq":1,"stream_seq":1},"num_ack_pending":0,"num_pending":0}"#;
+
+/// A server that answers the first request, with that.
+fn answers_once(then: Then) -> Says {
+    Says {
         first: INFO.into(),
         login: b"PONG\r\n".to_vec(),
-        answer: format!("MSG {{inbox}} 1 {}\r\n{info}\r\n", info.len()).into_bytes(),
-        then: Then::Hangs,
-    };
-    let (url, _) = fake(says).await;
+        answer: format!("MSG {{inbox}} 1 {}\r\n{CAUGHT_UP}\r\n", CAUGHT_UP.len()).into_bytes(),
+        then,
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_has_closed_is_opened_again() {
+    let (url, _) = fake(answers_once(Then::HangsUp)).await;
+    let mut probe = probe(&url);
+    for _ in 0..3 {
+        assert_eq!(ask(&mut probe, &["a/c"]).await.unwrap().pending, exactly(0));
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_never_answered_does_not_keep_the_others_waiting() {
+    // As of a server whose other stream has no leader.
+    let (url, _) = fake(answers_once(Then::Hangs)).await;
     let questions = [question(&["a/c"]), question(&["b/c"])];
     let questions: Vec<_> = questions.iter().collect();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
