@@ -12,8 +12,8 @@ pub use connection::{ConnectionName, SecretName};
 
 use crate::{
     api::{
-        CheckpointLocation, Connection, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, OffsetReset,
-        Projection, ProjectionSpec, Reason, SecretKeyRef, StreamConsumer, StreamGroup,
+        CheckpointLocation, Connection, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, NatsSource,
+        OffsetReset, Projection, ProjectionSpec, Reason, SecretKeyRef, StreamConsumer, StreamGroup,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -152,23 +152,7 @@ fn source(
         return self::kafka(spec, kafka, key);
     }
     if let Some(nats) = &spec.source.nats {
-        let connection = ConnectionName::new(ServerKind::Nats, &key.namespace, &nats.connection);
-        let consumers: BTreeSet<&StreamConsumer> = nats.consumers.iter().collect();
-        if consumers.is_empty() {
-            return Err(invalid("spec.source.nats.consumers is empty: name the consumers, each with its stream"));
-        }
-        // Each name is one part of a subject.
-        let names = consumers.iter().flat_map(|one| [&one.stream, &one.consumer]).chain(&nats.domain);
-        if names
-            .into_iter()
-            .any(|name| name.is_empty() || name.contains(['.', '*', '>']) || name.contains(char::is_whitespace))
-        {
-            return Err(invalid(
-                "spec.source.nats: names of streams, consumers and domains are not empty and hold no blanks and none of . * >",
-            ));
-        }
-        let (consumers, domain) = (consumers.into_iter().cloned().collect(), nats.domain.clone());
-        return Ok((ResolvedSource::Nats { connection, consumers, domain }, None));
+        return self::nats(nats, key);
     }
     let Some(postgres) = &spec.source.postgres else {
         return Err(invalid("spec.source is missing: name one source, such as spec.source.postgres"));
@@ -181,6 +165,30 @@ fn source(
         .ok_or_else(|| invalid("spec.checkpoint is missing: where does the projector commit how far it has come?"))?;
     let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &postgres.connection);
     Ok((ResolvedSource::Postgres { connection, table: Box::new(postgres.event_table.clone()) }, Some(checkpoint)))
+}
+
+fn nats(
+    source: &NatsSource,
+    key: &ProjectionKey,
+) -> Result<(ResolvedSource, Option<CheckpointLocation>), MeasureError> {
+    let connection = ConnectionName::new(ServerKind::Nats, &key.namespace, &source.connection);
+    let consumers: BTreeSet<&StreamConsumer> = source.consumers.iter().collect();
+    if consumers.is_empty() {
+        return Err(invalid("spec.source.nats.consumers is empty: name the consumers, each with its stream"));
+    }
+    if source.connection.database.is_some() {
+        return Err(invalid("spec.source.nats.connection.database must be absent: NATS has no databases"));
+    }
+    // Each name is one part of a subject.
+    let is_part = |name: &String| !name.is_empty() && !name.contains(|c: char| ".*>".contains(c) || c.is_whitespace());
+    let mut names = consumers.iter().flat_map(|one| [&one.stream, &one.consumer]).chain(&source.domain);
+    if !names.all(is_part) {
+        return Err(invalid(
+            "spec.source.nats: names of streams, consumers and domains are not empty and hold no blanks and none of . * >",
+        ));
+    }
+    let (consumers, domain) = (consumers.into_iter().cloned().collect(), source.domain.clone());
+    Ok((ResolvedSource::Nats { connection, consumers, domain }, None))
 }
 
 fn kafka(
