@@ -86,6 +86,10 @@ pub mod secret_key {
         "tls", "ssl", "creds", "nkey",
     ];
 
+    /// The keys for RabbitMQ's management API. `host`, `port`, `username`, `password`: RabbitMQ's Cluster Operator, whose port is AMQP's.
+    pub const RABBITMQ: [&str; 11] =
+        ["url", "uri", "host", "hostname", "endpoint", "port", "username", "user", "password", "tls", "ssl"];
+
     /// The keys for Redis. `redis-password`: Bitnami's chart.
     pub const REDIS: [&str; 14] = [
         "url",

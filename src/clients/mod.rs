@@ -4,6 +4,7 @@
 pub mod kafka;
 pub mod nats;
 pub mod postgres;
+pub mod rabbitmq;
 pub mod redis;
 mod tls;
 mod words;
@@ -17,6 +18,8 @@ pub enum ServerKind {
     Nats,
     /// PostgreSQL.
     Postgres,
+    /// RabbitMQ, by its management API.
+    RabbitMq,
     /// Redis.
     Redis,
     /// A Kafka cluster.
@@ -31,6 +34,8 @@ pub enum Endpoint {
     Nats(nats::ConnectionIdentity),
     /// A PostgreSQL database.
     Postgres(postgres::ConnectionIdentity),
+    /// The management API of a RabbitMQ server.
+    RabbitMq(rabbitmq::ConnectionIdentity),
     /// A database of a Redis server.
     Redis(redis::ConnectionIdentity),
     /// A Kafka cluster with a user.

@@ -30,6 +30,7 @@ mod pki;
 pub mod pooler;
 pub mod postgres;
 mod processes;
+pub mod rabbitmq;
 pub mod redis;
 pub mod supervise;
 pub mod teardown;
@@ -47,6 +48,7 @@ pub use operator::OPERATOR_NAMESPACE;
 pub use options::ClusterOptions;
 pub use pooler::{Pooler, Pooling};
 pub use postgres::Postgres;
+pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 
 static LISTENER: OnceLock<fn(&str)> = OnceLock::new();

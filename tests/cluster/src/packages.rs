@@ -76,6 +76,19 @@ pub fn nats_server() -> Result<&'static Path> {
     find().context("nats-server was installed, but is in neither /usr/sbin nor /usr/bin")
 }
 
+/// The server of RabbitMQ, with the Erlang that runs it (35 MB of packages).
+///
+/// # Errors
+/// When it is not installed and cannot be.
+pub fn rabbitmq_server() -> Result<&'static Path> {
+    // The one in /usr/sbin insists on a user and on a directory of its own.
+    let program = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
+    if !program.exists() {
+        install(&["rabbitmq-server"])?;
+    }
+    Ok(program)
+}
+
 fn find_postgres() -> Option<std::path::PathBuf> {
     let mut versions: Vec<(u32, std::path::PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .ok()?

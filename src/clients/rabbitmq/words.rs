@@ -1,0 +1,106 @@
+//! What an answer other than the numbers means: a reason for machines and a sentence for people. Repeats nothing of the answer but its status.
+
+use serde::Deserialize;
+
+use crate::{api::Reason, measure::MeasureError};
+
+/// What the management API says of a refusal; compared, and never shown.
+#[derive(Default, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    reason: String,
+}
+
+/// What this status means. The caller says where, and about which virtual host.
+pub(super) fn refusal(status: http::StatusCode, is_json: bool, body: &[u8]) -> MeasureError {
+    let said: Option<Refusal> = serde_json::from_slice(body).ok().filter(|_| is_json);
+    let error = |reason, message: &str| MeasureError { reason, message: message.to_owned() };
+    let Some(Refusal { error: word, reason: why }) = said else {
+        return match status.as_u16() {
+            300..=399 => error(
+                Reason::InvalidAnswer,
+                "the answer is a redirection, which is not followed: write the URL that it leads to",
+            ),
+            401 => error(Reason::AuthenticationFailed, "status 401: correct username and password in the Secret"),
+            403 => {
+                error(Reason::PermissionDenied, "status 403: does a proxy in front of the server refuse the request?")
+            }
+            429 | 502..=504 => unavailable(status),
+            _ => not_the_api(&format!("status {}", status.as_u16())),
+        };
+    };
+    match status.as_u16() {
+        401 | 403 if why.contains("virtual host") => error(
+            Reason::PermissionDenied,
+            "the user may not see the virtual host: give it permissions there (rabbitmqctl set_permissions -p VHOST USER '^$' '^$' '^$' suffices)",
+        ),
+        401 | 403 if why.contains("management user") || why.contains("monitor") => error(
+            Reason::PermissionDenied,
+            "the user may not use the management API: give it the tag management (rabbitmqctl set_user_tags USER management)",
+        ),
+        401 => error(Reason::AuthenticationFailed, "the login is refused: correct username and password in the Secret"),
+        403 => error(
+            Reason::PermissionDenied,
+            "the request is refused: does the user have the rights that docs/sources/rabbitmq.md lists?",
+        ),
+        404 if word.contains("Not Found") => error(
+            Reason::QueueNotFound,
+            "there is no such virtual host: correct spec.source.rabbitmq.vhost, or create it",
+        ),
+        429 | 500..=599 => unavailable(status),
+        _ => not_the_api(&format!("status {}", status.as_u16())),
+    }
+}
+
+fn unavailable(status: http::StatusCode) -> MeasureError {
+    MeasureError {
+        reason: Reason::SourceFailed,
+        message: format!("status {}: the server cannot answer now; its log says why", status.as_u16()),
+    }
+}
+
+/// Something else serves there.
+pub(super) fn not_the_api(what: &str) -> MeasureError {
+    MeasureError {
+        reason: Reason::InvalidAnswer,
+        message: format!(
+            "the answer is none of RabbitMQ's management API ({what}): is the plugin rabbitmq_management enabled, and is the port that of its listener (15672)?"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn each_refusal_has_its_reason_and_says_what_to_do() {
+        let login = r#"{"error":"not_authorized","reason":"Login failed"}"#;
+        let vhost = r#"{"error":"not_authorised","reason":"User not authorised to access virtual host"}"#;
+        let tag = r#"{"error":"not_authorised","reason":"Not management user"}"#;
+        let missing = r#"{"error":"Object Not Found","reason":"Not Found"}"#;
+        for (status, json, body, reason, words) in [
+            (401, true, login, Reason::AuthenticationFailed, "username and password in the Secret"),
+            (401, true, vhost, Reason::PermissionDenied, "set_permissions"),
+            (401, true, tag, Reason::PermissionDenied, "set_user_tags"),
+            (401, false, "hunter2", Reason::AuthenticationFailed, "username and password"),
+            (403, true, "{}", Reason::PermissionDenied, "docs/sources/rabbitmq.md"),
+            (403, false, "<html>hunter2", Reason::PermissionDenied, "proxy"),
+            (404, true, missing, Reason::QueueNotFound, "no such virtual host"),
+            (404, true, r#"{"error":"hunter2"}"#, Reason::InvalidAnswer, "rabbitmq_management"),
+            (404, false, "<html>hunter2", Reason::InvalidAnswer, "15672"),
+            (302, false, "", Reason::InvalidAnswer, "not followed"),
+            (503, false, "hunter2", Reason::SourceFailed, "503"),
+            (500, true, r#"{"error":"hunter2","reason":"hunter2"}"#, Reason::SourceFailed, "500"),
+        ] {
+            let found = refusal(StatusCode::from_u16(status).unwrap(), json, body.as_bytes());
+            assert_eq!(found.reason, reason, "{status} {body}");
+            assert!(found.message.contains(words), "{}", found.message);
+            assert!(!found.message.contains("hunter2"), "{}", found.message);
+        }
+    }
+}

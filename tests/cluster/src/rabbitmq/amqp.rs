@@ -1,0 +1,112 @@
+//! A consumer that takes messages one by one over AMQP 0-9-1 and holds them until it acknowledges them: so much of the protocol, and no more.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// A class and a method of it.
+type Method = (u16, u16);
+
+const START: Method = (10, 10);
+const START_OK: Method = (10, 11);
+const TUNE: Method = (10, 30);
+const TUNE_OK: Method = (10, 31);
+const OPEN: Method = (10, 40);
+const OPEN_OK: Method = (10, 41);
+const CHANNEL_OPEN: Method = (20, 10);
+const CHANNEL_OPEN_OK: Method = (20, 11);
+const GET: Method = (60, 70);
+const GET_OK: Method = (60, 71);
+const GET_EMPTY: Method = (60, 72);
+const ACK: Method = (60, 80);
+
+const METHOD_FRAME: u8 = 1;
+const FRAME_END: u8 = 0xce;
+
+/// One connection with one channel, as the user `guest` in the virtual host `/`. What it holds goes back to its queue when it is dropped.
+#[derive(Debug)]
+pub struct Consumer {
+    stream: TcpStream,
+}
+
+impl Consumer {
+    pub(super) fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut consumer = Self { stream };
+        consumer.stream.write_all(b"AMQP\x00\x00\x09\x01")?;
+        consumer.expect(&[START])?;
+        // No properties of the client; user and password; the language.
+        let login =
+            [&[0; 4], short("PLAIN").as_slice(), &12_u32.to_be_bytes(), b"\0guest\0guest", &short("en_US")].concat();
+        consumer.send(0, START_OK, &login)?;
+        let (_, mut limits) = consumer.expect(&[TUNE])?;
+        limits.truncate(6);
+        // No heartbeats.
+        limits.extend([0, 0]);
+        consumer.send(0, TUNE_OK, &limits)?;
+        consumer.send(0, OPEN, &[short("/"), short(""), vec![0]].concat())?;
+        consumer.expect(&[OPEN_OK])?;
+        consumer.send(1, CHANNEL_OPEN, &short(""))?;
+        consumer.expect(&[CHANNEL_OPEN_OK])?;
+        Ok(consumer)
+    }
+
+    /// Takes the queue's next message and holds it. Returns the number by which it is acknowledged; none where the queue is empty.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub fn take(&mut self, queue: &str) -> Result<Option<u64>> {
+        self.send(1, GET, &[vec![0, 0], short(queue), vec![0]].concat())?;
+        match self.expect(&[GET_OK, GET_EMPTY])? {
+            (GET_OK, told) => {
+                let tag = told.first_chunk().context("no delivery tag")?;
+                Ok(Some(u64::from_be_bytes(*tag)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Acknowledges one message.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub fn acknowledge(&mut self, tag: u64) -> Result<()> {
+        self.send(1, ACK, &[tag.to_be_bytes().as_slice(), &[0]].concat())
+    }
+
+    fn send(&mut self, channel: u16, (class, method): Method, arguments: &[u8]) -> Result<()> {
+        let payload = [&class.to_be_bytes(), &method.to_be_bytes(), arguments].concat();
+        let length = u32::try_from(payload.len())?.to_be_bytes();
+        let frame = [&[METHOD_FRAME], &channel.to_be_bytes()[..], &length, &payload, &[FRAME_END]].concat();
+        Ok(self.stream.write_all(&frame)?)
+    }
+
+    /// Reads on until a method comes, which must be one of these. Headers and bodies of messages are passed over.
+    fn expect(&mut self, methods: &[Method]) -> Result<(Method, Vec<u8>)> {
+        loop {
+            let mut head = [0; 7];
+            self.stream.read_exact(&mut head)?;
+            let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
+            let mut payload = vec![0; usize::try_from(length)? + 1];
+            self.stream.read_exact(&mut payload)?;
+            if head[0] != METHOD_FRAME {
+                continue;
+            }
+            let [a, b, c, d, ..] = payload[..] else { bail!("a method without a name") };
+            let method = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            if !methods.contains(&method) {
+                bail!("{method:?} in place of {methods:?}: {}", String::from_utf8_lossy(&payload));
+            }
+            return Ok((method, payload.split_off(4)));
+        }
+    }
+}
+
+fn short(text: &str) -> Vec<u8> {
+    let mut bytes = vec![u8::try_from(text.len()).unwrap_or(u8::MAX)];
+    bytes.extend(text.bytes());
+    bytes
+}

@@ -1,0 +1,239 @@
+//! A real RabbitMQ server of a test's own, with its management API, on loopback.
+//!
+//! It runs in a temporary directory and ends with the process that started it, however that ends. Takes about fifteen seconds to start and 150 MB.
+
+mod amqp;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::packages;
+
+pub use amqp::Consumer;
+
+/// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server's processes and removes its files. Erlang's helpers are
+/// in groups of their own, and end when the server is gone.
+const KEEPER: &str = r#"
+trap '' INT TERM HUP
+cat > /dev/null
+for group in "$1" "$2"; do
+    [ "$(readlink "/proc/$group/cwd")" = "$3" ] && kill -KILL -- "-$group"
+done
+rm -rf "$3" || { sleep 1; rm -rf "$3"; }
+"#;
+/// `guest:guest`, the user that each new server has.
+const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
+
+/// Another free port on loopback.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A running (or paused) server.
+#[derive(Debug)]
+pub struct RabbitMq {
+    root: PathBuf,
+    management: SocketAddr,
+    amqp: SocketAddr,
+    server: Child,
+    port_mapper: Child,
+    keeper: Child,
+}
+
+impl RabbitMq {
+    /// A new server on 127.0.0.1, at ports that were free. Needs no root and no cluster. Its statistics are renewed each second.
+    ///
+    /// # Errors
+    /// When RabbitMQ is not installed or does not start; the message holds the end of its log.
+    pub fn on_loopback() -> Result<Self> {
+        Self::with("")
+    }
+
+    /// A new server with further lines of configuration.
+    ///
+    /// # Errors
+    /// As [`RabbitMq::on_loopback`].
+    pub fn with(configuration: &str) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let program = packages::rabbitmq_server()?;
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("test-rabbitmq-{}-{count}", std::process::id()));
+        // One of that name is of an earlier process with this number.
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
+        let root = root.canonicalize()?;
+        let [amqp, management, distribution, mapper] = [free_port()?, free_port()?, free_port()?, free_port()?];
+        let settings = format!(
+            "listeners.tcp.1 = 127.0.0.1:{amqp}\n\
+             management.tcp.ip = 127.0.0.1\n\
+             management.tcp.port = {management}\n\
+             distribution.listener.interface = 127.0.0.1\n\
+             distribution.listener.port_range.min = {distribution}\n\
+             distribution.listener.port_range.max = {distribution}\n\
+             collect_statistics_interval = 1000\n\
+             log.console = false\n\
+             {configuration}\n"
+        );
+        fs::write(root.join("rabbitmq.conf"), settings)?;
+        fs::write(root.join("plugins"), "[rabbitmq_management].")?;
+        let local = |program: &Path| {
+            let mut command = Command::new(program);
+            command
+                .current_dir(&root)
+                .process_group(0)
+                .env("HOME", &root)
+                .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+                .env("ERL_EPMD_PORT", mapper.to_string())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            command
+        };
+        // One of its own: the server would leave one behind, and would meet other servers of that name at it.
+        let port_mapper = local(Path::new("epmd")).spawn().context("starting Erlang's port mapper")?;
+        let server = local(program)
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_NODENAME", "test@localhost")
+            .env("RABBITMQ_CONFIG_FILE", root.join("rabbitmq.conf"))
+            .env("RABBITMQ_CONFIG_FILES", root.join("none"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", root.join("none"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", root.join("plugins"))
+            .env("RABBITMQ_MNESIA_BASE", root.join("data"))
+            .env("RABBITMQ_LOG_BASE", root.join("log"))
+            .spawn()
+            .context("starting rabbitmq-server")?;
+        let keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper", &server.id().to_string(), &port_mapper.id().to_string()])
+            .arg(&root)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the server's keeper")?;
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut rabbit = Self { root, management: at(management), amqp: at(amqp), server, port_mapper, keeper };
+        let until = Instant::now() + Duration::from_secs(180);
+        // The management API begins before the server takes part in it.
+        while !rabbit.call("GET", "overview", &Value::Null).is_ok_and(|(status, _)| status == 200) {
+            if Instant::now() > until || rabbit.server.try_wait()?.is_some() {
+                bail!("rabbitmq-server does not answer at {}: {}", rabbit.management, rabbit.log());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(rabbit)
+    }
+
+    /// Where the management API listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.management
+    }
+
+    /// Where AMQP is spoken.
+    #[must_use]
+    pub fn amqp(&self) -> SocketAddr {
+        self.amqp
+    }
+
+    /// `http://…` of the management API for the user that each new server has.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_as("guest", "guest")
+    }
+
+    /// `http://…` of the management API for another user.
+    #[must_use]
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        format!("http://{user}:{password}@{}", self.management)
+    }
+
+    /// One request to what lies below `/api/`, over a connection of its own, with a body unless that is null. Returns the status and the answer.
+    ///
+    /// # Errors
+    /// When the server is away or answers no HTTP.
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> Result<(u16, Value)> {
+        let mut stream = TcpStream::connect_timeout(&self.management, Duration::from_secs(10))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = format!(
+            "{method} /api/{path} HTTP/1.0\r\nAuthorization: {GUEST}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer in HTTP")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+        Ok((status, serde_json::from_str(body).unwrap_or_default()))
+    }
+
+    /// As [`RabbitMq::call`], for what must succeed.
+    ///
+    /// # Errors
+    /// When the server is away or refuses it.
+    pub fn run(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        match self.call(method, path, body)? {
+            (200..=299, answer) => Ok(answer),
+            (status, answer) => bail!("{method} {path}: {status}: {answer}"),
+        }
+    }
+
+    /// A consumer of its own in the virtual host `/`, over AMQP.
+    ///
+    /// # Errors
+    /// When the server is away or refuses it.
+    pub fn consumer(&self) -> Result<Consumer> {
+        Consumer::open(self.amqp)
+    }
+
+    /// Stops the server where it is: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused server go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Ends the server at once. Its data is lost.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        let _ = self.server.wait();
+    }
+
+    /// What the server wrote to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.root.join("log/test@localhost.log")).unwrap_or_default()
+    }
+
+    /// The script that starts the server, and the server, are one group.
+    fn signal(&self, signal: Signal) {
+        let group = i32::try_from(self.server.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(group) = group {
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.port_mapper.kill();
+        let _ = self.port_mapper.wait();
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
