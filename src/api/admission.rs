@@ -271,6 +271,45 @@ mod tests {
     }
 
     #[test]
+    fn queues_in_rabbitmq_need_no_checkpoint_and_have_no_database() {
+        let rabbitmq = || {
+            json!({
+                "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+                "spec": {
+                    "source": {"rabbitmq": {"connection": {"secretRef": {"name": "r"}}, "queues": ["orders", "invoices"]}},
+                    "lag": {"target": "5s"},
+                },
+            })
+        };
+        let source = admit(rabbitmq()).unwrap().spec.source.rabbitmq.unwrap();
+        assert_eq!((source.vhost.as_str(), source.queues.len()), ("/", 2));
+        let redis = json!({"connection": {"secretRef": {"name": "r"}}, "streams": [{"key": "a", "group": "b"}]});
+        for (pointer, name, value, expected) in [
+            ("/spec/source", "redis", redis, "spec.source must name exactly one source"),
+            (
+                "/spec",
+                "checkpoint",
+                json!({"readStore": {}}),
+                "spec.checkpoint must be absent with spec.source.rabbitmq",
+            ),
+            ("/spec/source/rabbitmq", "queues", json!([]), "spec.source.rabbitmq.queues must have at least 1 items"),
+            ("/spec/source/rabbitmq", "queues", json!([""]), "spec.source.rabbitmq.queues[0]"),
+            ("/spec/source/rabbitmq", "vhost", json!(""), "spec.source.rabbitmq.vhost"),
+            (
+                "/spec/source/rabbitmq/connection",
+                "database",
+                json!("shop"),
+                "spec.source.rabbitmq.connection.database must be absent",
+            ),
+        ] {
+            let mut object = rabbitmq();
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            let found = admit(object).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
     fn refuses_what_a_cluster_refuses_and_names_the_field() {
         let long = "x".repeat(53);
         for (pointer, name, value, expected) in [

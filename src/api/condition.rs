@@ -127,6 +127,8 @@ reasons! {
     TableNotFound,
     /// There is no such stream.
     StreamNotFound,
+    /// There is no such queue.
+    QueueNotFound,
     /// There is no such column.
     ColumnNotFound,
     /// A column has a type that cannot serve its purpose.

@@ -65,8 +65,9 @@ impl Source {
     pub fn connection(&self) -> Option<(&Connection, Vec<&'static str>)> {
         let postgres = self.postgres.as_ref().map(|source| (&source.connection, secret_key::all().collect()));
         let redis = self.redis.as_ref().map(|source| (&source.connection, secret_key::REDIS.to_vec()));
+        let rabbitmq = self.rabbitmq.as_ref().map(|source| (&source.connection, secret_key::RABBITMQ.to_vec()));
         let nats = self.nats.as_ref().map(|source| (&source.connection, secret_key::NATS.to_vec()));
-        postgres.or(redis).or(nats)
+        postgres.or(redis).or(nats).or(rabbitmq)
     }
 }
 

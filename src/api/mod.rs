@@ -26,8 +26,8 @@ pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplat
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
 pub use source::{
-    KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, NatsSource, OffsetReset, RedisSource, StreamConsumer,
-    StreamGroup,
+    KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, NatsSource, OffsetReset, RabbitMqSource, RedisSource,
+    StreamConsumer, StreamGroup,
 };
 pub use spec::{
     CaSecretRef, Checkpoint, CheckpointTable, ClientCertificateRef, Connection, EventTable, PostgresReadStore,
@@ -111,6 +111,12 @@ mod tests {
             ".source.postgres.connection.secretRef",
             ".source.postgres.connection.secretRef.name",
             ".source.postgres.eventTable",
+            ".source.rabbitmq.connection",
+            ".source.rabbitmq.connection.caSecretRef.name",
+            ".source.rabbitmq.connection.clientCertificateSecretRef.name",
+            ".source.rabbitmq.connection.secretRef",
+            ".source.rabbitmq.connection.secretRef.name",
+            ".source.rabbitmq.queues",
             ".source.redis.connection",
             ".source.redis.connection.caSecretRef.name",
             ".source.redis.connection.clientCertificateSecretRef.name",

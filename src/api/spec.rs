@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CatchUp, Failure, HumanDuration, KafkaSource, Lag, NatsSource, ProjectionStatus, Projector, RedisSource, Scaling,
+    CatchUp, Failure, HumanDuration, KafkaSource, Lag, NatsSource, ProjectionStatus, Projector, RabbitMqSource,
+    RedisSource, Scaling,
 };
 
 /// A Projection runs the workers that turn the events of one source into one read model, measures how far behind they
@@ -42,6 +43,7 @@ use super::{
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore.shardColumn) || !has(self.source.postgres) || has(self.source.postgres.eventTable.shard)").message("spec.checkpoint.readStore.shardColumn needs spec.source.postgres.eventTable.shard, which tells the shard of an event"),
     validation = Rule::new("!has(self.source.postgres) || (has(self.projector) && has(self.projector.builtin)) || has(self.checkpoint)").message("spec.checkpoint is required: an event table does not know how far a projector has come"),
     validation = Rule::new("!has(self.source.nats) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.nats, whose consumers keep it"),
+    validation = Rule::new("!has(self.source.rabbitmq) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.rabbitmq, whose queues hold what has not been handled"),
     validation = Rule::new("!has(self.source.redis) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.redis, whose consumer groups keep it"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || has(self.source.postgres)").message("spec.source.postgres is required with spec.projector.builtin, which reads event tables"),
     validation = Rule::new("!has(self.source.kafka) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.kafka: the consumer group keeps how far it has come"),
@@ -89,11 +91,14 @@ const TABLE: &str = r#"^("([^"\x00]|"")+"|[^".\x00]+)(\.("([^"\x00]|"")+"|[^".\x
 /// Where the events come from. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis), has(self.kafka), has(self.nats)].exists_one(x, x)").message("spec.source must name exactly one source: postgres, redis, kafka or nats"))]
+#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis), has(self.kafka), has(self.nats), has(self.rabbitmq)].exists_one(x, x)").message("spec.source must name exactly one source: postgres, redis, kafka, nats or rabbitmq"))]
 pub struct Source {
     /// An append-only table in PostgreSQL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresSource>,
+    /// Queues in RabbitMQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rabbitmq: Option<RabbitMqSource>,
     /// Streams in Redis, read by consumer groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisSource>,
@@ -134,7 +139,7 @@ pub struct Connection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// The server's port, in place of the Secret's key `port`. Default: 5432 for PostgreSQL, 6379 for Redis, 4222 for NATS.
+    /// The server's port, in place of the Secret's key `port`. Default: 5432 for PostgreSQL, 6379 for Redis, 4222 for NATS, 15672 for RabbitMQ (15671 with TLS).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub port: Option<i32>,

@@ -48,6 +48,15 @@ pub enum ResolvedSource {
         /// The table.
         table: Box<EventTable>,
     },
+    /// Queues in RabbitMQ, which hold what has not been handled.
+    RabbitMq {
+        /// The management API.
+        connection: ConnectionName,
+        /// The virtual host.
+        vhost: String,
+        /// The queues, at least one, none twice.
+        queues: Vec<String>,
+    },
     /// Streams in Redis, whose consumer groups keep the checkpoint.
     Redis {
         /// The server.
@@ -91,6 +100,7 @@ impl ResolvedSource {
     pub fn connection(&self) -> (&ConnectionName, &'static str) {
         match self {
             Self::Postgres { connection, .. } => (connection, "spec.source.postgres.connection"),
+            Self::RabbitMq { connection, .. } => (connection, "spec.source.rabbitmq.connection"),
             Self::Redis { connection, .. } => (connection, "spec.source.redis.connection"),
             Self::Kafka { connection, .. } => (connection, "spec.source.kafka.connection"),
             Self::Nats { connection, .. } => (connection, "spec.source.nats.connection"),
@@ -147,6 +157,15 @@ fn source(
         }
         let streams = streams.into_iter().cloned().collect();
         return Ok((ResolvedSource::Redis { connection, streams }, None));
+    }
+    if let Some(rabbitmq) = &spec.source.rabbitmq {
+        let connection = ConnectionName::new(ServerKind::RabbitMq, &key.namespace, &rabbitmq.connection);
+        let queues: BTreeSet<&String> = rabbitmq.queues.iter().collect();
+        if queues.is_empty() {
+            return Err(invalid("spec.source.rabbitmq.queues is empty: name the queues"));
+        }
+        let (vhost, queues) = (rabbitmq.vhost.clone(), queues.into_iter().cloned().collect());
+        return Ok((ResolvedSource::RabbitMq { connection, vhost, queues }, None));
     }
     if let Some(kafka) = &spec.source.kafka {
         return self::kafka(spec, kafka, key);

@@ -25,7 +25,7 @@ use crate::{
     clients::{
         Endpoint, kafka, nats,
         postgres::{ConnectionIdentity, Database},
-        redis,
+        rabbitmq, redis,
     },
     measure::{MeasureError, ProjectionKey},
     read_stores::CheckpointStore,
@@ -36,6 +36,7 @@ use crate::{
         kafka::{KafkaProbe, Question as KafkaQuestion},
         nats::{self as nats_source, NatsProbe},
         postgres::{PostgresProbe, Question},
+        rabbitmq::{self as rabbitmq_source, RabbitMqProbe},
         redis::{self as redis_source, RedisProbe},
     },
 };
@@ -58,6 +59,7 @@ pub(super) struct Planner {
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
     postgres: Tasks<ConnectionIdentity, PostgresProbe>,
     passed_over: Memories,
+    rabbitmq: Tasks<rabbitmq::ConnectionIdentity, RabbitMqProbe>,
     redis: Tasks<redis::ConnectionIdentity, RedisProbe>,
     kafka: Tasks<kafka::Settings, KafkaProbe>,
     nats: Tasks<nats::ConnectionIdentity, NatsProbe>,
@@ -79,6 +81,7 @@ impl Planner {
             databases: HashMap::new(),
             postgres: Tasks::default(),
             passed_over: Memories::default(),
+            rabbitmq: Tasks::default(),
             redis: Tasks::default(),
             kafka: Tasks::default(),
             nats: Tasks::default(),
@@ -147,6 +150,7 @@ impl Planner {
         }
         // A rotated password makes another endpoint: its tasks and connections end here, and only its.
         self.postgres.retain(|identity| sources.contains_key(&Endpoint::Postgres(identity.clone())));
+        self.rabbitmq.retain(|identity| sources.contains_key(&Endpoint::RabbitMq(identity.clone())));
         self.redis.retain(|identity| sources.contains_key(&Endpoint::Redis(identity.clone())));
         self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
@@ -177,6 +181,17 @@ impl Planner {
                 let started = self.started;
                 let probe = || PostgresProbe::new(database, started);
                 self.postgres.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
+            Endpoint::RabbitMq(identity) => {
+                let work = self.work(group, |resolved| match &resolved.source {
+                    ResolvedSource::RabbitMq { vhost, queues, .. } => {
+                        Some(rabbitmq_source::Question { vhost: vhost.clone(), queues: queues.clone() })
+                    }
+                    _ => None,
+                });
+                let (settings, started) = (identity.settings().clone(), self.started);
+                let probe = || RabbitMqProbe::new(settings, started);
+                self.rabbitmq.assign(identity, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::Redis(identity) => {
                 let work = self.work(group, |resolved| match &resolved.source {

@@ -2,8 +2,10 @@
 
 mod kafka;
 mod nats;
+mod rabbitmq;
 mod redis;
 
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
 pub use nats::{NatsSource, StreamConsumer};
+pub use rabbitmq::RabbitMqSource;
 pub use redis::{RedisSource, StreamGroup};

@@ -1,6 +1,6 @@
 //! One connection to one management API: opened when it is needed, kept from request to request, closed when an answer makes no sense.
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::TlsConnector;
 
 use super::{
     ConnectionSettings,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     api::Reason,
     clients::{
-        tls,
+        tls::{Shown, verifying},
         words::{by_io, shortened},
     },
     measure::MeasureError,
@@ -177,7 +178,10 @@ impl Client {
                 reason: Reason::TlsFailed,
                 message: "the host is no name that a certificate could be for".to_owned(),
             })?;
-            let connector = tls::connector(ca.as_deref(), client.as_deref())?;
+            let shown = client.as_deref().map(|client| Shown { certificate: &client.certificate, key: &client.key });
+            let config = verifying(ca.as_deref(), shown)
+                .map_err(|message| MeasureError { reason: Reason::TlsFailed, message })?;
+            let connector = TlsConnector::from(Arc::new(config));
             Box::new(connector.connect(name, stream).await.map_err(|error| tls_failed(&error))?)
         } else {
             Box::new(stream)

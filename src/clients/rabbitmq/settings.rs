@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use percent_encoding::percent_decode_str;
 
-use crate::{api::Reason, clients::tls::ClientCertificate, measure::MeasureError, names::secret_key::RABBITMQ};
+use crate::{api::Reason, measure::MeasureError, names::secret_key::RABBITMQ};
 
 /// Keys of a URL; the first that is there counts.
 const URLS: [&str; 2] = ["url", "uri"];
@@ -21,6 +21,13 @@ const NOTATION: &str = "write it as http://user:password@host:15672, or https://
 const AMQP: &str = "it is a URL for AMQP, and queues are measured by the management API: write its URL, as in http://user:password@host:15672 (https://… for TLS), or the keys host, username and password";
 const PLAIN_PORT: u16 = 15_672;
 const TLS_PORT: u16 = 15_671;
+
+/// A certificate that shows the server who we are, with its key. Never shown.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub(super) struct ClientCertificate {
+    pub(super) certificate: Vec<u8>,
+    pub(super) key: Vec<u8>,
+}
 
 /// How to reach one server as one user. Shows host, port and user, and never the password.
 #[derive(Clone, Eq, Hash, PartialEq)]

@@ -1,0 +1,271 @@
+//! Queues of RabbitMQ: what waits in each, and what consumers hold without having acknowledged it, as the management API tells.
+//!
+//! One request a poll for each virtual host, whatever the number of Projections and queues. The server's numbers are up to some seconds old
+//! (`collect_statistics_interval`).
+
+mod answers;
+mod counters;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::Instant;
+
+use crate::{
+    api::Reason,
+    clients::rabbitmq::{Answer, Client, ConnectionSettings},
+    lag::{CheckpointState, Head, Pending, Sample},
+    measure::MeasureError,
+    sources::{Ask, Pace, Probe, Report, Target},
+};
+use answers::{COLUMNS, Queue};
+use counters::{Counters, Seen};
+
+/// So many queues are asked for by name; of more, all of the virtual host are listed.
+const MOST_NAMED: usize = 100;
+/// The server matches names whatever their case, so that more may be in an answer than were asked for.
+const PAGE: usize = 500;
+/// The server reads a request line of up to 8 kB.
+const LONGEST_NAMES: usize = 4_000;
+/// A date in whole seconds tells a moment up to this early.
+const DATE_STEP: Duration = Duration::from_secs(1);
+
+/// What there is to know of a projection in order to measure it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Question {
+    /// The virtual host.
+    pub vhost: String,
+    /// The queues, at least one: each counted by itself, and summed.
+    pub queues: Vec<String>,
+}
+
+/// Asks one management API as one user.
+pub struct RabbitMqProbe {
+    client: Client,
+    /// By virtual host and queue.
+    counters: HashMap<(String, String), Counters>,
+    started: std::time::Instant,
+}
+
+/// What one poll saw of a queue.
+#[derive(Clone, Copy, Debug)]
+struct Depth {
+    /// Messages that wait or that consumers hold.
+    events: u64,
+    /// Age of the oldest, where it is known.
+    age: Option<Duration>,
+    /// How far the oldest is dated in the future of the server's clock.
+    ahead: Duration,
+    counters: Counters,
+}
+
+/// What one poll saw of a virtual host, by queue.
+type Looked = Result<HashMap<String, Result<Depth, MeasureError>>, MeasureError>;
+
+impl RabbitMqProbe {
+    /// Not connected yet. `started`: where the clock of samples begins.
+    pub fn new(settings: ConnectionSettings, started: std::time::Instant) -> Self {
+        Self { client: Client::new(settings), counters: HashMap::new(), started }
+    }
+
+    /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
+    pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
+        let mut asked: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for question in questions {
+            asked.entry(&question.vhost).or_default().extend(question.queues.iter().map(String::as_str));
+        }
+        let mut looked: HashMap<&str, Looked> = HashMap::new();
+        for (vhost, queues) in &asked {
+            let answer = self.client.get(&path(vhost, queues), by).await;
+            looked.insert(*vhost, answer.and_then(|answer| self.look(vhost, queues, &answer)));
+        }
+        self.counters.retain(|(vhost, queue), _| {
+            asked.get(vhost.as_str()).is_some_and(|queues| queues.contains(queue.as_str()))
+        });
+        let at = self.started.elapsed();
+        let server = self.client.settings();
+        let answers = questions.iter().map(|question| {
+            let vhost = &question.vhost;
+            let sample = match looked.get(vhost.as_str()) {
+                Some(Ok(depths)) => sample(question, depths, at),
+                Some(Err(unknown)) => Err(unknown.clone()),
+                None => Err(unknown(Reason::NotMeasuredYet, "not looked at yet")),
+            };
+            sample.map_err(|unknown| MeasureError {
+                reason: unknown.reason,
+                message: format!("{server}, vhost {vhost}: {}", unknown.message),
+            })
+        });
+        answers.collect()
+    }
+
+    /// Takes in what the server says of these queues.
+    fn look(&mut self, vhost: &str, queues: &BTreeSet<&str>, answer: &Answer) -> Looked {
+        let listed = answers::read(&answer.body, queues)
+            .ok_or_else(|| unknown(Reason::InvalidAnswer, "the answer is no list of queues"))?;
+        let depths = queues.iter().map(|queue| {
+            let depth = listed.get(*queue).ok_or_else(no_queue).and_then(|told| self.depth(vhost, queue, told, answer));
+            ((*queue).to_owned(), depth)
+        });
+        Ok(depths.collect())
+    }
+
+    fn depth(&mut self, vhost: &str, name: &str, queue: &Queue, answer: &Answer) -> Result<Depth, MeasureError> {
+        let events = measurable(queue)?;
+        let seen = Seen { depth: events, published: queue.published(), handled: queue.handled() };
+        let counters = self.counters.entry((vhost.to_owned(), name.to_owned())).or_default().take(seen);
+        let oldest = queue.oldest.0.and_then(|seconds| jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
+        let between = |from: jiff::Timestamp, to| Duration::try_from(from.duration_until(to)).unwrap_or_default();
+        let dated = oldest.zip(answer.at).filter(|_| events > 0);
+        let age = if events == 0 { Some(Duration::ZERO) } else { dated.map(|(oldest, now)| between(oldest, now)) };
+        let ahead = dated.map_or(Duration::ZERO, |(oldest, now)| between(now, oldest)).saturating_sub(DATE_STEP);
+        Ok(Depth { events, age, ahead, counters })
+    }
+}
+
+impl Probe for RabbitMqProbe {
+    type Question = Question;
+
+    /// What is remembered of a queue begins with the first look at it.
+    fn follow(&mut self, _: &[Arc<Ask<Question>>]) {}
+
+    async fn measure(
+        &mut self,
+        targets: Vec<Target<Question>>,
+        deadline: Instant,
+        report: Report<'_, Question>,
+    ) -> Pace {
+        let questions: Vec<&Question> = targets.iter().map(|target| &target.ask.question).collect();
+        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
+            report(&target.ask, answer);
+        }
+        Pace::Usual
+    }
+
+    /// The management API tells only what it is asked.
+    async fn woken(&self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What to ask about these queues: only them where their names fit, else all of the virtual host. `enable_queue_totals` makes the server tell depths
+/// also where its statistics are off.
+fn path(vhost: &str, queues: &BTreeSet<&str>) -> String {
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let all = format!("queues/{}?columns={COLUMNS}&enable_queue_totals=true", encoded(vhost));
+    // How the server matches other letters and line ends is not worth relying on.
+    let matches = |name: &&str| name.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if queues.len() > MOST_NAMED || !queues.iter().all(matches) {
+        return all;
+    }
+    let names: Vec<String> = queues.iter().map(|name| literally(name)).collect();
+    let names = encoded(&format!("^({})$", names.join("|")));
+    if names.len() > LONGEST_NAMES {
+        return all;
+    }
+    format!("{all}&page=1&page_size={PAGE}&use_regex=true&name={names}")
+}
+
+/// A regular expression that matches this text alone.
+fn literally(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if !letter.is_ascii_alphanumeric() {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern
+}
+
+/// How many messages the queue holds, if that can be told and says what is pending.
+fn measurable(queue: &Queue) -> Result<u64, MeasureError> {
+    if queue.kind.0.as_deref() == Some("stream") {
+        return Err(unknown(
+            Reason::InvalidSpec,
+            "it is a stream, which keeps messages that were handled, so that its depth says nothing of what is pending: streams are not supported",
+        ));
+    }
+    if let Some(state @ ("down" | "stopped" | "crashed" | "minority" | "noproc" | "terminated")) =
+        queue.state.0.as_deref()
+    {
+        return Err(MeasureError {
+            reason: Reason::SourceFailed,
+            message: format!(
+                "its state is {state}, so that its numbers stand still: bring back the node that holds it, or a majority of its members"
+            ),
+        });
+    }
+    let numbers = queue.ready.0.zip(queue.held.0);
+    numbers.map(|(ready, held)| ready.saturating_add(held)).ok_or_else(|| {
+        unknown(
+            Reason::SourceFailed,
+            "the server tells no number of messages: it has none yet of a queue that was declared, or a server that was started, some seconds ago. If this stays, is management_agent.disable_metrics_collector set on a server before 3.10?",
+        )
+    })
+}
+
+/// Sums what was seen of each queue.
+fn sample(
+    question: &Question,
+    depths: &HashMap<String, Result<Depth, MeasureError>>,
+    at: Duration,
+) -> Result<Sample, MeasureError> {
+    let (mut events, mut arrived, mut handled) = (0_u64, 0_u64, 0_u64);
+    let (mut staleness, mut ahead) = (Some(Duration::ZERO), Duration::ZERO);
+    for queue in &question.queues {
+        let depth = depths.get(queue).cloned().unwrap_or_else(|| Err(no_queue()));
+        let depth = depth.map_err(|unknown| MeasureError {
+            reason: unknown.reason,
+            message: format!("queue {queue}: {}", unknown.message),
+        })?;
+        events = events.saturating_add(depth.events);
+        arrived = arrived.saturating_add(depth.counters.arrived);
+        handled = handled.saturating_add(depth.counters.handled);
+        staleness = staleness.zip(depth.age).map(|(oldest, age)| oldest.max(age));
+        ahead = ahead.max(depth.ahead);
+    }
+    // Any number of consumers share a queue, so that queues are no shards: `pending_by_shard` stays empty.
+    let pending = Some(Pending { events, exact: true });
+    Ok(Sample {
+        taken: jiff::Timestamp::now(),
+        staleness,
+        ahead_of_clock: ahead,
+        ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), pending, arrived)
+    })
+}
+
+fn no_queue() -> MeasureError {
+    unknown(Reason::QueueNotFound, "there is no such queue: correct its name in the Projection, or declare it")
+}
+
+fn unknown(reason: Reason, message: &str) -> MeasureError {
+    MeasureError { reason, message: message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_queues_are_asked_for_by_name_and_many_by_their_virtual_host() {
+        let of = |names: &[&str]| path("/", &names.iter().copied().collect());
+        let named = of(&["orders", "a.b/(c"]);
+        assert!(named.starts_with("queues/%2F?columns=name,"), "{named}");
+        assert!(named.contains("&enable_queue_totals=true"), "{named}");
+        assert!(named.ends_with("&name=%5E%28a%5C%2Eb%5C%2F%5C%28c%7Corders%29%24"), "{named}");
+        let many: Vec<String> = (0..=MOST_NAMED).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let long = "x".repeat(255);
+        let long: Vec<String> = (0..20).map(|n| format!("{n}{long}")).collect();
+        let long: Vec<&str> = long.iter().map(String::as_str).collect();
+        for all in [of(&many), of(&long), of(&["bestellungen-für-später"]), of(&["a\nb"])] {
+            assert!(all.ends_with("&enable_queue_totals=true"), "{all}");
+        }
+        assert!(of(&many[..MOST_NAMED]).contains("use_regex"));
+    }
+}

@@ -1,0 +1,98 @@
+//! A real server for all tests that do not reconfigure it, and a probe that asks it.
+
+use std::{sync::OnceLock, time::Duration};
+
+use projectionist::{
+    clients::rabbitmq::ConnectionSettings,
+    lag::{CheckpointState, Pending, Sample},
+    measure::MeasureError,
+    sources::rabbitmq::{Question, RabbitMqProbe},
+};
+use serde_json::{Value, json};
+use test_cluster::RabbitMq;
+use tokio::time::Instant;
+
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+pub fn server() -> &'static RabbitMq {
+    static SERVER: OnceLock<RabbitMq> = OnceLock::new();
+    SERVER.get_or_init(|| RabbitMq::on_loopback().unwrap())
+}
+
+/// The request that declares a queue of this type in the virtual host `/`.
+pub fn declare(server: &RabbitMq, queue: &str, kind: &str) {
+    let body = json!({"durable": true, "arguments": {"x-queue-type": kind}});
+    server.run("PUT", &format!("queues/%2F/{queue}"), &body).unwrap();
+}
+
+/// Publishes messages to a queue, each with these properties.
+pub fn publish(server: &RabbitMq, queue: &str, messages: u64, properties: &Value) {
+    let body = json!({"properties": properties, "routing_key": queue, "payload": "x", "payload_encoding": "string"});
+    for _ in 0..messages {
+        let routed = server.run("POST", "exchanges/%2F/amq.default/publish", &body).unwrap();
+        assert_eq!(routed["routed"], true, "{queue}");
+    }
+}
+
+pub fn settings(url: &str) -> ConnectionSettings {
+    ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap()
+}
+
+/// What a Projection that reads these queues of the virtual host `/` asks.
+pub fn question(queues: &[&str]) -> Question {
+    Question { vhost: "/".to_owned(), queues: queues.iter().map(|queue| (*queue).to_owned()).collect() }
+}
+
+pub fn probe(url: &str) -> RabbitMqProbe {
+    RabbitMqProbe::new(settings(url), std::time::Instant::now())
+}
+
+/// Asks for one Projection.
+pub async fn ask(probe: &mut RabbitMqProbe, queues: &[&str]) -> Result<Sample, MeasureError> {
+    ask_within(probe, &question(queues), DEADLINE).await
+}
+
+pub async fn ask_within(
+    probe: &mut RabbitMqProbe,
+    question: &Question,
+    deadline: Duration,
+) -> Result<Sample, MeasureError> {
+    let mut answers = probe.answer(&[question], Instant::now() + deadline).await;
+    assert_eq!(answers.len(), 1);
+    answers.pop().unwrap()
+}
+
+/// Asks until the server's statistics tell this: they are up to a second old here.
+pub async fn until(
+    probe: &mut RabbitMqProbe,
+    queues: &[&str],
+    what: &str,
+    holds: impl Fn(&Result<Sample, MeasureError>) -> bool,
+) -> Result<Sample, MeasureError> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let found = ask(probe, queues).await;
+        if holds(&found) {
+            return found;
+        }
+        assert!(Instant::now() < end, "{queues:?}: {what}: last seen {found:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Asks until so many messages are pending.
+pub async fn until_pending(probe: &mut RabbitMqProbe, queues: &[&str], events: u64) -> Sample {
+    let holds = |found: &Result<Sample, MeasureError>| found.as_ref().is_ok_and(|it| it.pending == exactly(events));
+    until(probe, queues, &format!("{events} pending"), holds).await.unwrap()
+}
+
+pub fn exactly(events: u64) -> Option<Pending> {
+    Some(Pending { events, exact: true })
+}
+
+pub fn handled(sample: &Sample) -> u64 {
+    match sample.checkpoint {
+        CheckpointState::Handled(handled) => handled,
+        ref other => panic!("{other:?}"),
+    }
+}

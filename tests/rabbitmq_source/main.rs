@@ -1,0 +1,10 @@
+//! Queues of RabbitMQ against a real server (3.10): what is told in every state, who may read, what a poll costs, and servers that misbehave.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod access;
+mod cost;
+mod faults;
+mod harness;
+mod sampled;
+mod states;
