@@ -52,10 +52,12 @@ impl Queue {
         self.stats.publish.0
     }
 
-    /// Messages that consumers have done with: acknowledged, or taken without the need to.
+    /// Messages that consumers have done with: acknowledged, or taken without the need to. A server that counts anything of the queue leaves out what has
+    /// never happened; unknown where it counts nothing.
     pub(super) fn handled(&self) -> Option<u64> {
-        let Stats { ack, deliver_no_ack, get_no_ack, .. } = self.stats;
-        [ack, deliver_no_ack, get_no_ack].into_iter().filter_map(|count| count.0).reduce(u64::saturating_add)
+        let Stats { publish, ack, deliver_no_ack, get_no_ack } = self.stats;
+        let done = [ack, deliver_no_ack, get_no_ack].into_iter().filter_map(|count| count.0).reduce(u64::saturating_add);
+        done.or(publish.0.map(|_| 0))
     }
 }
 
@@ -256,6 +258,8 @@ mod tests {
         }
         let bare = one(r#"[{"name":"orders","message_stats":{"publish":null}}]"#).unwrap();
         assert_eq!((bare.ready.0, bare.published(), bare.handled()), (None, None, None));
+        let published = one(r#"[{"name":"orders","message_stats":{"publish":7}}]"#).unwrap();
+        assert_eq!(published.handled(), Some(0), "it counts, and nothing was handled yet");
         assert_eq!(one(r#"[{"name":["orders"]},{}]"#), None);
     }
 
