@@ -56,7 +56,8 @@ impl Queue {
     /// never happened; unknown where it counts nothing.
     pub(super) fn handled(&self) -> Option<u64> {
         let Stats { publish, ack, deliver_no_ack, get_no_ack } = self.stats;
-        let done = [ack, deliver_no_ack, get_no_ack].into_iter().filter_map(|count| count.0).reduce(u64::saturating_add);
+        let done =
+            [ack, deliver_no_ack, get_no_ack].into_iter().filter_map(|count| count.0).reduce(u64::saturating_add);
         done.or(publish.0.map(|_| 0))
     }
 }

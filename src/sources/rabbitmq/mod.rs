@@ -23,7 +23,7 @@ use crate::{
     sources::{Ask, Pace, Probe, Report, Target},
 };
 use answers::{COLUMNS, Queue};
-use counters::{Counters, Seen};
+use counters::{Counters, Seen, Totals};
 
 /// So many queues are asked for by name; of more, all of the virtual host are listed.
 const MOST_NAMED: usize = 100;
@@ -60,7 +60,7 @@ struct Depth {
     age: Option<Duration>,
     /// How far the oldest is dated in the future of the server's clock.
     ahead: Duration,
-    counters: Counters,
+    totals: Totals,
 }
 
 /// What one poll saw of a virtual host, by queue.
@@ -116,14 +116,15 @@ impl RabbitMqProbe {
 
     fn depth(&mut self, vhost: &str, name: &str, queue: &Queue, answer: &Answer) -> Result<Depth, MeasureError> {
         let events = measurable(queue)?;
-        let seen = Seen { depth: events, published: queue.published(), handled: queue.handled() };
-        let counters = self.counters.entry((vhost.to_owned(), name.to_owned())).or_default().take(seen);
+        let at = self.started.elapsed();
+        let seen = Seen { at, depth: events, published: queue.published(), handled: queue.handled() };
+        let totals = self.counters.entry((vhost.to_owned(), name.to_owned())).or_default().take(seen);
         let oldest = queue.oldest.0.and_then(|seconds| jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
         let between = |from: jiff::Timestamp, to| Duration::try_from(from.duration_until(to)).unwrap_or_default();
         let dated = oldest.zip(answer.at).filter(|_| events > 0);
         let age = if events == 0 { Some(Duration::ZERO) } else { dated.map(|(oldest, now)| between(oldest, now)) };
         let ahead = dated.map_or(Duration::ZERO, |(oldest, now)| between(now, oldest)).saturating_sub(DATE_STEP);
-        Ok(Depth { events, age, ahead, counters })
+        Ok(Depth { events, age, ahead, totals })
     }
 }
 
@@ -224,8 +225,8 @@ fn sample(
             message: format!("queue {queue}: {}", unknown.message),
         })?;
         events = events.saturating_add(depth.events);
-        arrived = arrived.saturating_add(depth.counters.arrived);
-        handled = handled.saturating_add(depth.counters.handled);
+        arrived = arrived.saturating_add(depth.totals.arrived);
+        handled = handled.saturating_add(depth.totals.handled);
         staleness = staleness.zip(depth.age).map(|(oldest, age)| oldest.max(age));
         ahead = ahead.max(depth.ahead);
     }
