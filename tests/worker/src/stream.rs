@@ -105,7 +105,7 @@ impl<'a> Member<'a> {
         let made: redis::RedisResult<()> =
             connection.xgroup_create_mkstream(&settings.stream, &settings.group, "0").await;
         match made {
-            Err(error) if error.code() != Some("BUSYGROUP") => return Err(error).context("making the group"),
+            Err(error) if error.code() != Some("BUSYGROUP") => Err(error).context("making the group"),
             _ => Ok(Self { settings, connection, looked: None }),
         }
     }
