@@ -361,14 +361,12 @@ impl Connection {
                         let (used, incoming) = self.decoder.read(&piece[used_all..length]).map_err(malformed)?;
                         used_all += used;
                         match incoming {
-                            None => {}
-                            Some(Incoming::Ping) => {
-                                // A server that asks without end is not answered without end.
-                                if out.len() - at < PIECE {
-                                    out.extend_from_slice(b"PONG\r\n");
-                                    flushed = false;
-                                }
+                            // A server that asks without end is not answered without end.
+                            Some(Incoming::Ping) if out.len() - at < PIECE => {
+                                out.extend_from_slice(b"PONG\r\n");
+                                flushed = false;
                             }
+                            None | Some(Incoming::Ping) => {}
                             Some(incoming) => enough = take(incoming, &mut until)?,
                         }
                     }

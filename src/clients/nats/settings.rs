@@ -132,10 +132,9 @@ impl ConnectionSettings {
             urls(text, &mut written).map_err(|why| about(key, &why))?;
         } else if let Some((key, text)) = first(&HOSTS) {
             // The port may have a key of its own.
-            let text = match given("port") {
-                Some(port) if !text.contains(',') && !(text.contains(':') && !text.starts_with('[')) => {
-                    format!("{text}:{port}")
-                }
+            let text = match (given("port"), text.matches(':').count()) {
+                (Some(port), 0) if !text.contains(',') => format!("{text}:{port}"),
+                (Some(port), 2..) if !text.contains([',', '[']) => format!("[{text}]:{port}"),
                 _ => text.to_owned(),
             };
             for one in text.split(',') {
@@ -324,6 +323,7 @@ mod tests {
         assert!(token.login == Login::Token("hunter2".to_owned()) && !format!("{token:?}").contains("hunter2"));
         let completed = read(&[("url", "nats"), ("token", "hunter2")]).unwrap();
         assert_eq!(completed, token);
+        assert_eq!(read(&[("host", "::1"), ("port", "4333")]).unwrap().to_string(), "NATS at [::1]:4333");
         let plain = read(&[("endpoint", "nats.example:4333")]).unwrap();
         assert!(plain.login == Login::None && !plain.tls && plain.servers[0].port == 4333);
         assert_ne!(completed.identity(), read(&[("url", "nats")]).unwrap().identity());
