@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::binaries::{cache_dir, short_hash};
+use crate::packages;
 
 const POM: &str = include_str!("../binaries/kafka/pom.xml");
 const DRIVER: &str = include_str!("../binaries/kafka/Driver.java");
@@ -231,6 +232,7 @@ fn properties(root: &Path, ports: &[u16]) -> String {
 
 /// The jars and the compiled driver, made first where this machine has not got them yet.
 fn programs() -> Result<PathBuf> {
+    packages::java_and_maven()?;
     let dir = cache_dir()?.join(format!("kafka-{}", short_hash(&[POM.as_bytes(), DRIVER.as_bytes()])));
     if dir.exists() {
         return Ok(dir);
@@ -256,17 +258,17 @@ fn programs() -> Result<PathBuf> {
         "-DincludeScope=runtime",
         &format!("-DoutputDirectory={}", partial.display()),
     ]);
-    run(&mut maven, "Debian: apt-get install maven")?;
+    run(&mut maven)?;
     let mut javac = Command::new("javac");
     javac.current_dir(&partial).args(["-cp", "./*", "Driver.java"]);
-    run(&mut javac, "Debian: apt-get install default-jdk-headless")?;
+    run(&mut javac)?;
     fs::rename(&partial, &dir).with_context(|| format!("moving {} into place", dir.display()))?;
     Ok(dir)
 }
 
-fn run(command: &mut Command, advice: &str) -> Result<()> {
+fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{name} cannot be run ({advice})"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{name} cannot be run"))?;
     if !output.status.success() {
         let text = [output.stdout, output.stderr].concat();
         bail!("{name} failed: {}", String::from_utf8_lossy(&text).trim());

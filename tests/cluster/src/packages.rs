@@ -89,6 +89,20 @@ pub fn rabbitmq_server() -> Result<&'static Path> {
     Ok(program)
 }
 
+/// Java's runtime and compiler, and Maven, which fetches Kafka: found in `PATH`, wherever they come from.
+///
+/// # Errors
+/// When one is not there and cannot be installed.
+pub fn java_and_maven() -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |program: &str| std::env::split_paths(&path).any(|directory| directory.join(program).exists());
+    let needed = [("java", "default-jdk-headless"), ("javac", "default-jdk-headless"), ("mvn", "maven")];
+    let mut missing: Vec<&str> =
+        needed.iter().filter(|(program, _)| !there(program)).map(|(_, package)| *package).collect();
+    missing.dedup();
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
+}
+
 fn find_postgres() -> Option<std::path::PathBuf> {
     let mut versions: Vec<(u32, std::path::PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .ok()?
