@@ -298,7 +298,7 @@ mod tests {
     fn a_secret_for_workers_that_tells_the_port_of_amqp_leads_to_the_management_api() {
         let of = |port: &str, more: &[(&str, &str)]| {
             let given = [("host", "rabbit.shop.svc"), ("port", port), ("username", "u"), ("password", "p")];
-            let settings = read(&[&given, more].concat()).unwrap();
+            let settings = read(&[given.as_slice(), more].concat()).unwrap();
             (settings.port, settings.tls)
         };
         assert_eq!(of("5672", &[("connection_string", "amqp://u:p@rabbit.shop.svc:5672/")]), (15_672, false));
@@ -337,8 +337,8 @@ mod tests {
             assert_eq!(none.reason, Reason::SecretKeyMissing);
             assert!(none.message.contains(missing) && !none.message.contains("hunter2"), "{}", none.message);
         }
-        for keys in [&URLS[..], &HOST, &PORT, &USER, &PASSWORD, &TLS].concat() {
-            assert!(RABBITMQ.contains(&keys), "{keys} is looked for");
+        for key in [URLS.as_slice(), &HOST, &PORT, &USER, &PASSWORD, &TLS].concat() {
+            assert!(RABBITMQ.contains(&key), "{key} is looked for");
         }
     }
 }
