@@ -49,19 +49,15 @@ impl Counters {
             self.began = now.depth;
             return self.totals;
         };
-        self.published += growth(last.published, now.published).unwrap_or(0);
-        // Without a counter, what is gone has been handled.
+        // Without a counter, or with one that has just begun, what is there in addition came, and what is gone has been handled.
+        let more = now.depth.saturating_sub(last.depth);
+        self.published += growth(last.published, now.published).unwrap_or(more);
         let gone = last.depth.saturating_sub(now.depth);
         self.totals.handled += growth(last.handled, now.handled).unwrap_or(gone);
         // What is there or was handled, and was not there at the beginning, came since.
         let by_depth = (now.depth + self.totals.handled).saturating_sub(self.began);
-        let certain = if now.published.is_none() && now.handled.is_none() {
-            self.by_depth.clear();
-            by_depth
-        } else {
-            self.lasting(now.at, by_depth)
-        };
-        self.totals.arrived = self.totals.arrived.max(self.published).max(certain);
+        let by_depth = self.lasting(now.at, by_depth);
+        self.totals.arrived = self.totals.arrived.max(self.published).max(by_depth);
         self.totals
     }
 
@@ -109,7 +105,16 @@ mod tests {
         assert_eq!(take(&mut queue, 0, Some(3), Some(3)), (3, 3));
         assert_eq!(take(&mut queue, 1, None, None), (4, 3), "missing");
         assert_eq!(take(&mut queue, 0, Some(9), Some(9)), (4, 4), "there again: what they say counts from here");
-        assert_eq!(take(&mut queue, 0, Some(12), Some(12)), (6, 7));
+        assert_eq!(take(&mut queue, 0, Some(12), Some(12)), (7, 7));
+        assert_eq!(take(&mut Counters::default(), 0, None, None), (0, 0));
+    }
+
+    #[test]
+    fn a_counter_that_has_just_begun_is_completed_by_the_depth() {
+        let mut queue = Counters::default();
+        take(&mut queue, 0, None, None);
+        assert_eq!(take(&mut queue, 3, Some(3), Some(0)), (3, 0));
+        assert_eq!(take(&mut queue, 2, Some(3), Some(1)), (3, 1));
     }
 
     #[test]
