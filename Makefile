@@ -14,7 +14,7 @@ PROFILE ?= release
 BINARY := $(TARGET_DIR)/$(PLATFORM)/$(PROFILE)/projectionist
 IMAGE := docker.io/library/projectionist:dev
 ARCHIVE := $(TARGET_DIR)/image/projectionist.tar
-# 30 MiB.
+# 30 MiB, for an image that is meant to be used.
 LARGEST_IMAGE := 31457280
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
@@ -111,7 +111,7 @@ $(ARCHIVE): $(BINARY) Dockerfile
 	trap 'rm -rf "$$work"' EXIT; mkdir -p $$work/context; cp $(BINARY) $$work/context/projectionist; \
 	$$builder build --quiet --isolation chroot --timestamp 0 --file Dockerfile --tag $(IMAGE) $$work/context > /dev/null; \
 	$$builder push --quiet $(IMAGE) docker-archive:$$work/image.tar:$(IMAGE); \
-	[ $$(stat -c %s $$work/image.tar) -le $(LARGEST_IMAGE) ] || { echo "the image is larger than 30 MiB" >&2; exit 1; }; \
+	[ $(PROFILE) != release ] || [ $$(stat -c %s $$work/image.tar) -le $(LARGEST_IMAGE) ] || { echo "the image is larger than 30 MiB" >&2; exit 1; }; \
 	mv $$work/image.tar $@; ls -lh $@ | awk '{print "$(IMAGE): " $$5 " in " $$9}'
 
 # What has to be there before anything of ours can be compiled. The rest the test bed installs itself.
