@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use projectionist::names;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api_proxy::Rules;
 use crate::bed::{Bed, PATIENCE, bed};
@@ -108,8 +108,11 @@ fn create_and_delete_cycles_create_each_object_once_also_where_watches_lag() {
             for _ in 0..cycles {
                 shop.apply(&template("a:1")).await?;
                 shop.until(PATIENCE, async |shop| {
-                    let objects = state(shop).await?.as_object().map_or(0, serde_json::Map::len);
-                    Ok(if objects == 4 { Ok(()) } else { Err(format!("{objects} of 4 objects")) })
+                    // Those of the last cycle may still be there.
+                    let objects = state(shop).await?;
+                    let mine = |object: &&Value| object.get("owned").is_none_or(|owned| *owned == json!([true]));
+                    let mine = objects.as_object().map_or(0, |objects| objects.values().filter(mine).count());
+                    Ok(if mine == 4 { Ok(()) } else { Err(format!("{mine} of 4 objects")) })
                 })
                 .await?;
                 shop.delete().await?;
