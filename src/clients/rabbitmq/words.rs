@@ -27,7 +27,7 @@ pub(super) fn refusal(status: http::StatusCode, is_json: bool, body: &[u8]) -> M
             403 => {
                 error(Reason::PermissionDenied, "status 403: does a proxy in front of the server refuse the request?")
             }
-            429 | 502..=504 => unavailable(status),
+            429 | 500..=599 => unavailable(status),
             _ => not_the_api(&format!("status {}", status.as_u16())),
         };
     };
@@ -95,6 +95,7 @@ mod tests {
             (404, false, "<html>hunter2", Reason::InvalidAnswer, "15672"),
             (302, false, "", Reason::InvalidAnswer, "not followed"),
             (503, false, "hunter2", Reason::SourceFailed, "503"),
+            (500, false, "", Reason::SourceFailed, "500"),
             (500, true, r#"{"error":"hunter2","reason":"hunter2"}"#, Reason::SourceFailed, "500"),
         ] {
             let found = refusal(StatusCode::from_u16(status).unwrap(), json, body.as_bytes());
