@@ -27,7 +27,7 @@ const KEEPER: &str = r#"
 trap '' INT TERM HUP
 cat > /dev/null
 for group in "$1" "$2"; do
-    [ "$(readlink "/proc/$group/cwd")" = "$3" ] && kill -KILL -- "-$group"
+    [ "$(readlink "/proc/$group/cwd")" = "$3" ] && kill -s KILL -- "-$group"
 done
 rm -rf "$3" || { sleep 1; rm -rf "$3"; }
 "#;
