@@ -8,6 +8,7 @@ pub mod rabbitmq;
 pub mod redis;
 mod tls;
 mod words;
+mod written;
 
 use crate::measure::MeasureError;
 

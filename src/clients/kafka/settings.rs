@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::clients::tls::ClientCertificate;
+
 /// The connection data cannot be read. Holds no secret.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
@@ -41,13 +43,6 @@ pub(super) struct Sasl {
     pub mechanism: Mechanism,
     pub username: String,
     pub password: String,
-}
-
-/// A certificate and its key, as PEM.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub(super) struct ClientCertificate {
-    pub certificate: Vec<u8>,
-    pub key: Vec<u8>,
 }
 
 /// Everything that a connection to the cluster needs. `Display` and `Debug` name the bootstrap servers and nothing secret. Equal for all that may share

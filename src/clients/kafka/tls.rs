@@ -5,10 +5,7 @@ use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
 use super::{Settings, error::KafkaError};
-use crate::{
-    api::Reason,
-    clients::tls::{Shown, verifying},
-};
+use crate::{api::Reason, clients::tls::verifying};
 
 /// The connector for these settings; `None` where they ask for no TLS.
 ///
@@ -18,8 +15,7 @@ pub(super) fn connector(settings: &Settings) -> Result<Option<TlsConnector>, Kaf
     if !settings.tls {
         return Ok(None);
     }
-    let shown = settings.client.as_ref().map(|client| Shown { certificate: &client.certificate, key: &client.key });
-    let config = verifying(settings.ca.as_deref(), shown)
+    let config = verifying(settings.ca.as_deref(), settings.client.as_ref())
         .map_err(|why| KafkaError::new(Reason::TlsFailed, format!("{settings}: {why}")))?;
     Ok(Some(TlsConnector::from(Arc::new(config))))
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::Reason,
     clients::{
-        tls::{Shown, verifying},
+        tls::verifying,
         words::{by_io, shortened},
     },
     measure::MeasureError,
@@ -195,9 +195,7 @@ impl Client {
                 reason: Reason::TlsFailed,
                 message: "the host is no name that a certificate could be for".to_owned(),
             })?;
-            let shown =
-                settings.client.as_deref().map(|client| Shown { certificate: &client.certificate, key: &client.key });
-            let config = verifying(settings.ca.as_deref(), shown)
+            let config = verifying(settings.ca.as_deref(), settings.client.as_deref())
                 .map_err(|message| MeasureError { reason: Reason::TlsFailed, message })?;
             let stream = timeout_at(by, TlsConnector::from(Arc::new(config)).connect(name, connection.stream))
                 .await

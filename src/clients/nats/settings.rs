@@ -5,9 +5,15 @@
 
 use std::{fmt, sync::Arc};
 
-use percent_encoding::percent_decode_str;
-
-use crate::{api::Reason, measure::MeasureError, names::secret_key::NATS};
+use crate::{
+    api::Reason,
+    clients::{
+        tls::ClientCertificate,
+        written::{percent_decoded, unreadable},
+    },
+    measure::MeasureError,
+    names::secret_key::NATS,
+};
 
 /// Keys of a URL; the first that is there counts.
 const URLS: [&str; 3] = ["url", "uri", "servers"];
@@ -32,13 +38,6 @@ impl fmt::Display for Address {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
-}
-
-/// A certificate that shows the server who the operator is, with its key. Never shown.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub(super) struct ClientCertificate {
-    pub(super) certificate: Vec<u8>,
-    pub(super) key: Vec<u8>,
 }
 
 /// How the operator logs in.
@@ -122,12 +121,12 @@ impl ConnectionSettings {
         let given = |key: &str| value(key).map(|text| trimmed(key, text)).filter(|text| !text.is_empty());
         let first = |keys: &[&'static str]| keys.iter().find_map(|key| given(key).map(|text| (*key, text)));
         if let Some((key, _)) = first(&["creds", "nkey"]) {
-            return Err(invalid(&format!(
+            return Err(unreadable(&format!(
                 "key {key}: credentials files and nkeys are not supported yet: give the user a password or a token"
             )));
         }
         let mut written = Written::default();
-        let about = |key: &str, why: &str| invalid(&format!("key {key}: {why}"));
+        let about = |key: &str, why: &str| unreadable(&format!("key {key}: {why}"));
         if let Some((key, text)) = first(&URLS) {
             urls(text, &mut written).map_err(|why| about(key, &why))?;
         } else if let Some((key, text)) = first(&HOSTS) {
@@ -147,7 +146,7 @@ impl ConnectionSettings {
             });
         }
         if written.servers.len() > MOST_SERVERS {
-            return Err(invalid("more than 8 servers are named: some of a cluster suffice"));
+            return Err(unreadable("more than 8 servers are named: some of a cluster suffice"));
         }
         match first(&["tls", "ssl"]).map(|(key, text)| (key, text.to_ascii_lowercase())) {
             None => {}
@@ -164,10 +163,10 @@ impl ConnectionSettings {
             (None, None, Some(token)) => Login::Token(token),
             (None, None, None) => Login::None,
             (_, _, Some(_)) => {
-                return Err(invalid("it holds a token beside username or password: leave one of them out"));
+                return Err(unreadable("it holds a token beside username or password: leave one of them out"));
             }
-            (Some(_), None, None) => return Err(invalid("it names a user and no password")),
-            (None, Some(_), None) => return Err(invalid("it holds a password and no username")),
+            (Some(_), None, None) => return Err(unreadable("it names a user and no password")),
+            (None, Some(_), None) => return Err(unreadable("it holds a password and no username")),
         };
         Ok(Self { servers: written.servers, login, tls: written.tls, ca: None, client: None })
     }
@@ -200,13 +199,6 @@ impl ConnectionSettings {
             Login::Password { password, .. } => Some(password),
             Login::Token(token) => Some(token),
         }
-    }
-}
-
-fn invalid(why: &str) -> MeasureError {
-    MeasureError {
-        reason: Reason::ConnectionStringInvalid,
-        message: format!("the connection settings cannot be read: {why}"),
     }
 }
 
@@ -288,14 +280,8 @@ fn address(text: &str) -> Result<Address, &'static str> {
 }
 
 fn decoded(text: &str) -> Result<String, String> {
-    let bytes = text.as_bytes();
-    for (at, _) in text.match_indices('%') {
-        if !bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err("a % is not followed by two hexadecimal digits: percent-encode a % itself: %25".to_owned());
-        }
-    }
-    let text = percent_decode_str(text).decode_utf8().map_err(|_| "what is percent-encoded is not UTF-8")?;
-    if text.is_empty() { Err("user, password or token is empty".to_owned()) } else { Ok(text.into_owned()) }
+    let text = percent_decoded(text)?;
+    if text.is_empty() { Err("user, password or token is empty".to_owned()) } else { Ok(text) }
 }
 
 #[cfg(test)]

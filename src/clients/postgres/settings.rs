@@ -17,6 +17,7 @@ use super::{
     ConnectError,
     parameters::{self, Parameters, invalid},
 };
+use crate::clients::tls::ClientCertificate;
 
 /// What libpq's `sslmode` says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,13 +45,6 @@ pub(super) enum Wanted {
     Primary,
     /// One that takes writes.
     ReadWrite,
-}
-
-/// A client certificate with its key. Never shown.
-#[derive(Clone, Eq, PartialEq)]
-pub(super) struct ClientCertificate {
-    pub(super) certificate: Vec<u8>,
-    pub(super) key: Vec<u8>,
 }
 
 /// Name, address where it is given apart, and port of a server.

@@ -17,7 +17,7 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{ConnectError, ConnectionSettings, certificates, p521, settings::SslMode};
-use crate::clients::tls::{Shown, client_certificate, unusable};
+use crate::clients::tls::unusable;
 
 /// How much of the server's certificate is verified.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,8 +52,7 @@ pub(super) fn connector(settings: &ConnectionSettings) -> Result<MakeRustlsConne
     let config = match &settings.client {
         None => builder.with_no_client_auth(),
         Some(client) => {
-            let shown = Shown { certificate: &client.certificate, key: &client.key };
-            let (chain, key) = client_certificate(shown).map_err(&failed)?;
+            let (chain, key) = client.read().map_err(&failed)?;
             builder.with_client_auth_cert(chain, key).map_err(|error| failed(unusable(&error)))?
         }
     };

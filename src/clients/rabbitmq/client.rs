@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::Reason,
     clients::{
-        tls::{Shown, verifying},
+        tls::verifying,
         words::{by_io, shortened},
     },
     measure::MeasureError,
@@ -178,8 +178,7 @@ impl Client {
                 reason: Reason::TlsFailed,
                 message: "the host is no name that a certificate could be for".to_owned(),
             })?;
-            let shown = client.as_deref().map(|client| Shown { certificate: &client.certificate, key: &client.key });
-            let config = verifying(ca.as_deref(), shown)
+            let config = verifying(ca.as_deref(), client.as_deref())
                 .map_err(|message| MeasureError { reason: Reason::TlsFailed, message })?;
             let connector = TlsConnector::from(Arc::new(config));
             Box::new(connector.connect(name, stream).await.map_err(|error| tls_failed(&error))?)

@@ -5,9 +5,15 @@
 
 use std::{fmt, sync::Arc};
 
-use percent_encoding::percent_decode_str;
-
-use crate::{api::Reason, measure::MeasureError, names::secret_key::RABBITMQ};
+use crate::{
+    api::Reason,
+    clients::{
+        tls::ClientCertificate,
+        written::{percent_decoded_text, unreadable},
+    },
+    measure::MeasureError,
+    names::secret_key::RABBITMQ,
+};
 
 /// Keys of a URL; the first that is there counts.
 const URLS: [&str; 2] = ["url", "uri"];
@@ -21,13 +27,6 @@ const NOTATION: &str = "write it as http://user:password@host:15672, or https://
 const AMQP: &str = "it is a URL for AMQP, and queues are measured by the management API: write its URL, as in http://user:password@host:15672 (https://… for TLS), or the keys host, username and password";
 const PLAIN_PORT: u16 = 15_672;
 const TLS_PORT: u16 = 15_671;
-
-/// A certificate that shows the server who we are, with its key. Never shown.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub(super) struct ClientCertificate {
-    pub(super) certificate: Vec<u8>,
-    pub(super) key: Vec<u8>,
-}
 
 /// How to reach one server as one user. Shows host, port and user, and never the password.
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -95,7 +94,7 @@ impl ConnectionSettings {
         // A URL for AMQP may stand beside the parts, which suffice.
         let url = first(&URLS).filter(|(_, text)| !is_amqp(text) || first(&HOST).is_none());
         let mut written = match url {
-            Some((key, text)) => parse(text).map_err(|why| invalid(&format!("key {key}: {why}")))?,
+            Some((key, text)) => parse(text).map_err(|why| unreadable(&format!("key {key}: {why}")))?,
             None => Written::default(),
         };
         let parts: [(&mut Option<String>, &[&'static str]); 5] = [
@@ -110,7 +109,7 @@ impl ConnectionSettings {
                 && let Some((key, text)) = first(keys)
             {
                 if text.contains('\0') {
-                    return Err(invalid(&format!("key {key} holds a NUL byte")));
+                    return Err(unreadable(&format!("key {key} holds a NUL byte")));
                 }
                 *part = Some(text.to_owned());
             }
@@ -128,7 +127,7 @@ impl ConnectionSettings {
             }
         }
         let about = |why: String| url.map_or_else(|| why.clone(), |(key, _)| format!("key {key}: {why}"));
-        Self::from_written(written).map_err(|why| invalid(&about(why)))
+        Self::from_written(written).map_err(|why| unreadable(&about(why)))
     }
 
     fn from_written(written: Written) -> Result<Self, String> {
@@ -208,13 +207,6 @@ impl ConnectionSettings {
     }
 }
 
-fn invalid(why: &str) -> MeasureError {
-    MeasureError {
-        reason: Reason::ConnectionStringInvalid,
-        message: format!("the connection settings cannot be read: {why}"),
-    }
-}
-
 fn is_amqp(text: &str) -> bool {
     text.split_once("://").is_some_and(|(scheme, _)| scheme.to_ascii_lowercase().starts_with("amqp"))
 }
@@ -246,8 +238,8 @@ fn parse(text: &str) -> Result<Written, String> {
         None => authority,
         Some((credentials, host)) => {
             let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-            written.user = Some(decoded(user)?).filter(|user| !user.is_empty());
-            written.password = Some(decoded(password)?).filter(|password| !password.is_empty());
+            written.user = Some(percent_decoded_text(user)?).filter(|user| !user.is_empty());
+            written.password = Some(percent_decoded_text(password)?).filter(|password| !password.is_empty());
             host
         }
     };
@@ -259,17 +251,6 @@ fn parse(text: &str) -> Result<Written, String> {
         written.host = Some(host.to_owned());
     }
     Ok(written)
-}
-
-fn decoded(text: &str) -> Result<String, String> {
-    let bytes = text.as_bytes();
-    for (at, _) in text.match_indices('%') {
-        if !bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err("a % is not followed by two hexadecimal digits: percent-encode a % itself: %25".to_owned());
-        }
-    }
-    let text = percent_decode_str(text).decode_utf8().map_err(|_| "what is percent-encoded is not UTF-8")?;
-    if text.contains('\0') { Err("it holds a NUL byte (%00)".to_owned()) } else { Ok(text.into_owned()) }
 }
 
 #[cfg(test)]

@@ -5,9 +5,15 @@
 
 use std::{fmt, sync::Arc};
 
-use percent_encoding::percent_decode_str;
-
-use crate::{api::Reason, measure::MeasureError, names::secret_key::REDIS};
+use crate::{
+    api::Reason,
+    clients::{
+        tls::ClientCertificate,
+        written::{percent_decoded_text, unreadable},
+    },
+    measure::MeasureError,
+    names::secret_key::REDIS,
+};
 
 /// Keys of a URL; the first that is there counts.
 const URLS: [&str; 2] = ["url", "uri"];
@@ -32,13 +38,6 @@ enum Part {
     Password,
     Database,
     Tls,
-}
-
-/// A certificate that shows the server who we are, with its key. Never shown.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub(super) struct ClientCertificate {
-    pub(super) certificate: Vec<u8>,
-    pub(super) key: Vec<u8>,
 }
 
 /// How to reach one server as one user. Shows host, port, database and user, and never the password.
@@ -126,7 +125,7 @@ impl ConnectionSettings {
         let given = |key: &str| value(key).map(|text| trimmed(key, text)).filter(|text| !text.is_empty());
         let url = URLS.into_iter().find_map(|key| given(key).map(|text| (key, text)));
         let mut written = match url {
-            Some((key, text)) => parse(text).map_err(|why| invalid(&format!("key {key}: {why}")))?,
+            Some((key, text)) => parse(text).map_err(|why| unreadable(&format!("key {key}: {why}")))?,
             None => Written::default(),
         };
         for (part, keys) in PARTS {
@@ -134,7 +133,7 @@ impl ConnectionSettings {
                 && let Some((key, text)) = keys.iter().find_map(|key| given(key).map(|text| (*key, text)))
             {
                 if text.contains('\0') {
-                    return Err(invalid(&format!("key {key} holds a NUL byte")));
+                    return Err(unreadable(&format!("key {key} holds a NUL byte")));
                 }
                 *written.part(part) = Some(text.to_owned());
             }
@@ -149,7 +148,7 @@ impl ConnectionSettings {
             });
         }
         let about = |why: String| url.map_or_else(|| why.clone(), |(key, _)| format!("key {key}: {why}"));
-        Self::from_written(written).map_err(|why| invalid(&about(why)))
+        Self::from_written(written).map_err(|why| unreadable(&about(why)))
     }
 
     fn from_written(written: Written) -> Result<Self, String> {
@@ -223,13 +222,6 @@ impl ConnectionSettings {
     }
 }
 
-fn invalid(why: &str) -> MeasureError {
-    MeasureError {
-        reason: Reason::ConnectionStringInvalid,
-        message: format!("the connection settings cannot be read: {why}"),
-    }
-}
-
 /// Reads a URL. Returns what is wrong with it in words that repeat none of it.
 fn parse(text: &str) -> Result<Written, String> {
     let text = text.trim_matches(['"', '\'']).trim();
@@ -257,8 +249,8 @@ fn parse(text: &str) -> Result<Written, String> {
         None => authority,
         Some((credentials, hosts)) => {
             let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-            written.user = Some(decoded(user)?).filter(|user| !user.is_empty());
-            written.password = Some(decoded(password)?).filter(|password| !password.is_empty());
+            written.user = Some(percent_decoded_text(user)?).filter(|user| !user.is_empty());
+            written.password = Some(percent_decoded_text(password)?).filter(|password| !password.is_empty());
             hosts
         }
     };
@@ -273,11 +265,11 @@ fn parse(text: &str) -> Result<Written, String> {
         return Err("what follows # asks for TLS without verification, which is not supported: put the server's authority into a Secret and name it in connection.caSecretRef".to_owned());
     }
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-    written.database = Some(decoded(path.trim_matches('/'))?).filter(|path| !path.is_empty());
+    written.database = Some(percent_decoded_text(path.trim_matches('/'))?).filter(|path| !path.is_empty());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match (name, value) {
-            ("db" | "database", value) => written.database = Some(decoded(value)?),
+            ("db" | "database", value) => written.database = Some(percent_decoded_text(value)?),
             // What drivers are told, and means nothing to this one.
             ("protocol" | "client_name" | "timeout" | "socket_timeout" | "max_connections" | "decode_responses", _) => {
             }
@@ -291,17 +283,6 @@ fn parse(text: &str) -> Result<Written, String> {
         }
     }
     Ok(written)
-}
-
-fn decoded(text: &str) -> Result<String, String> {
-    let bytes = text.as_bytes();
-    for (at, _) in text.match_indices('%') {
-        if !bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err("a % is not followed by two hexadecimal digits: percent-encode a % itself: %25".to_owned());
-        }
-    }
-    let text = percent_decode_str(text).decode_utf8().map_err(|_| "what is percent-encoded is not UTF-8")?;
-    if text.contains('\0') { Err("it holds a NUL byte (%00)".to_owned()) } else { Ok(text.into_owned()) }
 }
 
 #[cfg(test)]

@@ -5,19 +5,14 @@ use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
 use super::ConnectionSettings;
-use crate::{
-    api::Reason,
-    clients::tls::{Shown, verifying},
-    measure::MeasureError,
-};
+use crate::{api::Reason, clients::tls::verifying, measure::MeasureError};
 
 /// The connector for these settings.
 ///
 /// # Errors
 /// The authority or the client certificate cannot be read.
 pub(super) fn connector(settings: &ConnectionSettings) -> Result<TlsConnector, MeasureError> {
-    let shown = settings.client.as_deref().map(|client| Shown { certificate: &client.certificate, key: &client.key });
-    let config = verifying(settings.ca.as_deref(), shown)
+    let config = verifying(settings.ca.as_deref(), settings.client.as_deref())
         .map_err(|message| MeasureError { reason: Reason::TlsFailed, message })?;
     Ok(TlsConnector::from(Arc::new(config)))
 }
