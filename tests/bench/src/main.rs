@@ -4,10 +4,12 @@
 #![allow(clippy::print_stdout)]
 
 mod availability;
+mod faulty_sources;
 mod fixtures;
 mod freshness;
 mod load;
 mod memory;
+mod operator_pages;
 mod own_share;
 mod projector;
 mod reads;
@@ -64,6 +66,7 @@ enum Figure {
     Projector,
     Autoscalers,
     Wake,
+    FaultySources,
     Soak,
 }
 
@@ -123,6 +126,9 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     }
     if options.measures(Figure::Wake) {
         wake::from_append_to_workers(cluster).await?;
+    }
+    if options.measures(Figure::FaultySources) {
+        faulty_sources::beside_others(cluster, Duration::from_secs(options.seconds)).await?;
     }
     if options.measures(Figure::Autoscalers) {
         fixtures.catch_up().await?;

@@ -2,16 +2,9 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
-use test_cluster::OPERATOR_NAMESPACE as SYSTEM;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use anyhow::Result;
 
-use crate::fixtures::Fixtures;
+use crate::{fixtures::Fixtures, operator_pages};
 
 const BUCKET: &str = "projectionist_metrics_api_request_duration_seconds_bucket{le=\"";
 
@@ -22,14 +15,11 @@ pub(crate) struct OwnShare(Vec<(f64, u64)>);
 impl OwnShare {
     /// Of all replicas since they started.
     pub(crate) async fn of_all(fixtures: &Fixtures<'_>) -> Result<Self> {
-        let pods: Api<Pod> = Api::namespaced(fixtures.client.clone(), SYSTEM);
-        let ours = ListParams::default().labels("app.kubernetes.io/component=operator");
         let mut all = Self::default();
-        for pod in pods.list(&ours).await? {
-            let address = pod.status.and_then(|status| status.pod_ip).context("a replica has no address")?;
-            all.add(&page(&address).await?)?;
+        for page in operator_pages::all(&fixtures.client).await? {
+            all.add(&page)?;
         }
-        ensure!(!all.0.is_empty(), "no replica tells how long its requests took");
+        anyhow::ensure!(!all.0.is_empty(), "no replica tells how long its requests took");
         Ok(all)
     }
 
@@ -65,14 +55,6 @@ impl fmt::Display for OwnShare {
         let [p50, p99] = [50, 99].map(|percent| self.percentile(percent) * 1e3);
         write!(f, "p50 at most {p50:.3} ms, p99 at most {p99:.3} ms, of {all} requests")
     }
-}
-
-async fn page(address: &str) -> Result<String> {
-    let mut stream = TcpStream::connect((address, 8080)).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: operator\r\nconnection: close\r\n\r\n").await?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await?;
-    Ok(page)
 }
 
 #[cfg(test)]

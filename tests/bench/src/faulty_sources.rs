@@ -1,0 +1,305 @@
+//! Fifty sources that work beside fifty that do not: what these change for the others.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use test_cluster::{Cluster, Postgres, eventually_is, network::NODE_ADDRESS};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_postgres::Client;
+
+use crate::{
+    load::{self, Latencies},
+    operator_pages,
+};
+
+const NAMESPACE: &str = "bench-faulty";
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Sources that work, each a database of its own with a connection of its own.
+const HEALTHY: usize = 50;
+/// For each fault and kind of server.
+const OF_EACH: usize = 2;
+/// The faulty sources have met all their deadlines and backoffs by then.
+const SETTLE: Duration = Duration::from_secs(20);
+/// Metric reads a second.
+const RATE: u32 = 100;
+/// Appends under way at once.
+const WRITERS: usize = 5;
+
+/// What is wrong with a source.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Its port is closed.
+    Refuses,
+    /// It accepts connections and says nothing.
+    Hangs,
+    /// It sends bytes that mean nothing, as many as are taken.
+    Garbage,
+    /// It sends a byte a second.
+    Drips,
+    /// A proxy to a PostgreSQL lets the first bytes of each answer pass, then none. What is not PostgreSQL cannot make sense of them.
+    Stalls,
+}
+
+const FAULTS: [Fault; 5] = [Fault::Refuses, Fault::Hangs, Fault::Garbage, Fault::Drips, Fault::Stalls];
+
+/// How far a proxy's answers come: through the handshake of PostgreSQL, up to the first query.
+const PASSED_ON: usize = 400;
+
+/// The kinds of servers, with the URL's scheme and what follows the port.
+const KINDS: [&str; 5] = ["postgres", "redis", "nats", "rabbitmq", "kafka"];
+
+/// Prints what sampling and reads are like without the faulty sources, then with them.
+pub(crate) async fn beside_others(cluster: &Cluster, length: Duration) -> Result<()> {
+    cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    let postgres = cluster.postgres()?;
+    let mut sources = Vec::new();
+    for index in 0..HEALTHY {
+        sources.push(healthy(cluster, &postgres, index).await?);
+    }
+    let client = cluster.client().await?;
+    eventually_is(
+        PATIENCE,
+        "the healthy sources are measured",
+        |all: &usize| *all == HEALTHY,
+        || async { Ok::<_, anyhow::Error>(values(&client, "").await?.len()) },
+    )
+    .await?;
+    println!(
+        "\n{HEALTHY} sources (databases, polled) that work; metric reads at {RATE}/s; an append until it is shown"
+    );
+    println!(
+        "  {:<26} {:>12} {:>12} {:>12} {:>12} {:>12}",
+        "", "read p50", "read p99", "shown p50", "shown p99", "interval"
+    );
+    let alone = measure(&client, &sources, length).await?;
+    alone.print("alone", None);
+
+    let mut faulty = 0;
+    for kind in KINDS {
+        for fault in FAULTS {
+            for _ in 0..OF_EACH {
+                add_faulty(cluster, &postgres, kind, fault, faulty).await?;
+                faulty += 1;
+            }
+        }
+    }
+    tokio::time::sleep(SETTLE).await;
+    let beside = measure(&client, &sources, length).await?;
+    beside.print(&format!("beside {faulty} that do not"), Some(&alone));
+    ensure!(values(&client, "").await?.len() == HEALTHY, "a source that cannot be measured has a value");
+    println!(
+        "  (goal: unchanged. Interval: the mean time between two samples of a Projection that works, in a replica)"
+    );
+    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])?;
+    Ok(())
+}
+
+/// A database with a Projection that waits 60 events behind.
+async fn healthy(cluster: &Cluster, postgres: &Postgres, index: usize) -> Result<Client> {
+    let name = format!("healthy-{index}");
+    let url = postgres.create_database(&name).await?;
+    let client = postgres.connect(&name).await?;
+    client
+        .batch_execute(
+            "create table events (position bigint generated always as identity primary key, recorded_at timestamptz not null default now());
+             create table checkpoints (projection text primary key, position bigint not null);
+             insert into events select from generate_series(1, 100)",
+        )
+        .await?;
+    client.execute("insert into checkpoints values ($1, 40)", &[&name]).await?;
+    apply(cluster, &name, &json!({"url": url}), &source("postgres"))?;
+    Ok(client)
+}
+
+/// The part of the spec that names a source of this kind.
+fn source(kind: &str) -> Value {
+    let read_store = |connection: &Value| json!({"postgres": {"connection": connection}});
+    let connection = json!({"secretRef": {"name": "SECRET"}});
+    match kind {
+        "postgres" => json!({
+            "source": {"postgres": {"connection": connection, "eventTable": {}}},
+            "checkpoint": {"readStore": {}},
+            "readStore": read_store(&connection),
+        }),
+        "redis" => json!({"source": {"redis": {"connection": connection, "streams": [{"stream": "s", "group": "g"}]}}}),
+        "nats" => {
+            json!({"source": {"nats": {"connection": connection, "consumers": [{"stream": "s", "consumer": "c"}]}}})
+        }
+        "rabbitmq" => json!({"source": {"rabbitmq": {"connection": connection, "queues": ["q"]}}}),
+        _ => json!({"source": {"kafka": {"connection": connection, "topics": ["t"], "group": "g"}}}),
+    }
+}
+
+/// What the Secret of such a source holds.
+fn secret(kind: &str, port: u16) -> Value {
+    let at = format!("{NODE_ADDRESS}:{port}");
+    match kind {
+        "postgres" => json!({"url": format!("postgres://user:password@{at}/events?sslmode=disable")}),
+        "redis" => json!({"url": format!("redis://{at}")}),
+        "nats" => json!({"url": format!("nats://{at}")}),
+        "rabbitmq" => json!({"url": format!("http://user:password@{at}")}),
+        _ => json!({"bootstrapServers": at}),
+    }
+}
+
+fn apply(cluster: &Cluster, name: &str, secret: &Value, spec: &Value) -> Result<()> {
+    let spec: Value = serde_json::from_str(&spec.to_string().replace("SECRET", name))?;
+    let metadata = json!({"name": name, "namespace": NAMESPACE});
+    let mut projection =
+        json!({"apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": metadata, "spec": spec});
+    projection["spec"]["lag"] = json!({"target": "30s"});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": secret});
+    cluster.apply(&format!("{secret}\n---\n{projection}"))?;
+    Ok(())
+}
+
+async fn add_faulty(cluster: &Cluster, postgres: &Postgres, kind: &str, fault: Fault, index: usize) -> Result<()> {
+    let listener = TcpListener::bind((NODE_ADDRESS, 0)).await.context("binding a faulty source")?;
+    let port = listener.local_addr()?.port();
+    let behind = postgres.address();
+    match fault {
+        Fault::Refuses => drop(listener),
+        _ => drop(tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(misbehave(stream, fault, behind));
+            }
+        })),
+    }
+    apply(cluster, &format!("faulty-{index}"), &secret(kind, port), &source(kind))
+}
+
+/// One connection, until the other side ends it. How it ends is nothing to be told.
+async fn misbehave(mut stream: TcpStream, fault: Fault, behind: std::net::SocketAddr) {
+    let garbage: Vec<u8> = (0..65_536_u32).map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    match fault {
+        Fault::Refuses => {}
+        Fault::Hangs => drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await),
+        Fault::Garbage => while stream.write_all(&garbage).await.is_ok() {},
+        Fault::Drips => {
+            for byte in garbage {
+                if stream.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        Fault::Stalls => {
+            let Ok(mut server) = TcpStream::connect(behind).await else { return };
+            let (mut from_client, mut to_client) = stream.split();
+            let (mut from_server, mut to_server) = server.split();
+            let answers = async {
+                let mut limited = (&mut from_server).take(PASSED_ON as u64);
+                let _ = tokio::io::copy(&mut limited, &mut to_client).await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = answers => {}
+                _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+            }
+        }
+    }
+}
+
+/// The value of each Projection that has one.
+async fn values(client: &kube::Client, selector: &str) -> Result<Vec<u64>> {
+    let path = format!(
+        "/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/projection_pending_events?labelSelector={selector}"
+    );
+    let list: Value = serde_json::from_str(&client.request_text(http::Request::get(path).body(Vec::new())?).await?)?;
+    let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    items.iter().map(|item| Ok(item["value"].as_str().context("an item without a value")?.parse()?)).collect()
+}
+
+/// What was seen in a while.
+struct Measured {
+    /// How long metric reads took.
+    reads: Latencies,
+    /// From an append to a source that works until the metric shows it.
+    shown: Latencies,
+    /// The mean time between two samples of one Projection in one replica.
+    interval: Duration,
+}
+
+impl Measured {
+    fn print(&self, what: &str, alone: Option<&Self>) {
+        let of = |measured: &Self| {
+            let Self { reads, shown, interval } = measured;
+            [reads.percentile(50), reads.percentile(99), shown.percentile(50), shown.percentile(99), *interval]
+                .map(|time| time.as_secs_f64() * 1e3)
+        };
+        let row = |what: &str, unit: &str, cells: [f64; 5]| {
+            let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>9.2} {unit:<2}")).collect();
+            println!("  {what:<26} {}", cells.join(" "));
+        };
+        let mine = of(self);
+        row(what, "ms", mine);
+        if let Some(alone) = alone {
+            let mut ratios = mine;
+            for (ratio, its) in ratios.iter_mut().zip(of(alone)) {
+                *ratio /= its;
+            }
+            row("ratio", "×", ratios);
+        }
+    }
+}
+
+async fn measure(client: &kube::Client, sources: &[Client], length: Duration) -> Result<Measured> {
+    let path = |index: usize| {
+        format!(
+            "/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/projection_pending_events?labelSelector=projection%3Dhealthy-{}",
+            index.wrapping_mul(7919) % HEALTHY
+        )
+    };
+    let reads = load::run(RATE, length, |index| {
+        let (client, path) = (client.clone(), path(index));
+        async move {
+            client.request_text(http::Request::get(path).body(Vec::new())?).await?;
+            Ok(())
+        }
+    });
+    let before = operator_pages::counter(client, "projectionist_samples_total").await?;
+    let started = Instant::now();
+    let writers = (0..WRITERS).map(|writer| appends(client, sources, writer, length));
+    let (reads, shown) = tokio::join!(reads, futures::future::try_join_all(writers));
+    let elapsed = started.elapsed();
+    let after = operator_pages::counter(client, "projectionist_samples_total").await?;
+    ensure!(after.replicas == before.replicas, "a replica came or went");
+    let samples = u32::try_from(after.sum - before.sum)?.max(1);
+    let projections = u32::try_from(HEALTHY * after.replicas)?;
+    Ok(Measured {
+        reads: reads?,
+        shown: Latencies::of(shown?.into_iter().flatten().collect()),
+        interval: elapsed * projections / samples,
+    })
+}
+
+/// Appends an event to one source after the other, each when the last one is shown.
+async fn appends(client: &kube::Client, sources: &[Client], writer: usize, length: Duration) -> Result<Vec<Duration>> {
+    let started = Instant::now();
+    let mut all = Vec::new();
+    for index in (0..sources.len()).cycle().skip(writer * sources.len() / WRITERS) {
+        if started.elapsed() >= length {
+            break;
+        }
+        // At odd moments, so that no poll's rhythm is met by accident.
+        tokio::time::sleep(Duration::from_millis((all.len() as u64 * 37) % 400)).await;
+        let selector = format!("projection%3Dhealthy-{index}");
+        let source = sources.get(index).context("no such source")?;
+        let before: u64 = values(client, &selector).await?.iter().sum();
+        source.execute("insert into events default values", &[]).await?;
+        let appended = Instant::now();
+        while values(client, &selector).await?.iter().sum::<u64>() <= before {
+            ensure!(
+                appended.elapsed() < Duration::from_secs(60),
+                "the metric never showed an append to healthy-{index}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        all.push(appended.elapsed());
+    }
+    Ok(all)
+}
