@@ -22,6 +22,8 @@ FUZZ_VERSION := 0.13.2
 FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 # How long `make fuzz` tries each target.
 SECONDS ?= 30
+# The tests of all packages but the scenarios. Always with --workspace: cargo would choose other features for a single package, and compile everything again.
+OTHER_TESTS := $(filter-out scenarios,$(shell sed -n '/^\[\[test\]\]/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml) $(basename $(notdir $(wildcard tests/*/tests/*.rs))))
 BED := cargo run --quiet --package test-cluster --
 
 CRD := crds/projections.projectionist.dev.yaml
@@ -38,8 +40,18 @@ help: ## List the targets
 build: packages ## Compile everything for development
 	cargo build --workspace --all-targets
 
+# The scenarios wait for a cluster most of the time, so all other tests run beside them. What they print comes at the end.
 test: prepare ## Run all tests, on real servers and a real cluster
-	cargo test --workspace
+	cargo test --workspace --no-run
+	@mkdir -p $(TARGET_DIR)/generated; \
+	cargo test --workspace --test scenarios > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
+	trap 'kill $$scenarios 2> /dev/null' INT TERM; failed=; \
+	cargo test --no-fail-fast --workspace --lib --bins $(OTHER_TESTS:%=--test %) || failed="$$failed others"; \
+	cargo test --workspace --doc || failed="$$failed documentation"; \
+	echo "The scenarios on the cluster go on; what they print comes when they have ended."; \
+	wait $$scenarios || failed="$$failed scenarios"; \
+	cat $(TARGET_DIR)/generated/scenarios.log; \
+	[ -z "$$failed" ] || { echo "tests failed:$$failed" >&2; exit 1; }
 
 campaign: prepare ## Let every kind of fault happen at every write of the operator (hours; `make test` plays a sample)
 	PROJECTIONIST_CAMPAIGN=all cargo test --package projectionist --test campaign a_fault_at_any_write -- --nocapture
