@@ -77,7 +77,7 @@ lint: packages $(DENY) ## Check format, clippy, licences, and that the generated
 	helm=$$($(BED) program helm) && $$helm $(RENDER) > $(TARGET_DIR)/generated/manifest.yaml
 	diff -u $(MANIFEST) $(TARGET_DIR)/generated/manifest.yaml || { echo "$(MANIFEST) is out of date: run make generate" >&2; exit 1; }
 
-generate: packages ## Write crds/, the chart's copy of it and manifests/ anew from code and chart
+generate: packages ## Write crds/, the chart's copy of it and manifests/ from code and chart
 	@mkdir -p $(dir $(CRD)) $(dir $(CHART_CRD)) $(dir $(MANIFEST)) $(TARGET_DIR)/generated
 	cargo run --quiet --package projectionist -- crd > $(TARGET_DIR)/generated/crd.yaml
 	cp $(TARGET_DIR)/generated/crd.yaml $(CRD)

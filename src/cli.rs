@@ -85,8 +85,8 @@ pub struct OperatorArgs {
     /// The Service in front of the metrics API; the serving certificate is made out to it.
     #[arg(long, env = "PROJECTIONIST_SERVICE", default_value = "projectionist")]
     pub service: String,
-    /// The Secret (`tls.crt`, `tls.key`) in the operator's namespace with a serving certificate that somebody else, such as cert-manager, keeps
-    /// and makes known to the APIServices. Default: one of the operator's own.
+    /// The Secret (`tls.crt`, `tls.key`) in the operator's namespace with a serving certificate that another program, such as cert-manager, renews
+    /// and puts into the APIServices. Default: one of the operator's own.
     #[arg(long, env = "PROJECTIONIST_CERTIFICATE_SECRET")]
     pub certificate_secret: Option<String>,
     /// Serve `external.metrics.k8s.io`. Off where its APIService leads elsewhere.
@@ -216,7 +216,7 @@ pub struct SimulateArgs {
     /// Time between two looks of the autoscaler.
     #[arg(long, default_value = "15s")]
     pub sync_period: HumanDuration,
-    /// When it looks first; nobody can choose that, and it changes the result.
+    /// When it looks first; that cannot be chosen on a real cluster, and it changes the result.
     #[arg(long, default_value = "7s")]
     pub phase: HumanDuration,
     /// Who scales out, instead of `spec.scaling.scaleOut`.
@@ -290,7 +290,7 @@ pub struct UninstallArgs {
     /// The Service in front of the metrics API.
     #[arg(long, env = "PROJECTIONIST_SERVICE", default_value = "projectionist")]
     pub service: String,
-    /// APIServices to remove if they lead to that Service: those that were taken over, which nobody else removes.
+    /// APIServices to remove if they lead to that Service: those that were taken over, which Helm does not remove.
     #[arg(long = "api-service", value_delimiter = ',')]
     pub api_services: Vec<String>,
     /// Remove only from these namespaces. Default: all.

@@ -88,8 +88,8 @@ pub struct Scaling {
     /// always the autoscaler's. Default: `Immediate`.
     #[serde(default)]
     pub scale_out: ScaleOut,
-    /// Whether workers may be added before the events come, where the last hours or days were alike. Learnt anew after a restart of the operator,
-    /// for which it takes one hour or day; it never takes a worker away. Default: `None`.
+    /// Whether workers may be added before the events come, where the last hours or days were alike. Learnt again after a restart of the operator,
+    /// which takes one hour or day; it never takes a worker away. Default: `None`.
     #[serde(default)]
     pub look_ahead: LookAhead,
     /// The unit of parallelism: more workers than shards would idle. `Auto` or a number from 1 to 1024. Default: `Auto`.
@@ -179,7 +179,7 @@ pub enum Autoscaler {
     /// A HorizontalPodAutoscaler that the operator makes.
     #[default]
     Managed,
-    /// Nobody, or an autoscaler of the team's own; the metrics are served all the same.
+    /// No autoscaler, or one of the team's own; the metrics are served all the same.
     None,
 }
 

@@ -67,6 +67,6 @@ mod tests {
         assert_eq!(at(15, 1_210).map(|last| last.ratio().round()), Some(2.0));
         assert_eq!(at(20, 1_300), Some(Prediction { expected: 100.0, came: 100.0 }));
         assert_eq!(at(500, 1_400), None, "nobody looked for long");
-        assert_eq!(at(510, 3), None, "the counter began anew");
+        assert_eq!(at(510, 3), None, "the counter started over");
     }
 }

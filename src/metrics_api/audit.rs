@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use http::{Method, StatusCode};
 
 /// The name of a caller that is not identified.
-pub(super) const NOBODY: &str = "";
+pub(super) const UNKNOWN_CALLER: &str = "";
 
 /// A request that is denied.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Denied<'a> {
     /// Where its connection came from: the front proxy, for callers that it passes on.
     pub(super) from: SocketAddr,
-    /// The caller's name; [`NOBODY`] where it is not known.
+    /// The caller's name; [`UNKNOWN_CALLER`] where it is not known.
     pub(super) user: &'a str,
     pub(super) method: &'a Method,
     /// As it was sent, without the query. Bounded, and written with escapes.

@@ -38,7 +38,7 @@ pub struct User {
 
 impl User {
     /// Adds the group of authenticated callers, unless the caller is anonymous: otherwise what is granted to every authenticated user would be
-    /// granted to everyone.
+    /// granted to all users.
     pub(super) fn authenticated(mut self) -> Self {
         if self.name != ANONYMOUS && !self.groups.contains(UNAUTHENTICATED) {
             self.groups.insert(AUTHENTICATED.to_owned());

@@ -103,7 +103,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if target == Target::Health && method == Method::GET {
             return reply::text("ok");
         }
-        let mut request = Denied { from: peer.from(), user: audit::NOBODY, method, path };
+        let mut request = Denied { from: peer.from(), user: audit::UNKNOWN_CALLER, method, path };
         let user = match self.user(headers, peer).await {
             Ok(user) => user,
             Err(why) => return why.answer(request, &self.metrics),
@@ -269,9 +269,9 @@ impl Unidentified {
     /// The caller learns only that it is not known (401); the audit log says why.
     fn answer(self, request: Denied<'_>, metrics: &ApiMetrics) -> Answer {
         let why = match self {
-            Self::Stranger => "the client certificate is of nobody who is believed, or not valid now",
+            Self::Stranger => "the client certificate is not signed by a trusted authority, or not valid now",
             Self::Nameless => "neither a caller passed on by the front proxy, nor a client certificate, nor a token",
-            Self::WrongToken => "the token is nobody's",
+            Self::WrongToken => "the token is not valid",
             Self::TooOften { first } => return too_many(request, first, metrics),
             Self::TooEarly => {
                 let message = "the authorities of client certificates have not been read yet: try again in a moment";
@@ -317,7 +317,7 @@ fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
 fn too_many(request: Denied<'_>, first: bool, metrics: &ApiMetrics) -> Answer {
     metrics.throttled.inc();
     let who = match request.user {
-        audit::NOBODY => "somebody at this address who is not known".to_owned(),
+        audit::UNKNOWN_CALLER => "an unknown caller at this address".to_owned(),
         user => format!("User {user:?}"),
     };
     if first {

@@ -253,7 +253,7 @@ async fn connection<V: MetricValues, R: Reviews>(
         .keep_alive_interval(Duration::from_secs(30));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let nobody = async {
+    let unidentified = async {
         tokio::time::sleep(IDENTIFIED_WITHIN).await;
         if peer.is_known() || permit.is_vouched_for() {
             std::future::pending::<()>().await;
@@ -262,7 +262,7 @@ async fn connection<V: MetricValues, R: Reviews>(
     let time_to_go = async {
         tokio::select! {
             () = tokio::time::sleep(age) => {}
-            () = nobody => return,
+            () = unidentified => return,
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
         let asked = async {

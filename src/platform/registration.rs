@@ -39,7 +39,7 @@ impl Registration {
         match self {
             Self::Ours => None,
             Self::Missing => Some(format!(
-                "there is no APIService {api_service}, so that nobody serves {group}: run `helm upgrade`, or install with {setting}=false"
+                "there is no APIService {api_service}, so {group} is not served: run `helm upgrade`, or install with {setting}=false"
             )),
             Self::Foreign(holder) => Some(format!(
                 "the APIService {api_service} leads to {holder} and is left to it, so that autoscalers read {group} there and not here: install with apiServices.takeOver=true to have it taken over (and with metricsApi.delegate to have that adapter asked for the rest), or remove that adapter with its APIService and run `helm upgrade`, or install with {setting}=false"

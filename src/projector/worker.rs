@@ -156,7 +156,7 @@ impl Worker {
         let mine =
             (0_u32..).zip(&view.owners).filter(|(_, owner)| owner.as_ref() == Some(&self.me)).map(|(shard, _)| shard);
         if !mine.eq(self.held.keys().copied()) {
-            tracing::warn!(since = ?since.elapsed(), "the checkpoint table says otherwise about whose shards these are: reading it anew");
+            tracing::warn!(since = ?since.elapsed(), "the checkpoint table names other owners of shards: reading it again");
             return self.reload().await;
         }
         let Some(change) = self.change(view) else { return Ok(()) };

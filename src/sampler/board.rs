@@ -289,8 +289,8 @@ fn required_before(projection: &Projection) -> Option<u32> {
     projection.status.as_ref()?.required_workers()
 }
 
-/// Where the checkpoint was stuck by the last word about this spec: an alert that is on must not go off because the operator starts anew.
-/// A checkpoint that was not stuck yet is watched anew, since nobody writes down when it moved last: that would cost a write for each move.
+/// Where the checkpoint was stuck by the last word about this spec: an alert that is on must not go off because the operator restarts.
+/// A checkpoint that was not stuck yet is watched from now on, since the time of its last move is not recorded: that would cost a write for each move.
 fn stuck_at(projection: &Projection) -> Option<String> {
     let status = projection.status.as_ref()?;
     let stuck = status.conditions.iter().any(|condition| {

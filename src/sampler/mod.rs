@@ -127,7 +127,7 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
             () = &mut shutdown => return,
             result = changed.changed() => match result {
                 Ok(()) => resync = true,
-                // Nobody will tell of changes any more: the operator is ending.
+                // The sender of changes is gone: the operator is ending.
                 Err(_) => return,
             },
             changed = following.changed() => match changed {
@@ -157,7 +157,7 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
                     metrics.snapshots.fetch_add(1, Ordering::Relaxed);
                     publish_at = Some(Instant::now() + PUBLISH_EVERY);
                 }
-                // Only after publishing: whoever is told looks there.
+                // Only after publishing: the receivers look there.
                 board.tell(|key| !matches!(changes.try_send(key), Err(mpsc::error::TrySendError::Full(_))));
                 if board.all_answered() {
                     first_round.send_if_modified(|done| !std::mem::replace(done, true));

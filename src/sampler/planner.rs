@@ -247,7 +247,7 @@ impl Planner {
     fn report(&self, key: ProjectionKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {
         self.metrics.count(false);
         let valid_until = Instant::now() + valid_for(REFRESH_EVERY);
-        // Nobody listens any more when the operator ends.
+        // The receiver is gone when the operator ends.
         let _ =
             self.reports.send(Reported { key, uid, generation, read_store: None, result: Err(unknown), valid_until });
     }

@@ -58,7 +58,7 @@ pub(super) async fn poll<P: Probe>(
         let valid = valid_for(interval);
         let mut report = |ask: &Ask<P::Question>, result: Result<_, _>| {
             metrics.count(result.is_ok());
-            // Nobody listens any more when the operator ends.
+            // The receiver is gone when the operator ends.
             let _ = reports.send(Reported {
                 key: ask.key.clone(),
                 uid: Arc::clone(&ask.uid),

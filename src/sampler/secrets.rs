@@ -55,7 +55,7 @@ struct Entry {
 }
 
 impl SecretCache {
-    /// Forgets names that nobody needs and reads those that are missing or old. True when any says something else than before.
+    /// Forgets names that are no longer needed and reads those that are missing or old. True when any says something else than before.
     pub(super) async fn refresh(&mut self, needed: HashSet<ConnectionName>, secrets: &Arc<dyn Secrets>) -> bool {
         let mut changed = false;
         self.entries.retain(|name, _| needed.contains(name));
@@ -86,7 +86,7 @@ impl SecretCache {
         changed
     }
 
-    /// Makes these be read anew, unless that has only just been done.
+    /// Makes these be read again, unless that was only just done.
     pub(super) fn distrust(&mut self, names: impl IntoIterator<Item = ConnectionName>) {
         let now = Instant::now();
         for name in names {

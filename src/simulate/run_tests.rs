@@ -96,7 +96,7 @@ fn the_autoscaler_looks_at_its_phase_and_then_every_period() {
     assert_eq!(run.changes(), [(seconds(4), 1, 5), (seconds(19), 5, 10), (seconds(34), 10, 20), (seconds(49), 20, 30)]);
 }
 
-/// Asks for so many workers at each look, without anybody else.
+/// Asks for so many workers at each look, without another writer.
 struct ByLook {
     behavior: Option<Behavior>,
     wanted: Vec<i64>,

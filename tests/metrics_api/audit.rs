@@ -1,4 +1,4 @@
-//! What the log says of requests that were denied: enough for whoever audits, and nothing for whoever steals.
+//! What the log says of requests that were denied: enough for an auditor, and nothing for a thief.
 
 use std::{
     io::Write,
@@ -55,7 +55,7 @@ async fn each_request_that_is_denied_leaves_one_line_that_says_whose_it_was_and_
     for (identity, headers, code, says) in [
         (None, &[][..], 401, vec![r#"user="""#, "code=401", "neither"]),
         (forged, AS_MASTER, 401, vec![r#"user="""#, "code=401", "the client certificate"]),
-        (None, &[("Authorization", "Bearer canary")], 401, vec![r#"user="""#, "code=401", "the token is nobody's"]),
+        (None, &[("Authorization", "Bearer canary")], 401, vec![r#"user="""#, "code=401", "the token is not valid"]),
         (proxy(), &[("X-Remote-User", "bob")], 403, vec![r#"user="bob""#, "code=403", "no role"]),
         (Some(server.users.client("eve")), &[], 403, vec![r#"user="eve""#, "code=403", "no role"]),
     ] {
@@ -103,7 +103,7 @@ async fn a_token_is_never_repeated_in_an_answer_or_a_log() {
         assert!(!String::from_utf8_lossy(answer.body()).contains(CANARY), "{path}");
         assert!(!format!("{:?}", answer.headers()).contains(CANARY), "{path}");
     }
-    // Somebody known by certificate is denied: the line for whoever audits is there, and the token beside it is not.
+    // A caller known by certificate is denied: the line for the auditor is there, and the token beside it is not.
     let mut denied = server.connect(Some(server.users.client("bob"))).await;
     assert_eq!(denied.send("GET", METRIC, &[("Authorization", &bearer)]).await.status(), 403);
     let log = log.text();

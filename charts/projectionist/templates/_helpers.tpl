@@ -133,12 +133,12 @@ Those of them that Helm makes. One that another adapter made is not Helm's to ma
 {{- toYaml $all -}}
 {{- end -}}
 
-{{/* The ServiceAccount under which they are asked: whoever gets its token can do no more than read their metrics. */}}
+{{/* The ServiceAccount under which they are asked: its token allows no more than reading their metrics. */}}
 {{- define "projectionist.delegateAccount" -}}
 {{ include "projectionist.fullname" . }}-delegate
 {{- end -}}
 
-{{/* The Secret with the serving certificate: not the same whoever keeps it, so that two never write one. */}}
+{{/* The Secret with the serving certificate: another name for each way to renew it, so that two never write one. */}}
 {{- define "projectionist.certificateSecret" -}}
 {{ include "projectionist.fullname" . }}-serving-{{ if .Values.certManager.enabled }}tls{{ else }}cert{{ end }}
 {{- end -}}

@@ -52,7 +52,7 @@ pub struct Request {
 pub enum Reply {
     /// What it says.
     Answered(Payload),
-    /// No one listens to the subject: there is no JetStream for this account, or none of that domain.
+    /// The subject has no listener: there is no JetStream for this account, or none of that domain.
     NoResponder,
 }
 

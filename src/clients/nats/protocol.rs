@@ -24,7 +24,7 @@ pub enum Payload {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Message {
     pub(super) subject: String,
-    /// The status in the headers, such as 503: no one listens to the subject that was asked.
+    /// The status in the headers, such as 503: the subject that was asked has no listener.
     pub(super) status: Option<u16>,
     pub(super) payload: Payload,
 }

@@ -80,7 +80,7 @@ fn by_io(error: &io::Error, context: &str) -> Option<(Reason, String)> {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Some((
             Reason::ConnectionRefused,
-            "nobody listens at the address: is the server up, and do host and port in the Secret and the network policies fit?"
+            "no server listens at the address: is it up, and do host and port in the Secret and the network policies fit?"
                 .to_owned(),
         )),
         io::ErrorKind::TimedOut => Some((Reason::TimedOut, "the server did not answer in time".to_owned())),

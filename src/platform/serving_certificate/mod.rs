@@ -299,13 +299,13 @@ impl Keeper {
 /// The patch that makes an APIService trust these authorities; `None` if it trusts them already.
 fn distrusts(service: &APIService, authorities: &[&str], lingering: bool) -> Option<serde_json::Value> {
     let spec = service.spec.as_ref();
-    let anybody = spec.and_then(|spec| spec.insecure_skip_tls_verify) == Some(true);
+    let unverified = spec.and_then(|spec| spec.insecure_skip_tls_verify) == Some(true);
     let held = spec.and_then(|spec| spec.ca_bundle.as_ref()).map(|held| String::from_utf8_lossy(&held.0).into_owned());
     // An APIService that skips TLS verification can have no `caBundle`, so that this overwrites none.
     let ca_bundle = trust::ca_bundle(held.as_deref().unwrap_or_default(), authorities, lingering)?;
     Some(json!({
         "metadata": {"resourceVersion": service.resource_version()},
-        "spec": {"caBundle": ByteString(ca_bundle.into_bytes()), "insecureSkipTLSVerify": anybody.then_some(false)},
+        "spec": {"caBundle": ByteString(ca_bundle.into_bytes()), "insecureSkipTLSVerify": unverified.then_some(false)},
     }))
 }
 
@@ -326,22 +326,22 @@ mod tests {
             certificate::issue("projectionist", "system", now).unwrap(),
             certificate::issue("projectionist", "system", now).unwrap(),
         );
-        let holding = |ca: Option<&str>, anybody: bool| APIService {
+        let holding = |ca: Option<&str>, unverified: bool| APIService {
             spec: Some(APIServiceSpec {
                 ca_bundle: ca.map(|ca| ByteString(ca.as_bytes().to_vec())),
-                insecure_skip_tls_verify: anybody.then_some(true),
+                insecure_skip_tls_verify: unverified.then_some(true),
                 ..APIServiceSpec::default()
             }),
             ..APIService::default()
         };
         let ca = ours.ca_pem.as_str();
-        for (held, anybody, good) in
+        for (held, unverified, good) in
             [(Some(ca), false, true), (Some(&*old.ca_pem), false, false), (None, false, false), (None, true, false)]
         {
-            let change = distrusts(&holding(held, anybody), &[ca], false);
-            assert_eq!(change.is_none(), good, "{held:?} {anybody}");
+            let change = distrusts(&holding(held, unverified), &[ca], false);
+            assert_eq!(change.is_none(), good, "{held:?} {unverified}");
             if let Some(change) = change {
-                assert_eq!(change["spec"]["insecureSkipTLSVerify"].as_bool(), anybody.then_some(false));
+                assert_eq!(change["spec"]["insecureSkipTLSVerify"].as_bool(), unverified.then_some(false));
             }
         }
     }

@@ -73,7 +73,7 @@ pub(super) async fn make(
     // Not forced: an APIService that another client has made meanwhile stays that client's.
     let applied = services.patch(name, &PatchParams::apply(names::FIELD_MANAGER), &Patch::Apply(made)).await;
     match applied {
-        Ok(_) => tracing::info!("made the APIService {name}, which nobody had"),
+        Ok(_) => tracing::info!("created the APIService {name}, which did not exist"),
         Err(source) => return Err(KeepError::ApiService { name: name.to_owned(), source }),
     }
     Ok(true)

@@ -37,7 +37,7 @@ impl Worker {
             self.committed(&rows);
             return Ok(());
         }
-        tracing::warn!("a checkpoint is no longer this worker's, or somebody moved it: reading the table anew");
+        tracing::warn!("a checkpoint belongs to another worker or was moved: reading the checkpoint table again");
         self.reload().await
     }
 
@@ -80,7 +80,7 @@ impl Worker {
                 self.roll_back().await?;
                 tracing::warn!(
                     events = done.len(),
-                    "a checkpoint is no longer this worker's, or somebody moved it: rolled the batch back and read the table anew"
+                    "a checkpoint belongs to another worker or was moved: the batch is rolled back, reading the checkpoint table again"
                 );
                 return self.reload().await;
             }

@@ -7,7 +7,7 @@
 //! at which a projector passed its position and the next poll, and none below the oldest gap that is remembered.
 //!
 //! Of several rows of a checkpoint the furthest counts: which shard an event belongs to is not known here, so whatever one of the rows has passed
-//! may have been skipped. Rather is an event told that a slower shard will handle than one not told that nobody will.
+//! may have been skipped. An event that a slower shard will still handle may be reported; one that no shard will handle must be.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

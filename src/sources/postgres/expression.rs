@@ -1,4 +1,4 @@
-//! An SQL expression that somebody wrote into a spec: whether it is one expression over one row, as far as that can be told without
+//! An SQL expression from a spec: whether it is one expression over one row, as far as that can be told without
 //! running it. The server has the last word.
 
 use tokio_postgres::{Client, Error, types::Type};

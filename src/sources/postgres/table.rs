@@ -25,7 +25,7 @@ use crate::{
 
 /// How many events the run without a gap is followed over in one poll.
 const DENSE_RUN: u32 = 10_000;
-/// So many polls in a row come soon when the safe head lags behind the head; then whoever holds it back is no short transaction.
+/// So many polls in a row come soon when the safe head lags behind the head; after that, what holds it back is no short transaction.
 const SOON_POLLS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

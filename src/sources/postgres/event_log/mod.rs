@@ -6,7 +6,7 @@
 //!
 //! A transaction that writes holds `RowExclusiveLock` on the table (or a partition of it) from before its position is handed out until it has
 //! ended; one that drew a position holds the same lock on the sequence, from before the draw, also when the draw was in a savepoint that was
-//! rolled back. Stronger locks do not matter: whoever holds one and then writes holds this one as well, and `VACUUM` or `CREATE INDEX` must not
+//! rolled back. Stronger locks do not matter: a transaction that holds one and then writes holds this one as well, and `VACUUM` or `CREATE INDEX` must not
 //! look like writers. The lock is let go after the commit has become visible.
 //!
 //! A transaction that only deletes or updates rows holds the lock on the table as well. Where the position is `generated always as
@@ -271,7 +271,7 @@ impl Follower {
     }
 
     /// From where [`Log::dense_until`] should be asked before [`Self::observe`], if its answer can help: the last safe head, or else the
-    /// checkpoint, a position that somebody has found to be safe before.
+    /// checkpoint, a position that was found to be safe before.
     pub fn dense_from(&self, look: &Look, checkpoint: Option<Position>) -> Option<Position> {
         if look.writers.is_empty() || self.head.is_some_and(|before| look.head < before) {
             return None;
@@ -294,7 +294,7 @@ impl Follower {
         Some(BlockingWriter { pid, open_for, holds_for: Duration::ZERO, session })
     }
 
-    /// Takes in a look, with the end of the run without a gap where that was asked for, and returns the safe head. Starts anew when the
+    /// Takes in a look, with the end of the run without a gap where that was asked for, and returns the safe head. Starts over when the
     /// log went back.
     pub fn observe(&mut self, look: &Look, dense_until: Option<Position>) -> Option<Position> {
         if self.went_back(look) {

@@ -79,7 +79,7 @@ struct Facts {
     keys: Vec<String>,
     /// A part that no index vouches for.
     unvouched: Option<String>,
-    /// One sequence that never begins anew feeds the position.
+    /// One sequence that never starts over feeds the position.
     one_sequence: bool,
 }
 
