@@ -159,6 +159,16 @@ reasons! {
     EventTimeInFuture,
     /// A pooler stands between us and the server, so that notifications do not arrive.
     PooledConnection,
+    /// The source gives workers no more events before they have acknowledged those that they hold.
+    DeliveryStopped,
+    /// Events are held by consumers that do nothing with them.
+    HeldByIdleConsumer,
+    /// Events wait, and the source has no consumer for them.
+    NoConsumer,
+    /// Events were set aside after failing.
+    EventsParked,
+    /// Numbers are older or less precise than they should be.
+    Estimated,
     /// Far more events came at once than ever before.
     HeadJumped,
     /// The source deletes events before they are handled.

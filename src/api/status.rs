@@ -30,6 +30,9 @@ pub struct ProjectionStatus {
     /// Age in seconds of the oldest unprocessed event, 0 when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub staleness_seconds: Option<f64>,
+    /// Events that were set aside after failing, such as dead letters; absent where the source keeps none or does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<i64>,
     /// How many workers are needed, asked for and ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkersStatus>,

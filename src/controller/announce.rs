@@ -17,6 +17,18 @@ pub struct Announcement {
     pub note: String,
 }
 
+/// Reasons that deserve an Event although their condition is True. How many events are parked is announced by itself.
+const REMARKABLE: [Reason; 8] = [
+    Reason::EventTimeInFuture,
+    Reason::HeadJumped,
+    Reason::OnlyUpperBound,
+    Reason::PooledConnection,
+    Reason::DeliveryStopped,
+    Reason::HeldByIdleConsumer,
+    Reason::NoConsumer,
+    Reason::Estimated,
+];
+
 /// Longer notes are refused.
 const LONGEST_NOTE: usize = 1_000;
 
@@ -30,8 +42,24 @@ pub fn announcements(before: &ProjectionStatus, after: &ProjectionStatus) -> Vec
         // Ready repeats what another condition says.
         all.extend(announcement.filter(|one| !all.iter().any(|other| other.reason == one.reason)));
     }
+    all.extend(parked(before, after));
     all.extend(scaled(before, after));
     all
+}
+
+/// More events are set aside than before.
+fn parked(before: &ProjectionStatus, after: &ProjectionStatus) -> Option<Announcement> {
+    let now = after.parked.filter(|now| *now > before.parked.unwrap_or(0))?;
+    let note = match before.parked {
+        Some(was) => format!("{now} events are set aside after failing, {was} before"),
+        None => format!("{now} events are set aside after failing"),
+    };
+    Some(Announcement {
+        warning: true,
+        reason: Reason::EventsParked.as_str().to_owned(),
+        action: "ObserveParked".to_owned(),
+        note,
+    })
 }
 
 fn find(status: &ProjectionStatus, type_: ConditionType) -> Option<&Condition> {
@@ -59,9 +87,7 @@ fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> 
         }
         return Some(announcement(true, &now.reason, type_, &now.message));
     }
-    let remarkable = [Reason::EventTimeInFuture, Reason::HeadJumped, Reason::OnlyUpperBound, Reason::PooledConnection]
-        .map(Reason::as_str);
-    if now.status == "True" && remarkable.contains(&now.reason.as_str()) {
+    if now.status == "True" && REMARKABLE.map(Reason::as_str).contains(&now.reason.as_str()) {
         let said = before.is_some_and(|before| before.reason == now.reason);
         return (!said).then(|| announcement(true, &now.reason, type_, &now.message));
     }

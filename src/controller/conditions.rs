@@ -14,10 +14,11 @@ use super::{
 };
 use crate::{
     api::{ConditionStatus, ConditionType, HumanDuration, ProjectionStatus, Reason},
-    lag::{BlockingWriter, Cadence, FailedEvent, PassedOver, RetentionRisk, Rewound, SessionInfo},
+    lag::{BlockingWriter, Cadence, FailedEvent, Note, PassedOver, RetentionRisk, Rewound, SessionInfo},
     measure::MeasureError,
     names,
     platform::registration::Unserved,
+    snapshot::Measured,
 };
 
 /// All of them, in the order of [`ConditionType::ALL`].
@@ -175,7 +176,7 @@ fn is_an_answer(reason: Reason) -> bool {
 fn reachable(known: &Known<'_>) -> Verdict {
     let why = known.failure.or(known.measured.as_ref().err());
     match why {
-        None if known.measured.as_ref().is_ok_and(|measured| measured.sample.unheard) => remarkable(
+        None if known.measured.as_ref().is_ok_and(|measured| measured.sample.notes.contains(&Note::PooledConnection)) => remarkable(
             Reason::PooledConnection,
             "the event source and the read store answer. The event source is reached through a connection pooler: spec.source.postgres.eventTable.notifyChannel cannot be listened to, so that new events are seen at the next poll, and workers of the built-in projector refuse to work. Name the server itself in the Secret".to_owned(),
         ),
@@ -233,6 +234,11 @@ fn lag_known(known: &Known<'_>) -> Verdict {
     if let Some(why) = &measured.sample.upper_bound {
         return remarkable(Reason::OnlyUpperBound, format!("pending events are only an upper bound: {why}"));
     }
+    for note in &measured.sample.notes {
+        if let Note::Estimated(why) = note {
+            return remarkable(Reason::Estimated, why.to_string());
+        }
+    }
     holds("pending events and staleness are measured")
 }
 
@@ -258,7 +264,8 @@ fn progressing(known: &Known<'_>) -> Verdict {
     }
     if measured.assessment.stuck && !known.suspended {
         let at = measured.sample.checkpoint_text().map_or_else(String::new, |position| format!(" at {position}"));
-        let why = known.trouble.as_ref().map_or("see the workers' logs", |trouble| &trouble.sentence);
+        let noted = undelivered(known, measured).map_or("see the workers' logs", |(_, why)| why);
+        let why = known.trouble.as_ref().map_or(noted, |trouble| &trouble.sentence);
         return fails(
             Reason::CheckpointFrozen,
             format!("events wait, but the checkpoint has not moved{at} for long: {why}"),
@@ -274,10 +281,37 @@ fn progressing(known: &Known<'_>) -> Verdict {
             format!("the source deletes the oldest event that waits in {}, and {drained}", duration(lost_in)),
         );
     }
+    // The checkpoint moves, or is not known to stand still, so these are not failures; they are reported, and an Event is published.
+    if let Some((reason, why)) = undelivered(known, measured) {
+        return remarkable(reason, why.to_owned());
+    }
+    if measured.sample.parked.is_some_and(|parked| parked > 0) {
+        return remarkable(
+            Reason::EventsParked,
+            "events were set aside after failing (status.parked says how many), and are not handled before they are returned: see why they fail, correct that, and return them".to_owned(),
+        );
+    }
     if measured.sample.all_held_back() {
         return holds("what waits may not be read yet: see the condition HeldBack");
     }
     holds("the checkpoint moves, or nothing waits")
+}
+
+/// Why the source gives workers no events although some wait, if it does not.
+fn undelivered<'a>(known: &Known<'_>, measured: &'a Measured) -> Option<(Reason, &'a str)> {
+    // A source has no consumer as long as no worker runs.
+    let consumers_expected = !known.suspended
+        && match known.workload {
+            WorkloadView::NotWanted => true,
+            WorkloadView::Absent => false,
+            WorkloadView::Present(counts) => counts.ready > 0,
+        };
+    measured.sample.notes.iter().find_map(|note| match note {
+        Note::DeliveryStopped(why) => Some((Reason::DeliveryStopped, &**why)),
+        Note::HeldByIdleConsumer(why) => Some((Reason::HeldByIdleConsumer, &**why)),
+        Note::NoConsumer(why) if consumers_expected => Some((Reason::NoConsumer, &**why)),
+        Note::NoConsumer(_) | Note::PooledConnection | Note::Estimated(_) => None,
+    })
 }
 
 fn failed_event(FailedEvent { shard, position, why }: &FailedEvent, count: usize) -> String {

@@ -40,6 +40,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
             exact: all.pending.exact,
             reason: sample.and_then(|sample| sample.upper_bound.as_deref()).map(str::to_owned),
         }),
+        parked: sample.and_then(|sample| sample.parked).map(|parked| i64::try_from(parked).unwrap_or(i64::MAX)),
         staleness_seconds: assessment
             .and_then(|all| all.staleness)
             .map(|age| (age.as_secs_f64() * 10.0).round() / 10.0),

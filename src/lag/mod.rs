@@ -46,7 +46,7 @@ pub use required::{Limit, Required};
 pub use safe_head::{SafeHead, Writer, WriterId};
 use sample::as_float;
 pub use sample::{
-    BlockingWriter, CheckpointState, EventFaults, FailedEvent, Head, LogHead, PassedOver, Pending, Position, Sample,
-    SessionInfo,
+    BlockingWriter, CheckpointState, EventFaults, FailedEvent, Head, LogHead, Note, PassedOver, Pending, Position,
+    Sample, SessionInfo,
 };
 pub use shards::useful_workers;

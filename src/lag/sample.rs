@@ -155,6 +155,23 @@ pub struct EventFaults {
     pub deleted: u64,
 }
 
+/// What people should know of a source although measuring it works. A text says what is so, where, and what to do; it holds no number that changes
+/// from sample to sample, since each change is written to the status.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Note {
+    /// The source should notify of new events, or the built-in projector should read the notifications, and cannot, since a connection pooler stands
+    /// between.
+    PooledConnection,
+    /// Events wait, and the source gives workers no more of them before they have acknowledged what they hold.
+    DeliveryStopped(Arc<str>),
+    /// Events wait, and no consumer is connected to the source that would be given them.
+    NoConsumer(Arc<str>),
+    /// Events are held by consumers that do nothing with them, and no other consumer is given them.
+    HeldByIdleConsumer(Arc<str>),
+    /// Numbers are older or less precise than they should be, since the source does not tell better ones.
+    Estimated(Arc<str>),
+}
+
 /// One consistent measurement of one projection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -186,9 +203,10 @@ pub struct Sample {
     pub ahead_of_clock: Duration,
     /// The transaction that holds the safe head back, while the safe head is below the raw head.
     pub blocked_by: Option<BlockingWriter>,
-    /// True where the source should notify of new events, or the built-in projector should read the notifications, and cannot, since a pooler stands
-    /// between.
-    pub unheard: bool,
+    /// Events that were set aside after failing, such as dead letters. Absent where the source keeps none or does not tell.
+    pub parked: Option<u64>,
+    /// What people should know although measuring works.
+    pub notes: Vec<Note>,
     /// Events that are not handled although everything else goes on.
     pub faults: EventFaults,
 }
@@ -223,7 +241,8 @@ impl Sample {
             staleness: None,
             ahead_of_clock: Duration::ZERO,
             blocked_by: None,
-            unheard: false,
+            parked: None,
+            notes: Vec::new(),
             faults: EventFaults::default(),
         }
     }

@@ -161,7 +161,7 @@ fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// A metric's help text and value in Prometheus. Absent for metrics that would only repeat another or have no value.
+/// A metric's help text and value in Prometheus. Absent for metrics that would only repeat another.
 fn shown(metric: Metric) -> Option<(&'static str, Reading)> {
     Some(match metric {
         Metric::RequiredWorkers => ("Workers that hold the lag target, within the bounds", |measured| {
@@ -184,7 +184,10 @@ fn shown(metric: Metric) -> Option<(&'static str, Reading)> {
         Metric::DrainSeconds => ("Seconds until nothing waits, at today's rates", |measured| {
             measured.assessment.drain.map(|drain| drain.as_secs_f64())
         }),
-        Metric::QueueLength | Metric::ParkedEvents => return None,
+        Metric::ParkedEvents => {
+            ("Events set aside after failing, where the source tells", |measured| measured.sample.parked.map(float))
+        }
+        Metric::QueueLength => return None,
     })
 }
 

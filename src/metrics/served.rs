@@ -325,7 +325,7 @@ fn quantity(measured: &Measured, metric: Metric, word: Option<u32>) -> Option<Qu
         Metric::RequiredWorkers => Some(Quantity::count(u64::from(word.unwrap_or(assessment.required.workers)))),
         Metric::ArrivalRate => assessment.rates.arrival.and_then(Quantity::measured),
         Metric::DrainSeconds => assessment.drain.map(Quantity::seconds),
-        Metric::ParkedEvents => None,
+        Metric::ParkedEvents => measured.sample.parked.map(Quantity::count),
     }
 }
 
@@ -334,7 +334,9 @@ fn missing(metric: Metric) -> &'static str {
     match metric {
         Metric::StalenessSeconds => "the oldest unprocessed event has no time",
         Metric::ArrivalRate => "it takes two samples to know a rate",
-        Metric::ParkedEvents => "no event is set aside yet: one that fails stops its shard",
+        Metric::ParkedEvents => {
+            "the source tells of no place where events that failed are kept, or the spec names none"
+        }
         Metric::DrainSeconds => "the backlog does not shrink, or what a worker does is not learnt yet",
         Metric::PendingEvents | Metric::QueueLength | Metric::HeldBackEvents | Metric::RequiredWorkers => {
             "it was not measured"

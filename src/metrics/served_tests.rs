@@ -23,7 +23,8 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         staleness: Some(Duration::from_millis(1_400)),
         ahead_of_clock: Duration::ZERO,
         held_back: 0,
-        unheard: false,
+        parked: (pending == 5).then_some(2),
+        notes: Vec::new(),
         beyond_all_rows: None,
         upper_bound: None,
         blocked_by: None,
@@ -92,6 +93,9 @@ fn a_measured_projection_has_its_values() {
     ] {
         assert_eq!(ask(metric, "projection=orders"), Ok(vec![value.to_owned()]));
     }
+    let parked = Metric::ParkedEvents.external_name();
+    assert_eq!(ask(parked, "projection=still-good"), Ok(vec!["still-good=2".to_owned()]));
+    assert!(matches!(ask(parked, "projection=orders"), Err(ValueError::Unavailable(_))), "unknown, not zero");
 }
 
 #[test]
@@ -219,7 +223,7 @@ fn a_projection_by_name_has_one_value_or_a_reason() {
         refusal("orders/parked_events", "", ""),
         (
             "unavailable",
-            "parked_events of the Projection shop/orders is unknown: no event is set aside yet: one that fails stops its shard".into()
+            "parked_events of the Projection shop/orders is unknown: the source tells of no place where events that failed are kept, or the spec names none".into()
         )
     );
     assert_eq!(

@@ -353,6 +353,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
             (assessment.staleness.map(|staleness| staleness > target), assessment.cadence_breaks_target),
             measured.sample.held_by().map(|writer| writer.pid),
             measured.sample.faults.clone(),
+            (measured.sample.notes.clone(), measured.sample.parked.is_some_and(|parked| parked > 0)),
         )
     };
     if decides(old) != decides(new) {
@@ -361,7 +362,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
     let numbers = |measured: &Measured| {
         (
             measured.assessment.pending,
-            measured.sample.held_back,
+            (measured.sample.held_back, measured.sample.parked),
             measured.sample.head.clone(),
             measured.sample.checkpoint.clone(),
             measured.assessment.staleness,

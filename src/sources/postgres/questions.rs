@@ -14,6 +14,14 @@ pub(super) struct Wanted {
     pub(super) checkpoint: Checkpoint,
 }
 
+impl Wanted {
+    /// Notifications should reach the operator, or workers of the built-in projector.
+    pub(super) fn wants_notifications(&self) -> bool {
+        let question = &self.ask.question;
+        question.notify_channel.is_some() || matches!(question.rows, CheckpointRows::Numbered(_))
+    }
+}
+
 /// Event table and checkpoint of one projection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Question {

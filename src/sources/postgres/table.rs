@@ -16,9 +16,9 @@ use super::{
     sharded::{ShardCounts, ShardsTold},
 };
 use crate::{
-    api::{CheckpointRows, EventTable, Reason},
+    api::{EventTable, Reason},
     clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
-    lag::{BlockingWriter, CheckpointState, EventFaults, Head, LogHead, Pending, Position, Sample},
+    lag::{BlockingWriter, CheckpointState, EventFaults, Head, LogHead, Note, Pending, Position, Sample},
     measure::{MeasureError, ProjectionKey},
     read_stores::Checkpoint,
 };
@@ -157,9 +157,8 @@ impl Table {
                 beyond_all_rows: told.as_ref().and_then(|told| told.certain),
                 upper_bound: wanted.checkpoint.bound.clone(),
                 blocked_by: blocked_by.clone(),
-                unheard: pooled
-                    && (wanted.ask.question.notify_channel.is_some()
-                        || matches!(wanted.ask.question.rows, CheckpointRows::Numbered(_))),
+                parked: None,
+                notes: (pooled && wanted.wants_notifications()).then_some(Note::PooledConnection).into_iter().collect(),
                 faults: EventFaults {
                     failed: wanted.checkpoint.failed.clone(),
                     passed_over: self.audit.passed_over(&wanted.ask.key),
