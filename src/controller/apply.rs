@@ -19,7 +19,7 @@ use super::{
     live::Live,
     parts::{Desired, Owner, Part, contains, fingerprint, restrict},
     plan::Plan,
-    plan_scale::ScalePlan,
+    plan::scale::ScalePlan,
     scale::{ScaleTarget, Scaling},
     unapplied::{Unapplied, failed, is_of_a_predecessor},
 };

@@ -13,12 +13,11 @@ use super::{
     apply::Applier,
     existing::ExistingWorkloads,
     index::LiveIndex,
-    plan_autoscaler::ServerAbilities,
-    plan_builtin_pods::WorkerDefaults,
+    plan::{autoscaler::ServerAbilities, builtin_pods::WorkerDefaults},
     pod_look::PodLook,
     queue::{Ended, Queue},
     reconcile::Reconciler,
-    report::Reports,
+    status::report::Reports,
 };
 use crate::{
     api::Projection, measure::ProjectionKey, metrics::ControllerMetrics, platform::registration::Unserved,

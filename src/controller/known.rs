@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{live::WorkerCounts, trouble::Trouble};
+use super::{live::WorkerCounts, status::trouble::Trouble};
 use crate::{api::Reason, measure::MeasureError, snapshot::Measured};
 
 /// Why the Projection does not run as asked, as far as the cluster is concerned.

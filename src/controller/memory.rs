@@ -6,8 +6,13 @@ use std::{
 };
 
 use super::{
-    apply::Memos, autoscaler::AutoscalerMemory, known::Problem, live::Live, plan::Plan, pod_look::PodMemory,
-    report::Stored, scale_out::ScaleOut,
+    apply::Memos,
+    autoscaler::AutoscalerMemory,
+    known::Problem,
+    live::Live,
+    plan::{Plan, scale_out::ScaleOut},
+    pod_look::PodMemory,
+    status::report::Stored,
 };
 use crate::api::{Projection, ProjectionStatus};
 

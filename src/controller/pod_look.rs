@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{
     live::Live,
-    trouble::{Cause, Diagnosis, Lack, Looked, PodReport, Trouble, diagnose, read_pods},
+    status::trouble::{Cause, Diagnosis, Lack, Looked, PodReport, Trouble, diagnose, read_pods},
 };
 use crate::platform::errors::in_words;
 

@@ -6,9 +6,11 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerSpec;
 use serde_json::Value;
 
 use super::{
-    plan_autoscaler::{ServerAbilities, Target, plan_autoscaler},
-    plan_scale::{ScalePlan, ScaleView, plan_scale},
-    scale_out::ScaleOut,
+    plan::{
+        autoscaler::{ServerAbilities, Target, plan_autoscaler},
+        scale::{ScalePlan, ScaleView, plan_scale},
+        scale_out::ScaleOut,
+    },
     validate::{Invalid, Validated, WorkerBounds, validate},
 };
 use crate::api::Projection;

@@ -12,10 +12,8 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    announce::announcements,
     apply::Applier,
     autoscaler::Standing,
-    conditions::metrics_not_served,
     existing::{ExistingWorkloads, Look},
     index::{CONFIRM_WITHIN, LiveIndex},
     known::{Known, Problem, WorkloadView},
@@ -23,20 +21,22 @@ use super::{
     memory::{Gathered, Memory, Outcome, Refusal, Tried},
     obstacles::{made_by_us, missing, rival, uncollected},
     parts::{Owner, Part},
+    plan::autoscaler::ServerAbilities,
+    plan::builtin_pods::WorkerDefaults,
     plan::plan,
-    plan_autoscaler::ServerAbilities,
-    plan_builtin_pods::WorkerDefaults,
-    plan_scale::{ScalePlan, ScaleView},
+    plan::scale::{ScalePlan, ScaleView},
     pod_look::PodLook,
     queue::{Ended, backoff},
-    report::{Reports, Stored, Unwritten},
     scale::ScaleTarget,
-    status::{next_status, workers},
-    unapplied::Unapplied,
-    urgency::{
+    status::announce::announcements,
+    status::conditions::metrics_not_served,
+    status::report::{Reports, Stored, Unwritten},
+    status::urgency::{
         COUNTS_EVERY, COUNTS_SETTLE, FIRST_WORD, Pace, Urgency, has_only_begun, numbers_every, urgency,
         waits_for_first_sample,
     },
+    status::{next_status, workers},
+    unapplied::Unapplied,
     validate::{Validated, Workload, validate},
 };
 use crate::{

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{
     known::Problem,
     parts::{Owner, Part},
-    plan_scale::ScalePlan,
+    plan::scale::ScalePlan,
     unapplied::{Unapplied, problem},
 };
 use crate::{

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{parts::Owner, plan_builtin_pods::BuiltinPods};
+use super::{parts::Owner, plan::builtin_pods::BuiltinPods};
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,

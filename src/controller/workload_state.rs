@@ -10,7 +10,7 @@ use super::{
     memory::Memory,
     parts::Part,
     reconcile::Reconciler,
-    trouble::{Looked, rollout},
+    status::trouble::{Looked, rollout},
     validate::Workload,
 };
 use crate::{

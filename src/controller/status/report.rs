@@ -11,9 +11,10 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{announce::Announcement, parts::Owner};
+use super::announce::Announcement;
 use crate::{
     api::{Projection, ProjectionStatus},
+    controller::parts::Owner,
     names,
     platform::errors::in_words,
 };

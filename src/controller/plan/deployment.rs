@@ -2,10 +2,9 @@
 
 use serde_json::{Map, json};
 
-use super::{
+use super::{builtin_pods::WorkerDefaults, pods::plan_pods};
+use crate::controller::{
     parts::{Desired, Owner, Part, worker_labels},
-    plan_builtin_pods::WorkerDefaults,
-    plan_pods::plan_pods,
     validate::{Environment, Pods},
 };
 

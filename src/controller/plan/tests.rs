@@ -3,14 +3,17 @@
 use serde_json::{Value, json};
 
 use super::{
-    parts::Part,
-    plan::{Plan, plan},
-    plan_autoscaler::ServerAbilities,
-    plan_builtin_pods::WorkerDefaults,
-    plan_scale::{ScalePlan, ScaleView},
-    validate::validate,
+    Plan,
+    autoscaler::ServerAbilities,
+    builtin_pods::WorkerDefaults,
+    plan,
+    scale::{ScalePlan, ScaleView},
 };
-use crate::{api::Projection, names};
+use crate::{
+    api::Projection,
+    controller::{parts::Part, validate::validate},
+    names,
+};
 
 const HEAD: &str = r"
 apiVersion: projectionist.dev/v1alpha1
@@ -361,8 +364,5 @@ fn the_built_in_workers_run_where_and_as_the_projection_says_and_else_as_the_ope
     let reserved = BUILTIN.replace("builtin: {", "builtin: {pod: {labels: {projectionist.dev/projection: x}}, ");
     let refused = validate(&projection(&reserved)).unwrap_err().to_string();
     assert!(refused.contains("spec.projector.builtin.pod.labels[projectionist.dev/projection]"), "{refused}");
-    assert!(
-        "{\"pods\": {}}".parse::<super::plan_builtin_pods::PodDefaults>().is_err(),
-        "an unknown setting is an error"
-    );
+    assert!("{\"pods\": {}}".parse::<super::builtin_pods::PodDefaults>().is_err(), "an unknown setting is an error");
 }

@@ -5,13 +5,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    parts::{Owner, worker_labels},
-    plan_builtin_pods::{WorkerDefaults, plan_builtin_pods},
-    validate::{Environment, Pods},
-};
+use super::builtin_pods::{WorkerDefaults, plan_builtin_pods};
 use crate::{
     api::Connection,
+    controller::{
+        parts::{Owner, worker_labels},
+        validate::{Environment, Pods},
+    },
     names::{self, secret_key, worker_env},
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, json};
 
-use super::parts::{Desired, Owner, Part, worker_labels};
+use crate::controller::parts::{Desired, Owner, Part, worker_labels};
 
 /// The PodDisruptionBudget.
 pub fn plan_budget(owner: &Owner) -> Desired {

@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use super::{
-    live::{Live, WorkerCounts},
-    trouble::{Cause, Diagnosis, Lack, diagnose, read_pods, rollout},
+use super::trouble::{Cause, Diagnosis, Lack, diagnose, read_pods, rollout};
+use crate::{
+    api::Reason,
+    controller::live::{Live, WorkerCounts},
 };
-use crate::api::Reason;
 
 const NOW: &str = "2026-01-01T00:10:00Z";
 

@@ -5,8 +5,11 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::parts::{Owner, Part, fingerprint, worker_labels};
-use crate::{api::WorkerPod, names};
+use crate::{
+    api::WorkerPod,
+    controller::parts::{Owner, Part, fingerprint, worker_labels},
+    names,
+};
 
 /// What the operator's own settings say of the pods that run the built-in projector.
 #[derive(Clone, Debug, Default, PartialEq)]

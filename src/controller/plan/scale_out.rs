@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
-use super::{plan_autoscaler::rules, validate::WorkerBounds};
-use crate::hpa::{Behavior, Scalings};
+use super::autoscaler::rules;
+use crate::{
+    controller::validate::WorkerBounds,
+    hpa::{Behavior, Scalings},
+};
 
 /// What is remembered of one workload's number of workers. Lost with the leadership, as the autoscaler's own memory is with its restart.
 #[derive(Clone, Debug, Default)]

@@ -7,13 +7,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{
-    known::{Known, WorkloadView, none_required, within_target},
-    live::WorkerCounts,
-    trouble::Trouble,
-};
+use super::trouble::Trouble;
 use crate::{
     api::{ConditionStatus, ConditionType, HumanDuration, ProjectionStatus, Reason},
+    controller::{
+        known::{Known, WorkloadView, none_required, within_target},
+        live::WorkerCounts,
+    },
     lag::{BlockingWriter, Cadence, FailedEvent, Note, PassedOver, RetentionRisk, Rewound, SessionInfo},
     measure::MeasureError,
     names,

@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::parts::{Desired, Owner, Part};
-use crate::names;
+use crate::{
+    controller::parts::{Desired, Owner, Part},
+    names,
+};
 
 /// The ConfigMap.
 pub fn plan_configuration(configuration: &Value, owner: &Owner) -> Desired {

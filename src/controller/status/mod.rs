@@ -2,17 +2,29 @@
 //!
 //! What is unknown is absent, never zero.
 
+pub mod announce;
+pub mod conditions;
+mod foreign_message;
+pub mod report;
+#[cfg(test)]
+mod tests;
+pub mod trouble;
+#[cfg(test)]
+mod trouble_tests;
+pub mod urgency;
+
 use jiff::Timestamp;
 
-use super::{
-    conditions::conditions,
-    known::{Known, WorkloadView, none_required, within_target},
-    live::WorkerCounts,
-};
+use self::conditions::conditions;
+
 use crate::{
     api::{
         BoundBy, CadenceStatus, HeadStatus, PassedOverStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus,
         WorkersStatus,
+    },
+    controller::{
+        known::{Known, WorkloadView, none_required, within_target},
+        live::WorkerCounts,
     },
     lag::{Cadence, Limit, PassedOver, Sample},
 };

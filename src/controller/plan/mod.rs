@@ -1,13 +1,26 @@
-//! What the cluster should hold for one Projection: the sum of the `plan_*` decisions. Pure.
+//! What the cluster should hold for one Projection: the sum of the decisions in this folder, one a file. Pure.
 
-use super::{
+pub mod autoscaler;
+mod budget;
+pub mod builtin_pods;
+mod configuration;
+mod deployment;
+mod pods;
+pub mod scale;
+pub mod scale_out;
+#[cfg(test)]
+mod tests;
+
+use self::{
+    autoscaler::{ServerAbilities, Target, plan_autoscaler},
+    budget::plan_budget,
+    builtin_pods::WorkerDefaults,
+    configuration::plan_configuration,
+    deployment::plan_deployment,
+    scale::{ScalePlan, ScaleView, plan_scale},
+};
+use crate::controller::{
     parts::{Desired, Part},
-    plan_autoscaler::{ServerAbilities, Target, plan_autoscaler},
-    plan_budget::plan_budget,
-    plan_builtin_pods::WorkerDefaults,
-    plan_configuration::plan_configuration,
-    plan_deployment::plan_deployment,
-    plan_scale::{ScalePlan, ScaleView, plan_scale},
     validate::{Pods, Validated, Workload},
 };
 

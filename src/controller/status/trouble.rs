@@ -10,11 +10,8 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 
-use super::{
-    live::WorkerCounts,
-    others_message::{one_line, one_line_without},
-};
-use crate::api::Reason;
+use super::foreign_message::{one_line, one_line_without};
+use crate::{api::Reason, controller::live::WorkerCounts};
 
 /// What kept a pod from being a ready worker. The order is that of reporting: what explains most comes first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

@@ -7,14 +7,16 @@ use jiff::Timestamp;
 use super::{
     announce::announcements,
     conditions::metrics_not_served,
-    known::{Known, Problem, WorkloadView},
-    live::WorkerCounts,
-    status::next_status,
+    next_status,
     trouble::Trouble,
     urgency::{Urgency, has_only_begun, numbers_every, urgency, waits_for_first_sample},
 };
 use crate::{
     api::{BoundBy, CadenceStatus, PassedOverStatus, Phase, ProjectionStatus, Reason},
+    controller::{
+        known::{Known, Problem, WorkloadView},
+        live::WorkerCounts,
+    },
     lag::{
         Assessment, AtLeast, BlockingWriter, Cadence, CheckpointState, FailedEvent, Head, Jump, Limit, Note,
         PassedOver, Pending, Position, Rates, Required, RetentionRisk, Rewound, Sample, SessionInfo, Stage,

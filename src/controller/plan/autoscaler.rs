@@ -3,11 +3,15 @@
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior;
 use serde_json::{Map, Value, json};
 
-use super::{
-    parts::{Desired, Owner, Part},
-    validate::WorkerBounds,
+use crate::{
+    controller::{
+        parts::{Desired, Owner, Part},
+        validate::WorkerBounds,
+    },
+    hpa::Behavior,
+    metrics::Metric,
+    names,
 };
-use crate::{hpa::Behavior, metrics::Metric, names};
 
 /// The workload that is scaled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
