@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    addresses::AddressRules,
     api::Projection,
     cli::{Cli, Command, DelegateArgs, OperatorArgs, ProjectorArgs, Scope, UninstallArgs},
     clients::postgres::ConnectionSettings,
@@ -19,6 +20,7 @@ use crate::{
     metrics::{ServedMetrics, measured_kind},
     metrics_api::{self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, Offer, Rate, ServeOptions},
     names::{self, secret_key, worker_env},
+    platform::api_server,
     platform::delegate_client::{AdapterClient, ServiceAccountTokens, ServiceAddress, Tokens},
     platform::delegated_auth::{ClusterReviews, follow_authorities},
     platform::errors::in_words,
@@ -169,6 +171,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
         worker_image,
         worker_image_pull_policy,
         worker_defaults,
+        allow_source_addresses,
         watch_namespace,
         log: _,
     } = args;
@@ -245,6 +248,9 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
     followers.spawn(telemetry::serve(telemetry_listener, metrics, readiness, shutdown.clone()));
 
     let server = server_abilities(&client, &shutdown).await;
+    let addresses = AddressRules::default()
+        .allowing(allow_source_addresses)
+        .refusing_api_server(api_server::addresses(&client).await);
     // These end on the signal, each in its own way.
     let mut rooms = JoinSet::new();
     let offer = Offer { external: external_metrics, objects: custom_metrics.then(measured_kind) };
@@ -280,6 +286,7 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
         changed: changed_here,
         following: following.clone(),
         secrets: Arc::new(ClusterSecrets::new(client.clone())),
+        addresses: Arc::new(addresses),
         snapshot: snapshot.clone(),
         changes: change,
         first_round,

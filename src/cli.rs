@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    addresses::AddressRange,
     api::{HumanDuration, ScaleOut},
     controller::PodDefaults,
     metrics_api::Rate,
@@ -111,6 +112,10 @@ pub struct OperatorArgs {
     /// `spec.projector.builtin`.
     #[arg(long, env = "PROJECTIONIST_WORKER_DEFAULTS", default_value = "{}")]
     pub worker_defaults: PodDefaults,
+    /// Addresses that sources may be asked at over HTTP although they are refused by default: ranges such as `127.0.0.0/8` of loopback addresses,
+    /// link-local ones (where clouds serve the credentials of machines), and the API server's.
+    #[arg(long, env = "PROJECTIONIST_ALLOW_SOURCE_ADDRESSES", value_delimiter = ',')]
+    pub allow_source_addresses: Vec<AddressRange>,
     /// Watch only these namespaces. Default: all.
     #[arg(long, env = "PROJECTIONIST_WATCH_NAMESPACE", value_delimiter = ',')]
     pub watch_namespace: Vec<String>,

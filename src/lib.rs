@@ -4,6 +4,7 @@
 //! turns samples into an assessment; [`snapshot`] holds the latest of them. The [`controller`] (on the leader only) changes the cluster accordingly,
 //! and the [`metrics_api`] answers the HorizontalPodAutoscaler, both from the snapshot.
 
+pub mod addresses;
 pub mod api;
 pub mod app;
 pub mod bounds;

@@ -111,6 +111,8 @@ reasons! {
     ConnectionRefused,
     /// The host name has no address.
     HostNotFound,
+    /// The host leads to an address that the operator does not ask.
+    AddressRefused,
     /// The database refused the user or password.
     AuthenticationFailed,
     /// The server has no such database.

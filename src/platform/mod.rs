@@ -1,6 +1,7 @@
 //! What any operator needs besides its own purpose: leader election, certificates, the cluster's Secrets, health, metrics and an orderly end. Knows
 //! nothing of lag.
 
+pub mod api_server;
 pub mod delegate_client;
 pub mod delegated_auth;
 pub mod errors;

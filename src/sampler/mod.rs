@@ -30,6 +30,7 @@ use tokio::{
 pub use secrets::{SecretData, Secrets};
 
 use crate::{
+    addresses::AddressRules,
     api::{Projection, Reason},
     leader_required::Following,
     measure::ProjectionKey,
@@ -54,6 +55,8 @@ pub struct SamplerInputs {
     pub following: watch::Receiver<Following>,
     /// Where connection strings come from.
     pub secrets: Arc<dyn Secrets>,
+    /// Which addresses may be asked over HTTP.
+    pub addresses: Arc<AddressRules>,
     /// Where the observations go.
     pub snapshot: SharedSnapshot,
     /// Told which Projection's observation has changed: at once when it asks for action, every 5 s at most for mere numbers. When it is full
@@ -93,8 +96,17 @@ impl SamplerMetrics {
 
 /// Samples until `shutdown` is ready; then all connections are closed.
 pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
-    let SamplerInputs { projections, mut changed, mut following, secrets, snapshot, changes, first_round, metrics } =
-        inputs;
+    let SamplerInputs {
+        projections,
+        mut changed,
+        mut following,
+        secrets,
+        addresses,
+        snapshot,
+        changes,
+        first_round,
+        metrics,
+    } = inputs;
     let mut shutdown = std::pin::pin!(shutdown);
     tokio::select! {
         () = &mut shutdown => return,
@@ -106,7 +118,7 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
     let (report, mut reports) = mpsc::unbounded_channel::<Reported>();
     let (refused, refusals) = mpsc::unbounded_channel::<ProjectionKey>();
     let (known, known_here) = watch::channel(Vec::new());
-    let planner = planner::Planner::new(secrets, report, Arc::clone(&metrics));
+    let planner = planner::Planner::new(secrets, report, Arc::clone(&metrics), addresses);
     let _planner = AbortOnDrop(tokio::spawn(planner.run(known_here, refusals)));
     let mut board = Board::default();
     let mut publish_at = Some(Instant::now());

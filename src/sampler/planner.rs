@@ -21,6 +21,7 @@ use super::{
     tasks::Tasks,
 };
 use crate::{
+    addresses::AddressRules,
     api::{CheckpointRows, Projection},
     clients::{
         Endpoint, kafka, nats,
@@ -53,6 +54,7 @@ pub(super) struct Planner {
     cache: SecretCache,
     reports: mpsc::UnboundedSender<Reported>,
     metrics: Arc<SamplerMetrics>,
+    addresses: Arc<AddressRules>,
     started: Instant,
     resolved: Vec<Resolved>,
     /// PostgreSQL databases, with events or with checkpoints: one connection each.
@@ -70,12 +72,14 @@ impl Planner {
         secrets: Arc<dyn Secrets>,
         reports: mpsc::UnboundedSender<Reported>,
         metrics: Arc<SamplerMetrics>,
+        addresses: Arc<AddressRules>,
     ) -> Self {
         Self {
             secrets,
             cache: SecretCache::default(),
             reports,
             metrics,
+            addresses,
             started: Instant::now(),
             resolved: Vec::new(),
             databases: HashMap::new(),
@@ -189,8 +193,9 @@ impl Planner {
                     }
                     _ => None,
                 });
-                let (settings, started) = (identity.settings().clone(), self.started);
-                let probe = || RabbitMqProbe::new(settings, started);
+                let (settings, addresses) = (identity.settings().clone(), Arc::clone(&self.addresses));
+                let started = self.started;
+                let probe = || RabbitMqProbe::new(settings, addresses, started);
                 self.rabbitmq.assign(identity, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::Redis(identity) => {

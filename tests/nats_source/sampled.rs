@@ -81,6 +81,7 @@ impl Running {
                 changed: changed_there,
                 following,
                 secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,
+                addresses: Arc::default(),
                 snapshot: snapshot.clone(),
                 changes,
                 first_round: watch::channel(false).0,

@@ -97,7 +97,7 @@ async fn tls_is_verified_and_a_client_certificate_is_shown() {
         settings(url).with_ca(ca.pem().as_bytes()).with_client_certificate(mine.as_bytes(), mine_key.as_bytes())
     };
     let asked = async |settings| {
-        let mut probe = RabbitMqProbe::new(settings, std::time::Instant::now());
+        let mut probe = RabbitMqProbe::new(settings, crate::harness::loopback(), std::time::Instant::now());
         ask(&mut probe, &["none"]).await.unwrap_err()
     };
     let answered = asked(client(&named, &ours)).await;

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use projectionist::{api::Reason, clients::rabbitmq::LARGEST_ANSWER, lag::Sample, measure::MeasureError};
+use projectionist::{
+    api::Reason, clients::rabbitmq::LARGEST_ANSWER, lag::Sample, measure::MeasureError,
+    sources::rabbitmq::RabbitMqProbe,
+};
 use serde_json::json;
 use test_cluster::RabbitMq;
 use tokio::{
@@ -16,7 +19,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::harness::{ask, ask_within, declare, exactly, probe, publish, question, server, until_pending};
+use crate::harness::{ask, ask_within, declare, exactly, probe, publish, question, server, settings, until_pending};
 
 const SHORT: Duration = Duration::from_millis(500);
 
@@ -158,7 +161,15 @@ async fn a_redirection_is_not_followed_and_carries_no_credential() {
     assert!(unknown.message.contains("not followed"), "{}", unknown.message);
     assert_eq!(sent.load(Ordering::Relaxed), 0, "the other server was not asked");
     let metadata = ask(&mut probe("http://u:hunter2@169.254.169.254"), &["orders"]).await.unwrap_err();
-    assert_eq!(metadata.reason, Reason::ConnectionStringInvalid, "{}", metadata.message);
+    assert_eq!(metadata.reason, Reason::AddressRefused, "{}", metadata.message);
+    let (own, sent) = fake(Says::Once(http("200 OK", "application/json", "[]"))).await;
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let url = own.replace("127.0.0.1", host);
+        let mut probe = RabbitMqProbe::new(settings(&url), Arc::default(), std::time::Instant::now());
+        let refused = ask(&mut probe, &["orders"]).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::AddressRefused, "{host}: {}", refused.message);
+    }
+    assert_eq!(sent.load(Ordering::Relaxed), 0, "no connection was made");
 }
 
 #[tokio::test]

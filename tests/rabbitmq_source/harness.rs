@@ -1,8 +1,12 @@
 //! A real server for all tests that do not reconfigure it, and a probe that asks it.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use projectionist::{
+    addresses::AddressRules,
     clients::rabbitmq::ConnectionSettings,
     lag::{CheckpointState, Pending, Sample},
     measure::MeasureError,
@@ -38,13 +42,18 @@ pub fn settings(url: &str) -> ConnectionSettings {
     ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap()
 }
 
+/// The servers of these tests are on this machine.
+pub fn loopback() -> Arc<AddressRules> {
+    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
+}
+
 /// What a Projection that reads these queues of the virtual host `/` asks.
 pub fn question(queues: &[&str]) -> Question {
     Question { vhost: "/".to_owned(), queues: queues.iter().map(|queue| (*queue).to_owned()).collect() }
 }
 
 pub fn probe(url: &str) -> RabbitMqProbe {
-    RabbitMqProbe::new(settings(url), std::time::Instant::now())
+    RabbitMqProbe::new(settings(url), loopback(), std::time::Instant::now())
 }
 
 /// Asks for one Projection.

@@ -78,6 +78,7 @@ impl Running {
                 changed: changed_there,
                 following,
                 secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,
+                addresses: crate::harness::loopback(),
                 snapshot: snapshot.clone(),
                 changes,
                 first_round: watch::channel(false).0,

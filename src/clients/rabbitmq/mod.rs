@@ -1,7 +1,6 @@
 //! How to reach the management API of a RabbitMQ server, ask it over one connection, and say what went wrong in words that help.
 //!
-//! Only GET, and only below `/api/`. Redirections are not followed and no proxy is used, so that the credential goes only to the server that it came
-//! with. Nothing of an answer's body is repeated in a message: a URL may lead to a server that is none of RabbitMQ's.
+//! Only GET, and only below `/api/`. Nothing of an answer's body is repeated in a message: a URL may lead to a server that is none of RabbitMQ's.
 
 mod client;
 mod server_settings;

@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     api::Reason,
     clients::{
+        http::Server,
         tls::ClientCertificate,
         written::{percent_decoded_text, unreadable},
     },
@@ -31,13 +32,9 @@ const TLS_PORT: u16 = 15_671;
 /// How to reach one server as one user. Shows host, port and user, and never the password.
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub struct ConnectionSettings {
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) server: Server,
     pub(super) user: String,
     pub(super) password: String,
-    pub(super) tls: bool,
-    pub(super) ca: Option<Arc<[u8]>>,
-    pub(super) client: Option<Arc<ClientCertificate>>,
 }
 
 /// What makes two connections the same: all settings, the password included. Can be compared, not shown.
@@ -59,7 +56,7 @@ impl fmt::Debug for ConnectionIdentity {
 
 impl fmt::Display for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RabbitMQ's management API at {} as {}", self.authority(), self.user)
+        write!(f, "RabbitMQ's management API at {} as {}", self.server.authority(), self.user)
     }
 }
 
@@ -173,32 +170,27 @@ impl ConnectionSettings {
                 "username: must not hold a colon, which ends the name in HTTP's Basic authentication".to_owned()
             );
         }
-        Ok(Self { host, port, user, password: password.unwrap_or_default(), tls, ca: None, client: None })
-    }
-
-    /// Host and port as in a URL.
-    pub(super) fn authority(&self) -> String {
-        let Self { host, port, .. } = self;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        let server = Server { host, port, tls, ca: None, client: None };
+        Ok(Self { server, user, password: password.unwrap_or_default() })
     }
 
     /// Trusts these certificate authorities (PEM) instead of the public ones.
     #[must_use]
     pub fn with_ca(mut self, pem: &[u8]) -> Self {
-        self.ca = Some(Arc::from(pem));
+        self.server.ca = Some(Arc::from(pem));
         self
     }
 
     /// Shows the server this certificate (PEM, with those that lead to its authority) where it asks for one.
     #[must_use]
     pub fn with_client_certificate(mut self, certificate: &[u8], key: &[u8]) -> Self {
-        self.client = Some(Arc::new(ClientCertificate { certificate: certificate.to_vec(), key: key.to_vec() }));
+        self.server.client = Some(Arc::new(ClientCertificate { certificate: certificate.to_vec(), key: key.to_vec() }));
         self
     }
 
     /// True with TLS: then the server's certificate is verified, and a client certificate may be shown.
     pub fn uses_tls(&self) -> bool {
-        self.tls
+        self.server.tls
     }
 
     /// For telling connections apart.
@@ -280,7 +272,7 @@ mod tests {
         let of = |port: &str, more: &[(&str, &str)]| {
             let given = [("host", "rabbit.shop.svc"), ("port", port), ("username", "u"), ("password", "p")];
             let settings = read(&[given.as_slice(), more].concat()).unwrap();
-            (settings.port, settings.tls)
+            (settings.server.port, settings.server.tls)
         };
         assert_eq!(of("5672", &[("connection_string", "amqp://u:p@rabbit.shop.svc:5672/")]), (15_672, false));
         assert_eq!(of("5672", &[("uri", "amqp://u:p@rabbit.shop.svc:5672/")]), (15_672, false));

@@ -16,6 +16,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
 
 use crate::{
+    addresses::AddressRules,
     api::Reason,
     clients::rabbitmq::{Answer, Client, ConnectionSettings},
     lag::{CheckpointState, Head, Pending, Sample},
@@ -67,9 +68,9 @@ struct Depth {
 type Looked = Result<HashMap<String, Result<Depth, MeasureError>>, MeasureError>;
 
 impl RabbitMqProbe {
-    /// Not connected yet. `started`: where the clock of samples begins.
-    pub fn new(settings: ConnectionSettings, started: std::time::Instant) -> Self {
-        Self { client: Client::new(settings), counters: HashMap::new(), started }
+    /// Not connected yet. `addresses`: which may be asked; `started`: where the clock of samples begins.
+    pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>, started: std::time::Instant) -> Self {
+        Self { client: Client::new(settings, addresses), counters: HashMap::new(), started }
     }
 
     /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
