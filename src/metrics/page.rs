@@ -114,7 +114,7 @@ struct SamplerPage(Arc<SamplerMetrics>);
 
 impl Collector for SamplerPage {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let SamplerMetrics { samples, failures, polls, poll_microseconds, pushes, databases, snapshots } = &*self.0;
+        let SamplerMetrics { samples, failures, polls, poll_microseconds, pushes, servers, snapshots } = &*self.0;
         for (name, help, value) in [
             ("samples", "Samples taken, one a Projection and poll", samples),
             ("sample_failures", "Failures instead of samples", failures),
@@ -129,10 +129,10 @@ impl Collector for SamplerPage {
         encoder
             .encode_descriptor("poll_seconds", "Time spent in polls", None, MetricType::Counter)?
             .encode_counter::<NoLabelSet, f64, u64>(&seconds(poll_microseconds), None)?;
-        let databases = i64::try_from(databases.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let servers = i64::try_from(servers.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         encoder
-            .encode_descriptor("databases", "Distinct databases that are spoken to now", None, MetricType::Gauge)?
-            .encode_gauge(&databases)
+            .encode_descriptor("servers", "Distinct connections to event sources and read stores that Projections name, by server and credentials", None, MetricType::Gauge)?
+            .encode_gauge(&servers)
     }
 }
 

@@ -81,8 +81,8 @@ pub struct SamplerMetrics {
     pub poll_microseconds: AtomicU64,
     /// Polls that a source asked for (`NOTIFY`).
     pub pushes: AtomicU64,
-    /// Distinct databases that are spoken to now: one connection each at most.
-    pub databases: AtomicU64,
+    /// Distinct event sources and read stores that Projections name, by server and credentials.
+    pub servers: AtomicU64,
     /// Snapshots published.
     pub snapshots: AtomicU64,
 }

@@ -159,7 +159,7 @@ impl Planner {
         self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
-        self.metrics.databases.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         for endpoint in endpoints {
             if let Endpoint::Postgres(identity) = endpoint {
                 self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));

@@ -8,6 +8,7 @@ mod classify;
 mod column_types;
 mod connect;
 mod database;
+mod libpq;
 mod p521;
 mod parameters;
 mod pooled;

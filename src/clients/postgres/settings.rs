@@ -5,16 +5,15 @@ use std::{
     hash::{Hash, Hasher},
     net::IpAddr,
     sync::Arc,
-    time::Duration,
 };
 
 use tokio_postgres::{
     Config,
-    config::{ChannelBinding, LoadBalanceHosts, SslNegotiation},
+    config::{ChannelBinding, SslNegotiation},
 };
 
 use super::{
-    ConnectError,
+    ConnectError, libpq,
     parameters::{self, Parameters, invalid},
 };
 use crate::clients::tls::ClientCertificate;
@@ -67,25 +66,6 @@ pub struct ConnectionSettings {
 #[derive(Clone)]
 pub struct ConnectionIdentity(Arc<ConnectionSettings>);
 
-/// Settings of drivers and pools that mean nothing to this one.
-const OF_DRIVERS: [&str; 15] = [
-    "connection_limit",
-    "fallback_application_name",
-    "loggerLevel",
-    "loginTimeout",
-    "pgbouncer",
-    "pool_max_conns",
-    "pool_min_conns",
-    "pool_timeout",
-    "preferQueryMode",
-    "prepareThreshold",
-    "reWriteBatchedInserts",
-    "socketTimeout",
-    "socket_timeout",
-    "statement_cache_size",
-    "tcpKeepAlive",
-];
-
 impl ConnectionSettings {
     /// Reads `postgres://user:password@host:port/database?sslmode=…`, `jdbc:postgresql://…` or `host=… user=…`.
     ///
@@ -105,7 +85,7 @@ impl ConnectionSettings {
         let url = given.from_url;
         let mut config = Config::new();
         for (name, value) in given.iter() {
-            apply(&mut config, name, value, url)?;
+            libpq::apply(&mut config, name, value, url)?;
         }
         let hosts = hosts(given, url)?;
         let user = given.get("user").ok_or_else(|| invalid("it names no user"))?;
@@ -175,133 +155,6 @@ impl ConnectionSettings {
 /// Host and port as an address is written.
 pub(super) fn shown(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// Takes one parameter over, or says why it cannot be.
-fn apply(config: &mut Config, name: &str, value: &str, url: bool) -> Result<(), ConnectError> {
-    let refused = |why: &str| Err(invalid(format!("{name}: {why}")));
-    match (name, value) {
-        // Read elsewhere.
-        (
-            "host"
-            | "hostaddr"
-            | "port"
-            | "user"
-            | "password"
-            | "dbname"
-            | "sslmode"
-            | "target_session_attrs"
-            | "targetServerType",
-            _,
-        ) => {}
-        // The application name and the deadline come from the caller of `connect`.
-        ("application_name" | "connect_timeout", _) => {}
-        (name, _) if OF_DRIVERS.contains(&name) => {}
-        ("options", _) => {
-            config.options(value);
-        }
-        ("keepalives", _) => {
-            config.keepalives(value != "0");
-        }
-        ("keepalives_idle", _) => {
-            config.keepalives_idle(Duration::from_secs(seconds(name, value)?));
-        }
-        ("keepalives_interval", _) => {
-            config.keepalives_interval(Duration::from_secs(seconds(name, value)?));
-        }
-        ("keepalives_count", _) => {
-            config.keepalives_retries(u32::try_from(seconds(name, value)?).unwrap_or(u32::MAX));
-        }
-        ("tcp_user_timeout", _) => {
-            config.tcp_user_timeout(Duration::from_millis(seconds(name, value)?));
-        }
-        ("load_balance_hosts", "disable" | "") => {}
-        ("load_balance_hosts", "random") => {
-            config.load_balance_hosts(LoadBalanceHosts::Random);
-        }
-        ("load_balance_hosts", _) => return refused("must be disable or random"),
-        ("channel_binding", "disable" | "prefer" | "require" | "") => {
-            config.channel_binding(match value {
-                "disable" => ChannelBinding::Disable,
-                "require" => ChannelBinding::Require,
-                _ => ChannelBinding::Prefer,
-            });
-        }
-        ("channel_binding", _) => return refused("must be disable, prefer or require"),
-        ("sslnegotiation", "postgres" | "") => {}
-        ("sslnegotiation", "direct") => {
-            config.ssl_negotiation(SslNegotiation::Direct);
-        }
-        ("sslnegotiation", _) => return refused("must be postgres or direct"),
-        ("gssencmode", "disable" | "prefer" | "") => {}
-        ("gssencmode", _) => {
-            return refused("encryption by Kerberos cannot be had: write gssencmode=disable, and sslmode for TLS");
-        }
-        ("client_encoding", value)
-            if ["utf8", "utf-8", "unicode", "auto", ""].contains(&value.to_ascii_lowercase().as_str()) => {}
-        ("client_encoding", _) => return refused("must be UTF8"),
-        ("sslcompression" | "sslsni", "" | "0" | "1") => {}
-        ("ssl_min_protocol_version", "" | "TLSv1" | "TLSv1.1" | "TLSv1.2") => {}
-        ("ssl_max_protocol_version", "" | "TLSv1.3") => {}
-        ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
-            return refused("TLS 1.2 and 1.3 are used, as the server chooses: leave it out");
-        }
-        // libpq takes `system` for the public authorities, which are also used here without an authority. What it means for sslmode is read with
-        // that.
-        ("sslrootcert", "system" | "") => {}
-        ("sslrootcert", _) => {
-            return refused(
-                "names a file, which is not here: put the authority into a Secret and name it in connection.caSecretRef",
-            );
-        }
-        ("sslcert" | "sslkey", _) => {
-            return refused(
-                "names a file, which is not here: put certificate and key into a Secret and name it in connection.clientCertificateSecretRef",
-            );
-        }
-        ("sslpassword" | "sslcrl" | "sslcrldir", _) => return refused("is not supported: leave it out"),
-        ("passfile", _) => return refused("names a file, which is not here: put the password into the Secret"),
-        ("service" | "servicefile", _) => {
-            return refused("names an entry of a file, which is not here: write host, database, user and password out");
-        }
-        // What every user's search path holds.
-        ("schema" | "currentSchema" | "search_path", "public" | "") => {}
-        ("schema" | "currentSchema" | "search_path", _) => {
-            return refused(
-                "name the schema with the tables in the Projection (eventTable.table: schema.table, readStore.postgres.schema), and leave it out here",
-            );
-        }
-        ("requiressl", "0" | "1" | "") => {}
-        ("sslaccept" | "sslfactory", _) => {
-            return refused(
-                "says something about TLS that only one driver knows: write sslmode=require or verify-full",
-            );
-        }
-        (
-            "krbsrvname" | "gsslib" | "gssdelegation" | "require_auth" | "require_peer" | "requirepeer" | "replication"
-            | "sslcertmode",
-            _,
-        ) => {
-            return refused("is not supported: leave it out");
-        }
-        _ => {
-            // Other characters, or a word without a value, may be the rest of a password.
-            let speakable = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-            let which = if speakable && !value.is_empty() { format!("{name}: is") } else { "it has".to_owned() };
-            let encode = if url { ", or percent-encode an & in a value: %26" } else { "" };
-            return Err(invalid(format!(
-                "{which} a parameter that is not known (known are those of libpq): correct its name{encode}"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn seconds(name: &str, value: &str) -> Result<u64, ConnectError> {
-    // Negative and empty: the system's own.
-    let number = if value.is_empty() { Ok(0) } else { value.trim().parse::<i64>() };
-    let number = number.map_err(|_| invalid(format!("{name}: must be a whole number")))?;
-    Ok(u64::try_from(number).unwrap_or(0))
 }
 
 fn ssl_mode(given: &Parameters) -> Result<SslMode, ConnectError> {
