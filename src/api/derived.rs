@@ -1,8 +1,9 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    Connection, Ordering, ProjectionSpec, Shards, Source,
-    spec::{default_name_column, default_position_column},
+    CheckpointLocation, CheckpointRows, Connection, Ordering, PostgresReadStore, ProjectionSpec, ReadStore,
+    RedisLayout, RedisLocation, RedisPart, Shards, Source, TableLocation,
+    read_store::{default_name_column, default_position_column},
 };
 use crate::names::secret_key;
 
@@ -32,31 +33,64 @@ impl ProjectionSpec {
 
     /// Where in the read store the checkpoint of the Projection `namespace/name` is, or `None` when the spec does not say.
     pub fn checkpoint_location(&self, namespace: &str, name: &str) -> Option<CheckpointLocation> {
-        let store = self.read_store.as_ref()?.postgres.as_ref()?;
-        let in_schema = |table: &str| match &store.schema {
-            Some(schema) if table_parts(table).len() == 1 => format!("{}.{table}", table_part(schema)),
-            _ => table.to_owned(),
-        };
+        let store = self.read_store.as_ref()?;
         if self.is_builtin() {
-            return Some(CheckpointLocation {
-                table: in_schema(crate::names::CHECKPOINT_TABLE),
+            return Some(CheckpointLocation::Table(TableLocation {
+                table: in_schema(store.postgres.as_ref()?, crate::names::CHECKPOINT_TABLE),
                 name_column: default_name_column(),
                 position_column: default_position_column(),
                 name: format!("{namespace}/{name}"),
                 rows: CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
-            });
+            }));
         }
-        let table = &self.checkpoint.as_ref()?.read_store;
-        Some(CheckpointLocation {
-            table: in_schema(&table.table),
+        let checkpoint = self.checkpoint.as_ref()?;
+        if let Some(redis) = checkpoint.redis.as_ref().filter(|_| store.redis.is_some()) {
+            let part = match redis.layout {
+                RedisLayout::Value => RedisPart::Value,
+                RedisLayout::Field => RedisPart::Field(redis.field.clone().unwrap_or_else(|| name.to_owned())),
+                RedisLayout::FieldPerShard => RedisPart::Fields,
+                RedisLayout::KeyPerShard => RedisPart::Keys(self.shard_count()?),
+            };
+            let by_shard = matches!(part, RedisPart::Fields | RedisPart::Keys(_));
+            let rows = if by_shard { self.rows(None) } else { CheckpointRows::One };
+            return Some(CheckpointLocation::Redis(RedisLocation { key: redis.key.clone(), part, rows }));
+        }
+        let (table, store) = (checkpoint.read_store.as_ref()?, store.postgres.as_ref()?);
+        Some(CheckpointLocation::Table(TableLocation {
+            table: in_schema(store, &table.table),
             name_column: table.name_column.clone(),
             position_column: table.position_column.clone(),
             name: table.name.clone().unwrap_or_else(|| name.to_owned()),
-            rows: match self.event_shard() {
-                Some(_) => CheckpointRows::Keyed { column: table.shard_column.clone(), shards: self.shard_count() },
-                None => CheckpointRows::One,
-            },
-        })
+            rows: self.rows(table.shard_column.clone()),
+        }))
+    }
+
+    /// One part a shard where the shard of an event is known, with the shard in this column.
+    fn rows(&self, column: Option<String>) -> CheckpointRows {
+        match self.event_shard() {
+            Some(_) => CheckpointRows::Keyed { column, shards: self.shard_count() },
+            None => CheckpointRows::One,
+        }
+    }
+}
+
+fn in_schema(store: &PostgresReadStore, table: &str) -> String {
+    match &store.schema {
+        Some(schema) if table_parts(table).len() == 1 => format!("{}.{table}", table_part(schema)),
+        _ => table.to_owned(),
+    }
+}
+
+impl ReadStore {
+    /// How to reach the server, the keys of the Secret that say so, and the field of the spec with it.
+    pub fn connection(&self) -> Option<(&Connection, Vec<&'static str>, &'static str)> {
+        let postgres = self.postgres.as_ref();
+        let postgres = postgres
+            .map(|store| (&store.connection, secret_key::all().collect(), "spec.readStore.postgres.connection"));
+        let redis = self.redis.as_ref();
+        let redis =
+            redis.map(|store| (&store.connection, secret_key::REDIS.to_vec(), "spec.readStore.redis.connection"));
+        postgres.or(redis)
     }
 }
 
@@ -111,7 +145,7 @@ impl ProjectionSpec {
     /// The first name of the spec that PostgreSQL would cut, with its field. The schema of the resource counts characters, PostgreSQL bytes.
     pub fn overlong_name(&self) -> Option<String> {
         let source = self.source.postgres.as_ref().map(|source| &source.event_table);
-        let checkpoint = self.checkpoint.as_ref().map(|checkpoint| &checkpoint.read_store);
+        let checkpoint = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.read_store.as_ref());
         let schema = self.read_store.as_ref().and_then(|store| store.postgres.as_ref()?.schema.clone());
         let mut names: Vec<(&str, String)> =
             schema.map(|schema| ("spec.readStore.postgres.schema", schema)).into_iter().collect();
@@ -141,37 +175,6 @@ impl ProjectionSpec {
             name.len()
         ))
     }
-}
-
-/// One projection's rows in a checkpoint table.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct CheckpointLocation {
-    /// The table, optionally with its schema.
-    pub table: String,
-    /// The column that tells projections apart.
-    pub name_column: String,
-    /// The column with the last processed position.
-    pub position_column: String,
-    /// This projection's value in the name column.
-    pub name: String,
-    /// Which rows there are.
-    pub rows: CheckpointRows,
-}
-
-/// The rows of one projection in a checkpoint table.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum CheckpointRows {
-    /// One. Where there are several, the lowest stands for all.
-    One,
-    /// Those of the built-in projector: so many, numbered from 0 in the column `shard`, one a hash segment.
-    Numbered(u32),
-    /// One a shard.
-    Keyed {
-        /// The column with the shard; absent where it is to be found.
-        column: Option<String>,
-        /// The number of shards, where it is told.
-        shards: Option<u32>,
-    },
 }
 
 #[cfg(test)]
@@ -237,10 +240,14 @@ mod tests {
     #[test]
     fn the_checkpoint_is_where_the_spec_or_the_builtin_projector_puts_it() {
         let existing = serde_json::json!({ "existing": { "kind": "Deployment", "name": "x" } });
-        let own = spec(&existing, &serde_json::json!({}), Some("orders")).checkpoint_location("shop", "a").unwrap();
+        let table = |location| match location {
+            Some(CheckpointLocation::Table(table)) => table,
+            other => panic!("{other:?}"),
+        };
+        let own = table(spec(&existing, &serde_json::json!({}), Some("orders")).checkpoint_location("shop", "a"));
         assert_eq!((own.table.as_str(), own.name.as_str(), own.rows), ("orders.checkpoints", "a", CheckpointRows::One));
         let builtin = serde_json::json!({ "builtin": { "handlers": { "a": "select 1" } } });
-        let ours = spec(&builtin, &serde_json::json!({}), None).checkpoint_location("shop", "a").unwrap();
+        let ours = table(spec(&builtin, &serde_json::json!({}), None).checkpoint_location("shop", "a"));
         assert_eq!(
             (ours.table.as_str(), ours.name.as_str(), ours.rows),
             ("projectionist_checkpoints", "shop/a", CheckpointRows::Numbered(24))

@@ -9,6 +9,7 @@ mod condition;
 mod derived;
 mod duration;
 mod projector;
+mod read_store;
 mod scaling;
 mod shards;
 mod source;
@@ -20,9 +21,13 @@ mod worker_pod;
 pub use admission::{admit, refused_behavior, unknown_field};
 pub use byte_size::{ByteSize, NotAByteSize};
 pub use condition::{ConditionStatus, ConditionType, Reason};
-pub use derived::{CheckpointLocation, CheckpointRows, table_part, table_parts};
+pub use derived::{table_part, table_parts};
 pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
+pub use read_store::{
+    Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, PostgresReadStore, ReadStore, ReadStoreLimits,
+    RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore, TableLocation,
+};
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
 pub use source::{
@@ -30,8 +35,8 @@ pub use source::{
     StreamConsumer, StreamGroup,
 };
 pub use spec::{
-    CaSecretRef, Checkpoint, CheckpointTable, ClientCertificateRef, Connection, EventTable, PostgresReadStore,
-    PostgresSource, Projection, ProjectionSpec, ReadStore, ReadStoreLimits, SecretKeyRef, Source,
+    CaSecretRef, ClientCertificateRef, Connection, EventTable, PostgresSource, Projection, ProjectionSpec,
+    SecretKeyRef, Source,
 };
 pub use status::{
     BoundBy, CadenceStatus, HeadStatus, PassedOverStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus,
@@ -79,7 +84,6 @@ mod tests {
         required("", &schema["properties"]["spec"], &mut found);
         let expected = [
             ".catchUp.within",
-            ".checkpoint.readStore",
             ".lag.target",
             ".projector.builtin.handlers",
             ".projector.existing.kind",
@@ -92,6 +96,11 @@ mod tests {
             ".readStore.postgres.connection.clientCertificateSecretRef.name",
             ".readStore.postgres.connection.secretRef",
             ".readStore.postgres.connection.secretRef.name",
+            ".readStore.redis.connection",
+            ".readStore.redis.connection.caSecretRef.name",
+            ".readStore.redis.connection.clientCertificateSecretRef.name",
+            ".readStore.redis.connection.secretRef",
+            ".readStore.redis.connection.secretRef.name",
             ".source.kafka.connection",
             ".source.kafka.connection.caSecretRef.name",
             ".source.kafka.connection.clientCertificateSecretRef.name",

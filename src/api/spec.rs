@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CatchUp, Failure, HumanDuration, KafkaSource, Lag, NatsSource, ProjectionStatus, Projector, RabbitMqSource,
-    RedisSource, Scaling,
+    CatchUp, Checkpoint, Failure, HumanDuration, KafkaSource, Lag, NatsSource, ProjectionStatus, Projector,
+    RabbitMqSource, ReadStore, RedisSource, Scaling,
 };
 
 /// A Projection runs the workers that turn the events of one source into one read model, measures how far behind they
@@ -40,14 +40,16 @@ use super::{
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.projector.builtin, which writes there"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.projector.builtin, which keeps its own in the read store"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.source.postgres) || !has(self.source.postgres.eventTable.shard)").message("spec.source.postgres.eventTable.shard must be absent with spec.projector.builtin, whose shards are hashes of the stream"),
-    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore.shardColumn) || !has(self.source.postgres) || has(self.source.postgres.eventTable.shard)").message("spec.checkpoint.readStore.shardColumn needs spec.source.postgres.eventTable.shard, which tells the shard of an event"),
+    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore) || !has(self.checkpoint.readStore.shardColumn) || !has(self.source.postgres) || has(self.source.postgres.eventTable.shard)").message("spec.checkpoint.readStore.shardColumn needs spec.source.postgres.eventTable.shard, which tells the shard of an event"),
     validation = Rule::new("!has(self.source.postgres) || (has(self.projector) && has(self.projector.builtin)) || has(self.checkpoint)").message("spec.checkpoint is required: an event table does not know how far a projector has come"),
     validation = Rule::new("!has(self.source.nats) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.nats, whose consumers keep it"),
     validation = Rule::new("!has(self.source.rabbitmq) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.rabbitmq, whose queues hold what has not been handled"),
     validation = Rule::new("!has(self.source.redis) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.redis, whose consumer groups keep it"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || has(self.source.postgres)").message("spec.source.postgres is required with spec.projector.builtin, which reads event tables"),
     validation = Rule::new("!has(self.source.kafka) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.kafka: the consumer group keeps how far it has come"),
-    validation = Rule::new("!has(self.checkpoint) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.checkpoint.readStore, which is read there"),
+    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.checkpoint.readStore, which is read there"),
+    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.redis) || (has(self.readStore) && has(self.readStore.redis))").message("spec.readStore.redis is required with spec.checkpoint.redis, which is read there"),
+    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.redis) || !has(self.checkpoint.redis.layout) || self.checkpoint.redis.layout != 'KeyPerShard' || (has(self.scaling) && has(self.scaling.shards) && string(self.scaling.shards) != 'Auto')").message("spec.scaling.shards must be a number with spec.checkpoint.redis.layout KeyPerShard, whose keys are numbered from 0"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.scaling) || !has(self.scaling.ordering) || self.scaling.ordering != 'None'").message("spec.scaling.ordering must be PerKey or Strict with spec.projector.builtin, which keeps the order of each stream"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || (has(self.scaling) && has(self.scaling.shards) ? string(self.scaling.shards) : 'Auto') == (has(oldSelf.scaling) && has(oldSelf.scaling.shards) ? string(oldSelf.scaling.shards) : 'Auto')").message("spec.scaling.shards cannot be changed for a built-in projector: each shard has its own checkpoint. Delete the Projection and create it under another name to rebuild"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || ((has(self.scaling) && has(self.scaling.ordering) && self.scaling.ordering == 'Strict') == (has(oldSelf.scaling) && has(oldSelf.scaling.ordering) && oldSelf.scaling.ordering == 'Strict'))").message("spec.scaling.ordering cannot be changed to or from Strict for a built-in projector: it decides the shards, and each has its own checkpoint"),
@@ -61,7 +63,7 @@ pub struct ProjectionSpec {
     /// Where the projector commits how far it has come. Absent with `projector.builtin`, which keeps its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
-    /// The database that holds the read model.
+    /// Where the read model is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_store: Option<ReadStore>,
     /// How far behind the projection may be.
@@ -84,9 +86,9 @@ pub struct ProjectionSpec {
 }
 
 /// What PostgreSQL takes for a name: everything but a NUL.
-const NAME: &str = r"^[^\x00]+$";
+pub(super) const NAME: &str = r"^[^\x00]+$";
 /// A name, or two with a dot between. One that holds a dot or a quote itself stands in double quotes, as in SQL: `"event.store".events`.
-const TABLE: &str = r#"^("([^"\x00]|"")+"|[^".\x00]+)(\.("([^"\x00]|"")+"|[^".\x00]+))?$"#;
+pub(super) const TABLE: &str = r#"^("([^"\x00]|"")+"|[^".\x00]+)(\.("([^"\x00]|"")+"|[^".\x00]+))?$"#;
 
 /// Where the events come from. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -252,94 +254,4 @@ impl Default for EventTable {
             notify_channel: None,
         }
     }
-}
-
-/// Where the projector commits how far it has come.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Checkpoint {
-    /// A table in the read store.
-    pub read_store: CheckpointTable,
-}
-
-/// A table with one row a projection, or one row a shard of it.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CheckpointTable {
-    /// The table, optionally with its schema. Default: `checkpoints`.
-    #[serde(default = "default_checkpoint_table")]
-    #[schemars(length(max = 260), regex(pattern = TABLE))]
-    pub table: String,
-    /// The column that tells projections apart. Default: `projection`.
-    #[serde(default = "default_name_column")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub name_column: String,
-    /// The column with the last processed position. Default: `position`.
-    #[serde(default = "default_position_column")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub position_column: String,
-    /// The column with a row's shard, where there is one row for each shard and `eventTable.shard` tells an event's. Default: the one other column of a unique
-    /// index that has the name column and one more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_$]*$"))]
-    pub shard_column: Option<String>,
-    /// This projection's value in the name column. Default: the Projection's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub name: Option<String>,
-}
-
-fn default_checkpoint_table() -> String {
-    "checkpoints".to_owned()
-}
-
-pub(super) fn default_name_column() -> String {
-    "projection".to_owned()
-}
-
-pub(super) fn default_position_column() -> String {
-    "position".to_owned()
-}
-
-/// The database that holds the read model. Exactly one field.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.postgres)].exists_one(x, x)").message("spec.readStore must name exactly one store: postgres"))]
-pub struct ReadStore {
-    /// A PostgreSQL database.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub postgres: Option<PostgresReadStore>,
-    /// How much of the database the workers may take.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limits: Option<ReadStoreLimits>,
-}
-
-/// How many connections the workers of all Projections on one read store may take together.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ReadStoreLimits {
-    /// Connections that one worker of this Projection takes. Default: 1.
-    #[serde(default = "default_connections_per_worker")]
-    #[schemars(range(min = 1, max = 10_000))]
-    pub connections_per_worker: i32,
-    /// The most connections that the workers of all Projections on this read store may take together. Where Projections name different
-    /// numbers for one store, the smallest counts.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub max_connections: i32,
-}
-
-fn default_connections_per_worker() -> i32 {
-    1
-}
-
-/// A read model in PostgreSQL.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PostgresReadStore {
-    /// How to reach the database.
-    pub connection: Connection,
-    /// The schema of the read model. Default: the user's own search path.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub schema: Option<String>,
 }

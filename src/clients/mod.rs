@@ -44,6 +44,19 @@ pub enum Endpoint {
     Kafka(kafka::Settings),
 }
 
+impl Endpoint {
+    /// The server, and the database where there are several: the same text whoever the user is. Holds no secret.
+    pub fn server(&self) -> String {
+        match self {
+            Self::Nats(identity) => identity.settings().to_string(),
+            Self::Postgres(identity) => identity.settings().database(),
+            Self::RabbitMq(identity) => identity.settings().to_string(),
+            Self::Redis(identity) => identity.settings().database(),
+            Self::Kafka(settings) => settings.to_string(),
+        }
+    }
+}
+
 /// How to reach a server of one kind, as a Secret says it.
 pub trait ServerSettings: Sized {
     /// The keys that are looked for in a Secret, the most telling first.

@@ -72,7 +72,7 @@ pub struct Environment {
     /// Where the event source's connection string is.
     pub event_source: Option<(Connection, Vec<&'static str>)>,
     /// Where the read store's connection string is.
-    pub read_store: Option<Connection>,
+    pub read_store: Option<(Connection, Vec<&'static str>)>,
     /// The read model's schema.
     pub schema: Option<String>,
 }
@@ -147,7 +147,11 @@ fn workload(spec: &ProjectionSpec, owner: &Owner) -> Result<Workload, Invalid> {
     let environment = Environment {
         shards: spec.shard_count(),
         event_source: spec.source.connection().map(|(connection, keys)| (connection.clone(), keys)),
-        read_store: read_store(spec).map(|store| store.connection.clone()),
+        read_store: spec
+            .read_store
+            .as_ref()
+            .and_then(|store| store.connection())
+            .map(|(connection, keys, _)| (connection.clone(), keys)),
         schema: read_store(spec).and_then(|store| store.schema.clone()),
     };
     Ok(Workload::Own { pods, environment: Box::new(environment), strict: spec.scaling.ordering == Ordering::Strict })

@@ -1,7 +1,7 @@
 //! Where projections keep how far they have come: one module a store. Only reads.
 
-mod names;
 mod postgres;
+mod redis;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,11 +11,12 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    api::CheckpointLocation,
+    api::{CheckpointLocation, CheckpointRows, Reason},
     clients::{Endpoint, postgres::Database},
-    lag::{CheckpointState, FailedEvent},
+    lag::{CheckpointState, FailedEvent, Position},
     measure::MeasureError,
 };
+pub use redis::RedisStore;
 
 /// One projection's checkpoint, and whether it tells what was done exactly.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,6 +37,33 @@ impl Checkpoint {
     fn plain(state: CheckpointState) -> Self {
         Self { state, shards: None, bound: None, failed: Vec::new() }
     }
+
+    /// With the position of each shard that has one. `place` says where it was read. Where `rows` says that the shards of events are not known, the
+    /// lowest stands for all.
+    fn of_shards(mut shards: Vec<(Arc<str>, Position)>, rows: &CheckpointRows, place: &str) -> Self {
+        if shards.is_empty() {
+            return Self::plain(CheckpointState::NeverCommitted);
+        }
+        shards.sort();
+        if *rows != CheckpointRows::One {
+            let (shards, positions): (Vec<_>, Vec<_>) = shards.into_iter().unzip();
+            let state = CheckpointState::Committed(positions);
+            return Self { shards: Some(shards.into()), ..Self::plain(state) };
+        }
+        let positions = || shards.iter().map(|(_, position)| *position);
+        let ends: Vec<Position> = positions().min().into_iter().chain(positions().max()).collect();
+        if shards.len() == 1 {
+            return Self::plain(CheckpointState::Committed(ends[..1].to_vec()));
+        }
+        Self { bound: Some(Arc::from(why_bound(place))), ..Self::plain(CheckpointState::Committed(ends)) }
+    }
+}
+
+/// Of several positions only the lowest is told: what to add so that each is counted.
+fn why_bound(place: &str) -> String {
+    format!(
+        "{place} holds a position for each of several shards, and the lowest stands for all, so that what the others have done counts as waiting: name the column with an event's shard in spec.source.postgres.eventTable.shard, and each shard is counted beyond its own position"
+    )
 }
 
 /// What was read, or why not, for each location asked for.
@@ -46,6 +74,8 @@ pub type Checkpoints = HashMap<CheckpointLocation, Result<Checkpoint, MeasureErr
 pub enum CheckpointStore {
     /// A PostgreSQL database.
     Postgres(Arc<Database>),
+    /// A database of a Redis server.
+    Redis(Arc<RedisStore>),
 }
 
 impl CheckpointStore {
@@ -53,14 +83,42 @@ impl CheckpointStore {
     pub fn endpoint(&self) -> Endpoint {
         match self {
             Self::Postgres(database) => Endpoint::Postgres(database.identity().clone()),
+            Self::Redis(store) => Endpoint::Redis(store.identity().clone()),
         }
     }
 
     /// Reads the checkpoints at `locations` before `deadline`. What cannot be read of one does not affect the others.
     pub async fn read(&self, locations: &BTreeSet<CheckpointLocation>, deadline: Instant) -> Checkpoints {
+        let mut answers = Checkpoints::new();
         match self {
-            Self::Postgres(database) => postgres::read(database, locations, deadline).await,
+            Self::Postgres(database) => {
+                let tables = locations.iter().filter_map(|location| match location {
+                    CheckpointLocation::Table(table) => Some(table.clone()),
+                    CheckpointLocation::Redis(_) => None,
+                });
+                let read = postgres::read(database, &tables.collect(), deadline).await;
+                answers.extend(read.into_iter().map(|(table, answer)| (CheckpointLocation::Table(table), answer)));
+            }
+            Self::Redis(store) => {
+                let keys = locations.iter().filter_map(|location| match location {
+                    CheckpointLocation::Redis(keys) => Some(keys.clone()),
+                    CheckpointLocation::Table(_) => None,
+                });
+                let read = store.read(&keys.collect::<Vec<_>>(), deadline).await;
+                answers.extend(read.into_iter().map(|(keys, answer)| (CheckpointLocation::Redis(keys), answer)));
+            }
         }
+        for location in locations.iter().filter(|location| !answers.contains_key(*location)).collect::<Vec<_>>() {
+            answers.insert(location.clone(), Err(elsewhere()));
+        }
+        answers
+    }
+}
+
+fn elsewhere() -> MeasureError {
+    MeasureError {
+        reason: Reason::InvalidSpec,
+        message: "spec.checkpoint names a place in another kind of store than spec.readStore".to_owned(),
     }
 }
 

@@ -33,9 +33,18 @@ pub struct Resolved {
     /// Where the events are, and what is asked there.
     pub source: ResolvedSource,
     /// The read store that its workers write to.
-    pub read_store: Option<ConnectionName>,
+    pub read_store: Option<ResolvedStore>,
     /// Where in the read store the checkpoint is; absent where the source itself keeps it.
     pub checkpoint: Option<CheckpointLocation>,
+}
+
+/// A read store.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ResolvedStore {
+    /// The server.
+    pub connection: ConnectionName,
+    /// The field of the spec that describes the connection to it.
+    pub field: &'static str,
 }
 
 /// A source with what is asked there: one variant a kind.
@@ -111,7 +120,7 @@ impl ResolvedSource {
 impl Resolved {
     /// All connections that are needed.
     pub fn connections(&self) -> impl Iterator<Item = &ConnectionName> {
-        std::iter::once(self.source.connection().0).chain(&self.read_store)
+        std::iter::once(self.source.connection().0).chain(self.read_store.iter().map(|store| &store.connection))
     }
 }
 
@@ -131,17 +140,22 @@ pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
     if let Some(message) = spec.overlong_name() {
         return Err(invalid(&message));
     }
-    let read_store = spec.read_store.as_ref().and_then(|store| store.postgres.as_ref());
     Ok(Resolved {
         uid: projection.uid().unwrap_or_default().into(),
         generation: projection.metadata.generation.unwrap_or_default(),
         target: spec.lag.target.0,
         source,
-        read_store: read_store
-            .map(|store| ConnectionName::new(ServerKind::Postgres, &key.namespace, &store.connection)),
+        read_store: read_store(spec, &key.namespace),
         checkpoint,
         key,
     })
+}
+
+fn read_store(spec: &ProjectionSpec, namespace: &Arc<str>) -> Option<ResolvedStore> {
+    let store = spec.read_store.as_ref()?;
+    let server = if store.redis.is_some() { ServerKind::Redis } else { ServerKind::Postgres };
+    let (connection, _, field) = store.connection()?;
+    Some(ResolvedStore { connection: ConnectionName::new(server, namespace, connection), field })
 }
 
 /// The source, and the place of the checkpoint where the source does not keep it.
@@ -176,12 +190,12 @@ fn source(
     let Some(postgres) = &spec.source.postgres else {
         return Err(invalid("spec.source is missing: name one source, such as spec.source.postgres"));
     };
-    if spec.read_store.as_ref().and_then(|store| store.postgres.as_ref()).is_none() {
-        return Err(invalid("spec.readStore.postgres is missing: the checkpoint is read there"));
+    if spec.read_store.as_ref().and_then(|store| store.connection()).is_none() {
+        return Err(invalid("spec.readStore names no store: the checkpoint is read there"));
     }
-    let checkpoint = spec
-        .checkpoint_location(&key.namespace, &key.name)
-        .ok_or_else(|| invalid("spec.checkpoint is missing: where does the projector commit how far it has come?"))?;
+    let checkpoint = spec.checkpoint_location(&key.namespace, &key.name).ok_or_else(|| {
+        invalid("spec.checkpoint is missing or is not in the store that spec.readStore names: where does the projector commit how far it has come?")
+    })?;
     let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &postgres.connection);
     Ok((ResolvedSource::Postgres { connection, table: Box::new(postgres.event_table.clone()) }, Some(checkpoint)))
 }

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::budgets::Budgets;
 use crate::{
-    api::{Checkpoint, ConditionType, OnUnknown, PostgresReadStore, Projection, Reason, Source},
+    api::{Checkpoint, ConditionType, OnUnknown, Projection, ReadStore, Reason, Source},
     bounds::bounds,
     lag::{Bounds, Cadence, Claim, Fault, Model, Sample, Workers},
     leader_required::Following,
@@ -76,7 +76,8 @@ struct Entry {
 struct Measures {
     source: Source,
     checkpoint: Option<Checkpoint>,
-    read_store: Option<PostgresReadStore>,
+    /// Without limits.
+    read_store: Option<ReadStore>,
     builtin: bool,
     shards: Option<u32>,
 }
@@ -265,7 +266,7 @@ impl Measures {
         Self {
             source: spec.source.clone(),
             checkpoint: spec.checkpoint.clone(),
-            read_store: spec.read_store.as_ref().and_then(|store| store.postgres.clone()),
+            read_store: spec.read_store.clone().map(|store| ReadStore { limits: None, ..store }),
             builtin: spec.is_builtin(),
             shards: spec.shard_count(),
         }

@@ -67,7 +67,7 @@ fn located(resolved: &Resolved, endpoints: &Endpoints) -> Result<(Endpoint, Opti
     };
     let (source, field) = resolved.source.connection();
     let source = endpoint(source, field)?;
-    let store = resolved.read_store.as_ref().map(|store| endpoint(store, "spec.readStore.postgres.connection"));
+    let store = resolved.read_store.as_ref().map(|store| endpoint(&store.connection, store.field));
     Ok((source, store.transpose()?))
 }
 

@@ -29,7 +29,7 @@ use crate::{
         rabbitmq, redis,
     },
     measure::{MeasureError, ProjectionKey},
-    read_stores::CheckpointStore,
+    read_stores::{CheckpointStore, RedisStore},
     resolve::{ConnectionName, Resolved, ResolvedSource, key_of, resolve},
     snapshot::valid_for,
     sources::{
@@ -59,6 +59,8 @@ pub(super) struct Planner {
     resolved: Vec<Resolved>,
     /// PostgreSQL databases, with events or with checkpoints: one connection each.
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
+    /// Redis servers with checkpoints: one connection each.
+    redis_stores: HashMap<redis::ConnectionIdentity, Arc<RedisStore>>,
     postgres: Tasks<ConnectionIdentity, PostgresProbe>,
     passed_over: Memories,
     rabbitmq: Tasks<rabbitmq::ConnectionIdentity, RabbitMqProbe>,
@@ -83,6 +85,7 @@ impl Planner {
             started: Instant::now(),
             resolved: Vec::new(),
             databases: HashMap::new(),
+            redis_stores: HashMap::new(),
             postgres: Tasks::default(),
             passed_over: Memories::default(),
             rabbitmq: Tasks::default(),
@@ -158,11 +161,19 @@ impl Planner {
         self.redis.retain(|identity| sources.contains_key(&Endpoint::Redis(identity.clone())));
         self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
+        self.redis_stores.retain(|identity, _| endpoints.contains(&Endpoint::Redis(identity.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
         self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        // Each connects when it is first asked.
         for endpoint in endpoints {
-            if let Endpoint::Postgres(identity) = endpoint {
-                self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
+            match endpoint {
+                Endpoint::Postgres(identity) => {
+                    self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
+                }
+                Endpoint::Redis(identity) => {
+                    self.redis_stores.entry(identity.clone()).or_insert_with(|| Arc::new(RedisStore::new(identity)));
+                }
+                Endpoint::Kafka(_) | Endpoint::Nats(_) | Endpoint::RabbitMq(_) => {}
             }
         }
         for (endpoint, group) in sources {
@@ -176,7 +187,7 @@ impl Planner {
             Endpoint::Postgres(identity) => {
                 let work = self.work(group, |Resolved { key, source, checkpoint, .. }| match source {
                     ResolvedSource::Postgres { table, .. } => {
-                        let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows.clone());
+                        let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows().clone());
                         Some(Question::new(table, rows, self.passed_over.of(key)))
                     }
                     _ => None,
@@ -235,18 +246,21 @@ impl Planner {
         let asks = members.into_iter().filter_map(|(resolved, store)| {
             let question = question(&resolved)?;
             let Resolved { key, uid, generation, checkpoint, .. } = resolved;
-            let store = store.and_then(|endpoint| match endpoint {
-                Endpoint::Postgres(identity) => Some(identity),
-                _ => None,
-            });
-            let read_store = store.as_ref().map(|identity| identity.settings().database().into());
-            let database = store.and_then(|identity| self.databases.get(&identity).map(Arc::clone));
-            let checkpoint = checkpoint
-                .zip(database)
-                .map(|(location, database)| CheckpointQuery { store: CheckpointStore::Postgres(database), location });
+            let read_store = store.as_ref().map(|endpoint| endpoint.server().into());
+            let store = store.and_then(|endpoint| self.store(&endpoint));
+            let checkpoint = checkpoint.zip(store).map(|(location, store)| CheckpointQuery { store, location });
             Some(Arc::new(Ask { key, uid, generation, read_store, checkpoint, question }))
         });
         Work { asks: asks.collect(), interval }
+    }
+
+    /// Where checkpoints are read on this server; `None` where none can be.
+    fn store(&self, endpoint: &Endpoint) -> Option<CheckpointStore> {
+        match endpoint {
+            Endpoint::Postgres(identity) => self.databases.get(identity).cloned().map(CheckpointStore::Postgres),
+            Endpoint::Redis(identity) => self.redis_stores.get(identity).cloned().map(CheckpointStore::Redis),
+            Endpoint::Kafka(_) | Endpoint::Nats(_) | Endpoint::RabbitMq(_) => None,
+        }
     }
 
     fn report(&self, key: ProjectionKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {

@@ -73,11 +73,7 @@ impl fmt::Debug for ConnectionIdentity {
 
 impl fmt::Display for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        write!(f, "Redis at {host}:{}", self.port)?;
-        if self.database > 0 {
-            write!(f, ", database {}", self.database)?;
-        }
+        f.write_str(&self.database())?;
         self.user.as_ref().map_or(Ok(()), |user| write!(f, " as {user}"))
     }
 }
@@ -209,6 +205,13 @@ impl ConnectionSettings {
     pub fn with_client_certificate(mut self, certificate: &[u8], key: &[u8]) -> Self {
         self.client = Some(Arc::new(ClientCertificate { certificate: certificate.to_vec(), key: key.to_vec() }));
         self
+    }
+
+    /// The server and the database in it, without the user.
+    pub fn database(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let database = if self.database > 0 { format!(", database {}", self.database) } else { String::new() };
+        format!("Redis at {host}:{}{database}", self.port)
     }
 
     /// True with TLS: then the server's certificate is verified, and a client certificate may be shown.

@@ -12,7 +12,7 @@ use crate::{
         parts::{Owner, worker_labels},
         validate::{Environment, Pods},
     },
-    names::{self, secret_key, worker_env},
+    names::{self, worker_env},
 };
 
 /// `spec.template` of the Deployment.
@@ -96,9 +96,8 @@ fn variables(environment: &Environment, owner: &Owner) -> Vec<(String, Value)> {
         (worker_env::WORKER.to_owned(), field),
     ];
     all.extend(shards.map(|shards| (worker_env::SHARDS.to_owned(), value(&shards.to_string()))));
-    let stores: Vec<&str> = secret_key::all().collect();
     all.extend(event_source.iter().flat_map(|(source, keys)| connection(worker_env::EVENT_SOURCE, source, keys)));
-    all.extend(read_store.iter().flat_map(|store| connection(worker_env::READ_STORE, store, &stores)));
+    all.extend(read_store.iter().flat_map(|(store, keys)| connection(worker_env::READ_STORE, store, keys)));
     all.extend(schema.as_deref().map(|schema| (worker_env::READ_STORE_SCHEMA.to_owned(), value(schema))));
     all
 }

@@ -1,13 +1,16 @@
 //! Checkpoints in PostgreSQL: all projections of one table in one statement.
 
+mod names;
+
 use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::{Checkpoint, Checkpoints, names::NameType};
+use self::names::NameType;
+use super::Checkpoint;
 use crate::{
-    api::{CheckpointLocation, CheckpointRows, Reason},
+    api::{CheckpointRows, Reason, TableLocation},
     clients::postgres::{
         Database, Live, Query, classify, column_types, quote_identifier, quote_table,
         row_security::{self, Visibility},
@@ -15,6 +18,9 @@ use crate::{
     lag::{CheckpointState, FailedEvent, Position},
     measure::MeasureError,
 };
+
+/// What was read, or why not, for each location asked for.
+pub(super) type Answers = HashMap<TableLocation, Result<Checkpoint, MeasureError>>;
 
 /// So many failed events are read for each projection.
 const MOST_FAILED: u32 = 8;
@@ -39,13 +45,9 @@ enum Rows {
 }
 
 /// Reads the checkpoints at `locations`, one statement a table, before `deadline`. A failing table does not affect the others.
-pub(super) async fn read(
-    database: &Database,
-    locations: &BTreeSet<CheckpointLocation>,
-    deadline: Instant,
-) -> Checkpoints {
-    let mut answers = Checkpoints::new();
-    let mut tables: HashMap<Table, Vec<&CheckpointLocation>> = HashMap::new();
+pub(super) async fn read(database: &Database, locations: &BTreeSet<TableLocation>, deadline: Instant) -> Answers {
+    let mut answers = Answers::new();
+    let mut tables: HashMap<Table, Vec<&TableLocation>> = HashMap::new();
     for location in locations {
         tables.entry(table_of(location)).or_default().push(location);
     }
@@ -72,11 +74,11 @@ pub(super) async fn read(
     answers
 }
 
-fn all<'a>(locations: impl Iterator<Item = &'a CheckpointLocation>, unknown: &MeasureError) -> Checkpoints {
+fn all<'a>(locations: impl Iterator<Item = &'a TableLocation>, unknown: &MeasureError) -> Answers {
     locations.map(|location| (location.clone(), Err(unknown.clone()))).collect()
 }
 
-fn table_of(location: &CheckpointLocation) -> Table {
+fn table_of(location: &TableLocation) -> Table {
     Table {
         table: location.table.clone(),
         name_column: location.name_column.clone(),
@@ -144,7 +146,7 @@ async fn shard_column(client: &Client, table: &Table) -> Result<Option<String>, 
     }
 }
 
-async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -> Result<Checkpoints, MeasureError> {
+async fn read_table(live: &Live, table: &Table, asked: &[&TableLocation]) -> Result<Answers, MeasureError> {
     let client = &live.session.client;
     let outcome = live.reading(async {
         let names = check_types(client, table).await?;
@@ -192,8 +194,8 @@ async fn read_table(live: &Live, table: &Table, asked: &[&CheckpointLocation]) -
             ),
         });
     }
-    let row = |location: &CheckpointLocation| names.canonical(&location.name).and_then(|name| found.get(&name));
-    let mut answers: Checkpoints =
+    let row = |location: &TableLocation| names.canonical(&location.name).and_then(|name| found.get(&name));
+    let mut answers: Answers =
         asked.iter().map(|location| ((*location).clone(), interpret(location, row(location)))).collect();
     for (location, answer) in &mut answers {
         if let (Ok(checkpoint), Some(events)) = (answer, failed.remove(&location.name)) {
@@ -264,7 +266,7 @@ impl Row {
     }
 }
 
-fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpoint, MeasureError> {
+fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, MeasureError> {
     let never = Ok(Checkpoint::plain(CheckpointState::NeverCommitted));
     match row {
         None => never,
@@ -321,8 +323,8 @@ fn interpret(location: &CheckpointLocation, row: Option<&Row>) -> Result<Checkpo
 }
 
 /// Of several rows only the lowest is told: what to add so that each is counted. The number of rows is not in it, since it may change often.
-fn why_bound(location: &CheckpointLocation) -> String {
-    let CheckpointLocation { table, name_column, name, rows, .. } = location;
+fn why_bound(location: &TableLocation) -> String {
+    let TableLocation { table, name_column, name, rows, .. } = location;
     let add = match rows {
         CheckpointRows::Keyed { .. } => format!(
             "which of its columns holds the shard is not to be seen, since there is not just one unique index on {name_column} and one other column: name it in spec.checkpoint.readStore.shardColumn"
@@ -369,8 +371,8 @@ fn refused(table: &Table, error: &Error) -> MeasureError {
 mod tests {
     use super::*;
 
-    fn location(rows: CheckpointRows) -> CheckpointLocation {
-        CheckpointLocation {
+    fn location(rows: CheckpointRows) -> TableLocation {
+        TableLocation {
             table: "checkpoints".to_owned(),
             name_column: "projection".to_owned(),
             position_column: "position".to_owned(),

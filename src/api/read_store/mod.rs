@@ -1,0 +1,132 @@
+//! Where read models are, and where in them a projector commits how far it has come: one file a kind of store, with the rules that the API server
+//! checks beside the fields.
+
+mod postgres;
+mod redis;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use postgres::{CheckpointRows, CheckpointTable, PostgresReadStore, TableLocation};
+pub(super) use postgres::{default_name_column, default_position_column};
+pub use redis::{RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore};
+
+/// Where the projector commits how far it has come. Exactly one field.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.readStore), has(self.redis)].exists_one(x, x)").message("spec.checkpoint must name exactly one place: readStore (a table in PostgreSQL) or redis"))]
+pub struct Checkpoint {
+    /// A table in a read store in PostgreSQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_store: Option<CheckpointTable>,
+    /// Keys in a read store in Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisCheckpoint>,
+}
+
+/// The database that holds the read model. Exactly one store.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis)].exists_one(x, x)").message("spec.readStore must name exactly one store: postgres or redis"))]
+pub struct ReadStore {
+    /// A PostgreSQL database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresReadStore>,
+    /// A Redis server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisReadStore>,
+    /// How much of the database the workers may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ReadStoreLimits>,
+}
+
+/// How many connections the workers of all Projections on one read store may take together.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadStoreLimits {
+    /// Connections that one worker of this Projection takes. Default: 1.
+    #[serde(default = "default_connections_per_worker")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub connections_per_worker: i32,
+    /// The most connections that the workers of all Projections on this read store may take together. Where Projections name different
+    /// numbers for one store, the smallest counts.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: i32,
+}
+
+fn default_connections_per_worker() -> i32 {
+    1
+}
+
+/// The place of one projection's checkpoint in its read store.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum CheckpointLocation {
+    /// Rows of a table in PostgreSQL.
+    Table(TableLocation),
+    /// Keys in Redis.
+    Redis(RedisLocation),
+}
+
+impl CheckpointLocation {
+    /// Which parts the checkpoint has: one, or one a shard.
+    pub fn rows(&self) -> &CheckpointRows {
+        match self {
+            Self::Table(table) => &table.rows,
+            Self::Redis(keys) => &keys.rows,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::api::admit;
+
+    fn projection(store: &str, checkpoint: &Value) -> Value {
+        let connection = json!({"connection": {"secretRef": {"name": "db"}}});
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"postgres": {"connection": {"secretRef": {"name": "db"}}, "eventTable": {}}},
+                "readStore": {store: connection},
+                "checkpoint": checkpoint,
+                "lag": {"target": "5s"},
+            },
+        })
+    }
+
+    #[test]
+    fn a_checkpoint_is_in_the_store_that_the_projection_names() {
+        for (store, checkpoint) in [
+            ("postgres", json!({"readStore": {}})),
+            ("redis", json!({"redis": {}})),
+            ("redis", json!({"redis": {"key": "checkpoint:orders", "layout": "Value"}})),
+        ] {
+            admit(projection(store, &checkpoint)).unwrap();
+        }
+        for (store, checkpoint, expected) in [
+            ("redis", json!({"readStore": {}}), "spec.readStore.postgres is required with spec.checkpoint.readStore"),
+            ("postgres", json!({"redis": {}}), "spec.readStore.redis is required with spec.checkpoint.redis"),
+            ("redis", json!({}), "spec.checkpoint must name exactly one place"),
+            ("redis", json!({"redis": {}, "readStore": {}}), "spec.checkpoint must name exactly one place"),
+            ("redis", json!({"redis": {"layout": "List"}}), "spec.checkpoint.redis.layout must be"),
+            ("redis", json!({"redis": {"layout": "KeyPerShard"}}), "spec.scaling.shards must be a number"),
+            ("mongodb", json!({"redis": {}}), "spec.readStore"),
+        ] {
+            let found = admit(projection(store, &checkpoint)).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_built_in_projector_writes_to_postgres_only() {
+        let mut object = projection("redis", &json!({"redis": {}}));
+        object["spec"].as_object_mut().unwrap().remove("checkpoint");
+        object["spec"]["projector"] = json!({"builtin": {"handlers": {"Ordered": "select 1"}}});
+        let found = admit(object).unwrap_err();
+        let expected = "spec.readStore.postgres is required with spec.projector.builtin, which writes there";
+        assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{found:?}");
+    }
+}
