@@ -64,8 +64,16 @@ impl AutoscalerMemory {
         }
     }
 
-    /// When a number that is wrong now will prove that the autoscaler does not look; absent where no number is wrong.
-    pub fn proves_at(&self) -> Option<Duration> {
+    /// What to say of it, and when to ask again: a number that is wrong now may prove later that the autoscaler does not look.
+    pub fn told(&self, standing: Standing, now: Duration) -> (Option<String>, Option<Duration>) {
+        match standing {
+            Standing::Works => (None, self.proves_at().map(|at| at.saturating_sub(now))),
+            Standing::Unproven(left) => (None, Some(left)),
+            Standing::Broken(why) => (Some(why), None),
+        }
+    }
+
+    fn proves_at(&self) -> Option<Duration> {
         self.wrong_since.map(|since| since + SILENT_FOR)
     }
 }

@@ -1,6 +1,10 @@
 //! Runs the reconcile loop: a bounded number of Projections at once, never the same one twice at once, and only while this replica leads.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use kube::{Client, runtime::reflector::Store};
 use tokio::{
@@ -11,13 +15,15 @@ use tokio::{
 
 use super::{
     apply::Applier,
+    carry_out::Executor,
     existing::ExistingWorkloads,
+    gather::Gatherer,
     index::LiveIndex,
     plan::{autoscaler::ServerAbilities, builtin_pods::WorkerDefaults},
     pod_look::PodLook,
     queue::{Ended, Queue},
     reconcile::Reconciler,
-    status::report::Reports,
+    status::{report::Reports, writer::StatusWriter},
 };
 use crate::{
     api::Projection, measure::ProjectionKey, metrics::ControllerMetrics, platform::registration::Unserved,
@@ -76,21 +82,27 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         mut unserved,
         metrics,
     } = inputs;
-    let reconciler = Arc::new(Reconciler {
+    let gatherer = Gatherer {
+        client: client.clone(),
         projections: projections.clone(),
         index: index.clone(),
-        existing: ExistingWorkloads::new(client.clone(), trigger),
+        existing: Arc::new(ExistingWorkloads::new(client.clone(), trigger)),
         snapshot,
-        applier: Applier::new(client.clone(), index),
-        pods: PodLook::new(client.clone()),
-        reports: Reports::new(client, &identity),
-        workers,
-        server,
         unserved: unserved.clone(),
-        metrics: Arc::clone(&metrics),
+    };
+    let executor =
+        Executor { applier: Applier::new(client.clone(), index), workers, server, metrics: Arc::clone(&metrics) };
+    let reconciler = Arc::new(Reconciler {
+        gatherer,
+        executor,
+        pods: PodLook::new(client.clone()),
+        writer: StatusWriter {
+            reports: Reports::new(client, &identity),
+            metrics: Arc::clone(&metrics),
+            pace: Mutex::default(),
+        },
         began: Instant::now(),
-        memory: std::sync::Mutex::new(HashMap::new()),
-        pace: std::sync::Mutex::default(),
+        memory: Mutex::default(),
     });
     let mut shutdown = std::pin::pin!(shutdown);
     let mut work = Work { reconciler, metrics, queue: Queue::default(), running: JoinSet::new() };

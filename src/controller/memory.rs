@@ -12,9 +12,8 @@ use super::{
     live::Live,
     plan::{Plan, scale_out::ScaleOut},
     pod_look::PodMemory,
-    status::report::Stored,
+    status::due::StatusMemory,
 };
-use crate::api::{Projection, ProjectionStatus};
 
 /// An API server that fails for less than this is not reported: what failed is tried again.
 const FAILS_UNTOLD: Duration = Duration::from_secs(10);
@@ -34,18 +33,10 @@ pub struct Memory {
     pub(super) autoscaler: AutoscalerMemory,
     /// Since when the sampler has not known the newest spec.
     pub(super) unmeasured: Option<Instant>,
-    /// Since when only the counts of workers differ from those in the status.
-    pub(super) counts_since: Option<Instant>,
-    /// When there was something to report for the first time.
-    pub(super) begun: Option<Instant>,
-    /// When the numbers that are due may be written.
-    pub(super) numbers_at: Option<Instant>,
-    /// The status that this replica wrote last, as the API server has it, and when.
-    pub(super) written: Option<(Stored, Instant)>,
+    /// The status that was written last, and when the next one is due.
+    pub(super) status: StatusMemory,
     /// The API server says that this Projection is deleted, which the watch has not shown yet. Nothing is written for it.
     pub(super) gone: bool,
-    /// The API server permanently refuses the status that records the suspension, which then goes unrecorded.
-    pub(super) unrecordable: bool,
 }
 
 impl Memory {
@@ -75,15 +66,6 @@ pub(super) struct Tried {
     pub(super) plan: Plan,
     pub(super) seen: Vec<Option<Arc<Live>>>,
     pub(super) failures: u32,
-}
-
-/// What is there when a round begins.
-pub(super) struct Gathered {
-    pub(super) projection: Arc<Projection>,
-    /// The status that this replica wrote last, or else the one in the cluster: the next status follows on it.
-    pub(super) previous: ProjectionStatus,
-    /// The status in the cluster, as far as is known.
-    pub(super) there: Stored,
 }
 
 /// What became of a plan.

@@ -4,8 +4,10 @@
 
 mod apply;
 mod autoscaler;
+mod carry_out;
 mod driver;
 mod existing;
+mod gather;
 mod index;
 mod known;
 mod live;
@@ -24,7 +26,6 @@ mod status;
 mod unapplied;
 mod validate;
 mod watches;
-mod workload_state;
 
 pub use driver::{ControllerInputs, run};
 pub use index::LiveIndex;

@@ -1,8 +1,11 @@
 //! What keeps a Projection from its workload, in the words of a condition: another Projection, or an object that is missing or in the way. Pure.
 
+use std::time::Duration;
+
 use kube::runtime::reflector::Store;
 
 use super::{
+    existing::Look,
     known::Problem,
     parts::{Owner, Part},
 };
@@ -11,13 +14,39 @@ use crate::{
     measure::ProjectionKey,
 };
 
-/// Another Projection that names the same workload and did so earlier.
-pub(super) fn rival(
+/// How often a Projection is reconciled again while another Projection uses its workload.
+const RIVAL_EVERY: Duration = Duration::from_secs(10);
+
+/// Why a workload must not be scaled.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Refused {
+    pub(super) problem: Problem,
+    /// When to look again, where no watch reports that it has changed.
+    pub(super) retry: Option<Duration>,
+}
+
+/// What keeps this Projection from the workload that it names, if anything does.
+pub(super) fn obstacle(
+    key: &ProjectionKey,
     projections: &Store<Projection>,
     projection: &Projection,
     kind: ExistingKind,
     name: &str,
-) -> Option<Problem> {
+    workload: &Look,
+) -> Option<Refused> {
+    if let Some(problem) = rival(projections, projection, kind, name) {
+        return Some(Refused { problem, retry: Some(RIVAL_EVERY) });
+    }
+    let problem = match workload {
+        Look::Missing => missing(key, kind, name),
+        Look::Found(live) if live.controlled_by.is_some() && live.applied_hash.is_some() => made_by_us(key, kind, name),
+        Look::NotYet | Look::Found(_) => return None,
+    };
+    Some(Refused { problem, retry: None })
+}
+
+/// Another Projection that names the same workload and did so earlier.
+fn rival(projections: &Store<Projection>, projection: &Projection, kind: ExistingKind, name: &str) -> Option<Problem> {
     let age = |one: &Projection| (one.metadata.creation_timestamp.clone().map(|time| time.0), one.metadata.uid.clone());
     let rival = projections.find(|other| {
         let existing = other.spec.projector.as_ref().and_then(|projector| projector.existing.as_ref());
@@ -49,7 +78,7 @@ pub(super) fn uncollected(part: Part, owner: &Owner) -> Problem {
     }
 }
 
-pub(super) fn missing(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {
+fn missing(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {
     Problem {
         reason: Reason::WorkloadNotFound,
         message: format!("spec.projector.existing: there is no {} {}/{name}", kind.as_str(), key.namespace),
@@ -57,7 +86,7 @@ pub(super) fn missing(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Pr
     }
 }
 
-pub(super) fn made_by_us(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {
+fn made_by_us(key: &ProjectionKey, kind: ExistingKind, name: &str) -> Problem {
     Problem {
         reason: Reason::InvalidSpec,
         message: format!(

@@ -4,6 +4,7 @@
 
 pub mod announce;
 pub mod conditions;
+pub mod due;
 mod foreign_message;
 pub mod report;
 #[cfg(test)]
@@ -12,6 +13,7 @@ pub mod trouble;
 #[cfg(test)]
 mod trouble_tests;
 pub mod urgency;
+pub mod writer;
 
 use jiff::Timestamp;
 

@@ -1,0 +1,232 @@
+//! Gathers what a round decides from, each thing once: the Projection and what it asks for, its objects, its workload, what was measured. Reads only.
+//!
+//! Everything but one thing is in memory. The API server is asked for the number of workers where `spec.suspend` has just been taken back: the watch
+//! may not show yet that they were removed.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube::{
+    Client,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::sync::watch;
+
+use super::{
+    existing::{ExistingWorkloads, Look},
+    index::{CONFIRM_WITHIN, LiveIndex},
+    known::WorkloadView,
+    live::{Live, is_older},
+    memory::Memory,
+    obstacles::{Refused, obstacle},
+    parts::{Owner, Part},
+    scale::{ScaleTarget, Scaling},
+    status::report::Stored,
+    unapplied::Unapplied,
+    validate::{Invalid, Validated, Workload, validate},
+};
+use crate::{
+    api::{Projection, ProjectionStatus, Reason},
+    measure::{MeasureError, ProjectionKey},
+    platform::registration::Unserved,
+    snapshot::{Measured, Observation, SharedSnapshot},
+};
+
+/// The least wait before an object is looked at again that only an answer of the API server described.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a round reads.
+pub struct Gatherer {
+    pub(super) client: Client,
+    pub(super) projections: Store<Projection>,
+    pub(super) index: LiveIndex,
+    pub(super) existing: Arc<ExistingWorkloads>,
+    pub(super) snapshot: SharedSnapshot,
+    pub(super) unserved: watch::Receiver<Option<Unserved>>,
+}
+
+/// What there is when a round begins.
+pub(super) struct Gathered {
+    pub(super) key: ProjectionKey,
+    pub(super) owner: Owner,
+    pub(super) projection: Arc<Projection>,
+    /// What the spec asks for.
+    pub(super) spec: Result<Validated, Invalid>,
+    /// The status that this replica wrote last, or else the one in the cluster: the next status follows on it.
+    pub(super) previous: ProjectionStatus,
+    /// The status in the cluster, as far as is known.
+    pub(super) there: Stored,
+    /// The objects of the Projection's names, in the order of [`Part::ALL`]; some may belong to another owner.
+    pub(super) objects: Vec<Option<Arc<Live>>>,
+    /// What runs the workers.
+    pub(super) workload: Look,
+    /// Whose number of workers is set.
+    pub(super) target: ScaleTarget,
+    /// Why this workload must not be scaled.
+    pub(super) obstacle: Option<Refused>,
+    /// The number of workers that is asked for; absent where there is no workload.
+    pub(super) replicas: Result<Option<i32>, Unapplied>,
+    /// What was measured of this very Projection.
+    pub(super) observation: Option<Arc<Observation>>,
+    /// The APIServices that do not lead to this operator; absent while that is not known.
+    pub(super) unserved: Option<Unserved>,
+    /// When it was gathered.
+    pub(super) now: Instant,
+}
+
+impl Gatherer {
+    /// `None` where the Projection does not exist or is being deleted; Kubernetes deletes its objects with it.
+    pub(super) async fn gather(&self, key: &ProjectionKey, memory: &mut Memory) -> Option<Gathered> {
+        let Some(projection) = self.projections.get(&ObjectRef::new(&key.name).within(&key.namespace)) else {
+            *memory = Memory::default();
+            return None;
+        };
+        let uid = projection.metadata.uid.clone().unwrap_or_default();
+        if memory.uid != uid {
+            *memory = Memory { uid: uid.clone(), ..Memory::default() };
+        }
+        if projection.metadata.deletion_timestamp.is_some() || memory.gone {
+            return None;
+        }
+        let (previous, there) = statuses(&projection, memory);
+        let spec = validate(&projection);
+        let objects = self.objects(key);
+        let (workload, target) = self.workload(key, spec.as_ref().ok(), &objects, &uid);
+        let observation = self.snapshot.load().get(&key.namespace, &key.name).cloned();
+        let obstacle = match (&workload, &target) {
+            (Look::NotYet, _) | (_, ScaleTarget::Own) => None,
+            (workload, ScaleTarget::Existing(kind, name)) => {
+                obstacle(key, &self.projections, &projection, *kind, name, workload)
+            }
+        };
+        let mut gathered = Gathered {
+            owner: Owner { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: uid.clone() },
+            replicas: Ok(found(&workload).and_then(|live| live.workers.desired)),
+            observation: observation.filter(|observation| *observation.uid == *uid),
+            unserved: self.unserved.borrow().clone(),
+            now: Instant::now(),
+            key: key.clone(),
+            projection,
+            spec,
+            previous,
+            there,
+            objects,
+            workload,
+            target,
+            obstacle,
+        };
+        if gathered.resumes() {
+            let scaling = Scaling::new(self.client.clone(), &gathered.owner, &gathered.target);
+            gathered.replicas = scaling.replicas().await;
+        }
+        Some(gathered)
+    }
+
+    /// What runs the workers now: after a write, the API server's answer is in the index.
+    pub(super) fn workload_after(&self, gathered: &Gathered) -> Look {
+        let (objects, uid) = (self.objects(&gathered.key), &gathered.owner.uid);
+        self.workload(&gathered.key, gathered.spec.as_ref().ok(), &objects, uid).0
+    }
+
+    /// How long to wait at most before another round: some object is only known by the API server's answer, and the watch has not shown it yet.
+    pub(super) fn unconfirmed_wait(&self, key: &ProjectionKey) -> Option<Duration> {
+        let now = Instant::now();
+        let waits = Part::ALL.into_iter().filter_map(|part| {
+            let since = self.index.unconfirmed_for(part, &key.namespace, &part.object_name(&key.name), now)?;
+            Some(CONFIRM_WITHIN.saturating_sub(since).max(CONFIRM_EVERY))
+        });
+        waits.min()
+    }
+
+    fn objects(&self, key: &ProjectionKey) -> Vec<Option<Arc<Live>>> {
+        Part::ALL.map(|part| self.index.get(part, &key.namespace, &part.object_name(&key.name))).into()
+    }
+
+    fn workload(
+        &self,
+        key: &ProjectionKey,
+        spec: Option<&Validated>,
+        objects: &[Option<Arc<Live>>],
+        uid: &str,
+    ) -> (Look, ScaleTarget) {
+        match spec.map(|validated| &validated.workload) {
+            Some(Workload::Existing { kind, name }) => {
+                (self.existing.look(key, *kind, name), ScaleTarget::Existing(*kind, name.clone()))
+            }
+            named => {
+                if named.is_some() {
+                    self.existing.forget(key);
+                }
+                (ours(objects, Part::Deployment, uid).map_or(Look::Missing, Look::Found), ScaleTarget::Own)
+            }
+        }
+    }
+}
+
+impl Gathered {
+    /// The measurement to act on, or why there is none.
+    pub(super) fn measured(&self) -> Result<&Measured, MeasureError> {
+        let not_yet =
+            || MeasureError { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() };
+        self.observation_of_this_spec().map_or_else(|| Err(not_yet()), |observation| observation.current(self.now))
+    }
+
+    /// What was measured for an older spec may be of another table.
+    pub(super) fn observation_of_this_spec(&self) -> Option<&Observation> {
+        let generation = self.projection.metadata.generation;
+        let observation = self.observation.as_deref();
+        observation.filter(|seen| generation.is_none_or(|newest| seen.generation >= newest))
+    }
+
+    /// The autoscaler that the operator made.
+    pub(super) fn autoscaler(&self) -> Option<Arc<Live>> {
+        ours(&self.objects, Part::HorizontalPodAutoscaler, &self.owner.uid)
+    }
+
+    /// The workload, as the status shows it.
+    pub(super) fn view(&self, workload: &Look) -> WorkloadView {
+        if matches!(&self.spec, Ok(Validated { workload: Workload::MeasureOnly, .. })) {
+            return WorkloadView::NotWanted;
+        }
+        let live = found(workload).filter(|live| !live.deleting);
+        live.map_or(WorkloadView::Absent, |live| WorkloadView::Present(live.workers))
+    }
+
+    /// The workload that the spec names is not known yet: its watch has only begun.
+    pub(super) fn workload_is_awaited(&self) -> bool {
+        matches!(self.workload, Look::NotYet)
+    }
+
+    /// `spec.suspend` has just been taken back, and there is a workload that may have to get its workers back.
+    fn resumes(&self) -> bool {
+        let suspended = self.projection.spec.suspend;
+        let blocked = self.obstacle.is_some() || self.spec.is_err();
+        self.previous.suspended && !suspended && !blocked && matches!(self.replicas, Ok(Some(_)))
+    }
+}
+
+/// The workload, where there is one.
+pub(super) fn found(workload: &Look) -> Option<&Arc<Live>> {
+    match workload {
+        Look::Found(live) => Some(live),
+        Look::NotYet | Look::Missing => None,
+    }
+}
+
+/// The object of this kind, if the Projection with this UID controls it: one of a deleted namesake does not count.
+fn ours(objects: &[Option<Arc<Live>>], part: Part, uid: &str) -> Option<Arc<Live>> {
+    let position = Part::ALL.iter().position(|one| *one == part)?;
+    objects.get(position)?.clone().filter(|live| live.controlled_by.as_deref() == Some(uid))
+}
+
+/// The status that the next one follows on, and the one in the cluster.
+fn statuses(projection: &Projection, memory: &Memory) -> (ProjectionStatus, Stored) {
+    let version = projection.metadata.resource_version.clone().unwrap_or_default();
+    let seen = Stored { status: projection.status.clone().unwrap_or_default(), version };
+    let Some((written, _)) = &memory.status.written else { return (seen.status.clone(), seen) };
+    // The watch may lag behind this replica's own write.
+    let there = if is_older(&seen.version, &written.version) { written.clone() } else { seen };
+    (written.status.clone(), there)
+}
