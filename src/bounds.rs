@@ -30,7 +30,7 @@ pub fn bounds(spec: &ProjectionSpec) -> Bounds {
             api::LookAhead::Hourly => Some(LookAhead::Hourly),
             api::LookAhead::Daily => Some(LookAhead::Daily),
         },
-        retention: spec.source.postgres.as_ref().and_then(|source| source.event_table.retention).map(|kept| kept.0),
+        retention: spec.event_table().and_then(|table| table.retention).map(|kept| kept.0),
     }
 }
 

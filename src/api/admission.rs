@@ -174,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_asked_for_exactly_one_kind_of_source() {
+        let mut none = projection();
+        none["spec"]["source"]["postgres"] = json!({"connection": {"secretRef": {"name": "db"}}});
+        none["spec"]["projector"] = Value::Null;
+        let found = admit(none).unwrap_err();
+        let expected = "spec.source.postgres must name exactly one kind of source beside the connection: eventTable";
+        assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{found:?}");
+    }
+
+    #[test]
     fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_projector() {
         let redis = || {
             json!({
@@ -193,7 +203,7 @@ mod tests {
                 "/spec",
                 "projector",
                 json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
-                "spec.source.postgres is required with spec.projector.builtin",
+                "spec.source.postgres.eventTable is required with spec.projector.builtin",
             ),
             ("/spec/source/redis", "streams", json!([]), "spec.source.redis.streams must have at least 1 items"),
             ("/spec/source/redis", "streams", json!([{"key": "orders"}]), "spec.source.redis.streams[0].group"),
@@ -227,7 +237,7 @@ mod tests {
                 "/spec",
                 "projector",
                 json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
-                "spec.source.postgres is required with spec.projector.builtin",
+                "spec.source.postgres.eventTable is required with spec.projector.builtin",
             ),
             ("/spec/source/kafka", "topics", json!([]), "spec.source.kafka.topics must have at least 1 items"),
             ("/spec/source/kafka", "topics", json!(["a topic"]), "spec.source.kafka.topics[0]"),

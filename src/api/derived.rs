@@ -1,7 +1,7 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    CheckpointLocation, CheckpointRows, Connection, Ordering, PostgresReadStore, ProjectionSpec, ReadStore,
+    CheckpointLocation, CheckpointRows, Connection, EventTable, Ordering, PostgresReadStore, ProjectionSpec, ReadStore,
     RedisLayout, RedisLocation, RedisPart, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
@@ -26,9 +26,14 @@ impl ProjectionSpec {
         }
     }
 
+    /// The event table in PostgreSQL, where the source is one.
+    pub fn event_table(&self) -> Option<&EventTable> {
+        self.source.postgres.as_ref()?.event_table.as_ref()
+    }
+
     /// The column or SQL expression with an event's shard, where the spec tells it.
     pub fn event_shard(&self) -> Option<&str> {
-        self.source.postgres.as_ref()?.event_table.shard.as_deref()
+        self.event_table()?.shard.as_deref()
     }
 
     /// Where in the read store the checkpoint of the Projection `namespace/name` is, or `None` when the spec does not say.
@@ -144,12 +149,11 @@ const LONGEST_NAME: usize = 63;
 impl ProjectionSpec {
     /// The first name of the spec that PostgreSQL would cut, with its field. The schema of the resource counts characters, PostgreSQL bytes.
     pub fn overlong_name(&self) -> Option<String> {
-        let source = self.source.postgres.as_ref().map(|source| &source.event_table);
         let checkpoint = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.read_store.as_ref());
         let schema = self.read_store.as_ref().and_then(|store| store.postgres.as_ref()?.schema.clone());
         let mut names: Vec<(&str, String)> =
             schema.map(|schema| ("spec.readStore.postgres.schema", schema)).into_iter().collect();
-        if let Some(table) = source {
+        if let Some(table) = self.event_table() {
             names.extend(
                 table_parts(&table.table).into_iter().map(|part| ("spec.source.postgres.eventTable.table", part)),
             );
@@ -232,7 +236,8 @@ mod tests {
         let existing = serde_json::json!({ "existing": { "kind": "Deployment", "name": "x" } });
         let mut long = spec(&existing, &serde_json::json!({}), None);
         assert_eq!(long.overlong_name(), None);
-        long.source.postgres.as_mut().unwrap().event_table.table = format!("store.{}", "é".repeat(40));
+        long.source.postgres.as_mut().unwrap().event_table.as_mut().unwrap().table =
+            format!("store.{}", "é".repeat(40));
         let message = long.overlong_name().unwrap();
         assert!(message.contains("eventTable.table: ") && message.contains("this has 80"), "{message}");
     }

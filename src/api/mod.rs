@@ -31,13 +31,10 @@ pub use read_store::{
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
 pub use source::{
-    KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, NatsSource, OffsetReset, RabbitMqSource, RedisSource,
-    StreamConsumer, StreamGroup,
+    EventTable, KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, NatsSource, OffsetReset, PostgresSource,
+    RabbitMqSource, RedisSource, StreamConsumer, StreamGroup,
 };
-pub use spec::{
-    CaSecretRef, ClientCertificateRef, Connection, EventTable, PostgresSource, Projection, ProjectionSpec,
-    SecretKeyRef, Source,
-};
+pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
     BoundBy, CadenceStatus, HeadStatus, PassedOverStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus,
     WorkersStatus,
@@ -119,7 +116,6 @@ mod tests {
             ".source.postgres.connection.clientCertificateSecretRef.name",
             ".source.postgres.connection.secretRef",
             ".source.postgres.connection.secretRef.name",
-            ".source.postgres.eventTable",
             ".source.rabbitmq.connection",
             ".source.rabbitmq.connection.caSecretRef.name",
             ".source.rabbitmq.connection.clientCertificateSecretRef.name",

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CatchUp, Checkpoint, Failure, HumanDuration, KafkaSource, Lag, NatsSource, ProjectionStatus, Projector,
+    CatchUp, Checkpoint, Failure, KafkaSource, Lag, NatsSource, PostgresSource, ProjectionStatus, Projector,
     RabbitMqSource, ReadStore, RedisSource, Scaling,
 };
 
@@ -39,13 +39,13 @@ use super::{
 #[x_kube(
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.projector.builtin, which writes there"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.projector.builtin, which keeps its own in the read store"),
-    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.source.postgres) || !has(self.source.postgres.eventTable.shard)").message("spec.source.postgres.eventTable.shard must be absent with spec.projector.builtin, whose shards are hashes of the stream"),
-    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore) || !has(self.checkpoint.readStore.shardColumn) || !has(self.source.postgres) || has(self.source.postgres.eventTable.shard)").message("spec.checkpoint.readStore.shardColumn needs spec.source.postgres.eventTable.shard, which tells the shard of an event"),
-    validation = Rule::new("!has(self.source.postgres) || (has(self.projector) && has(self.projector.builtin)) || has(self.checkpoint)").message("spec.checkpoint is required: an event table does not know how far a projector has come"),
+    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.source.postgres) || !has(self.source.postgres.eventTable) || !has(self.source.postgres.eventTable.shard)").message("spec.source.postgres.eventTable.shard must be absent with spec.projector.builtin, whose shards are hashes of the stream"),
+    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore) || !has(self.checkpoint.readStore.shardColumn) || !has(self.source.postgres) || !has(self.source.postgres.eventTable) || has(self.source.postgres.eventTable.shard)").message("spec.checkpoint.readStore.shardColumn needs spec.source.postgres.eventTable.shard, which tells the shard of an event"),
+    validation = Rule::new("!has(self.source.postgres) || !has(self.source.postgres.eventTable) || (has(self.projector) && has(self.projector.builtin)) || has(self.checkpoint)").message("spec.checkpoint is required: an event table does not know how far a projector has come"),
     validation = Rule::new("!has(self.source.nats) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.nats, whose consumers keep it"),
     validation = Rule::new("!has(self.source.rabbitmq) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.rabbitmq, whose queues hold what has not been handled"),
     validation = Rule::new("!has(self.source.redis) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.redis, whose consumer groups keep it"),
-    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || has(self.source.postgres)").message("spec.source.postgres is required with spec.projector.builtin, which reads event tables"),
+    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || (has(self.source.postgres) && has(self.source.postgres.eventTable))").message("spec.source.postgres.eventTable is required with spec.projector.builtin, which reads event tables"),
     validation = Rule::new("!has(self.source.kafka) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.kafka: the consumer group keeps how far it has come"),
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.checkpoint.readStore, which is read there"),
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.redis) || (has(self.readStore) && has(self.readStore.redis))").message("spec.readStore.redis is required with spec.checkpoint.redis, which is read there"),
@@ -53,7 +53,7 @@ use super::{
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.scaling) || !has(self.scaling.ordering) || self.scaling.ordering != 'None'").message("spec.scaling.ordering must be PerKey or Strict with spec.projector.builtin, which keeps the order of each stream"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || (has(self.scaling) && has(self.scaling.shards) ? string(self.scaling.shards) : 'Auto') == (has(oldSelf.scaling) && has(oldSelf.scaling.shards) ? string(oldSelf.scaling.shards) : 'Auto')").message("spec.scaling.shards cannot be changed for a built-in projector: each shard has its own checkpoint. Delete the Projection and create it under another name to rebuild"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || ((has(self.scaling) && has(self.scaling.ordering) && self.scaling.ordering == 'Strict') == (has(oldSelf.scaling) && has(oldSelf.scaling.ordering) && oldSelf.scaling.ordering == 'Strict'))").message("spec.scaling.ordering cannot be changed to or from Strict for a built-in projector: it decides the shards, and each has its own checkpoint"),
-    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || !has(self.source.postgres) || !has(oldSelf.source.postgres) || (self.source.postgres.eventTable.table == oldSelf.source.postgres.eventTable.table && self.source.postgres.eventTable.position == oldSelf.source.postgres.eventTable.position && self.source.postgres.eventTable.stream == oldSelf.source.postgres.eventTable.stream)").message("spec.source.postgres.eventTable: table, position and stream cannot be changed for a built-in projector, whose checkpoints are positions of that table by the hash of that stream. Delete the Projection and create it under another name to rebuild"),
+    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || !has(self.source.postgres) || !has(oldSelf.source.postgres) || !has(self.source.postgres.eventTable) || !has(oldSelf.source.postgres.eventTable) || (self.source.postgres.eventTable.table == oldSelf.source.postgres.eventTable.table && self.source.postgres.eventTable.position == oldSelf.source.postgres.eventTable.position && self.source.postgres.eventTable.stream == oldSelf.source.postgres.eventTable.stream)").message("spec.source.postgres.eventTable: table, position and stream cannot be changed for a built-in projector, whose checkpoints are positions of that table by the hash of that stream. Delete the Projection and create it under another name to rebuild"),
     validation = Rule::new("has(self.projector) == has(oldSelf.projector) && (!has(self.projector) || (has(self.projector.template) == has(oldSelf.projector.template) && has(self.projector.builtin) == has(oldSelf.projector.builtin) && has(self.projector.existing) == has(oldSelf.projector.existing)))").message("spec.projector cannot be changed to another kind: delete the Projection and create it again"),
 )]
 #[serde(rename_all = "camelCase")]
@@ -110,16 +110,6 @@ pub struct Source {
     /// Streams in NATS JetStream, read by consumers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<NatsSource>,
-}
-
-/// Events in a PostgreSQL database.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PostgresSource {
-    /// How to reach the database.
-    pub connection: Connection,
-    /// The table that events are appended to.
-    pub event_table: EventTable,
 }
 
 /// How to reach a database: what a Secret of the Projection's own namespace says, and what is given here.
@@ -186,72 +176,4 @@ pub struct SecretKeyRef {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub key: Option<String>,
-}
-
-/// An append-only table with a position and a time.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct EventTable {
-    /// The table, optionally with its schema: `events`, `store.events`, `event-store.events`. Names are taken as they are written, capitals included; a
-    /// name that holds a dot or a double quote stands in double quotes: `"event.store".events`. Default: `events`.
-    #[schemars(length(max = 260), regex(pattern = TABLE))]
-    pub table: String,
-    /// The column with the position: an integer from a sequence, growing with every append, possibly with gaps. It must be above 0 and
-    /// unique over the whole table, by a unique index on this column alone; a table partitioned by something else needs one on this column and
-    /// the partition key, and a single sequence that feeds the column. Default: `position`.
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub position: String,
-    /// The column with the time of the append (`timestamptz`, or `timestamp` with `timeZone`). Default: `recorded_at`.
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub recorded_at: String,
-    /// The time zone that the times in a column without one (`timestamp`) are written in, such as `UTC` or `Europe/Berlin`. Required for such a
-    /// column, where the time zone of a session says nothing about it; without effect for others.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z][A-Za-z0-9_+/-]*$"))]
-    pub time_zone: Option<String>,
-    /// The column with the stream, whose events must stay in order (text, uuid, an integer or an enum). Used by the built-in projector. Default: `stream`.
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub stream: String,
-    /// The shard of an event, for workers that keep one checkpoint row for each shard: a column (`tenant`), or an SQL expression over one row
-    /// (`mod(customer, 24)`). Each shard is then counted beyond its own row; an event belongs to the row whose shard is the same text. One expression without
-    /// subqueries, aggregates or functions that have effects. Absent: where a Projection has several rows, the lowest stands for all, and what
-    /// is pending is an upper bound. Not used by the built-in projector, whose shards are hashes of the stream.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [{
-        "rule": "!self.contains(';') && !self.contains('--') && !self.contains('/*')",
-        "message": "must be one SQL expression, without semicolons and comments",
-    }]))]
-    pub shard: Option<String>,
-    /// The column with the event's type. Used by the built-in projector. Default: `type`.
-    #[serde(rename = "type")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub type_: String,
-    /// The column with the event's body (`jsonb`, `json`, or text that holds JSON). Used by the built-in projector. Default: `data`.
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub data: String,
-    /// How long events are kept before they are deleted, such as `720h`: with it a Projection that would lose events before it has read them
-    /// says so. Absent: for ever.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retention: Option<HumanDuration>,
-    /// The channel that the writer notifies (`NOTIFY`) on an append. With it lag is known at once, without it at the next poll.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
-    pub notify_channel: Option<String>,
-}
-
-impl Default for EventTable {
-    fn default() -> Self {
-        Self {
-            table: "events".to_owned(),
-            position: "position".to_owned(),
-            recorded_at: "recorded_at".to_owned(),
-            time_zone: None,
-            stream: "stream".to_owned(),
-            shard: None,
-            type_: "type".to_owned(),
-            data: "data".to_owned(),
-            retention: None,
-            notify_channel: None,
-        }
-    }
 }

@@ -257,7 +257,7 @@ fn known(gathered: &Gathered) -> Known<'_> {
         generation: gathered.projection.metadata.generation,
         suspended: spec.suspend,
         resumed: false,
-        event_table: spec.source.postgres.as_ref().map_or("", |source| &source.event_table.table),
+        event_table: spec.event_table().map_or("", |table| &table.table),
         target: spec.lag.target.0,
         workload: gathered.view(&gathered.workload),
         trouble: None,

@@ -162,13 +162,15 @@ fn read_store(spec: &ProjectionSpec) -> Option<&crate::api::PostgresReadStore> {
 }
 
 fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) -> Result<Pods, Invalid> {
-    let source = spec.source.postgres.as_ref().ok_or_else(|| invalid("spec.source.postgres", "is required"))?;
+    let table = spec.event_table().ok_or_else(|| {
+        invalid("spec.source.postgres.eventTable", "is required with spec.projector.builtin, which reads event tables")
+    })?;
     let store = read_store(spec).ok_or_else(|| {
         invalid("spec.readStore.postgres", "is required with spec.projector.builtin, which writes there")
     })?;
     let configuration = ProjectorConfig::new(
         format!("{}/{}", owner.namespace, owner.name),
-        source.event_table.clone(),
+        table.clone(),
         store.schema.clone(),
         spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS),
         builtin,

@@ -3,17 +3,19 @@
 //! The sampler reads a [`Resolved`] and not the spec, so that defaults and bounds are applied in one place.
 
 mod connection;
+mod postgres;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kube::ResourceExt as _;
 
 pub use connection::{ConnectionName, SecretName};
+pub use postgres::PostgresQuestion;
 
 use crate::{
     api::{
-        CheckpointLocation, Connection, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, NatsSource,
-        OffsetReset, Projection, ProjectionSpec, Reason, SecretKeyRef, StreamConsumer, StreamGroup,
+        CheckpointLocation, Connection, KafkaConnection, KafkaIsolation, KafkaSource, NatsSource, OffsetReset,
+        Projection, ProjectionSpec, Reason, SecretKeyRef, StreamConsumer, StreamGroup,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -50,12 +52,12 @@ pub struct ResolvedStore {
 /// A source with what is asked there: one variant a kind.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ResolvedSource {
-    /// An event table in PostgreSQL.
+    /// Events in a PostgreSQL database.
     Postgres {
         /// The database.
         connection: ConnectionName,
-        /// The table.
-        table: Box<EventTable>,
+        /// What is asked there.
+        question: PostgresQuestion,
     },
     /// Queues in RabbitMQ, which hold what has not been handled.
     RabbitMq {
@@ -187,17 +189,12 @@ fn source(
     if let Some(nats) = &spec.source.nats {
         return self::nats(nats, key);
     }
-    let Some(postgres) = &spec.source.postgres else {
+    let Some(source) = &spec.source.postgres else {
         return Err(invalid("spec.source is missing: name one source, such as spec.source.postgres"));
     };
-    if spec.read_store.as_ref().and_then(|store| store.connection()).is_none() {
-        return Err(invalid("spec.readStore names no store: the checkpoint is read there"));
-    }
-    let checkpoint = spec.checkpoint_location(&key.namespace, &key.name).ok_or_else(|| {
-        invalid("spec.checkpoint is missing or is not in the store that spec.readStore names: where does the projector commit how far it has come?")
-    })?;
-    let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &postgres.connection);
-    Ok((ResolvedSource::Postgres { connection, table: Box::new(postgres.event_table.clone()) }, Some(checkpoint)))
+    let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &source.connection);
+    let (question, checkpoint) = postgres::question(spec, source, key)?;
+    Ok((ResolvedSource::Postgres { connection, question }, checkpoint))
 }
 
 fn nats(

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    api::Projection,
+    api::{EventTable, Projection},
     lag::{PassedOver, Position},
     leader_required::passed_over_by_operator,
     measure::ProjectionKey,
@@ -30,8 +30,8 @@ impl Memories {
 
     /// Begins a memory for this projection where its source is audited, unless there is one: the status is read once, since what comes later is found here sooner.
     pub(super) fn begin(&mut self, resolved: &Resolved, projection: &Projection) {
-        let ResolvedSource::Postgres { table, .. } = &resolved.source else { return };
-        let table = &table.table;
+        let ResolvedSource::Postgres { question, .. } = &resolved.source else { return };
+        let Some(EventTable { table, .. }) = question.event_table() else { return };
         let same = |kept: &&Kept| *kept.uid == *resolved.uid && kept.event_table == *table;
         if self.0.get(&resolved.key).filter(same).is_some() {
             return;

@@ -186,9 +186,9 @@ impl Planner {
         match endpoint {
             Endpoint::Postgres(identity) => {
                 let work = self.work(group, |Resolved { key, source, checkpoint, .. }| match source {
-                    ResolvedSource::Postgres { table, .. } => {
+                    ResolvedSource::Postgres { question, .. } => {
                         let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows().clone());
-                        Some(Question::new(table, rows, self.passed_over.of(key)))
+                        Some(Question::new(question, rows, self.passed_over.of(key)))
                     }
                     _ => None,
                 });

@@ -25,6 +25,11 @@ fn a_wrong_object_is_refused_with_the_field_and_the_reason() {
         let shop = Shop::open(stage, "refusals").await?;
         let cases: Vec<(Value, &str, &str)> = vec![
             (json!({"source": {"postgres": null}}), "spec.source", "exactly one source"),
+            (
+                json!({"source": {"postgres": {"eventTable": null}}}),
+                "spec.source.postgres",
+                "exactly one kind of source",
+            ),
             (json!({"readStore": {"postgres": null}}), "spec.readStore", "exactly one store"),
             (json!({"readStore": null}), "spec.readStore.postgres", "is required with spec.projector.builtin"),
             (json!({"checkpoint": {"readStore": {}}}), "spec.checkpoint", "must be absent with spec.projector.builtin"),

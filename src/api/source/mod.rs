@@ -1,11 +1,13 @@
-//! The kinds of event sources besides PostgreSQL: one file a kind, with the rules that the API server checks beside the fields.
+//! The kinds of event sources: one file a kind of server, with the rules that the API server checks beside the fields.
 
 mod kafka;
 mod nats;
+mod postgres;
 mod rabbitmq;
 mod redis;
 
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
 pub use nats::{NatsSource, StreamConsumer};
+pub use postgres::{EventTable, PostgresSource};
 pub use rabbitmq::RabbitMqSource;
 pub use redis::{RedisSource, StreamGroup};

@@ -142,7 +142,7 @@ impl Audit {
         if self.late_probed.is_none_or(|at| at.elapsed() >= ALL_EVERY) {
             self.probe_late(client, (table, position)).await?;
         }
-        wanted.iter().for_each(|Wanted { ask, .. }| ask.question.passed_over.store(self.passed_over(&ask.key)));
+        wanted.iter().for_each(|wanted| wanted.question.passed_over.store(self.passed_over(&wanted.ask.key)));
         // What a projector has passed beyond the safe head, if it reads more boldly, is passed as well.
         let furthest = wanted.iter().filter_map(|wanted| wanted.checkpoint.state.highest()).max();
         let passed = safe.max(furthest.filter(|position| *position <= head));
@@ -158,12 +158,12 @@ impl Audit {
             self.taken_over.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
             self.late.retain(|key, _| self.taken_over.contains_key(key));
         }
-        for Wanted { ask, .. } in wanted {
-            if self.taken_over.get(&ask.key) == Some(&ask.question.passed_over) {
+        for Wanted { ask, question, .. } in wanted {
+            if self.taken_over.get(&ask.key) == Some(&question.passed_over) {
                 continue;
             }
-            self.taken_over.insert(ask.key.clone(), ask.question.passed_over.clone());
-            self.late.insert(ask.key.clone(), Late::told_before(ask.question.passed_over.load()));
+            self.taken_over.insert(ask.key.clone(), question.passed_over.clone());
+            self.late.insert(ask.key.clone(), Late::told_before(question.passed_over.load()));
             self.late_probed = None;
         }
     }
@@ -229,7 +229,7 @@ impl Audit {
             if passed.len() > wanted.len() * 2 + 16 {
                 passed.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
             }
-            for Wanted { ask, checkpoint } in wanted {
+            for Wanted { ask, checkpoint, .. } in wanted {
                 match checkpoint.state.highest() {
                     Some(highest) => drop(passed.insert(ask.key.clone(), highest)),
                     None => drop(passed.remove(&ask.key)),
@@ -240,7 +240,7 @@ impl Audit {
 
     /// An event before which all rows of the checkpoint have gone back is handled after all. Where one is still beyond it, that one may be its shard's.
     fn forget(&mut self, wanted: &[Wanted]) {
-        for Wanted { ask, checkpoint } in wanted {
+        for Wanted { ask, checkpoint, .. } in wanted {
             let Some(late) = self.late.get_mut(&ask.key) else { continue };
             late.go_back(checkpoint.state.highest().map_or(i64::MIN, |highest| highest.0));
             if late.positions.is_empty() {

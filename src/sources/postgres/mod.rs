@@ -1,6 +1,6 @@
-//! Event tables in PostgreSQL, with checkpoints in any PostgreSQL.
+//! Event logs in PostgreSQL.
 //!
-//! One connection for all tables of a database. A table that is too slow costs the others no more than one poll.
+//! One connection for all subjects (such as event tables) of a database. One that is too slow costs the others no more than one poll.
 
 mod arrivals;
 mod audit;
@@ -12,6 +12,7 @@ mod gaps;
 mod passed_over;
 mod questions;
 mod sharded;
+mod subject;
 mod table;
 mod tally;
 mod untold_shard;
@@ -24,30 +25,26 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 pub use passed_over::PassedOverMemory;
-pub use questions::Question;
+pub use questions::{Question, TableQuestion};
 
 use super::{Ask, Pace, Probe, Report, Target};
-use crate::{
-    api::{EventTable, Reason},
-    clients::postgres::Database,
-    measure::MeasureError,
-};
-use questions::Wanted;
-use table::Table;
+use crate::{api::Reason, clients::postgres::Database, lag::Sample, measure::MeasureError};
+use subject::{Followed, Subject};
 
 type AskRef = Arc<Ask<Question>>;
+type Answer = (AskRef, Result<Sample, MeasureError>);
 
 /// All projections on one event database.
 pub struct PostgresProbe {
     database: Arc<Database>,
-    tables: HashMap<EventTable, Table>,
+    followed: HashMap<Subject, Followed>,
     started: std::time::Instant,
 }
 
 impl PostgresProbe {
     /// A probe of `database`. `started` is the zero of all sample times.
     pub fn new(database: Arc<Database>, started: std::time::Instant) -> Self {
-        Self { database, tables: HashMap::new(), started }
+        Self { database, followed: HashMap::new(), started }
     }
 }
 
@@ -55,10 +52,10 @@ impl Probe for PostgresProbe {
     type Question = Question;
 
     fn follow(&mut self, asks: &[AskRef]) {
-        let channels = asks.iter().filter_map(|ask| ask.question.notify_channel.clone()).collect();
+        let channels = asks.iter().filter_map(|ask| ask.question.notify_channel().cloned()).collect();
         self.database.listen(channels);
-        let tables: HashSet<&EventTable> = asks.iter().map(|ask| &ask.question.table).collect();
-        self.tables.retain(|table, _| tables.contains(table));
+        let subjects: HashSet<Subject> = asks.iter().map(|ask| Subject::of(&ask.question)).collect();
+        self.followed.retain(|subject, _| subjects.contains(subject));
     }
 
     async fn measure(
@@ -67,67 +64,66 @@ impl Probe for PostgresProbe {
         deadline: Instant,
         report: Report<'_, Question>,
     ) -> Pace {
-        let mut wanted: HashMap<EventTable, Vec<Wanted>> = HashMap::new();
-        for Target { ask, checkpoint } in targets {
-            match checkpoint {
-                Some(checkpoint) => {
-                    wanted.entry(ask.question.table.clone()).or_default().push(Wanted { ask, checkpoint });
-                }
-                None => report(&ask, Err(without_checkpoint())),
+        let mut wanted: HashMap<Subject, Vec<Target<Question>>> = HashMap::new();
+        for target in targets {
+            if target.checkpoint.is_none() && target.ask.question.needs_checkpoint() {
+                report(&target.ask, Err(without_checkpoint()));
+            } else {
+                wanted.entry(Subject::of(&target.ask.question)).or_default().push(target);
             }
         }
-        let mut tables: Vec<(EventTable, Vec<Wanted>)> = wanted.into_iter().collect();
-        // Tables that failed come last, so that a locked one cannot use up the time of the others.
-        tables.sort_by_key(|(name, _)| self.tables.get(name).map_or(0, Table::failures));
-        tables.retain(|(name, _)| self.tables.get(name).is_none_or(|table| table.is_due(Instant::now())));
-        if tables.is_empty() {
+        let mut subjects: Vec<(Subject, Vec<Target<Question>>)> = wanted.into_iter().collect();
+        // Those that failed come last, so that a locked table cannot use up the time of the others.
+        subjects.sort_by_key(|(name, _)| self.followed.get(name).map_or(0, Followed::failures));
+        subjects.retain(|(name, _)| self.followed.get(name).is_none_or(|followed| followed.is_due(Instant::now())));
+        if subjects.is_empty() {
             return Pace::Usual;
         }
         let mut lease = match self.database.lease(deadline).await {
             Ok(lease) => lease,
             Err(unknown) => {
-                let all = tables.iter().flat_map(|(_, wanted)| wanted);
-                all.for_each(|wanted| report(&wanted.ask, Err(unknown.clone())));
+                let all = subjects.iter().flat_map(|(_, targets)| targets);
+                all.for_each(|target| report(&target.ask, Err(unknown.clone())));
                 return Pace::Usual;
             }
         };
         let mut pace = Pace::Usual;
-        let mut tables: VecDeque<_> = tables.into();
+        let mut subjects: VecDeque<_> = subjects.into();
         let mut reconnected = false;
-        while let Some((name, wanted)) = tables.pop_front() {
-            let table = self.tables.entry(name.clone()).or_insert_with(|| Table::new(name.clone()));
-            match timeout_at(deadline, table.measure(&lease.live, &wanted, self.started)).await {
+        while let Some((name, targets)) = subjects.pop_front() {
+            let followed = self.followed.entry(name.clone()).or_insert_with(|| Followed::new(&name));
+            match timeout_at(deadline, followed.measure(&lease.live, &targets, self.started)).await {
                 Ok(Ok(samples)) => {
                     samples.into_iter().for_each(|(ask, result)| report(&ask, result));
-                    if table.is_settling() {
+                    if followed.is_settling() {
                         pace = Pace::Soon;
                     }
                 }
                 Ok(Err(_)) if lease.live.session.client.is_closed() && !reconnected => {
                     // The connection broke since the last poll. What matters is whether there can be a new one.
                     reconnected = true;
-                    tables.push_front((name, wanted));
+                    subjects.push_front((name, targets));
                     drop(lease);
                     lease = match self.database.lease(deadline).await {
                         Ok(lease) => lease,
                         Err(unknown) => {
-                            let all = tables.iter().flat_map(|(_, wanted)| wanted);
-                            all.for_each(|wanted| report(&wanted.ask, Err(unknown.clone())));
+                            let all = subjects.iter().flat_map(|(_, targets)| targets);
+                            all.for_each(|target| report(&target.ask, Err(unknown.clone())));
                             return Pace::Usual;
                         }
                     };
                 }
                 Ok(Err(unknown)) => {
-                    table.failed(Instant::now(), unknown.reason);
+                    followed.failed(Instant::now(), unknown.reason);
                     let unknown = at(&self.database, &unknown);
-                    wanted.iter().for_each(|wanted| report(&wanted.ask, Err(unknown.clone())));
+                    targets.iter().for_each(|target| report(&target.ask, Err(unknown.clone())));
                 }
                 Err(_) => {
-                    table.failed(Instant::now(), Reason::TimedOut);
+                    followed.failed(Instant::now(), Reason::TimedOut);
                     lease.abandon().await;
                     let unknown = self.database.timed_out();
-                    let rest = tables.into_iter().flat_map(|(_, wanted)| wanted);
-                    wanted.into_iter().chain(rest).for_each(|wanted| report(&wanted.ask, Err(unknown.clone())));
+                    let rest = subjects.into_iter().flat_map(|(_, targets)| targets);
+                    targets.into_iter().chain(rest).for_each(|target| report(&target.ask, Err(unknown.clone())));
                     return Pace::Usual;
                 }
             }

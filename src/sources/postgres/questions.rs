@@ -1,30 +1,64 @@
 //! What there is to know of a projection in order to measure it on PostgreSQL.
 
+use std::sync::Arc;
+
 use super::{AskRef, PassedOverMemory};
 use crate::{
     api::{CheckpointRows, EventTable},
     clients::postgres::{quote_identifier, shard_expression},
     read_stores::Checkpoint,
+    resolve::PostgresQuestion,
 };
 
-/// A projection with the checkpoint that was read for it, before the table is looked at.
+/// A projection on an event table, with the checkpoint that was read for it before the table is looked at.
 #[derive(Clone)]
 pub(super) struct Wanted {
     pub(super) ask: AskRef,
+    pub(super) question: Arc<TableQuestion>,
     pub(super) checkpoint: Checkpoint,
 }
 
 impl Wanted {
     /// Notifications should reach the operator, or workers of the built-in projector.
     pub(super) fn wants_notifications(&self) -> bool {
-        let question = &self.ask.question;
+        let question = &self.question;
         question.notify_channel.is_some() || matches!(question.rows, CheckpointRows::Numbered(_))
+    }
+}
+
+/// What is asked for one projection: one variant a kind.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Question {
+    /// An event table, and a checkpoint that is a position in it.
+    Table(Arc<TableQuestion>),
+}
+
+impl Question {
+    /// The question that a spec asks, with a checkpoint that has these rows.
+    pub fn new(asked: &PostgresQuestion, rows: CheckpointRows, passed_over: PassedOverMemory) -> Self {
+        match asked {
+            PostgresQuestion::EventTable(table) => Self::Table(Arc::new(TableQuestion::new(table, rows, passed_over))),
+        }
+    }
+
+    /// The channel to listen on.
+    pub(super) fn notify_channel(&self) -> Option<&String> {
+        match self {
+            Self::Table(question) => question.notify_channel.as_ref(),
+        }
+    }
+
+    /// The checkpoint is kept somewhere and read before the source is asked.
+    pub(super) fn needs_checkpoint(&self) -> bool {
+        match self {
+            Self::Table(_) => true,
+        }
     }
 }
 
 /// Event table and checkpoint of one projection.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Question {
+pub struct TableQuestion {
     /// The event table; without the channel and the columns that measuring does not need, so that projections which differ in those share it.
     pub table: EventTable,
     /// The table with the columns that only the built-in projector reads, so that they are checked; `None` where it does not run.
@@ -39,7 +73,7 @@ pub struct Question {
     pub passed_over: PassedOverMemory,
 }
 
-impl Question {
+impl TableQuestion {
     /// The question for an event table of the spec, whose checkpoint has these rows.
     pub fn new(table: &EventTable, rows: CheckpointRows, passed_over: PassedOverMemory) -> Self {
         let without = EventTable::default();

@@ -137,12 +137,12 @@ impl ShardCounts {
             return Ok(());
         }
         self.kept.retain(|key, _| wanted.iter().any(|wanted| wanted.ask.key == *key));
-        self.checked.retain(|shard, _| wanted.iter().any(|wanted| wanted.ask.question.shard.as_ref() == Some(shard)));
+        self.checked.retain(|shard, _| wanted.iter().any(|wanted| wanted.question.shard.as_ref() == Some(shard)));
         self.untold.retain(|shard, _| self.checked.contains_key(shard));
         self.room = (KEPT_AT_MOST / wanted.len()).clamp(100, usize::try_from(EXACT_UP_TO).unwrap_or(usize::MAX));
         let mut groups: BTreeMap<&EventShard, Vec<&ProjectionKey>> = BTreeMap::new();
         for wanted in wanted {
-            let Some(shard) = &wanted.ask.question.shard else { continue };
+            let Some(shard) = &wanted.question.shard else { continue };
             let kept = self.kept.entry(wanted.ask.key.clone()).or_insert_with(|| Kept {
                 tally: Tally::default(),
                 above: None,
@@ -150,7 +150,7 @@ impl ShardCounts {
                 verified: Instant::now(),
             });
             let rows = rows(wanted);
-            kept.tally.follow(&rows, is_complete(&wanted.ask.question.rows, rows.len()));
+            kept.tally.follow(&rows, is_complete(&wanted.question.rows, rows.len()));
             groups.entry(shard).or_default().push(&wanted.ask.key);
         }
         for (shard, keys) in groups {

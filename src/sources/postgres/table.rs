@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, Error, types::Type};
 
 use super::{
-    AskRef,
+    Answer,
     arrivals::Arrivals,
     audit::Audit,
     columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
@@ -16,7 +16,7 @@ use super::{
     sharded::{ShardCounts, ShardsTold},
 };
 use crate::{
-    api::{EventTable, Reason},
+    api::EventTable,
     clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
     lag::{BlockingWriter, CheckpointState, EventFaults, Head, LogHead, Note, Pending, Position, Sample},
     measure::{MeasureError, ProjectionKey},
@@ -27,8 +27,6 @@ use crate::{
 const DENSE_RUN: u32 = 10_000;
 /// So many polls in a row come soon when the safe head lags behind the head; after that, what holds it back is no short transaction.
 const SOON_POLLS: u32 = 8;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is remembered of a table from poll to poll.
 pub(super) struct Table {
@@ -47,8 +45,6 @@ pub(super) struct Table {
     /// The safe head that does not move although the raw head is beyond it, and since when.
     held: Option<(Option<Position>, Instant)>,
     audit: Audit,
-    failures: u32,
-    retry_at: Option<Instant>,
     settling: u32,
 }
 
@@ -61,8 +57,6 @@ struct Counted {
     /// Events beyond the highest of several rows of which the lowest stands for all.
     beyond_all_rows: Option<u64>,
 }
-
-type Answer = (AskRef, Result<Sample, MeasureError>);
 
 impl Table {
     pub(super) fn new(table: EventTable) -> Self {
@@ -78,28 +72,13 @@ impl Table {
             walking: false,
             held: None,
             audit: Audit::default(),
-            failures: 0,
-            retry_at: None,
             settling: 0,
         }
     }
 
-    /// Failures in a row.
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    /// False while it pauses after a failure.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.retry_at.is_none_or(|retry_at| now >= retry_at)
-    }
-
-    /// Takes note of a failure. What the server refuses is asked again at the next poll, so that what has been put right is seen; where it was
-    /// too slow, as with a locked table, the next attempts come at growing distances.
-    pub(super) fn failed(&mut self, now: Instant, reason: Reason) {
+    /// What the server said of the table is asked again.
+    pub(super) fn distrust(&mut self) {
         self.log = None;
-        self.retry_at = (reason == Reason::TimedOut).then(|| now + pause(self.failures));
-        self.failures = self.failures.saturating_add(1);
     }
 
     /// True when another look soon is likely to tell more.
@@ -130,8 +109,6 @@ impl Table {
     ) -> Result<Vec<Answer>, MeasureError> {
         let (look, safe) = self.look(client, wanted).await.map_err(|error| self.log_failed(&error))?;
         let (at, taken) = (started.elapsed(), jiff::Timestamp::now());
-        self.failures = 0;
-        self.retry_at = None;
         self.settling = if safe == Some(look.head) { 0 } else { self.settling.saturating_add(1) };
         self.check_projector_columns(client, wanted).await.map_err(|error| self.log_failed(&error))?;
         let blocked_by = self.hold(&look, safe);
@@ -270,7 +247,7 @@ impl Table {
         }
         let (mut plain, mut sharded) = (Vec::new(), Vec::new());
         for wanted in wanted {
-            let by_shard = wanted.ask.question.shard.is_some() && wanted.checkpoint.shards.is_some();
+            let by_shard = wanted.question.shard.is_some() && wanted.checkpoint.shards.is_some();
             match &wanted.checkpoint.state {
                 CheckpointState::NeverCommitted | CheckpointState::Handled(_) => {
                     self.counted.remove(&wanted.ask.key);
@@ -366,7 +343,7 @@ impl Table {
     async fn check_projector_columns(&mut self, client: &Client, wanted: &[Wanted]) -> Result<(), LogError> {
         // What was refused is asked again, so that it is seen when it has been put right.
         self.projector_columns.retain(|_, wrong| wrong.is_none());
-        for columns in wanted.iter().filter_map(|wanted| wanted.ask.question.projector_columns.as_ref()) {
+        for columns in wanted.iter().filter_map(|wanted| wanted.question.projector_columns.as_ref()) {
             if self.projector_columns.contains_key(columns) {
                 continue;
             }
@@ -381,7 +358,7 @@ impl Table {
     }
 
     fn unsuitable_for(&self, wanted: &Wanted) -> Option<MeasureError> {
-        let columns = wanted.ask.question.projector_columns.as_ref()?;
+        let columns = wanted.question.projector_columns.as_ref()?;
         self.projector_columns.get(columns).cloned().flatten()
     }
 
@@ -418,26 +395,9 @@ fn vouched_for(wanted: &[Wanted], head: Position) -> Position {
     reached.filter(|position| *position <= head).max().unwrap_or_default()
 }
 
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_that_is_too_slow_is_asked_less_often_and_at_most_five_seconds_apart() {
-        assert_eq!([0, 1, 2, 3, 99].map(pause).map(|pause| pause.as_secs()), [1, 2, 4, 5, 5]);
-        let mut table = Table::new(EventTable::default());
-        let now = Instant::now();
-        assert!(table.is_due(now));
-        table.failed(now, Reason::TimedOut);
-        assert!(!table.is_due(now));
-        assert!(table.is_due(now + FIRST_PAUSE));
-        table.failed(now, Reason::PermissionDenied);
-        assert!(table.is_due(now), "granted meanwhile?");
-    }
 
     #[test]
     fn looks_again_soon_only_for_a_while() {

@@ -1,0 +1,90 @@
+//! Event logs in PostgreSQL: the kinds that can be asked for, each with its names.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{
+    Connection, HumanDuration,
+    spec::{NAME, TABLE},
+};
+
+/// Events in a PostgreSQL database. Exactly one kind beside the connection.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.eventTable)].exists_one(x, x)").message("spec.source.postgres must name exactly one kind of source beside the connection: eventTable"))]
+pub struct PostgresSource {
+    /// How to reach the database.
+    pub connection: Connection,
+    /// A table that events are appended to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_table: Option<EventTable>,
+}
+
+/// An append-only table with a position and a time.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EventTable {
+    /// The table, optionally with its schema: `events`, `store.events`, `event-store.events`. Names are taken as they are written, capitals included; a
+    /// name that holds a dot or a double quote stands in double quotes: `"event.store".events`. Default: `events`.
+    #[schemars(length(max = 260), regex(pattern = TABLE))]
+    pub table: String,
+    /// The column with the position: an integer from a sequence, growing with every append, possibly with gaps. It must be above 0 and
+    /// unique over the whole table, by a unique index on this column alone; a table partitioned by something else needs one on this column and
+    /// the partition key, and a single sequence that feeds the column. Default: `position`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub position: String,
+    /// The column with the time of the append (`timestamptz`, or `timestamp` with `timeZone`). Default: `recorded_at`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub recorded_at: String,
+    /// The time zone that the times in a column without one (`timestamp`) are written in, such as `UTC` or `Europe/Berlin`. Required for such a
+    /// column, where the time zone of a session says nothing about it; without effect for others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z][A-Za-z0-9_+/-]*$"))]
+    pub time_zone: Option<String>,
+    /// The column with the stream, whose events must stay in order (text, uuid, an integer or an enum). Used by the built-in projector. Default: `stream`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub stream: String,
+    /// The shard of an event, for workers that keep one checkpoint row for each shard: a column (`tenant`), or an SQL expression over one row
+    /// (`mod(customer, 24)`). Each shard is then counted beyond its own row; an event belongs to the row whose shard is the same text. One expression without
+    /// subqueries, aggregates or functions that have effects. Absent: where a Projection has several rows, the lowest stands for all, and what
+    /// is pending is an upper bound. Not used by the built-in projector, whose shards are hashes of the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [{
+        "rule": "!self.contains(';') && !self.contains('--') && !self.contains('/*')",
+        "message": "must be one SQL expression, without semicolons and comments",
+    }]))]
+    pub shard: Option<String>,
+    /// The column with the event's type. Used by the built-in projector. Default: `type`.
+    #[serde(rename = "type")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub type_: String,
+    /// The column with the event's body (`jsonb`, `json`, or text that holds JSON). Used by the built-in projector. Default: `data`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub data: String,
+    /// How long events are kept before they are deleted, such as `720h`: with it a Projection that would lose events before it has read them
+    /// says so. Absent: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<HumanDuration>,
+    /// The channel that the writer notifies (`NOTIFY`) on an append. With it lag is known at once, without it at the next poll.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub notify_channel: Option<String>,
+}
+
+impl Default for EventTable {
+    fn default() -> Self {
+        Self {
+            table: "events".to_owned(),
+            position: "position".to_owned(),
+            recorded_at: "recorded_at".to_owned(),
+            time_zone: None,
+            stream: "stream".to_owned(),
+            shard: None,
+            type_: "type".to_owned(),
+            data: "data".to_owned(),
+            retention: None,
+            notify_channel: None,
+        }
+    }
+}

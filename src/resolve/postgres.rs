@@ -1,0 +1,81 @@
+//! What is asked of a PostgreSQL database: one variant a kind of source in it.
+
+use super::invalid;
+use crate::{
+    api::{CheckpointLocation, EventTable, PostgresSource, ProjectionSpec},
+    measure::{MeasureError, ProjectionKey},
+};
+
+/// Where in a database the events are, and how they are counted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PostgresQuestion {
+    /// A table that events are appended to, read up to a position that a checkpoint holds.
+    EventTable(Box<EventTable>),
+}
+
+impl PostgresQuestion {
+    /// The event table, where that is what is asked for.
+    pub fn event_table(&self) -> Option<&EventTable> {
+        match self {
+            Self::EventTable(table) => Some(table),
+        }
+    }
+}
+
+/// What to ask, and the place of the checkpoint where the source does not keep it.
+pub(super) fn question(
+    spec: &ProjectionSpec,
+    source: &PostgresSource,
+    key: &ProjectionKey,
+) -> Result<(PostgresQuestion, Option<CheckpointLocation>), MeasureError> {
+    let PostgresSource { connection: _, event_table } = source;
+    let kinds = [("eventTable", event_table.is_some())];
+    let named: Vec<&str> = kinds.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
+    if named.len() != 1 {
+        let found = if named.is_empty() { "none".to_owned() } else { named.join(" and ") };
+        return Err(invalid(&format!(
+            "spec.source.postgres must name exactly one kind of source beside the connection, such as eventTable, and names {found}"
+        )));
+    }
+    if let Some(table) = event_table {
+        let checkpoint = checkpoint_in_read_store(spec, key)?;
+        return Ok((PostgresQuestion::EventTable(Box::new(table.clone())), Some(checkpoint)));
+    }
+    Err(invalid("spec.source.postgres names no kind of source, such as eventTable"))
+}
+
+/// The place in the read store where the projector commits how far it has come.
+fn checkpoint_in_read_store(spec: &ProjectionSpec, key: &ProjectionKey) -> Result<CheckpointLocation, MeasureError> {
+    if spec.read_store.as_ref().and_then(|store| store.connection()).is_none() {
+        return Err(invalid("spec.readStore names no store: the checkpoint is read there"));
+    }
+    spec.checkpoint_location(&key.namespace, &key.name).ok_or_else(|| {
+        invalid("spec.checkpoint is missing or is not in the store that spec.readStore names: where does the projector commit how far it has come?")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{api::Projection, resolve::resolve};
+
+    fn message(postgres: &serde_json::Value) -> String {
+        let mut source = serde_json::json!({ "connection": { "secretRef": { "name": "db" } } });
+        for (field, value) in postgres.as_object().unwrap() {
+            source[field] = value.clone();
+        }
+        let projection: Projection = serde_json::from_value(serde_json::json!({
+            "apiVersion": "projectionist.dev/v1alpha1",
+            "kind": "Projection",
+            "metadata": { "namespace": "shop", "name": "orders" },
+            "spec": { "source": { "postgres": source }, "lag": { "target": "5s" } },
+        }))
+        .unwrap();
+        resolve(&projection).unwrap_err().message
+    }
+
+    #[test]
+    fn a_database_without_a_kind_of_source_is_refused_with_the_kinds_that_there_are() {
+        let none = message(&serde_json::json!({}));
+        assert!(none.contains("exactly one kind of source") && none.ends_with("names none"), "{none}");
+    }
+}

@@ -1,0 +1,127 @@
+//! What is looked at on its own in a database: one event table with all projections that read it, and so on. When one fails it pauses by itself.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Answer, Question, questions::Wanted, table::Table};
+use crate::{
+    api::{EventTable, Reason},
+    clients::postgres::Live,
+    measure::MeasureError,
+    sources::Target,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is looked at in one go, for all projections that it concerns: one variant a kind.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Subject {
+    /// An event table.
+    Table(EventTable),
+}
+
+impl Subject {
+    /// What is looked at to answer a question.
+    pub(super) fn of(question: &Question) -> Self {
+        match question {
+            Question::Table(question) => Self::Table(question.table.clone()),
+        }
+    }
+}
+
+/// What is remembered of a subject from poll to poll.
+pub(super) struct Followed {
+    memory: Memory,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+/// One variant a kind of subject.
+enum Memory {
+    Table(Box<Table>),
+}
+
+impl Followed {
+    /// A subject that was not looked at yet.
+    pub(super) fn new(subject: &Subject) -> Self {
+        let memory = match subject {
+            Subject::Table(table) => Memory::Table(Box::new(Table::new(table.clone()))),
+        };
+        Self { memory, failures: 0, retry_at: None }
+    }
+
+    /// One answer for each projection.
+    ///
+    /// # Errors
+    /// What concerns all of them.
+    pub(super) async fn measure(
+        &mut self,
+        live: &Live,
+        targets: &[Target<Question>],
+        started: std::time::Instant,
+    ) -> Result<Vec<Answer>, MeasureError> {
+        let answers = match &mut self.memory {
+            Memory::Table(table) => {
+                let wanted = targets.iter().filter_map(|target| {
+                    let Question::Table(question) = &target.ask.question;
+                    let checkpoint = target.checkpoint.clone()?;
+                    Some(Wanted { ask: target.ask.clone(), question: question.clone(), checkpoint })
+                });
+                table.measure(live, &wanted.collect::<Vec<_>>(), started).await?
+            }
+        };
+        (self.failures, self.retry_at) = (0, None);
+        Ok(answers)
+    }
+
+    /// Failures in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// False while it pauses after a failure.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.retry_at.is_none_or(|retry_at| now >= retry_at)
+    }
+
+    /// Takes note of a failure. What the server refuses is asked again at the next poll, so that what has been put right is seen; where it was
+    /// too slow, as with a locked table, the next attempts come at growing distances.
+    pub(super) fn failed(&mut self, now: Instant, reason: Reason) {
+        match &mut self.memory {
+            Memory::Table(table) => table.distrust(),
+        }
+        self.retry_at = (reason == Reason::TimedOut).then(|| now + pause(self.failures));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// True when another look soon is likely to tell more.
+    pub(super) fn is_settling(&self) -> bool {
+        match &self.memory {
+            Memory::Table(table) => table.is_settling(),
+        }
+    }
+}
+
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_too_slow_is_asked_less_often_and_at_most_five_seconds_apart() {
+        assert_eq!([0, 1, 2, 3, 99].map(pause).map(|pause| pause.as_secs()), [1, 2, 4, 5, 5]);
+        let mut table = Followed::new(&Subject::Table(EventTable::default()));
+        let now = Instant::now();
+        assert!(table.is_due(now));
+        table.failed(now, Reason::TimedOut);
+        assert!(!table.is_due(now));
+        assert!(table.is_due(now + FIRST_PAUSE));
+        table.failed(now, Reason::PermissionDenied);
+        assert!(table.is_due(now), "granted meanwhile?");
+    }
+}
