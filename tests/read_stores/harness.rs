@@ -12,6 +12,7 @@ use kube::runtime::{
     watcher::Event,
 };
 use projectionist::{
+    addresses::AddressRules,
     api::{Projection, Reason},
     lag::Pending,
     leader_required::Following,
@@ -34,6 +35,11 @@ pub fn redis_server() -> &'static Redis {
 pub fn postgres_server() -> &'static Postgres {
     static SERVER: OnceLock<Postgres> = OnceLock::new();
     SERVER.get_or_init(|| Postgres::on_loopback().unwrap())
+}
+
+/// The servers of these tests are on this machine.
+pub fn loopback() -> Arc<AddressRules> {
+    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
 }
 
 /// A database of its own with an event table.
@@ -102,6 +108,7 @@ impl Running {
                 secrets: Arc::clone(&given) as Arc<dyn Secrets>,
                 snapshot: snapshot.clone(),
                 changes,
+                addresses: loopback(),
                 first_round: watch::channel(false).0,
                 metrics: Arc::new(SamplerMetrics::default()),
             },
