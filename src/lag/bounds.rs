@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::LookAhead;
+use super::{Head, LookAhead};
 
 /// What the spec asks for, as far as the model needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,7 +13,7 @@ pub struct Bounds {
     pub min: u32,
     /// Most workers.
     pub max: u32,
-    /// The unit of parallelism, where it is known and limits it.
+    /// The unit of parallelism, where the spec tells it and it limits the workers.
     pub shards: Option<u32>,
     /// All events in one order.
     pub strict: bool,
@@ -31,6 +31,16 @@ pub struct Bounds {
     pub retention: Option<Duration>,
     /// Which pattern of arrivals may add workers before the events come.
     pub look_ahead: Option<LookAhead>,
+}
+
+impl Bounds {
+    /// The same where the source deals its events out to workers by logs of its own, such as Kafka's partitions: each log has one worker at a time,
+    /// whatever order is asked for. A smaller number in the spec stays.
+    pub(super) fn within(self, head: &Head) -> Self {
+        let Head::Shards(logs) = head else { return self };
+        let logs = u32::try_from(logs.len()).unwrap_or(u32::MAX).max(1);
+        Self { shards: Some(self.shards.map_or(logs, |told| told.min(logs))), ..self }
+    }
 }
 
 /// How a backlog that cannot be cleared within the target is handled.

@@ -120,6 +120,7 @@ impl Model {
                 return Err(fault);
             }
         };
+        let bounds = bounds.within(&sample.head);
         let at = sample.at;
         let usual = self.arrivals.rate().unwrap_or(0.0);
         self.released.observe(sample, &self.arrivals);

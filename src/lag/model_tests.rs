@@ -87,6 +87,35 @@ fn learns_from_a_backlog_and_then_asks_for_what_the_load_needs() {
 }
 
 #[test]
+fn partitions_bound_the_workers_and_a_larger_number_in_the_spec_does_not_raise_it() {
+    for (told, partitions, expected) in
+        [(None, 4, 4), (Some(2), 4, 2), (Some(12), 4, 4), (None, 3, 3), (None, 24, 8), (None, 1, 1)]
+    {
+        let mut world = World::new(1);
+        let mut last = None;
+        for _ in 0..30 {
+            (world.now, world.head, world.done) = (world.now + 1, world.head + 300, world.done + 48);
+            let mut sample = world.sample();
+            let equal = |all: u64| vec![all / partitions; usize::try_from(partitions).unwrap()];
+            sample.pending_by_shard = equal(world.head - world.done);
+            let positions = |all| equal(all).into_iter().map(position).collect();
+            sample.head = Head::Shards(positions(world.head));
+            sample.checkpoint = CheckpointState::Committed(positions(world.done));
+            let bounds = Bounds { shards: told, ..BOUNDS };
+            last = Some(world.model.observe(&sample, Workers { ready: 1, rolling: false }, bounds).unwrap());
+        }
+        let required = last.unwrap().required;
+        let limit = if partitions > 10 { Limit::Max } else { Limit::Shards };
+        assert_eq!(
+            (required.workers, required.limit),
+            (expected, limit),
+            "{told:?} of {partitions}: {}",
+            required.reason
+        );
+    }
+}
+
+#[test]
 fn workers_that_wait_for_events_do_not_look_slow() {
     let mut world = World::new(1);
     for _ in 0..10 {

@@ -66,7 +66,7 @@ pub(super) fn fit(needed: f64, uneven: Option<Uneven>, bounds: &Bounds, stage: S
     let least = bounds.min.clamp(1, top);
     let useful = useful_workers(needed, shards(bounds), top);
     let (workers, enough) = match uneven {
-        Some(uneven) if uneven.too_hot() => {
+        Some(uneven) if uneven.only_hottest_too_hot() => {
             return Fit { workers: uneven.useful_workers(top).max(least), limit: Limit::HottestShard };
         }
         Some(uneven) => {
@@ -133,6 +133,14 @@ mod tests {
         let hot = Uneven { shards: 24, hottest: 3.0, other: 0.05 };
         let answer = fit(4.0, Some(hot), &bounds(1, 24, Some(24)), Stage::Live);
         assert_eq!(answer, Fit { workers: 8, limit: Limit::HottestShard });
+    }
+
+    #[test]
+    fn where_every_shard_is_too_hot_their_number_is_the_bound_and_not_the_hottest() {
+        let hot = Uneven { shards: 4, hottest: 1.5, other: 1.5 };
+        let answer = |most| fit(6.0, Some(hot), &bounds(1, most, Some(4)), Stage::Live);
+        assert_eq!(answer(10), Fit { workers: 4, limit: Limit::Shards });
+        assert_eq!(answer(2), Fit { workers: 2, limit: Limit::Max });
     }
 
     #[test]

@@ -61,6 +61,11 @@ impl Uneven {
         self.hottest > 1.0
     }
 
+    /// The same, while one worker each is enough for the others on average.
+    pub(super) fn only_hottest_too_hot(&self) -> bool {
+        self.too_hot() && self.other <= 1.0
+    }
+
     /// True when no worker is overloaded with this many.
     pub(super) fn suffice(&self, workers: u32) -> bool {
         self.hottest + self.others(workers) <= 1.0
