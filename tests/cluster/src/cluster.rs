@@ -13,9 +13,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::binaries::Binaries;
 use crate::instance::{Instance, target_dir, workspace};
+use crate::kafka::Kafka;
+use crate::nats::Nats;
 use crate::network;
 use crate::options::ClusterOptions;
 use crate::postgres::Postgres;
+use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
 use crate::supervise::Report;
 
@@ -239,6 +242,30 @@ impl Cluster {
     /// When it does not start.
     pub fn redis(&self) -> Result<Redis> {
         Redis::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
+    }
+
+    /// A Kafka broker on the node's address, which pods reach, too, without TLS.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn kafka(&self) -> Result<Kafka> {
+        Kafka::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
+    }
+
+    /// A NATS server on the node's address, which pods reach, too, with lines of configuration as in [`Nats::with`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn nats(&self, configuration: &str) -> Result<Nats> {
+        Nats::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS, configuration)
+    }
+
+    /// A RabbitMQ server on the node's address, which pods reach, too.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn rabbitmq(&self) -> Result<RabbitMq> {
+        RabbitMq::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
     }
 
     /// Kills one program of the cluster, such as `kube-apiserver` or `kubelet`; the supervisor starts it again.

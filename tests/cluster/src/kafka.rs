@@ -1,10 +1,10 @@
-//! A real Kafka broker (KRaft, one process) of a test's own on loopback, and a process with Kafka's own client library for what tests do to it.
+//! A real Kafka broker (KRaft, one process) of a test's own, on loopback or in a cluster's network, and a process with Kafka's own client library for what tests do to it.
 //!
 //! Broker and client come from Maven Central and run on Java 17 or newer. Both end with the process that started them, however that ends.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::binaries::{cache_dir, short_hash};
-use crate::packages;
+use crate::{network, packages};
 
 const POM: &str = include_str!("../binaries/kafka/pom.xml");
 const DRIVER: &str = include_str!("../binaries/kafka/Driver.java");
@@ -53,12 +53,14 @@ pub enum Listener {
     MutualTls,
 }
 
+/// Those with TLS come last: a broker without certificates has none of them.
 const LISTENERS: [(Listener, &str, &str); 4] = [
     (Listener::Plaintext, "OPEN", "PLAINTEXT"),
     (Listener::Sasl, "SASL", "SASL_PLAINTEXT"),
     (Listener::Tls, "TLS", "SSL"),
     (Listener::MutualTls, "MTLS", "SSL"),
 ];
+const WITHOUT_TLS: usize = 2;
 
 /// Certificates for the listeners with TLS, as PEM.
 #[derive(Clone, Debug)]
@@ -75,9 +77,42 @@ pub struct Certificates {
 #[derive(Debug)]
 pub struct Kafka {
     root: PathBuf,
-    ports: [u16; 4],
+    place: Place,
+    /// That of each listener, and of the controller.
+    ports: Vec<u16>,
     keeper: Child,
     driver: Mutex<Option<(Child, ChildStdin, BufReader<ChildStdout>)>>,
+}
+
+/// Where a broker listens.
+#[derive(Clone, Debug)]
+struct Place {
+    network: Option<PathBuf>,
+    host: IpAddr,
+}
+
+impl Place {
+    /// Does something in the broker's network.
+    fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> Result<T> {
+        match &self.network {
+            Some(network) => network::inside(network, body),
+            None => Ok(body()),
+        }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        match &self.network {
+            Some(network) => network::command_inside(network, program),
+            None => Command::new(program),
+        }
+    }
+
+    fn java(&self, programs: &Path) -> Command {
+        let mut command = self.command("java");
+        let classes = format!("{}:{}/*", programs.display(), programs.display());
+        command.args(["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes]).stdin(Stdio::null());
+        command
+    }
 }
 
 impl Kafka {
@@ -86,10 +121,22 @@ impl Kafka {
     /// # Errors
     /// When Java or Maven is missing, or the broker does not start; the message holds the end of its log.
     pub fn on_loopback(certificates: &Certificates) -> Result<Self> {
+        Self::create(&Place { network: None, host: Ipv4Addr::LOCALHOST.into() }, Some(certificates))
+    }
+
+    /// A new broker at `host` inside a network namespace, with the listeners that have no TLS.
+    ///
+    /// # Errors
+    /// As [`Kafka::on_loopback`].
+    pub(crate) fn in_network(network: &Path, host: &str) -> Result<Self> {
+        Self::create(&Place { network: Some(network.to_owned()), host: host.parse()? }, None)
+    }
+
+    fn create(place: &Place, certificates: Option<&Certificates>) -> Result<Self> {
         let programs = programs()?;
         let mut attempt = 1;
         loop {
-            match Self::start(&programs, certificates) {
+            match Self::start(&programs, place, certificates) {
                 // Another process may have taken a port between our asking and the broker's.
                 Err(_) if attempt < 3 => attempt += 1,
                 done => return done,
@@ -97,20 +144,22 @@ impl Kafka {
         }
     }
 
-    fn start(programs: &Path, certificates: &Certificates) -> Result<Self> {
+    fn start(programs: &Path, place: &Place, certificates: Option<&Certificates>) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("test-kafka-{}-{count}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
-        let held: Vec<TcpListener> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-        let ports: Vec<u16> = held.iter().map(|one| one.local_addr().map(|at| at.port())).collect::<Result<_, _>>()?;
-        drop(held);
+        let listeners = if certificates.is_some() { LISTENERS.len() } else { WITHOUT_TLS };
+        let ports = place.inside(|| free_ports(place.host, listeners + 1))??;
         let settings = root.join("server.properties");
-        fs::write(&settings, properties(&root, &ports))?;
-        fs::write(root.join("server.pem"), format!("{}{}", certificates.key, certificates.certificate))?;
-        fs::write(root.join("clients.pem"), &certificates.client_ca)?;
-        let format = java(programs)
+        fs::write(&settings, properties(&root, place.host, &ports, certificates.is_some()))?;
+        if let Some(certificates) = certificates {
+            fs::write(root.join("server.pem"), format!("{}{}", certificates.key, certificates.certificate))?;
+            fs::write(root.join("clients.pem"), &certificates.client_ca)?;
+        }
+        let format = place
+            .java(programs)
             .args(["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c"])
             .arg(&settings)
             .output()
@@ -118,16 +167,15 @@ impl Kafka {
         if !format.status.success() {
             bail!("formatting Kafka's storage failed: {}", String::from_utf8_lossy(&format.stderr));
         }
-        let mut broker = java(programs);
+        let mut broker = place.java(programs);
         broker.arg("kafka.Kafka").arg(&settings);
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&root).arg(broker.get_program()).args(broker.get_args());
         keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let keeper = keeper.spawn().context("starting Kafka's keeper")?;
-        let ports = [ports[0], ports[1], ports[2], ports[3]];
-        let kafka = Self { root, ports, keeper, driver: Mutex::new(None) };
+        let kafka = Self { root, place: place.clone(), ports, keeper, driver: Mutex::new(None) };
         kafka.wait_until_it_listens()?;
-        let mut driver = java(programs);
+        let mut driver = place.java(programs);
         driver.args(["Driver", &kafka.address(Listener::Plaintext).to_string()]);
         let mut driver = driver.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let pipes = driver.stdin.take().zip(driver.stdout.take()).context("the driver has no pipes")?;
@@ -140,9 +188,8 @@ impl Kafka {
         let until = Instant::now() + Duration::from_secs(180);
         loop {
             let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
-            if log.contains("Kafka Server started")
-                || self.ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
-            {
+            let listens = || self.ports.iter().all(|port| TcpStream::connect((self.place.host, *port)).is_ok());
+            if log.contains("Kafka Server started") || self.place.inside(listens)? {
                 return Ok(());
             }
             let ended = fs::read_to_string(self.root.join("pid"))
@@ -159,8 +206,8 @@ impl Kafka {
     /// Where a listener is.
     #[must_use]
     pub fn address(&self, listener: Listener) -> SocketAddr {
-        let found = LISTENERS.iter().zip(self.ports).find(|((one, _, _), _)| *one == listener);
-        SocketAddr::from(([127, 0, 0, 1], found.map_or(0, |(_, port)| port)))
+        let found = LISTENERS.iter().zip(&self.ports).find(|((one, _, _), _)| *one == listener);
+        SocketAddr::from((self.place.host, found.map_or(0, |(_, port)| *port)))
     }
 
     /// Has Kafka's own client library do something; `Driver.java` lists the commands. Returns what it answers.
@@ -192,14 +239,15 @@ impl Drop for Kafka {
     }
 }
 
-fn java(programs: &Path) -> Command {
-    let mut command = Command::new("java");
-    let classes = format!("{}:{}/*", programs.display(), programs.display());
-    command.args(["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes]).stdin(Stdio::null());
-    command
+fn free_ports(host: IpAddr, count: usize) -> Result<Vec<u16>> {
+    // Held together, so that no port comes twice.
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((host, 0))).collect::<Result<_, _>>()?;
+    Ok(held.iter().map(|one| one.local_addr().map(|at| at.port())).collect::<Result<_, _>>()?)
 }
 
-fn properties(root: &Path, ports: &[u16]) -> String {
+/// `ports`: that of each listener, and of the controller.
+fn properties(root: &Path, host: IpAddr, ports: &[u16], tls: bool) -> String {
+    let (controller, ports) = ports.split_last().map_or((0, ports), |(controller, ports)| (*controller, ports));
     let each = |form: &dyn Fn(&str, &str, u16) -> String| {
         LISTENERS
             .iter()
@@ -208,13 +256,17 @@ fn properties(root: &Path, ports: &[u16]) -> String {
             .collect::<Vec<_>>()
             .join(",")
     };
-    let controller = ports.last().copied().unwrap_or(0);
-    let advertised = each(&|name, _, port| format!("{name}://127.0.0.1:{port}"));
+    let advertised = each(&|name, _, port| format!("{name}://{host}:{port}"));
     let protocols = each(&|name, protocol, _| format!("{name}:{protocol}"));
     let root = root.display();
+    let certificates = format!(
+        "ssl.keystore.type=PEM\nssl.keystore.location={root}/server.pem\nssl.truststore.type=PEM\nssl.truststore.location={root}/clients.pem\n\
+         listener.name.mtls.ssl.client.auth=required\n"
+    );
+    let certificates = if tls { certificates.as_str() } else { "" };
     format!(
-        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners={advertised},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners={advertised}\n\
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@{host}:{controller}\n\
+         listeners={advertised},CONTROLLER://{host}:{controller}\nadvertised.listeners={advertised}\n\
          listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT\ncontroller.listener.names=CONTROLLER\n\
          inter.broker.listener.name=OPEN\nlog.dirs={root}/data\nnum.network.threads=2\nnum.io.threads=4\n\
          offsets.topic.replication.factor=1\noffsets.topic.num.partitions=3\ntransaction.state.log.replication.factor=1\n\
@@ -224,9 +276,7 @@ fn properties(root: &Path, ports: &[u16]) -> String {
          listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{PLAIN_USER}=\"{PLAIN_PASSWORD}\";\n\
          listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
          listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
-         ssl.keystore.type=PEM\nssl.keystore.location={root}/server.pem\nssl.truststore.type=PEM\nssl.truststore.location={root}/clients.pem\n\
-         listener.name.mtls.ssl.client.auth=required\n\
-         log.cleaner.backoff.ms=200\nlog.segment.delete.delay.ms=100\nlog.retention.check.interval.ms=500\n"
+         {certificates}log.cleaner.backoff.ms=200\nlog.segment.delete.delay.ms=100\nlog.retention.check.interval.ms=500\n"
     )
 }
 

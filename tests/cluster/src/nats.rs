@@ -1,4 +1,4 @@
-//! A real NATS server of a test's own, on loopback, with JetStream.
+//! A real NATS server of a test's own, on loopback or in a cluster's network, with JetStream.
 //!
 //! It runs in a temporary directory and ends with the process that started it, however that ends.
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
-use crate::{packages, processes, redis::KEEPER};
+use crate::{network, packages, processes, redis::KEEPER};
 
 /// A running (or paused) server.
 #[derive(Debug)]
@@ -38,6 +38,18 @@ impl Nats {
     /// # Errors
     /// As [`Nats::on_loopback`].
     pub fn with(configuration: &str) -> Result<Self> {
+        Self::create(None, "127.0.0.1", configuration)
+    }
+
+    /// A new server at `host` inside a network namespace, with lines of configuration as in [`Nats::with`].
+    ///
+    /// # Errors
+    /// As [`Nats::on_loopback`].
+    pub(crate) fn in_network(network: &Path, host: &str, configuration: &str) -> Result<Self> {
+        Self::create(Some(network), host, configuration)
+    }
+
+    fn create(network: Option<&Path>, host: &str, configuration: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("test-nats-{}-{count}", std::process::id()));
@@ -45,15 +57,16 @@ impl Nats {
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
         let root = root.canonicalize()?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let ask = || TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr());
+        let address = match network {
+            Some(network) => network::inside(network, ask)?,
+            None => ask(),
+        }?;
         let configuration = configuration.replace("{root}", &root.display().to_string());
-        let settings = format!(
-            "host: 127.0.0.1\nport: {}\nlogfile: \"{}/log\"\n{configuration}\n",
-            address.port(),
-            root.display()
-        );
+        let settings =
+            format!("host: {host}\nport: {}\nlogfile: \"{}/log\"\n{configuration}\n", address.port(), root.display());
         fs::write(root.join("nats.conf"), settings)?;
-        let server = serve(&root)?;
+        let server = serve(&root, network)?;
         let keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper", &server.id().to_string()])
             .arg(&root)
@@ -65,7 +78,8 @@ impl Nats {
             .context("starting the server's keeper")?;
         let mut nats = Self { root, address, server, keeper };
         let until = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(address).is_err() {
+        let listens = || TcpStream::connect(address).is_ok();
+        while !network.map_or_else(|| Ok(listens()), |network| network::inside(network, listens))? {
             if Instant::now() > until || nats.server.try_wait()?.is_some() {
                 bail!("nats-server does not listen at {address}: {}", nats.log());
             }
@@ -134,8 +148,13 @@ impl Nats {
     }
 }
 
-fn serve(root: &Path) -> Result<Child> {
-    Command::new(packages::nats_server()?)
+fn serve(root: &Path, network: Option<&Path>) -> Result<Child> {
+    let program = packages::nats_server()?;
+    let mut command = match network {
+        Some(network) => network::command_inside(network, program),
+        None => Command::new(program),
+    };
+    command
         .arg("-c")
         .arg(root.join("nats.conf"))
         .current_dir(root)

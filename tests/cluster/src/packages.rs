@@ -22,6 +22,8 @@ const NEEDED: &[(&[&str], &str)] = &[
     (&["/usr/bin/curl"], "curl"),
     (&["/usr/bin/kill", "/bin/kill"], "procps"),
     (&["/usr/bin/cc"], "gcc"),
+    // Below the Kafka client of the bed's worker.
+    (&["/usr/bin/c++"], "g++"),
     (&["/usr/lib/x86_64-linux-gnu/libc.a", "/usr/lib/aarch64-linux-gnu/libc.a"], "libc6-dev"),
     (&["/etc/ssl/certs/ca-certificates.crt"], "ca-certificates"),
 ];

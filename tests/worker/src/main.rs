@@ -4,12 +4,17 @@
 //! Whatever it needs is in a schema of its own (`SCHEMA`): `events (position, shard, cost_ms, recorded_at)`, `checkpoints`, `handled`, and where there
 //! is one row for all shards also `progress`.
 //!
-//! With `STREAM` in its environment it consumes a stream in Redis instead: see [`stream`].
+//! With one of these in its environment it consumes something else: `STREAM` a stream in Redis ([`stream`]), `KAFKA_BROKERS` topics in Kafka ([`topics`]),
+//! `NATS_URL` a consumer of JetStream ([`jetstream`]), `AMQP_URL` a queue in RabbitMQ ([`queue`]).
 
+mod jetstream;
 mod log;
+mod queue;
+mod record;
 mod settings;
 mod share;
 mod stream;
+mod topics;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -39,6 +44,15 @@ const MAKES_UP: Duration = Duration::from_millis(500);
 async fn main() -> Result<()> {
     if let Some(settings) = stream::Settings::from_environment()? {
         return stream::consume(&settings).await;
+    }
+    if let Ok(brokers) = std::env::var("KAFKA_BROKERS") {
+        return topics::consume(&brokers).await;
+    }
+    if let Ok(server) = std::env::var("NATS_URL") {
+        return jetstream::consume(&server).await;
+    }
+    if let Ok(server) = std::env::var("AMQP_URL") {
+        return queue::consume(&server).await;
     }
     let settings = Settings::from_environment()?;
     let mut ends = signal(SignalKind::terminate())?;

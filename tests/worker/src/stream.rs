@@ -81,7 +81,8 @@ pub(crate) async fn consume(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-async fn is_told(ends: &mut Signal) -> bool {
+/// Whether it has been told to end.
+pub(crate) async fn is_told(ends: &mut Signal) -> bool {
     tokio::select! {
         biased;
         _ = ends.recv() => true,

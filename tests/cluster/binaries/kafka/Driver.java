@@ -131,6 +131,18 @@ public class Driver {
                 long end = admin.listOffsets(Map.of(partition, OffsetSpec.latest())).all().get().get(partition).offset();
                 return first + " " + end;
             }
+            case "lag": {
+                // What a group has not committed of a topic: the ends of all partitions without what it has committed.
+                long behind = 0;
+                var committed = admin.listConsumerGroupOffsets(c[1]).partitionsToOffsetAndMetadata().get();
+                for (var one : admin.describeTopics(List.of(c[2])).allTopicNames().get().get(c[2]).partitions()) {
+                    TopicPartition partition = new TopicPartition(c[2], one.partition());
+                    var done = committed.get(partition);
+                    behind += admin.listOffsets(Map.of(partition, OffsetSpec.latest())).all().get().get(partition).offset()
+                        - (done == null ? 0 : done.offset());
+                }
+                return Long.toString(behind);
+            }
             case "scram": {
                 ScramMechanism mechanism = ScramMechanism.fromMechanismName(c[2]);
                 admin.alterUserScramCredentials(List.of(new UserScramCredentialUpsertion(c[1],

@@ -1,7 +1,8 @@
-//! A consumer that takes messages one by one over AMQP 0-9-1 and holds them until it acknowledges them: so much of the protocol, and no more.
+//! A client of AMQP 0-9-1 that takes messages one by one and holds them until it acknowledges them, and that publishes: so much of the protocol, and no
+//! more.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -17,12 +18,15 @@ const OPEN: Method = (10, 40);
 const OPEN_OK: Method = (10, 41);
 const CHANNEL_OPEN: Method = (20, 10);
 const CHANNEL_OPEN_OK: Method = (20, 11);
+const PUBLISH: Method = (60, 40);
 const GET: Method = (60, 70);
 const GET_OK: Method = (60, 71);
 const GET_EMPTY: Method = (60, 72);
 const ACK: Method = (60, 80);
 
 const METHOD_FRAME: u8 = 1;
+const HEADER_FRAME: u8 = 2;
+const BODY_FRAME: u8 = 3;
 const FRAME_END: u8 = 0xce;
 
 /// One connection with one channel, as the user `guest` in the virtual host `/`. What it holds goes back to its queue when it is dropped.
@@ -32,8 +36,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+    pub(super) fn open(stream: TcpStream) -> Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut consumer = Self { stream };
         consumer.stream.write_all(b"AMQP\x00\x00\x09\x01")?;
@@ -77,11 +80,25 @@ impl Consumer {
         self.send(1, ACK, &[tag.to_be_bytes().as_slice(), &[0]].concat())
     }
 
-    fn send(&mut self, channel: u16, (class, method): Method, arguments: &[u8]) -> Result<()> {
-        let payload = [&class.to_be_bytes(), &method.to_be_bytes(), arguments].concat();
-        let length = u32::try_from(payload.len())?.to_be_bytes();
-        let frame = [&[METHOD_FRAME], &channel.to_be_bytes()[..], &length, &payload, &[FRAME_END]].concat();
-        Ok(self.stream.write_all(&frame)?)
+    /// Publishes messages with these bodies into the queue. The server tells nothing of them.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub fn publish(&mut self, queue: &str, bodies: impl IntoIterator<Item = String>) -> Result<()> {
+        let mut frames = Vec::new();
+        for body in bodies {
+            let arguments = [vec![0, 0], short(""), short(queue), vec![0]].concat();
+            frames.extend(frame(METHOD_FRAME, 1, &method(PUBLISH, &arguments))?);
+            let length = u64::try_from(body.len())?.to_be_bytes();
+            // The class, a weight, the length, and no properties.
+            frames.extend(frame(HEADER_FRAME, 1, &[&PUBLISH.0.to_be_bytes()[..], &[0, 0], &length, &[0, 0]].concat())?);
+            frames.extend(frame(BODY_FRAME, 1, body.as_bytes())?);
+        }
+        Ok(self.stream.write_all(&frames)?)
+    }
+
+    fn send(&mut self, channel: u16, name: Method, arguments: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(&frame(METHOD_FRAME, channel, &method(name, arguments))?)?)
     }
 
     /// Reads on until a method comes, which must be one of these. Headers and bodies of messages are passed over.
@@ -103,6 +120,15 @@ impl Consumer {
             return Ok((method, payload.split_off(4)));
         }
     }
+}
+
+fn method((class, method): Method, arguments: &[u8]) -> Vec<u8> {
+    [&class.to_be_bytes(), &method.to_be_bytes(), arguments].concat()
+}
+
+fn frame(kind: u8, channel: u16, payload: &[u8]) -> Result<Vec<u8>> {
+    let length = u32::try_from(payload.len())?.to_be_bytes();
+    Ok([&[kind], &channel.to_be_bytes()[..], &length, payload, &[FRAME_END]].concat())
 }
 
 fn short(text: &str) -> Vec<u8> {

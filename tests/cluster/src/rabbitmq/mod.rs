@@ -1,4 +1,4 @@
-//! A real RabbitMQ server of a test's own, with its management API, on loopback.
+//! A real RabbitMQ server of a test's own, with its management API, on loopback or in a cluster's network.
 //!
 //! It runs in a temporary directory and ends with the process that started it, however that ends. Takes about fifteen seconds to start and 150 MB.
 
@@ -6,7 +6,7 @@ mod amqp;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::packages;
+use crate::{network, packages};
 
 pub use amqp::Consumer;
 
@@ -34,15 +34,16 @@ rm -rf "$3" || { sleep 1; rm -rf "$3"; }
 /// `guest:guest`, the user that each new server has.
 const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
 
-/// Another free port on loopback.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// Another free port.
+fn free_port(host: &str) -> Result<u16> {
+    Ok(TcpListener::bind((host, 0))?.local_addr()?.port())
 }
 
 /// A running (or paused) server.
 #[derive(Debug)]
 pub struct RabbitMq {
     root: PathBuf,
+    network: Option<PathBuf>,
     management: SocketAddr,
     amqp: SocketAddr,
     server: Child,
@@ -64,18 +65,40 @@ impl RabbitMq {
     /// # Errors
     /// As [`RabbitMq::on_loopback`].
     pub fn with(configuration: &str) -> Result<Self> {
+        Self::create(None, "127.0.0.1", configuration)
+    }
+
+    /// A new server at `host` inside a network namespace. There, too, `guest` may do everything from everywhere.
+    ///
+    /// # Errors
+    /// As [`RabbitMq::on_loopback`].
+    pub(crate) fn in_network(network: &Path, host: &str) -> Result<Self> {
+        Self::create(Some(network.to_owned()), host, "loopback_users = none")
+    }
+
+    fn create(network: Option<PathBuf>, host: &str, configuration: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = packages::rabbitmq_server()?;
+        let inside = |program: &Path| match &network {
+            Some(network) => network::command_inside(network, program),
+            None => Command::new(program),
+        };
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("test-rabbitmq-{}-{count}", std::process::id()));
         // One of that name is of an earlier process with this number.
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
         let root = root.canonicalize()?;
-        let [amqp, management, distribution, mapper] = [free_port()?, free_port()?, free_port()?, free_port()?];
+        let ask = || -> Result<[u16; 4]> {
+            Ok([free_port(host)?, free_port(host)?, free_port("127.0.0.1")?, free_port("127.0.0.1")?])
+        };
+        let [amqp, management, distribution, mapper] = match &network {
+            Some(network) => network::inside(network, ask)?,
+            None => ask(),
+        }?;
         let settings = format!(
-            "listeners.tcp.1 = 127.0.0.1:{amqp}\n\
-             management.tcp.ip = 127.0.0.1\n\
+            "listeners.tcp.1 = {host}:{amqp}\n\
+             management.tcp.ip = {host}\n\
              management.tcp.port = {management}\n\
              distribution.listener.interface = 127.0.0.1\n\
              distribution.listener.port_range.min = {distribution}\n\
@@ -87,7 +110,7 @@ impl RabbitMq {
         fs::write(root.join("rabbitmq.conf"), settings)?;
         fs::write(root.join("plugins"), "[rabbitmq_management].")?;
         let local = |program: &Path| {
-            let mut command = Command::new(program);
+            let mut command = inside(program);
             command
                 .current_dir(&root)
                 .process_group(0)
@@ -121,8 +144,9 @@ impl RabbitMq {
             .stderr(Stdio::null())
             .spawn()
             .context("starting the server's keeper")?;
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let mut rabbit = Self { root, management: at(management), amqp: at(amqp), server, port_mapper, keeper };
+        let host: IpAddr = host.parse()?;
+        let (management, amqp) = (SocketAddr::from((host, management)), SocketAddr::from((host, amqp)));
+        let mut rabbit = Self { root, network, management, amqp, server, port_mapper, keeper };
         let until = Instant::now() + Duration::from_secs(180);
         // The management API begins before the server takes part in it.
         while !rabbit.call("GET", "overview", &Value::Null).is_ok_and(|(status, _)| status == 200) {
@@ -152,6 +176,12 @@ impl RabbitMq {
         self.url_as("guest", "guest")
     }
 
+    /// `amqp://…` for another user, in the virtual host `/`.
+    #[must_use]
+    pub fn amqp_url_as(&self, user: &str, password: &str) -> String {
+        format!("amqp://{user}:{password}@{}/%2f", self.amqp)
+    }
+
     /// `http://…` of the management API for another user.
     #[must_use]
     pub fn url_as(&self, user: &str, password: &str) -> String {
@@ -163,7 +193,7 @@ impl RabbitMq {
     /// # Errors
     /// When the server is away or answers no HTTP.
     pub fn call(&self, method: &str, path: &str, body: &Value) -> Result<(u16, Value)> {
-        let mut stream = TcpStream::connect_timeout(&self.management, Duration::from_secs(10))?;
+        let mut stream = self.dial(self.management)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let request = format!(
@@ -194,7 +224,17 @@ impl RabbitMq {
     /// # Errors
     /// When the server is away or refuses it.
     pub fn consumer(&self) -> Result<Consumer> {
-        Consumer::open(self.amqp)
+        Consumer::open(self.dial(self.amqp)?)
+    }
+
+    /// Connects from whichever network the caller is in: a socket stays in the network that it was made in.
+    fn dial(&self, address: SocketAddr) -> Result<TcpStream> {
+        let dial = || TcpStream::connect_timeout(&address, Duration::from_secs(10));
+        let stream = match &self.network {
+            Some(network) => network::inside(network, dial)?,
+            None => dial(),
+        };
+        stream.with_context(|| format!("connecting to RabbitMQ at {address}"))
     }
 
     /// Stops the server where it is: connections stay open and nothing answers.
