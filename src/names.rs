@@ -86,6 +86,23 @@ pub mod secret_key {
         "tls", "ssl", "creds", "nkey",
     ];
 
+    /// The keys for KurrentDB (EventStoreDB).
+    pub const KURRENTDB: [&str; 13] = [
+        "url",
+        "uri",
+        "connectionString",
+        "connection-string",
+        "host",
+        "hostname",
+        "endpoint",
+        "port",
+        "username",
+        "user",
+        "password",
+        "tls",
+        "ssl",
+    ];
+
     /// The keys for RabbitMQ's management API. `host`, `port`, `username`, `password`: RabbitMQ's Cluster Operator, whose port is AMQP's.
     pub const RABBITMQ: [&str; 11] =
         ["url", "uri", "host", "hostname", "endpoint", "port", "username", "user", "password", "tls", "ssl"];

@@ -106,7 +106,8 @@ impl Source {
         let redis = self.redis.as_ref().map(|source| (&source.connection, secret_key::REDIS.to_vec()));
         let rabbitmq = self.rabbitmq.as_ref().map(|source| (&source.connection, secret_key::RABBITMQ.to_vec()));
         let nats = self.nats.as_ref().map(|source| (&source.connection, secret_key::NATS.to_vec()));
-        postgres.or(redis).or(nats).or(rabbitmq)
+        let kurrentdb = self.kurrentdb.as_ref().map(|source| (&source.connection, secret_key::KURRENTDB.to_vec()));
+        postgres.or(redis).or(nats).or(rabbitmq).or(kurrentdb)
     }
 }
 

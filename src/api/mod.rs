@@ -31,8 +31,9 @@ pub use read_store::{
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
 pub use shards::Shards;
 pub use source::{
-    EventTable, KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, NatsSource, OffsetReset, PostgresSource,
-    RabbitMqSource, RedisSource, StreamConsumer, StreamGroup,
+    AllFilter, CatchUpSubscription, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource,
+    NamedSecret, NatsSource, OffsetReset, PersistentSubscription, PostgresSource, RabbitMqSource, RedisSource,
+    StreamConsumer, StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -105,6 +106,12 @@ mod tests {
             ".source.kafka.connection.secretRef.name",
             ".source.kafka.group",
             ".source.kafka.topics",
+            ".source.kurrentdb.catchUp.stream",
+            ".source.kurrentdb.connection",
+            ".source.kurrentdb.connection.caSecretRef.name",
+            ".source.kurrentdb.connection.clientCertificateSecretRef.name",
+            ".source.kurrentdb.connection.secretRef",
+            ".source.kurrentdb.connection.secretRef.name",
             ".source.nats.connection",
             ".source.nats.connection.caSecretRef.name",
             ".source.nats.connection.clientCertificateSecretRef.name",

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CatchUp, Checkpoint, Failure, KafkaSource, Lag, NatsSource, PostgresSource, ProjectionStatus, Projector,
-    RabbitMqSource, ReadStore, RedisSource, Scaling,
+    CatchUp, Checkpoint, Failure, KafkaSource, KurrentDbSource, Lag, NatsSource, PostgresSource, ProjectionStatus,
+    Projector, RabbitMqSource, ReadStore, RedisSource, Scaling,
 };
 
 /// A Projection runs the workers that turn the events of one source into one read model, measures how far behind they
@@ -47,6 +47,7 @@ use super::{
     validation = Rule::new("!has(self.source.redis) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.redis, whose consumer groups keep it"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || (has(self.source.postgres) && has(self.source.postgres.eventTable))").message("spec.source.postgres.eventTable is required with spec.projector.builtin, which reads event tables"),
     validation = Rule::new("!has(self.source.kafka) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.kafka: the consumer group keeps how far it has come"),
+    validation = Rule::new("!has(self.source.kurrentdb) || has(self.source.kurrentdb.catchUp) == has(self.checkpoint)").message("spec.checkpoint is required with spec.source.kurrentdb.catchUp, and must be absent with spec.source.kurrentdb.persistentSubscriptions, which keep it"),
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.checkpoint.readStore, which is read there"),
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.redis) || (has(self.readStore) && has(self.readStore.redis))").message("spec.readStore.redis is required with spec.checkpoint.redis, which is read there"),
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.redis) || !has(self.checkpoint.redis.layout) || self.checkpoint.redis.layout != 'KeyPerShard' || (has(self.scaling) && has(self.scaling.shards) && string(self.scaling.shards) != 'Auto')").message("spec.scaling.shards must be a number with spec.checkpoint.redis.layout KeyPerShard, whose keys are numbered from 0"),
@@ -93,7 +94,7 @@ pub(super) const TABLE: &str = r#"^("([^"\x00]|"")+"|[^".\x00]+)(\.("([^"\x00]|"
 /// Where the events come from. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis), has(self.kafka), has(self.nats), has(self.rabbitmq)].exists_one(x, x)").message("spec.source must name exactly one source: postgres, redis, kafka, nats or rabbitmq"))]
+#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis), has(self.kafka), has(self.kurrentdb), has(self.nats), has(self.rabbitmq)].exists_one(x, x)").message("spec.source must name exactly one source: postgres, redis, kafka, kurrentdb, nats or rabbitmq"))]
 pub struct Source {
     /// An append-only table in PostgreSQL.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,6 +108,9 @@ pub struct Source {
     /// Topics in Kafka that a consumer group reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kafka: Option<KafkaSource>,
+    /// Subscriptions to streams of KurrentDB (EventStoreDB).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kurrentdb: Option<KurrentDbSource>,
     /// Streams in NATS JetStream, read by consumers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<NatsSource>,
@@ -131,7 +135,7 @@ pub struct Connection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// The server's port, in place of the Secret's key `port`. Default: 5432 for PostgreSQL, 6379 for Redis, 4222 for NATS, 15672 for RabbitMQ (15671 with TLS).
+    /// The server's port, in place of the Secret's key `port`. Default: 5432 for PostgreSQL, 6379 for Redis, 4222 for NATS, 2113 for KurrentDB, 15672 for RabbitMQ (15671 with TLS).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub port: Option<i32>,

@@ -259,7 +259,7 @@ pub async fn connect(server: &Server, addresses: &AddressRules) -> Result<Box<dy
 }
 
 /// Those of the addresses that may be asked, at least one.
-fn permitted(
+pub(super) fn permitted(
     resolved: impl Iterator<Item = SocketAddr>,
     addresses: &AddressRules,
 ) -> Result<Vec<SocketAddr>, MeasureError> {

@@ -3,6 +3,7 @@
 
 pub mod http;
 pub mod kafka;
+pub mod kurrentdb;
 pub mod nats;
 pub mod postgres;
 pub mod rabbitmq;
@@ -26,6 +27,8 @@ pub enum ServerKind {
     Redis,
     /// A Kafka cluster.
     Kafka,
+    /// A KurrentDB (EventStoreDB) cluster.
+    KurrentDb,
 }
 
 /// A server together with everything that a connection to it takes, credentials included: the same for all that may share connections. A rotated
@@ -42,6 +45,8 @@ pub enum Endpoint {
     Redis(redis::ConnectionIdentity),
     /// A Kafka cluster with a user.
     Kafka(kafka::Settings),
+    /// A KurrentDB cluster.
+    KurrentDb(kurrentdb::ConnectionIdentity),
 }
 
 impl Endpoint {
@@ -53,6 +58,7 @@ impl Endpoint {
             Self::RabbitMq(identity) => identity.settings().to_string(),
             Self::Redis(identity) => identity.settings().database(),
             Self::Kafka(settings) => settings.to_string(),
+            Self::KurrentDb(identity) => identity.settings().to_string(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The sampler reads a [`Resolved`] and not the spec, so that defaults and bounds are applied in one place.
 
 mod connection;
+mod kurrentdb;
 mod postgres;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -10,6 +11,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use kube::ResourceExt as _;
 
 pub use connection::{ConnectionName, SecretName};
+pub use kurrentdb::KurrentDbSubscriptions;
 pub use postgres::PostgresQuestion;
 
 use crate::{
@@ -82,6 +84,13 @@ pub enum ResolvedSource {
         /// The topics and the group.
         question: KafkaTopics,
     },
+    /// Subscriptions to streams of KurrentDB.
+    KurrentDb {
+        /// The cluster.
+        connection: ConnectionName,
+        /// What is read.
+        subscriptions: KurrentDbSubscriptions,
+    },
     /// Consumers of NATS JetStream, which keep the checkpoint.
     Nats {
         /// The server.
@@ -114,6 +123,7 @@ impl ResolvedSource {
             Self::RabbitMq { connection, .. } => (connection, "spec.source.rabbitmq.connection"),
             Self::Redis { connection, .. } => (connection, "spec.source.redis.connection"),
             Self::Kafka { connection, .. } => (connection, "spec.source.kafka.connection"),
+            Self::KurrentDb { connection, .. } => (connection, "spec.source.kurrentdb.connection"),
             Self::Nats { connection, .. } => (connection, "spec.source.nats.connection"),
         }
     }
@@ -188,6 +198,11 @@ fn source(
     }
     if let Some(nats) = &spec.source.nats {
         return self::nats(nats, key);
+    }
+    if let Some(kurrentdb) = &spec.source.kurrentdb {
+        let connection = ConnectionName::new(ServerKind::KurrentDb, &key.namespace, &kurrentdb.connection);
+        let (subscriptions, checkpoint) = kurrentdb::subscriptions(spec, kurrentdb, key)?;
+        return Ok((ResolvedSource::KurrentDb { connection, subscriptions }, checkpoint));
     }
     let Some(source) = &spec.source.postgres else {
         return Err(invalid("spec.source is missing: name one source, such as spec.source.postgres"));

@@ -45,7 +45,10 @@ pub(super) fn question(
 }
 
 /// The place in the read store where the projector commits how far it has come.
-fn checkpoint_in_read_store(spec: &ProjectionSpec, key: &ProjectionKey) -> Result<CheckpointLocation, MeasureError> {
+pub(super) fn checkpoint_in_read_store(
+    spec: &ProjectionSpec,
+    key: &ProjectionKey,
+) -> Result<CheckpointLocation, MeasureError> {
     if spec.read_store.as_ref().and_then(|store| store.connection()).is_none() {
         return Err(invalid("spec.readStore names no store: the checkpoint is read there"));
     }

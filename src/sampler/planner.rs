@@ -24,7 +24,7 @@ use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, Projection},
     clients::{
-        Endpoint, kafka, nats,
+        Endpoint, kafka, kurrentdb, nats,
         postgres::{ConnectionIdentity, Database},
         rabbitmq, redis,
     },
@@ -35,6 +35,7 @@ use crate::{
     sources::{
         Ask, CheckpointQuery,
         kafka::{KafkaProbe, Question as KafkaQuestion},
+        kurrentdb::{KurrentDbProbe, Question as KurrentDbQuestion},
         nats::{self as nats_source, NatsProbe},
         postgres::{PostgresProbe, Question},
         rabbitmq::{self as rabbitmq_source, RabbitMqProbe},
@@ -66,6 +67,7 @@ pub(super) struct Planner {
     rabbitmq: Tasks<rabbitmq::ConnectionIdentity, RabbitMqProbe>,
     redis: Tasks<redis::ConnectionIdentity, RedisProbe>,
     kafka: Tasks<kafka::Settings, KafkaProbe>,
+    kurrentdb: Tasks<kurrentdb::ConnectionIdentity, KurrentDbProbe>,
     nats: Tasks<nats::ConnectionIdentity, NatsProbe>,
 }
 
@@ -91,6 +93,7 @@ impl Planner {
             rabbitmq: Tasks::default(),
             redis: Tasks::default(),
             kafka: Tasks::default(),
+            kurrentdb: Tasks::default(),
             nats: Tasks::default(),
         }
     }
@@ -160,6 +163,7 @@ impl Planner {
         self.rabbitmq.retain(|identity| sources.contains_key(&Endpoint::RabbitMq(identity.clone())));
         self.redis.retain(|identity| sources.contains_key(&Endpoint::Redis(identity.clone())));
         self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
+        self.kurrentdb.retain(|identity| sources.contains_key(&Endpoint::KurrentDb(identity.clone())));
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
         self.redis_stores.retain(|identity, _| endpoints.contains(&Endpoint::Redis(identity.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
@@ -173,7 +177,7 @@ impl Planner {
                 Endpoint::Redis(identity) => {
                     self.redis_stores.entry(identity.clone()).or_insert_with(|| Arc::new(RedisStore::new(identity)));
                 }
-                Endpoint::Kafka(_) | Endpoint::Nats(_) | Endpoint::RabbitMq(_) => {}
+                Endpoint::Kafka(_) | Endpoint::KurrentDb(_) | Endpoint::Nats(_) | Endpoint::RabbitMq(_) => {}
             }
         }
         for (endpoint, group) in sources {
@@ -227,6 +231,16 @@ impl Planner {
                 let probe = || KafkaProbe::new(to, started);
                 self.kafka.assign(settings, work, probe, &self.reports, &self.metrics);
             }
+            Endpoint::KurrentDb(identity) => {
+                let work = self.work(group, |resolved| match &resolved.source {
+                    ResolvedSource::KurrentDb { subscriptions, .. } => Some(KurrentDbQuestion::from(subscriptions)),
+                    _ => None,
+                });
+                let (settings, started) = (identity.settings().clone(), self.started);
+                let addresses = Arc::clone(&self.addresses);
+                let probe = || KurrentDbProbe::new(settings, addresses, started);
+                self.kurrentdb.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
             Endpoint::Nats(identity) => {
                 let work = self.work(group, |resolved| match &resolved.source {
                     ResolvedSource::Nats { consumers, domain, .. } => {
@@ -259,7 +273,7 @@ impl Planner {
         match endpoint {
             Endpoint::Postgres(identity) => self.databases.get(identity).cloned().map(CheckpointStore::Postgres),
             Endpoint::Redis(identity) => self.redis_stores.get(identity).cloned().map(CheckpointStore::Redis),
-            Endpoint::Kafka(_) | Endpoint::Nats(_) | Endpoint::RabbitMq(_) => None,
+            Endpoint::Kafka(_) | Endpoint::KurrentDb(_) | Endpoint::Nats(_) | Endpoint::RabbitMq(_) => None,
         }
     }
 

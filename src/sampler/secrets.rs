@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::grouping::Endpoints;
 use crate::{
     api::Reason,
-    clients::{Endpoint, ServerKind, ServerSettings, kafka, nats, postgres, rabbitmq, redis},
+    clients::{Endpoint, ServerKind, ServerSettings, kafka, kurrentdb, nats, postgres, rabbitmq, redis},
     measure::MeasureError,
     resolve::{ConnectionName, SecretName},
 };
@@ -119,6 +119,7 @@ async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<E
         ServerKind::RabbitMq => settings::<rabbitmq::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Redis => settings::<redis::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Kafka => settings::<kafka::Settings>(name, secrets).await.map(|s| s.endpoint()),
+        ServerKind::KurrentDb => settings::<kurrentdb::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the sampler asks of a source: one module a kind, all behind one trait. Only reads, and only here.
 
 pub mod kafka;
+pub mod kurrentdb;
 pub mod nats;
 pub mod postgres;
 pub mod rabbitmq;

@@ -1,12 +1,14 @@
 //! The kinds of event sources: one file a kind of server, with the rules that the API server checks beside the fields.
 
 mod kafka;
+mod kurrentdb;
 mod nats;
 mod postgres;
 mod rabbitmq;
 mod redis;
 
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
+pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};
 pub use postgres::{EventTable, PostgresSource};
 pub use rabbitmq::RabbitMqSource;

@@ -1,0 +1,365 @@
+//! Asks one cluster: finds the server that leads it, sends many requests over one connection to it, and opens a new one when that broke.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    ConnectionSettings,
+    connection::{Candidate, Connection, no_leader, resolve, share, timed_out, told},
+    grpc::{Call, Flow, Frame},
+    messages::{
+        AllFrom, AllOptions, ControlOption, Empty, Expression, FilterBy, FilterOption, FilterOptions, From,
+        ListOptions, ListReq, ListResp, LogPosition, ReadEvent, ReadOptions, ReadReq, ReadResp, StreamIdentifier,
+        StreamOptions, Subscription, UuidOption,
+    },
+    words::{Trouble, no_stream, not_the_api},
+};
+use crate::{addresses::AddressRules, api::Reason, measure::MeasureError};
+
+const READ: &str = "/event_store.client.streams.Streams/Read";
+const LIST: &str = "/event_store.client.persistent_subscriptions.PersistentSubscriptions/List";
+/// So many requests are under way at the same time.
+const AT_ONCE: usize = 16;
+/// A larger event is passed over: its position and time stay unknown. A server takes events of 1 MiB unless it is told otherwise.
+const LARGEST_EVENT: usize = (1 << 20) + (64 << 10);
+/// A list of subscriptions takes about 300 bytes for each, and 100 for each of its consumers.
+const LARGEST_LIST: usize = 32 << 20;
+/// A page ends after so many bytes of events.
+const LARGEST_PAGE: usize = 2 << 20;
+/// The server looks at so many events before it goes on to the next piece of its log.
+const SEARCH_WINDOW: u32 = 1_000;
+
+/// Which events of `$all` are meant.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Filter {
+    /// All, the server's own included.
+    None,
+    /// All but the server's own, whose types begin with `$`.
+    NotSystem,
+    /// Those whose type begins with one of these.
+    EventTypes(Vec<String>),
+    /// Those whose stream begins with one of these.
+    Streams(Vec<String>),
+}
+
+/// Where a read of `$all` begins.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Start {
+    /// With the first event that is kept.
+    Beginning,
+    /// With the event at this commit position.
+    At(u64),
+    /// With the last event, going backwards.
+    End,
+}
+
+/// Events to be read. Links are not followed: a link is an event of its own.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Read {
+    /// The first event of a stream from this revision on.
+    Stream {
+        /// The stream's name.
+        stream: String,
+        /// The revision.
+        from: u64,
+    },
+    /// Events of `$all`.
+    All {
+        /// Where to begin.
+        from: Start,
+        /// Which are meant.
+        filter: Filter,
+        /// At most so many.
+        most: u64,
+    },
+}
+
+/// A request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Request {
+    /// All persistent subscriptions of the cluster.
+    Subscriptions,
+    /// Events.
+    Read(Read),
+}
+
+/// An event, without what it holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Recorded {
+    /// Its number in its stream.
+    pub revision: u64,
+    /// Its place in the log, in bytes.
+    pub commit: u64,
+    /// When the server took it, by the server's clock; absent where it does not tell.
+    pub created: Option<jiff::Timestamp>,
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Page {
+    /// In the order of the read; `None` for an event that was too large to be looked at.
+    pub events: Vec<Option<Recorded>>,
+    /// The revision of the stream's last event; absent for `$all`.
+    pub last_revision: Option<u64>,
+    /// False where reading ended before the end that the request names, since the events were large.
+    pub whole: bool,
+    /// The server's time in whole seconds, where it tells it.
+    pub at: Option<jiff::Timestamp>,
+}
+
+/// The answer to a request of the same kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response {
+    /// All persistent subscriptions, none where there are none.
+    Subscriptions(Vec<Subscription>),
+    /// Events.
+    Page(Page),
+}
+
+/// Asks the leader of one cluster. Keeps its connection from call to call; one that broke is opened again by the next call.
+pub struct Client {
+    settings: ConnectionSettings,
+    /// Which addresses may be asked.
+    addresses: Arc<AddressRules>,
+    connection: Option<Connection>,
+    /// The server that answered last, which is tried first.
+    preferred: Option<Candidate>,
+}
+
+/// Servers that do not lead, as this call found out, and the one that does by their word.
+#[derive(Default)]
+struct Followers {
+    seen: Vec<Candidate>,
+    leader: Option<String>,
+}
+
+impl Client {
+    /// Not connected yet.
+    pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>) -> Self {
+        Self { settings, addresses, connection: None, preferred: None }
+    }
+
+    /// Where it asks.
+    pub fn settings(&self) -> &ConnectionSettings {
+        &self.settings
+    }
+
+    /// Sends all the requests over one connection, 16 at a time, and returns the answer to each, in their order.
+    ///
+    /// # Errors
+    /// Why there is no answer to that request until `by`. Holds no secret and does not say where.
+    pub async fn ask(&mut self, requests: &[Request], by: Instant) -> Vec<Result<Response, MeasureError>> {
+        if requests.is_empty() {
+            return Vec::new();
+        }
+        let mut followers = Followers::default();
+        let mut again = true;
+        loop {
+            // Taken out, so that a call that is given up half-way leaves no connection in an unknown state.
+            let (connection, kept) = match self.connection.take().filter(Connection::is_open) {
+                Some(connection) => (connection, true),
+                None => match self.open(&followers, by).await {
+                    Ok(connection) => (connection, false),
+                    Err(failed) => return requests.iter().map(|_| Err(failed.clone())).collect(),
+                },
+            };
+            let answers = ask_at_once(&connection, requests, by).await;
+            let not_leader = answers.iter().find_map(|answer| match answer {
+                Err(Trouble::NotLeader(leader)) => Some(leader.clone()),
+                _ => None,
+            });
+            if let Some(leader) = not_leader {
+                followers.seen.push(connection.candidate.clone());
+                followers.leader = leader.or(followers.leader);
+                continue;
+            }
+            let answered = answers.iter().any(Result::is_ok);
+            let broke = answers.iter().any(|answer| matches!(answer, Err(Trouble::Broken(_))));
+            // A server may have closed a connection that was idle: a new one is tried once.
+            if broke && kept && !answered && std::mem::take(&mut again) {
+                continue;
+            }
+            if !broke && connection.is_open() && answers.iter().any(|answer| !is_timeout(answer)) {
+                self.preferred = Some(connection.candidate.clone());
+                self.connection = Some(connection);
+            }
+            return answers.into_iter().map(|answer| answer.map_err(|trouble| self.masked(told(trouble)))).collect();
+        }
+    }
+
+    /// Connects to the first server that accepts the connection and is none of those that follow another.
+    async fn open(&self, followers: &Followers, by: Instant) -> Result<Connection, MeasureError> {
+        let (mut candidates, mut failed) = resolve(&self.settings.servers, &self.addresses, by).await;
+        candidates.retain(|candidate| !followers.seen.contains(candidate));
+        // Only servers that are named are connected to: another that is told to lead could be any server.
+        let leads = |candidate: &Candidate| followers.leader.as_deref() == Some(&candidate.server.to_string());
+        candidates.sort_by_key(|candidate| (!leads(candidate), self.preferred.as_ref() != Some(candidate)));
+        let count = candidates.len();
+        for (turn, candidate) in candidates.into_iter().enumerate() {
+            let left = by.saturating_duration_since(Instant::now());
+            match Connection::open(&self.settings, candidate, Instant::now() + share(left, count - turn)).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let named = |leader: &String| self.settings.servers.iter().any(|server| server.to_string() == *leader);
+        let elsewhere = followers.leader.as_ref().is_some_and(|leader| !named(leader));
+        if !followers.seen.is_empty() && (failed.is_none() || elsewhere) {
+            return Err(no_leader(followers.leader.as_deref()));
+        }
+        Err(self.masked(failed.unwrap_or_else(|| timed_out(self.settings.tls))))
+    }
+
+    /// Without the password, should a server repeat it.
+    fn masked(&self, error: MeasureError) -> MeasureError {
+        match &self.settings.login {
+            Some((_, password)) if error.message.contains(password.as_str()) => {
+                MeasureError { message: "the server failed; its words hold the password".to_owned(), ..error }
+            }
+            _ => error,
+        }
+    }
+}
+
+fn is_timeout(answer: &Result<Response, Trouble>) -> bool {
+    matches!(answer, Err(Trouble::Refused(error)) if error.reason == Reason::TimedOut)
+}
+
+async fn ask_at_once(connection: &Connection, requests: &[Request], by: Instant) -> Vec<Result<Response, Trouble>> {
+    let requests = requests.to_vec().into_iter().enumerate();
+    let answers = futures::stream::iter(requests).map(|(place, request)| async move {
+        let answer = timeout_at(by, ask_one(connection, &request, by)).await;
+        (place, answer.unwrap_or_else(|_| Err(Trouble::Refused(timed_out(connection.target.tls)))))
+    });
+    let mut answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
+    answers.sort_by_key(|(place, _)| *place);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+async fn ask_one(connection: &Connection, request: &Request, by: Instant) -> Result<Response, Trouble> {
+    match request {
+        Request::Subscriptions => subscriptions(connection, by).await.map(Response::Subscriptions),
+        Request::Read(read) => page(connection, read, by).await.map(Response::Page),
+    }
+}
+
+async fn subscriptions(connection: &Connection, by: Instant) -> Result<Vec<Subscription>, Trouble> {
+    let request = ListReq { options: Some(ListOptions { all: Some(Empty {}) }) };
+    let call = Call { target: &connection.target, path: LIST, largest: LARGEST_LIST, by };
+    let mut found: Option<ListResp> = None;
+    let mut take = |frame| {
+        if found.is_some() {
+            return Err(not_the_api("two lists"));
+        }
+        found = Some(decoded(frame)?);
+        Ok(Flow::Continue)
+    };
+    match call.ask(connection.requests.clone(), &request, &mut take).await {
+        Err(Trouble::NoSubscriptions) => Ok(Vec::new()),
+        Err(trouble) => Err(trouble),
+        Ok(_) => found.map(|list| list.subscriptions).ok_or_else(|| not_the_api("no list")),
+    }
+}
+
+async fn page(connection: &Connection, read: &Read, by: Instant) -> Result<Page, Trouble> {
+    let call = Call { target: &connection.target, path: READ, largest: LARGEST_EVENT, by };
+    let most = match read {
+        Read::Stream { .. } => 1,
+        Read::All { most, .. } => usize::try_from(*most).unwrap_or(usize::MAX),
+    };
+    let mut page = Page { whole: true, ..Page::default() };
+    let mut bytes = 0;
+    let mut take = |frame| {
+        let length = match &frame {
+            Frame::Message(message) => message.len(),
+            Frame::TooLarge => LARGEST_EVENT,
+        };
+        let more = match frame {
+            Frame::TooLarge => ReadResp { event: Some(ReadEvent { event: None }), ..ReadResp::default() },
+            frame => decoded(frame)?,
+        };
+        if more.stream_not_found.is_some() {
+            return Err(no_stream());
+        }
+        page.last_revision = more.last_stream_position.or(page.last_revision);
+        if let Some(event) = more.event {
+            if page.events.len() >= most {
+                return Err(not_the_api("more events than were asked for"));
+            }
+            page.events.push(event.event.map(|event| Recorded {
+                revision: event.stream_revision,
+                commit: event.commit_position,
+                created: event.metadata.get("created").and_then(|ticks| created(ticks)),
+            }));
+            bytes += length;
+        }
+        if bytes > LARGEST_PAGE && page.events.len() < most {
+            page.whole = false;
+            return Ok(Flow::Stop);
+        }
+        Ok(Flow::Continue)
+    };
+    let at = call.ask(connection.requests.clone(), &written(read), &mut take).await?;
+    page.at = at;
+    Ok(page)
+}
+
+fn decoded<M: Message + Default>(frame: Frame) -> Result<M, Trouble> {
+    match frame {
+        Frame::Message(message) => decode(message),
+        Frame::TooLarge => Err(not_the_api("the answer is too large")),
+    }
+}
+
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, Trouble> {
+    M::decode(message).map_err(|_| not_the_api("a message that cannot be read"))
+}
+
+/// Ticks of 100 ns since 1970.
+fn created(ticks: &str) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::from_nanosecond(i128::from(ticks.parse::<i64>().ok()?).checked_mul(100)?).ok()
+}
+
+fn written(read: &Read) -> ReadReq {
+    let (from, backwards, count, filter) = match read {
+        Read::Stream { stream, from } => {
+            let stream = Some(StreamIdentifier { stream_name: stream.clone().into_bytes() });
+            (From::Stream(StreamOptions { stream, revision: Some(*from) }), false, 1, FilterOption::None(Empty {}))
+        }
+        Read::All { from, filter, most } => {
+            let start = match from {
+                Start::Beginning => AllFrom::Start(Empty {}),
+                Start::At(position) => AllFrom::Position(LogPosition { commit: *position, prepare: *position }),
+                Start::End => AllFrom::End(Empty {}),
+            };
+            let from_end = *from == Start::End;
+            (From::All(AllOptions { from: Some(start) }), from_end, *most, filtered(filter))
+        }
+    };
+    ReadReq {
+        options: Some(ReadOptions {
+            from: Some(from),
+            direction: i32::from(backwards),
+            resolve_links: false,
+            count: Some(count),
+            filter: Some(filter),
+            uuid: Some(UuidOption { string: Some(Empty {}) }),
+            control: Some(ControlOption { compatibility: 1 }),
+        }),
+    }
+}
+
+fn filtered(filter: &Filter) -> FilterOption {
+    let prefixes = |prefix: &[String]| Expression { regex: String::new(), prefix: prefix.to_vec() };
+    let by = match filter {
+        Filter::None => return FilterOption::None(Empty {}),
+        Filter::NotSystem => FilterBy::EventType(Expression { regex: "^[^\\$].*".to_owned(), prefix: Vec::new() }),
+        Filter::EventTypes(prefix) => FilterBy::EventType(prefixes(prefix)),
+        Filter::Streams(prefix) => FilterBy::Stream(prefixes(prefix)),
+    };
+    FilterOption::Filter(FilterOptions { by: Some(by), window: Some(SEARCH_WINDOW) })
+}

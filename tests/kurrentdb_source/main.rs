@@ -1,0 +1,14 @@
+//! Subscriptions of KurrentDB against a fake of its gRPC API: no real server can be had here. What is told in every state, who may read, what a poll costs, and
+//! servers that misbehave.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod access;
+mod cost;
+mod database;
+mod faults;
+mod harness;
+mod protos;
+mod sampled;
+mod server;
+mod states;
