@@ -22,6 +22,7 @@ pub mod names;
 pub mod platform;
 pub mod projector;
 pub mod read_stores;
+pub mod required_workers;
 pub mod resolve;
 pub mod sampler;
 pub mod simulate;

@@ -190,3 +190,7 @@ impl Work {
         self.reconciler.forget();
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -31,6 +31,7 @@ use crate::{
     api::{Projection, ProjectionStatus, Reason},
     measure::{MeasureError, ProjectionKey},
     platform::registration::Unserved,
+    required_workers::RequiredWorkers,
     snapshot::{Measured, Observation, SharedSnapshot},
 };
 
@@ -171,6 +172,15 @@ impl Gathered {
         let not_yet =
             || MeasureError { reason: Reason::NotMeasuredYet, message: "no sample has been taken yet".to_owned() };
         self.observation_of_this_spec().map_or_else(|| Err(not_yet()), |observation| observation.current(self.now))
+    }
+
+    /// The workers to ask for.
+    pub(super) fn required(&self) -> Option<i32> {
+        let sample = self.measured().map(|measured| measured.assessment.required.workers);
+        let fallback = self.observation.as_ref().and_then(|observation| observation.fallback);
+        // Only a leader reconciles.
+        let now = RequiredWorkers::now(sample.map_err(|unknown| unknown.reason), None, fallback);
+        now.asked_for().and_then(|workers| i32::try_from(workers).ok())
     }
 
     /// What was measured for an older spec may be of another table.

@@ -31,8 +31,7 @@ use super::{
 };
 use crate::{
     api::{ConditionType, ProjectionStatus, Reason},
-    measure::{MeasureError, ProjectionKey},
-    snapshot::{Measured, Observation},
+    measure::ProjectionKey,
 };
 
 /// How long after the status has recorded the suspension the workers are removed.
@@ -154,7 +153,7 @@ impl Reconciler {
         }
         let replicas = gathered.replicas.as_ref().ok().copied().flatten().filter(|_| works);
         let ceiling = replicas.and_then(|now| memory.scale_out.ceiling(&validated.workers, now, self.began.elapsed()));
-        let wish = Wish { required: required(&known.measured, gathered.observation.as_deref()), ceiling };
+        let wish = Wish { required: gathered.required(), ceiling };
         let tried = match self.executor.plan(gathered, validated, wish, memory, jitter) {
             Ok(tried) => tried,
             Err(outcome) => return outcome,
@@ -277,13 +276,6 @@ fn is_declared(live: &Live, memory: &Memory) -> bool {
     memory.declared.is_none() || memory.declared == live.applied_hash
 }
 
-/// The workers to ask for: by a fresh sample, or by the fallback while there is none.
-fn required(measured: &Result<&Measured, MeasureError>, observation: Option<&Observation>) -> Option<i32> {
-    let workers = match measured {
-        Ok(measured) => Some(measured.assessment.required.workers),
-        // Nothing will ever be committed without a worker.
-        Err(unknown) if unknown.reason == Reason::NeverCommitted => Some(1),
-        Err(_) => observation.and_then(|observation| observation.fallback),
-    };
-    workers.and_then(|workers| i32::try_from(workers).ok())
-}
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

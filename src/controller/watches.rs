@@ -258,3 +258,7 @@ fn same_to_reconcile(before: &Projection, after: &Projection) -> bool {
         && old.deletion_timestamp == new.deletion_timestamp
         && before.status == after.status
 }
+
+#[cfg(test)]
+#[path = "watches_tests.rs"]
+mod tests;

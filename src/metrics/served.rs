@@ -26,6 +26,7 @@ use crate::{
         ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Quantity, Selector, ValueError,
     },
     names::METRIC_PROJECTION_LABEL,
+    required_workers::RequiredWorkers,
     snapshot::{Measured, Observation, SharedSnapshot, Snapshot},
 };
 
@@ -293,21 +294,20 @@ fn value(
     word: Option<u32>,
     now: Instant,
 ) -> Result<Found, ValueError> {
-    let measured = match observation.current(now) {
-        Ok(measured) => measured,
-        Err(unknown) => {
-            let asked_for = word.or(observation.fallback).filter(|_| search.metric == Metric::RequiredWorkers);
-            let fallback = asked_for.map(|workers| Quantity::count(u64::from(workers)));
-            let why = || unavailable(search, &name, &format!("{}: {}", unknown.reason, unknown.message));
-            // It holds as of now: there is no sample that it could be as old as.
-            let now = jiff::Timestamp::now();
-            return fallback
-                .map(|value| Found { name: Arc::clone(&name), timestamp: now, window_seconds: None, value })
-                .ok_or_else(why);
+    let measured = observation.current(now);
+    if search.metric == Metric::RequiredWorkers {
+        let sample = measured.as_ref().map(|measured| measured.assessment.required.workers);
+        let required = RequiredWorkers::now(sample.map_err(|unknown| unknown.reason), word, observation.fallback);
+        if let Some(workers) = required.served() {
+            // Without a sample, the number holds as of now: there is nothing that it could be as old as.
+            let timestamp = measured.map_or_else(|_| jiff::Timestamp::now(), |measured| measured.sample.taken);
+            let value = Quantity::count(u64::from(workers));
+            return Ok(Found { name, timestamp, window_seconds: None, value });
         }
-    };
-    let value =
-        quantity(measured, search.metric, word).ok_or_else(|| unavailable(search, &name, missing(search.metric)))?;
+    }
+    let why = |why: &str| unavailable(search, &name, why);
+    let measured = measured.map_err(|unknown| why(&format!("{}: {}", unknown.reason, unknown.message)))?;
+    let value = quantity(measured, search.metric).ok_or_else(|| why(missing(search.metric)))?;
     Ok(Found { name, timestamp: measured.sample.taken, window_seconds: window_seconds(search.metric), value })
 }
 
@@ -316,13 +316,13 @@ fn window_seconds(metric: Metric) -> Option<u64> {
     (metric == Metric::ArrivalRate).then_some(ARRIVAL_TIME_CONSTANT.as_secs())
 }
 
-fn quantity(measured: &Measured, metric: Metric, word: Option<u32>) -> Option<Quantity> {
+fn quantity(measured: &Measured, metric: Metric) -> Option<Quantity> {
     let assessment = &measured.assessment;
     match metric {
         Metric::PendingEvents | Metric::QueueLength => Some(Quantity::count(assessment.pending.events)),
         Metric::HeldBackEvents => Some(Quantity::count(measured.sample.held_back)),
         Metric::StalenessSeconds => assessment.staleness.map(Quantity::seconds),
-        Metric::RequiredWorkers => Some(Quantity::count(u64::from(word.unwrap_or(assessment.required.workers)))),
+        Metric::RequiredWorkers => Some(Quantity::count(u64::from(assessment.required.workers))),
         Metric::ArrivalRate => assessment.rates.arrival.and_then(Quantity::measured),
         Metric::DrainSeconds => assessment.drain.map(Quantity::seconds),
         Metric::ParkedEvents => measured.sample.parked.map(Quantity::count),

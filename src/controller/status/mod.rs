@@ -8,7 +8,7 @@ pub mod due;
 mod foreign_message;
 pub mod report;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 pub mod trouble;
 #[cfg(test)]
 mod trouble_tests;

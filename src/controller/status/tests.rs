@@ -27,7 +27,7 @@ use crate::{
     snapshot::Measured,
 };
 
-fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
+pub(in crate::controller) fn measured(pending: u64, staleness: f64, stuck: bool) -> Measured {
     let pending = Pending { events: pending, exact: true };
     let staleness = Some(Duration::from_secs_f64(staleness));
     Measured {
