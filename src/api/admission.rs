@@ -305,6 +305,13 @@ mod tests {
             ("/spec/source/rabbitmq", "queues", json!([]), "spec.source.rabbitmq.queues must have at least 1 items"),
             ("/spec/source/rabbitmq", "queues", json!([""]), "spec.source.rabbitmq.queues[0]"),
             ("/spec/source/rabbitmq", "vhost", json!(""), "spec.source.rabbitmq.vhost"),
+            ("/spec/source/rabbitmq", "deadLetterQueues", json!([""]), "spec.source.rabbitmq.deadLetterQueues[0]"),
+            (
+                "/spec/source/rabbitmq",
+                "deadLetterQueues",
+                json!(["dead", "orders"]),
+                "spec.source.rabbitmq.deadLetterQueues must not name a queue of",
+            ),
             (
                 "/spec/source/rabbitmq/connection",
                 "database",

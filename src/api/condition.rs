@@ -169,6 +169,8 @@ reasons! {
     NoConsumer,
     /// Events were set aside after failing.
     EventsParked,
+    /// How many events were set aside after failing cannot be told.
+    ParkedUnknown,
     /// Numbers are older or less precise than they should be.
     Estimated,
     /// Far more events came at once than ever before.

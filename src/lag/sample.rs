@@ -168,6 +168,8 @@ pub enum Note {
     NoConsumer(Arc<str>),
     /// Events are held by consumers that do nothing with them, and no other consumer is given them.
     HeldByIdleConsumer(Arc<str>),
+    /// How many events are set aside cannot be told.
+    ParkedUnknown(Arc<str>),
     /// Numbers are older or less precise than they should be, since the source does not tell better ones.
     Estimated(Arc<str>),
 }

@@ -69,6 +69,8 @@ pub enum ResolvedSource {
         vhost: String,
         /// The queues, at least one, none twice.
         queues: Vec<String>,
+        /// Those with messages that failed, none twice.
+        dead_letter_queues: Vec<String>,
     },
     /// Streams in Redis, whose consumer groups keep the checkpoint.
     Redis {
@@ -191,7 +193,9 @@ fn source(
             return Err(invalid("spec.source.rabbitmq.queues is empty: name the queues"));
         }
         let (vhost, queues) = (rabbitmq.vhost.clone(), queues.into_iter().cloned().collect());
-        return Ok((ResolvedSource::RabbitMq { connection, vhost, queues }, None));
+        let dead_letter_queues: BTreeSet<&String> = rabbitmq.dead_letter_queues.iter().collect();
+        let dead_letter_queues = dead_letter_queues.into_iter().cloned().collect();
+        return Ok((ResolvedSource::RabbitMq { connection, vhost, queues, dead_letter_queues }, None));
     }
     if let Some(kafka) = &spec.source.kafka {
         return self::kafka(spec, kafka, key);

@@ -203,8 +203,12 @@ impl Planner {
             }
             Endpoint::RabbitMq(identity) => {
                 let work = self.work(group, |resolved| match &resolved.source {
-                    ResolvedSource::RabbitMq { vhost, queues, .. } => {
-                        Some(rabbitmq_source::Question { vhost: vhost.clone(), queues: queues.clone() })
+                    ResolvedSource::RabbitMq { vhost, queues, dead_letter_queues, .. } => {
+                        Some(rabbitmq_source::Question {
+                            vhost: vhost.clone(),
+                            queues: queues.clone(),
+                            dead_letter_queues: dead_letter_queues.clone(),
+                        })
                     }
                     _ => None,
                 });

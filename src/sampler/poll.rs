@@ -14,6 +14,8 @@ use tokio::{
 use super::{SamplerMetrics, board::Reported, checkpoints::CheckpointReader};
 use crate::{
     api::Reason,
+    clients::login_pause,
+    lag::Sample,
     measure::{MeasureError, ProjectionKey},
     snapshot::valid_for,
     sources::{Ask, Pace, Probe, Report, Target},
@@ -47,6 +49,7 @@ pub(super) async fn poll<P: Probe>(
 ) {
     let mut checkpoints = CheckpointReader::default();
     let mut followed: Option<Vec<Arc<Ask<P::Question>>>> = None;
+    let mut refusals = 0;
     loop {
         let started = Instant::now();
         let Work { asks, interval } = work.borrow_and_update().clone();
@@ -56,8 +59,10 @@ pub(super) async fn poll<P: Probe>(
             followed = Some(asks.clone());
         }
         let valid = valid_for(interval);
-        let mut report = |ask: &Ask<P::Question>, result: Result<_, _>| {
+        let mut login = Login::default();
+        let mut report = |ask: &Ask<P::Question>, result: Result<Sample, MeasureError>| {
             metrics.count(result.is_ok());
+            login.take(&result);
             // The receiver is gone when the operator ends.
             let _ = reports.send(Reported {
                 key: ask.key.clone(),
@@ -74,7 +79,8 @@ pub(super) async fn poll<P: Probe>(
         let polled = started.elapsed();
         let spent = u64::try_from(polled.as_micros()).unwrap_or(u64::MAX);
         metrics.poll_microseconds.fetch_add(spent, Ordering::Relaxed);
-        let next = started + next_poll(interval, pace, rand::random_range(0.0..1.0));
+        refusals = if P::PAUSES_AFTER_REFUSED_LOGIN && login.refused_to_all() { refusals + 1 } else { 0 };
+        let next = started + next_poll(interval, pace, refusals, rand::random_range(0.0..1.0));
         let pushed = tokio::select! {
             () = sleep_until(next) => false,
             () = probe.woken() => true,
@@ -115,10 +121,30 @@ async fn measure<P: Probe>(probe: &mut P, targets: Vec<Target<P::Question>>, rep
     Pace::Usual
 }
 
-/// How long after the beginning of a poll the next one begins: the interval, a tenth more or less as `random` (0 to 1) says, so
-/// that sources and replicas of the operator do not poll in step.
-fn next_poll(interval: Duration, pace: Pace, random: f64) -> Duration {
+/// Whether the server, or the read store, refused the login for each projection that a poll has told of.
+#[derive(Default)]
+struct Login {
+    refused: bool,
+    otherwise: bool,
+}
+
+impl Login {
+    fn take(&mut self, result: &Result<Sample, MeasureError>) {
+        let refused = result.as_ref().is_err_and(|unknown| unknown.reason == Reason::AuthenticationFailed);
+        self.refused |= refused;
+        self.otherwise |= !refused;
+    }
+
+    fn refused_to_all(&self) -> bool {
+        self.refused && !self.otherwise
+    }
+}
+
+/// How long after the beginning of a poll the next one begins: the interval, longer after so many refusals of the login in a row, a tenth more or less as
+/// `random` (0 to 1) says, so that sources and replicas of the operator do not poll in step.
+fn next_poll(interval: Duration, pace: Pace, refusals: u32, random: f64) -> Duration {
     let interval = match pace {
+        _ if refusals > 0 => interval.max(login_pause(refusals)),
         Pace::Usual => interval,
         Pace::Soon => interval.min(SOON),
     };
@@ -132,8 +158,24 @@ mod tests {
     #[test]
     fn polls_are_spread_around_the_interval() {
         let interval = Duration::from_secs(5);
-        assert_eq!(next_poll(interval, Pace::Usual, 0.0), Duration::from_millis(4_500));
-        assert_eq!(next_poll(interval, Pace::Usual, 1.0), Duration::from_millis(5_500));
-        assert_eq!(next_poll(interval, Pace::Soon, 0.5), SOON);
+        assert_eq!(next_poll(interval, Pace::Usual, 0, 0.0), Duration::from_millis(4_500));
+        assert_eq!(next_poll(interval, Pace::Usual, 0, 1.0), Duration::from_millis(5_500));
+        assert_eq!(next_poll(interval, Pace::Soon, 0, 0.5), SOON);
+    }
+
+    #[test]
+    fn a_server_that_refuses_the_login_is_asked_less_and_less_often() {
+        let seconds =
+            |interval, refusals| next_poll(Duration::from_millis(interval), Pace::Soon, refusals, 0.5).as_secs();
+        assert_eq!([1, 2, 3, 4, 5, 6, 1_000].map(|refusals| seconds(500, refusals)), [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!([1, 2, 3, 4, 5].map(|refusals| seconds(5_000, refusals)), [5, 5, 5, 8, 16]);
+        let refused = Err(MeasureError { reason: Reason::AuthenticationFailed, message: String::new() });
+        let other = Err(MeasureError { reason: Reason::TimedOut, message: String::new() });
+        let mut login = Login::default();
+        assert!(!login.refused_to_all(), "nothing was told");
+        login.take(&refused);
+        assert!(login.refused_to_all());
+        login.take(&other);
+        assert!(!login.refused_to_all());
     }
 }

@@ -7,5 +7,7 @@ mod client;
 mod cost;
 mod false_brokers;
 mod harness;
+#[path = "../support/sampler.rs"]
+mod running;
 mod sampler;
 mod states;

@@ -6,9 +6,9 @@ use projectionist::{
     api::Reason,
     sources::nats::{NatsProbe, Question},
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use test_cluster::Nats;
 
+use crate::certificates::{Authority, Files, authority, signed};
 use crate::harness::{
     DEADLINE, ask, ask_within, durable, exactly, jetstream, probe, publish, question, server, settings, stream,
 };
@@ -116,42 +116,21 @@ async fn a_server_or_account_without_jetstream_and_another_domain_are_said() {
     }
 }
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut authority = CertificateParams::default();
-    authority.distinguished_name.push(DnType::CommonName, "authority");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap()
-}
-
-fn signed(by: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
-    let key = KeyPair::generate().unwrap();
-    let mut certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    certificate.distinguished_name.push(DnType::CommonName, name);
-    let certificate = certificate.signed_by(&key, by).unwrap();
-    (certificate.pem(), key.serialize_pem())
-}
-
 #[tokio::test]
 async fn tls_is_verified_and_a_client_certificate_is_shown() {
     let (ours, other) = (authority(), authority());
-    let (certificate, key) = signed(&ours, "localhost");
-    let files = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = files.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
+    let files = Files::signed(&ours);
     let own = Nats::with(&format!(
         "jetstream: {{store_dir: {{root}}/jetstream}}\ntls: {{cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true}}",
-        file("crt", &certificate),
-        file("key", &key),
-        file("ca", &ours.pem())
+        files.path("crt"),
+        files.path("key"),
+        files.path("ca")
     ))
     .unwrap();
     let port = own.address().port();
     let (named, by_address) = (format!("tls://localhost:{port}"), format!("tls://127.0.0.1:{port}"));
     let (mine, mine_key) = signed(&ours, "projectionist");
-    let client = |url: &str, ca: &CertifiedIssuer<'static, KeyPair>| {
+    let client = |url: &str, ca: &Authority| {
         settings(url).with_ca(ca.pem().as_bytes()).with_client_certificate(mine.as_bytes(), mine_key.as_bytes())
     };
     let asked = async |settings| {

@@ -3,8 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+#[path = "../support/certificates.rs"]
+mod certificates;
+mod clustered;
 mod cost;
 mod faults;
 mod harness;
+mod keys;
 mod sampled;
+#[path = "../support/sampler.rs"]
+mod sampler;
 mod states;

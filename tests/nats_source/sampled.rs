@@ -1,138 +1,16 @@
 //! The whole way from a Projection and its Secret to an observation.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
-
-use futures::future::BoxFuture;
-use kube::runtime::{
-    reflector::{self, store::Writer},
-    watcher::Event,
-};
-use projectionist::{
-    api::{Projection, Reason},
-    leader_required::Following,
-    measure::{MeasureError, ProjectionKey},
-    sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
-    snapshot::{Observation, SharedSnapshot},
-};
+use projectionist::api::Reason;
 use serde_json::{Value, json};
 use test_cluster::Nats;
-use tokio::sync::{mpsc, watch};
 
-use crate::harness::{acknowledge, durable, exactly, fetch, jetstream, publish, stream};
+use crate::{
+    harness::{acknowledge, durable, fetch, jetstream, publish, stream},
+    sampler::Running,
+};
 
-const SOON: Duration = Duration::from_secs(120);
-
-/// Secrets by name, each with its keys.
-#[derive(Default)]
-struct Given(Mutex<HashMap<String, Value>>);
-
-impl Given {
-    fn set(&self, name: &str, keys: Value) {
-        self.0.lock().unwrap().insert(name.to_owned(), keys);
-    }
-}
-
-impl Secrets for Given {
-    fn get<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, MeasureError>> {
-        let found = self.0.lock().unwrap().get(name).cloned();
-        let data = found.map(|keys| {
-            let keys = keys.as_object().unwrap().iter();
-            SecretData(keys.map(|(key, text)| (key.clone(), text.as_str().unwrap().as_bytes().to_vec())).collect())
-        });
-        Box::pin(async {
-            data.ok_or(MeasureError { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })
-        })
-    }
-}
-
-struct Running {
-    writer: Writer<Projection>,
-    changed: watch::Sender<u64>,
-    secrets: Arc<Given>,
-    snapshot: SharedSnapshot,
-    /// What the sampler would end without.
-    _held: (watch::Sender<Following>, mpsc::Receiver<ProjectionKey>),
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Running {
-    fn start() -> Self {
-        let (projections, mut writer) = reflector::store();
-        writer.apply_watcher_event(&Event::Init);
-        writer.apply_watcher_event(&Event::InitDone);
-        let secrets = Arc::new(Given::default());
-        let (changed, changed_there) = watch::channel(0);
-        let (follow, following) = watch::channel(Following::default());
-        let (changes, changes_here) = mpsc::channel(64);
-        let snapshot = SharedSnapshot::default();
-        let task = tokio::spawn(sampler::run(
-            SamplerInputs {
-                projections,
-                changed: changed_there,
-                following,
-                secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,
-                addresses: Arc::default(),
-                snapshot: snapshot.clone(),
-                changes,
-                first_round: watch::channel(false).0,
-                metrics: Arc::new(SamplerMetrics::default()),
-            },
-            std::future::pending(),
-        ));
-        Self { writer, changed, secrets, snapshot, _held: (follow, changes_here), task }
-    }
-
-    fn declare(&mut self, name: &str, secret: &str, consumers: &Value) {
-        let connection = json!({ "secretRef": { "name": secret } });
-        let projection: Projection = serde_json::from_value(json!({
-            "apiVersion": "projectionist.dev/v1alpha1",
-            "kind": "Projection",
-            "metadata": { "namespace": "shop", "name": name, "uid": name, "generation": 1 },
-            "spec": {
-                "source": { "nats": { "connection": connection, "consumers": consumers } },
-                "lag": { "target": "5s" },
-            },
-        }))
-        .unwrap();
-        self.writer.apply_watcher_event(&Event::Apply(projection));
-        self.changed.send_modify(|count| *count += 1);
-    }
-
-    async fn wait(&self, what: &str, name: &str, holds: impl Fn(&Observation) -> bool) -> Arc<Observation> {
-        let until = Instant::now() + SOON;
-        loop {
-            match self.snapshot.load().get("shop", name).cloned() {
-                Some(observation) if holds(&observation) => return observation,
-                last if Instant::now() > until => panic!("{name}: {what}: not within {SOON:?}; last seen: {last:#?}"),
-                _ => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    }
-
-    async fn wait_pending(&self, name: &str, events: u64) {
-        let pending = |seen: &Observation| {
-            let measured = seen.measured.as_ref().filter(|_| seen.failure.is_none());
-            measured.is_some_and(|measured| Some(measured.assessment.pending) == exactly(events))
-        };
-        self.wait(&format!("{events} pending"), name, pending).await;
-    }
-
-    async fn wait_unknown(&self, name: &str, reason: Reason) -> MeasureError {
-        let failed = |seen: &Observation| seen.failure.as_ref().is_some_and(|failure| failure.reason == reason);
-        let unknown = self.wait(&format!("{reason}"), name, failed).await.failure.clone().unwrap();
-        assert!(!unknown.message.contains("hunter2"), "{}", unknown.message);
-        unknown
-    }
+fn source(secret: &str, consumers: &Value) -> Value {
+    json!({ "nats": { "connection": { "secretRef": { "name": secret } }, "consumers": consumers } })
 }
 
 #[tokio::test]
@@ -149,16 +27,16 @@ async fn a_projection_is_measured_by_its_secret_and_a_rotated_password_takes_eff
         json!({ "host": host, "port": port, "username": "shop", "password": password })
     };
     let mut sampler = Running::start();
-    sampler.secrets.set("nats", secret("hunter2-old"));
+    sampler.secret("nats", &secret("hunter2-old"));
     let consumers = json!([{"stream": "orders", "consumer": "list"}]);
-    sampler.declare("a", "nats", &consumers);
-    sampler.declare("b", "missing", &consumers);
-    sampler.declare("c", "nats", &json!([{"stream": "orders", "consumer": "list\r\nPUB orders.made 0"}]));
+    sampler.declare("a", &source("nats", &consumers));
+    sampler.declare("b", &source("missing", &consumers));
+    sampler.declare("c", &source("nats", &json!([{"stream": "orders", "consumer": "list\r\nPUB orders.made 0"}])));
     let refused = sampler.wait_unknown("a", Reason::AuthenticationFailed).await;
     assert!(refused.message.contains("NATS at 127.0.0.1:"), "{}", refused.message);
     sampler.wait_unknown("b", Reason::SecretNotFound).await;
     sampler.wait_unknown("c", Reason::InvalidSpec).await;
-    sampler.secrets.set("nats", secret("hunter2"));
+    sampler.secret("nats", &secret("hunter2"));
     sampler.wait_pending("a", 2).await;
     acknowledge(&fetch(&list, 2).await).await;
     sampler.wait_pending("a", 0).await;
@@ -174,8 +52,8 @@ async fn a_server_that_hangs_stops_no_other() {
     for (name, server) in [("one", &one), ("other", &other)] {
         let context = jetstream(&server.url()).await;
         stream(&context, "orders").await.create_consumer(durable("list")).await.unwrap();
-        sampler.secrets.set(name, json!({ "url": server.url() }));
-        sampler.declare(name, name, &json!([{"stream": "orders", "consumer": "list"}]));
+        sampler.secret(name, &json!({ "url": server.url() }));
+        sampler.declare(name, &source(name, &json!([{"stream": "orders", "consumer": "list"}])));
         sampler.wait_pending(name, 0).await;
         contexts.push(context);
     }

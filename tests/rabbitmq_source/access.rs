@@ -1,11 +1,10 @@
 //! Who may read, over TLS and without, and what a server says that may not be asked.
 
 use projectionist::{api::Reason, sources::rabbitmq::RabbitMqProbe};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
-use test_cluster::RabbitMq;
 
-use crate::harness::{ask, ask_within, declare, probe, question, server, settings, until_pending};
+use crate::certificates::{Authority, authority, signed};
+use crate::harness::{ask, ask_within, declare, probe, question, server, settings, until_pending, with_tls};
 
 /// Makes a user with this tag; with permissions in the virtual host `/` that are these for everything.
 fn user(name: &str, tag: &str, permissions: Option<&str>) -> String {
@@ -57,54 +56,24 @@ async fn a_wrong_password_is_refused_in_words_and_a_new_one_is_another_connectio
     );
 }
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut authority = CertificateParams::default();
-    authority.distinguished_name.push(DnType::CommonName, "authority");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap()
-}
-
-fn signed(by: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
-    let key = KeyPair::generate().unwrap();
-    let mut certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    certificate.distinguished_name.push(DnType::CommonName, name);
-    let certificate = certificate.signed_by(&key, by).unwrap();
-    (certificate.pem(), key.serialize_pem())
-}
-
 #[tokio::test]
 async fn tls_is_verified_and_a_client_certificate_is_shown() {
-    let (ours, other) = (authority(), authority());
-    let (certificate, key) = signed(&ours, "localhost");
-    let files = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = files.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let _own = RabbitMq::with(&format!(
-        "management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {port}\nmanagement.ssl.certfile = {}\nmanagement.ssl.keyfile = {}\nmanagement.ssl.cacertfile = {}\nmanagement.ssl.verify = verify_peer\nmanagement.ssl.fail_if_no_peer_cert = true",
-        file("crt", &certificate),
-        file("key", &key),
-        file("ca", &ours.pem())
-    ))
-    .unwrap();
+    let ((ours, port), other) = (with_tls(), authority());
     let (named, by_address) =
         (format!("https://guest:guest@localhost:{port}"), format!("https://guest:guest@127.0.0.1:{port}"));
-    let (mine, mine_key) = signed(&ours, "projectionist");
-    let client = |url: &str, ca: &CertifiedIssuer<'static, KeyPair>| {
+    let (mine, mine_key) = signed(ours, "projectionist");
+    let client = |url: &str, ca: &Authority| {
         settings(url).with_ca(ca.pem().as_bytes()).with_client_certificate(mine.as_bytes(), mine_key.as_bytes())
     };
     let asked = async |settings| {
-        let mut probe = RabbitMqProbe::new(settings, crate::harness::loopback(), std::time::Instant::now());
+        let mut probe = RabbitMqProbe::new(settings, crate::sampler::loopback(), std::time::Instant::now());
         ask(&mut probe, &["none"]).await.unwrap_err()
     };
-    let answered = asked(client(&named, &ours)).await;
+    let answered = asked(client(&named, ours)).await;
     assert_eq!(answered.reason, Reason::QueueNotFound, "TLS in both directions: {}", answered.message);
     for (what, settings) in [
         ("an authority that signed nothing here", client(&named, &other)),
-        ("another name", client(&by_address, &ours)),
+        ("another name", client(&by_address, ours)),
         ("the public authorities", settings(&named)),
         ("no client certificate", settings(&named).with_ca(ours.pem().as_bytes())),
         ("an authority that is none", settings(&named).with_ca(b"hello")),

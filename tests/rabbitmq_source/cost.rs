@@ -8,14 +8,15 @@ use std::{
     time::Instant,
 };
 
-use serde_json::{Value, json};
+use projectionist::sources::rabbitmq::Question;
+use serde_json::json;
 use test_cluster::RabbitMq;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{DEADLINE, exactly, probe, question};
+use crate::harness::{DEADLINE, exactly, probe, question, server};
 
 #[derive(Default)]
 struct Counts {
@@ -65,15 +66,18 @@ async fn relay(server: &RabbitMq) -> (String, Arc<Counts>) {
 /// `cargo test --test rabbitmq_source cost -- --nocapture` prints what docs/sources/rabbitmq.md tells.
 #[tokio::test]
 async fn all_projections_of_a_virtual_host_share_one_connection_and_one_request() {
-    let own = RabbitMq::on_loopback().unwrap();
-    let (url, counts) = relay(&own).await;
+    server().run("PUT", "vhosts/cost", &json!({})).unwrap();
+    server().run("PUT", "permissions/cost/guest", &json!({"configure": ".*", "write": ".*", "read": ".*"})).unwrap();
+    let (url, counts) = relay(server()).await;
     let mut declared = 0;
     for projections in [1_usize, 100, 1_000] {
         while declared < projections {
-            own.run("PUT", &format!("queues/%2F/queue-{declared}"), &json!({"durable": true})).unwrap();
+            server().run("PUT", &format!("queues/cost/queue-{declared}"), &json!({"durable": true})).unwrap();
             declared += 1;
         }
-        let questions: Vec<_> = (0..projections).map(|n| question(&[&format!("queue-{n}")])).collect();
+        let questions: Vec<_> = (0..projections)
+            .map(|n| Question { vhost: "cost".to_owned(), ..question(&[&format!("queue-{n}")]) })
+            .collect();
         let questions: Vec<_> = questions.iter().collect();
         let mut probe = probe(&url);
         let end = Instant::now() + DEADLINE;
@@ -96,5 +100,4 @@ async fn all_projections_of_a_virtual_host_share_one_connection_and_one_request(
         probe.answer(&questions, tokio::time::Instant::now() + DEADLINE).await;
     }
     assert_eq!(counts.connections.load(Ordering::Relaxed), 3, "one for each of the three probes");
-    let _ = own.run("GET", "overview", &Value::Null).unwrap();
 }

@@ -14,66 +14,18 @@ use projectionist::{
 };
 use serde_json::json;
 use test_cluster::RabbitMq;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
 
-use crate::harness::{ask, ask_within, declare, exactly, probe, publish, question, server, settings, until_pending};
+use crate::{
+    fake::Says,
+    harness::{ask, ask_within, declare, exactly, handled, probe, publish, question, server, settings, until_pending},
+};
 
 const SHORT: Duration = Duration::from_millis(500);
 
-/// What a fake server says to whoever connects, after it has read something.
-#[derive(Clone)]
-enum Says {
-    Nothing,
-    Once(Vec<u8>),
-    /// Once, and then it hangs up.
-    AndHangsUp(Vec<u8>),
-    ForEver(Vec<u8>),
-    /// A byte now and then.
-    Dripping(Vec<u8>),
-}
-
-/// A fake server at this address; counts what it has sent.
+/// The URL of a fake server, and how much it has sent.
 async fn fake(says: Says) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://shop:hunter2@{}", listener.local_addr().unwrap());
-    let sent = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&sent);
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let (says, counter) = (says.clone(), Arc::clone(&counter));
-            tokio::spawn(async move {
-                let mut request = [0; 4_096];
-                let _ = stream.read(&mut request).await;
-                let send = async |stream: &mut tokio::net::TcpStream, bytes: &[u8]| {
-                    counter.fetch_add(bytes.len(), Ordering::Relaxed);
-                    stream.write_all(bytes).await
-                };
-                match says {
-                    Says::Nothing => {}
-                    Says::Once(bytes) => drop(send(&mut stream, &bytes).await),
-                    Says::AndHangsUp(bytes) => {
-                        let _ = send(&mut stream, &bytes).await;
-                        return;
-                    }
-                    Says::ForEver(bytes) => while send(&mut stream, &bytes).await.is_ok() {},
-                    Says::Dripping(bytes) => {
-                        for byte in bytes.into_iter().cycle() {
-                            if send(&mut stream, &[byte]).await.is_err() {
-                                return;
-                            }
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                        }
-                    }
-                }
-                std::future::pending::<()>().await;
-            });
-        }
-    });
-    (url, sent)
+    let (address, sent) = crate::fake::fake(says).await;
+    (format!("http://shop:hunter2@{address}"), sent)
 }
 
 /// An answer in HTTP.
@@ -173,10 +125,26 @@ async fn a_redirection_is_not_followed_and_carries_no_credential() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_or_hangs_is_unknown_and_comes_back() {
-    let mut own = RabbitMq::on_loopback().unwrap();
-    declare(&own, "orders", "classic");
+async fn depths_are_told_where_statistics_are_off_and_a_server_that_is_away_or_hangs_is_unknown_and_comes_back() {
+    let mut own = RabbitMq::with("management_agent.disable_metrics_collector = true").unwrap();
+    for (queue, kind) in [("off", "classic"), ("off-quorum", "quorum")] {
+        declare(&own, queue, kind);
+    }
+    let queues = ["off", "off-quorum"];
     let mut probe = probe(&own.url());
+    until_pending(&mut probe, &queues, 0).await;
+    publish(&own, "off", 3, &json!({"delivery_mode": 2}));
+    publish(&own, "off-quorum", 2, &json!({"delivery_mode": 2}));
+    let behind = until_pending(&mut probe, &queues, 5).await;
+    assert_eq!((behind.arrived, behind.staleness), (5, None), "without counters the depth tells");
+    let mut consumer = own.consumer().unwrap();
+    let held = consumer.take("off-quorum").unwrap().unwrap();
+    until_pending(&mut probe, &queues, 5).await;
+    consumer.acknowledge(held).unwrap();
+    let one_less = until_pending(&mut probe, &queues, 4).await;
+    assert_eq!((one_less.arrived, handled(&one_less)), (5, 1));
+    drop(consumer);
+    declare(&own, "orders", "classic");
     until_pending(&mut probe, &["orders"], 0).await;
     own.pause();
     // The server's threads stop one after the other, so that one may still answer.

@@ -1,12 +1,8 @@
 //! A real server for all tests that do not reconfigure it, and a probe that asks it.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use projectionist::{
-    addresses::AddressRules,
     clients::rabbitmq::ConnectionSettings,
     lag::{CheckpointState, Pending, Sample},
     measure::MeasureError,
@@ -16,11 +12,41 @@ use serde_json::{Value, json};
 use test_cluster::RabbitMq;
 use tokio::time::Instant;
 
+use crate::certificates::{Authority, Files, authority};
+
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The one server for all tests that do not stop or reconfigure it, which takes fifteen seconds to start: with TLS beside plain HTTP.
+struct Shared {
+    rabbit: RabbitMq,
+    authority: Authority,
+    tls_port: u16,
+    _files: Files,
+}
+
+fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let authority = authority();
+        let files = Files::signed(&authority);
+        let tls_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let rabbit = RabbitMq::with(&format!(
+            "management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {tls_port}\nmanagement.ssl.certfile = {}\nmanagement.ssl.keyfile = {}\nmanagement.ssl.cacertfile = {}\nmanagement.ssl.verify = verify_peer\nmanagement.ssl.fail_if_no_peer_cert = true",
+            files.path("crt"),
+            files.path("key"),
+            files.path("ca")
+        ));
+        Shared { rabbit: rabbit.unwrap(), authority, tls_port, _files: files }
+    })
+}
+
 pub fn server() -> &'static RabbitMq {
-    static SERVER: OnceLock<RabbitMq> = OnceLock::new();
-    SERVER.get_or_init(|| RabbitMq::on_loopback().unwrap())
+    &shared().rabbit
+}
+
+/// The authority of the server's certificate, which is for `localhost`, and the port with TLS: there a client certificate of this authority is required.
+pub fn with_tls() -> (&'static Authority, u16) {
+    (&shared().authority, shared().tls_port)
 }
 
 /// The request that declares a queue of this type in the virtual host `/`.
@@ -42,18 +68,14 @@ pub fn settings(url: &str) -> ConnectionSettings {
     ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap()
 }
 
-/// The servers of these tests are on this machine.
-pub fn loopback() -> Arc<AddressRules> {
-    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
-}
-
 /// What a Projection that reads these queues of the virtual host `/` asks.
 pub fn question(queues: &[&str]) -> Question {
-    Question { vhost: "/".to_owned(), queues: queues.iter().map(|queue| (*queue).to_owned()).collect() }
+    let queues = queues.iter().map(|queue| (*queue).to_owned()).collect();
+    Question { vhost: "/".to_owned(), queues, dead_letter_queues: Vec::new() }
 }
 
 pub fn probe(url: &str) -> RabbitMqProbe {
-    RabbitMqProbe::new(settings(url), loopback(), std::time::Instant::now())
+    RabbitMqProbe::new(settings(url), crate::sampler::loopback(), std::time::Instant::now())
 }
 
 /// Asks for one Projection.

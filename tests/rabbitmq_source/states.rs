@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use projectionist::{api::Reason, lag::Sample, measure::MeasureError};
+use projectionist::{
+    api::Reason,
+    lag::{Note, Sample},
+    measure::MeasureError,
+};
 use serde_json::{Value, json};
-use test_cluster::RabbitMq;
 
 use crate::harness::{
     ask, ask_within, declare, exactly, handled, probe, publish, question, server, until, until_pending,
@@ -93,7 +96,10 @@ async fn the_age_of_the_oldest_is_known_in_a_classic_queue_whose_producers_set_t
     // Producers whose clock is ahead, or that write milliseconds.
     declare(server(), "ahead", "classic");
     publish(server(), "ahead", 1, &json!({"timestamp": now() + 3_600}));
-    let ahead = until_pending(&mut probe, &["ahead"], 1).await;
+    let dated = |found: &Result<Sample, MeasureError>| {
+        found.as_ref().is_ok_and(|sample| sample.pending == exactly(1) && sample.staleness.is_some())
+    };
+    let ahead = until(&mut probe, &["ahead"], "the age of the one is known", dated).await.unwrap();
     assert!(ahead.ahead_of_clock > Duration::from_secs(3_000), "{ahead:?}");
     assert_eq!(ahead.staleness, Some(Duration::ZERO));
 }
@@ -170,22 +176,69 @@ async fn a_stream_is_refused_since_it_keeps_what_was_handled() {
 }
 
 #[tokio::test]
-async fn depths_are_told_where_statistics_are_off_and_messages_outlive_a_restart_of_measuring() {
-    let own = RabbitMq::with("management_agent.disable_metrics_collector = true").unwrap();
-    for (queue, kind) in [("off", "classic"), ("off-quorum", "quorum")] {
-        declare(&own, queue, kind);
+async fn what_dead_letter_queues_hold_is_parked_and_not_pending() {
+    let with_dead = |dead: &[&str]| projectionist::sources::rabbitmq::Question {
+        dead_letter_queues: dead.iter().map(|queue| (*queue).to_owned()).collect(),
+        ..question(&["risky"])
+    };
+    for queue in ["dead", "dead-too"] {
+        declare(server(), queue, "classic");
     }
-    let queues = ["off", "off-quorum"];
-    let mut probe = probe(&own.url());
-    until_pending(&mut probe, &queues, 0).await;
-    publish(&own, "off", 3, &plain());
-    publish(&own, "off-quorum", 2, &plain());
-    let behind = until_pending(&mut probe, &queues, 5).await;
-    assert_eq!((behind.arrived, behind.staleness), (5, None), "without counters the depth tells");
-    let mut consumer = own.consumer().unwrap();
-    let held = consumer.take("off-quorum").unwrap().unwrap();
-    until_pending(&mut probe, &queues, 5).await;
-    consumer.acknowledge(held).unwrap();
-    let one_less = until_pending(&mut probe, &queues, 4).await;
-    assert_eq!((one_less.arrived, handled(&one_less)), (5, 1));
+    let arguments =
+        json!({"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"});
+    server().run("PUT", "queues/%2F/risky", &json!({"durable": true, "arguments": arguments})).unwrap();
+    let mut probe = probe(&server().url());
+    until_pending(&mut probe, &["risky", "dead", "dead-too"], 0).await;
+    let mut told =
+        async |question: projectionist::sources::rabbitmq::Question, what: &str, holds: fn(&Sample) -> bool| {
+            let end = tokio::time::Instant::now() + crate::harness::DEADLINE;
+            loop {
+                let found = ask_within(&mut probe, &question, crate::harness::DEADLINE).await;
+                if let Ok(sample) = &found
+                    && holds(sample)
+                {
+                    return found.unwrap();
+                }
+                assert!(tokio::time::Instant::now() < end, "{what}: last seen {found:?}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+    let both = || with_dead(&["dead", "dead-too"]);
+    told(both(), "empty", |sample| sample.parked == Some(0) && sample.pending == exactly(0)).await;
+    told(with_dead(&[]), "not named", |sample| sample.parked.is_none() && sample.notes.is_empty()).await;
+    publish(server(), "risky", 3, &plain());
+    publish(server(), "dead-too", 1, &plain());
+    told(both(), "one failed elsewhere", |sample| sample.parked == Some(1) && sample.pending == exactly(3)).await;
+    // A worker refuses two of them for good.
+    let mut consumer = server().consumer().unwrap();
+    for _ in 0..2 {
+        let tag = consumer.take("risky").unwrap().unwrap();
+        consumer.reject(tag).unwrap();
+    }
+    told(both(), "two were refused", |sample| sample.parked == Some(3) && sample.pending == exactly(1)).await;
+    // One that is not there hides neither what is pending nor that something is not known.
+    let unknown = told(with_dead(&["dead", "dead-none"]), "unknown", |sample| sample.pending == exactly(1)).await;
+    let [Note::ParkedUnknown(why)] = &*unknown.notes else { panic!("{:?}", unknown.notes) };
+    assert_eq!(unknown.parked, None, "not zero, and not the part that is known");
+    assert!(why.contains("queue dead-none: there is no such queue"), "{why}");
+}
+
+#[tokio::test]
+async fn queues_in_which_messages_wait_without_a_consumer_are_named_after_a_while() {
+    let unattended = |found: &Result<Sample, MeasureError>| {
+        found.as_ref().is_ok_and(|sample| matches!(&*sample.notes, [Note::NoConsumer(_)]))
+    };
+    declare(server(), "left", "classic");
+    let mut probe = probe(&server().url());
+    assert_eq!(until_pending(&mut probe, &["left"], 0).await.notes, [], "nothing waits");
+    publish(server(), "left", 1, &plain());
+    assert_eq!(until_pending(&mut probe, &["left"], 1).await.notes, [], "not at once: workers may be starting");
+    let left = until(&mut probe, &["left"], "it is left alone", unattended).await.unwrap();
+    let [Note::NoConsumer(why)] = &*left.notes else { panic!() };
+    assert!(why.contains("queue left") && why.contains("vhost /"), "{why}");
+    let mut consumer = server().consumer().unwrap();
+    consumer.subscribe("left").unwrap();
+    let attended = |found: &Result<Sample, MeasureError>| found.as_ref().is_ok_and(|sample| sample.notes.is_empty());
+    let held = until(&mut probe, &["left"], "a consumer is there", attended).await.unwrap();
+    assert_eq!(held.pending, exactly(1), "it is held, and not handled");
 }

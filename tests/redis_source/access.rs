@@ -1,9 +1,9 @@
 //! Who may read, over TLS and without, and what a server says that may not be asked.
 
 use projectionist::{api::Reason, sources::redis::RedisProbe};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use test_cluster::{Redis, eventually_is};
 
+use crate::certificates::{Authority, Files, authority, signed};
 use crate::harness::{DEADLINE, ask, ask_within, exactly, probe, run, server, settings};
 
 /// The rights that docs/sources/redis.md lists.
@@ -112,42 +112,21 @@ async fn a_node_of_a_cluster_is_measured_as_far_as_it_holds_the_keys() {
     assert!(elsewhere.message.contains("another node of a Redis Cluster"), "{}", elsewhere.message);
 }
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut authority = CertificateParams::default();
-    authority.distinguished_name.push(DnType::CommonName, "authority");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap()
-}
-
-fn signed(by: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
-    let key = KeyPair::generate().unwrap();
-    let mut certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    certificate.distinguished_name.push(DnType::CommonName, name);
-    let certificate = certificate.signed_by(&key, by).unwrap();
-    (certificate.pem(), key.serialize_pem())
-}
-
 #[tokio::test]
 async fn tls_is_verified_and_a_client_certificate_is_shown() {
     let (ours, other) = (authority(), authority());
-    let (certificate, key) = signed(&ours, "localhost");
-    let files = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = files.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
+    let files = Files::signed(&ours);
     let own = Redis::with(&format!(
         "port 0\ntls-port {{port}}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients yes",
-        file("crt", &certificate),
-        file("key", &key),
-        file("ca", &ours.pem())
+        files.path("crt"),
+        files.path("key"),
+        files.path("ca")
     ))
     .unwrap();
     let port = own.address().port();
     let (named, by_address) = (format!("rediss://localhost:{port}"), format!("rediss://127.0.0.1:{port}"));
     let (mine, mine_key) = signed(&ours, "projectionist");
-    let client = |url: &str, ca: &CertifiedIssuer<'static, KeyPair>| {
+    let client = |url: &str, ca: &Authority| {
         settings(url).with_ca(ca.pem().as_bytes()).with_client_certificate(mine.as_bytes(), mine_key.as_bytes())
     };
     let asked = async |settings| {

@@ -10,66 +10,18 @@ use std::{
 
 use projectionist::{api::Reason, lag::Sample, measure::MeasureError};
 use test_cluster::Redis;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
 
-use crate::harness::{ask, ask_within, exactly, probe, question};
+use crate::{
+    fake::Says,
+    harness::{ask, ask_within, exactly, probe, question},
+};
 
 const SHORT: Duration = Duration::from_millis(500);
 
-/// What a fake server says to whoever connects, after it has read something.
-#[derive(Clone)]
-enum Says {
-    Nothing,
-    Once(Vec<u8>),
-    /// Once, and then it hangs up.
-    AndHangsUp(Vec<u8>),
-    ForEver(Vec<u8>),
-    /// A byte now and then.
-    Dripping(Vec<u8>),
-}
-
-/// A fake server at this address; counts what it has sent.
+/// The URL of a fake server, and how much it has sent.
 async fn fake(says: Says) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("redis://:hunter2@{}", listener.local_addr().unwrap());
-    let sent = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&sent);
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let (says, counter) = (says.clone(), Arc::clone(&counter));
-            tokio::spawn(async move {
-                let mut request = [0; 4_096];
-                let _ = stream.read(&mut request).await;
-                let send = async |stream: &mut tokio::net::TcpStream, bytes: &[u8]| {
-                    counter.fetch_add(bytes.len(), Ordering::Relaxed);
-                    stream.write_all(bytes).await
-                };
-                match says {
-                    Says::Nothing => {}
-                    Says::Once(bytes) => drop(send(&mut stream, &bytes).await),
-                    Says::AndHangsUp(bytes) => {
-                        let _ = send(&mut stream, &bytes).await;
-                        return;
-                    }
-                    Says::ForEver(bytes) => while send(&mut stream, &bytes).await.is_ok() {},
-                    Says::Dripping(bytes) => {
-                        for byte in bytes.into_iter().cycle() {
-                            if send(&mut stream, &[byte]).await.is_err() {
-                                return;
-                            }
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                        }
-                    }
-                }
-                std::future::pending::<()>().await;
-            });
-        }
-    });
-    (url, sent)
+    let (address, sent) = crate::fake::fake(says).await;
+    (format!("redis://:hunter2@{address}"), sent)
 }
 
 /// What logging in and looking at the server come to, as a real one says it.

@@ -3,8 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod cost;
+#[path = "../support/fake.rs"]
+mod fake;
 mod faults;
 mod harness;
 mod sampled;
+#[path = "../support/sampler.rs"]
+mod sampler;
 mod states;

@@ -8,7 +8,7 @@ use crate::api::Connection;
 /// Queues of one virtual host, classic or quorum. A queue holds what has not been handled, so that no checkpoint is needed.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.connection.database)").message("spec.source.rabbitmq.connection.database must be absent: RabbitMQ has no databases. Name the virtual host in spec.source.rabbitmq.vhost"))]
+#[x_kube(validation = Rule::new("!has(self.deadLetterQueues) || !self.deadLetterQueues.exists(queue, queue in self.queues)").message("spec.source.rabbitmq.deadLetterQueues must not name a queue of spec.source.rabbitmq.queues: what waits in one is not set aside"), validation = Rule::new("!has(self.connection.database)").message("spec.source.rabbitmq.connection.database must be absent: RabbitMQ has no databases. Name the virtual host in spec.source.rabbitmq.vhost"))]
 pub struct RabbitMqSource {
     /// How to reach the management API. The Secret holds a URL (`http://user:password@host:15672`, `https://…` for TLS) in the key `url` or `uri`, or the
     /// keys `host`, `port`, `username`, `password` and `tls`. A port 5672 or 5671, which is AMQP's, stands for that of the management API.
@@ -20,6 +20,11 @@ pub struct RabbitMqSource {
     /// The queues. What they hold is summed.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 255)), extend("x-kubernetes-list-type" = "set"))]
     pub queues: Vec<String>,
+    /// The queues of the same virtual host into which messages are put that failed (dead-letter queues). What they hold is in `status.parked` and is not
+    /// pending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)), extend("x-kubernetes-list-type" = "set"))]
+    pub dead_letter_queues: Vec<String>,
 }
 
 fn default_vhost() -> String {

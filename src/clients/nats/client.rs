@@ -75,6 +75,8 @@ struct Info {
     tls_required: bool,
     tls_available: bool,
     headers: bool,
+    /// What a user with a key of its own has to sign.
+    nonce: Option<String>,
 }
 
 type Answer = Result<Reply, MeasureError>;
@@ -202,14 +204,16 @@ impl Client {
                 .map_err(|_| timed_out())?;
             connection.stream = Box::new(stream.map_err(|error| tls_failed(&error))?);
         }
-        connection.log_in(settings, tls, by).await?;
+        connection.log_in(settings, info.nonce.as_deref(), tls, by).await?;
         Ok(connection)
     }
 
     /// Hides the password where the server repeats it in an error.
     fn masked(&self, mut error: MeasureError) -> MeasureError {
-        if let Some(secret) = self.settings.secret().filter(|secret| error.message.contains(*secret)) {
-            error.message = error.message.replace(secret, "…");
+        for secret in self.settings.secrets() {
+            if error.message.contains(secret) {
+                error.message = error.message.replace(secret, "…");
+            }
         }
         error
     }
@@ -249,7 +253,13 @@ impl Connection {
     }
 
     /// Logs in, subscribes to answers, and waits for the server's PONG, before which the server tells what it refuses.
-    async fn log_in(&mut self, settings: &ConnectionSettings, tls: bool, by: Instant) -> Result<(), MeasureError> {
+    async fn log_in(
+        &mut self,
+        settings: &ConnectionSettings,
+        nonce: Option<&str>,
+        tls: bool,
+        by: Instant,
+    ) -> Result<(), MeasureError> {
         let mut connect = json!({
             "verbose": false, "pedantic": false, "tls_required": tls, "name": CLIENT_NAME, "lang": "rust",
             "version": env!("CARGO_PKG_VERSION"), "protocol": 1, "echo": false, "headers": true, "no_responders": true,
@@ -261,6 +271,20 @@ impl Connection {
                 connect["pass"] = json!(password);
             }
             Login::Token(token) => connect["auth_token"] = json!(token),
+            Login::Key(key) => {
+                let nonce = nonce.ok_or_else(|| MeasureError {
+                    reason: Reason::AuthenticationFailed,
+                    message: "the server asks for no signature: it knows no users with nkeys or JWTs; correct the credentials in the Secret".to_owned(),
+                })?;
+                let signature = key
+                    .sign(nonce)
+                    .map_err(|why| MeasureError { reason: Reason::AuthenticationFailed, message: why.to_owned() })?;
+                connect["sig"] = json!(signature);
+                match key.jwt() {
+                    Some(jwt) => connect["jwt"] = json!(jwt),
+                    None => connect["nkey"] = json!(key.public()),
+                }
+            }
         }
         let text = format!("CONNECT {connect}\r\nSUB {}.* 1\r\nPING\r\n", self.inbox);
         let mut pong = false;

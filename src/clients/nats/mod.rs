@@ -5,6 +5,7 @@
 //! before anything is kept, and of long payloads (messages come with their bodies) only the end is kept. Only requests that read are published.
 
 mod client;
+mod nkeys;
 mod protocol;
 mod server_settings;
 mod settings;

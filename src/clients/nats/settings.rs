@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
+use super::nkeys::UserKey;
 use crate::{
     api::Reason,
     clients::{
@@ -50,6 +51,8 @@ pub(super) enum Login {
         password: String,
     },
     Token(String),
+    /// By signing the server's challenge.
+    Key(UserKey),
 }
 
 /// How to reach the servers of one cluster as one user. Shows hosts, ports and user, and never the password or token.
@@ -87,6 +90,7 @@ impl fmt::Display for ConnectionSettings {
         write!(f, "NATS at {}", servers.join(", "))?;
         match &self.login {
             Login::Password { user, .. } => write!(f, " as {user}"),
+            Login::Key(key) => write!(f, " as {}", key.public()),
             Login::None | Login::Token(_) => Ok(()),
         }
     }
@@ -120,13 +124,13 @@ impl ConnectionSettings {
         };
         let given = |key: &str| value(key).map(|text| trimmed(key, text)).filter(|text| !text.is_empty());
         let first = |keys: &[&'static str]| keys.iter().find_map(|key| given(key).map(|text| (*key, text)));
-        if let Some((key, _)) = first(&["creds", "nkey"]) {
-            return Err(unreadable(&format!(
-                "key {key}: credentials files and nkeys are not supported yet: give the user a password or a token"
-            )));
-        }
         let mut written = Written::default();
         let about = |key: &str, why: &str| unreadable(&format!("key {key}: {why}"));
+        let key = match (first(&["creds"]), first(&["nkey"])) {
+            (Some((name, file)), _) => Some(UserKey::from_credentials(file).map_err(|why| about(name, why))?),
+            (None, Some((name, seed))) => Some(UserKey::from_seed(seed).map_err(|why| about(name, why))?),
+            (None, None) => None,
+        };
         if let Some((key, text)) = first(&URLS) {
             urls(text, &mut written).map_err(|why| about(key, &why))?;
         } else if let Some((key, text)) = first(&HOSTS) {
@@ -159,9 +163,14 @@ impl ConnectionSettings {
         let password = written.password.or_else(|| own(first(&["password"])));
         let token = written.token.or_else(|| own(first(&["token"])));
         let login = match (user, password, token) {
+            (None, None, None) => key.map_or(Login::None, Login::Key),
+            _ if key.is_some() => {
+                return Err(unreadable(
+                    "it holds creds or nkey beside username, password or token: leave one of them out",
+                ));
+            }
             (Some(user), Some(password), None) => Login::Password { user, password },
             (None, None, Some(token)) => Login::Token(token),
-            (None, None, None) => Login::None,
             (_, _, Some(_)) => {
                 return Err(unreadable("it holds a token beside username or password: leave one of them out"));
             }
@@ -193,11 +202,12 @@ impl ConnectionSettings {
     }
 
     /// The secrets, which no message may repeat.
-    pub(super) fn secret(&self) -> Option<&str> {
+    pub(super) fn secrets(&self) -> Vec<&str> {
         match &self.login {
-            Login::None => None,
-            Login::Password { password, .. } => Some(password),
-            Login::Token(token) => Some(token),
+            Login::None => Vec::new(),
+            Login::Password { password, .. } => vec![password],
+            Login::Token(token) => vec![token],
+            Login::Key(key) => key.secrets().collect(),
         }
     }
 }
@@ -341,7 +351,8 @@ mod tests {
             ([("host", "nats"), ("username", "u")], "no password"),
             ([("host", "nats"), ("password", "hunter2")], "no username"),
             ([("url", "nats://u:hunter2@nats"), ("token", "hunter2")], "beside"),
-            ([("host", "nats"), ("creds", "hunter2")], "not supported yet"),
+            ([("host", "nats"), ("creds", "hunter2")], "key creds: it is no credentials file"),
+            ([("host", "nats"), ("nkey", "hunter2")], "key nkey: it is no seed"),
             ([("host", "nats"), ("tls", "hunter2")], "true or false"),
         ] {
             let refused = read(&pairs).unwrap_err();

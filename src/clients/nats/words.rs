@@ -2,7 +2,7 @@
 
 use crate::{api::Reason, clients::words::shortened, measure::MeasureError};
 
-const SECRET: &str = "correct the credentials in the Secret (username and password, or token)";
+const SECRET: &str = "correct the credentials in the Secret (username and password, token, nkey or creds)";
 
 /// What a `-ERR` of the server means. The caller says where.
 pub(super) fn refusal(error: &str) -> MeasureError {

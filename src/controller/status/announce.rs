@@ -18,7 +18,7 @@ pub struct Announcement {
 }
 
 /// Reasons that deserve an Event although their condition is True. How many events are parked is announced by itself.
-const REMARKABLE: [Reason; 8] = [
+const REMARKABLE: [Reason; 9] = [
     Reason::EventTimeInFuture,
     Reason::HeadJumped,
     Reason::OnlyUpperBound,
@@ -27,6 +27,7 @@ const REMARKABLE: [Reason; 8] = [
     Reason::HeldByIdleConsumer,
     Reason::NoConsumer,
     Reason::Estimated,
+    Reason::ParkedUnknown,
 ];
 
 /// Longer notes are refused.

@@ -291,6 +291,11 @@ fn progressing(known: &Known<'_>) -> Verdict {
             "events were set aside after failing (status.parked says how many), and are not handled before they are returned: see why they fail, correct that, and return them".to_owned(),
         );
     }
+    for note in &measured.sample.notes {
+        if let Note::ParkedUnknown(why) = note {
+            return remarkable(Reason::ParkedUnknown, why.to_string());
+        }
+    }
     if measured.sample.all_held_back() {
         return holds("what waits may not be read yet: see the condition HeldBack");
     }
@@ -310,7 +315,7 @@ fn undelivered<'a>(known: &Known<'_>, measured: &'a Measured) -> Option<(Reason,
         Note::DeliveryStopped(why) => Some((Reason::DeliveryStopped, &**why)),
         Note::HeldByIdleConsumer(why) => Some((Reason::HeldByIdleConsumer, &**why)),
         Note::NoConsumer(why) if consumers_expected => Some((Reason::NoConsumer, &**why)),
-        Note::NoConsumer(_) | Note::PooledConnection | Note::Estimated(_) => None,
+        Note::NoConsumer(_) | Note::ParkedUnknown(_) | Note::PooledConnection | Note::Estimated(_) => None,
     })
 }
 

@@ -777,6 +777,7 @@ fn what_a_source_notes_is_told_though_all_is_well() {
         (Note::DeliveryStopped("so it is".into()), "Progressing", Reason::DeliveryStopped),
         (Note::HeldByIdleConsumer("so it is".into()), "Progressing", Reason::HeldByIdleConsumer),
         (Note::NoConsumer("so it is".into()), "Progressing", Reason::NoConsumer),
+        (Note::ParkedUnknown("so it is".into()), "Progressing", Reason::ParkedUnknown),
     ] {
         let told = status(&known(Ok(&noted(note.clone()))));
         is(&told, type_, "True", reason);

@@ -30,6 +30,8 @@ pub(super) struct Consumer {
     pub(super) may_have_given_up: bool,
     /// The subjects that it is to get; empty for all.
     pub(super) subjects: Vec<String>,
+    /// Messages that may be held at the same time; absent where there is no limit.
+    pub(super) most_held: Option<u64>,
     /// The server's clock, from NATS 2.10 on.
     pub(super) now: Option<jiff::Timestamp>,
 }
@@ -38,6 +40,11 @@ impl Consumer {
     /// What the consumer has before it.
     pub(super) fn pending(&self) -> u64 {
         self.waiting.saturating_add(self.held)
+    }
+
+    /// The server delivers nothing more before some of what is held is acknowledged, although more waits.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting > 0 && self.most_held.is_some_and(|most| self.held >= most)
     }
 
     /// The place in the stream from which the oldest message before the consumer is to be searched; absent where it cannot be told.
@@ -88,6 +95,8 @@ struct ConsumerInfo {
 struct ConsumerConfig {
     #[serde(default)]
     max_deliver: i64,
+    #[serde(default)]
+    max_ack_pending: i64,
     filter_subject: Option<String>,
     #[serde(default)]
     filter_subjects: Vec<String>,
@@ -110,6 +119,7 @@ pub(super) fn consumer(reply: &Reply) -> Result<Consumer, MeasureError> {
         waiting: info.num_pending,
         may_have_given_up: info.config.max_deliver > 0 && info.num_redelivered > 0,
         subjects,
+        most_held: u64::try_from(info.config.max_ack_pending).ok().filter(|most| *most > 0),
         now: info.ts,
     })
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::{
     api::{Reason, StreamConsumer},
     clients::nats::{Client, ConnectionSettings},
-    lag::{CheckpointState, Head, Pending, Sample},
+    lag::{CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
     sources::{Ask, Pace, Probe, Report, Target},
 };
@@ -51,7 +51,8 @@ impl NatsProbe {
     /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
     pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
         let asked: BTreeSet<Asked> = questions.iter().flat_map(|question| question.asked()).collect();
-        let looked = round::look(&mut self.client, &mut self.memory, &asked, by).await;
+        let began = self.started.elapsed();
+        let looked = round::look(&mut self.client, &mut self.memory, &asked, began, by).await;
         let at = self.started.elapsed();
         let server = self.client.settings().to_string();
         let answers = questions.iter().map(|question| {
@@ -93,12 +94,19 @@ impl Probe for NatsProbe {
 fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, MeasureError> {
     let (mut events, mut arrived, mut handled) = (0_u64, 0_u64, 0_u64);
     let mut staleness = Some(Duration::ZERO);
-    let mut ahead = Duration::ZERO;
+    let (mut ahead, mut notes) = (Duration::ZERO, Vec::new());
     for asked in question.asked() {
         let seen = looked.get(&asked).cloned().unwrap_or_else(|| Err(not_asked()))?;
         events = events.saturating_add(seen.pending);
-        arrived = arrived.saturating_add(seen.arrived);
-        handled = handled.saturating_add(seen.handled);
+        arrived = arrived.saturating_add(seen.totals.arrived);
+        handled = handled.saturating_add(seen.totals.handled);
+        if seen.totals.stopped {
+            let StreamConsumer { stream, consumer } = &asked.consumer;
+            notes.push(Note::DeliveryStopped(Arc::from(format!(
+                "stream {stream}, consumer {consumer}: workers hold as many messages as max_ack_pending allows ({}), so that the server delivers nothing more, to no worker: see whether workers hang or do not acknowledge; if they are only slow, raise max_ack_pending",
+                seen.most_held.unwrap_or_default()
+            ))));
+        }
         let this = match seen.oldest {
             _ if seen.pending == 0 => Some(Duration::ZERO),
             oldest => oldest.map(|time| Duration::try_from(seen.now.duration_since(time)).unwrap_or_default()),
@@ -113,6 +121,7 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         taken: jiff::Timestamp::now(),
         staleness,
         ahead_of_clock: ahead,
+        notes,
         ..Sample::new(
             at,
             Head::Unnumbered,

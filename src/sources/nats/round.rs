@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     answers::{self, Consumer},
-    counters::Counters,
+    counters::{Counters, Totals},
 };
 use crate::{
     api::{Reason, StreamConsumer},
@@ -48,9 +48,10 @@ pub(super) struct Seen {
     pub(super) oldest: Option<jiff::Timestamp>,
     /// The server's clock, or the operator's where the server does not tell its own.
     pub(super) now: jiff::Timestamp,
-    /// Counters since measuring began.
-    pub(super) arrived: u64,
-    pub(super) handled: u64,
+    /// What is known since measuring began.
+    pub(super) totals: Totals,
+    /// Messages that may be held at the same time.
+    pub(super) most_held: Option<u64>,
 }
 
 pub(super) type Looked = HashMap<Asked, Result<Seen, MeasureError>>;
@@ -92,11 +93,12 @@ impl Oldest {
 
 type Told = Result<Consumer, MeasureError>;
 
-/// Looks once.
+/// Looks once, at this time on a clock that never goes back.
 pub(super) async fn look(
     client: &mut Client,
     memory: &mut Memory,
     asked: &BTreeSet<Asked>,
+    at: Duration,
     by: tokio::time::Instant,
 ) -> Looked {
     let info = |one: &Asked| {
@@ -118,9 +120,9 @@ pub(super) async fn look(
     for ((one, told), oldest) in told.into_iter().zip(oldest) {
         let seen = told.and_then(|consumer| {
             let oldest = oldest?;
-            let (arrived, handled) = memory.counters.entry(one.clone()).or_default().take(&consumer);
+            let totals = memory.counters.entry(one.clone()).or_default().take(&consumer, at);
             let now = consumer.now.unwrap_or_else(jiff::Timestamp::now);
-            Ok(Seen { pending: consumer.pending(), oldest, now, arrived, handled })
+            Ok(Seen { pending: consumer.pending(), oldest, now, totals, most_held: consumer.most_held })
         });
         looked.insert(one.clone(), seen);
     }

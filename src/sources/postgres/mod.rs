@@ -51,6 +51,9 @@ impl PostgresProbe {
 impl Probe for PostgresProbe {
     type Question = Question;
 
+    /// PostgreSQL locks no account, and a connection is shared with read stores: what is put right on the server is seen within two polls.
+    const PAUSES_AFTER_REFUSED_LOGIN: bool = false;
+
     fn follow(&mut self, asks: &[AskRef]) {
         let channels = asks.iter().filter_map(|ask| ask.question.notify_channel().cloned()).collect();
         self.database.listen(channels);

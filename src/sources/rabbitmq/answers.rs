@@ -13,7 +13,7 @@ use serde::{
 };
 
 /// The columns that are asked for.
-pub(super) const COLUMNS: &str = "name,type,state,messages_ready,messages_unacknowledged,head_message_timestamp,message_stats.publish,message_stats.ack,message_stats.deliver_no_ack,message_stats.get_no_ack";
+pub(super) const COLUMNS: &str = "name,type,state,consumers,messages_ready,messages_unacknowledged,head_message_timestamp,message_stats.publish,message_stats.ack,message_stats.deliver_no_ack,message_stats.get_no_ack";
 
 /// What the server tells of one queue.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
@@ -30,6 +30,9 @@ pub(super) struct Queue {
     /// Messages that consumers hold.
     #[serde(default, rename = "messages_unacknowledged")]
     pub(super) held: Lenient<u64>,
+    /// Consumers that are subscribed.
+    #[serde(default)]
+    pub(super) consumers: Lenient<u64>,
     /// The property `timestamp` of the oldest message, in seconds since 1970. Only classic queues tell it.
     #[serde(default, rename = "head_message_timestamp")]
     pub(super) oldest: Lenient<u64>,

@@ -8,6 +8,9 @@ use std::{collections::VecDeque, time::Duration};
 /// For so long counters and depth may be apart: three of the server's usual statistics intervals.
 const APART: Duration = Duration::from_secs(15);
 
+/// Consumers that are missing for so long are missed: longer than statistics are old and workers reconnect.
+const UNATTENDED: Duration = Duration::from_secs(15);
+
 /// What a poll tells of a queue.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Seen {
@@ -19,6 +22,8 @@ pub(super) struct Seen {
     pub(super) published: Option<u64>,
     /// The server's counter of messages that consumers have done with, where there is one.
     pub(super) handled: Option<u64>,
+    /// Messages wait, and no consumer is subscribed.
+    pub(super) unattended: bool,
 }
 
 /// Since measuring the queue began.
@@ -28,6 +33,8 @@ pub(super) struct Totals {
     pub(super) arrived: u64,
     /// Messages that consumers have done with.
     pub(super) handled: u64,
+    /// Messages have waited for a while with no consumer subscribed, and none was handled meanwhile.
+    pub(super) unattended: bool,
 }
 
 /// What is remembered of a queue.
@@ -38,6 +45,8 @@ pub(super) struct Counters {
     arrived: u64,
     /// The depth at the first look, and at the last one.
     depths: Option<(u64, u64)>,
+    /// Since when messages wait unattended, and how many had been handled until then.
+    unattended: Option<(Duration, u64)>,
     /// What came since as the depth tells, in the last while.
     by_depth: VecDeque<(Duration, u64)>,
 }
@@ -58,7 +67,16 @@ impl Counters {
         let by_depth = (now.depth + self.handled.total).saturating_sub(first);
         let by_depth = self.lasting(now.at, by_depth);
         self.arrived = self.arrived.max(self.published.total).max(by_depth);
-        Totals { arrived: self.arrived, handled: self.handled.total }
+        let unattended = self.unattended_for(&now).is_some_and(|time| time >= UNATTENDED);
+        Totals { arrived: self.arrived, handled: self.handled.total, unattended }
+    }
+
+    /// For how long messages have waited with no consumer subscribed, while none was handled: a worker may fetch messages without subscribing.
+    fn unattended_for(&mut self, now: &Seen) -> Option<Duration> {
+        let handled = self.handled.total;
+        let since = self.unattended.filter(|(_, before)| *before == handled).map_or(now.at, |(since, _)| since);
+        self.unattended = now.unattended.then_some((since, handled));
+        self.unattended.map(|(since, _)| now.at.saturating_sub(since))
     }
 
     /// The least that the depth has told for a while: a counter of handled messages that is ahead of the depth makes it tell too much for a moment.
@@ -105,7 +123,7 @@ mod tests {
     /// A poll a second after the one before.
     fn take(counters: &mut Counters, depth: u64, published: Option<u64>, handled: Option<u64>) -> (u64, u64) {
         let at = counters.by_depth.back().map_or(Duration::ZERO, |(last, _)| *last + Duration::from_secs(1));
-        let now = counters.take(Seen { at, depth, published, handled });
+        let now = counters.take(Seen { at, depth, published, handled, unattended: false });
         (now.arrived, now.handled)
     }
 
@@ -166,6 +184,20 @@ mod tests {
         for _ in 0..40 {
             assert_eq!(take(&mut queue, 5, Some(20), Some(15)), (20, 15));
         }
+    }
+
+    #[test]
+    fn consumers_are_missed_after_a_while_in_which_nothing_was_handled() {
+        let mut queue = Counters::default();
+        let mut take = |second, handled, unattended| {
+            let at = Duration::from_secs(second);
+            queue.take(Seen { at, depth: 5, published: Some(9), handled: Some(handled), unattended }).unattended
+        };
+        assert!(!take(0, 4, true) && !take(14, 4, true), "not yet");
+        assert!(take(15, 4, true) && take(20, 4, true));
+        assert!(!take(21, 5, true) && !take(35, 5, true), "a worker fetches without subscribing");
+        assert!(take(36, 5, true));
+        assert!(!take(37, 5, false) && !take(52, 5, true), "a consumer was there");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     addresses::AddressRules,
     api::Reason,
     clients::rabbitmq::{Answer, Client, ConnectionSettings},
-    lag::{CheckpointState, Head, Pending, Sample},
+    lag::{CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
     sources::{Ask, Pace, Probe, Report, Target},
 };
@@ -42,6 +42,8 @@ pub struct Question {
     pub vhost: String,
     /// The queues, at least one: each counted by itself, and summed.
     pub queues: Vec<String>,
+    /// The queues of the same virtual host that hold messages which failed.
+    pub dead_letter_queues: Vec<String>,
 }
 
 /// Asks one management API as one user.
@@ -77,7 +79,8 @@ impl RabbitMqProbe {
     pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
         let mut asked: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for question in questions {
-            asked.entry(&question.vhost).or_default().extend(question.queues.iter().map(String::as_str));
+            let queues = question.queues.iter().chain(&question.dead_letter_queues);
+            asked.entry(&question.vhost).or_default().extend(queues.map(String::as_str));
         }
         let mut looked: HashMap<&str, Looked> = HashMap::new();
         for (vhost, queues) in &asked {
@@ -118,7 +121,8 @@ impl RabbitMqProbe {
     fn depth(&mut self, vhost: &str, name: &str, queue: &Queue, answer: &Answer) -> Result<Depth, MeasureError> {
         let events = measurable(queue)?;
         let at = self.started.elapsed();
-        let seen = Seen { at, depth: events, published: queue.published(), handled: queue.handled() };
+        let unattended = queue.consumers.0 == Some(0) && queue.ready.0.is_some_and(|ready| ready > 0);
+        let seen = Seen { at, depth: events, published: queue.published(), handled: queue.handled(), unattended };
         let totals = self.counters.entry((vhost.to_owned(), name.to_owned())).or_default().take(seen);
         let oldest = queue.oldest.0.and_then(|seconds| jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
         let between = |from: jiff::Timestamp, to| Duration::try_from(from.duration_until(to)).unwrap_or_default();
@@ -189,7 +193,7 @@ fn measurable(queue: &Queue) -> Result<u64, MeasureError> {
     if queue.kind.0.as_deref() == Some("stream") {
         return Err(unknown(
             Reason::InvalidSpec,
-            "it is a stream, which keeps messages that were handled, so that its depth says nothing of what is pending: streams are not supported",
+            "it is a stream, which keeps messages that were handled, so that its depth says nothing of what is pending, and how far consumers have come is told only over the protocol of streams, which is not spoken: streams are not supported; name classic or quorum queues",
         ));
     }
     if let Some(state @ ("down" | "stopped" | "crashed" | "minority" | "noproc" | "terminated")) =
@@ -219,12 +223,10 @@ fn sample(
 ) -> Result<Sample, MeasureError> {
     let (mut events, mut arrived, mut handled) = (0_u64, 0_u64, 0_u64);
     let (mut staleness, mut ahead) = (Some(Duration::ZERO), Duration::ZERO);
+    let mut unattended = Vec::new();
     for queue in &question.queues {
-        let depth = depths.get(queue).cloned().unwrap_or_else(|| Err(no_queue()));
-        let depth = depth.map_err(|unknown| MeasureError {
-            reason: unknown.reason,
-            message: format!("queue {queue}: {}", unknown.message),
-        })?;
+        let depth = depth_of(queue, depths)?;
+        unattended.extend(depth.totals.unattended.then_some(queue.as_str()));
         events = events.saturating_add(depth.events);
         arrived = arrived.saturating_add(depth.totals.arrived);
         handled = handled.saturating_add(depth.totals.handled);
@@ -233,11 +235,50 @@ fn sample(
     }
     // Any number of consumers share a queue, so that queues are no shards: `pending_by_shard` stays empty.
     let pending = Some(Pending { events, exact: true });
+    let mut notes = Vec::new();
+    if !unattended.is_empty() {
+        notes.push(Note::NoConsumer(Arc::from(format!(
+            "messages wait in {} {}, and no consumer is subscribed there: do the workers run, and do they consume from this queue of vhost {}?",
+            if unattended.len() == 1 { "queue" } else { "queues" },
+            unattended.join(", "),
+            question.vhost
+        ))));
+    }
+    let parked = parked(question, depths).unwrap_or_else(|unknown| {
+        notes.push(Note::ParkedUnknown(Arc::from(format!(
+            "how many messages failed is not known: {}",
+            unknown.message
+        ))));
+        None
+    });
     Ok(Sample {
         taken: jiff::Timestamp::now(),
         staleness,
         ahead_of_clock: ahead,
+        parked,
+        notes,
         ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), pending, arrived)
+    })
+}
+
+/// What the dead-letter queues hold; absent where the spec names none.
+fn parked(
+    question: &Question,
+    depths: &HashMap<String, Result<Depth, MeasureError>>,
+) -> Result<Option<u64>, MeasureError> {
+    let mut parked = None;
+    for queue in &question.dead_letter_queues {
+        parked = Some(parked.unwrap_or(0_u64).saturating_add(depth_of(queue, depths)?.events));
+    }
+    Ok(parked)
+}
+
+/// What was seen of a queue.
+fn depth_of(queue: &str, depths: &HashMap<String, Result<Depth, MeasureError>>) -> Result<Depth, MeasureError> {
+    let depth = depths.get(queue).cloned().unwrap_or_else(|| Err(no_queue()));
+    depth.map_err(|unknown| MeasureError {
+        reason: unknown.reason,
+        message: format!("queue {queue}: {}", unknown.message),
     })
 }
 

@@ -22,7 +22,10 @@ const PUBLISH: Method = (60, 40);
 const GET: Method = (60, 70);
 const GET_OK: Method = (60, 71);
 const GET_EMPTY: Method = (60, 72);
+const CONSUME: Method = (60, 20);
+const CONSUME_OK: Method = (60, 21);
 const ACK: Method = (60, 80);
+const REJECT: Method = (60, 90);
 
 const METHOD_FRAME: u8 = 1;
 const HEADER_FRAME: u8 = 2;
@@ -95,6 +98,24 @@ impl Consumer {
             frames.extend(frame(BODY_FRAME, 1, body.as_bytes())?);
         }
         Ok(self.stream.write_all(&frames)?)
+    }
+
+    /// Refuses one message for good: it goes to the dead-letter exchange, where the queue has one.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub fn reject(&mut self, tag: u64) -> Result<()> {
+        self.send(1, REJECT, &[tag.to_be_bytes().as_slice(), &[0]].concat())
+    }
+
+    /// Subscribes to a queue: from then on the server sends all of its messages, which are never acknowledged.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub fn subscribe(&mut self, queue: &str) -> Result<()> {
+        self.send(1, CONSUME, &[vec![0, 0], short(queue), short("test"), vec![0], vec![0; 4]].concat())?;
+        self.expect(&[CONSUME_OK])?;
+        Ok(())
     }
 
     fn send(&mut self, channel: u16, name: Method, arguments: &[u8]) -> Result<()> {

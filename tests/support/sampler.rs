@@ -1,0 +1,143 @@
+//! A running sampler with its Projections and Secrets in hand, for the tests of every kind of source.
+
+#![allow(dead_code)] // Each test binary uses a part of it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures::future::BoxFuture;
+use kube::runtime::{
+    reflector::{self, store::Writer},
+    watcher::Event,
+};
+use projectionist::{
+    addresses::AddressRules,
+    api::{Projection, Reason},
+    lag::Pending,
+    leader_required::Following,
+    measure::{MeasureError, ProjectionKey},
+    sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
+    snapshot::{Measured, Observation, SharedSnapshot},
+};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+pub const SOON: Duration = Duration::from_secs(120);
+
+/// Secrets by name, each an object of texts.
+#[derive(Default)]
+struct Given(Mutex<HashMap<String, Value>>);
+
+impl Secrets for Given {
+    fn get<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, MeasureError>> {
+        let found = self.0.lock().unwrap().get(name).cloned();
+        let data = found.map(|keys| {
+            let keys = keys.as_object().unwrap().iter();
+            SecretData(keys.map(|(key, text)| (key.clone(), text.as_str().unwrap().as_bytes().to_vec())).collect())
+        });
+        Box::pin(async {
+            data.ok_or(MeasureError { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })
+        })
+    }
+}
+
+/// The servers of these tests are on this machine.
+pub fn loopback() -> Arc<AddressRules> {
+    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
+}
+
+pub struct Running {
+    writer: Writer<Projection>,
+    changed: watch::Sender<u64>,
+    secrets: Arc<Given>,
+    snapshot: SharedSnapshot,
+    /// What the sampler would end without.
+    _held: (watch::Sender<Following>, mpsc::Receiver<ProjectionKey>, watch::Receiver<bool>),
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Running {
+    pub fn start() -> Self {
+        let (projections, mut writer) = reflector::store();
+        writer.apply_watcher_event(&Event::Init);
+        writer.apply_watcher_event(&Event::InitDone);
+        let secrets = Arc::new(Given::default());
+        let (changed, changed_there) = watch::channel(0);
+        let (follow, following) = watch::channel(Following::default());
+        let (changes, changes_here) = mpsc::channel(64);
+        let (first_round, first_round_here) = watch::channel(false);
+        let snapshot = SharedSnapshot::default();
+        let task = tokio::spawn(sampler::run(
+            SamplerInputs {
+                projections,
+                addresses: loopback(),
+                changed: changed_there,
+                following,
+                secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,
+                snapshot: snapshot.clone(),
+                changes,
+                first_round,
+                metrics: Arc::new(SamplerMetrics::default()),
+            },
+            std::future::pending(),
+        ));
+        Self { writer, changed, secrets, snapshot, _held: (follow, changes_here, first_round_here), task }
+    }
+
+    /// A Secret with these keys, instead of the one of that name.
+    pub fn secret(&self, name: &str, keys: &Value) {
+        self.secrets.0.lock().unwrap().insert(name.to_owned(), keys.clone());
+    }
+
+    /// A Projection in the namespace `shop` with this `spec.source`.
+    pub fn declare(&mut self, name: &str, source: &Value) {
+        let projection: Projection = serde_json::from_value(json!({
+            "apiVersion": "projectionist.dev/v1alpha1",
+            "kind": "Projection",
+            "metadata": { "namespace": "shop", "name": name, "uid": name, "generation": 1 },
+            "spec": { "source": source, "lag": { "target": "5s" } },
+        }))
+        .unwrap();
+        self.writer.apply_watcher_event(&Event::Apply(projection));
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    pub async fn wait(&self, what: &str, name: &str, holds: impl Fn(&Observation) -> bool) -> Arc<Observation> {
+        let until = Instant::now() + SOON;
+        loop {
+            match self.snapshot.load().get("shop", name).cloned() {
+                Some(observation) if holds(&observation) => return observation,
+                last if Instant::now() > until => panic!("{name}: {what}: not within {SOON:?}; last seen: {last:#?}"),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    pub async fn wait_measured(&self, what: &str, name: &str, holds: impl Fn(&Measured) -> bool) -> Arc<Measured> {
+        let good = |seen: &Observation| seen.failure.is_none() && seen.measured.as_ref().is_some_and(|m| holds(m));
+        self.wait(what, name, good).await.measured.clone().unwrap()
+    }
+
+    /// Waits until exactly so many events are pending.
+    pub async fn wait_pending(&self, name: &str, events: u64) -> Arc<Measured> {
+        let exactly = Some(Pending { events, exact: true });
+        self.wait_measured(&format!("{events} pending"), name, |m| m.sample.pending == exactly).await
+    }
+
+    /// Waits for a failure with this reason, and sees that it tells no secret of the tests.
+    pub async fn wait_unknown(&self, name: &str, reason: Reason) -> MeasureError {
+        let failed = |seen: &Observation| seen.failure.as_ref().is_some_and(|failure| failure.reason == reason);
+        let unknown = self.wait(&format!("{reason}"), name, failed).await.failure.clone().unwrap();
+        assert!(!["hunter2", "canary"].iter().any(|secret| unknown.message.contains(secret)), "{}", unknown.message);
+        unknown
+    }
+}
