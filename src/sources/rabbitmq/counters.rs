@@ -57,6 +57,7 @@ impl Counters {
         let Some((first, last)) = self.depths else {
             self.depths = Some((now.depth, now.depth));
             (self.published.known, self.handled.known) = (now.published, now.handled);
+            self.unattended = now.unattended.then_some((now.at, 0));
             return Totals::default();
         };
         self.depths = Some((first, now.depth));
