@@ -7,6 +7,7 @@ mod availability;
 mod faulty_sources;
 mod fixtures;
 mod freshness;
+mod kinds;
 mod load;
 mod memory;
 mod operator_pages;
@@ -67,6 +68,7 @@ enum Figure {
     Autoscalers,
     Wake,
     FaultySources,
+    Kinds,
     Soak,
 }
 
@@ -136,6 +138,10 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
         let before = audit.mark()?;
         fixtures.time_to_autoscalers(options.projections).await?;
         println!("  what the operator wrote meanwhile: {}", audit.since(before)?);
+    }
+    if options.measures(Figure::Kinds) {
+        fixtures.delete_measured().await?;
+        kinds::memory_with_all(cluster).await?;
     }
     Ok(())
 }
