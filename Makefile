@@ -14,6 +14,8 @@ PROFILE ?= release
 BINARY := $(TARGET_DIR)/$(PLATFORM)/$(PROFILE)/projectionist
 IMAGE := docker.io/library/projectionist:dev
 ARCHIVE := $(TARGET_DIR)/image/projectionist.tar
+# The linker's account of the binary.
+MAP := $(abspath $(TARGET_DIR))/image/projectionist.map
 # 30 MiB, for an image that is meant to be used.
 LARGEST_IMAGE := 31457280
 DENY_VERSION := 0.20.2
@@ -89,13 +91,13 @@ demo: image prepare ## Show workers scaled by lag on a real cluster (ARGS="--hel
 	cargo run --quiet --package demo -- $(ARGS)
 
 bench: image prepare ## Measure, and print all the numbers (ARGS="--help" lists options)
-	cargo run --quiet --release --package bench -- $(ARGS)
+	cargo run --quiet --profile measuring --package bench -- $(ARGS)
 
 bench-workers: image prepare ## Race workers that are not ours on a real cluster, scaled by us and by others (ARGS="--help" lists options)
-	cargo run --quiet --release --package bench-workers -- $(ARGS)
+	cargo run --quiet --profile measuring --package bench-workers -- $(ARGS)
 
 bench-scaling: packages ## Replay traces against other ways to scale by, side by side (no cluster needed)
-	cargo run --quiet --release --package bench-scaling
+	cargo run --quiet --profile measuring --package bench-scaling
 
 cluster: packages ## Bring the test cluster up and leave it up (NAME=default)
 	$(BED) up --name $(NAME)
@@ -107,7 +109,8 @@ image: binary ## Build the container image into target/image/projectionist.tar
 	@$(MAKE) --no-print-directory $(ARCHIVE)
 
 binary: packages
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --profile $(PROFILE) --package projectionist --bin projectionist --target $(PLATFORM)
+	@mkdir -p $(dir $(MAP))
+	RUSTFLAGS="-C target-feature=+crt-static" cargo rustc --quiet --profile $(PROFILE) --package projectionist --bin projectionist --target $(PLATFORM) -- -C link-arg=-Wl,-Map=$(MAP)
 
 # The test bed's worker, whose path is printed last.
 worker: packages
@@ -124,7 +127,8 @@ $(ARCHIVE): $(BINARY) Dockerfile
 	$$builder build --quiet --isolation chroot --timestamp 0 --file Dockerfile --tag $(IMAGE) $$work/context > /dev/null; \
 	$$builder push --quiet $(IMAGE) docker-archive:$$work/image.tar:$(IMAGE); \
 	[ $(PROFILE) != release ] || [ $$(stat -c %s $$work/image.tar) -le $(LARGEST_IMAGE) ] || { echo "the image is larger than 30 MiB" >&2; exit 1; }; \
-	mv $$work/image.tar $@; ls -lh $@ | awk '{print "$(IMAGE): " $$5 " in " $$9}'
+	mv $$work/image.tar $@; ls -lh $@ | awk '{print "$(IMAGE): " $$5 " in " $$9}'; \
+	awk -f tests/cluster/images/cost.awk $(MAP)
 
 # What has to be there before anything of ours can be compiled. The rest the test bed installs itself.
 packages:

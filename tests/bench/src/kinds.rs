@@ -97,7 +97,7 @@ fn redis(server: &Redis) -> Result<Source> {
         server.run(&format!("XADD orders-{index} * order placed"))?;
     }
     let spec = |index| json!({"source": {"redis": {"connection": {"secretRef": {"name": "redis"}}, "streams": [{"stream": format!("orders-{index}"), "group": "list"}]}}});
-    Ok(Source { secret: json!({"url": server.url()}), spec: spec })
+    Ok(Source { secret: json!({"url": server.url()}), spec })
 }
 
 async fn nats(server: &Nats) -> Result<Source> {
@@ -115,7 +115,7 @@ async fn nats(server: &Nats) -> Result<Source> {
     }
     context.publish("orders.placed", "{}".into()).await?.await?;
     let spec = |index| json!({"source": {"nats": {"connection": {"secretRef": {"name": "nats"}}, "consumers": [{"stream": "orders", "consumer": format!("list-{index}")}]}}});
-    Ok(Source { secret: json!({"url": server.url()}), spec: spec })
+    Ok(Source { secret: json!({"url": server.url()}), spec })
 }
 
 fn rabbitmq(server: &RabbitMq) -> Result<Source> {
@@ -123,7 +123,7 @@ fn rabbitmq(server: &RabbitMq) -> Result<Source> {
         server.run("PUT", &format!("queues/%2F/orders-{index}"), &json!({"durable": true}))?;
     }
     let spec = |index| json!({"source": {"rabbitmq": {"connection": {"secretRef": {"name": "rabbitmq"}}, "queues": [format!("orders-{index}")]}}});
-    Ok(Source { secret: json!({"url": server.url()}), spec: spec })
+    Ok(Source { secret: json!({"url": server.url()}), spec })
 }
 
 fn kafka(server: &Kafka) -> Result<Source> {
@@ -135,7 +135,7 @@ fn kafka(server: &Kafka) -> Result<Source> {
     }
     let spec = |index| json!({"source": {"kafka": {"connection": {"secretRef": {"name": "kafka"}}, "topics": ["orders"], "group": format!("list-{index}")}}});
     let servers = server.address(Listener::Plaintext).to_string();
-    Ok(Source { secret: json!({"bootstrapServers": servers}), spec: spec })
+    Ok(Source { secret: json!({"bootstrapServers": servers}), spec })
 }
 
 fn projection(kind: &str, index: usize, spec: &Value) -> Value {

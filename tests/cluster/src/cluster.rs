@@ -422,8 +422,8 @@ fn supervisor_program() -> Result<PathBuf> {
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--package", "test-cluster", "--bin", "test-cluster"]).current_dir(workspace());
-    if profile.file_name().is_some_and(|name| name == "release") {
-        cargo.arg("--release");
+    if let Some(name) = profile.file_name().filter(|name| *name != "debug") {
+        cargo.arg("--profile").arg(name);
     }
     let output = cargo.stdin(Stdio::null()).output().context("running cargo")?;
     text_of("cargo build --package test-cluster", &output)?;
