@@ -131,6 +131,8 @@ reasons! {
     StreamNotFound,
     /// There is no such queue.
     QueueNotFound,
+    /// There is no such replication slot.
+    SlotNotFound,
     /// There is no such column.
     ColumnNotFound,
     /// A column has a type that cannot serve its purpose.

@@ -169,6 +169,9 @@ impl ProjectionSpec {
                 table.notify_channel.clone().map(|name| ("spec.source.postgres.eventTable.notifyChannel", name)),
             );
         }
+        if let Some(outbox) = self.source.postgres.as_ref().and_then(|source| source.outbox.as_ref()) {
+            names.extend(outbox.names());
+        }
         if let Some(table) = checkpoint {
             names.extend(table_parts(&table.table).into_iter().map(|part| ("spec.checkpoint.readStore.table", part)));
             names.push(("spec.checkpoint.readStore.nameColumn", table.name_column.clone()));

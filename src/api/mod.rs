@@ -32,7 +32,7 @@ pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Order
 pub use shards::Shards;
 pub use source::{
     AllFilter, CatchUpSubscription, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource,
-    NamedSecret, NatsSource, OffsetReset, PersistentSubscription, PostgresSource, RabbitMqSource, RedisSource,
+    NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, RabbitMqSource, RedisSource,
     StreamConsumer, StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};

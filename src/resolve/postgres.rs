@@ -1,8 +1,10 @@
 //! What is asked of a PostgreSQL database: one variant a kind of source in it.
 
+use std::sync::Arc;
+
 use super::invalid;
 use crate::{
-    api::{CheckpointLocation, EventTable, PostgresSource, ProjectionSpec},
+    api::{CheckpointLocation, EventTable, Outbox, PostgresSource, ProjectionSpec},
     measure::{MeasureError, ProjectionKey},
 };
 
@@ -11,6 +13,8 @@ use crate::{
 pub enum PostgresQuestion {
     /// A table that events are appended to, read up to a position that a checkpoint holds.
     EventTable(Box<EventTable>),
+    /// A table whose rows wait until they are sent.
+    Outbox(Arc<Outbox>),
 }
 
 impl PostgresQuestion {
@@ -18,6 +22,7 @@ impl PostgresQuestion {
     pub fn event_table(&self) -> Option<&EventTable> {
         match self {
             Self::EventTable(table) => Some(table),
+            Self::Outbox(_) => None,
         }
     }
 }
@@ -28,8 +33,8 @@ pub(super) fn question(
     source: &PostgresSource,
     key: &ProjectionKey,
 ) -> Result<(PostgresQuestion, Option<CheckpointLocation>), MeasureError> {
-    let PostgresSource { connection: _, event_table } = source;
-    let kinds = [("eventTable", event_table.is_some())];
+    let PostgresSource { connection: _, event_table, outbox } = source;
+    let kinds = [("eventTable", event_table.is_some()), ("outbox", outbox.is_some())];
     let named: Vec<&str> = kinds.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
     if named.len() != 1 {
         let found = if named.is_empty() { "none".to_owned() } else { named.join(" and ") };
@@ -40,6 +45,14 @@ pub(super) fn question(
     if let Some(table) = event_table {
         let checkpoint = checkpoint_in_read_store(spec, key)?;
         return Ok((PostgresQuestion::EventTable(Box::new(table.clone())), Some(checkpoint)));
+    }
+    if spec.checkpoint.is_some() {
+        return Err(invalid(
+            "spec.checkpoint must be absent with spec.source.postgres.outbox, whose table says what has been sent",
+        ));
+    }
+    if let Some(outbox) = outbox {
+        return Ok((PostgresQuestion::Outbox(Arc::new(outbox.clone())), None));
     }
     Err(invalid("spec.source.postgres names no kind of source, such as eventTable"))
 }

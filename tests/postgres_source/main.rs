@@ -8,6 +8,7 @@ mod connections;
 mod harness;
 mod held_back;
 mod late;
+mod outbox;
 mod pooled;
 mod positions;
 mod shards;

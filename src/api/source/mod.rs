@@ -3,6 +3,7 @@
 mod kafka;
 mod kurrentdb;
 mod nats;
+mod outbox;
 mod postgres;
 mod rabbitmq;
 mod redis;
@@ -10,6 +11,7 @@ mod redis;
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};
+pub use outbox::Outbox;
 pub use postgres::{EventTable, PostgresSource};
 pub use rabbitmq::RabbitMqSource;
 pub use redis::{RedisSource, StreamGroup};

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Outbox;
 use crate::api::{
     Connection, HumanDuration,
     spec::{NAME, TABLE},
@@ -12,13 +13,16 @@ use crate::api::{
 /// Events in a PostgreSQL database. Exactly one kind beside the connection.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.eventTable)].exists_one(x, x)").message("spec.source.postgres must name exactly one kind of source beside the connection: eventTable"))]
+#[x_kube(validation = Rule::new("[has(self.eventTable), has(self.outbox)].exists_one(x, x)").message("spec.source.postgres must name exactly one kind of source beside the connection: eventTable or outbox"))]
 pub struct PostgresSource {
     /// How to reach the database.
     pub connection: Connection,
     /// A table that events are appended to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_table: Option<EventTable>,
+    /// A table whose rows wait until they are sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<Outbox>,
 }
 
 /// An append-only table with a position and a time.

@@ -17,7 +17,9 @@ use tokio::{
 };
 use tokio_postgres::Error;
 
-use super::{ConnectError, ConnectionIdentity, Session, classify, connect, quote_identifier, reading};
+use super::{
+    ConnectError, ConnectionIdentity, Session, classify, connect, quote_identifier, reading, reading_and_undoing,
+};
 use crate::{api::Reason, measure::MeasureError};
 
 /// The name that `pg_stat_activity` shows for the sampler's connections.
@@ -204,6 +206,17 @@ impl Live {
     /// The outer one is the server's refusal to begin.
     pub async fn reading<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> Result<Result<T, E>, Error> {
         reading(&self.session.client, &LIMITS, work).await
+    }
+
+    /// As [`Self::reading`], for statements that are not ours: see [`reading_and_undoing`].
+    ///
+    /// # Errors
+    /// The outer one is the server's refusal to begin.
+    pub async fn reading_and_undoing<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, Error> {
+        reading_and_undoing(&self.session.client, &LIMITS, work).await
     }
 }
 

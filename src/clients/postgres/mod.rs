@@ -28,5 +28,5 @@ pub use connect::{ConnectError, Session, connect};
 pub use database::{APPLICATION_NAME, Database, Lease, Live};
 pub use quote::{quote_identifier, quote_table, shard_expression};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
-pub use statement::{Query, reading};
+pub use statement::{Query, reading, reading_and_undoing};
 pub use words::{is_stale_plan, named, repeatable};

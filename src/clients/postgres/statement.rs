@@ -94,6 +94,27 @@ pub async fn reading<T, E>(
     settings: &[&str],
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<Result<T, E>, Error> {
+    transaction(client, settings, "commit", work).await
+}
+
+/// As [`reading`], for statements that are not ours: whatever the outcome, what they set for the session or notify is undone.
+///
+/// # Errors
+/// The outer one is the server's refusal to begin.
+pub async fn reading_and_undoing<T, E>(
+    client: &Client,
+    settings: &[&str],
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Result<T, E>, Error> {
+    transaction(client, settings, "rollback", work).await
+}
+
+async fn transaction<T, E>(
+    client: &Client,
+    settings: &[&str],
+    end: &str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Result<T, E>, Error> {
     let mut begin = "begin isolation level read committed read only".to_owned();
     settings.iter().for_each(|setting| begin.push_str(&format!("; set local {setting}")));
     let mut begun = pin!(maybe_done(client.batch_execute(&begin)));
@@ -104,7 +125,7 @@ pub async fn reading<T, E>(
     if let Some(Err(error)) = begun.take_output() {
         return Err(error);
     }
-    let mut ended = pin!(maybe_done(client.batch_execute(if outcome.is_ok() { "commit" } else { "rollback" })));
+    let mut ended = pin!(maybe_done(client.batch_execute(if outcome.is_ok() { end } else { "rollback" })));
     // Nothing depends on the answer: the transaction only read, and later statements come after it.
     let _ = poll!(ended.as_mut());
     Ok(outcome)

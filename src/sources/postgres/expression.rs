@@ -39,7 +39,7 @@ pub async fn check_expression(client: &Client, table_sql: &str, expression: &str
     let called: Vec<&str> = words.iter().filter(|word| word.called).map(|word| word.text.as_str()).collect();
     if let Some(name) = volatile.row(client, &[&called]).await?.try_get::<_, Option<String>>(0)? {
         return Err(ExpressionError::Unsuitable(format!(
-            "the function {name} is volatile: it may have effects, or give one event another shard at another time"
+            "the function {name} is volatile: it may have effects, or give another answer for the same row at another time"
         )));
     }
     // Where no aggregate, window function or set is allowed, and over no row.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{AskRef, PassedOverMemory};
 use crate::{
-    api::{CheckpointRows, EventTable},
+    api::{CheckpointRows, EventTable, Outbox},
     clients::postgres::{quote_identifier, shard_expression},
     read_stores::Checkpoint,
     resolve::PostgresQuestion,
@@ -31,6 +31,13 @@ impl Wanted {
 pub enum Question {
     /// An event table, and a checkpoint that is a position in it.
     Table(Arc<TableQuestion>),
+    /// An outbox, which says itself what waits.
+    Outbox {
+        /// The outbox; without the channel, so that projections which differ in it share the look.
+        outbox: Arc<Outbox>,
+        /// The channel to listen on.
+        notify_channel: Option<String>,
+    },
 }
 
 impl Question {
@@ -38,6 +45,10 @@ impl Question {
     pub fn new(asked: &PostgresQuestion, rows: CheckpointRows, passed_over: PassedOverMemory) -> Self {
         match asked {
             PostgresQuestion::EventTable(table) => Self::Table(Arc::new(TableQuestion::new(table, rows, passed_over))),
+            PostgresQuestion::Outbox(outbox) => Self::Outbox {
+                outbox: Arc::new(Outbox { notify_channel: None, ..Outbox::clone(outbox) }),
+                notify_channel: outbox.notify_channel.clone(),
+            },
         }
     }
 
@@ -45,6 +56,7 @@ impl Question {
     pub(super) fn notify_channel(&self) -> Option<&String> {
         match self {
             Self::Table(question) => question.notify_channel.as_ref(),
+            Self::Outbox { notify_channel, .. } => notify_channel.as_ref(),
         }
     }
 
@@ -52,6 +64,7 @@ impl Question {
     pub(super) fn needs_checkpoint(&self) -> bool {
         match self {
             Self::Table(_) => true,
+            Self::Outbox { .. } => false,
         }
     }
 }

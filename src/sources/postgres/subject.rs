@@ -1,12 +1,12 @@
 //! What is looked at on its own in a database: one event table with all projections that read it, and so on. When one fails it pauses by itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Answer, Question, questions::Wanted, table::Table};
+use super::{Answer, AskRef, Question, outbox::Outbox, questions::Wanted, table::Table};
 use crate::{
-    api::{EventTable, Reason},
+    api::{self, EventTable, Reason},
     clients::postgres::Live,
     measure::MeasureError,
     sources::Target,
@@ -20,6 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) enum Subject {
     /// An event table.
     Table(EventTable),
+    /// An outbox.
+    Outbox(Arc<api::Outbox>),
 }
 
 impl Subject {
@@ -27,6 +29,7 @@ impl Subject {
     pub(super) fn of(question: &Question) -> Self {
         match question {
             Question::Table(question) => Self::Table(question.table.clone()),
+            Question::Outbox { outbox, .. } => Self::Outbox(Arc::clone(outbox)),
         }
     }
 }
@@ -41,6 +44,7 @@ pub(super) struct Followed {
 /// One variant a kind of subject.
 enum Memory {
     Table(Box<Table>),
+    Outbox(Box<Outbox>),
 }
 
 impl Followed {
@@ -48,6 +52,7 @@ impl Followed {
     pub(super) fn new(subject: &Subject) -> Self {
         let memory = match subject {
             Subject::Table(table) => Memory::Table(Box::new(Table::new(table.clone()))),
+            Subject::Outbox(outbox) => Memory::Outbox(Box::new(Outbox::new(outbox))),
         };
         Self { memory, failures: 0, retry_at: None }
     }
@@ -65,11 +70,15 @@ impl Followed {
         let answers = match &mut self.memory {
             Memory::Table(table) => {
                 let wanted = targets.iter().filter_map(|target| {
-                    let Question::Table(question) = &target.ask.question;
+                    let Question::Table(question) = &target.ask.question else { return None };
                     let checkpoint = target.checkpoint.clone()?;
                     Some(Wanted { ask: target.ask.clone(), question: question.clone(), checkpoint })
                 });
                 table.measure(live, &wanted.collect::<Vec<_>>(), started).await?
+            }
+            Memory::Outbox(outbox) => {
+                let asks: Vec<AskRef> = targets.iter().map(|target| Arc::clone(&target.ask)).collect();
+                outbox.measure(live, &asks, started).await?
             }
         };
         (self.failures, self.retry_at) = (0, None);
@@ -91,6 +100,7 @@ impl Followed {
     pub(super) fn failed(&mut self, now: Instant, reason: Reason) {
         match &mut self.memory {
             Memory::Table(table) => table.distrust(),
+            Memory::Outbox(outbox) => outbox.distrust(),
         }
         self.retry_at = (reason == Reason::TimedOut).then(|| now + pause(self.failures));
         self.failures = self.failures.saturating_add(1);
@@ -100,6 +110,7 @@ impl Followed {
     pub(super) fn is_settling(&self) -> bool {
         match &self.memory {
             Memory::Table(table) => table.is_settling(),
+            Memory::Outbox(_) => false,
         }
     }
 }

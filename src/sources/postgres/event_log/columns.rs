@@ -1,7 +1,7 @@
 //! Whether the columns of an event table have types that can serve, and how the time of an append is read. Checked
 //! before any event is read, so that the message names the column.
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, Error, types::Type};
 
 use super::LogError;
 use crate::{
@@ -49,7 +49,8 @@ pub(super) async fn check_measured(client: &Client, table: &EventTable) -> Resul
     ))
 }
 
-fn event_time(column: &str, zone: Option<&str>) -> EventTime {
+/// How a time in this column is read, with the zone of one that has none.
+pub(in super::super) fn event_time(column: &str, zone: Option<&str>) -> EventTime {
     let column = quote_identifier(column);
     let (type_, value) = match zone {
         None => ("timestamptz", column.clone()),
@@ -61,13 +62,19 @@ fn event_time(column: &str, zone: Option<&str>) -> EventTime {
     EventTime { value, measurable }
 }
 
-async fn check_zone(client: &Client, table: &EventTable, zone: &str) -> Result<(), LogError> {
+/// Whether the server knows a time zone of this name.
+///
+/// # Errors
+/// Those of the server.
+pub(in super::super) async fn is_known_zone(client: &Client, zone: &str) -> Result<bool, Error> {
     // By its name, and not by trying it: the server takes every word with a number behind it for a zone in the notation of POSIX.
     let known = "select exists (select from pg_catalog.pg_timezone_names where lower(name) = lower($1::text))";
+    Query::new(known, &[Type::TEXT]).row(client, &[&zone]).await.and_then(|row| row.try_get(0))
+}
+
+async fn check_zone(client: &Client, table: &EventTable, zone: &str) -> Result<(), LogError> {
     let failed = |source| LogError::Postgres { table: table.table.clone(), source };
-    let known = Query::new(known, &[Type::TEXT]).row(client, &[&zone]).await.and_then(|row| row.try_get(0));
-    let known = known.map_err(failed)?;
-    if known {
+    if is_known_zone(client, zone).await.map_err(failed)? {
         return Ok(());
     }
     Err(refused(

@@ -27,6 +27,7 @@ mod ordering;
 mod positions;
 
 pub use columns::{EventTime, check_event_columns};
+pub(super) use columns::{event_time, is_known_zone};
 pub use error::LogError;
 
 use crate::{
