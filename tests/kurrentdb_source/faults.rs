@@ -175,7 +175,8 @@ async fn of_several_servers_the_one_that_leads_is_asked_also_after_it_has_change
     assert_eq!(ask(&mut probe, &orders, Some(&at(Some(2)))).await.unwrap().pending, exactly(7));
     assert_eq!(ask(&mut probe, &orders, Some(&at(Some(2)))).await.unwrap().pending, exactly(7));
     assert_eq!((one.connections(), two.connections()), (1, 1), "the leader is remembered");
-    (one.follow(None), two.follow(Some(&one.at.to_string())));
+    one.follow(None);
+    two.follow(Some(&one.at.to_string()));
     assert_eq!(ask(&mut probe, &orders, Some(&at(Some(2)))).await.unwrap().pending, exactly(7));
     one.follow(Some("10.1.2.3:2113"));
     two.follow(Some("10.1.2.3:2113"));

@@ -165,6 +165,7 @@ pub struct ReadResp {
 }
 
 #[derive(Clone, PartialEq, Oneof)]
+#[allow(clippy::large_enum_variant)]
 pub enum Content {
     #[prost(message, tag = "1")]
     Event(ReadEvent),

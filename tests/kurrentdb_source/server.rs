@@ -113,10 +113,11 @@ impl Fake {
                 tokio::spawn(async move {
                     match tls {
                         None => own.serve(stream).await,
-                        Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => own.serve(stream).await,
-                            Err(_) => {}
-                        },
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                own.serve(stream).await;
+                            }
+                        }
                     }
                 });
             }
@@ -253,7 +254,7 @@ impl Fake {
             Instead::BodyThenHangs(bytes) => {
                 let mut stream = respond.send_response(self.head(), false).unwrap();
                 self.send(&mut stream, bytes.into()).await;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Instead::ResetsHalfWay => {
                 let mut stream = respond.send_response(self.head(), false).unwrap();

@@ -230,7 +230,7 @@ fn is_timeout(answer: &Result<Response, Trouble>) -> bool {
 }
 
 async fn ask_at_once(connection: &Connection, requests: &[Request], by: Instant) -> Vec<Result<Response, Trouble>> {
-    let requests = requests.to_vec().into_iter().enumerate();
+    let requests = requests.iter().cloned().enumerate();
     let answers = futures::stream::iter(requests).map(|(place, request)| async move {
         let answer = timeout_at(by, ask_one(connection, &request, by)).await;
         (place, answer.unwrap_or_else(|_| Err(Trouble::Refused(timed_out(connection.target.tls)))))
