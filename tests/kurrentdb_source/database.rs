@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
+use prost::Message as _;
+
 use crate::protos::{
     AllOption, ConnectionInfo, Content, CountOption, Filter, FilterOption, Options, ReadEvent, ReadPosition, ReadResp,
     RecordedEvent, RevisionOption, StreamIdentifier, StreamNotFound, StreamOption, SubscriptionInfo, Uuid,
@@ -73,6 +75,11 @@ impl Database {
 
     pub fn commit_of(&self, stream: &str, revision: usize) -> i64 {
         i64::try_from(self.streams[stream].events[revision].commit).unwrap()
+    }
+
+    /// The message that tells this event.
+    pub fn message(&self, stream: &str, revision: usize) -> Vec<u8> {
+        ReadResp { content: Some(told(&self.streams[stream].events[revision])) }.encode_to_vec()
     }
 
     pub fn group(&mut self, stream: &str, group: &str) -> &mut Group {

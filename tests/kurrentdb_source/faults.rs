@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Asked, ago, ask, ask_within, at, exactly, key, persistent, probe, probe_of, settings, stream},
+    harness::{Asked, ago, ask, ask_within, at, exactly, key, log, persistent, probe, probe_of, settings, stream},
     server::{Fake, Instead, framed},
 };
 
@@ -81,6 +81,18 @@ async fn whatever_a_server_answers_instead_the_lag_is_unknown_with_its_reason() 
         // The next poll finds a server that has come to its senses.
         fake.instead(Instead::Answers);
         assert_eq!(ask(&mut probe, &stream("orders"), Some(&at(Some(2)))).await.unwrap().pending, exactly(7), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_ends_in_the_middle_of_an_event_is_none_although_its_status_says_that_it_is_whole() {
+    let fake = ten().await;
+    let whole = framed(&fake.database(|database| database.message("orders", 9)));
+    let cut = [whole.as_slice(), &whole[..whole.len() / 2]].concat();
+    for (body, reason) in [(whole, None), (cut, Some(Reason::InvalidAnswer))] {
+        fake.instead(Instead::Body(body));
+        let answer = ask(&mut probe(&fake), &log(), Some(&at(Some(0)))).await;
+        assert_eq!(answer.err().map(|unknown| unknown.reason), reason);
     }
 }
 
