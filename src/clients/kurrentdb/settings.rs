@@ -308,7 +308,7 @@ mod tests {
             read(&[("url", "kurrentdb+discover://a:b@one,two:4113,[::1]:5113/?keepAliveInterval=10")]).unwrap();
         assert_eq!(cluster.to_string(), "KurrentDB at one:2113, two:4113, [::1]:5113 as a");
         assert!(cluster.uses_tls());
-        assert_ne!(cluster.identity(), cluster.clone().with_ca(b"x").identity());
+        assert_ne!(cluster.identity(), cluster.with_ca(b"x").identity());
         let anonymous = read(&[("uri", "esdb://one?tls=true&tlsVerifyCert=true")]).unwrap();
         assert!(anonymous.login.is_none() && anonymous.uses_tls());
         assert_eq!(read(&[("host", "::1"), ("port", "3113")]).unwrap().to_string(), "KurrentDB at [::1]:3113");
