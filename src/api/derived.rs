@@ -31,6 +31,15 @@ impl ProjectionSpec {
         self.source.postgres.as_ref()?.event_table.as_ref()
     }
 
+    /// The table in PostgreSQL that the events are in and in which late ones are looked for, with its schema where that is known.
+    pub fn audited_table(&self) -> Option<String> {
+        let source = self.source.postgres.as_ref()?;
+        let table = source.event_table.as_ref().map(|table| table.table.clone());
+        let marten = source.marten.as_ref().map(|store| format!("{}.mt_events", table_part(&store.schema)));
+        let message_db = source.message_db.as_ref().map(|store| format!("{}.messages", table_part(&store.schema)));
+        table.or(marten).or(message_db)
+    }
+
     /// The column or SQL expression with an event's shard, where the spec tells it.
     pub fn event_shard(&self) -> Option<&str> {
         self.event_table()?.shard.as_deref()

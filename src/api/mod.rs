@@ -32,8 +32,8 @@ pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Order
 pub use shards::Shards;
 pub use source::{
     AllFilter, CatchUpSubscription, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource,
-    NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, RabbitMqSource, RedisSource,
-    StreamConsumer, StreamGroup,
+    MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription,
+    PostgresSource, RabbitMqSource, RedisSource, StreamConsumer, StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -123,6 +123,8 @@ mod tests {
             ".source.postgres.connection.clientCertificateSecretRef.name",
             ".source.postgres.connection.secretRef",
             ".source.postgres.connection.secretRef.name",
+            ".source.postgres.marten.projection",
+            ".source.postgres.messageDb.category",
             ".source.rabbitmq.connection",
             ".source.rabbitmq.connection.caSecretRef.name",
             ".source.rabbitmq.connection.clientCertificateSecretRef.name",

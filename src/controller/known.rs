@@ -37,7 +37,7 @@ pub struct Known<'a> {
     /// `spec.suspend` is off, and the workload has been given its workers back, or needs none.
     pub resumed: bool,
     /// The event table, as the spec names it.
-    pub event_table: &'a str,
+    pub event_table: String,
     /// `spec.lag.target`.
     pub target: Duration,
     /// The workload.

@@ -256,7 +256,7 @@ fn known(gathered: &Gathered) -> Known<'_> {
         generation: gathered.projection.metadata.generation,
         suspended: spec.suspend,
         resumed: false,
-        event_table: spec.event_table().map_or("", |table| &table.table),
+        event_table: spec.audited_table().unwrap_or_default(),
         target: spec.lag.target.0,
         workload: gathered.view(&gathered.workload),
         trouble: None,

@@ -4,6 +4,7 @@
 
 mod connection;
 mod kurrentdb;
+mod library;
 mod postgres;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -12,6 +13,7 @@ use kube::ResourceExt as _;
 
 pub use connection::{ConnectionName, SecretName};
 pub use kurrentdb::KurrentDbSubscriptions;
+pub use library::{LibraryTable, ParkedEvents};
 pub use postgres::PostgresQuestion;
 
 use crate::{
@@ -40,6 +42,8 @@ pub struct Resolved {
     pub read_store: Option<ResolvedStore>,
     /// Where in the read store the checkpoint is; absent where the source itself keeps it.
     pub checkpoint: Option<CheckpointLocation>,
+    /// Where the checkpoint is in the database with the events, and not in the read store: what to say when it is not there.
+    pub checkpoint_in_source: Option<Arc<str>>,
 }
 
 /// A read store.
@@ -151,6 +155,10 @@ pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
     let key = key_of(projection);
     let spec = &projection.spec;
     let (source, checkpoint) = source(spec, &key)?;
+    let checkpoint_in_source = match &source {
+        ResolvedSource::Postgres { question, .. } => question.keeps_checkpoint().map(Arc::from),
+        _ => None,
+    };
     if let Some(message) = spec.overlong_name() {
         return Err(invalid(&message));
     }
@@ -161,6 +169,7 @@ pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
         source,
         read_store: read_store(spec, &key.namespace),
         checkpoint,
+        checkpoint_in_source,
         key,
     })
 }

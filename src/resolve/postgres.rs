@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::invalid;
+use super::{
+    invalid,
+    library::{self, LibraryTable},
+};
 use crate::{
     api::{CheckpointLocation, EventTable, Outbox, PostgresSource, ProjectionSpec},
     measure::{MeasureError, ProjectionKey},
@@ -15,6 +18,8 @@ pub enum PostgresQuestion {
     EventTable(Box<EventTable>),
     /// A table whose rows wait until they are sent.
     Outbox(Arc<Outbox>),
+    /// The event table of a library, whose schema is known.
+    Library(Box<LibraryTable>),
 }
 
 impl PostgresQuestion {
@@ -23,6 +28,15 @@ impl PostgresQuestion {
         match self {
             Self::EventTable(table) => Some(table),
             Self::Outbox(_) => None,
+            Self::Library(library) => Some(&library.table),
+        }
+    }
+
+    /// What to say where the checkpoint, which is in the database with the events, is not there; absent where it is in a read store.
+    pub fn keeps_checkpoint(&self) -> Option<&str> {
+        match self {
+            Self::EventTable(_) | Self::Outbox(_) => None,
+            Self::Library(library) => library.keeps_checkpoint.then_some(library.expected.as_str()),
         }
     }
 }
@@ -33,8 +47,13 @@ pub(super) fn question(
     source: &PostgresSource,
     key: &ProjectionKey,
 ) -> Result<(PostgresQuestion, Option<CheckpointLocation>), MeasureError> {
-    let PostgresSource { connection: _, event_table, outbox } = source;
-    let kinds = [("eventTable", event_table.is_some()), ("outbox", outbox.is_some())];
+    let PostgresSource { connection: _, event_table, outbox, marten, message_db } = source;
+    let kinds = [
+        ("eventTable", event_table.is_some()),
+        ("outbox", outbox.is_some()),
+        ("marten", marten.is_some()),
+        ("messageDb", message_db.is_some()),
+    ];
     let named: Vec<&str> = kinds.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
     if named.len() != 1 {
         let found = if named.is_empty() { "none".to_owned() } else { named.join(" and ") };
@@ -45,6 +64,15 @@ pub(super) fn question(
     if let Some(table) = event_table {
         let checkpoint = checkpoint_in_read_store(spec, key)?;
         return Ok((PostgresQuestion::EventTable(Box::new(table.clone())), Some(checkpoint)));
+    }
+    if let Some(category) = message_db {
+        let (library, kept) = library::message_db(category);
+        let checkpoint = kept.map_or_else(|| checkpoint_in_read_store(spec, key), Ok)?;
+        return Ok((PostgresQuestion::Library(Box::new(library)), Some(checkpoint)));
+    }
+    if let Some(store) = marten {
+        let (library, checkpoint) = library::marten(store);
+        return Ok((PostgresQuestion::Library(Box::new(library)), Some(checkpoint)));
     }
     if spec.checkpoint.is_some() {
         return Err(invalid(

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    api::CheckpointLocation,
+    api::{CheckpointLocation, Reason},
     clients::Endpoint,
     measure::MeasureError,
     read_stores::{CheckpointStore, Checkpoints},
@@ -74,7 +74,7 @@ impl CheckpointReader {
                 Some(Ok(checkpoint)) => {
                     targets.push(Target { ask: Arc::clone(ask), checkpoint: Some(checkpoint.clone()) });
                 }
-                Some(Err(error)) => report(ask, Err(in_read_store(error))),
+                Some(Err(error)) => report(ask, Err(placed(error, place.in_source.as_deref()))),
             }
         }
         targets
@@ -121,6 +121,14 @@ impl CheckpointReader {
     }
 }
 
-fn in_read_store(error: &MeasureError) -> MeasureError {
-    MeasureError { reason: error.reason, message: format!("read store: {}", error.message) }
+/// `in_source` is what to say where the place is in the event source and is not there.
+fn placed(error: &MeasureError, in_source: Option<&str>) -> MeasureError {
+    let MeasureError { reason, message } = error;
+    let missing = [Reason::TableNotFound, Reason::ColumnNotFound].contains(reason);
+    let message = match in_source {
+        None => format!("read store: {message}"),
+        Some(expected) if missing => format!("event source: {message}. {expected}"),
+        Some(_) => format!("event source: {message}"),
+    };
+    MeasureError { reason: *reason, message }
 }

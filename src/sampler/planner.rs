@@ -187,9 +187,10 @@ impl Planner {
 
     /// Sees to it that the projections of this server are measured: one arm a kind.
     fn start(&mut self, endpoint: Endpoint, group: Group) {
+        let whole = endpoint.clone();
         match endpoint {
             Endpoint::Postgres(identity) => {
-                let work = self.work(group, |Resolved { key, source, checkpoint, .. }| match source {
+                let work = self.work(&whole, group, |Resolved { key, source, checkpoint, .. }| match source {
                     ResolvedSource::Postgres { question, .. } => {
                         let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows().clone());
                         Some(Question::new(question, rows, self.passed_over.of(key)))
@@ -202,7 +203,7 @@ impl Planner {
                 self.postgres.assign(identity, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::RabbitMq(identity) => {
-                let work = self.work(group, |resolved| match &resolved.source {
+                let work = self.work(&whole, group, |resolved| match &resolved.source {
                     ResolvedSource::RabbitMq { vhost, queues, dead_letter_queues, .. } => {
                         Some(rabbitmq_source::Question {
                             vhost: vhost.clone(),
@@ -218,7 +219,7 @@ impl Planner {
                 self.rabbitmq.assign(identity, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::Redis(identity) => {
-                let work = self.work(group, |resolved| match &resolved.source {
+                let work = self.work(&whole, group, |resolved| match &resolved.source {
                     ResolvedSource::Redis { streams, .. } => Some(redis_source::Question { streams: streams.clone() }),
                     _ => None,
                 });
@@ -227,7 +228,7 @@ impl Planner {
                 self.redis.assign(identity, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::Kafka(settings) => {
-                let work = self.work(group, |resolved| match &resolved.source {
+                let work = self.work(&whole, group, |resolved| match &resolved.source {
                     ResolvedSource::Kafka { question, .. } => Some(KafkaQuestion::from(question)),
                     _ => None,
                 });
@@ -236,7 +237,7 @@ impl Planner {
                 self.kafka.assign(settings, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::KurrentDb(identity) => {
-                let work = self.work(group, |resolved| match &resolved.source {
+                let work = self.work(&whole, group, |resolved| match &resolved.source {
                     ResolvedSource::KurrentDb { subscriptions, .. } => Some(KurrentDbQuestion::from(subscriptions)),
                     _ => None,
                 });
@@ -246,7 +247,7 @@ impl Planner {
                 self.kurrentdb.assign(identity, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::Nats(identity) => {
-                let work = self.work(group, |resolved| match &resolved.source {
+                let work = self.work(&whole, group, |resolved| match &resolved.source {
                     ResolvedSource::Nats { consumers, domain, .. } => {
                         Some(nats_source::Question { consumers: consumers.clone(), domain: domain.clone() })
                     }
@@ -260,13 +261,20 @@ impl Planner {
     }
 
     /// What one server is asked: `question` makes it of a source of the server's kind.
-    fn work<Q>(&self, Group { members, interval }: Group, question: impl Fn(&Resolved) -> Option<Q>) -> Work<Q> {
+    fn work<Q>(
+        &self,
+        endpoint: &Endpoint,
+        Group { members, interval }: Group,
+        question: impl Fn(&Resolved) -> Option<Q>,
+    ) -> Work<Q> {
         let asks = members.into_iter().filter_map(|(resolved, store)| {
             let question = question(&resolved)?;
-            let Resolved { key, uid, generation, checkpoint, .. } = resolved;
+            let Resolved { key, uid, generation, checkpoint, checkpoint_in_source: in_source, .. } = resolved;
             let read_store = store.as_ref().map(|endpoint| endpoint.server().into());
+            let store = if in_source.is_some() { Some(endpoint.clone()) } else { store };
             let store = store.and_then(|endpoint| self.store(&endpoint));
-            let checkpoint = checkpoint.zip(store).map(|(location, store)| CheckpointQuery { store, location });
+            let checkpoint =
+                checkpoint.zip(store).map(|(location, store)| CheckpointQuery { store, location, in_source });
             Some(Arc::new(Ask { key, uid, generation, read_store, checkpoint, question }))
         });
         Work { asks: asks.collect(), interval }

@@ -42,6 +42,8 @@ pub struct CheckpointQuery {
     pub store: CheckpointStore,
     /// The place in it.
     pub location: CheckpointLocation,
+    /// Where the place is in the event source itself: what to say when it is not there.
+    pub in_source: Option<Arc<str>>,
 }
 
 /// One projection to be measured now, with the checkpoint that was read before.

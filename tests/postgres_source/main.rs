@@ -8,6 +8,8 @@ mod connections;
 mod harness;
 mod held_back;
 mod late;
+mod marten;
+mod message_db;
 mod outbox;
 mod pooled;
 mod positions;
@@ -122,7 +124,7 @@ async fn projections_on_one_database_share_one_connection() {
     }
     assert_eq!(sampler_connections(&client, "shared").await, 1);
     assert!(*sampler.first_round.borrow());
-    assert_eq!(sampler.metrics.databases.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(sampler.metrics.servers.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -77,6 +77,9 @@ pub struct TableLocation {
 /// The parts of one projection's checkpoint, such as the rows in a checkpoint table.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum CheckpointRows {
+    /// A stream of messages, the last of which holds the position in `data.position`. The name column holds the stream, and the position column the
+    /// message's place in it.
+    LastMessage,
     /// One. Where there are several, the lowest stands for all.
     One,
     /// Those of the built-in projector: so many, numbered from 0 in the column `shard`, one a hash segment.

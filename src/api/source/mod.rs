@@ -12,6 +12,6 @@ pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, Offse
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};
 pub use outbox::Outbox;
-pub use postgres::{EventTable, PostgresSource};
+pub use postgres::{EventTable, MartenStore, MessageDbCategory, PostgresSource};
 pub use rabbitmq::RabbitMqSource;
 pub use redis::{RedisSource, StreamGroup};

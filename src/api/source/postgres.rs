@@ -13,7 +13,7 @@ use crate::api::{
 /// Events in a PostgreSQL database. Exactly one kind beside the connection.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.eventTable), has(self.outbox)].exists_one(x, x)").message("spec.source.postgres must name exactly one kind of source beside the connection: eventTable or outbox"))]
+#[x_kube(validation = Rule::new("[has(self.eventTable), has(self.outbox), has(self.marten), has(self.messageDb)].exists_one(x, x)").message("spec.source.postgres must name exactly one kind of source beside the connection: eventTable, outbox, marten or messageDb"))]
 pub struct PostgresSource {
     /// How to reach the database.
     pub connection: Connection,
@@ -23,6 +23,56 @@ pub struct PostgresSource {
     /// A table whose rows wait until they are sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbox: Option<Outbox>,
+    /// An event store of Marten 5 or newer, whose async daemon keeps how far it has come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub marten: Option<MartenStore>,
+    /// A category of a Message DB 1.2 or newer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_db: Option<MessageDbCategory>,
+}
+
+/// An async projection or a subscription of Marten.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MartenStore {
+    /// The schema with the event store's tables (`Events.DatabaseSchemaName`). Default: `public`.
+    #[serde(default = "public")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub schema: String,
+    /// The projection's name in `mt_event_progression`, such as `Orders:All` or `Orders:V2:All`. Without a colon `:All` is added, the usual shard of
+    /// version 1.
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
+    pub projection: String,
+    /// Only this tenant's events count, where tenants share the tables. Absent: those of all tenants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
+    pub tenant: Option<String>,
+}
+
+/// A category of a Message DB, read by one consumer.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageDbCategory {
+    /// The schema of the message store. Default: `message_store`.
+    #[serde(default = "message_store")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub schema: String,
+    /// The category whose messages are handled: the part of a stream's name before the first `-`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[^\x00-]+$"))]
+    pub category: String,
+    /// The stream that the consumer writes its position to, such as `orders:position-list`: the number in `data.position` of the last message there.
+    /// Absent: `spec.checkpoint` says where the global position is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
+    pub position_stream: Option<String>,
+}
+
+fn public() -> String {
+    "public".to_owned()
+}
+
+fn message_store() -> String {
+    "message_store".to_owned()
 }
 
 /// An append-only table with a position and a time.

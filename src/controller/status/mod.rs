@@ -67,7 +67,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
         },
         // The events that were passed over are kept through them, too.
         passed_over: match sample {
-            Some(sample) => passed_over(&sample.faults.passed_over, known.event_table),
+            Some(sample) => passed_over(&sample.faults.passed_over, &known.event_table),
             None => previous.passed_over.clone(),
         },
         conditions: conditions(known, previous, now),

@@ -90,7 +90,7 @@ fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
         generation: Some(1),
         suspended: false,
         resumed: false,
-        event_table: "events",
+        event_table: "events".to_owned(),
         target: Duration::from_secs(30),
         workload: present(2, 2),
         trouble: None,

@@ -39,6 +39,7 @@ struct Table {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 enum Rows {
     One,
+    LastMessage,
     Numbered,
     /// By this column, or one that is to be found.
     Keyed(Option<String>),
@@ -85,6 +86,7 @@ fn table_of(location: &TableLocation) -> Table {
         position_column: location.position_column.clone(),
         rows: match &location.rows {
             CheckpointRows::One => Rows::One,
+            CheckpointRows::LastMessage => Rows::LastMessage,
             CheckpointRows::Numbered(_) => Rows::Numbered,
             CheckpointRows::Keyed { column, .. } => Rows::Keyed(column.clone()),
         },
@@ -113,6 +115,15 @@ fn statement(table: &Table, column: Option<&str>, names: &NameType) -> String {
              ) r
              group by r.name"
         ),
+        // What is no number is no position: then it is not known how far the consumer has come.
+        (Rows::LastMessage, _) => format!(
+            "select w.name, array[m.p, m.p], 1::bigint
+             from unnest({wanted}) w(name)
+             cross join lateral (
+                 select case when data->>'position' ~ '^[0-9]{{1,18}}$' then (data->>'position')::bigint end as p
+                 from {from} where {name} = w.name order by {position} desc limit 1
+             ) m"
+        ),
         // A few aggregates rather than the rows: a wrong name column must not fetch a million of them.
         _ => format!(
             "select {name}::text, array[min({position})::bigint, max({position})::bigint], count(*)
@@ -135,7 +146,7 @@ where i.indrelid = cast($1::text as regclass) and i.indisunique and i.indisvalid
 
 async fn shard_column(client: &Client, table: &Table) -> Result<Option<String>, Error> {
     match &table.rows {
-        Rows::One | Rows::Numbered => Ok(None),
+        Rows::One | Rows::LastMessage | Rows::Numbered => Ok(None),
         Rows::Keyed(Some(column)) => Ok(Some(column.clone())),
         Rows::Keyed(None) => {
             let found = Query::new(SHARD_COLUMN, &[Type::TEXT, Type::TEXT]);
@@ -297,7 +308,7 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
         Some(Row::Numbered { positions, shards }) => {
             let expected = match location.rows {
                 CheckpointRows::Numbered(expected) => expected,
-                CheckpointRows::One | CheckpointRows::Keyed { .. } => 1,
+                CheckpointRows::One | CheckpointRows::LastMessage | CheckpointRows::Keyed { .. } => 1,
             };
             let complete = shards.iter().copied().eq(0..i32::try_from(expected).unwrap_or(i32::MAX));
             let positions: Option<Vec<Position>> = positions.iter().map(|position| position.map(Position)).collect();
@@ -329,7 +340,7 @@ fn why_bound(location: &TableLocation) -> String {
         CheckpointRows::Keyed { .. } => format!(
             "which of its columns holds the shard is not to be seen, since there is not just one unique index on {name_column} and one other column: name it in spec.checkpoint.readStore.shardColumn"
         ),
-        CheckpointRows::One | CheckpointRows::Numbered(_) => {
+        CheckpointRows::One | CheckpointRows::LastMessage | CheckpointRows::Numbered(_) => {
             "name the column with an event's shard in spec.source.postgres.eventTable.shard, and each shard is counted beyond its own row".to_owned()
         }
     };

@@ -11,6 +11,7 @@ mod expression;
 mod flow;
 mod gaps;
 mod outbox;
+mod parked;
 mod passed_over;
 mod questions;
 mod sharded;

@@ -7,7 +7,7 @@ use crate::{
     api::{CheckpointRows, EventTable, Outbox},
     clients::postgres::{quote_identifier, shard_expression},
     read_stores::Checkpoint,
-    resolve::PostgresQuestion,
+    resolve::{ParkedEvents, PostgresQuestion},
 };
 
 /// A projection on an event table, with the checkpoint that was read for it before the table is looked at.
@@ -49,6 +49,12 @@ impl Question {
                 outbox: Arc::new(Outbox { notify_channel: None, ..Outbox::clone(outbox) }),
                 notify_channel: outbox.notify_channel.clone(),
             },
+            PostgresQuestion::Library(library) => Self::Table(Arc::new(TableQuestion {
+                only: Some(library.only.clone()),
+                expected: Some(library.expected.clone()),
+                parked: library.parked.clone(),
+                ..TableQuestion::new(&library.table, rows, passed_over)
+            })),
         }
     }
 
@@ -74,6 +80,12 @@ impl Question {
 pub struct TableQuestion {
     /// The event table; without the channel and the columns that measuring does not need, so that projections which differ in those share it.
     pub table: EventTable,
+    /// Which rows are events of this projection, as SQL over a row; absent: all.
+    pub only: Option<String>,
+    /// What to say where the table is not there.
+    pub expected: Option<String>,
+    /// Where events are set aside that failed.
+    pub parked: Option<ParkedEvents>,
     /// The table with the columns that only the built-in projector reads, so that they are checked; `None` where it does not run.
     pub projector_columns: Option<EventTable>,
     /// The shard of an event, where each shard is counted by itself.
@@ -91,7 +103,7 @@ impl TableQuestion {
     pub fn new(table: &EventTable, rows: CheckpointRows, passed_over: PassedOverMemory) -> Self {
         let without = EventTable::default();
         let shard = match &rows {
-            CheckpointRows::One => None,
+            CheckpointRows::One | CheckpointRows::LastMessage => None,
             CheckpointRows::Numbered(shards) => {
                 Some(EventShard::Hashed(shard_expression(&quote_identifier(&table.stream), *shards)))
             }
@@ -110,6 +122,9 @@ impl TableQuestion {
                 retention: None,
                 notify_channel: None,
             },
+            only: None,
+            expected: None,
+            parked: None,
             projector_columns: matches!(rows, CheckpointRows::Numbered(_)).then(|| EventTable {
                 table: table.table.clone(),
                 stream: table.stream.clone(),

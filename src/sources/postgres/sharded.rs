@@ -350,7 +350,7 @@ impl ShardCounts {
         let Columns { table, position, .. } = columns;
         let gone = format!(
             "select coalesce(array_agg(w.p), '{{}}') from unnest($1::bigint[]) w(p)
-             where not exists (select from {table} e where e.{position} = w.p)"
+             where not exists (select from {table} where {position} = w.p)"
         );
         let positions: Vec<i64> = positions.into_iter().collect();
         let row = Query::new(gone, &[Type::INT8_ARRAY]).row(client, &[&positions]).await?;
@@ -375,7 +375,7 @@ fn rows(wanted: &Wanted) -> Vec<ShardRow> {
 /// There is a row for each shard that an event can have.
 fn is_complete(rows: &CheckpointRows, found: usize) -> bool {
     match rows {
-        CheckpointRows::One => false,
+        CheckpointRows::One | CheckpointRows::LastMessage => false,
         CheckpointRows::Numbered(_) => true,
         CheckpointRows::Keyed { shards, .. } => shards.is_some_and(|shards| found >= shards as usize),
     }

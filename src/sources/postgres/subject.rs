@@ -18,8 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// What is looked at in one go, for all projections that it concerns: one variant a kind.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Subject {
-    /// An event table.
-    Table(EventTable),
+    /// An event table, which of its rows are events (SQL; absent: all), and what to say where it is not there.
+    Table(EventTable, Option<String>, Option<String>),
     /// An outbox.
     Outbox(Arc<api::Outbox>),
 }
@@ -28,7 +28,9 @@ impl Subject {
     /// What is looked at to answer a question.
     pub(super) fn of(question: &Question) -> Self {
         match question {
-            Question::Table(question) => Self::Table(question.table.clone()),
+            Question::Table(question) => {
+                Self::Table(question.table.clone(), question.only.clone(), question.expected.clone())
+            }
             Question::Outbox { outbox, .. } => Self::Outbox(Arc::clone(outbox)),
         }
     }
@@ -51,7 +53,9 @@ impl Followed {
     /// A subject that was not looked at yet.
     pub(super) fn new(subject: &Subject) -> Self {
         let memory = match subject {
-            Subject::Table(table) => Memory::Table(Box::new(Table::new(table.clone()))),
+            Subject::Table(table, only, expected) => {
+                Memory::Table(Box::new(Table::new(table.clone(), only.clone(), expected.clone())))
+            }
             Subject::Outbox(outbox) => Memory::Outbox(Box::new(Outbox::new(outbox))),
         };
         Self { memory, failures: 0, retry_at: None }
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn a_table_that_is_too_slow_is_asked_less_often_and_at_most_five_seconds_apart() {
         assert_eq!([0, 1, 2, 3, 99].map(pause).map(|pause| pause.as_secs()), [1, 2, 4, 5, 5]);
-        let mut table = Followed::new(&Subject::Table(EventTable::default()));
+        let mut table = Followed::new(&Subject::Table(EventTable::default(), None, None));
         let now = Instant::now();
         assert!(table.is_due(now));
         table.failed(now, Reason::TimedOut);

@@ -12,11 +12,12 @@ use super::{
     columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
     counting::{Oldest, Segment, Waiting, add, between, scan_limit, segments, waiting_between},
     event_log::{Follower, Log, LogError, Look, check_event_columns},
+    parked::Parked,
     questions::Wanted,
     sharded::{ShardCounts, ShardsTold},
 };
 use crate::{
-    api::EventTable,
+    api::{EventTable, Reason},
     clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
     lag::{BlockingWriter, CheckpointState, EventFaults, Head, LogHead, Note, Pending, Position, Sample},
     measure::{MeasureError, ProjectionKey},
@@ -31,6 +32,10 @@ const SOON_POLLS: u32 = 8;
 /// What is remembered of a table from poll to poll.
 pub(super) struct Table {
     table: EventTable,
+    /// Which rows are events, as SQL over a row; absent: all.
+    only: Option<String>,
+    /// What to say where the table or a column is not there.
+    expected: Option<String>,
     /// The table as it was found to be, and when: what the server said is asked again.
     log: Option<(Instant, Log)>,
     /// The columns that built-in projectors read, and what is wrong with them. That nothing is wrong is believed as long as `log` is.
@@ -45,6 +50,7 @@ pub(super) struct Table {
     /// The safe head that does not move although the raw head is beyond it, and since when.
     held: Option<(Option<Position>, Instant)>,
     audit: Audit,
+    parked: Parked,
     settling: u32,
 }
 
@@ -59,9 +65,11 @@ struct Counted {
 }
 
 impl Table {
-    pub(super) fn new(table: EventTable) -> Self {
+    pub(super) fn new(table: EventTable, only: Option<String>, expected: Option<String>) -> Self {
         Self {
             table,
+            only,
+            expected,
             log: None,
             projector_columns: HashMap::new(),
             follower: Follower::default(),
@@ -72,6 +80,7 @@ impl Table {
             walking: false,
             held: None,
             audit: Audit::default(),
+            parked: Parked::default(),
             settling: 0,
         }
     }
@@ -118,6 +127,8 @@ impl Table {
         let Columns { table, position, .. } = self.columns();
         let audited = self.audit.look(client, (&table, &position), safe, look.head, wanted).await;
         audited.map_err(|error| self.statement_failed(&error))?;
+        let parked = wanted.iter().filter_map(|wanted| wanted.question.parked.as_ref());
+        self.parked.look(client, parked).await.map_err(|error| self.statement_failed(&error))?;
         let sample = |wanted: &Wanted| {
             let told = self.waiting(wanted, head).transpose()?;
             Ok(Sample {
@@ -134,7 +145,7 @@ impl Table {
                 beyond_all_rows: told.as_ref().and_then(|told| told.certain),
                 upper_bound: wanted.checkpoint.bound.clone(),
                 blocked_by: blocked_by.clone(),
-                parked: None,
+                parked: wanted.question.parked.as_ref().and_then(|parked| self.parked.of(parked)),
                 notes: (pooled && wanted.wants_notifications()).then_some(Note::PooledConnection).into_iter().collect(),
                 faults: EventFaults {
                     failed: wanted.checkpoint.failed.clone(),
@@ -333,7 +344,10 @@ impl Table {
         let time = self.log.as_ref().map(|(_, log)| log.event_time().measurable.clone());
         let time = time.unwrap_or_else(|| "null::timestamptz".to_owned());
         Columns {
-            table: quote_table(&self.table.table),
+            table: match &self.only {
+                None => quote_table(&self.table.table),
+                Some(only) => format!("(select * from {} where {only}) as events", quote_table(&self.table.table)),
+            },
             position: quote_identifier(&self.table.position),
             age: format!("extract(epoch from clock_timestamp() - ({time}))::float8"),
         }
@@ -363,12 +377,21 @@ impl Table {
     }
 
     fn log_failed(&self, error: &LogError) -> MeasureError {
-        MeasureError { reason: error.reason(), message: error.to_string() }
+        self.explained(MeasureError { reason: error.reason(), message: error.to_string() })
     }
 
     fn statement_failed(&self, error: &Error) -> MeasureError {
         let (reason, message) = classify(error);
-        MeasureError { reason, message: format!("event table {}: {message}", self.table.table) }
+        self.explained(MeasureError { reason, message: format!("event table {}: {message}", self.table.table) })
+    }
+
+    /// Says what is expected, where a library's table is not as it makes it.
+    fn explained(&self, MeasureError { reason, message }: MeasureError) -> MeasureError {
+        let missing = [Reason::TableNotFound, Reason::ColumnNotFound].contains(&reason);
+        match self.expected.as_ref().filter(|_| missing) {
+            Some(expected) => MeasureError { reason, message: format!("{message}. {expected}") },
+            None => MeasureError { reason, message },
+        }
     }
 }
 
@@ -401,7 +424,7 @@ mod tests {
 
     #[test]
     fn looks_again_soon_only_for_a_while() {
-        let mut table = Table::new(EventTable::default());
+        let mut table = Table::new(EventTable::default(), None, None);
         assert!(!table.is_settling());
         table.settling = 1;
         assert!(table.is_settling());

@@ -1,0 +1,98 @@
+//! The event tables of libraries whose schema is known, and where they keep how far a projection has come.
+
+use crate::api::{
+    CheckpointLocation, CheckpointRows, EventTable, MartenStore, MessageDbCategory, TableLocation, table_part,
+};
+
+/// The event table of a library.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LibraryTable {
+    /// The table, as the library makes it.
+    pub table: EventTable,
+    /// Which rows are events of this projection, as SQL over a row.
+    pub only: String,
+    /// What to say where the table or the checkpoint's is not there.
+    pub expected: String,
+    /// The library keeps the checkpoint in the same database.
+    pub keeps_checkpoint: bool,
+    /// Where the library sets events aside that failed.
+    pub parked: Option<ParkedEvents>,
+}
+
+/// Events that Marten set aside, in a table of documents.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct ParkedEvents {
+    /// The table, with its schema.
+    pub table: String,
+    /// The projection's name and its shard.
+    pub projection: (String, String),
+}
+
+/// A projection of Marten, with its row in the progression.
+pub(super) fn marten(MartenStore { schema, projection, tenant }: &MartenStore) -> (LibraryTable, CheckpointLocation) {
+    let name = if projection.contains(':') { projection.clone() } else { format!("{projection}:All") };
+    let (table, progression) = (in_schema(schema, "mt_events"), in_schema(schema, "mt_event_progression"));
+    let tenant = tenant.as_ref().map(|tenant| format!(" and tenant_id = {}", literal(tenant)));
+    let of_shard = name.split_once(':').map(|(projection, shard)| (projection.to_owned(), shard.to_owned()));
+    let library = LibraryTable {
+        expected: format!(
+            "Marten 5 or newer makes {table} and {progression}: is spec.source.postgres.marten.schema the schema of its event store (Events.DatabaseSchemaName), and has it made its tables?"
+        ),
+        // Archived events are not handled by the daemon.
+        only: format!("is_archived is not true{}", tenant.unwrap_or_default()),
+        table: EventTable {
+            table,
+            position: "seq_id".to_owned(),
+            recorded_at: "timestamp".to_owned(),
+            ..EventTable::default()
+        },
+        keeps_checkpoint: true,
+        parked: of_shard
+            .map(|projection| ParkedEvents { table: in_schema(schema, "mt_doc_deadletterevent"), projection }),
+    };
+    (library, location(progression, "name", "last_seq_id", name, CheckpointRows::One))
+}
+
+/// A category of a Message DB, with the stream of its consumer's positions where the spec names one.
+pub(super) fn message_db(store: &MessageDbCategory) -> (LibraryTable, Option<CheckpointLocation>) {
+    let MessageDbCategory { schema, category, position_stream } = store;
+    let table = in_schema(schema, "messages");
+    let checkpoint = position_stream
+        .clone()
+        .map(|stream| location(table.clone(), "stream_name", "position", stream, CheckpointRows::LastMessage));
+    let library = LibraryTable {
+        expected: format!(
+            "Message DB 1.2 or newer makes {table}: is spec.source.postgres.messageDb.schema its schema, and does the connection name its database (message_store by default)?"
+        ),
+        only: format!("\"{}\".category(stream_name) = {}", schema.replace('"', "\"\""), literal(category)),
+        table: EventTable {
+            table,
+            position: "global_position".to_owned(),
+            recorded_at: "time".to_owned(),
+            time_zone: Some("UTC".to_owned()),
+            ..EventTable::default()
+        },
+        keeps_checkpoint: checkpoint.is_some(),
+        parked: None,
+    };
+    (library, checkpoint)
+}
+
+fn location(table: String, name: &str, position: &str, value: String, rows: CheckpointRows) -> CheckpointLocation {
+    CheckpointLocation::Table(TableLocation {
+        table,
+        name_column: name.to_owned(),
+        position_column: position.to_owned(),
+        name: value,
+        rows,
+    })
+}
+
+fn in_schema(schema: &str, table: &str) -> String {
+    format!("{}.{table}", table_part(schema))
+}
+
+/// A text as SQL, whatever `standard_conforming_strings` says.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}

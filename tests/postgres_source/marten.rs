@@ -1,0 +1,198 @@
+//! An event store as Marten 8 makes it: `mt_events` (also partitioned by `is_archived`), the progression of its async daemon, and dead letters.
+
+use projectionist::{
+    api::Reason,
+    lag::{Pending, Position},
+};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::harness::{Running, log_head, sampler_connections, server};
+
+/// What Marten 8 makes in a schema; `partitioned` is with `UseArchivedStreamPartitioning`.
+fn ddl(schema: &str, partitioned: bool) -> String {
+    let (key, parts, default) = if partitioned {
+        (
+            "primary key (seq_id, is_archived)) partition by list (is_archived)",
+            format!(
+                "create table {schema}.mt_events_default partition of {schema}.mt_events default;
+                 create table {schema}.mt_events_archived partition of {schema}.mt_events for values in (true);"
+            ),
+            "not null default false",
+        )
+    } else {
+        ("primary key (seq_id))", String::new(), "null default false")
+    };
+    format!(
+        "create table {schema}.mt_events (
+             seq_id bigint not null, id uuid not null, stream_id uuid null, version bigint not null, data jsonb not null,
+             type varchar(500) not null, timestamp timestamp with time zone not null default (now()),
+             tenant_id varchar null default '*DEFAULT*', mt_dotnet_type varchar null, is_archived bool {default},
+             constraint pkey_mt_events_seq_id {key};
+         {parts}
+         create sequence {schema}.mt_events_sequence;
+         alter sequence {schema}.mt_events_sequence owned by {schema}.mt_events.seq_id;
+         create table {schema}.mt_event_progression (
+             name varchar not null, last_seq_id bigint null, last_updated timestamp with time zone null default (transaction_timestamp()),
+             constraint pk_mt_event_progression primary key (name));
+         create function {schema}.mt_mark_event_progression(name varchar, last_encountered bigint) returns void language plpgsql as $function$
+         begin
+             insert into {schema}.mt_event_progression (name, last_seq_id, last_updated) values (name, last_encountered, transaction_timestamp())
+             on conflict on constraint pk_mt_event_progression do update set last_seq_id = last_encountered, last_updated = transaction_timestamp();
+         end; $function$;"
+    )
+}
+
+const DEAD_LETTERS: &str = "create table public.mt_doc_deadletterevent (
+    id uuid not null, data jsonb not null, mt_last_modified timestamp with time zone null default (transaction_timestamp()),
+    mt_version uuid not null default (md5(random()::text || clock_timestamp()::text)::uuid), mt_dotnet_type varchar null,
+    constraint pkey_mt_doc_deadletterevent_id primary key (id))";
+
+async fn store(name: &str, schema: &str, partitioned: bool) -> (String, Client) {
+    let url = server().create_database(name).await.unwrap();
+    let client = server().connect(name).await.unwrap();
+    client.batch_execute(&format!("create schema if not exists {schema}")).await.unwrap();
+    client.batch_execute(&ddl(schema, partitioned)).await.unwrap();
+    (url, client)
+}
+
+/// Appends as `mt_quick_append_events` does: each position is drawn in the transaction that inserts.
+fn appended(schema: &str, count: i64, tenant: &str) -> String {
+    format!(
+        "insert into {schema}.mt_events (seq_id, id, stream_id, version, data, type, tenant_id, is_archived)
+         select nextval('{schema}.mt_events_sequence'), gen_random_uuid(), gen_random_uuid(), 1, '{{}}', 'ordered', '{tenant}', false
+         from generate_series(1, {count})"
+    )
+}
+
+async fn append(client: &Client, count: i64) {
+    client.batch_execute(&appended("public", count, "*DEFAULT*")).await.unwrap();
+}
+
+async fn mark(client: &Client, name: &str, position: i64) {
+    client.execute("select mt_mark_event_progression($1, $2)", &[&name, &position]).await.unwrap();
+}
+
+fn marten(fields: Value) -> impl FnOnce(&mut Value) {
+    move |spec| {
+        *spec = json!({
+            "source": { "postgres": { "connection": { "secretRef": { "name": "db" } }, "marten": fields } },
+            "lag": { "target": "5s" },
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_waits_beyond_a_projections_progression_is_counted_with_its_age() {
+    let (url, client) = store("marten_states", "public", false).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", marten(json!({ "projection": "Orders" })));
+    sampler.wait_unknown("a", Reason::NeverCommitted).await;
+
+    mark(&client, "Orders:All", 0).await;
+    let none = sampler.wait_pending("a", 0).await;
+    assert_eq!((log_head(&none.sample).raw, none.sample.parked), (Position(0), None), "empty");
+    assert_eq!(none.sample.staleness, Some(std::time::Duration::ZERO));
+    append(&client, 5).await;
+    client.batch_execute("update mt_events set timestamp = now() - interval '1 hour' where seq_id = 3").await.unwrap();
+    let behind = sampler.wait_pending("a", 5).await;
+    assert_eq!((log_head(&behind.sample).safe, behind.sample.arrived), (Position(5), 5));
+    mark(&client, "Orders:All", 2).await;
+    let stale = sampler.wait_pending("a", 3).await;
+    assert!(stale.sample.staleness.unwrap().as_secs() >= 3_600, "by the third event's own time");
+    mark(&client, "Orders:All", 5).await;
+    sampler.wait_pending("a", 0).await;
+
+    // A reserved position is no event: what the sequence has handed out says nothing.
+    client.batch_execute("select nextval('mt_events_sequence')").await.unwrap();
+    append(&client, 1).await;
+    let one = sampler.wait_pending("a", 1).await;
+    assert_eq!(log_head(&one.sample).raw, Position(7));
+
+    // Rewound, as for a rebuild.
+    mark(&client, "Orders:All", 0).await;
+    sampler.wait_pending("a", 6).await;
+    client
+        .batch_execute("delete from mt_events where seq_id > 5; select setval('mt_events_sequence', 5)")
+        .await
+        .unwrap();
+    let back = sampler.wait_measured("the head moved back", "a", |m| log_head(&m.sample).raw == Position(5)).await;
+    assert_eq!(back.assessment.pending.events, 5);
+}
+
+#[tokio::test]
+async fn an_open_append_holds_the_safe_head_and_archived_events_and_other_tenants_do_not_wait() {
+    let (url, client) = store("marten_archived", "public", true).await;
+    mark(&client, "Orders:V2:All", 0).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("all", marten(json!({ "projection": "Orders:V2:All" })));
+    sampler.declare("one", marten(json!({ "projection": "Orders:V2:All", "tenant": "it's \\one" })));
+    sampler.wait_pending("all", 0).await;
+
+    let slow = server().connect("marten_archived").await.unwrap();
+    slow.batch_execute(&format!("begin; {}", appended("public", 1, "*DEFAULT*"))).await.unwrap();
+    append(&client, 3).await;
+    let held = sampler.wait_measured("held", "all", |m| m.sample.held_back == 3).await;
+    assert_eq!((log_head(&held.sample).raw, log_head(&held.sample).safe), (Position(4), Position(0)));
+    slow.batch_execute("commit").await.unwrap();
+    sampler.wait_pending("all", 4).await;
+
+    client.batch_execute(&appended("public", 2, "it''s \\one")).await.unwrap();
+    sampler.wait_pending("all", 6).await;
+    sampler.wait_pending("one", 2).await;
+    client.batch_execute("update mt_events set is_archived = true where seq_id in (2, 5)").await.unwrap();
+    sampler.wait_pending("all", 4).await;
+    sampler.wait_pending("one", 1).await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_told_for_their_projection_alone_and_many_projections_share_one_connection() {
+    let (url, client) = store("marten_parked", "public", false).await;
+    client.batch_execute(DEAD_LETTERS).await.unwrap();
+    append(&client, 12).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    for n in 0..12_i64 {
+        mark(&client, &format!("P{n}:All"), n).await;
+        sampler.declare(&format!("p{n}"), marten(json!({ "projection": format!("P{n}") })));
+    }
+    let dead = |name: &str| {
+        json!({ "ProjectionName": name, "ShardName": "All", "EventSequence": 3, "ExceptionType": "Failed" }).to_string()
+    };
+    for name in ["P1", "P1", "P2"] {
+        let letter = "insert into mt_doc_deadletterevent (id, data) values (gen_random_uuid(), $1::text::jsonb)";
+        client.execute(letter, &[&dead(name)]).await.unwrap();
+    }
+    for (n, parked) in [(0, 0), (1, 2), (2, 1), (11, 0)] {
+        let pending = Pending { events: u64::try_from(12 - n).unwrap(), exact: true };
+        let told =
+            |m: &projectionist::snapshot::Measured| m.sample.parked == Some(parked) && m.assessment.pending == pending;
+        sampler.wait_measured("pending and parked", &format!("p{n}"), told).await;
+    }
+    assert_eq!(sampler_connections(&client, "marten_parked").await, 1);
+}
+
+#[tokio::test]
+async fn a_store_that_is_elsewhere_is_missed_with_what_is_expected_there_and_the_least_rights_suffice() {
+    let (_, client) = store("marten_rights", "orders", false).await;
+    let role = "create role marten_reader login password 'hunter2'; grant usage on schema orders to marten_reader;
+        grant select on orders.mt_events, orders.mt_event_progression to marten_reader";
+    client.batch_execute(role).await.unwrap();
+    client.batch_execute(&appended("orders", 2, "*DEFAULT*")).await.unwrap();
+    client.batch_execute("insert into orders.mt_event_progression values ('Orders:All', 1)").await.unwrap();
+    let url = server().url_as("marten_reader", "hunter2", "marten_rights");
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("good", marten(json!({ "schema": "orders", "projection": "Orders" })));
+    sampler.declare("elsewhere", marten(json!({ "projection": "Orders" })));
+    sampler.wait_pending("good", 1).await;
+    let missing = sampler.wait_unknown("elsewhere", Reason::TableNotFound).await;
+    for part in ["event source: ", "public.mt_event_progression", "spec.source.postgres.marten.schema", "Marten 5"] {
+        assert!(missing.message.contains(part), "{part}: {}", missing.message);
+    }
+    for table in ["mt_events", "mt_event_progression"] {
+        client.batch_execute(&format!("revoke select on orders.{table} from marten_reader")).await.unwrap();
+        let denied = sampler.wait_unknown("good", Reason::PermissionDenied).await;
+        assert!(denied.message.contains(table), "{}", denied.message);
+        client.batch_execute(&format!("grant select on orders.{table} to marten_reader")).await.unwrap();
+        sampler.wait_pending("good", 1).await;
+    }
+}

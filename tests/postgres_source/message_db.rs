@@ -1,0 +1,149 @@
+//! A message store as Message DB 1.3 makes it, with a consumer that keeps its position in a stream.
+
+use std::time::Duration;
+
+use projectionist::{api::Reason, lag::Position, snapshot::Measured};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::harness::{Running, commit, log_head, server};
+
+/// Table, functions and indexes that measuring and appending touch.
+const DDL: &str = "
+    create schema message_store;
+    create table message_store.messages (
+        global_position bigserial not null, position bigint not null, id uuid not null default gen_random_uuid(),
+        time timestamp without time zone default (now() at time zone 'utc') not null, stream_name text not null, type text not null,
+        data jsonb, metadata jsonb);
+    alter table message_store.messages add primary key (global_position) not deferrable initially immediate;
+    create function message_store.category(stream_name varchar) returns varchar as $$
+    begin return split_part(category.stream_name, '-', 1); end; $$ language plpgsql immutable;
+    create function message_store.hash_64(value varchar) returns bigint as $$
+    begin return ('x' || substr(md5(hash_64.value), 1, 16))::bit(64)::bigint; end; $$ language plpgsql immutable;
+    set search_path to message_store;
+    create index messages_category on messages (
+        category(stream_name), global_position, category(metadata->>'correlationStreamName'));
+    create unique index messages_id on messages (id);
+    create unique index messages_stream on messages (stream_name, position);
+    reset search_path;
+    create table checkpoints (projection text primary key, position bigint);";
+
+async fn store(name: &str) -> (String, Client) {
+    let url = server().create_database(name).await.unwrap();
+    let client = server().connect(name).await.unwrap();
+    client.batch_execute(DDL).await.unwrap();
+    (url, client)
+}
+
+/// As `write_message` does: the category is locked first.
+fn written(stream: &str, data: &Value) -> String {
+    format!(
+        "select pg_advisory_xact_lock(message_store.hash_64(message_store.category('{stream}')));
+         insert into message_store.messages (stream_name, position, type, data)
+         select '{stream}', coalesce(max(position) + 1, 0), 'Written', '{data}' from message_store.messages where stream_name = '{stream}'"
+    )
+}
+
+async fn write(client: &Client, stream: &str) {
+    client.batch_execute(&written(stream, &json!({}))).await.unwrap();
+}
+
+async fn record(client: &Client, stream: &str, position: &Value) {
+    client.batch_execute(&written(stream, &json!({ "position": position }))).await.unwrap();
+}
+
+fn category(fields: Value) -> impl FnOnce(&mut Value) {
+    move |spec| {
+        *spec = json!({
+            "source": { "postgres": { "connection": { "secretRef": { "name": "db" } }, "messageDb": fields } },
+            "lag": { "target": "5s" },
+        });
+    }
+}
+
+fn orders() -> impl FnOnce(&mut Value) {
+    category(json!({ "category": "orders", "positionStream": "orders:position-list" }))
+}
+
+#[tokio::test]
+async fn messages_of_a_category_wait_beyond_the_recorded_position() {
+    let (url, client) = store("message_db_states").await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", orders());
+    sampler.wait_unknown("a", Reason::NeverCommitted).await;
+    for stream in ["orders-1", "bills-1", "orders-2", "orders"] {
+        write(&client, stream).await;
+    }
+    record(&client, "orders:position-list", &json!(1)).await;
+    let behind = sampler.wait_pending("a", 2).await;
+    assert_eq!(log_head(&behind.sample).raw, Position(5), "of all categories");
+    assert!(behind.sample.staleness.unwrap() < Duration::from_secs(600), "times are UTC");
+    client
+        .batch_execute("update message_store.messages set time = time - interval '1 hour' where global_position = 3")
+        .await
+        .unwrap();
+    record(&client, "orders:position-list", &json!(2)).await;
+    let stale = |m: &Measured| m.sample.staleness.is_some_and(|age| age >= Duration::from_secs(3_600));
+    sampler.wait_measured("the oldest by its own time", "a", stale).await;
+    record(&client, "orders:position-list", &json!(4)).await;
+    let done = sampler.wait_pending("a", 0).await;
+    assert_eq!(done.sample.staleness, Some(Duration::ZERO), "although other categories have newer messages");
+    record(&client, "orders:position-list", &json!(0)).await;
+    sampler.wait_pending("a", 3).await;
+    record(&client, "orders:position-list", &json!("soon")).await;
+    // A position that is no number is none.
+    sampler.wait_unknown("a", Reason::NeverCommitted).await;
+    record(&client, "orders:position-list", &json!(4)).await;
+    sampler.wait_pending("a", 0).await;
+    client.batch_execute("truncate message_store.messages restart identity").await.unwrap();
+    sampler.wait_unknown("a", Reason::NeverCommitted).await;
+}
+
+#[tokio::test]
+async fn an_open_write_holds_the_safe_head_and_a_checkpoint_may_be_in_a_table() {
+    let (url, client) = store("message_db_held").await;
+    write(&client, "orders-1").await;
+    record(&client, "orders:position-list", &json!(1)).await;
+    commit(&client, "b", 0).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", orders());
+    sampler.declare("b", |spec| {
+        category(json!({ "category": "orders" }))(spec);
+        spec["checkpoint"] = json!({ "readStore": {} });
+        spec["readStore"] = json!({ "postgres": { "connection": { "secretRef": { "name": "db" } } } });
+    });
+    sampler.wait_pending("a", 0).await;
+    sampler.wait_pending("b", 1).await;
+    let slow = server().connect("message_db_held").await.unwrap();
+    slow.batch_execute(&format!("begin; {}", written("bills-1", &json!({})))).await.unwrap();
+    write(&client, "orders-2").await;
+    let held = sampler.wait_measured("held", "a", |m| m.sample.held_back == 1).await;
+    assert!(log_head(&held.sample).safe < log_head(&held.sample).raw);
+    slow.batch_execute("commit").await.unwrap();
+    let free = |m: &Measured| m.sample.held_back == 0 && m.assessment.pending.events == 1;
+    sampler.wait_measured("released", "a", free).await;
+    sampler.wait_pending("b", 2).await;
+}
+
+#[tokio::test]
+async fn the_least_rights_suffice_and_a_store_that_is_elsewhere_is_missed_with_what_is_expected() {
+    let (_, client) = store("message_db_rights").await;
+    let role =
+        "create role message_reader login password 'hunter2'; grant usage on schema message_store to message_reader;
+        grant select on message_store.messages to message_reader";
+    client.batch_execute(role).await.unwrap();
+    write(&client, "orders-1").await;
+    record(&client, "orders:position-list", &json!(0)).await;
+    let url = server().url_as("message_reader", "hunter2", "message_db_rights");
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("good", orders());
+    let elsewhere = json!({ "schema": "messages", "category": "orders", "positionStream": "orders:position-list" });
+    sampler.declare("elsewhere", category(elsewhere));
+    sampler.wait_pending("good", 1).await;
+    let missing = sampler.wait_unknown("elsewhere", Reason::TableNotFound).await;
+    for part in ["messages.messages", "spec.source.postgres.messageDb.schema", "Message DB 1.2"] {
+        assert!(missing.message.contains(part), "{part}: {}", missing.message);
+    }
+    client.batch_execute("revoke select on message_store.messages from message_reader").await.unwrap();
+    sampler.wait_unknown("good", Reason::PermissionDenied).await;
+}
