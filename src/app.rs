@@ -14,7 +14,10 @@ use crate::{
     api::Projection,
     cli::{Cli, Command, DelegateArgs, OperatorArgs, ProjectorArgs, Scope, UninstallArgs},
     clients::postgres::ConnectionSettings,
-    controller::{self, ControllerInputs, LiveIndex, Part, ServerAbilities, WorkerDefaults},
+    controller::{
+        self, ControllerInputs, ExistingWorkloads, LiveIndex, Part, ServerAbilities, WorkerCountsOfWatches,
+        WorkerDefaults,
+    },
     leader_required::{Disagreements, Following},
     metrics::{ControllerMetrics, Metrics},
     metrics::{ServedMetrics, measured_kind},
@@ -292,7 +295,9 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
         first_round,
         metrics: sampler_metrics,
     };
-    rooms.spawn(ok(sampler::run(sampling, shutdown.asked())));
+    let existing = Arc::new(ExistingWorkloads::new(client.clone(), trigger));
+    let counts = WorkerCountsOfWatches { index: index.clone(), existing: Arc::clone(&existing) };
+    rooms.spawn(ok(sampler::run_with_workers(sampling, Some(Arc::new(counts)), shutdown.asked())));
     let serving = ServeOptions {
         certificate: certificates,
         authorities,
@@ -321,7 +326,8 @@ async fn operator(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -
         projections,
         index,
         snapshot,
-        triggers: (trigger, triggers),
+        existing: Arc::clone(&existing),
+        triggers,
         changes,
         leading,
         synced,

@@ -45,10 +45,12 @@ pub struct ControllerInputs {
     pub projections: Store<Projection>,
     /// The objects made for the Projections, as the watches show them.
     pub index: LiveIndex,
+    /// The workloads that Projections name, which are watched while this replica leads.
+    pub existing: Arc<ExistingWorkloads>,
     /// What the sampler measured.
     pub snapshot: SharedSnapshot,
     /// Projections to reconcile, from the watches.
-    pub triggers: (mpsc::UnboundedSender<ProjectionKey>, mpsc::UnboundedReceiver<ProjectionKey>),
+    pub triggers: mpsc::UnboundedReceiver<ProjectionKey>,
     /// Projections to reconcile, from the sampler.
     pub changes: mpsc::Receiver<ProjectionKey>,
     /// Whether this replica leads.
@@ -73,7 +75,8 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         projections,
         index,
         snapshot,
-        triggers: (trigger, mut triggers),
+        existing,
+        mut triggers,
         mut changes,
         mut leading,
         mut synced,
@@ -86,7 +89,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         client: client.clone(),
         projections: projections.clone(),
         index: index.clone(),
-        existing: Arc::new(ExistingWorkloads::new(client.clone(), trigger)),
+        existing,
         snapshot,
         unserved: unserved.clone(),
     };

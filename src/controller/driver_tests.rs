@@ -39,12 +39,13 @@ async fn it_reconciles_only_while_this_replica_leads_and_everything_has_been_lis
     let (_unserved, unserved) = watch::channel(None);
     let metrics = Arc::new(ControllerMetrics::default());
     let inputs = ControllerInputs {
+        existing: Arc::new(ExistingWorkloads::new(client.clone(), trigger.clone())),
         client,
         identity: "replica-1".to_owned(),
         projections,
         index: LiveIndex::default(),
         snapshot: SharedSnapshot::default(),
-        triggers: (trigger.clone(), triggers),
+        triggers,
         changes,
         leading,
         synced,

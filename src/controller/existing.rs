@@ -80,6 +80,16 @@ impl ExistingWorkloads {
         Look::NotYet
     }
 
+    /// The workload that is watched for a Projection, where it is there.
+    pub fn watched(&self, projection: &ProjectionKey) -> Option<Arc<Live>> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = watched.get(projection)?.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match look {
+            Look::Found(live) => Some(live),
+            Look::NotYet | Look::Missing => None,
+        }
+    }
+
     /// The Projection names none any more.
     pub fn forget(&self, projection: &ProjectionKey) {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(projection);

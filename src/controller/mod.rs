@@ -26,8 +26,10 @@ mod status;
 mod unapplied;
 mod validate;
 mod watches;
+mod worker_counts;
 
 pub use driver::{ControllerInputs, run};
+pub use existing::ExistingWorkloads;
 pub use index::LiveIndex;
 pub use parts::Part;
 pub use plan::{
@@ -35,6 +37,6 @@ pub use plan::{
     builtin_pods::{PodDefaults, WorkerDefaults},
 };
 pub use preview::Preview;
-pub use status::urgency::{COUNTS_EVERY, COUNTS_SETTLE, NUMBERS_EVERY};
 pub use validate::Invalid;
 pub use watches::{follow_part, follow_projections};
+pub use worker_counts::WorkerCountsOfWatches;

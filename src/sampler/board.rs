@@ -8,11 +8,14 @@ use std::{
 
 use kube::ResourceExt;
 
-use super::budgets::Budgets;
+use super::{
+    budgets::Budgets,
+    workers::{WatchedWorkers, WorkerNumbers},
+};
 use crate::{
     api::{Checkpoint, ConditionType, OnUnknown, Projection, ReadStore, Reason, Source},
     bounds::bounds,
-    lag::{Bounds, Cadence, Claim, Fault, Model, Sample, Workers},
+    lag::{Bounds, Cadence, Claim, Fault, Model, Sample},
     leader_required::Following,
     measure::{MeasureError, ProjectionKey},
     resolve::key_of,
@@ -49,6 +52,7 @@ pub(super) enum Taken {
 
 #[derive(Default)]
 pub(super) struct Board {
+    workers: Option<Arc<dyn WatchedWorkers>>,
     entries: HashMap<ProjectionKey, Entry>,
     budgets: Budgets,
     following: Following,
@@ -83,6 +87,15 @@ struct Measures {
 }
 
 impl Board {
+    /// Takes the numbers of workers from `workers`, and from the status where that knows none.
+    pub(super) fn with_workers(workers: Option<Arc<dyn WatchedWorkers>>) -> Self {
+        Self { workers, ..Self::default() }
+    }
+
+    fn numbers(&self, projection: &Projection) -> WorkerNumbers {
+        WorkerNumbers::of(projection, self.workers.as_deref())
+    }
+
     /// Follows the set of known Projections. `following`: whether another replica leads, whose word is in their status. True when what is to be measured may
     /// have changed: a status alone changes nothing of that. A version that was seen already costs no more than a look.
     pub(super) fn sync(&mut self, projections: &[Arc<Projection>], following: Following) -> bool {
@@ -110,6 +123,7 @@ impl Board {
 
     fn sync_one(&mut self, key: ProjectionKey, projection: &Arc<Projection>) -> bool {
         let seen = (Arc::clone(projection), self.syncs);
+        let fallback = fallback(projection, self.numbers(projection));
         let uid = projection.uid().unwrap_or_default();
         let measures = Measures::of(projection);
         let generation = projection.metadata.generation.unwrap_or_default();
@@ -117,7 +131,6 @@ impl Board {
             Some(entry) if *entry.observation.uid == *uid && entry.measures == measures => {
                 entry.seen = seen;
                 let changed = std::mem::replace(&mut entry.generation, generation) != generation;
-                let fallback = fallback(projection);
                 if changed {
                     // What was measured is what the newer spec asks for, too; reconciling waits to hear that.
                     Arc::make_mut(&mut entry.observation).generation = generation;
@@ -142,7 +155,7 @@ impl Board {
                     generation,
                     labels: Arc::new(projection.labels().clone()),
                     measured: None,
-                    fallback: fallback(projection),
+                    fallback,
                     failure: Some(not_yet),
                 };
                 self.entries.insert(
@@ -167,6 +180,7 @@ impl Board {
 
     /// Takes in an answer about `projection`, the newest version that is known of it.
     pub(super) fn take(&mut self, reported: Reported, projection: &Projection, now: Instant) -> Taken {
+        let there = self.numbers(projection);
         let Some(entry) = self.entries.get_mut(&reported.key) else { return Taken::Ignored };
         if entry.observation.uid != reported.uid || entry.generation != reported.generation {
             return Taken::Ignored;
@@ -178,7 +192,7 @@ impl Board {
             self.budgets.claim(
                 &reported.key,
                 store,
-                Claim { wanted: entry.wanted, running: running(projection), per_worker },
+                Claim { wanted: entry.wanted, running: there.desired, per_worker },
             );
         }
         let most = limits.and_then(|limits| u32::try_from(limits.max_connections).ok());
@@ -189,7 +203,7 @@ impl Board {
             entry.model.hear(word);
         }
         let outcome = reported.result.and_then(|sample| {
-            let assessment = entry.model.observe(&sample, workers(projection), bounds).map_err(unknown)?;
+            let assessment = entry.model.observe(&sample, there.workers(), bounds).map_err(unknown)?;
             entry.wanted = assessment.required.wanted;
             Ok(Measured { sample, assessment, valid_until: reported.valid_until })
         });
@@ -303,25 +317,11 @@ fn stuck_at(projection: &Projection) -> Option<String> {
 
 /// What is asked for while the lag is not known, where the spec wants that: never fewer workers than run, since none is to end because something
 /// could not be read.
-fn fallback(projection: &Projection) -> Option<u32> {
+fn fallback(projection: &Projection, there: WorkerNumbers) -> Option<u32> {
     let spec = &projection.spec;
     let workers = spec.lag.fallback_workers.filter(|_| spec.lag.on_unknown == OnUnknown::Fallback)?;
-    let workers = u32::try_from(workers).ok()?.max(running(projection));
+    let workers = u32::try_from(workers).ok()?.max(there.desired);
     Some(workers.min(u32::try_from(spec.scaling.most_workers()).ok()?))
-}
-
-/// The workers that there are to be, by the last word about them.
-fn running(projection: &Projection) -> u32 {
-    let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
-    workers.and_then(|workers| workers.desired).and_then(|desired| u32::try_from(desired).ok()).unwrap_or(0)
-}
-
-fn workers(projection: &Projection) -> Workers {
-    let workers = projection.status.as_ref().and_then(|status| status.workers.as_ref());
-    workers.map_or_else(Workers::default, |workers| Workers {
-        ready: workers.ready.and_then(|ready| u32::try_from(ready).ok()).unwrap_or(0),
-        rolling: workers.rolling,
-    })
 }
 
 fn unknown(fault: Fault) -> MeasureError {

@@ -11,6 +11,7 @@ mod planner;
 mod poll;
 mod secrets;
 mod tasks;
+mod workers;
 
 use std::{
     future::Future,
@@ -28,6 +29,7 @@ use tokio::{
 };
 
 pub use secrets::{SecretData, Secrets};
+pub use workers::{WatchedWorkers, WorkerNumbers};
 
 use crate::{
     addresses::AddressRules,
@@ -94,8 +96,17 @@ impl SamplerMetrics {
     }
 }
 
-/// Samples until `shutdown` is ready; then all connections are closed.
+/// Samples until `shutdown` is ready; then all connections are closed. The numbers of workers are those of the statuses.
 pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
+    run_with_workers(inputs, None, shutdown).await;
+}
+
+/// The same, with the numbers of workers from `workers`, where they come seconds earlier.
+pub async fn run_with_workers(
+    inputs: SamplerInputs,
+    workers: Option<Arc<dyn WatchedWorkers>>,
+    shutdown: impl Future<Output = ()>,
+) {
     let SamplerInputs {
         projections,
         mut changed,
@@ -120,7 +131,7 @@ pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
     let (known, known_here) = watch::channel(Vec::new());
     let planner = planner::Planner::new(secrets, report, Arc::clone(&metrics), addresses);
     let _planner = AbortOnDrop(tokio::spawn(planner.run(known_here, refusals)));
-    let mut board = Board::default();
+    let mut board = Board::with_workers(workers);
     let mut publish_at = Some(Instant::now());
     let mut expired_until = std::time::Instant::now();
     let mut expire = interval(EXPIRE_EVERY);

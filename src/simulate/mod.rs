@@ -37,8 +37,8 @@ mod report;
 mod run;
 mod shard;
 mod svg;
-mod told;
 mod trace;
+mod watched;
 
 pub use command::{InvalidInput, Options, read_autoscaler, read_projection, simulate};
 pub use crew::Worker;

@@ -1,10 +1,10 @@
-//! The operator's own policy: the very model that it runs. Beside `told.rs` the only file of the simulator that knows the model's types.
+//! The operator's own policy: the very model that it runs. Beside `watched.rs` the only file of the simulator that knows the model's types.
 
 use super::{
     given_autoscaler::{GivenAutoscaler, Reads},
     kind::Measured,
     policy::{Policy, State},
-    told::Told,
+    watched,
 };
 use crate::{
     api::Projection,
@@ -23,7 +23,6 @@ pub struct ModelPolicy {
     /// What each of its metrics reads.
     reads: Vec<Reads>,
     operator: Preview,
-    told: Told,
     latest: Option<Assessment>,
 }
 
@@ -66,7 +65,6 @@ impl ModelPolicy {
             // The required workers, and then, where a second rule asks for it, the length of the queue.
             reads: vec![Reads::Required, Reads::Pending],
             operator,
-            told: Told::default(),
             latest: None,
         })
     }
@@ -84,10 +82,8 @@ impl Policy for ModelPolicy {
     }
 
     fn sample(&mut self, state: &State<'_>) {
-        let workers = self.told.workers(state);
         // After a sample without a lag there is no answer, as in the operator once the last one is too old.
-        self.latest = self.model.observe(&sample(state), workers, self.bounds).ok();
-        self.told.asks_for(self.required(), state);
+        self.latest = self.model.observe(&sample(state), watched::workers(state), self.bounds).ok();
     }
 
     fn readings(&mut self, _: &State<'_>) -> Vec<Reading> {
