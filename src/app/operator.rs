@@ -1,0 +1,374 @@
+//! The operator: which part gets what from which other, and in which order they begin and end. Decides nothing else.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use kube::{
+    Client,
+    runtime::reflector::{self, Store, store::Writer},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    addresses::AddressRules,
+    api::Projection,
+    cli::{DelegateArgs, OperatorArgs, Scope},
+    controller::{
+        self, ControllerInputs, ExistingWorkloads, LiveIndex, Part, ServerAbilities, WorkerCountsOfWatches,
+        WorkerDefaults,
+    },
+    leader_required::{Disagreements, Following},
+    measure::ProjectionKey,
+    metrics::{ControllerMetrics, Metrics, ServedMetrics, measured_kind},
+    metrics_api::{
+        self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, Offer, Rate, ServeOptions,
+        serving::ServingCertificate,
+    },
+    names,
+    platform::{
+        api_server,
+        delegate_client::{AdapterClient, ServiceAccountTokens, ServiceAddress, Tokens},
+        delegated_auth::{ClusterReviews, follow_authorities},
+        errors::in_words,
+        leader::{self, LeaderSettings},
+        listen::listen,
+        readiness::{Readiness, may_reconcile},
+        registration::{Unserved, switched_off},
+        secrets::ClusterSecrets,
+        serving_certificate::{self, CertificateSettings},
+        shutdown::Shutdown,
+        telemetry,
+    },
+    sampler::{self, SamplerInputs, SamplerMetrics},
+    snapshot::SharedSnapshot,
+};
+
+/// Changes that the sampler may have reported and the controller not yet taken; the sampler waits with more.
+const UNTAKEN_CHANGES: usize = 1_024;
+/// The Lease that determines which replica reconciles.
+const LEASE: &str = "projectionist";
+
+/// What several parts use.
+struct Shared {
+    client: Client,
+    identity: String,
+    projections: Store<Projection>,
+    index: LiveIndex,
+    existing: Arc<ExistingWorkloads>,
+    snapshot: SharedSnapshot,
+    /// This replica leads.
+    leading: watch::Receiver<bool>,
+    following: watch::Receiver<Following>,
+    unserved: watch::Receiver<Option<Unserved>>,
+    shutdown: Shutdown,
+}
+
+/// The parts that end on the signal, each in its own way.
+type Tasks = JoinSet<anyhow::Result<()>>;
+
+/// Runs the operator until the process is asked to end. `serving_threads` answer the metrics API.
+pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
+    let OperatorArgs {
+        metrics_api_listen,
+        metrics_api_requests_per_second,
+        metrics_api_request_burst,
+        telemetry_listen,
+        namespace,
+        identity,
+        service,
+        certificate_secret,
+        external_metrics,
+        custom_metrics,
+        delegates,
+        take_over_api_services,
+        worker_image,
+        worker_image_pull_policy,
+        worker_defaults,
+        allow_source_addresses,
+        watch_namespace,
+        log: _,
+    } = args;
+    let shutdown = Shutdown::on_signals()?;
+    let client = client().await?;
+    let delegates = asked_for_the_rest(delegates, (external_metrics, custom_metrics), &client, &namespace)?;
+    let telemetry_listener = telemetry::bind(telemetry_listen).await?;
+    let metrics_api_listener = listen(metrics_api_listen)
+        .await
+        .with_context(|| format!("the metrics API cannot listen on {metrics_api_listen}"))?;
+
+    // What is shared, and how the parts tell each other.
+    let (projections, projections_writer) = reflector::store::<Projection>();
+    let (trigger_tx, triggers_rx) = mpsc::unbounded_channel();
+    let (leading_tx, leading) = watch::channel(false);
+    let (following_tx, following) = watch::channel(Following::default());
+    let (unserved_tx, unserved) = watch::channel(unserved_by_choice(external_metrics));
+    let (certificate_tx, certificate_rx) = watch::channel(None);
+    let (authorities_tx, authorities_rx) = watch::channel(Arc::new(ClientAuthorities::default()));
+    let (first_round_tx, first_round_rx) = watch::channel(false);
+    let (change_tx, changes_rx) = mpsc::channel(UNTAKEN_CHANGES);
+    let existing = Arc::new(ExistingWorkloads::new(client.clone(), trigger_tx.clone()));
+    let (index, snapshot) = (LiveIndex::default(), SharedSnapshot::default());
+    let shared =
+        Shared { client, identity, projections, index, existing, snapshot, leading, following, unserved, shutdown };
+    let (sampler_metrics, controller_metrics) = (Arc::<SamplerMetrics>::default(), Arc::<ControllerMetrics>::default());
+    let api_metrics = ApiMetrics::default();
+
+    // The watches, and the page that says whether all is ready: they follow the cluster for as long as the process lives, and end with it.
+    let mut readiness = Readiness::default();
+    let authorities_known = readiness.condition("the request-header configuration of kube-system");
+    readiness.follow("the first round of samples", first_round_rx);
+    let has_certificate = readiness.condition("the serving certificate");
+    let mut followers = JoinSet::new();
+    let namespaces = namespaces_of(&watch_namespace);
+    let (changed, synced) =
+        follow_cluster(&shared, &namespaces, projections_writer, &trigger_tx, &mut readiness, &mut followers);
+    followers.spawn(tell_of_certificate(certificate_rx.clone(), has_certificate));
+    let (snapshot, projections) = (shared.snapshot.clone(), shared.projections.clone());
+    let page = Metrics::new(&controller_metrics, &api_metrics, Arc::clone(&sampler_metrics), snapshot, projections);
+    followers.spawn(telemetry::serve(telemetry_listener, page, readiness, shared.shutdown.clone()));
+
+    let server = server_abilities(&shared.client, &shared.shutdown).await;
+    let addresses = AddressRules::default()
+        .allowing(allow_source_addresses)
+        .refusing_api_server(api_server::addresses(&shared.client).await);
+
+    let mut tasks = Tasks::new();
+    let offer = Offer { external: external_metrics, objects: custom_metrics.then(measured_kind) };
+    let certificate_settings = CertificateSettings {
+        namespace: namespace.clone(),
+        service,
+        given: certificate_secret.filter(|name| !name.is_empty()),
+        api_services: offer.versions().into_iter().map(ApiVersion::api_service).collect(),
+        take_over: take_over_api_services,
+    };
+    hold_certificate(&shared, certificate_settings, certificate_tx, unserved_tx, &mut tasks);
+    let asked = shared.shutdown.asked();
+    tasks.spawn(ok(follow_authorities(shared.client.clone(), authorities_tx, authorities_known, asked)));
+    let sampling = SamplerInputs {
+        projections: shared.projections.clone(),
+        changed,
+        following: shared.following.clone(),
+        secrets: Arc::new(ClusterSecrets::new(shared.client.clone())),
+        addresses: Arc::new(addresses),
+        snapshot: shared.snapshot.clone(),
+        changes: change_tx,
+        first_round: first_round_tx,
+        metrics: sampler_metrics,
+    };
+    let counts = WorkerCountsOfWatches { index: shared.index.clone(), existing: Arc::clone(&shared.existing) };
+    tasks.spawn(ok(sampler::run_with_workers(sampling, Some(Arc::new(counts)), shared.shutdown.asked())));
+    let values = ServedMetrics::new(shared.snapshot.clone()).knowing(shared.projections.clone());
+    let serving = ServeOptions {
+        certificate: certificate_rx,
+        authorities: authorities_rx,
+        offer,
+        delegates,
+        values: values.following(shared.following.clone()),
+        // Its connections are tended where it is made.
+        reviews: ClusterReviews::new(serving_threads.spawn(self::client()).await??),
+        rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
+        connection_age: metrics_api::CONNECTION_AGE,
+        metrics: api_metrics,
+    };
+    let asked = shared.shutdown.asked();
+    let served = serving_threads.spawn(async move {
+        metrics_api::serve(metrics_api_listener, serving, asked).await.map_err(anyhow::Error::from)
+    });
+    tasks.spawn(async move { served.await.context("the metrics API ended abnormally")? });
+    let workers = WorkerDefaults { image: worker_image, pull_policy: worker_image_pull_policy, pods: worker_defaults };
+    let controller = tokio::spawn(controller::run(
+        ControllerInputs {
+            client: shared.client.clone(),
+            identity: shared.identity.clone(),
+            projections: shared.projections.clone(),
+            index: shared.index.clone(),
+            existing: Arc::clone(&shared.existing),
+            snapshot: shared.snapshot.clone(),
+            triggers: triggers_rx,
+            changes: changes_rx,
+            leading: shared.leading.clone(),
+            synced,
+            workers,
+            server,
+            unserved: shared.unserved.clone(),
+            metrics: controller_metrics,
+        },
+        shared.shutdown.asked(),
+    ));
+    lead(&shared, namespace, leading_tx, following_tx, controller, &mut tasks);
+    until_all_have_ended(tasks, &shared.shutdown).await
+}
+
+/// A client of the API server, by the kubeconfig or the pod's service account.
+pub(super) async fn client() -> anyhow::Result<Client> {
+    Client::try_default().await.context("the API server's address or credentials could not be found")
+}
+
+/// The namespaces to watch; `None` stands for all of them.
+fn namespaces_of(watch_namespace: &[String]) -> Vec<Option<String>> {
+    Scope::from_names(watch_namespace).namespaces().into_iter().map(|name| name.map(ToOwned::to_owned)).collect()
+}
+
+/// What is known of the APIServices before any is looked at: one that is switched off does not lead here.
+fn unserved_by_choice(external_metrics: bool) -> Option<Unserved> {
+    let off = (!external_metrics).then_some(names::EXTERNAL_API_SERVICE);
+    off.map(|name| Unserved::from([(name.to_owned(), switched_off(name))]))
+}
+
+/// Starts the watches. Returns what changes its value with each change of a Projection, and what becomes true when all has been listed.
+fn follow_cluster(
+    shared: &Shared,
+    namespaces: &[Option<String>],
+    projections: Writer<Projection>,
+    triggers: &mpsc::UnboundedSender<ProjectionKey>,
+    readiness: &mut Readiness,
+    followers: &mut JoinSet<()>,
+) -> (watch::Receiver<u64>, watch::Receiver<bool>) {
+    let (changed_tx, changed_rx) = watch::channel(0);
+    let (synced_tx, synced_rx) = watch::channel(false);
+    let mut lists = Vec::new();
+    let mut list = |what| {
+        let (listed_tx, listed_rx) = watch::channel(false);
+        readiness.follow(what, listed_rx.clone());
+        lists.push(listed_rx);
+        listed_tx
+    };
+    let (client, triggers) = (&shared.client, || triggers.clone());
+    let listed = list("the list of Projections");
+    let scopes = || namespaces.to_vec();
+    followers.spawn(controller::follow_projections(
+        client.clone(),
+        scopes(),
+        projections,
+        changed_tx,
+        triggers(),
+        listed,
+    ));
+    for part in Part::ALL {
+        let listed = list("the lists of workloads");
+        let index = shared.index.clone();
+        followers.spawn(controller::follow_part(client.clone(), scopes(), part, index, triggers(), listed));
+    }
+    followers.spawn(may_reconcile(lists, synced_tx));
+    (changed_rx, synced_rx)
+}
+
+/// Starts keeping the serving certificate and the APIServices that lead to it, and telling of those that lead elsewhere.
+fn hold_certificate(
+    shared: &Shared,
+    settings: CertificateSettings,
+    certificate: watch::Sender<Option<Arc<ServingCertificate>>>,
+    unserved: watch::Sender<Option<Unserved>>,
+    tasks: &mut Tasks,
+) {
+    let (take_tx, taken_rx) = mpsc::unbounded_channel();
+    tasks.spawn(ok(serving_certificate::tell(
+        shared.client.clone(),
+        settings.clone(),
+        shared.identity.clone(),
+        shared.unserved.clone(),
+        shared.leading.clone(),
+        taken_rx,
+        shared.shutdown.asked(),
+    )));
+    tasks.spawn(ok(serving_certificate::run(
+        shared.client.clone(),
+        settings,
+        certificate,
+        unserved,
+        take_tx,
+        shared.shutdown.asked(),
+    )));
+}
+
+/// Starts to take part in electing the leader. The Lease is given back only after the last write of `controller`.
+fn lead(
+    shared: &Shared,
+    namespace: String,
+    leading: watch::Sender<bool>,
+    following: watch::Sender<Following>,
+    controller: JoinHandle<()>,
+    tasks: &mut Tasks,
+) {
+    let settings = LeaderSettings { namespace, identity: shared.identity.clone(), lease_name: LEASE.to_owned() };
+    let (projections, snapshot) = (shared.projections.clone(), shared.snapshot.clone());
+    let mut disagreements = Disagreements::default();
+    let outdated = move || disagreements.update(&projections.state(), &snapshot.load(), std::time::Instant::now());
+    let given_up = async move {
+        let _ = controller.await;
+    };
+    tasks.spawn(ok(leader::run(shared.client.clone(), settings, leading, following, outdated, given_up)));
+}
+
+/// Waits for the parts, which end on the signal only.
+async fn until_all_have_ended(mut tasks: Tasks, shutdown: &Shutdown) -> anyhow::Result<()> {
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a part of the operator ended abnormally")??;
+        if !shutdown.is_asked() {
+            anyhow::bail!("a part of the operator ended by itself; the log says which and why");
+        }
+    }
+    Ok(())
+}
+
+/// The adapters to which requests for other metrics are forwarded.
+fn asked_for_the_rest(
+    args: DelegateArgs,
+    (external_metrics, custom_metrics): (bool, bool),
+    client: &Client,
+    namespace: &str,
+) -> anyhow::Result<Delegates> {
+    let DelegateArgs {
+        delegate_external,
+        delegate_external_ca_file,
+        delegate_custom,
+        delegate_custom_ca_file,
+        delegate_service_account,
+    } = args;
+    anyhow::ensure!(
+        (external_metrics || delegate_external.is_none()) && (custom_metrics || delegate_custom.is_none()),
+        "another adapter can be asked only for a metrics group that is served here: see --external-metrics and --custom-metrics"
+    );
+    let account = delegate_service_account.unwrap_or_default();
+    let tokens: Arc<dyn Tokens> = Arc::new(ServiceAccountTokens::new(client.clone(), namespace, account));
+    let of = |service: Option<ServiceAddress>, ca_file: Option<PathBuf>| -> anyhow::Result<Option<Arc<dyn Delegate>>> {
+        let (Some(service), Some(ca_file)) = (service, ca_file) else { return Ok(None) };
+        let adapter = AdapterClient::new(&service, ca_file, Arc::clone(&tokens));
+        let adapter = adapter.with_context(|| format!("{} is no host", service.host()))?;
+        Ok(Some(Arc::new(adapter)))
+    };
+    Ok(Delegates {
+        external: of(delegate_external, delegate_external_ca_file)?,
+        custom: of(delegate_custom, delegate_custom_ca_file)?,
+        reserved: crate::metrics::PREFIX.to_owned(),
+    })
+}
+
+async fn ok(part: impl Future<Output = ()>) -> anyhow::Result<()> {
+    part.await;
+    Ok(())
+}
+
+async fn tell_of_certificate<T>(mut certificates: watch::Receiver<Option<T>>, there: watch::Sender<bool>) {
+    if certificates.wait_for(Option::is_some).await.is_ok() {
+        there.send_replace(true);
+    }
+    there.closed().await;
+}
+
+/// Asks until the API server answers or the process is to end: a wrong guess would rewrite every autoscaler.
+async fn server_abilities(client: &Client, shutdown: &Shutdown) -> ServerAbilities {
+    loop {
+        match client.apiserver_version().await {
+            Ok(version) => return ServerAbilities::of_version(&version.major, &version.minor),
+            Err(error) => tracing::warn!("the API server does not tell its version: {}", in_words(&error)),
+        }
+        tokio::select! {
+            () = shutdown.asked() => return ServerAbilities::default(),
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+        }
+    }
+}
