@@ -37,7 +37,7 @@ fn deployment(name: &str) -> Value {
     })
 }
 
-fn list(kind: &str, items: Vec<Value>) -> Answer {
+fn list(kind: &str, items: &[Value]) -> Answer {
     let list = json!({"apiVersion": "v1", "kind": format!("{kind}List"), "metadata": {"resourceVersion": "10"}, "items": items});
     Answer::Object(200, list)
 }
@@ -94,8 +94,8 @@ fn names_of(known: &[Arc<Projection>]) -> Vec<String> {
 #[tokio::test]
 async fn after_a_watch_that_is_too_old_the_new_list_shows_what_has_vanished_meanwhile() {
     let lists = vec![
-        list("Projection", vec![projection("billing", "1"), projection("orders", "2")]),
-        list("Projection", vec![projection("billing", "1")]),
+        list("Projection", &[projection("billing", "1"), projection("orders", "2")]),
+        list("Projection", &[projection("billing", "1")]),
     ];
     let answer = script(lists, vec![Answer::Events(vec![expired()])]);
     let (known, triggered) = followed(answer, |store| store.len() == 1).await;
@@ -108,7 +108,7 @@ async fn an_object_that_cannot_be_read_stops_no_other_and_a_known_one_stays_as_i
     let modified = |object: Value| json!({"type": "MODIFIED", "object": object});
     let mut longer = projection("orders", "4");
     (longer["spec"]["lag"]["target"], longer["metadata"]["generation"]) = (json!("9s"), json!(2));
-    let lists = vec![list("Projection", vec![unreadable("billing", "1"), projection("orders", "2")])];
+    let lists = vec![list("Projection", &[unreadable("billing", "1"), projection("orders", "2")])];
     let watches = vec![Answer::Events(vec![modified(unreadable("orders", "3")), modified(longer)])];
     let target = |store: &Store<Projection>| store.state().first().map(|one| one.spec.lag.target.0);
     let (known, triggered) =
@@ -120,8 +120,8 @@ async fn an_object_that_cannot_be_read_stops_no_other_and_a_known_one_stays_as_i
 #[tokio::test]
 async fn a_list_keeps_what_is_known_of_an_object_that_cannot_be_read_any_more() {
     let lists = vec![
-        list("Projection", vec![projection("billing", "1"), projection("orders", "2")]),
-        list("Projection", vec![unreadable("orders", "3")]),
+        list("Projection", &[projection("billing", "1"), projection("orders", "2")]),
+        list("Projection", &[unreadable("orders", "3")]),
     ];
     let answer = script(lists, vec![Answer::Events(vec![expired()])]);
     let (known, _) = followed(answer, |store| store.len() == 1).await;
@@ -138,8 +138,8 @@ async fn a_workload_that_vanished_while_its_watch_was_interrupted_is_noticed_and
     let part = Part::Deployment;
     let follow = tokio::spawn(follow_part(client, vec![None], part, index.clone(), trigger, synced));
     let lists = vec![
-        list("Deployment", vec![deployment("billing"), deployment("orders")]),
-        list("Deployment", vec![deployment("billing")]),
+        list("Deployment", &[deployment("billing"), deployment("orders")]),
+        list("Deployment", &[deployment("billing")]),
     ];
     let mut seen = Vec::new();
     let gone = async {
