@@ -205,6 +205,7 @@ mod tests {
                 json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
                 "spec.source.postgres.eventTable is required with spec.projector.builtin",
             ),
+            ("/spec/source/redis", "lists", json!([{"key": ""}]), "spec.source.redis.lists[0].key"),
             ("/spec/source/redis", "streams", json!([]), "spec.source.redis.streams must have at least 1 items"),
             ("/spec/source/redis", "streams", json!([{"key": "orders"}]), "spec.source.redis.streams[0].group"),
             ("/spec/source/redis", "streams", json!([{"key": "", "group": "g"}]), "spec.source.redis.streams[0].key"),

@@ -33,7 +33,7 @@ pub use shards::Shards;
 pub use source::{
     AllFilter, CatchUpSubscription, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource,
     MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription,
-    PostgresSource, RabbitMqSource, RedisSource, StreamConsumer, StreamGroup,
+    PostgresSource, RabbitMqSource, RedisList, RedisSource, StreamConsumer, StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -136,7 +136,6 @@ mod tests {
             ".source.redis.connection.clientCertificateSecretRef.name",
             ".source.redis.connection.secretRef",
             ".source.redis.connection.secretRef.name",
-            ".source.redis.streams",
         ];
         found.sort();
         assert_eq!(found, expected);

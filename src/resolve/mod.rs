@@ -19,7 +19,7 @@ pub use postgres::PostgresQuestion;
 use crate::{
     api::{
         CheckpointLocation, Connection, KafkaConnection, KafkaIsolation, KafkaSource, NatsSource, OffsetReset,
-        Projection, ProjectionSpec, Reason, SecretKeyRef, StreamConsumer, StreamGroup,
+        Projection, ProjectionSpec, Reason, RedisList, SecretKeyRef, StreamConsumer, StreamGroup,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -80,8 +80,10 @@ pub enum ResolvedSource {
     Redis {
         /// The server.
         connection: ConnectionName,
-        /// Each stream with its group, at least one, none twice.
+        /// Each stream with its group, none twice.
         streams: Vec<StreamGroup>,
+        /// Each list, none twice. There is a stream or a list.
+        lists: Vec<RedisList>,
     },
     /// Topics in Kafka that a consumer group reads.
     Kafka {
@@ -189,11 +191,13 @@ fn source(
     if let Some(redis) = &spec.source.redis {
         let connection = ConnectionName::new(ServerKind::Redis, &key.namespace, &redis.connection);
         let streams: BTreeSet<&StreamGroup> = redis.streams.iter().collect();
-        if streams.is_empty() {
-            return Err(invalid("spec.source.redis.streams is empty: name the streams, each with its group"));
+        let lists: BTreeSet<&RedisList> = redis.lists.iter().collect();
+        if streams.is_empty() && lists.is_empty() {
+            return Err(invalid("spec.source.redis must name streams, each with its group, or lists"));
         }
+        let lists = lists.into_iter().cloned().collect();
         let streams = streams.into_iter().cloned().collect();
-        return Ok((ResolvedSource::Redis { connection, streams }, None));
+        return Ok((ResolvedSource::Redis { connection, streams, lists }, None));
     }
     if let Some(rabbitmq) = &spec.source.rabbitmq {
         let connection = ConnectionName::new(ServerKind::RabbitMq, &key.namespace, &rabbitmq.connection);

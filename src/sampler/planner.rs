@@ -220,7 +220,9 @@ impl Planner {
             }
             Endpoint::Redis(identity) => {
                 let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::Redis { streams, .. } => Some(redis_source::Question { streams: streams.clone() }),
+                    ResolvedSource::Redis { streams, lists, .. } => {
+                        Some(redis_source::Question { streams: streams.clone(), lists: lists.clone() })
+                    }
                     _ => None,
                 });
                 let (settings, started) = (identity.settings().clone(), self.started);

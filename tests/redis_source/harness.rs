@@ -34,7 +34,7 @@ pub fn question(streams: &[&str]) -> Question {
         let (stream, group) = text.split_once('/').unwrap();
         StreamGroup { key: stream.to_owned(), group: group.to_owned() }
     });
-    Question { streams: streams.collect() }
+    Question { streams: streams.collect(), lists: Vec::new() }
 }
 
 pub fn probe(url: &str) -> RedisProbe {

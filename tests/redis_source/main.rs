@@ -10,6 +10,7 @@ mod cost;
 mod fake;
 mod faults;
 mod harness;
+mod lists;
 mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;

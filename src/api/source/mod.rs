@@ -14,4 +14,4 @@ pub use nats::{NatsSource, StreamConsumer};
 pub use outbox::Outbox;
 pub use postgres::{EventTable, MartenStore, MessageDbCategory, PostgresSource};
 pub use rabbitmq::RabbitMqSource;
-pub use redis::{RedisSource, StreamGroup};
+pub use redis::{RedisList, RedisSource, StreamGroup};

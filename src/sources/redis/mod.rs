@@ -1,10 +1,12 @@
-//! Redis Streams that consumer groups read: what waits in each stream for its group, and what consumers hold without having acknowledged it.
+//! Redis Streams that consumer groups read: what waits in each stream for its group, and what consumers hold without having acknowledged it. And lists,
+//! which hold what has not been handled.
 //!
-//! One round trip a poll asks about all streams of all Projections on one server; a second one follows where entries themselves have to be looked at.
+//! One round trip a poll asks about all streams and lists of all Projections on one server; a second one follows where entries themselves have to be looked at.
 
 mod answers;
 mod backlog;
 mod counters;
+mod lists;
 mod round;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -12,7 +14,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    api::{Reason, StreamGroup},
+    api::{Reason, RedisList, StreamGroup},
     clients::redis::{Client, ConnectionSettings},
     lag::{CheckpointState, Head, Pending, Sample},
     measure::MeasureError,
@@ -26,6 +28,8 @@ use round::{Looked, Memory};
 pub struct Question {
     /// Each counted by itself, and summed.
     pub streams: Vec<StreamGroup>,
+    /// Each counted by itself, and summed.
+    pub lists: Vec<RedisList>,
 }
 
 /// Asks one server as one user.
@@ -44,7 +48,8 @@ impl RedisProbe {
     /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
     pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
         let asked: BTreeSet<&StreamGroup> = questions.iter().flat_map(|question| &question.streams).collect();
-        let looked = round::look(&mut self.client, &mut self.memory, &asked, by).await;
+        let lists: BTreeSet<&RedisList> = questions.iter().flat_map(|question| &question.lists).collect();
+        let looked = round::look(&mut self.client, &mut self.memory, (&asked, &lists), by).await;
         let at = self.started.elapsed();
         let server = self.client.settings().to_string();
         let answers = questions.iter().map(|question| {
@@ -106,19 +111,30 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         let newest = seen.newest.time().unwrap_or_default();
         ahead = ahead.max(Duration::from_millis(newest.saturating_sub(looked.now)));
     }
+    let mut parked = None;
+    for asked in &question.lists {
+        let seen = looked.lists.get(asked).cloned().unwrap_or_else(|| Err(not_asked()))?;
+        events = events.saturating_add(seen.events);
+        arrived = arrived.saturating_add(seen.arrived);
+        handled = handled.saturating_add(seen.handled);
+        parked = seen.parked.map(|more| parked.unwrap_or(0_u64).saturating_add(more)).or(parked);
+        // An entry of a list has no time.
+        staleness = staleness.filter(|_| seen.events == 0);
+    }
     let exact = bounds.is_empty();
     // Any number of consumers share a stream, so that streams are no shards: `pending_by_shard` stays empty.
     Ok(Sample {
         taken: jiff::Timestamp::now(),
         staleness,
         ahead_of_clock: ahead,
+        parked,
         upper_bound: (!exact).then(|| Arc::from(bounds.join("; "))),
         ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), Some(Pending { events, exact }), arrived)
     })
 }
 
 fn not_asked() -> MeasureError {
-    MeasureError { reason: Reason::NotMeasuredYet, message: "the stream has not been looked at yet".to_owned() }
+    MeasureError { reason: Reason::NotMeasuredYet, message: "it has not been looked at yet".to_owned() }
 }
 
 fn in_words(bound: Bound, asked: &StreamGroup) -> String {

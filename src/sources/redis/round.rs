@@ -9,9 +9,10 @@ use super::{
     answers::{self, EntryId, Group, Stream},
     backlog::{self, Backlog, Known, MOST_COUNTED},
     counters::{Arrived, Handled},
+    lists::{self, Lengths},
 };
 use crate::{
-    api::{Reason, StreamGroup},
+    api::{Reason, RedisList, StreamGroup},
     clients::redis::{Client, Command, Reply, refusal},
     measure::MeasureError,
 };
@@ -32,6 +33,7 @@ pub(super) struct Looked {
     /// The server's own clock, in milliseconds since 1970.
     pub(super) now: u64,
     pub(super) groups: HashMap<StreamGroup, Result<Seen, MeasureError>>,
+    pub(super) lists: HashMap<RedisList, Result<lists::Seen, MeasureError>>,
 }
 
 /// What is kept from poll to poll.
@@ -39,6 +41,7 @@ pub(super) struct Looked {
 pub(super) struct Memory {
     arrived: HashMap<String, Arrived>,
     handled: HashMap<StreamGroup, Handled>,
+    lengths: HashMap<RedisList, Lengths>,
     entries: HashMap<StreamGroup, Entries>,
     /// Streams whose answer ended the connection: they are asked for last, so that they spoil no other's.
     last: HashSet<String>,
@@ -87,7 +90,7 @@ type Answer = Result<Reply, MeasureError>;
 pub(super) async fn look(
     client: &mut Client,
     memory: &mut Memory,
-    asked: &BTreeSet<&StreamGroup>,
+    (asked, asked_lists): (&BTreeSet<&StreamGroup>, &BTreeSet<&RedisList>),
     by: tokio::time::Instant,
 ) -> Result<Looked, MeasureError> {
     let mut streams: BTreeMap<&str, Vec<&StreamGroup>> = BTreeMap::new();
@@ -95,15 +98,23 @@ pub(super) async fn look(
     let mut streams: Vec<(&str, Vec<&StreamGroup>)> = streams.into_iter().collect();
     streams.sort_by_key(|(stream, _)| memory.last.contains(*stream));
     let mut commands = vec![Command::new(["HELLO"]), Command::new(["TIME"])];
+    // Before the streams, whose answers may be large enough to end the connection.
+    commands.extend(asked_lists.iter().flat_map(|list| lists::commands(list)));
     for (stream, groups) in &streams {
         commands.push(Command::new(["XINFO", "STREAM", stream]));
         commands.push(Command::new(["XINFO", "GROUPS", stream]));
         commands.extend(groups.iter().map(|one| Command::new(["XPENDING", stream, &one.group])));
     }
     let mut answers = client.ask(&commands, by).await.into_iter();
-    let mut next = || answers.next().unwrap_or_else(|| Err(nonsense("the server"))).and_then(refused);
-    serves(&next()?)?;
-    let now = answers::time(&next()?).ok_or_else(|| nonsense("TIME"))?;
+    let mut unread = || answers.next().unwrap_or_else(|| Err(nonsense("the server")));
+    serves(&unread().and_then(refused)?)?;
+    let now = answers::time(&unread().and_then(refused)?).ok_or_else(|| nonsense("TIME"))?;
+    let mut lists = HashMap::new();
+    for list in asked_lists {
+        let lengths = memory.lengths.entry((*list).clone()).or_default();
+        lists.insert((*list).clone(), lists::read(list, &mut unread, lengths));
+    }
+    let mut next = || unread().and_then(refused);
 
     let mut told: Vec<(&StreamGroup, Result<Told, MeasureError>)> = Vec::new();
     for (stream, groups) in &streams {
@@ -118,13 +129,14 @@ pub(super) async fn look(
     }
     let entries = entries(client, memory, &told, by).await;
     memory.forget(asked);
+    memory.lengths.retain(|list, _| asked_lists.contains(list));
 
     let mut groups = HashMap::new();
     for ((one, told), entries) in told.into_iter().zip(entries) {
         let seen = told.and_then(|told| Ok(memory.take(one, &told, entries.transpose()?)));
         groups.insert(one.clone(), seen);
     }
-    Ok(Looked { now, groups })
+    Ok(Looked { now, groups, lists })
 }
 
 /// Asks for entries of those groups whose numbers do not tell everything, unless they are the same as at the last poll.
