@@ -57,16 +57,16 @@ async fn what_waits_and_what_workers_have_in_hand_is_pending_and_what_failed_is_
 #[tokio::test]
 async fn without_a_list_of_work_in_progress_what_is_taken_is_done_and_several_lists_and_streams_are_summed() {
     let mut probe = probe(&server().url());
-    run("RPUSH one a b c\nRPUSH two d\nXGROUP CREATE three g 0 MKSTREAM\nXADD three * a b");
-    let mut all = question(&["three/g"]);
-    all.lists = [taken("one").lists, taken("two").lists].concat();
+    run("RPUSH left a b c\nRPUSH right d\nXGROUP CREATE beside g 0 MKSTREAM\nXADD beside * a b");
+    let mut all = question(&["beside/g"]);
+    all.lists = [taken("left").lists, taken("right").lists].concat();
     let before = ask(&mut probe, &all).await.unwrap();
     assert_eq!(
         (before.pending, before.staleness, before.parked),
         (exactly(5), None, None),
         "no place of failed ones is named"
     );
-    run("LPOP one\nLPOP two");
+    run("LPOP left\nLPOP right");
     let after = ask(&mut probe, &all).await.unwrap();
     assert_eq!((after.pending, handled(&after)), (exactly(3), 2));
 }

@@ -14,4 +14,5 @@ mod lists;
 mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;
+mod sentinel;
 mod states;

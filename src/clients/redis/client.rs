@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     ConnectionSettings, Reply,
     protocol::{Decoder, Malformed, encode},
+    settings::{Sentinels, is_host},
     tls,
     words::refusal,
 };
@@ -121,14 +122,94 @@ impl Client {
         answers
     }
 
-    /// Connects, agrees on TLS, logs in and chooses the database.
+    /// Closes the connection, if there is one: the next call opens another, and asks Sentinels anew where the server is.
+    pub fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    /// Connects to the server, and asks Sentinels where it is where they are named.
     async fn open(&self, by: Instant) -> Result<Connection, MeasureError> {
+        match &self.settings.sentinels {
+            None => self.log_in_at(&self.settings.host, self.settings.port, by).await,
+            Some(sentinels) => {
+                let (host, port) = self.primary(sentinels, by).await?;
+                let found = self.log_in_at(&host, port, by).await;
+                found.map_err(|unknown| MeasureError {
+                    reason: unknown.reason,
+                    message: format!("{host}:{port}, which is the primary as a Sentinel says: {}", unknown.message),
+                })
+            }
+        }
+    }
+
+    /// Where the primary is, as the first Sentinel says that answers.
+    async fn primary(&self, sentinels: &Sentinels, by: Instant) -> Result<(String, u16), MeasureError> {
+        let mut unknown = timed_out();
+        for (turn, (host, port)) in sentinels.addresses.iter().enumerate() {
+            let left = by.saturating_duration_since(Instant::now());
+            let share = u32::try_from(sentinels.addresses.len() - turn + 1).unwrap_or(2);
+            match self.ask_sentinel(host, *port, &sentinels.primary, Instant::now() + left / share).await {
+                Ok(found) => return Ok(found),
+                Err(why) => {
+                    unknown = MeasureError {
+                        reason: why.reason,
+                        message: format!("the Sentinel at {host}:{port}: {}", why.message),
+                    };
+                }
+            }
+        }
+        Err(unknown)
+    }
+
+    /// Asks one Sentinel. No credential is sent to it.
+    async fn ask_sentinel(
+        &self,
+        host: &str,
+        port: u16,
+        primary: &str,
+        by: Instant,
+    ) -> Result<(String, u16), MeasureError> {
+        let mut connection = self.connect(host, port, by).await?;
+        let command = Command::new(["SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary]);
+        let mut bytes = Vec::new();
+        encode(&command.0, &mut bytes);
+        let Answers { mut replies, broken } = self.exchange(&mut connection, &bytes, 1, by).await;
+        let unknown = |reason, message: &str| MeasureError { reason, message: message.to_owned() };
+        match replies.pop() {
+            Some(Reply::Array(parts)) => {
+                let parts: Vec<&str> = parts.iter().filter_map(Reply::as_str).collect();
+                let found = match parts.as_slice() {
+                    [host, port] if is_host(host) => port.parse().ok().map(|port| ((*host).to_owned(), port)),
+                    _ => None,
+                };
+                found.ok_or_else(|| unknown(Reason::InvalidAnswer, "the answer is no address"))
+            }
+            Some(Reply::Nil) => Err(unknown(
+                Reason::ConnectionStringInvalid,
+                "it watches no primary of that name: correct the name at the end of the URL in the Secret",
+            )),
+            Some(Reply::Error(error)) if error.starts_with("NOAUTH") => Err(unknown(
+                Reason::AuthenticationFailed,
+                "it wants a password, which is not supported: user and password in the Secret are those of the servers that it watches",
+            )),
+            Some(Reply::Error(error)) if error.contains("nknown command") => Err(unknown(
+                Reason::SourceFailed,
+                "it is no Sentinel: name its port (26379 by default), or write redis://",
+            )),
+            Some(Reply::Error(error)) => Err(refusal(&error)),
+            Some(_) => Err(unknown(Reason::InvalidAnswer, "the answer is no address")),
+            None => Err(broken.unwrap_or_else(timed_out)),
+        }
+    }
+
+    /// Connects and agrees on TLS.
+    async fn connect(&self, host: &str, port: u16, by: Instant) -> Result<Connection, MeasureError> {
         let settings = &self.settings;
-        let stream = timeout_at(by, TcpStream::connect((settings.host.as_str(), settings.port))).await;
+        let stream = timeout_at(by, TcpStream::connect((host, port))).await;
         let stream = stream.map_err(|_| timed_out())?.map_err(|error| by_io(&error))?;
         stream.set_nodelay(true).map_err(|error| by_io(&error))?;
-        let mut connection: Connection = if settings.tls {
-            let name = ServerName::try_from(settings.host.clone()).map_err(|_| MeasureError {
+        let connection: Connection = if settings.tls {
+            let name = ServerName::try_from(host.to_owned()).map_err(|_| MeasureError {
                 reason: Reason::TlsFailed,
                 message: "the host is no name that a certificate could be for".to_owned(),
             })?;
@@ -142,6 +223,13 @@ impl Client {
         } else {
             Box::new(stream)
         };
+        Ok(connection)
+    }
+
+    /// Connects, logs in and chooses the database.
+    async fn log_in_at(&self, host: &str, port: u16, by: Instant) -> Result<Connection, MeasureError> {
+        let settings = &self.settings;
+        let mut connection = self.connect(host, port, by).await?;
         let mut commands = vec![self.hello()];
         if settings.database > 0 {
             commands.push(Command::new(["SELECT", &settings.database.to_string()]));

@@ -52,6 +52,24 @@ pub struct ConnectionSettings {
     pub(super) tls: bool,
     pub(super) ca: Option<Arc<[u8]>>,
     pub(super) client: Option<Arc<ClientCertificate>>,
+    /// Where the server's address is asked for; then `host` and `port` are empty.
+    pub(super) sentinels: Option<Arc<Sentinels>>,
+}
+
+/// Sentinels, and the primary that they watch.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Sentinels {
+    /// The name that they know it by.
+    pub(super) primary: String,
+    /// Host and port of each, at least one.
+    pub(super) addresses: Vec<(String, u16)>,
+}
+
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<String> = self.addresses.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        write!(f, "the primary {} of the Sentinels at {}", self.primary, addresses.join(", "))
+    }
 }
 
 /// What makes two connections the same: all settings, the password included. Can be compared, not shown.
@@ -93,6 +111,8 @@ struct Written {
     password: Option<String>,
     database: Option<String>,
     tls: Option<String>,
+    /// The name of the primary, where `host` names Sentinels.
+    sentinels_of: Option<String>,
 }
 
 impl Written {
@@ -148,9 +168,14 @@ impl ConnectionSettings {
     }
 
     fn from_written(written: Written) -> Result<Self, String> {
-        let Written { host, port, user, password, database, tls } = written;
+        let Written { host, port, user, password, database, tls, sentinels_of } = written;
         let mut host = host.unwrap_or_default();
         let mut port = port;
+        let sentinels = sentinels_of.map(|primary| sentinels(primary, &host)).transpose()?;
+        if sentinels.is_some() {
+            // They tell it.
+            (host, port) = ("sentinel".to_owned(), None);
+        }
         // An endpoint may come with its port.
         if let Some((name, after)) = host.split_once(':')
             && !after.contains(':')
@@ -159,12 +184,12 @@ impl ConnectionSettings {
             host = name.to_owned();
         }
         if host.contains(',') {
-            return Err("it names several servers: Redis Sentinel and Cluster are not supported; name the primary, or a Service that follows it".to_owned());
+            return Err("it names several servers: write redis-sentinel://… where they are Sentinels; Redis Cluster is not supported".to_owned());
         }
         if host.starts_with('/') {
             return Err("host: must be a name or an address, not the path of a socket".to_owned());
         }
-        if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
+        if !is_host(&host) {
             return Err("host: is no host name; percent-encode special characters in user and password".to_owned());
         }
         let port = match port.as_deref() {
@@ -190,7 +215,7 @@ impl ConnectionSettings {
                     .to_owned(),
             );
         }
-        Ok(Self { host, port, user, password, database, tls, ca: None, client: None })
+        Ok(Self { host, port, user, password, database, tls, ca: None, client: None, sentinels })
     }
 
     /// Trusts these certificate authorities (PEM) instead of the public ones.
@@ -209,6 +234,10 @@ impl ConnectionSettings {
 
     /// The server and the database in it, without the user.
     pub fn database(&self) -> String {
+        if let Some(sentinels) = &self.sentinels {
+            let database = if self.database > 0 { format!(", database {}", self.database) } else { String::new() };
+            return format!("Redis at {sentinels}{database}");
+        }
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let database = if self.database > 0 { format!(", database {}", self.database) } else { String::new() };
         format!("Redis at {host}:{}{database}", self.port)
@@ -225,6 +254,34 @@ impl ConnectionSettings {
     }
 }
 
+/// The Sentinels in `host:port,host:port`. Returns what is wrong with them in words that repeat none of it.
+fn sentinels(primary: String, hosts: &str) -> Result<Arc<Sentinels>, String> {
+    const NOTATION: &str = "Sentinels are written as redis-sentinel://user:password@host:26379,host:26379/NAME, with the name by which they know the primary, and as rediss-sentinel://… for TLS";
+    const MOST: usize = 8;
+    if primary.is_empty() || primary.len() > 255 || primary.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(NOTATION.to_owned());
+    }
+    let address = |text: &str| {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(bracketed) => {
+                let (host, port) = bracketed.split_once(']')?;
+                (host, port.strip_prefix(':'))
+            }
+            None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        };
+        let port = port.map_or(Some(26_379), |port| port.parse().ok().filter(|port| *port > 0))?;
+        is_host(host).then(|| (host.to_owned(), port))
+    };
+    let addresses: Option<Vec<_>> = hosts.split(',').map(|text| address(text.trim())).collect();
+    let addresses = addresses.filter(|addresses| addresses.len() <= MOST).ok_or(NOTATION)?;
+    Ok(Arc::new(Sentinels { primary, addresses }))
+}
+
+/// Whether this can be a host's name or address.
+pub(super) fn is_host(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':'))
+}
+
 /// Reads a URL. Returns what is wrong with it in words that repeat none of it.
 fn parse(text: &str) -> Result<Written, String> {
     let text = text.trim_matches(['"', '\'']).trim();
@@ -235,8 +292,12 @@ fn parse(text: &str) -> Result<Written, String> {
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "redis" | "valkey" => false,
         "rediss" | "valkeys" => true,
-        "redis-sentinel" | "redis+sentinel" | "rediss+sentinel" | "redis-cluster" | "rediss-cluster" => {
-            return Err("Redis Sentinel and Cluster are not supported: name the primary, or a Service that follows it, as redis://host:6379".to_owned());
+        "redis-sentinel" | "redis+sentinel" => false,
+        "rediss-sentinel" | "rediss+sentinel" => true,
+        "redis-cluster" | "rediss-cluster" => {
+            return Err(
+                "Redis Cluster is not supported: name the node that holds the keys, as redis://host:6379".to_owned()
+            );
         }
         "unix" | "redis+unix" | "redis-socket" => {
             return Err(format!("a socket in the file system is not here: {NOTATION}"));
@@ -257,7 +318,7 @@ fn parse(text: &str) -> Result<Written, String> {
             hosts
         }
     };
-    if let Some(bracketed) = hosts.strip_prefix('[') {
+    if let Some(bracketed) = hosts.strip_prefix('[').filter(|_| !scheme.to_ascii_lowercase().ends_with("sentinel")) {
         let (address, port) = bracketed.split_once(']').ok_or("an IPv6 address has no closing ]")?;
         written.host = Some(address.to_owned());
         written.port = port.strip_prefix(':').map(str::to_owned);
@@ -268,7 +329,13 @@ fn parse(text: &str) -> Result<Written, String> {
         return Err("what follows # asks for TLS without verification, which is not supported: put the server's authority into a Secret and name it in connection.caSecretRef".to_owned());
     }
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-    written.database = Some(percent_decoded_text(path.trim_matches('/'))?).filter(|path| !path.is_empty());
+    let mut path = path.trim_matches('/');
+    if scheme.to_ascii_lowercase().ends_with("sentinel") {
+        let (primary, database) = path.split_once('/').unwrap_or((path, ""));
+        written.sentinels_of = Some(percent_decoded_text(primary)?);
+        path = database;
+    }
+    written.database = Some(percent_decoded_text(path)?).filter(|path| !path.is_empty());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match (name, value) {
@@ -327,11 +394,30 @@ mod tests {
     }
 
     #[test]
+    fn sentinels_are_asked_where_the_primary_is() {
+        let found = read(&[("url", "redis-sentinel://shop:p%40ss@one:26379,two,[::1]:7000/my-primary/2")]).unwrap();
+        let sentinels = found.sentinels.as_deref().unwrap();
+        let address = |host: &str, port| (host.to_owned(), port);
+        assert_eq!(sentinels.addresses, [address("one", 26_379), address("two", 26_379), address("::1", 7_000)]);
+        assert_eq!((sentinels.primary.as_str(), found.database, found.uses_tls()), ("my-primary", 2, false));
+        assert!(read(&[("url", "rediss-sentinel://one/p")]).unwrap().uses_tls());
+        assert!(
+            found.to_string().contains("the primary my-primary of the Sentinels at one:26379, two:26379"),
+            "{found}"
+        );
+        let another = read(&[("url", "redis-sentinel://shop:p%40ss@one:26379,two,[::1]:7000/another/2")]).unwrap();
+        assert_ne!(found.identity(), another.identity());
+    }
+
+    #[test]
     fn what_cannot_be_honoured_is_refused_in_words_that_repeat_no_secret() {
         for (url, words) in [
             ("cache:6379,password=hunter2,ssl=true", "write it as redis://"),
             ("postgres://u:hunter2@db/events", "write it as redis://"),
-            ("redis-sentinel://:hunter2@a:26379/mymaster", "Sentinel and Cluster are not supported"),
+            ("redis-sentinel://:hunter2@a:26379", "NAME"),
+            ("redis-sentinel://:hunter2@a:26379,b c/mymaster", "NAME"),
+            ("redis-sentinel://:hunter2@a,b,c,d,e,f,g,h,i/mymaster", "NAME"),
+            ("redis-cluster://:hunter2@a:6379", "Cluster is not supported"),
             ("redis://:hunter2@a:1,b:2", "several servers"),
             ("rediss://:hunter2@cache/#insecure", "caSecretRef"),
             ("rediss://:hunter2@cache?ssl_cert_reqs=none", "caSecretRef"),

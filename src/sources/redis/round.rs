@@ -107,7 +107,11 @@ pub(super) async fn look(
     }
     let mut answers = client.ask(&commands, by).await.into_iter();
     let mut unread = || answers.next().unwrap_or_else(|| Err(nonsense("the server")));
-    serves(&unread().and_then(refused)?)?;
+    if let Err(unknown) = unread().and_then(refused).and_then(|hello| serves(&hello)) {
+        // A primary that became a replica: Sentinels know which server is the primary now.
+        client.disconnect();
+        return Err(unknown);
+    }
     let now = answers::time(&unread().and_then(refused)?).ok_or_else(|| nonsense("TIME"))?;
     let mut lists = HashMap::new();
     for list in asked_lists {
@@ -235,7 +239,7 @@ fn serves(hello: &Reply) -> Result<(), MeasureError> {
     if field("mode") == Some("sentinel") {
         return Err(MeasureError {
             reason: Reason::SourceFailed,
-            message: "this is a Redis Sentinel, which holds no streams: name the primary in the Secret, or a Service that follows it"
+            message: "this is a Redis Sentinel, which holds no streams: write redis-sentinel://…/NAME in the Secret, with the name by which it knows the primary"
                 .to_owned(),
         });
     }
