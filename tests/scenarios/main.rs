@@ -6,14 +6,17 @@
 mod autoscaling;
 mod causes;
 mod certificates;
+mod consumers;
 mod contract;
 mod delegate;
 mod fault_matrix;
 mod installation;
 mod lifecycle;
 mod metrics_reads;
+mod nats;
 mod operator_faults;
 mod own_autoscalers;
+mod rabbitmq;
 mod redis;
 mod refusals;
 mod registration;

@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use projectionist::api::{Phase, Projection};
+use projectionist::api::Phase;
 use serde_json::{Value, json};
-use test_cluster::{Redis, eventually, eventually_is, images::WORKER_IMAGE, redis::Answer};
+use test_cluster::{Redis, eventually_is, images::WORKER_IMAGE, redis::Answer};
 use tokio::time::sleep;
 
+use crate::consumers::pending_exactly;
 use crate::shop::{Shop, phase};
 use crate::stage::{PATIENCE, play, together};
 
@@ -122,34 +122,6 @@ fn projection(namespace: &str, suspend: bool) -> Value {
             }}},
         },
     })
-}
-
-/// Exactly so many events are pending, as the status says.
-fn pending_exactly(count: i64) -> impl Fn(&Projection) -> bool {
-    move |projection| {
-        let pending = projection.status.as_ref().and_then(|status| status.pending.clone());
-        pending.is_some_and(|pending| pending.value == count && pending.exact)
-    }
-}
-
-/// The autoscaler reads the metric and asks for so many workers.
-fn asks_for(autoscaler: &HorizontalPodAutoscaler, wanted: impl Fn(i32) -> bool) -> bool {
-    let Some(status) = &autoscaler.status else { return false };
-    let active = status.conditions.iter().flatten().any(|one| one.type_ == "ScalingActive" && one.status == "True");
-    active && status.current_metrics.is_some() && wanted(status.desired_replicas)
-}
-
-impl Shop<'_> {
-    async fn consumers_are_gone(&self) -> Result<()> {
-        let gone = || async { Ok::<_, anyhow::Error>(self.made("pod")?.is_empty()) };
-        eventually(PATIENCE, "the consumers are gone", gone).await
-    }
-
-    async fn autoscaler_asks_for(&self, what: &str, wanted: impl Fn(i32) -> bool) -> Result<()> {
-        let autoscalers = self.autoscalers();
-        let is_wanted = |autoscaler: &HorizontalPodAutoscaler| asks_for(autoscaler, &wanted);
-        eventually_is(PATIENCE, what, is_wanted, || autoscalers.get("orders")).await.map(drop)
-    }
 }
 
 #[test]

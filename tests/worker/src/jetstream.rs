@@ -1,10 +1,13 @@
 //! A worker on a pull consumer of NATS JetStream, as users of the client async-nats write one: it pulls batches, and acknowledges each message when it was
 //! handled. What it was given and did not handle when it ends is delivered to another after the consumer's `ack_wait`.
 //!
-//! Told by `NATS_URL`, `NATS_STREAM`, `NATS_CONSUMER`.
+//! Told by `NATS_URL` (without the user), `NATS_USER`, `NATS_PASSWORD`, `NATS_STREAM`, `NATS_CONSUMER`.
 
 use anyhow::{Context, Result, anyhow};
-use async_nats::jetstream::{self, consumer::PullConsumer};
+use async_nats::{
+    ConnectOptions,
+    jetstream::{self, consumer::PullConsumer},
+};
 use futures::StreamExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,7 +23,8 @@ const BATCH: usize = 20;
 pub(crate) async fn consume(server: &str) -> Result<()> {
     let mut ends = signal(SignalKind::terminate())?;
     let record = Record::open().await?;
-    let client = async_nats::connect(server).await.context("connecting to NATS")?;
+    let options = ConnectOptions::with_user_and_password(variable("NATS_USER")?, variable("NATS_PASSWORD")?);
+    let client = options.connect(server).await.context("connecting to NATS")?;
     let consumer: PullConsumer = jetstream::new(client)
         .get_consumer_from_stream(variable("NATS_CONSUMER")?, variable("NATS_STREAM")?)
         .await

@@ -14,6 +14,8 @@ const START: Method = (10, 10);
 const START_OK: Method = (10, 11);
 const TUNE: Method = (10, 30);
 const TUNE_OK: Method = (10, 31);
+const CLOSE: Method = (10, 50);
+const CLOSE_OK: Method = (10, 51);
 const OPEN: Method = (10, 40);
 const OPEN_OK: Method = (10, 41);
 const CHANNEL_OPEN: Method = (20, 10);
@@ -116,6 +118,15 @@ impl Consumer {
         self.send(1, CONSUME, &[vec![0, 0], short(queue), short("test"), vec![0], vec![0; 4]].concat())?;
         self.expect(&[CONSUME_OK])?;
         Ok(())
+    }
+
+    /// Closes the connection, which the server answers after what was published before.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub fn close(mut self) -> Result<()> {
+        self.send(0, CLOSE, &[200_u16.to_be_bytes().as_slice(), &short(""), &[0; 4]].concat())?;
+        self.expect(&[CLOSE_OK]).map(drop)
     }
 
     fn send(&mut self, channel: u16, name: Method, arguments: &[u8]) -> Result<()> {

@@ -1,0 +1,247 @@
+//! Consumers of a team's own on a source that keeps how far they have come, from the first event until they have nothing to do: scaled by a real
+//! autoscaler, and counted against what the source and the consumers say.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use projectionist::api::{Phase, Projection};
+use serde_json::{Value, json};
+use test_cluster::{eventually, eventually_is, images::WORKER_IMAGE};
+use tokio::time::{Instant, sleep};
+
+use crate::shop::{Shop, merge, phase};
+use crate::stage::PATIENCE;
+
+/// How long a consumer takes over an event, in milliseconds: it handles at most 40 a second.
+const COST: u32 = 25;
+/// How often events arrive.
+const ARRIVE_EVERY: Duration = Duration::from_millis(200);
+
+/// A source with its producers, and what it says of the consumers.
+pub(crate) trait Source: Sync {
+    /// Appends so many events.
+    fn append(&self, count: usize) -> impl Future<Output = Result<()>> + Send;
+    /// What the consumers have not acknowledged or committed, in the source's own words.
+    fn unfinished(&self) -> impl Future<Output = Result<i64>> + Send;
+    /// The names under which consumers write down all the events that were appended.
+    fn names(&self) -> impl Future<Output = Result<BTreeSet<String>>> + Send;
+}
+
+/// How the events come and what is to be seen.
+pub(crate) struct Course {
+    /// Before any consumer runs.
+    pub(crate) first: usize,
+    /// Each [`ARRIVE_EVERY`], until enough consumers are ready.
+    pub(crate) arriving: usize,
+    /// So many are enough.
+    pub(crate) scaled_out: i32,
+    /// More are never asked for.
+    pub(crate) most: i32,
+    /// All at once, before all consumers are stopped.
+    pub(crate) burst: usize,
+    /// What is left when all is done: `scaling.minWorkers`.
+    pub(crate) least: i32,
+}
+
+/// A Projection `orders` with consumers in a pod template, changed by a JSON merge patch. `environment`: name and value, or name, Secret and key.
+pub(crate) fn projection(namespace: &str, environment: &[(&str, Setting<'_>)], change: &Value) -> Value {
+    let mut env = vec![
+        json!({"name": "RECORD_URL", "valueFrom": {"secretKeyRef": {"name": "database", "key": "url"}}}),
+        json!({"name": "COST_MS", "value": COST.to_string()}),
+    ];
+    env.extend(environment.iter().map(|(name, setting)| match setting {
+        Setting::Value(value) => json!({"name": name, "value": value}),
+        Setting::Secret(secret, key) => {
+            json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+        }
+    }));
+    let mut projection = json!({
+        "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection",
+        "metadata": {"name": "orders", "namespace": namespace},
+        "spec": {
+            "lag": {"target": "10s"},
+            "scaling": {
+                "minWorkers": 1, "maxWorkers": 6, "ordering": "None",
+                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
+            },
+            "projector": {"template": {"spec": {
+                "terminationGracePeriodSeconds": 10,
+                "containers": [{
+                    "name": "worker", "image": WORKER_IMAGE, "imagePullPolicy": "Never", "env": env,
+                    "resources": {"requests": {"cpu": "5m", "memory": "8Mi"}},
+                }],
+            }}},
+        },
+    });
+    merge(&mut projection, change);
+    projection
+}
+
+/// What a variable of the consumers is.
+pub(crate) enum Setting<'a> {
+    Value(&'a str),
+    Secret(&'a str, &'a str),
+}
+
+/// Exactly so many events are pending, as the status says.
+pub(crate) fn pending_exactly(count: i64) -> impl Fn(&Projection) -> bool {
+    move |projection| {
+        let pending = projection.status.as_ref().and_then(|status| status.pending.clone());
+        pending.is_some_and(|pending| pending.value == count && pending.exact)
+    }
+}
+
+/// The autoscaler reads the metric and asks for so many workers.
+fn asks_for(autoscaler: &HorizontalPodAutoscaler, wanted: impl Fn(i32) -> bool) -> bool {
+    let Some(status) = &autoscaler.status else { return false };
+    let active = status.conditions.iter().flatten().any(|one| one.type_ == "ScalingActive" && one.status == "True");
+    active && status.current_metrics.is_some() && wanted(status.desired_replicas)
+}
+
+impl Shop<'_> {
+    pub(crate) async fn consumers_are_gone(&self) -> Result<()> {
+        let gone = || async { Ok::<_, anyhow::Error>(self.made("pod")?.is_empty()) };
+        eventually(PATIENCE, "the consumers are gone", gone).await
+    }
+
+    pub(crate) async fn autoscaler_asks_for(&self, what: &str, wanted: impl Fn(i32) -> bool) -> Result<()> {
+        let autoscalers = self.autoscalers();
+        let is_wanted = |autoscaler: &HorizontalPodAutoscaler| asks_for(autoscaler, &wanted);
+        eventually_is(PATIENCE, what, is_wanted, || autoscalers.get("orders")).await.map(drop)
+    }
+
+    /// The table in which the consumers write down what they handled.
+    pub(crate) async fn make_record(&self) -> Result<()> {
+        Ok(self
+            .events
+            .client()
+            .batch_execute("create table handled (event text not null, worker text not null)")
+            .await?)
+    }
+
+    pub(crate) fn secret(&self, name: &str, entries: &[(&str, &str)]) -> Result<()> {
+        let entries: Vec<String> = entries.iter().map(|(key, value)| format!("--from-literal={key}={value}")).collect();
+        let mut command = vec!["create", "secret", "generic", name, "-n", &self.namespace];
+        command.extend(entries.iter().map(String::as_str));
+        self.stage.cluster.kubectl(&command).map(drop)
+    }
+
+    async fn recorded(&self) -> Result<i64> {
+        Ok(self.events.client().query_one("select count(distinct event) from handled", &[]).await?.get(0))
+    }
+
+    /// Checks that the recorded events are those of the source, each handled once. Returns how many consumers handled some.
+    async fn each_was_handled_once(&self, names: &BTreeSet<String>) -> Result<i64> {
+        let client = self.events.client();
+        let rows = client.query("select event, count(*) from handled group by event", &[]).await?;
+        let often: Vec<(String, i64)> =
+            rows.iter().map(|row| (row.get(0), row.get(1))).filter(|(_, times)| *times != 1).collect();
+        ensure!(often.is_empty(), "handled more than once: {often:?}");
+        let recorded: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+        ensure!(recorded == *names, "{} events are recorded and {} were appended", recorded.len(), names.len());
+        Ok(client.query_one("select count(distinct worker) from handled", &[]).await?.get(0))
+    }
+
+    /// Follows what is asked for, for as long as it is polled; fails where that is more than the most.
+    async fn asked_at_most(&self, most: i32, begun: Instant) -> Result<()> {
+        let mut last = (-1, String::new());
+        loop {
+            let asked = self.replicas("orders").await.unwrap_or(0);
+            let said = self.projections().get("orders").await.ok().and_then(|one| one.status);
+            let said = said.and_then(|status| status.workers).and_then(|workers| workers.reason).unwrap_or_default();
+            if asked != last.0 {
+                println!("{:5.1} s: {asked} asked for: {said}", begun.elapsed().as_secs_f64());
+                last = (asked, said);
+            }
+            ensure!(asked <= most, "{asked} workers are asked for: {}", last.1);
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Plays the course. `projection` makes the Projection, suspended or not.
+    pub(crate) async fn consumers_follow_the_lag(
+        &self,
+        source: &impl Source,
+        course: &Course,
+        projection: impl Fn(bool) -> Value,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let played = async {
+            tokio::select! {
+                ended = self.asked_at_most(course.most, begun) => bail!("{ended:?}"),
+                played = self.play_course(source, course, projection, begun) => played,
+            }
+        };
+        played.await.with_context(|| self.stage.cluster.describe_failure(&self.namespace))
+    }
+
+    async fn play_course(
+        &self,
+        source: &impl Source,
+        course: &Course,
+        projection: impl Fn(bool) -> Value,
+        begun: Instant,
+    ) -> Result<()> {
+        let since = || begun.elapsed().as_secs_f64();
+        // Before any consumer runs.
+        source.append(course.first).await?;
+        let first = i64::try_from(course.first)?;
+        self.apply(&projection(true))?;
+        self.projection_is("orders", "what was appended is pending", pending_exactly(first)).await?;
+        self.metric_is("projection_pending_events", "orders", |value| value == first.to_string()).await?;
+
+        // One consumer cannot keep up with what arrives.
+        self.apply(&projection(false))?;
+        let scaled_out = async {
+            self.autoscaler_asks_for("the autoscaler asks for more", |asked| asked >= course.scaled_out).await?;
+            self.workers_are("orders", "more consumers are ready", |ready| ready >= course.scaled_out).await
+        };
+        let arrivals = async {
+            loop {
+                if let Err(error) = source.append(course.arriving).await {
+                    return error;
+                }
+                sleep(ARRIVE_EVERY).await;
+            }
+        };
+        let most = tokio::select! {
+            error = arrivals => return Err(error.context("appending")),
+            ready = scaled_out => ready?,
+        };
+        println!("{:5.1} s: {most} consumers are ready", since());
+
+        // All of them are stopped in the middle of their work: what they held or had not committed is counted like what no consumer was given.
+        source.append(course.burst).await?;
+        self.apply(&projection(true))?;
+        self.consumers_are_gone().await?;
+        source.append(100).await?;
+        let unhandled = i64::try_from(source.names().await?.len())? - self.recorded().await?;
+        let own_number = || source.unfinished();
+        eventually_is(PATIENCE, "the source's own number", |own| *own == unhandled, own_number).await?;
+        self.projection_is("orders", "what is not handled is pending", pending_exactly(unhandled)).await?;
+        self.metric_is("projection_pending_events", "orders", |value| value == unhandled.to_string()).await?;
+        println!("{:5.1} s: while none runs, {unhandled} are pending, as counted", since());
+
+        // They come back, and are sent away again when there is nothing to do.
+        self.apply(&projection(false))?;
+        let whole = i64::try_from(source.names().await?.len())?;
+        eventually_is(PATIENCE * 2, "every event is handled", |done| *done == whole, || self.recorded()).await?;
+        println!("{:5.1} s: every event is handled", since());
+        self.projection_is("orders", "nothing is pending", pending_exactly(0)).await?;
+        self.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
+        self.replicas_become(course.least).await?;
+        self.workers_are("orders", "quiet has left the fewest", |ready| ready == course.least).await?;
+        println!("{:5.1} s: {} asked for", since(), course.least);
+        for condition in ["LagKnown", "WithinTarget", "Ready"] {
+            self.condition_is("orders", condition, "True", "").await?;
+        }
+        let quiet = [Phase::Live, Phase::Idle];
+        self.projection_is("orders", "it is live", |one| phase(one).is_some_and(|phase| quiet.contains(&phase)))
+            .await?;
+        let consumers = self.each_was_handled_once(&source.names().await?).await?;
+        ensure!(source.unfinished().await? == 0, "the source still holds {}", source.unfinished().await?);
+        println!("{whole} events, each handled once, by {consumers} consumers (first {most} at a time)");
+        Ok(())
+    }
+}
