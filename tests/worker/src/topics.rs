@@ -21,6 +21,9 @@ pub(crate) async fn consume(brokers: &str) -> Result<()> {
     let record = Record::open().await?;
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", variable("GROUP")?).set("auto.offset.reset", "earliest");
+    // A record counts as read when it was handled. By default it does when it is polled, and this client polls on while it leaves, so that records that were
+    // fetched ahead would be committed and never handled.
+    config.set("enable.auto.offset.store", "false");
     if let (Ok(user), Ok(password)) = (variable("KAFKA_USER"), variable("KAFKA_PASSWORD")) {
         config.set("security.protocol", "SASL_PLAINTEXT").set("sasl.mechanism", "PLAIN");
         config.set("sasl.username", user).set("sasl.password", password);
@@ -36,5 +39,6 @@ pub(crate) async fn consume(brokers: &str) -> Result<()> {
             message = consumer.recv() => message.context("receiving a record")?,
         };
         record.handle(&format!("{}/{}/{}", message.topic(), message.partition(), message.offset())).await?;
+        consumer.store_offset_from_message(&message).context("storing an offset")?;
     }
 }
