@@ -33,7 +33,7 @@ pub use shards::Shards;
 pub use source::{
     AllFilter, CatchUpSubscription, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource,
     MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription,
-    PostgresSource, RabbitMqSource, RedisList, RedisSource, StreamConsumer, StreamGroup,
+    PostgresSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot, SqlQuery, StreamConsumer, StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -125,6 +125,8 @@ mod tests {
             ".source.postgres.connection.secretRef.name",
             ".source.postgres.marten.projection",
             ".source.postgres.messageDb.category",
+            ".source.postgres.query.sql",
+            ".source.postgres.replicationSlot.name",
             ".source.rabbitmq.connection",
             ".source.rabbitmq.connection.caSecretRef.name",
             ".source.rabbitmq.connection.clientCertificateSecretRef.name",

@@ -7,7 +7,7 @@ use super::{
     library::{self, LibraryTable},
 };
 use crate::{
-    api::{CheckpointLocation, EventTable, Outbox, PostgresSource, ProjectionSpec},
+    api::{CheckpointLocation, EventTable, Outbox, PostgresSource, ProjectionSpec, SqlQuery},
     measure::{MeasureError, ProjectionKey},
 };
 
@@ -20,6 +20,10 @@ pub enum PostgresQuestion {
     Outbox(Arc<Outbox>),
     /// The event table of a library, whose schema is known.
     Library(Box<LibraryTable>),
+    /// The user's own SQL.
+    Query(Arc<SqlQuery>),
+    /// A replication slot, by its name.
+    ReplicationSlot(Arc<str>),
 }
 
 impl PostgresQuestion {
@@ -27,7 +31,7 @@ impl PostgresQuestion {
     pub fn event_table(&self) -> Option<&EventTable> {
         match self {
             Self::EventTable(table) => Some(table),
-            Self::Outbox(_) => None,
+            Self::Outbox(_) | Self::Query(_) | Self::ReplicationSlot(_) => None,
             Self::Library(library) => Some(&library.table),
         }
     }
@@ -35,7 +39,7 @@ impl PostgresQuestion {
     /// What to say where the checkpoint, which is in the database with the events, is not there; absent where it is in a read store.
     pub fn keeps_checkpoint(&self) -> Option<&str> {
         match self {
-            Self::EventTable(_) | Self::Outbox(_) => None,
+            Self::EventTable(_) | Self::Outbox(_) | Self::Query(_) | Self::ReplicationSlot(_) => None,
             Self::Library(library) => library.keeps_checkpoint.then_some(library.expected.as_str()),
         }
     }
@@ -47,12 +51,14 @@ pub(super) fn question(
     source: &PostgresSource,
     key: &ProjectionKey,
 ) -> Result<(PostgresQuestion, Option<CheckpointLocation>), MeasureError> {
-    let PostgresSource { connection: _, event_table, outbox, marten, message_db } = source;
+    let PostgresSource { connection: _, event_table, outbox, marten, message_db, query, replication_slot } = source;
     let kinds = [
         ("eventTable", event_table.is_some()),
         ("outbox", outbox.is_some()),
         ("marten", marten.is_some()),
         ("messageDb", message_db.is_some()),
+        ("query", query.is_some()),
+        ("replicationSlot", replication_slot.is_some()),
     ];
     let named: Vec<&str> = kinds.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
     if named.len() != 1 {
@@ -75,12 +81,19 @@ pub(super) fn question(
         return Ok((PostgresQuestion::Library(Box::new(library)), Some(checkpoint)));
     }
     if spec.checkpoint.is_some() {
-        return Err(invalid(
-            "spec.checkpoint must be absent with spec.source.postgres.outbox, whose table says what has been sent",
-        ));
+        let kind = named.first().copied().unwrap_or_default();
+        return Err(invalid(&format!(
+            "spec.checkpoint must be absent with spec.source.postgres.{kind}, which says itself what has been handled"
+        )));
     }
     if let Some(outbox) = outbox {
         return Ok((PostgresQuestion::Outbox(Arc::new(outbox.clone())), None));
+    }
+    if let Some(query) = query {
+        return Ok((PostgresQuestion::Query(Arc::new(query.clone())), None));
+    }
+    if let Some(slot) = replication_slot {
+        return Ok((PostgresQuestion::ReplicationSlot(slot.name.as_str().into()), None));
     }
     Err(invalid("spec.source.postgres names no kind of source, such as eventTable"))
 }

@@ -13,7 +13,9 @@ mod message_db;
 mod outbox;
 mod pooled;
 mod positions;
+mod query;
 mod shards;
+mod slots;
 
 use std::time::Duration;
 

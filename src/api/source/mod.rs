@@ -5,13 +5,17 @@ mod kurrentdb;
 mod nats;
 mod outbox;
 mod postgres;
+mod query;
 mod rabbitmq;
 mod redis;
+mod replication_slot;
 
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};
 pub use outbox::Outbox;
 pub use postgres::{EventTable, MartenStore, MessageDbCategory, PostgresSource};
+pub use query::SqlQuery;
 pub use rabbitmq::RabbitMqSource;
 pub use redis::{RedisList, RedisSource, StreamGroup};
+pub use replication_slot::ReplicationSlot;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{AskRef, PassedOverMemory};
 use crate::{
-    api::{CheckpointRows, EventTable, Outbox},
+    api::{CheckpointRows, EventTable, Outbox, SqlQuery},
     clients::postgres::{quote_identifier, shard_expression},
     read_stores::Checkpoint,
     resolve::{ParkedEvents, PostgresQuestion},
@@ -38,6 +38,10 @@ pub enum Question {
         /// The channel to listen on.
         notify_channel: Option<String>,
     },
+    /// The user's own SQL.
+    Query(Arc<SqlQuery>),
+    /// A replication slot, by its name.
+    Slot(Arc<str>),
 }
 
 impl Question {
@@ -55,6 +59,8 @@ impl Question {
                 parked: library.parked.clone(),
                 ..TableQuestion::new(&library.table, rows, passed_over)
             })),
+            PostgresQuestion::Query(query) => Self::Query(Arc::clone(query)),
+            PostgresQuestion::ReplicationSlot(name) => Self::Slot(Arc::clone(name)),
         }
     }
 
@@ -63,6 +69,8 @@ impl Question {
         match self {
             Self::Table(question) => question.notify_channel.as_ref(),
             Self::Outbox { notify_channel, .. } => notify_channel.as_ref(),
+            Self::Query(query) => query.notify_channel.as_ref(),
+            Self::Slot(_) => None,
         }
     }
 
@@ -70,7 +78,7 @@ impl Question {
     pub(super) fn needs_checkpoint(&self) -> bool {
         match self {
             Self::Table(_) => true,
-            Self::Outbox { .. } => false,
+            Self::Outbox { .. } | Self::Query(_) | Self::Slot(_) => false,
         }
     }
 }

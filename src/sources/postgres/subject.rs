@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Answer, AskRef, Question, outbox::Outbox, questions::Wanted, table::Table};
+use super::{Answer, AskRef, Question, outbox::Outbox, query::SqlProbe, questions::Wanted, slots::Slots, table::Table};
 use crate::{
     api::{self, EventTable, Reason},
     clients::postgres::Live,
@@ -22,6 +22,10 @@ pub(super) enum Subject {
     Table(EventTable, Option<String>, Option<String>),
     /// An outbox.
     Outbox(Arc<api::Outbox>),
+    /// The user's own SQL.
+    Query(String),
+    /// All replication slots of the server.
+    Slots,
 }
 
 impl Subject {
@@ -32,6 +36,8 @@ impl Subject {
                 Self::Table(question.table.clone(), question.only.clone(), question.expected.clone())
             }
             Question::Outbox { outbox, .. } => Self::Outbox(Arc::clone(outbox)),
+            Question::Query(query) => Self::Query(query.sql.clone()),
+            Question::Slot(_) => Self::Slots,
         }
     }
 }
@@ -47,6 +53,8 @@ pub(super) struct Followed {
 enum Memory {
     Table(Box<Table>),
     Outbox(Box<Outbox>),
+    Query(Box<SqlProbe>),
+    Slots(Box<Slots>),
 }
 
 impl Followed {
@@ -57,6 +65,8 @@ impl Followed {
                 Memory::Table(Box::new(Table::new(table.clone(), only.clone(), expected.clone())))
             }
             Subject::Outbox(outbox) => Memory::Outbox(Box::new(Outbox::new(outbox))),
+            Subject::Query(sql) => Memory::Query(Box::new(SqlProbe::new(sql.clone()))),
+            Subject::Slots => Memory::Slots(Box::default()),
         };
         Self { memory, failures: 0, retry_at: None }
     }
@@ -84,6 +94,17 @@ impl Followed {
                 let asks: Vec<AskRef> = targets.iter().map(|target| Arc::clone(&target.ask)).collect();
                 outbox.measure(live, &asks, started).await?
             }
+            Memory::Query(query) => {
+                let asks: Vec<AskRef> = targets.iter().map(|target| Arc::clone(&target.ask)).collect();
+                query.measure(live, &asks, started).await?
+            }
+            Memory::Slots(slots) => {
+                let asked = targets.iter().filter_map(|target| {
+                    let Question::Slot(name) = &target.ask.question else { return None };
+                    Some((Arc::clone(&target.ask), Arc::clone(name)))
+                });
+                slots.measure(live, &asked.collect::<Vec<_>>(), started).await?
+            }
         };
         (self.failures, self.retry_at) = (0, None);
         Ok(answers)
@@ -105,6 +126,8 @@ impl Followed {
         match &mut self.memory {
             Memory::Table(table) => table.distrust(),
             Memory::Outbox(outbox) => outbox.distrust(),
+            Memory::Query(query) => query.distrust(),
+            Memory::Slots(_) => {}
         }
         self.retry_at = (reason == Reason::TimedOut).then(|| now + pause(self.failures));
         self.failures = self.failures.saturating_add(1);
@@ -114,7 +137,7 @@ impl Followed {
     pub(super) fn is_settling(&self) -> bool {
         match &self.memory {
             Memory::Table(table) => table.is_settling(),
-            Memory::Outbox(_) => false,
+            Memory::Outbox(_) | Memory::Query(_) | Memory::Slots(_) => false,
         }
     }
 }

@@ -1,0 +1,167 @@
+//! The user's own SQL: what its one row means, and what is refused.
+
+use std::time::Duration;
+
+use projectionist::{
+    api::Reason,
+    lag::{CheckpointState, Pending, Position},
+};
+use serde_json::json;
+use test_cluster::{Pooler, Pooling};
+use tokio_postgres::Client;
+
+use crate::harness::{Running, log_head, sampler_connections, server};
+
+const TABLE: &str = "create table jobs (id bigserial primary key, created_at timestamptz not null default clock_timestamp(), done boolean not null default false)";
+
+async fn database(name: &str) -> (String, Client) {
+    let url = server().create_database(name).await.unwrap();
+    let client = server().connect(name).await.unwrap();
+    client.batch_execute(TABLE).await.unwrap();
+    (url, client)
+}
+
+fn declare(sampler: &mut Running, name: &str, sql: &str) {
+    sampler.declare(name, |spec| {
+        spec["source"]["postgres"] =
+            json!({ "connection": { "secretRef": { "name": "db" } }, "query": { "sql": sql } });
+        let fields = spec.as_object_mut().unwrap();
+        fields.remove("checkpoint");
+        fields.remove("readStore");
+    });
+}
+
+#[tokio::test]
+async fn one_row_says_what_waits_and_since_when() {
+    let (url, client) = database("query_rows").await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    let count = "SELECT count(*) FROM jobs WHERE NOT done;";
+    declare(&mut sampler, "count", count);
+    declare(&mut sampler, "same", count);
+    declare(
+        &mut sampler,
+        "oldest",
+        "select count(*) as pending, min(created_at) as oldest from jobs where not done -- all",
+    );
+    declare(
+        &mut sampler,
+        "positions",
+        "select coalesce(max(id), 0) as head, coalesce(max(id) filter (where done), 0) as checkpoint from jobs",
+    );
+    for name in ["count", "same", "oldest", "positions"] {
+        sampler.wait_pending(name, 0).await;
+    }
+    client
+        .batch_execute("insert into jobs (created_at) select now() - interval '1 minute' from generate_series(1, 5)")
+        .await
+        .unwrap();
+    for name in ["count", "same"] {
+        let behind = sampler.wait_pending(name, 5).await;
+        assert_eq!((behind.assessment.staleness, behind.sample.arrived), (None, 5), "{name}: no time is told");
+    }
+    let aged = sampler.wait_pending("oldest", 5).await.assessment.staleness.unwrap().as_secs_f64();
+    assert!((60.0..90.0).contains(&aged), "{aged}");
+    let bound = sampler.wait_measured("behind", "positions", |m| m.assessment.pending.events == 5).await;
+    assert_eq!(bound.assessment.pending, Pending { events: 5, exact: false }, "positions may have gaps");
+    assert_eq!(log_head(&bound.sample).raw, Position(5));
+    client.batch_execute("update jobs set done = true where id <= 3").await.unwrap();
+    let done = sampler.wait_pending("count", 2).await;
+    assert_eq!(done.sample.checkpoint, CheckpointState::Handled(3));
+    let moved = sampler.wait_measured("moved", "positions", |m| m.assessment.pending.events == 2).await;
+    assert_eq!(moved.sample.checkpoint, CheckpointState::Committed(vec![Position(3)]));
+    assert_eq!(sampler_connections(&client, "query_rows").await, 1);
+}
+
+#[tokio::test]
+async fn what_is_no_query_or_tells_no_number_is_refused_in_words_and_the_others_go_on() {
+    let (url, client) = database("query_refused").await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    declare(&mut sampler, "good", "select count(*) from jobs");
+    sampler.wait_pending("good", 0).await;
+    let cases = [
+        ("two", "select 1; drop table jobs", Reason::InvalidSpec, "another statement follows"),
+        ("breaks-out", "select 1) q; drop table jobs; select (1", Reason::InvalidSpec, "another statement follows"),
+        ("write", "with gone as (delete from jobs returning 1) select count(*) from gone", Reason::SourceFailed, ""),
+        ("nextval", "select nextval('jobs_id_seq')", Reason::InvalidSpec, "nextval"),
+        ("set", "set statement_timeout = 0", Reason::InvalidSpec, "must be a query"),
+        ("listen", "listen x", Reason::InvalidSpec, "must be a query"),
+        ("copy", "copy jobs to program 'true'", Reason::InvalidSpec, "must be a query"),
+        ("set-config", "select set_config('statement_timeout', '0', false)::int", Reason::InvalidSpec, "set_config"),
+        ("sleep", "select 1 from \"pg_sleep\" (9)", Reason::InvalidSpec, "pg_sleep"),
+        ("lock", "select count(pg_advisory_lock(1)) from jobs", Reason::InvalidSpec, "pg_advisory_lock"),
+        (
+            "consume",
+            "select count(*) from pg_logical_slot_get_changes('x', null, null)",
+            Reason::InvalidSpec,
+            "get_changes",
+        ),
+        ("syntax", "select count(* from jobs", Reason::InvalidSpec, "query.sql"),
+        ("no-table", "select count(*) from nowhere", Reason::TableNotFound, "nowhere"),
+        ("no-row", "select id from jobs where false", Reason::InvalidAnswer, "no row"),
+        ("rows", "select * from (values (1), (2)) v", Reason::InvalidAnswer, "more than one row"),
+        ("endless", "select generate_series(1, 1000000000)", Reason::InvalidAnswer, "more than one row"),
+        ("null", "select max(id) from jobs", Reason::InvalidAnswer, "NULL"),
+        ("nan", "select 'NaN'::float8 as pending", Reason::ColumnTypeUnsuitable, "NaN"),
+        ("negative", "select -1", Reason::ColumnTypeUnsuitable, "negative"),
+        ("text", "select 'hunter2'", Reason::ColumnTypeUnsuitable, "text"),
+        ("huge", "select repeat('x', 20000000) as pending", Reason::InvalidAnswer, "too long"),
+        ("no-zone", "select 1 as pending, now()::timestamp as oldest", Reason::ColumnTypeUnsuitable, "time zone"),
+        ("misspelt", "select 1 as pending, now() as oldets", Reason::ColumnNotFound, "oldets"),
+        ("zero", "select 1 / (count(*) - count(*)) from jobs", Reason::SourceFailed, "query: "),
+    ];
+    for (name, sql, _, _) in &cases {
+        declare(&mut sampler, name, sql);
+    }
+    for (name, _, reason, words) in cases {
+        let refused = sampler.wait_unknown(name, reason).await;
+        assert!(refused.message.contains(words), "{name}: {}", refused.message);
+    }
+    client.batch_execute("insert into jobs default values").await.unwrap();
+    sampler.wait_pending("good", 1).await;
+}
+
+#[tokio::test]
+async fn a_query_that_is_too_slow_or_beyond_the_rights_is_unknown_and_the_others_go_on() {
+    let (_, client) = database("query_rights").await;
+    server().create_role("query_reader", "hunter2").await.unwrap();
+    client
+        .batch_execute(
+            "create function slow() returns bigint language plpgsql as 'begin perform pg_sleep(60); return 1; end'",
+        )
+        .await
+        .unwrap();
+    let mut sampler = Running::start(&[("db", &server().url_as("query_reader", "hunter2", "query_rights"))]);
+    declare(&mut sampler, "jobs", "select count(*) from jobs where not done");
+    declare(&mut sampler, "slow", "select slow()");
+    sampler.wait_unknown("jobs", Reason::PermissionDenied).await;
+    client.batch_execute("grant select (done) on jobs to query_reader").await.unwrap();
+    sampler.wait_pending("jobs", 0).await;
+    sampler.wait_unknown("slow", Reason::TimedOut).await;
+    for round in 1..=2 {
+        client.batch_execute("insert into jobs default values").await.unwrap();
+        sampler.wait_pending("jobs", round).await;
+    }
+}
+
+#[tokio::test]
+async fn through_a_pooler_a_query_leaves_no_setting_behind() {
+    let (_, client) = database("query_pooled").await;
+    client
+        .batch_execute(
+            "create function sets() returns bigint language sql as 'select length(set_config(''application_name'', ''left behind'', false))'",
+        )
+        .await
+        .unwrap();
+    let pooler = Pooler::before(server(), Pooling::Transaction, 1).unwrap();
+    let mut sampler = Running::start(&[("db", &pooler.url("query_pooled"))]);
+    declare(&mut sampler, "sets", "select sets()");
+    sampler.wait_pending("sets", 11).await;
+    drop(sampler);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let left: i64 = client
+        .query_one("select count(*) from pg_stat_activity where application_name = 'left behind'", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 0);
+}
