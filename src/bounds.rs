@@ -2,7 +2,7 @@
 
 use crate::{
     api::{self, Ordering, ProjectionSpec},
-    lag::{Bounds, CatchUp, LookAhead},
+    lag::{Bounds, CatchUp, LookAhead, ValueTarget},
 };
 
 /// The bounds, but for those that only a look at other Projections tells ([`Bounds::connections`] is absent).
@@ -31,6 +31,11 @@ pub fn bounds(spec: &ProjectionSpec) -> Bounds {
             api::LookAhead::Daily => Some(LookAhead::Daily),
         },
         retention: spec.event_table().and_then(|table| table.retention).map(|kept| kept.0),
+        value: spec.lag.value.and_then(|value| match (value.target, value.average_target) {
+            (Some(target), None) => Some(ValueTarget::Whole(target)),
+            (None, Some(each)) => Some(ValueTarget::PerWorker(each)),
+            _ => None,
+        }),
     }
 }
 

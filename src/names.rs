@@ -80,6 +80,9 @@ pub mod secret_key {
         ("sslmode", &["sslmode"]),
     ];
 
+    /// The keys for servers that are asked over HTTP.
+    pub const HTTP: [&str; 6] = ["url", "uri", "username", "user", "password", "token"];
+
     /// The keys for NATS.
     pub const NATS: [&str; 15] = [
         "url", "uri", "servers", "host", "hostname", "endpoint", "port", "username", "user", "password", "token",

@@ -328,6 +328,79 @@ mod tests {
     }
 
     #[test]
+    fn queries_tell_what_waits_or_a_value_with_its_target() {
+        let prometheus = |query: &str| {
+            json!({
+                "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+                "spec": {
+                    "source": {"prometheus": {"connection": {"url": "http://prometheus:9090"}, query: "sum(x)"}},
+                    "lag": {"target": "5s"},
+                    "scaling": {},
+                },
+            })
+        };
+        let secret = json!({"name": "p"});
+        let mut value = prometheus("value");
+        assert!(admit(prometheus("pending")).is_ok());
+        let found = admit(value.clone()).unwrap_err();
+        assert!(found[0].to_string().starts_with("spec.lag.value is required with"), "{found:?}");
+        for target in [json!({"target": 0.2}), json!({"target": 1}), json!({"averageTarget": 100})] {
+            value["spec"]["lag"]["value"] = target;
+            assert!(admit(value.clone()).is_ok());
+        }
+        value["spec"]["scaling"]["minWorkers"] = json!(0);
+        assert!(admit(value.clone()).is_ok());
+        value["spec"]["lag"]["value"] = json!({"target": 0.2});
+        let found = admit(value.clone()).unwrap_err();
+        assert!(found[0].to_string().starts_with("spec.scaling.minWorkers must be at least 1 with"), "{found:?}");
+        let source = "/spec/source/prometheus";
+        for (query, pointer, name, value, expected) in [
+            (
+                "pending",
+                "/spec",
+                "checkpoint",
+                json!({"readStore": {}}),
+                "spec.checkpoint must be absent with spec.source.prom",
+            ),
+            ("pending", source, "value", json!("x"), "spec.source.prometheus must have exactly one of"),
+            ("pending", source, "pending", json!(""), "spec.source.prometheus.pending"),
+            ("pending", source, "tenant", json!("a b"), "spec.source.prometheus.tenant"),
+            ("value", source, "staleness", json!("x"), "spec.source.prometheus: staleness and arrived"),
+            ("pending", "/spec/lag", "value", json!({"target": 1}), "spec.lag.value is required with"),
+            ("value", "/spec/lag", "value", json!({}), "spec.lag.value must have exactly one of"),
+            (
+                "value",
+                "/spec/lag",
+                "value",
+                json!({"target": 1, "averageTarget": 1}),
+                "spec.lag.value must have exactly one",
+            ),
+            ("value", "/spec/lag", "value", json!({"target": 0}), "spec.lag.value.target must be at least"),
+            ("value", "/spec/lag", "value", json!({"target": -1.5}), "spec.lag.value.target must be at least"),
+            ("pending", &format!("{source}/connection"), "secretRef", secret, "spec.source.prometheus.connection"),
+            (
+                "pending",
+                &format!("{source}/connection"),
+                "url",
+                json!("http://u:p@host"),
+                "spec.source.prometheus.connection.url",
+            ),
+            (
+                "pending",
+                &format!("{source}/connection"),
+                "url",
+                json!("file:///etc"),
+                "spec.source.prometheus.connection.url",
+            ),
+        ] {
+            let mut object = prometheus(query);
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            let found = admit(object).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
     fn refuses_what_a_cluster_refuses_and_names_the_field() {
         let long = "x".repeat(53);
         for (pointer, name, value, expected) in [

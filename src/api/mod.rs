@@ -28,12 +28,13 @@ pub use read_store::{
     Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, PostgresReadStore, ReadStore, ReadStoreLimits,
     RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore, TableLocation,
 };
-pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling};
+pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
 pub use source::{
-    AllFilter, CatchUpSubscription, EventTable, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource,
-    MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription,
-    PostgresSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot, SqlQuery, StreamConsumer, StreamGroup,
+    AllFilter, CatchUpSubscription, EventTable, HttpConnection, KafkaConnection, KafkaIsolation, KafkaSource,
+    KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox,
+    PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot,
+    SqlQuery, StreamConsumer, StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -127,6 +128,10 @@ mod tests {
             ".source.postgres.messageDb.category",
             ".source.postgres.query.sql",
             ".source.postgres.replicationSlot.name",
+            ".source.prometheus.connection",
+            ".source.prometheus.connection.caSecretRef.name",
+            ".source.prometheus.connection.clientCertificateSecretRef.name",
+            ".source.prometheus.connection.secretRef.name",
             ".source.rabbitmq.connection",
             ".source.rabbitmq.connection.caSecretRef.name",
             ".source.rabbitmq.connection.clientCertificateSecretRef.name",

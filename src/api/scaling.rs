@@ -30,6 +30,10 @@ pub struct Lag {
     /// The freshness objective: no event waits longer than this. Such as `5s`, `30s` or `10m`; 1s to 168h.
     #[x_kube(validation = Rule::new(span!("1s", "168h")).message("spec.lag.target must be from 1s to 168h"))]
     pub target: HumanDuration,
+    /// With a source that tells a plain value, such as a latency or a number of connections: what it is to be. Then `target` says only how often it is
+    /// looked at (ten times in that time), and the workers follow the value alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<ValueTarget>,
     /// A second rule beside the target: one worker for so many pending events, whichever asks for more. The autoscaler follows it up to
     /// `scaling.maxWorkers` whatever the target's own reckoning knows of connections, a saturated read store or a stuck checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +46,24 @@ pub struct Lag {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub fallback_workers: Option<i32>,
+}
+
+/// What a plain value is to be. Exactly one field.
+#[derive(Clone, Copy, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.target) != has(self.averageTarget)").message("spec.lag.value must have exactly one of target and averageTarget"))]
+pub struct ValueTarget {
+    /// For the whole value, which falls as workers are added, such as a latency: the workers that are ready are multiplied by value / target, unless that is
+    /// within 10 % of 1, as a HorizontalPodAutoscaler does with a target of type `Value`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.000_001, max = 1_000_000_000_000_000.0))]
+    #[x_kube(validation = Rule::new("self >= 0.000001").message("spec.lag.value.target must be at least 0.000001"))]
+    pub target: Option<f64>,
+    /// For each worker's share of the value, which says how much there is to do, such as requests per second: one worker for so much of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.000_001, max = 1_000_000_000_000_000.0))]
+    #[x_kube(validation = Rule::new("self >= 0.000001").message("spec.lag.value.averageTarget must be at least 0.000001"))]
+    pub average_target: Option<f64>,
 }
 
 /// What to do while the lag is not known.

@@ -27,6 +27,9 @@ pub struct ProjectionStatus {
     /// Committed events that have not been processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingStatus>,
+    /// The plain value that the source tells in place of events that wait, to three digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
     /// Age in seconds of the oldest unprocessed event, 0 when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub staleness_seconds: Option<f64>,

@@ -2,10 +2,12 @@
 //! errors into words. Knows nothing of Projections.
 
 pub mod http;
+pub mod http_settings;
 pub mod kafka;
 pub mod kurrentdb;
 pub mod nats;
 pub mod postgres;
+pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
 mod tls;
@@ -43,6 +45,8 @@ pub enum ServerKind {
     Kafka,
     /// A KurrentDB (EventStoreDB) cluster.
     KurrentDb,
+    /// Prometheus, or a server with its query API.
+    Prometheus,
 }
 
 /// A server together with everything that a connection to it takes, credentials included: the same for all that may share connections. A rotated
@@ -61,6 +65,8 @@ pub enum Endpoint {
     Kafka(kafka::Settings),
     /// A KurrentDB cluster.
     KurrentDb(kurrentdb::ConnectionIdentity),
+    /// A server with Prometheus's query API.
+    Prometheus(http_settings::HttpIdentity),
 }
 
 impl Endpoint {
@@ -73,6 +79,7 @@ impl Endpoint {
             Self::Redis(identity) => identity.settings().database(),
             Self::Kafka(settings) => settings.to_string(),
             Self::KurrentDb(identity) => identity.settings().to_string(),
+            Self::Prometheus(identity) => identity.settings().to_string(),
         }
     }
 }

@@ -70,6 +70,9 @@ pub(super) fn none_required(known: &Known<'_>) -> Option<bool> {
 /// No event waits longer than the target; absent where that is not known. An upper bound that is longer breaks no target by itself.
 pub(super) fn within_target(measured: &Measured, target: Duration) -> Option<bool> {
     let assessment = &measured.assessment;
+    if let Some(value) = assessment.value {
+        return Some(value.within);
+    }
     let within = assessment.staleness.map(|staleness| staleness <= target);
     match assessment.at_least {
         Some(at_least) if within == Some(false) => at_least.age.filter(|age| *age > target).map(|_| false),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cadence, Jump, Pending, Prediction, Required, RetentionRisk, Rewound, Stage};
+use super::{Cadence, Jump, Pending, Prediction, Required, RetentionRisk, Rewound, Stage, ValueAssessment};
 
 /// Events per second, as far as known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,7 +25,9 @@ pub struct AtLeast {
 /// What a sample means.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assessment {
-    /// Events that wait.
+    /// Where the source tells a plain value in place of what waits: what that asks for.
+    pub value: Option<ValueAssessment>,
+    /// Events that wait; means nothing where there is a value: see [`Assessment::counted`].
     pub pending: Pending,
     /// Where `pending` and `staleness` are upper bounds, since the lowest of several rows stands for all: what waits for certain.
     pub at_least: Option<AtLeast>,
@@ -60,4 +62,11 @@ pub struct Assessment {
     pub cadence_breaks_target: bool,
     /// What was expected of the last seconds, and what came.
     pub prediction: Option<Prediction>,
+}
+
+impl Assessment {
+    /// Events that wait; absent where the source tells a value and counts nothing.
+    pub fn counted(&self) -> Option<Pending> {
+        self.value.is_none().then_some(self.pending)
+    }
 }

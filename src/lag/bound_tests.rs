@@ -20,6 +20,7 @@ fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
         head: Head::log(position(head), position(head)),
         checkpoint: CheckpointState::Committed(vec![position(10), position(head - beyond)]),
         pending: Some(Pending { events: head - 10, exact: false }),
+        value: None,
         held_back: 0,
         parked: None,
         notes: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Head, LookAhead};
+use super::{Head, LookAhead, ValueTarget};
 
 /// What the spec asks for, as far as the model needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,6 +31,8 @@ pub struct Bounds {
     pub retention: Option<Duration>,
     /// Which pattern of arrivals may add workers before the events come.
     pub look_ahead: Option<LookAhead>,
+    /// What a source's plain value is to be, where it tells one.
+    pub value: Option<ValueTarget>,
 }
 
 impl Bounds {

@@ -23,6 +23,9 @@ pub enum Fault {
     /// The probe could not count what is pending.
     #[error("the source did not tell how many events are pending")]
     PendingUnknown,
+    /// A number that means nothing by itself.
+    #[error("the source tells a value, and spec.lag.value does not say what it is to be")]
+    NoTarget,
 }
 
 /// The pending events of a sample that makes sense.

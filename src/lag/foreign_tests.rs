@@ -85,6 +85,7 @@ pub(super) fn bounds(target: u64) -> Bounds {
         connections: None,
         retention: None,
         look_ahead: None,
+        value: None,
     }
 }
 
@@ -230,6 +231,7 @@ impl Foreign {
             arrived: self.head,
             staleness: Some(Duration::from_secs_f64(self.now - since)),
             ahead_of_clock: Duration::ZERO,
+            value: None,
             held_back: 0,
             parked: None,
             notes: Vec::new(),

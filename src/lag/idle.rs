@@ -76,6 +76,7 @@ mod tests {
             connections: None,
             retention: None,
             look_ahead: None,
+            value: None,
         }
     }
 

@@ -30,6 +30,8 @@ mod shards;
 mod start_up;
 mod steadiness;
 mod trial;
+mod value;
+mod value_model;
 mod waiting;
 
 pub use arrivals::ARRIVAL_TIME_CONSTANT;
@@ -50,3 +52,4 @@ pub use sample::{
     Sample, SessionInfo,
 };
 pub use shards::useful_workers;
+pub use value::{ValueAssessment, ValueTarget};

@@ -23,6 +23,7 @@ use super::{
     start_up::StartUp,
     steadiness::Steadiness,
     trial::Trial,
+    value::ValueRule,
     waiting::Waiting,
 };
 
@@ -49,6 +50,7 @@ pub struct Model {
     pub(super) phases: Phases,
     pub(super) steadiness: Steadiness,
     pub(super) predictions: Predictions,
+    pub(super) value: ValueRule,
     /// The last sample, if its lag is known; `None` otherwise, since rates are learnt from two samples in a row only.
     pub(super) last: Option<Last>,
     /// Since when this number of workers has been ready.
@@ -94,6 +96,7 @@ impl Model {
             phases: Phases::default(),
             steadiness: Steadiness::remembering(required),
             predictions: Predictions::default(),
+            value: ValueRule::default(),
             last: None,
             ready: None,
         }
@@ -113,6 +116,9 @@ impl Model {
 
     /// Takes in one sample.
     pub fn observe(&mut self, sample: &Sample, workers: Workers, bounds: Bounds) -> Result<Assessment, Fault> {
+        if let Some(value) = sample.value {
+            return self.observe_value(sample.at, value, workers, &bounds);
+        }
         let pending = match faults::plausible(sample) {
             Ok(pending) => pending,
             Err(fault) => {
@@ -170,6 +176,7 @@ impl Model {
         let drain = drain(surely, rates, workers);
         let arrival = rates.arrival.unwrap_or(0.0);
         Ok(Assessment {
+            value: None,
             pending,
             at_least: waiting.bound.then_some(AtLeast { events: waiting.events, age: waiting.age }),
             staleness,
@@ -200,7 +207,7 @@ impl Model {
         }
     }
 
-    fn settled_for(&mut self, at: Duration, workers: Workers) -> Duration {
+    pub(super) fn settled_for(&mut self, at: Duration, workers: Workers) -> Duration {
         let since = match self.ready {
             Some((since, ready)) if ready == workers.ready && since <= at => since,
             // Workers that were ready at the first sample count as warm.

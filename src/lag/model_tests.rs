@@ -16,6 +16,7 @@ const BOUNDS: Bounds = Bounds {
     connections: None,
     retention: None,
     look_ahead: None,
+    value: None,
 };
 
 /// A source and its workers, second by second: positions are counts here.
@@ -44,6 +45,7 @@ impl World {
             arrived: self.head,
             staleness: Some(Duration::from_secs(pending / 100)),
             ahead_of_clock: Duration::ZERO,
+            value: None,
             held_back: 0,
             parked: None,
             notes: Vec::new(),

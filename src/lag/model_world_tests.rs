@@ -21,6 +21,7 @@ fn bounds() -> Bounds {
         connections: None,
         retention: None,
         look_ahead: None,
+        value: None,
     }
 }
 
@@ -112,6 +113,7 @@ impl World {
             arrived: whole(all),
             staleness: Some(if pending == 0 { Duration::ZERO } else { seconds(self.now - oldest.unwrap_or(self.now)) }),
             ahead_of_clock: Duration::ZERO,
+            value: None,
             held_back: 0,
             parked: None,
             notes: Vec::new(),

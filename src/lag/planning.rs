@@ -237,7 +237,7 @@ impl Model {
     }
 }
 
-fn within_connections(wanted: u32, limit: Limit, bounds: &Bounds) -> (u32, Limit) {
+pub(super) fn within_connections(wanted: u32, limit: Limit, bounds: &Bounds) -> (u32, Limit) {
     match bounds.connections.filter(|connections| wanted > *connections) {
         // At least one worker: without any, nothing would ever change.
         Some(connections) => {

@@ -67,6 +67,7 @@ fn bounds() -> impl Strategy<Value = Bounds> {
             connections,
             retention: Some(Duration::from_secs(120)),
             look_ahead: strict.then_some(crate::lag::LookAhead::Hourly),
+            value: None,
         })
 }
 
@@ -103,6 +104,7 @@ impl Replay {
             arrived: self.head,
             staleness: step.staleness.map(Duration::from_millis),
             ahead_of_clock: Duration::from_secs(step.ahead),
+            value: None,
             held_back: 0,
             parked: None,
             notes: Vec::new(),
@@ -188,6 +190,7 @@ proptest! {
                 connections: None,
                 retention: None,
 look_ahead: None,
+value: None,
             };
             let step = |arrived, staleness| Step {
                 gap: 1_000,

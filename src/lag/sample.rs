@@ -187,6 +187,8 @@ pub struct Sample {
     pub checkpoint: CheckpointState,
     /// What waits, whether or not it may be read yet. Absent when the projection has never committed, or when the answer made no sense.
     pub pending: Option<Pending>,
+    /// A plain number in place of what waits, with a target of its own: then `pending` is absent, and neither head nor checkpoint says anything.
+    pub value: Option<f64>,
     /// The part of `pending` above the safe head: these events wait, and no worker may read them yet.
     pub held_back: u64,
     /// Where the lowest of several rows stands for all of them, and it is not known which event is whose: the events beyond the highest row, which
@@ -235,6 +237,7 @@ impl Sample {
             head,
             checkpoint,
             pending,
+            value: None,
             held_back: 0,
             beyond_all_rows: None,
             upper_bound: None,

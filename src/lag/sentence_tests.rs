@@ -21,6 +21,7 @@ fn bounds() -> Bounds {
         connections: Some(4),
         retention: None,
         look_ahead: None,
+        value: None,
     }
 }
 

@@ -91,6 +91,7 @@ impl Steadiness {
 
     /// Bounds forced another answer.
     pub(super) fn force(&mut self, answer: u32) {
+        self.heard = None;
         self.before = Some(answer);
     }
 

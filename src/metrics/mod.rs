@@ -30,11 +30,13 @@ pub enum Metric {
     ArrivalRate,
     /// Seconds until nothing waits.
     DrainSeconds,
+    /// The plain value that a source tells in place of what waits.
+    Value,
 }
 
 impl Metric {
     /// All of them, in the order in which discovery and documentation list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PendingEvents,
         Self::QueueLength,
         Self::HeldBackEvents,
@@ -43,6 +45,7 @@ impl Metric {
         Self::ParkedEvents,
         Self::ArrivalRate,
         Self::DrainSeconds,
+        Self::Value,
     ];
 
     /// Its name in `external.metrics.k8s.io` and for Prometheus.
@@ -56,6 +59,7 @@ impl Metric {
             Self::ParkedEvents => "projection_parked_events",
             Self::ArrivalRate => "projection_arrival_rate",
             Self::DrainSeconds => "projection_drain_seconds",
+            Self::Value => "projection_value",
         }
     }
 

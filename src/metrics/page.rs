@@ -167,12 +167,12 @@ fn shown(metric: Metric) -> Option<(&'static str, Reading)> {
         Metric::RequiredWorkers => ("Workers that hold the lag target, within the bounds", |measured| {
             Some(f64::from(measured.assessment.required.workers))
         }),
-        Metric::PendingEvents => {
-            ("Committed events beyond the checkpoint", |measured| Some(float(measured.assessment.pending.events)))
-        }
+        Metric::PendingEvents => ("Committed events beyond the checkpoint", |measured| {
+            measured.assessment.counted().map(|pending| float(pending.events))
+        }),
         Metric::HeldBackEvents => {
             ("Those of the pending events that may not be read before an open transaction has ended", |measured| {
-                Some(float(measured.sample.held_back))
+                measured.assessment.counted().map(|_| float(measured.sample.held_back))
             })
         }
         Metric::StalenessSeconds => ("Age of the oldest unprocessed event", |measured| {
@@ -187,6 +187,7 @@ fn shown(metric: Metric) -> Option<(&'static str, Reading)> {
         Metric::ParkedEvents => {
             ("Events set aside after failing, where the source tells", |measured| measured.sample.parked.map(float))
         }
+        Metric::Value => ("The plain value that the source tells", |measured| measured.sample.value),
         Metric::QueueLength => return None,
     })
 }
@@ -198,7 +199,7 @@ impl ProjectionPage {
     /// Those that only Prometheus has.
     const READINGS: [(&'static str, &'static str, Reading); 3] = [
         ("projection_arrived_events", "Committed events that came since measuring the source began", |measured| {
-            Some(float(measured.sample.arrived))
+            measured.assessment.counted().map(|_| float(measured.sample.arrived))
         }),
         ("projection_worker_rate", "Events that one busy worker handles per second, as learnt", |measured| {
             measured.assessment.rates.per_worker

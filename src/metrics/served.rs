@@ -319,8 +319,11 @@ fn window_seconds(metric: Metric) -> Option<u64> {
 fn quantity(measured: &Measured, metric: Metric) -> Option<Quantity> {
     let assessment = &measured.assessment;
     match metric {
-        Metric::PendingEvents | Metric::QueueLength => Some(Quantity::count(assessment.pending.events)),
-        Metric::HeldBackEvents => Some(Quantity::count(measured.sample.held_back)),
+        Metric::PendingEvents | Metric::QueueLength => {
+            assessment.counted().map(|pending| Quantity::count(pending.events))
+        }
+        Metric::HeldBackEvents => assessment.counted().map(|_| Quantity::count(measured.sample.held_back)),
+        Metric::Value => assessment.value.and_then(|value| Quantity::measured(value.value)),
         Metric::StalenessSeconds => assessment.staleness.map(Quantity::seconds),
         Metric::RequiredWorkers => Some(Quantity::count(u64::from(assessment.required.workers))),
         Metric::ArrivalRate => assessment.rates.arrival.and_then(Quantity::measured),
@@ -338,9 +341,11 @@ fn missing(metric: Metric) -> &'static str {
             "the source tells of no place where events that failed are kept, or the spec names none"
         }
         Metric::DrainSeconds => "the backlog does not shrink, or what a worker does is not learnt yet",
-        Metric::PendingEvents | Metric::QueueLength | Metric::HeldBackEvents | Metric::RequiredWorkers => {
-            "it was not measured"
+        Metric::PendingEvents | Metric::QueueLength | Metric::HeldBackEvents => {
+            "the source tells a value (projection_value), and no events that wait"
         }
+        Metric::Value => "the source tells events that wait, and no plain value that an autoscaler can read",
+        Metric::RequiredWorkers => "it was not measured",
     }
 }
 

@@ -22,6 +22,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         arrived: 9,
         staleness: Some(Duration::from_millis(1_400)),
         ahead_of_clock: Duration::ZERO,
+        value: None,
         held_back: 0,
         parked: (pending == 5).then_some(2),
         notes: Vec::new(),
@@ -31,6 +32,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         faults: crate::lag::EventFaults::default(),
     };
     let assessment = Assessment {
+        value: None,
         pending: Pending { events: pending, exact: true },
         at_least: None,
         cadence: None,

@@ -5,6 +5,7 @@
 mod connection;
 mod kurrentdb;
 mod library;
+mod numbers;
 mod postgres;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -14,12 +15,13 @@ use kube::ResourceExt as _;
 pub use connection::{ConnectionName, SecretName};
 pub use kurrentdb::KurrentDbSubscriptions;
 pub use library::{LibraryTable, ParkedEvents};
+pub use numbers::Numbers;
 pub use postgres::PostgresQuestion;
 
 use crate::{
     api::{
         CheckpointLocation, Connection, KafkaConnection, KafkaIsolation, KafkaSource, NatsSource, OffsetReset,
-        Projection, ProjectionSpec, Reason, RedisList, SecretKeyRef, StreamConsumer, StreamGroup,
+        Projection, ProjectionSpec, PrometheusSource, Reason, RedisList, SecretKeyRef, StreamConsumer, StreamGroup,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -108,6 +110,15 @@ pub enum ResolvedSource {
         /// The JetStream domain.
         domain: Option<String>,
     },
+    /// Queries to Prometheus.
+    Prometheus {
+        /// The server.
+        connection: ConnectionName,
+        /// The tenant, for servers that have tenants.
+        tenant: Option<Arc<str>>,
+        /// The queries, in PromQL.
+        queries: Numbers<Arc<str>>,
+    },
 }
 
 /// Topics with the group that reads them.
@@ -133,6 +144,7 @@ impl ResolvedSource {
             Self::Kafka { connection, .. } => (connection, "spec.source.kafka.connection"),
             Self::KurrentDb { connection, .. } => (connection, "spec.source.kurrentdb.connection"),
             Self::Nats { connection, .. } => (connection, "spec.source.nats.connection"),
+            Self::Prometheus { connection, .. } => (connection, "spec.source.prometheus.connection"),
         }
     }
 }
@@ -216,6 +228,9 @@ fn source(
     if let Some(nats) = &spec.source.nats {
         return self::nats(nats, key);
     }
+    if let Some(prometheus) = &spec.source.prometheus {
+        return self::prometheus(spec, prometheus, key);
+    }
     if let Some(kurrentdb) = &spec.source.kurrentdb {
         let connection = ConnectionName::new(ServerKind::KurrentDb, &key.namespace, &kurrentdb.connection);
         let (subscriptions, checkpoint) = kurrentdb::subscriptions(spec, kurrentdb, key)?;
@@ -227,6 +242,30 @@ fn source(
     let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &source.connection);
     let (question, checkpoint) = postgres::question(spec, source, key)?;
     Ok((ResolvedSource::Postgres { connection, question }, checkpoint))
+}
+
+fn prometheus(
+    spec: &ProjectionSpec,
+    source: &PrometheusSource,
+    key: &ProjectionKey,
+) -> Result<(ResolvedSource, Option<CheckpointLocation>), MeasureError> {
+    let PrometheusSource { connection, tenant, pending, staleness, arrived, value } = source;
+    let connection = ConnectionName::over_http(ServerKind::Prometheus, &key.namespace, connection);
+    let text = |query: &Option<String>| query.as_deref().map(Arc::from);
+    let queries = Numbers::of(text(pending), text(staleness), text(arrived), text(value)).ok_or_else(|| {
+        invalid("spec.source.prometheus must have exactly one of pending and value, and staleness and arrived only beside pending")
+    })?;
+    has_target(spec, &queries)?;
+    let tenant = tenant.as_deref().map(Arc::from);
+    Ok((ResolvedSource::Prometheus { connection, tenant, queries }, None))
+}
+
+/// A value has a target, and nothing else has one.
+fn has_target<Q>(spec: &ProjectionSpec, numbers: &Numbers<Q>) -> Result<(), MeasureError> {
+    if numbers.is_value() == spec.lag.value.is_some() {
+        return Ok(());
+    }
+    Err(invalid("spec.lag.value is required where the source tells a value, and has no meaning without it"))
 }
 
 fn nats(

@@ -329,6 +329,7 @@ fn unknown(fault: Fault) -> MeasureError {
         Fault::NeverCommitted => Reason::NeverCommitted,
         Fault::CheckpointBeyondHead { .. } => Reason::CheckpointBeyondHead,
         Fault::PendingUnknown => Reason::InvalidAnswer,
+        Fault::NoTarget => Reason::InvalidSpec,
     };
     MeasureError { reason, message: fault.to_string() }
 }
@@ -350,7 +351,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
         (
             (assessment.required.workers, assessment.required.limit, assessment.stuck, assessment.rewound),
             (assessment.ahead_of_clock.is_some(), assessment.jump.is_some(), assessment.retention_risk.is_some()),
-            assessment.pending.events == 0,
+            (assessment.pending.events == 0, assessment.value.map(|value| value.within)),
             (assessment.staleness.map(|staleness| staleness > target), assessment.cadence_breaks_target),
             measured.sample.held_by().map(|writer| writer.pid),
             measured.sample.faults.clone(),
@@ -362,7 +363,7 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
     }
     let numbers = |measured: &Measured| {
         (
-            measured.assessment.pending,
+            (measured.assessment.pending, measured.sample.value),
             (measured.sample.held_back, measured.sample.parked),
             measured.sample.head.clone(),
             measured.sample.checkpoint.clone(),

@@ -31,6 +31,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
         arrived: 0,
         staleness: Some(Duration::from_secs(pending)),
         ahead_of_clock: Duration::ZERO,
+        value: None,
         held_back: 0,
         parked: None,
         notes: Vec::new(),

@@ -62,7 +62,10 @@ fn located(resolved: &Resolved, endpoints: &Endpoints) -> Result<(Endpoint, Opti
         Some(Err(error)) => Err(MeasureError { reason: error.reason, message: format!("{field}: {}", error.message) }),
         None => Err(MeasureError {
             reason: Reason::NotMeasuredYet,
-            message: format!("{field}: {} has not been read yet", name.secret),
+            message: match &name.secret {
+                Some(secret) => format!("{field}: {secret} has not been read yet"),
+                None => format!("{field}: not read yet"),
+            },
         }),
     };
     let (source, field) = resolved.source.connection();
@@ -106,7 +109,7 @@ mod tests {
         let secret = |name: &str| SecretName { namespace: "shop".into(), name: name.to_owned(), key: None };
         let name = |name: &str| ConnectionName {
             server: ServerKind::Postgres,
-            secret: secret(name),
+            secret: Some(secret(name)),
             ca: None,
             client: None,
             given: Vec::new(),
@@ -142,7 +145,11 @@ mod tests {
             .map(|(n, s)| resolve(&projection(n, s, "good", "30s")).unwrap());
         let mut known = settings(&[("good", "postgres://u:p@db/events"), ("bad", "postgres://u:p@db/events")]);
         let missing = MeasureError { reason: Reason::SecretNotFound, message: "there is none".to_owned() };
-        *known.iter_mut().find(|(name, _)| name.secret.name == "bad").unwrap().1 = Err(missing);
+        *known
+            .iter_mut()
+            .find(|(name, _)| name.secret.as_ref().is_some_and(|secret| secret.name == "bad"))
+            .unwrap()
+            .1 = Err(missing);
         let groups = group(needs.to_vec(), &known);
         assert_eq!(groups.sources.values().map(|source| source.members.len()).sum::<usize>(), 1);
         let reasons: Vec<Reason> = groups.failures.iter().map(|(_, unknown)| unknown.reason).collect();

@@ -24,7 +24,9 @@ use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, Projection},
     clients::{
-        Endpoint, kafka, kurrentdb, nats,
+        Endpoint,
+        http_settings::HttpIdentity,
+        kafka, kurrentdb, nats,
         postgres::{ConnectionIdentity, Database},
         rabbitmq, redis,
     },
@@ -38,6 +40,7 @@ use crate::{
         kurrentdb::{KurrentDbProbe, Question as KurrentDbQuestion},
         nats::{self as nats_source, NatsProbe},
         postgres::{PostgresProbe, Question},
+        prometheus::{self as prometheus_source, PrometheusProbe},
         rabbitmq::{self as rabbitmq_source, RabbitMqProbe},
         redis::{self as redis_source, RedisProbe},
     },
@@ -69,6 +72,7 @@ pub(super) struct Planner {
     kafka: Tasks<kafka::Settings, KafkaProbe>,
     kurrentdb: Tasks<kurrentdb::ConnectionIdentity, KurrentDbProbe>,
     nats: Tasks<nats::ConnectionIdentity, NatsProbe>,
+    prometheus: Tasks<HttpIdentity, PrometheusProbe>,
 }
 
 impl Planner {
@@ -95,6 +99,7 @@ impl Planner {
             kafka: Tasks::default(),
             kurrentdb: Tasks::default(),
             nats: Tasks::default(),
+            prometheus: Tasks::default(),
         }
     }
 
@@ -166,6 +171,7 @@ impl Planner {
         self.kurrentdb.retain(|identity| sources.contains_key(&Endpoint::KurrentDb(identity.clone())));
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
         self.redis_stores.retain(|identity, _| endpoints.contains(&Endpoint::Redis(identity.clone())));
+        self.prometheus.retain(|identity| sources.contains_key(&Endpoint::Prometheus(identity.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
         self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         // Each connects when it is first asked.
@@ -177,7 +183,11 @@ impl Planner {
                 Endpoint::Redis(identity) => {
                     self.redis_stores.entry(identity.clone()).or_insert_with(|| Arc::new(RedisStore::new(identity)));
                 }
-                Endpoint::Kafka(_) | Endpoint::KurrentDb(_) | Endpoint::Nats(_) | Endpoint::RabbitMq(_) => {}
+                Endpoint::Kafka(_)
+                | Endpoint::KurrentDb(_)
+                | Endpoint::Nats(_)
+                | Endpoint::Prometheus(_)
+                | Endpoint::RabbitMq(_) => {}
             }
         }
         for (endpoint, group) in sources {
@@ -259,6 +269,18 @@ impl Planner {
                 let probe = || NatsProbe::new(settings, started);
                 self.nats.assign(identity, work, probe, &self.reports, &self.metrics);
             }
+            Endpoint::Prometheus(identity) => {
+                let work = self.work(&whole, group, |resolved| match &resolved.source {
+                    ResolvedSource::Prometheus { tenant, queries, .. } => {
+                        Some(prometheus_source::Question { tenant: tenant.clone(), queries: queries.clone() })
+                    }
+                    _ => None,
+                });
+                let (settings, addresses) = (identity.settings().clone(), Arc::clone(&self.addresses));
+                let started = self.started;
+                let probe = || PrometheusProbe::new(&settings, &addresses, started);
+                self.prometheus.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
         }
     }
 
@@ -287,7 +309,11 @@ impl Planner {
         match endpoint {
             Endpoint::Postgres(identity) => self.databases.get(identity).cloned().map(CheckpointStore::Postgres),
             Endpoint::Redis(identity) => self.redis_stores.get(identity).cloned().map(CheckpointStore::Redis),
-            Endpoint::Kafka(_) | Endpoint::KurrentDb(_) | Endpoint::Nats(_) | Endpoint::RabbitMq(_) => None,
+            Endpoint::Kafka(_)
+            | Endpoint::KurrentDb(_)
+            | Endpoint::Nats(_)
+            | Endpoint::Prometheus(_)
+            | Endpoint::RabbitMq(_) => None,
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::grouping::Endpoints;
 use crate::{
     api::Reason,
-    clients::{Endpoint, ServerKind, ServerSettings, kafka, kurrentdb, nats, postgres, rabbitmq, redis},
+    clients::{Endpoint, ServerKind, ServerSettings, http_settings, kafka, kurrentdb, nats, postgres, rabbitmq, redis},
     measure::MeasureError,
     resolve::{ConnectionName, SecretName},
 };
@@ -120,19 +120,27 @@ async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<E
         ServerKind::Redis => settings::<redis::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Kafka => settings::<kafka::Settings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::KurrentDb => settings::<kurrentdb::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
+        ServerKind::Prometheus => settings::<http_settings::HttpSettings>(name, secrets).await.map(|s| s.endpoint()),
     }
 }
 
 async fn settings<S: ServerSettings>(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<S, MeasureError> {
     let ConnectionName { server: _, secret, ca, client, given } = name;
-    let data = read(secret, secrets).await?;
-    let mut settings: S = parse(secret, &data, given).map_err(|unknown| about(secret, &unknown))?;
+    let mut settings: S = match secret {
+        Some(secret) => {
+            let data = read(secret, secrets).await?;
+            parse(secret, &data, given).map_err(|unknown| about(secret, &unknown))?
+        }
+        None => from_values(&given.iter().map(|(key, value)| (*key, value.as_str())).collect())?,
+    };
+    // What holds the settings, for messages.
+    let holder = || secret.as_ref().map_or_else(|| "the spec".to_owned(), ToString::to_string);
     if let Some(ca) = ca {
         let data = read(ca, secrets).await?;
         let pem = ca.key.as_deref().map_or(Ok(""), |key| text(&data, key)).map_err(|unknown| about(ca, &unknown))?;
         settings = settings
             .trusting(pem.as_bytes())
-            .map_err(|why| invalid(format!("{secret}: {ca} holds a certificate authority, and {why}")))?;
+            .map_err(|why| invalid(format!("{}: {ca} holds a certificate authority, and {why}", holder())))?;
     }
     if let Some(client) = client {
         let data = read(client, secrets).await?;
@@ -140,7 +148,7 @@ async fn settings<S: ServerSettings>(name: &ConnectionName, secrets: &Arc<dyn Se
         let (certificate, key) = (value("tls.crt")?, value("tls.key")?);
         settings = settings
             .showing(certificate.as_bytes(), key.as_bytes())
-            .map_err(|why| invalid(format!("{secret}: {client} holds a client certificate, and {why}")))?;
+            .map_err(|why| invalid(format!("{}: {client} holds a client certificate, and {why}", holder())))?;
     }
     Ok(settings)
 }
@@ -182,10 +190,14 @@ fn parse<S: ServerSettings>(
         return Err(MeasureError { reason: Reason::SecretKeyMissing, message });
     }
     values.extend(given.iter().map(|(key, value)| (*key, value.as_str())));
-    S::from_keys(|key| values.get(key).copied()).map_err(|error| match error.reason {
+    from_values(&values).map_err(|error| match error.reason {
         Reason::SecretKeyMissing => MeasureError { message: format!("{}; {}", error.message, held(data)), ..error },
         _ => error,
     })
+}
+
+fn from_values<S: ServerSettings>(values: &BTreeMap<&str, &str>) -> Result<S, MeasureError> {
+    S::from_keys(|key| values.get(key).copied())
 }
 
 /// The names of a Secret's keys, for messages.
@@ -257,7 +269,7 @@ mod tests {
     fn connection(key: Option<&str>) -> ConnectionName {
         ConnectionName {
             server: ServerKind::Postgres,
-            secret: secret("db", key),
+            secret: Some(secret("db", key)),
             ca: None,
             client: None,
             given: Vec::new(),

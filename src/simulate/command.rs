@@ -89,7 +89,12 @@ pub enum InvalidInput {
 /// With line and column where the text is no document, and with each field that the API server would refuse.
 pub fn read_projection(text: &str) -> Result<Projection, InvalidInput> {
     let document = one_document(text).map_err(InvalidInput::NoDocument)?;
-    admit(document).map_err(InvalidInput::Refused)
+    let projection = admit(document).map_err(InvalidInput::Refused)?;
+    if projection.spec.lag.value.is_some() {
+        let problem = "a plain value is not simulated: traces tell events, not how the value follows them";
+        return Err(InvalidInput::NoDocument(format!("spec.lag.value: {problem}")));
+    }
+    Ok(projection)
 }
 
 /// Reads rules, or a whole HorizontalPodAutoscaler.

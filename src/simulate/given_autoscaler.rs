@@ -46,7 +46,7 @@ impl Reads {
             Metric::StalenessSeconds => Some(Self::Staleness),
             Metric::ArrivalRate => Some(Self::ArrivalRate),
             Metric::DrainSeconds => Some(Self::Drain),
-            Metric::HeldBackEvents | Metric::ParkedEvents => None,
+            Metric::HeldBackEvents | Metric::ParkedEvents | Metric::Value => None,
         }
     }
 }

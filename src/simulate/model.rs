@@ -145,6 +145,7 @@ fn sample(state: &State<'_>) -> Sample {
         arrived: state.arrived,
         staleness: Some(*staleness),
         ahead_of_clock: std::time::Duration::ZERO,
+        value: None,
         held_back: 0,
         parked: None,
         notes: Vec::new(),

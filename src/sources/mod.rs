@@ -3,7 +3,9 @@
 pub mod kafka;
 pub mod kurrentdb;
 pub mod nats;
+mod numbers;
 pub mod postgres;
+pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
 

@@ -54,6 +54,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         connections: None,
         retention: None,
         look_ahead: None,
+        value: None,
     };
     let assessment =
         Model::remembering(None, None, None).observe(&sample, Workers::default(), bounds).expect("it tells the lag");

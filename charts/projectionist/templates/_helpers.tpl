@@ -153,6 +153,7 @@ Those of them that Helm makes. One that another adapter made is not Helm's to ma
 - parked_events
 - arrival_rate
 - drain_seconds
+- value
 {{- end -}}
 
 {{/* The workers' defaults, as the operator reads them; what is empty is left out, so that the operator's own defaults count. */}}

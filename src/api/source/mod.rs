@@ -5,6 +5,7 @@ mod kurrentdb;
 mod nats;
 mod outbox;
 mod postgres;
+mod prometheus;
 mod query;
 mod rabbitmq;
 mod redis;
@@ -15,6 +16,7 @@ pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentS
 pub use nats::{NatsSource, StreamConsumer};
 pub use outbox::Outbox;
 pub use postgres::{EventTable, MartenStore, MessageDbCategory, PostgresSource};
+pub use prometheus::{HttpConnection, PrometheusSource};
 pub use query::SqlQuery;
 pub use rabbitmq::RabbitMqSource;
 pub use redis::{RedisList, RedisSource, StreamGroup};

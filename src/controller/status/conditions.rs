@@ -74,6 +74,10 @@ fn within(known: &Known<'_>) -> Verdict {
     {
         return cadence_breaks_target(cadence, within, known.target);
     }
+    if let Some(value) = measured.assessment.value {
+        let more = fails(Reason::BehindTarget, "the value is more than spec.lag.value asks for");
+        return if value.within { holds("the value is no more than spec.lag.value asks for") } else { more };
+    }
     match within_target(measured, known.target) {
         Some(true) => holds("no event waits longer than spec.lag.target"),
         Some(false) if measured.sample.all_held_back() => fails(
@@ -239,7 +243,7 @@ fn lag_known(known: &Known<'_>) -> Verdict {
             return remarkable(Reason::Estimated, why.to_string());
         }
     }
-    holds("pending events and staleness are measured")
+    holds(assessment.value.map_or("pending events and staleness are measured", |_| "the value is measured"))
 }
 
 fn progressing(known: &Known<'_>) -> Verdict {
@@ -299,7 +303,8 @@ fn progressing(known: &Known<'_>) -> Verdict {
     if measured.sample.all_held_back() {
         return holds("what waits may not be read yet: see the condition HeldBack");
     }
-    holds("the checkpoint moves, or nothing waits")
+    let value = measured.assessment.value.map(|_| "the source tells a value, and no checkpoint");
+    holds(value.unwrap_or("the checkpoint moves, or nothing waits"))
 }
 
 /// Why the source gives workers no events although some wait, if it does not.

@@ -28,7 +28,7 @@ use crate::{
         known::{Known, WorkloadView, none_required, within_target},
         live::WorkerCounts,
     },
-    lag::{Cadence, Limit, PassedOver, Sample},
+    lag::{Assessment, Cadence, Limit, PassedOver, Sample},
 };
 
 /// The status to report.
@@ -48,10 +48,11 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
         suspended: suspended(known, previous),
         head: sample.and_then(Sample::head_text).map(|(raw, safe)| HeadStatus { raw, safe }),
         checkpoint: sample.and_then(Sample::checkpoint_text),
-        pending: assessment.map(|all| PendingStatus {
-            value: i64::try_from(all.pending.events).unwrap_or(i64::MAX),
+        value: assessment.and_then(|all| all.value).map(|value| short(value.value)),
+        pending: assessment.and_then(Assessment::counted).map(|pending| PendingStatus {
+            value: i64::try_from(pending.events).unwrap_or(i64::MAX),
             held_back: sample.map_or(0, |sample| i64::try_from(sample.held_back).unwrap_or(i64::MAX)),
-            exact: all.pending.exact,
+            exact: pending.exact,
             reason: sample.and_then(|sample| sample.upper_bound.as_deref()).map(str::to_owned),
         }),
         parked: sample.and_then(|sample| sample.parked).map(|parked| i64::try_from(parked).unwrap_or(i64::MAX)),
@@ -162,6 +163,16 @@ fn significant(value: f64, digits: i32) -> f64 {
     }
     let scale = 10_f64.powi(digits - 1 - whole_digits(value)).min(10.0);
     (value * scale).round() / scale
+}
+
+/// Rounds to three significant digits, whatever the size and the sign.
+fn short(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return 0.0;
+    }
+    let scale = 10_f64.powi(2 - whole_digits(value.abs()));
+    let rounded = (value * scale).round() / scale;
+    if rounded.is_finite() { rounded } else { value }
 }
 
 /// Rounds a worker's rate in events per second to three significant digits, however small it is: a worker that takes minutes for an event has a rate,

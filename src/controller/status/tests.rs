@@ -41,6 +41,7 @@ pub(in crate::controller) fn measured(pending: u64, staleness: f64, stuck: bool)
             arrived: 0,
             staleness,
             ahead_of_clock: Duration::ZERO,
+            value: None,
             held_back: 0,
             parked: None,
             notes: Vec::new(),
@@ -50,6 +51,7 @@ pub(in crate::controller) fn measured(pending: u64, staleness: f64, stuck: bool)
             faults: crate::lag::EventFaults::default(),
         },
         assessment: Assessment {
+            value: None,
             pending,
             at_least: None,
             cadence: None,

@@ -137,6 +137,7 @@ impl Table {
                 head: Head::Log(head),
                 checkpoint: wanted.checkpoint.state.clone(),
                 pending: told.as_ref().map(|told| told.pending),
+                value: None,
                 pending_by_shard: told.as_ref().map(|told| told.by_shard.clone()).unwrap_or_default(),
                 arrived: self.arrivals.total(),
                 staleness: told.as_ref().and_then(|told| told.staleness),

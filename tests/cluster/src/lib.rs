@@ -30,6 +30,7 @@ mod pki;
 pub mod pooler;
 pub mod postgres;
 mod processes;
+pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
 pub mod supervise;
@@ -48,6 +49,7 @@ pub use operator::OPERATOR_NAMESPACE;
 pub use options::ClusterOptions;
 pub use pooler::{Pooler, Pooling};
 pub use postgres::Postgres;
+pub use prometheus::{Prometheus, PrometheusOptions};
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 

@@ -78,6 +78,18 @@ pub fn nats_server() -> Result<&'static Path> {
     find().context("nats-server was installed, but is in neither /usr/sbin nor /usr/bin")
 }
 
+/// The server of Prometheus.
+///
+/// # Errors
+/// When it is not installed and cannot be.
+pub fn prometheus() -> Result<&'static Path> {
+    let program = Path::new("/usr/bin/prometheus");
+    if !program.exists() {
+        install(&["prometheus"])?;
+    }
+    Ok(program)
+}
+
 /// The server of RabbitMQ, with the Erlang that runs it (35 MB of packages).
 ///
 /// # Errors
