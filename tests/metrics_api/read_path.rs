@@ -33,6 +33,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         arrived: 9,
         staleness: Some(Duration::from_millis(1_400)),
         ahead_of_clock: Duration::ZERO,
+        value: None,
         held_back: 0,
         parked: None,
         notes: Vec::new(),
