@@ -4,6 +4,7 @@
 
 mod access;
 mod client;
+mod cluster;
 mod cost;
 mod false_brokers;
 mod harness;

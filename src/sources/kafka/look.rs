@@ -121,7 +121,8 @@ impl Looker {
         }
         let earliest = self.client.offsets(At::Earliest, &all, part(85)).await;
         for (group, answer) in &committed {
-            if answer.as_ref().is_err_and(|error| error.code.is_some_and(|code| code.has_moved())) {
+            // It says that another coordinates the group, or says nothing: others take over what a broker that is down coordinated.
+            if answer.as_ref().is_err_and(|error| error.code.is_none_or(|code| code.has_moved())) {
                 self.coordinators.remove(group);
             }
         }

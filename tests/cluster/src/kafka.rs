@@ -1,6 +1,9 @@
 //! A real Kafka broker (KRaft, one process) of a test's own, on loopback or in a cluster's network, and a process with Kafka's own client library for what tests do to it.
+//! [`Brokers`] are several that make one cluster.
 //!
-//! Broker and client come from Maven Central and run on Java 17 or newer. Both end with the process that started them, however that ends.
+//! Brokers and client come from Maven Central and run on Java 17 or newer. All end with the process that started them, however that ends.
+
+mod brokers;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -17,6 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::binaries::{cache_dir, short_hash};
 use crate::{network, packages};
+pub use brokers::Brokers;
 
 const POM: &str = include_str!("../binaries/kafka/pom.xml");
 const DRIVER: &str = include_str!("../binaries/kafka/Driver.java");
@@ -25,18 +29,32 @@ pub const PLAIN_USER: &str = "plain-user";
 /// The password of that user.
 pub const PLAIN_PASSWORD: &str = "plain-canary";
 
-/// Outlives the owner by a moment: waits until the pipe from it closes, then ends the program and removes its files.
+/// Outlives the owner by a moment: kills, starts, halts and continues the program as the pipe from the owner says, and when that closes, ends the program and
+/// removes its files.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
 root=$1
 shift
-"$@" < /dev/null > "$root/log" 2>&1 &
-pid=$!
-echo $pid > "$root/pid"
-cat > /dev/null
-kill -CONT $pid 2>/dev/null
-kill -KILL $pid 2>/dev/null
-wait $pid 2>/dev/null
+start() {
+    "$@" < /dev/null > "$root/log" 2>&1 &
+    pid=$!
+    echo $pid > "$root/pid"
+}
+end() {
+    kill -CONT $pid 2>/dev/null
+    kill -KILL $pid 2>/dev/null
+    wait $pid 2>/dev/null
+}
+start "$@"
+while read -r word; do
+    case $word in
+        kill) end; : > "$root/log"; : > "$root/pid" ;;
+        start) start "$@" ;;
+        halt) kill -STOP $pid ;;
+        continue) kill -CONT $pid ;;
+    esac
+done
+end
 rm -rf "$root"
 "#;
 
@@ -45,7 +63,7 @@ rm -rf "$root"
 pub enum Listener {
     /// No TLS, no user. May do everything.
     Plaintext,
-    /// SASL PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 without TLS.
+    /// SASL PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER (tokens that nothing signs, whose claim `sub` is the user) without TLS.
     Sasl,
     /// TLS without a client certificate. May do everything.
     Tls,
@@ -73,6 +91,8 @@ pub struct Certificates {
     pub client_ca: String,
 }
 
+const BROKER_MEMORY: &str = "-Xmx320m";
+
 /// A running broker.
 #[derive(Debug)]
 pub struct Kafka {
@@ -81,7 +101,44 @@ pub struct Kafka {
     /// That of each listener, and of the controller.
     ports: Vec<u16>,
     keeper: Child,
-    driver: Mutex<Option<(Child, ChildStdin, BufReader<ChildStdout>)>>,
+    driver: Option<Driver>,
+}
+
+/// The process with Kafka's client library.
+#[derive(Debug)]
+struct Driver {
+    process: Child,
+    pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+}
+
+impl Driver {
+    fn start(place: &Place, programs: &Path, servers: &str) -> Result<Self> {
+        let mut driver = place.java(programs, BROKER_MEMORY);
+        driver.args(["Driver", servers]);
+        let mut process = driver.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let (input, output) = process.stdin.take().zip(process.stdout.take()).context("the driver has no pipes")?;
+        let driver = Self { process, pipes: Mutex::new((input, BufReader::new(output))) };
+        driver.ask(&["topics"])?;
+        Ok(driver)
+    }
+
+    fn ask(&self, command: &[&str]) -> Result<String> {
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(pipes.0, "{}", command.join("\t"))?;
+        let mut answer = String::new();
+        pipes.1.read_line(&mut answer)?;
+        match answer.trim_end_matches('\n').strip_prefix("ok ") {
+            Some(text) => Ok(text.to_owned()),
+            None => bail!("{command:?}: {}", if answer.is_empty() { "the driver has ended" } else { answer.as_str() }),
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// Where a broker listens.
@@ -107,10 +164,10 @@ impl Place {
         }
     }
 
-    fn java(&self, programs: &Path) -> Command {
+    fn java(&self, programs: &Path, memory: &str) -> Command {
         let mut command = self.command("java");
         let classes = format!("{}:{}/*", programs.display(), programs.display());
-        command.args(["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes]).stdin(Stdio::null());
+        command.args([memory, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes]).stdin(Stdio::null());
         command
     }
 }
@@ -158,49 +215,12 @@ impl Kafka {
             fs::write(root.join("server.pem"), format!("{}{}", certificates.key, certificates.certificate))?;
             fs::write(root.join("clients.pem"), &certificates.client_ca)?;
         }
-        let format = place
-            .java(programs)
-            .args(["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c"])
-            .arg(&settings)
-            .output()
-            .context("running java")?;
-        if !format.status.success() {
-            bail!("formatting Kafka's storage failed: {}", String::from_utf8_lossy(&format.stderr));
-        }
-        let mut broker = place.java(programs);
-        broker.arg("kafka.Kafka").arg(&settings);
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&root).arg(broker.get_program()).args(broker.get_args());
-        keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let keeper = keeper.spawn().context("starting Kafka's keeper")?;
-        let kafka = Self { root, place: place.clone(), ports, keeper, driver: Mutex::new(None) };
-        kafka.wait_until_it_listens()?;
-        let mut driver = place.java(programs);
-        driver.args(["Driver", &kafka.address(Listener::Plaintext).to_string()]);
-        let mut driver = driver.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let pipes = driver.stdin.take().zip(driver.stdout.take()).context("the driver has no pipes")?;
-        *kafka.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some((driver, pipes.0, BufReader::new(pipes.1)));
-        kafka.ask(&["topics"])?;
+        format_storage(place, programs, &settings)?;
+        let keeper = keep(&root, &broker_of(place, programs, BROKER_MEMORY, &settings))?;
+        let mut kafka = Self { root, place: place.clone(), ports, keeper, driver: None };
+        wait_until_it_listens(&kafka.root, place, &kafka.ports)?;
+        kafka.driver = Some(Driver::start(place, programs, &kafka.address(Listener::Plaintext).to_string())?);
         Ok(kafka)
-    }
-
-    fn wait_until_it_listens(&self) -> Result<()> {
-        let until = Instant::now() + Duration::from_secs(180);
-        loop {
-            let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
-            let listens = || self.ports.iter().all(|port| TcpStream::connect((self.place.host, *port)).is_ok());
-            if log.contains("Kafka Server started") || self.place.inside(listens)? {
-                return Ok(());
-            }
-            let ended = fs::read_to_string(self.root.join("pid"))
-                .is_ok_and(|pid| !pid.is_empty() && !Path::new("/proc").join(pid.trim()).exists());
-            if ended || Instant::now() > until {
-                let tail: Vec<&str> = log.lines().rev().take(30).collect();
-                let tail: Vec<&str> = tail.into_iter().rev().collect();
-                bail!("Kafka does not start:\n{}", tail.join("\n"));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
     }
 
     /// Where a listener is.
@@ -215,27 +235,63 @@ impl Kafka {
     /// # Errors
     /// What the library says.
     pub fn ask(&self, command: &[&str]) -> Result<String> {
-        let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, input, output) = driver.as_mut().context("the driver has not started")?;
-        writeln!(input, "{}", command.join("\t"))?;
-        let mut answer = String::new();
-        output.read_line(&mut answer)?;
-        match answer.trim_end_matches('\n').strip_prefix("ok ") {
-            Some(text) => Ok(text.to_owned()),
-            None => bail!("{command:?}: {}", if answer.is_empty() { "the driver has ended" } else { answer.as_str() }),
-        }
+        self.driver.as_ref().context("the driver has not started")?.ask(command)
     }
 }
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        if let Some((mut driver, input, _)) = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            drop(input);
-            let _ = driver.kill();
-            let _ = driver.wait();
-        }
+        drop(self.driver.take());
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
+    }
+}
+
+fn format_storage(place: &Place, programs: &Path, settings: &Path) -> Result<()> {
+    let format = place
+        .java(programs, BROKER_MEMORY)
+        .args(["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c"])
+        .arg(settings)
+        .output()
+        .context("running java")?;
+    if !format.status.success() {
+        bail!("formatting Kafka's storage failed: {}", String::from_utf8_lossy(&format.stderr));
+    }
+    Ok(())
+}
+
+fn broker_of(place: &Place, programs: &Path, memory: &str, settings: &Path) -> Command {
+    let mut broker = place.java(programs, memory);
+    broker.arg("kafka.Kafka").arg(settings);
+    broker
+}
+
+/// Starts a broker whose log and process id are in `root`.
+fn keep(root: &Path, broker: &Command) -> Result<Child> {
+    let mut keeper = Command::new("sh");
+    keeper.args(["-c", KEEPER, "keeper"]).arg(root).arg(broker.get_program()).args(broker.get_args());
+    keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    keeper.spawn().context("starting Kafka's keeper")
+}
+
+fn wait_until_it_listens(root: &Path, place: &Place, ports: &[u16]) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(180);
+    loop {
+        let log = fs::read_to_string(root.join("log")).unwrap_or_default();
+        let listens = || ports.iter().all(|port| TcpStream::connect((place.host, *port)).is_ok());
+        if log.contains("Kafka Server started") || place.inside(listens)? {
+            return Ok(());
+        }
+        // One that has ended is without a command until its keeper asks for it.
+        let gone =
+            |pid: &str| fs::read(Path::new("/proc").join(pid).join("cmdline")).map_or(true, |line| line.is_empty());
+        let ended = fs::read_to_string(root.join("pid")).is_ok_and(|pid| !pid.trim().is_empty() && gone(pid.trim()));
+        if ended || Instant::now() > until {
+            let tail: Vec<&str> = log.lines().rev().take(30).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            bail!("Kafka does not start:\n{}", tail.join("\n"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -272,10 +328,12 @@ fn properties(root: &Path, host: IpAddr, ports: &[u16], tls: bool) -> String {
          offsets.topic.replication.factor=1\noffsets.topic.num.partitions=3\ntransaction.state.log.replication.factor=1\n\
          transaction.state.log.min.isr=1\ntransaction.state.log.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\n\
          authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS\n\
-         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER\n\
          listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{PLAIN_USER}=\"{PLAIN_PASSWORD}\";\n\
          listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
          listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+         listener.name.sasl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;\n\
+         listener.name.sasl.oauthbearer.sasl.server.callback.handler.class=org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler\n\
          {certificates}log.cleaner.backoff.ms=200\nlog.segment.delete.delay.ms=100\nlog.retention.check.interval.ms=500\n"
     )
 }

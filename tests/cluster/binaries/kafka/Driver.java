@@ -68,6 +68,30 @@ public class Driver {
                 admin.createTopics(List.of(new NewTopic(c[1], Integer.parseInt(c[2]), (short) 1).configs(config))).all().get();
                 return "";
             }
+            case "place": {
+                // The replicas of each partition, the first of which shall lead: 1:2,2:3
+                Map<Integer, List<Integer>> replicas = new HashMap<>();
+                for (String one : c[2].split(",")) {
+                    List<Integer> brokers = new ArrayList<>();
+                    for (String id : one.split(":")) brokers.add(Integer.parseInt(id));
+                    replicas.put(replicas.size(), brokers);
+                }
+                admin.createTopics(List.of(new NewTopic(c[1], replicas))).all().get();
+                return "";
+            }
+            case "leaders": {
+                List<String> all = new ArrayList<>();
+                for (var one : admin.describeTopics(List.of(c[1])).allTopicNames().get().get(c[1]).partitions()) {
+                    all.add((one.leader() == null ? "-" : one.leader().idString()) + "/" + one.isr().size());
+                }
+                return String.join(",", all);
+            }
+            case "coordinator":
+                return admin.describeConsumerGroups(List.of(c[1])).all().get().get(c[1]).coordinator().idString();
+            case "elect":
+                // Every partition is led by the first of its replicas again, where that is in step.
+                admin.electLeaders(org.apache.kafka.common.ElectionType.PREFERRED, null).partitions().get();
+                return "";
             case "delete":
                 admin.deleteTopics(List.of(c[1])).all().get();
                 return "";
