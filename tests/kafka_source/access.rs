@@ -8,7 +8,9 @@ use projectionist::{
 };
 use test_cluster::kafka::{Listener, PLAIN_PASSWORD, PLAIN_USER};
 
-use crate::harness::{ask, broker, client, commit, committed, partition, pki, produce, set, settings, soon, topic};
+use crate::harness::{
+    ask, broker, client, commit, committed, partition, pki, produce, set, settings, soon, token, topic,
+};
 
 async fn refused(client: &mut Client) -> KafkaError {
     let error = client.topics(&set(&["any"]), soon()).await.unwrap_err();
@@ -41,6 +43,32 @@ async fn users_are_known_by_plain_and_both_kinds_of_scram() {
         let error = refused(&mut client(Listener::Sasl, &keys("wrong-canary"))).await;
         assert_eq!(error.reason, Reason::AuthenticationFailed, "{mechanism}: {error}");
         assert!(error.message.contains("correct username and password in the Secret"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_names_the_user_and_one_that_is_refused_is_told_as_such() {
+    topic("tokens", 1, "");
+    let keys = |token: &str| {
+        let more = [("securityProtocol", "SASL_PLAINTEXT"), ("saslMechanism", "OAUTHBEARER"), ("token", token)];
+        client(Listener::Sasl, &more)
+    };
+    ask(&["allow", "bearer", "topic", "tokens", "DESCRIBE"]);
+    let until = soon();
+    let mut allowed = keys(&token("bearer", 600));
+    while let Err(error) = &allowed.topics(&set(&["tokens"]), soon()).await.unwrap()["tokens"] {
+        assert_eq!(error.reason, Reason::PermissionDenied, "{error}");
+        assert!(tokio::time::Instant::now() < until, "{error}");
+    }
+    // Another user, who is known and allowed nothing.
+    let found = keys(&token("other", 600)).topics(&set(&["tokens"]), soon()).await.unwrap();
+    assert_eq!(found["tokens"].clone().unwrap_err().reason, Reason::PermissionDenied);
+    // One that has expired, and what is no token at all.
+    for wrong in [token("bearer", -60), "canary.canary.canary".to_owned()] {
+        let error = refused(&mut keys(&wrong)).await;
+        assert_eq!(error.reason, Reason::AuthenticationFailed, "{error}");
+        assert!(error.message.contains("refused the token") && !error.message.contains(&wrong), "{error}");
+        println!("{error}");
     }
 }
 

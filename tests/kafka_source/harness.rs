@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use projectionist::clients::kafka::{Client, Partition, Settings};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use test_cluster::{
@@ -98,6 +99,14 @@ pub fn set(names: &[&str]) -> BTreeSet<Arc<str>> {
 
 pub fn partition(topic: &str, number: i32) -> Partition {
     (Arc::from(topic), number)
+}
+
+/// A token that nothing signs, for this user and for so many seconds from now on.
+pub fn token(user: &str, seconds: i64) -> String {
+    let part = |json: String| BASE64_URL_SAFE_NO_PAD.encode(json);
+    let now = jiff::Timestamp::now().as_second();
+    let claims = format!(r#"{{"sub":"{user}","iat":{},"exp":{}}}"#, now - 3_600, now + seconds);
+    format!("{}.{}.", part(r#"{"alg":"none"}"#.to_owned()), part(claims))
 }
 
 /// What a group has committed for some partitions of one topic, by the client.

@@ -10,7 +10,7 @@ use serde_json::json;
 use test_cluster::kafka::Listener;
 
 use crate::{
-    harness::{ask, broker, commit, pki, produce, topic},
+    harness::{ask, broker, commit, pki, produce, token, topic},
     sampler::Running,
 };
 
@@ -227,6 +227,27 @@ async fn a_refused_user_and_a_rotated_password_and_an_untrusted_broker() {
     sampler.wait_pending("open", exactly(1)).await;
     sampler.secret("user", &keys("right-canary"));
     sampler.wait_pending("refused", exactly(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_rotated_takes_effect() {
+    topic("rotates", 1, "");
+    produce("rotates", 0, 3, NOW);
+    commit("rotates-group", "rotates", 0, 1);
+    ask(&["allow", "rotates", "topic", "rotates", "READ"]);
+    ask(&["allow", "rotates", "group", "rotates-group", "DESCRIBE"]);
+    let servers = broker().address(Listener::Sasl).to_string();
+    let keys =
+        |token: String| json!({ "bootstrapServers": servers, "securityProtocol": "SASL_PLAINTEXT", "token": token });
+    let mut sampler = Running::start();
+    sampler.secret("token", &keys(token("rotates", -60)));
+    sampler.declare("rotates", &["rotates"], "rotates-group", |kafka| {
+        kafka["connection"]["secretRef"]["name"] = json!("token");
+    });
+    let refused = sampler.wait_unknown("rotates", Reason::AuthenticationFailed).await;
+    assert!(refused.message.contains("key token of the Secret"), "{}", refused.message);
+    sampler.secret("token", &keys(token("rotates", 600)));
+    sampler.wait_pending("rotates", exactly(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,7 +48,7 @@ pub enum OffsetReset {
 #[serde(rename_all = "camelCase")]
 pub struct KafkaConnection {
     /// The Secret with the keys `bootstrapServers` (`host:port,host:port`), `securityProtocol` (`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`), `saslMechanism`
-    /// (`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`), `username` and `password`. Kafka's own names of these settings (`bootstrap.servers`) do as well.
+    /// (`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`), `username` and `password`, or `token`. Kafka's own names of these settings (`bootstrap.servers`) do as well.
     pub secret_ref: NamedSecret,
     /// The Secret and the key that hold the certificate authority (PEM) that signed the brokers' certificates; with it TLS is used. Default: the public authorities.
     #[serde(skip_serializing_if = "Option::is_none")]

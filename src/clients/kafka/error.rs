@@ -90,6 +90,8 @@ impl KafkaError {
 pub struct Code(pub i16);
 
 impl Code {
+    pub(super) const SASL_AUTHENTICATION_FAILED: Self = Self(58);
+
     /// The coordinator or leader has moved, so that the next question must ask who it is now.
     pub fn has_moved(self) -> bool {
         matches!(self.0, 5 | 6 | 9 | 14 | 15 | 16 | 74 | 75)

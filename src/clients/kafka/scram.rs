@@ -30,7 +30,7 @@ impl Scram {
         let (hmac, digest, pbkdf2) = match mechanism {
             Mechanism::ScramSha256 => (hmac::HMAC_SHA256, &digest::SHA256, pbkdf2::PBKDF2_HMAC_SHA256),
             Mechanism::ScramSha512 => (hmac::HMAC_SHA512, &digest::SHA512, pbkdf2::PBKDF2_HMAC_SHA512),
-            Mechanism::Plain => return None,
+            Mechanism::Plain | Mechanism::OauthBearer => return None,
         };
         let name = username.replace('=', "=3D").replace(',', "=2C");
         let first_bare = format!("n={name},r={nonce}");

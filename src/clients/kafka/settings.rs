@@ -18,6 +18,8 @@ pub enum Mechanism {
     ScramSha256,
     /// The password is proven and never sent.
     ScramSha512,
+    /// A token that a token service made goes over the connection (RFC 7628): only within TLS is it secret.
+    OauthBearer,
 }
 
 impl Mechanism {
@@ -27,22 +29,30 @@ impl Mechanism {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OauthBearer => "OAUTHBEARER",
         }
     }
 
+    /// What is secret is sent as it is, so that TLS must hide it.
+    fn sends_the_secret(self) -> bool {
+        matches!(self, Self::Plain | Self::OauthBearer)
+    }
+
     fn parse(text: &str) -> Option<Self> {
-        [Self::Plain, Self::ScramSha256, Self::ScramSha512]
+        [Self::Plain, Self::ScramSha256, Self::ScramSha512, Self::OauthBearer]
             .into_iter()
             .find(|one| one.as_str().eq_ignore_ascii_case(text))
     }
 }
 
-/// User and password, and how they are shown.
+/// Who we are, and how that is shown.
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub(super) struct Sasl {
     pub mechanism: Mechanism,
+    /// Empty for `OAUTHBEARER`, whose token names the user.
     pub username: String,
-    pub password: String,
+    /// The password, or the token.
+    pub secret: String,
 }
 
 /// Everything that a connection to the cluster needs. `Display` and `Debug` name the bootstrap servers and nothing secret. Equal for all that may share
@@ -57,12 +67,13 @@ pub struct Settings {
 }
 
 /// The keys that are looked for, beside Kafka's own names of properties.
-pub const KEYS: [&[&str]; 5] = [
+pub const KEYS: [&[&str]; 6] = [
     &["bootstrapServers", "bootstrap.servers", "bootstrap-servers", "bootstrap_servers", "brokers"],
     &["securityProtocol", "security.protocol", "security-protocol", "security_protocol"],
     &["saslMechanism", "sasl.mechanism", "sasl-mechanism", "sasl_mechanism", "mechanism"],
     &["username", "user", "sasl.username"],
     &["password", "sasl.password"],
+    &["token", "access_token"],
 ];
 
 /// More servers than this are a mistake.
@@ -70,7 +81,7 @@ const MOST_SERVERS: usize = 32;
 
 impl Settings {
     /// Reads what `value` gives for [`KEYS`]. Only the servers are required. With a user, the mechanism is `SCRAM-SHA-512` where none is
-    /// given; without a security protocol, TLS is used where a certificate authority or client certificate is given.
+    /// given, with a token alone `OAUTHBEARER`; without a security protocol, TLS is used where a certificate authority or client certificate is given.
     ///
     /// # Errors
     /// What is missing or cannot be read, with the key's name.
@@ -80,7 +91,7 @@ impl Settings {
             keys.iter().find_map(|key| value(key).map(|text| (text.trim_end_matches(['\r', '\n']), (*key).to_owned())))
         };
         let given = |keys: &[&str]| given(keys).filter(|(text, _)| !text.is_empty());
-        let [servers, protocol, mechanism, username, password] = KEYS;
+        let [servers, protocol, mechanism, username, password, token] = KEYS;
         let Some((list, key)) = given(servers) else {
             return Err(wrong(format!(
                 "key {} is missing, with the brokers to begin with as host:port,host:port",
@@ -106,34 +117,37 @@ impl Settings {
                 }
             },
         };
+        let user = given(username).map(|(text, _)| text.to_owned());
+        let password = given(password).map(|(text, _)| text.to_owned());
+        let token = given(token).map(|(text, _)| text.trim().to_owned());
         let mechanism = match given(mechanism) {
+            None if token.is_some() && user.is_none() => Mechanism::OauthBearer,
             None => Mechanism::ScramSha512,
             Some((text, key)) => Mechanism::parse(text.trim()).ok_or_else(|| {
                 wrong(format!(
-                    "key {key} must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512: other mechanisms are not supported"
+                    "key {key} must be PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER: other mechanisms are not supported"
                 ))
             })?,
         };
-        let user = given(username).map(|(text, _)| text.to_owned());
-        let password = given(password).map(|(text, _)| text.to_owned());
-        let sasl = match (wants_sasl, user, password) {
-            (Some(false), _, _) | (None, None, None) => None,
-            (_, Some(username), Some(password)) => {
+        let sasl = match (wants_sasl, user, password, token) {
+            (Some(false), ..) | (None, None, None, None) => None,
+            (.., token) if mechanism == Mechanism::OauthBearer => Some(bearer(token).map_err(wrong)?),
+            (_, Some(username), Some(password), _) => {
                 if username.contains('\0') || password.contains('\0') {
                     return Err(wrong("username and password must not hold a NUL byte".to_owned()));
                 }
-                Some(Sasl { mechanism, username, password })
+                Some(Sasl { mechanism, username, secret: password })
             }
-            (_, None, _) => return Err(wrong("key username is missing, which SASL needs".to_owned())),
-            (_, _, None) => return Err(wrong("key password is missing, which SASL needs".to_owned())),
+            (_, None, ..) => return Err(wrong("key username is missing, which SASL needs".to_owned())),
+            (_, _, None, _) => return Err(wrong("key password is missing, which SASL needs".to_owned())),
         };
         Ok(Self { bootstrap, tls: tls.unwrap_or(false), sasl, ca: None, client: None }.decide_tls(tls))
     }
 
     fn decide_tls(mut self, asked: Option<bool>) -> Self {
-        // PLAIN sends the password: without a word on TLS, it is never sent in the clear.
-        let plain = self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain);
-        self.tls = asked.unwrap_or(plain);
+        // Without a word on TLS, no password and no token is ever sent in the clear.
+        let sent = self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism.sends_the_secret());
+        self.tls = asked.unwrap_or(sent);
         self
     }
 
@@ -174,6 +188,18 @@ impl fmt::Debug for Settings {
 /// `host:port`, with brackets around an IPv6 address.
 pub(super) fn place(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The user that a token stands for. RFC 6750 says of which characters a token is.
+fn bearer(token: Option<String>) -> Result<Sasl, String> {
+    let token = token.ok_or_else(|| "key token is missing, which OAUTHBEARER needs".to_owned())?;
+    if token.is_empty() || !token.chars().all(|c| c.is_ascii_alphanumeric() || "-._~+/=".contains(c)) {
+        return Err(
+            "key token must be the access token alone, as the token service gives it: letters, digits and -._~+/="
+                .to_owned(),
+        );
+    }
+    Ok(Sasl { mechanism: Mechanism::OauthBearer, username: String::new(), secret: token })
 }
 
 fn server(text: &str) -> Result<(String, u16), String> {
@@ -219,7 +245,7 @@ mod tests {
         assert_eq!(settings.bootstrap, [("a".to_owned(), 9093), ("b".to_owned(), 9092), ("::1".to_owned(), 7)]);
         assert!(settings.tls);
         let sasl = settings.sasl.as_ref().unwrap();
-        assert_eq!((sasl.mechanism, sasl.password.as_str()), (Mechanism::ScramSha256, "secret-canary"));
+        assert_eq!((sasl.mechanism, sasl.secret.as_str()), (Mechanism::ScramSha256, "secret-canary"));
         assert_eq!(settings.to_string(), "kafka://a:9093,b:9092,[::1]:7");
         assert!(!format!("{settings:?} {settings}").contains("canary"));
     }
@@ -233,6 +259,8 @@ mod tests {
             (&[("bootstrapServers", "a:1"), ("securityProtocol", "TLS")][..], "SASL_SSL"),
             (&[("bootstrapServers", "a:1"), ("mechanism", "GSSAPI")][..], "SCRAM-SHA-512"),
             (&[("bootstrapServers", "a:1"), ("username", "u")][..], "password is missing"),
+            (&[("bootstrapServers", "a:1"), ("mechanism", "OAUTHBEARER")][..], "token is missing"),
+            (&[("bootstrapServers", "a:1"), ("token", "Bearer secret")][..], "the access token alone"),
             (&[("bootstrapServers", "a:1"), ("securityProtocol", "SASL_SSL")][..], "username is missing"),
         ] {
             let error = read(pairs).unwrap_err().to_string();
@@ -247,6 +275,15 @@ mod tests {
         let mut asked = plain.to_vec();
         asked.push(("securityProtocol", "SASL_PLAINTEXT"));
         assert!(!read(&asked).unwrap().tls);
+    }
+
+    #[test]
+    fn a_token_alone_is_shown_as_such_and_within_tls() {
+        let token = [("bootstrapServers", "a:1"), ("token", "e30.e30.\n")];
+        let settings = read(&token).unwrap();
+        let sasl = settings.sasl.as_ref().unwrap();
+        assert_eq!((sasl.mechanism, sasl.secret.as_str(), settings.tls), (Mechanism::OauthBearer, "e30.e30.", true));
+        assert_ne!(settings, read(&[("bootstrapServers", "a:1"), ("token", "e30.e31.")]).unwrap());
     }
 
     #[test]
