@@ -130,8 +130,9 @@ impl Settings {
             })?,
         };
         let sasl = match (wants_sasl, user, password, token) {
-            (Some(false), ..) | (None, None, None, None) => None,
+            (Some(false), ..) => None,
             (.., token) if mechanism == Mechanism::OauthBearer => Some(bearer(token).map_err(wrong)?),
+            (None, None, None, None) => None,
             (_, Some(username), Some(password), _) => {
                 if username.contains('\0') || password.contains('\0') {
                     return Err(wrong("username and password must not hold a NUL byte".to_owned()));
