@@ -67,6 +67,16 @@ pub(super) fn none_required(known: &Known<'_>) -> Option<bool> {
     known.measured.as_ref().ok().map(|measured| measured.assessment.required.workers == 0)
 }
 
+/// What it means that the target is kept, and that it is broken.
+pub(super) fn target_words(measured: &Measured) -> (&'static str, &'static str) {
+    match measured.assessment.value {
+        Some(_) => {
+            ("the value is no more than spec.lag.value asks for", "the value is more than spec.lag.value asks for")
+        }
+        None => ("no event waits longer than spec.lag.target", "the oldest event waits longer than spec.lag.target"),
+    }
+}
+
 /// No event waits longer than the target; absent where that is not known. An upper bound that is longer breaks no target by itself.
 pub(super) fn within_target(measured: &Measured, target: Duration) -> Option<bool> {
     let assessment = &measured.assessment;

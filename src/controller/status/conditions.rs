@@ -11,7 +11,7 @@ use super::trouble::Trouble;
 use crate::{
     api::{ConditionStatus, ConditionType, HumanDuration, ProjectionStatus, Reason},
     controller::{
-        known::{Known, WorkloadView, none_required, within_target},
+        known::{Known, WorkloadView, none_required, target_words, within_target},
         live::WorkerCounts,
     },
     lag::{BlockingWriter, Cadence, FailedEvent, Note, PassedOver, RetentionRisk, Rewound, SessionInfo},
@@ -74,17 +74,14 @@ fn within(known: &Known<'_>) -> Verdict {
     {
         return cadence_breaks_target(cadence, within, known.target);
     }
-    if let Some(value) = measured.assessment.value {
-        let more = fails(Reason::BehindTarget, "the value is more than spec.lag.value asks for");
-        return if value.within { holds("the value is no more than spec.lag.value asks for") } else { more };
-    }
+    let (kept, broken) = target_words(measured);
     match within_target(measured, known.target) {
-        Some(true) => holds("no event waits longer than spec.lag.target"),
+        Some(true) => holds(kept),
         Some(false) if measured.sample.all_held_back() => fails(
             Reason::HeldBackByTransaction,
             "the oldest event waits longer than spec.lag.target, and no worker may read it before an open transaction has ended: see the condition HeldBack",
         ),
-        Some(false) => fails(Reason::BehindTarget, "the oldest event waits longer than spec.lag.target"),
+        Some(false) => fails(Reason::BehindTarget, broken),
         None if measured.assessment.at_least.is_some() => Verdict {
             status: ConditionStatus::Unknown,
             reason: Reason::OnlyUpperBound,
@@ -303,8 +300,7 @@ fn progressing(known: &Known<'_>) -> Verdict {
     if measured.sample.all_held_back() {
         return holds("what waits may not be read yet: see the condition HeldBack");
     }
-    let value = measured.assessment.value.map(|_| "the source tells a value, and no checkpoint");
-    holds(value.unwrap_or("the checkpoint moves, or nothing waits"))
+    holds("the checkpoint moves, or nothing waits")
 }
 
 /// Why the source gives workers no events although some wait, if it does not.
