@@ -69,7 +69,12 @@ pub fn produce(topic: &str, partition: i32, count: u32, age: Duration) {
 }
 
 pub fn commit(group: &str, topic: &str, partition: i32, offset: i64) {
-    ask(&["commit", group, topic, &partition.to_string(), &offset.to_string()]);
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    // The group's coordinator learns of a new topic a little later.
+    while let Err(error) = broker().ask(&["commit", group, topic, &partition.to_string(), &offset.to_string()]) {
+        let unknown = error.to_string().contains("UnknownTopicOrPartition");
+        assert!(unknown && std::time::Instant::now() < until, "{error}");
+    }
 }
 
 pub fn settings(address: &impl ToString, more: &[(&str, &str)]) -> Settings {

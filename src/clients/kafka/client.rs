@@ -54,6 +54,8 @@ pub struct Client {
     connections: HashMap<i32, Connection>,
     /// The connection that metadata is asked on, where it is not known to be one of `connections`.
     any: Option<Connection>,
+    /// The broker that metadata was last told by: it does not hang.
+    answered: Option<i32>,
     requests: u64,
 }
 
@@ -64,7 +66,8 @@ impl Client {
     /// The authority or the client certificate cannot be read.
     pub fn new(settings: Settings) -> Result<Self, KafkaError> {
         let tls = tls::connector(&settings)?;
-        Ok(Self { settings, tls, brokers: HashMap::new(), connections: HashMap::new(), any: None, requests: 0 })
+        let (brokers, connections) = (HashMap::new(), HashMap::new());
+        Ok(Self { settings, tls, brokers, connections, any: None, answered: None, requests: 0 })
     }
 
     /// Requests made since this client was made, those of handshakes included.
@@ -98,11 +101,14 @@ impl Client {
             MetadataRequestData { topics: Some(topics), allow_auto_topic_creation: false, ..Default::default() };
         let (reply, at) = loop {
             let (mut connection, fresh) = self.any_connection(by).await?;
-            let reply = connection.call(request.clone(), by).await;
+            // Where it has hung or was closed since it was last used, another is asked in the time that is left.
+            let now = Instant::now();
+            let until = if fresh { by } else { now + by.saturating_duration_since(now) / 2 };
+            let reply = connection.call(request.clone(), until).await;
             let at = connection.place.clone();
             self.keep_any(connection);
             match reply {
-                Err(error) if !fresh && error.reason == Reason::ConnectionRefused => {}
+                Err(error) if !fresh && [Reason::ConnectionRefused, Reason::TimedOut].contains(&error.reason) => {}
                 reply => break (reply?, at),
             }
         };
@@ -224,7 +230,8 @@ impl Client {
         if let Some(open) = self.any.take() {
             return Ok((open, false));
         }
-        if let Some(id) = self.connections.keys().next().copied()
+        let answered = self.answered.filter(|id| self.connections.contains_key(id));
+        if let Some(id) = answered.or_else(|| self.connections.keys().next().copied())
             && let Some(open) = self.connections.remove(&id)
         {
             return Ok((open, false));
@@ -263,6 +270,7 @@ impl Client {
             && let Some(any) = self.any.take()
         {
             self.connections.insert(id, any);
+            self.answered = Some(id);
         }
     }
 
