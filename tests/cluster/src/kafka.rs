@@ -282,9 +282,11 @@ fn wait_until_it_listens(root: &Path, place: &Place, ports: &[u16]) -> Result<()
         if log.contains("Kafka Server started") || place.inside(listens)? {
             return Ok(());
         }
-        // One that has ended is without a command until its keeper asks for it.
-        let gone =
-            |pid: &str| fs::read(Path::new("/proc").join(pid).join("cmdline")).map_or(true, |line| line.is_empty());
+        // One that has ended is a zombie until its keeper asks for it.
+        let gone = |pid: &str| {
+            let state = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
+            state.map_or(true, |state| state.contains(") Z "))
+        };
         let ended = fs::read_to_string(root.join("pid")).is_ok_and(|pid| !pid.trim().is_empty() && gone(pid.trim()));
         if ended || Instant::now() > until {
             let tail: Vec<&str> = log.lines().rev().take(30).collect();
