@@ -75,6 +75,21 @@ impl Postgres {
         Self::create_from(None, "127.0.0.1", Some(&self.url(SUPERUSER)))
     }
 
+    /// A consumer of the logical slot `slot` in `database`, which reads changes, drops them, and confirms each second how far it has come. It ends when it is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When `pg_recvlogical` cannot be started.
+    pub fn consume(&self, database: &str, slot: &str) -> Result<SlotConsumer> {
+        let mut command = Command::new(self.programs.join("pg_recvlogical"));
+        command
+            .args([format!("--dbname={}", self.url(database)), format!("--slot={slot}")])
+            .args(["--start", "--file=/dev/null", "--status-interval=1", "--fsync-interval=1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command.spawn().map(SlotConsumer).context("starting pg_recvlogical")
+    }
+
     /// Makes the server offer TLS with this certificate and key (PEM), from the next start on.
     ///
     /// # Errors
@@ -371,6 +386,17 @@ impl Postgres {
 
     fn data(&self) -> PathBuf {
         self.root.join("data")
+    }
+}
+
+/// A running consumer of a slot: see [`Postgres::consume`].
+#[derive(Debug)]
+pub struct SlotConsumer(Child);
+
+impl Drop for SlotConsumer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -18,12 +18,13 @@ use crate::{
 };
 use timeline::Timeline;
 
-/// Columns that not every version has are read by way of JSON. `restart_lsn` stands for what physical slots have confirmed.
+/// Columns that not every version has are read by way of JSON. `restart_lsn` stands for what physical slots have confirmed. A standby has no end of the
+/// log: it knows what it has replayed, but not what its primary has written since.
 const STATEMENT: &str = "
 select (log.end - '0/0'::pg_lsn)::bigint, s.slot_name::text, s.temporary,
     (case when s.slot_type = 'logical' then s.confirmed_flush_lsn else s.restart_lsn end - '0/0'::pg_lsn)::bigint,
     pg_catalog.to_jsonb(s) ->> 'wal_status', coalesce(pg_catalog.to_jsonb(s) ->> 'conflicting', 'false') = 'true', s.active
-from (select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end as end) log
+from (select case when not pg_catalog.pg_is_in_recovery() then pg_catalog.pg_current_wal_lsn() end as end) log
 left join pg_catalog.pg_replication_slots s on s.slot_name::text = any($1::text[])";
 
 /// What is remembered of the log of a server from poll to poll.
@@ -61,8 +62,7 @@ impl Slots {
             MeasureError { reason, message: format!("replication slots: {message}") }
         })?;
         let Some(end) = end else {
-            let message = "the standby has replayed nothing yet: the end of its log is not known";
-            return Err(MeasureError { reason: Reason::SourceFailed, message: message.to_owned() });
+            return Err(MeasureError { reason: Reason::SourceIsReplica, message: STANDBY.to_owned() });
         };
         let at = started.elapsed();
         self.timeline.observe(at, end);
@@ -103,8 +103,8 @@ impl Slots {
 }
 
 /// Why the number is a bound, for people.
-const BYTES: &str =
-    "a replication slot is behind by bytes of the write-ahead log, of which other tables and databases have their part";
+const BYTES: &str = "a replication slot is behind by bytes of the write-ahead log, of which other tables, other databases and the server's own upkeep have their part";
+const STANDBY: &str = "replication slots: the server is a standby, which does not know how far the log of its primary reaches: name the primary in the Secret";
 
 /// The end of the log, and the slots of these names that there are.
 async fn look(client: &Client, names: &[&str]) -> Result<(Option<Position>, HashMap<String, Slot>), Error> {
