@@ -19,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Subject {
     /// An event table, which of its rows are events (SQL; absent: all), and what to say where it is not there.
-    Table(EventTable, Option<String>, Option<String>),
+    Table(Box<EventTable>, Option<String>, Option<String>),
     /// An outbox.
     Outbox(Arc<api::Outbox>),
     /// The user's own SQL.
@@ -33,7 +33,7 @@ impl Subject {
     pub(super) fn of(question: &Question) -> Self {
         match question {
             Question::Table(question) => {
-                Self::Table(question.table.clone(), question.only.clone(), question.expected.clone())
+                Self::Table(Box::new(question.table.clone()), question.only.clone(), question.expected.clone())
             }
             Question::Outbox { outbox, .. } => Self::Outbox(Arc::clone(outbox)),
             Question::Query(query) => Self::Query(query.sql.clone()),
@@ -62,7 +62,7 @@ impl Followed {
     pub(super) fn new(subject: &Subject) -> Self {
         let memory = match subject {
             Subject::Table(table, only, expected) => {
-                Memory::Table(Box::new(Table::new(table.clone(), only.clone(), expected.clone())))
+                Memory::Table(Box::new(Table::new((**table).clone(), only.clone(), expected.clone())))
             }
             Subject::Outbox(outbox) => Memory::Outbox(Box::new(Outbox::new(outbox))),
             Subject::Query(sql) => Memory::Query(Box::new(SqlProbe::new(sql.clone()))),
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_table_that_is_too_slow_is_asked_less_often_and_at_most_five_seconds_apart() {
         assert_eq!([0, 1, 2, 3, 99].map(pause).map(|pause| pause.as_secs()), [1, 2, 4, 5, 5]);
-        let mut table = Followed::new(&Subject::Table(EventTable::default(), None, None));
+        let mut table = Followed::new(&Subject::Table(Box::default(), None, None));
         let now = Instant::now();
         assert!(table.is_due(now));
         table.failed(now, Reason::TimedOut);
