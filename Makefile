@@ -60,7 +60,6 @@ campaign: prepare ## Let every kind of fault happen at every write of the operat
 
 # Without the sanitizer: there is no unsafe code of ours for it to watch, and without it a target tries several times as much.
 fuzz: packages $(FUZZ) ## Throw random input at the parsers of the metrics API (SECONDS=30 for each)
-	@command -v c++ > /dev/null || { echo "a C++ compiler is missing, which libFuzzer needs: install g++" >&2; exit 1; }
 	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
 	@for target in $$($(FUZZ) list --fuzz-dir fuzz); do \
 		echo "fuzz: $$target, $(SECONDS) s"; \
@@ -133,9 +132,9 @@ $(ARCHIVE): $(BINARY) Dockerfile
 # What has to be there before anything of ours can be compiled. The rest the test bed installs itself.
 packages:
 	@command -v cargo > /dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }
-	@if ! command -v cc > /dev/null || ! command -v ar > /dev/null; then \
-		install="apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev ca-certificates"; \
-		if [ "$$(id -u)" = 0 ]; then sh -c "$$install"; else echo "a C linker is missing; as root: $$install" >&2; exit 1; fi; \
+	@if ! command -v cc > /dev/null || ! command -v c++ > /dev/null || ! command -v ar > /dev/null; then \
+		install="apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev ca-certificates"; \
+		if [ "$$(id -u)" = 0 ]; then sh -c "$$install"; else echo "a C and C++ compiler is missing (C++ for the test bed's Kafka consumer); as root: $$install" >&2; exit 1; fi; \
 	fi
 
 prepare: packages
