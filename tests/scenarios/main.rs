@@ -11,6 +11,7 @@ mod contract;
 mod delegate;
 mod fault_matrix;
 mod installation;
+mod kafka;
 mod lifecycle;
 mod metrics_reads;
 mod nats;
