@@ -27,3 +27,11 @@ pub struct MeasureError {
     /// For people: what, where, and what to do. Holds no secret.
     pub message: String,
 }
+
+impl MeasureError {
+    /// The same, with what it is about before the message: a server, a field of the spec, a stream.
+    #[must_use]
+    pub fn about(&self, what: impl fmt::Display) -> Self {
+        Self { reason: self.reason, message: format!("{what}: {}", self.message) }
+    }
+}

@@ -59,7 +59,7 @@ pub(super) fn group(all: Vec<Resolved>, endpoints: &Endpoints) -> Groups {
 fn located(resolved: &Resolved, endpoints: &Endpoints) -> Result<(Endpoint, Option<Endpoint>), MeasureError> {
     let endpoint = |name: &ConnectionName, field: &str| match endpoints.get(name) {
         Some(Ok(endpoint)) => Ok(endpoint.clone()),
-        Some(Err(error)) => Err(MeasureError { reason: error.reason, message: format!("{field}: {}", error.message) }),
+        Some(Err(error)) => Err(error.about(field)),
         None => Err(MeasureError {
             reason: Reason::NotMeasuredYet,
             message: match &name.secret {

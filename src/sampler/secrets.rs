@@ -159,7 +159,7 @@ async fn read(name: &SecretName, secrets: &Arc<dyn Secrets>) -> Result<SecretDat
 }
 
 fn about(name: &SecretName, unknown: &MeasureError) -> MeasureError {
-    MeasureError { reason: unknown.reason, message: format!("{name}: {}", unknown.message) }
+    unknown.about(name)
 }
 
 fn invalid(message: String) -> MeasureError {

@@ -82,8 +82,10 @@ pub trait Probe: Send + 'static {
     /// the same, so that a login that is allowed again is seen soon.
     const PAUSES_AFTER_REFUSED_LOGIN: bool = true;
 
-    /// From now on these are measured, each as soon as its checkpoint is there.
-    fn follow(&mut self, asks: &[Arc<Ask<Self::Question>>]);
+    /// From now on these are measured, each as soon as its checkpoint is there. By default the probe's memory of each begins with the first look.
+    fn follow(&mut self, asks: &[Arc<Ask<Self::Question>>]) {
+        let _ = asks;
+    }
 
     /// Measures once. What is not reported by `deadline` the sampler reports as timed out, and drops the future a little later: so a probe that has
     /// more to say of it, or something to clean up, gives up by itself.
@@ -94,6 +96,8 @@ pub trait Probe: Send + 'static {
         report: Report<'_, Self::Question>,
     ) -> impl Future<Output = Pace> + Send;
 
-    /// Returns when the source says that there is something new. Never, for a source that cannot.
-    fn woken(&self) -> impl Future<Output = ()> + Send;
+    /// Returns when the source says that there is something new. Never by default, for a source that only answers.
+    fn woken(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }

@@ -43,7 +43,7 @@ impl Reading {
         numbers: &Numbers<Q>,
         number: impl Fn(&Q) -> Result<f64, MeasureError>,
     ) -> Result<Self, MeasureError> {
-        let number = |field: &str, asked: &Q| number(asked).map_err(|unknown| about(field, unknown));
+        let number = |field: &str, asked: &Q| number(asked).map_err(|unknown| unknown.about(field));
         let optional = |field, asked: &Option<Q>| asked.as_ref().map(|asked| number(field, asked)).transpose();
         match numbers {
             Numbers::Value(value) => number("value", value).map(Self::Value),
@@ -55,11 +55,6 @@ impl Reading {
             }
         }
     }
-}
-
-/// The same failure, with where it happened.
-pub(super) fn about(what: &str, unknown: MeasureError) -> MeasureError {
-    MeasureError { reason: unknown.reason, message: format!("{what}: {}", unknown.message) }
 }
 
 /// What is remembered from look to look.

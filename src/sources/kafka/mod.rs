@@ -8,7 +8,6 @@ mod question;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    future::{Future, pending},
     sync::Arc,
     time::Duration,
 };
@@ -113,10 +112,6 @@ impl Probe for KafkaProbe {
             sleep(MOVING).await;
         }
         Pace::Usual
-    }
-
-    fn woken(&self) -> impl Future<Output = ()> + Send {
-        pending()
     }
 }
 

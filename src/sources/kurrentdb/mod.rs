@@ -31,7 +31,7 @@ use crate::{
 };
 use counters::{Arrivals, Counters};
 use persistent::{Seen, State};
-use positions::{about, unknown};
+use positions::unknown;
 use round::{Pages, Subscriptions};
 
 /// What there is to know of a projection in order to measure it.
@@ -111,7 +111,7 @@ impl KurrentDbProbe {
         self.remember(asked, &states, &pages);
         let server = self.client.settings().to_string();
         let at = self.started.elapsed();
-        asked.iter().map(|one| self.sample(one, &states, &pages, at).map_err(|error| about(&server, &error))).collect()
+        asked.iter().map(|one| self.sample(one, &states, &pages, at).map_err(|error| error.about(&server))).collect()
     }
 
     /// What the answers so far make necessary.
@@ -162,11 +162,11 @@ impl KurrentDbProbe {
             Question::Stream(stream) => {
                 let arrived = self.streams.get(stream).map_or(0, Arrivals::total);
                 catch_up::of_stream(stream, one.checkpoint, pages, arrived, at)
-                    .map_err(|error| about(&format!("stream {stream}"), &error))
+                    .map_err(|error| error.about(format_args!("stream {stream}")))
             }
             Question::All(filter) => {
                 let arrivals = self.logs.entry(one.key.clone()).or_default();
-                catch_up::of_log(filter, one.checkpoint, pages, arrivals, at).map_err(|error| about("$all", &error))
+                catch_up::of_log(filter, one.checkpoint, pages, arrivals, at).map_err(|error| error.about("$all"))
             }
         }
     }
@@ -187,7 +187,7 @@ impl KurrentDbProbe {
             .map(|one| {
                 let state = states.get(one).cloned().unwrap_or_else(|| Err(not_looked_at()));
                 let seen = state.and_then(|state| state.seen(pages));
-                seen.map(|seen| (one, seen)).map_err(|error| about(&named(one), &error))
+                seen.map(|seen| (one, seen)).map_err(|error| error.about(named(one)))
             })
             .collect();
         for (one, seen) in seen? {
@@ -216,6 +216,7 @@ impl KurrentDbProbe {
     }
 }
 
+/// Not woken: a subscription would bring all events with their bodies.
 impl Probe for KurrentDbProbe {
     type Question = Question;
 
@@ -244,11 +245,6 @@ impl Probe for KurrentDbProbe {
             report(&target.ask, answer);
         }
         Pace::Usual
-    }
-
-    /// Never: a subscription would bring all events with their bodies.
-    async fn woken(&self) {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -57,11 +57,6 @@ pub(super) fn unknown(reason: Reason, message: &str) -> MeasureError {
     MeasureError { reason, message: message.to_owned() }
 }
 
-/// The same with what it is about before it.
-pub(super) fn about(what: &str, error: &MeasureError) -> MeasureError {
-    MeasureError { reason: error.reason, message: format!("{what}: {}", error.message) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use crate::{
     clients::nats::{Client, ConnectionSettings},
     lag::{CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
-    sources::{Ask, Pace, Probe, Report, Target},
+    sources::{Pace, Probe, Report, Target},
 };
 use round::{Asked, Looked, Memory};
 
@@ -55,21 +55,15 @@ impl NatsProbe {
         let looked = round::look(&mut self.client, &mut self.memory, &asked, began, by).await;
         let at = self.started.elapsed();
         let server = self.client.settings().to_string();
-        let answers = questions.iter().map(|question| {
-            sample(question, &looked, at).map_err(|unknown| MeasureError {
-                reason: unknown.reason,
-                message: format!("{server}: {}", unknown.message),
-            })
-        });
+        let answers =
+            questions.iter().map(|question| sample(question, &looked, at).map_err(|unknown| unknown.about(&server)));
         answers.collect()
     }
 }
 
+/// Not woken: a subscription to the stream's subjects would bring all messages with their bodies.
 impl Probe for NatsProbe {
     type Question = Question;
-
-    /// What is remembered of a consumer begins with the first look at it.
-    fn follow(&mut self, _: &[Arc<Ask<Question>>]) {}
 
     async fn measure(
         &mut self,
@@ -82,11 +76,6 @@ impl Probe for NatsProbe {
             report(&target.ask, answer);
         }
         Pace::Usual
-    }
-
-    /// Never: a subscription to the stream's subjects would bring all messages with their bodies.
-    async fn woken(&self) {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -35,8 +35,7 @@ impl Asked {
 
     fn about(&self, unknown: &MeasureError) -> MeasureError {
         let StreamConsumer { stream, consumer } = &self.consumer;
-        let message = format!("stream {stream}, consumer {consumer}: {}", unknown.message);
-        MeasureError { reason: unknown.reason, message }
+        unknown.about(format_args!("stream {stream}, consumer {consumer}"))
     }
 }
 

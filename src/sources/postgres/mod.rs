@@ -146,7 +146,7 @@ impl Probe for PostgresProbe {
 }
 
 fn at(database: &Database, unknown: &MeasureError) -> MeasureError {
-    MeasureError { reason: unknown.reason, message: format!("{}: {}", database.identity().settings(), unknown.message) }
+    unknown.about(database.identity().settings())
 }
 
 /// An event table does not know how far a projection has come; the rules of the resource ask for the place of its checkpoint.

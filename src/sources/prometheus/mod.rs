@@ -21,8 +21,8 @@ use crate::{
     measure::MeasureError,
     resolve::Numbers,
     sources::{
-        Ask, Pace, Probe, Report, Target,
-        numbers::{Gauge, Reading, about},
+        Pace, Probe, Report, Target,
+        numbers::{Gauge, Reading},
     },
 };
 
@@ -86,7 +86,7 @@ impl PrometheusProbe {
                 gauge.take(reading, at)
             });
             let server = self.clients[0].settings();
-            samples.push(sample.clone().map_err(|unknown| about(&server.to_string(), unknown)));
+            samples.push(sample.clone().map_err(|unknown| unknown.about(server)));
         }
         samples
     }
@@ -120,11 +120,9 @@ async fn ask(client: &mut Client, queries: Vec<Query>, by: Instant) -> Vec<(Quer
     answers
 }
 
+/// Not woken. The query API tells only what it is asked.
 impl Probe for PrometheusProbe {
     type Question = Question;
-
-    /// What is remembered begins with the first look.
-    fn follow(&mut self, _: &[Arc<Ask<Question>>]) {}
 
     async fn measure(
         &mut self,
@@ -137,11 +135,6 @@ impl Probe for PrometheusProbe {
             report(&target.ask, answer);
         }
         Pace::Usual
-    }
-
-    /// The query API tells only what it is asked.
-    async fn woken(&self) {
-        std::future::pending::<()>().await;
     }
 }
 

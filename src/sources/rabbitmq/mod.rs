@@ -21,7 +21,7 @@ use crate::{
     clients::rabbitmq::{Answer, Client, ConnectionSettings},
     lag::{CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
-    sources::{Ask, Pace, Probe, Report, Target},
+    sources::{Pace, Probe, Report, Target},
 };
 use answers::{COLUMNS, Queue};
 use counters::{Counters, Seen, Totals};
@@ -133,11 +133,9 @@ impl RabbitMqProbe {
     }
 }
 
+/// Not woken. The management API tells only what it is asked.
 impl Probe for RabbitMqProbe {
     type Question = Question;
-
-    /// What is remembered of a queue begins with the first look at it.
-    fn follow(&mut self, _: &[Arc<Ask<Question>>]) {}
 
     async fn measure(
         &mut self,
@@ -150,11 +148,6 @@ impl Probe for RabbitMqProbe {
             report(&target.ask, answer);
         }
         Pace::Usual
-    }
-
-    /// The management API tells only what it is asked.
-    async fn woken(&self) {
-        std::future::pending::<()>().await;
     }
 }
 

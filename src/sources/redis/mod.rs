@@ -18,7 +18,7 @@ use crate::{
     clients::redis::{Client, ConnectionSettings},
     lag::{CheckpointState, Head, Pending, Sample},
     measure::MeasureError,
-    sources::{Ask, Pace, Probe, Report, Target},
+    sources::{Pace, Probe, Report, Target},
 };
 use backlog::Bound;
 use round::{Looked, Memory};
@@ -55,20 +55,15 @@ impl RedisProbe {
         let answers = questions.iter().map(|question| {
             let looked = looked.as_ref().map_err(Clone::clone);
             let sample = looked.and_then(|looked| sample(question, looked, at));
-            sample.map_err(|unknown| MeasureError {
-                reason: unknown.reason,
-                message: format!("{server}: {}", unknown.message),
-            })
+            sample.map_err(|unknown| unknown.about(&server))
         });
         answers.collect()
     }
 }
 
+/// Not woken. Streams could wake a client only by a blocking read, which takes a connection for each.
 impl Probe for RedisProbe {
     type Question = Question;
-
-    /// What is remembered of a stream begins with the first look at it.
-    fn follow(&mut self, _: &[Arc<Ask<Question>>]) {}
 
     async fn measure(
         &mut self,
@@ -81,11 +76,6 @@ impl Probe for RedisProbe {
             report(&target.ask, answer);
         }
         Pace::Usual
-    }
-
-    /// Streams could wake a client only by a blocking read, which takes a connection for each.
-    async fn woken(&self) {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -285,6 +285,5 @@ fn nonsense(what: &str) -> MeasureError {
 }
 
 fn about(one: &StreamGroup, unknown: &MeasureError) -> MeasureError {
-    let StreamGroup { key: stream, group } = one;
-    MeasureError { reason: unknown.reason, message: format!("stream {stream}, group {group}: {}", unknown.message) }
+    unknown.about(format_args!("stream {}, group {}", one.key, one.group))
 }
