@@ -14,21 +14,7 @@ mod tls;
 mod words;
 mod written;
 
-use std::time::Duration;
-
 use crate::measure::MeasureError;
-
-/// A server that refuses the login is asked again after this, and after twice as long each time.
-const FIRST_LOGIN_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause. New credentials are another endpoint and are tried at once; this is how late a password is seen that was corrected on the server.
-const LONGEST_LOGIN_PAUSE: Duration = Duration::from_secs(30);
-
-/// How long a server that has refused the login so many times in a row (at least once) is left alone: servers log each attempt, and some lock an account
-/// after a number of them.
-pub fn login_pause(refusals: u32) -> Duration {
-    let doublings = refusals.saturating_sub(1).min(16);
-    FIRST_LOGIN_PAUSE.saturating_mul(1 << doublings).min(LONGEST_LOGIN_PAUSE)
-}
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -14,7 +14,6 @@ use tokio::{
 use super::{SamplerMetrics, board::Reported, checkpoints::CheckpointReader};
 use crate::{
     api::Reason,
-    clients::login_pause,
     lag::Sample,
     measure::{MeasureError, ProjectionKey},
     snapshot::valid_for,
@@ -32,6 +31,11 @@ const PUSH_GAP: Duration = Duration::from_millis(50);
 const PUSH_REST: u32 = 5;
 /// The distance of polls while something settles.
 const SOON: Duration = Duration::from_millis(200);
+
+/// A server that refuses the login is asked again after this, and after twice as long each time.
+const FIRST_LOGIN_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause. New credentials are another endpoint and are tried at once; this is how late a password is seen that was corrected on the server.
+const LONGEST_LOGIN_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a task has to do.
 #[derive(Clone, Debug)]
@@ -138,6 +142,13 @@ impl Login {
     fn refused_to_all(&self) -> bool {
         self.refused && !self.otherwise
     }
+}
+
+/// How long a server that has refused the login so many times in a row (at least once) is left alone: servers log each attempt, and some lock an account
+/// after a number of them.
+fn login_pause(refusals: u32) -> Duration {
+    let doublings = refusals.saturating_sub(1).min(16);
+    FIRST_LOGIN_PAUSE.saturating_mul(1 << doublings).min(LONGEST_LOGIN_PAUSE)
 }
 
 /// How long after the beginning of a poll the next one begins: the interval, longer after so many refusals of the login in a row, a tenth more or less as

@@ -78,7 +78,7 @@ pub trait Probe: Send + 'static {
     /// What there is to know of a projection in order to measure it.
     type Question: Clone + Eq + Send + Sync + 'static;
 
-    /// A server that refuses the login is asked less and less often ([`login_pause`](crate::clients::login_pause)). False where it is asked at each poll all
+    /// A server that refuses the login is asked less and less often. False where it is asked at each poll all
     /// the same, so that a login that is allowed again is seen soon.
     const PAUSES_AFTER_REFUSED_LOGIN: bool = true;
 

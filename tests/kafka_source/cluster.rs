@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -20,15 +20,18 @@ use projectionist::{
     },
 };
 use test_cluster::kafka::Brokers;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::Instant,
+};
 
 use crate::harness::settings;
 
 /// The cluster, for one test at a time: each may take brokers down, and brings them back.
-fn cluster() -> (&'static Brokers, MutexGuard<'static, ()>) {
+async fn cluster() -> (&'static Brokers, MutexGuard<'static, ()>) {
     static BROKERS: OnceLock<Result<Brokers, String>> = OnceLock::new();
-    static ONE_TEST: Mutex<()> = Mutex::new(());
-    let turn = ONE_TEST.lock().unwrap_or_else(PoisonError::into_inner);
+    static ONE_TEST: Mutex<()> = Mutex::const_new(());
+    let turn = ONE_TEST.lock().await;
     let brokers = BROKERS.get_or_init(|| Brokers::on_loopback(3).map_err(|error| format!("{error:#}")));
     (brokers.as_ref().unwrap_or_else(|error| panic!("{error}")), turn)
 }
@@ -161,7 +164,7 @@ const LEADERS: &str = "1/2,2/2,3/2";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poll_takes_one_request_of_each_kind_for_each_broker() {
-    let (brokers, _turn) = cluster();
+    let (brokers, _turn) = cluster().await;
     place(brokers, "spread", "1:2,2:3,3:1");
     let groups: Vec<String> = (1..=3).map(|broker| group_at(brokers, broker, "spread")).collect();
     for partition in 0..3 {
@@ -207,7 +210,7 @@ async fn a_poll_takes_one_request_of_each_kind_for_each_broker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_leaves_what_it_led_unknown_and_never_zero_until_others_lead() {
-    let (brokers, _turn) = cluster();
+    let (brokers, _turn) = cluster().await;
     place(brokers, "moves", "1:3,2:1,3:2");
     place(brokers, "alone", "2");
     let (there, elsewhere) = (group_at(brokers, 2, "moves"), group_at(brokers, 1, "moves"));
@@ -246,7 +249,7 @@ async fn a_broker_that_is_killed_leaves_what_it_led_unknown_and_never_zero_until
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_hangs_does_not_hold_up_what_others_lead_and_is_not_believed_when_it_goes_on() {
-    let (brokers, _turn) = cluster();
+    let (brokers, _turn) = cluster().await;
     place(brokers, "hangs", "1:3,2:1,3:2");
     place(brokers, "beside", "1:3,3:1");
     let (there, elsewhere) = (group_at(brokers, 2, "hangs"), group_at(brokers, 1, "beside"));

@@ -151,7 +151,7 @@ impl Shop<'_> {
             let said = self.projections().get("orders").await.ok().and_then(|one| one.status);
             let said = said.and_then(|status| status.workers).and_then(|workers| workers.reason).unwrap_or_default();
             if asked != last.0 {
-                println!("{:5.1} s: {asked} asked for: {said}", begun.elapsed().as_secs_f64());
+                eprintln!("{:5.1} s: {asked} asked for: {said}", begun.elapsed().as_secs_f64());
                 last = (asked, said);
             }
             ensure!(asked <= most, "{asked} workers are asked for: {}", last.1);
@@ -209,7 +209,7 @@ impl Shop<'_> {
             error = arrivals => return Err(error.context("appending")),
             ready = scaled_out => ready?,
         };
-        println!("{:5.1} s: {most} consumers are ready", since());
+        eprintln!("{:5.1} s: {most} consumers are ready", since());
 
         // All of them are stopped in the middle of their work: what they held or had not committed is counted like what no consumer was given.
         source.append(course.burst).await?;
@@ -221,18 +221,18 @@ impl Shop<'_> {
         eventually_is(PATIENCE, "the source's own number", |own| *own == unhandled, own_number).await?;
         self.projection_is("orders", "what is not handled is pending", pending_exactly(unhandled)).await?;
         self.metric_is("projection_pending_events", "orders", |value| value == unhandled.to_string()).await?;
-        println!("{:5.1} s: while none runs, {unhandled} are pending, as counted", since());
+        eprintln!("{:5.1} s: while none runs, {unhandled} are pending, as counted", since());
 
         // They come back, and are sent away again when there is nothing to do.
         self.apply(&projection(false))?;
         let whole = i64::try_from(source.names().await?.len())?;
         eventually_is(PATIENCE * 2, "every event is handled", |done| *done == whole, || self.recorded()).await?;
-        println!("{:5.1} s: every event is handled", since());
+        eprintln!("{:5.1} s: every event is handled", since());
         self.projection_is("orders", "nothing is pending", pending_exactly(0)).await?;
         self.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
         self.replicas_become(course.least).await?;
         self.workers_are("orders", "quiet has left the fewest", |ready| ready == course.least).await?;
-        println!("{:5.1} s: {} asked for", since(), course.least);
+        eprintln!("{:5.1} s: {} asked for", since(), course.least);
         for condition in ["LagKnown", "WithinTarget", "Ready"] {
             self.condition_is("orders", condition, "True", "").await?;
         }
@@ -241,7 +241,7 @@ impl Shop<'_> {
             .await?;
         let consumers = self.each_was_handled_once(&source.names().await?).await?;
         ensure!(source.unfinished().await? == 0, "the source still holds {}", source.unfinished().await?);
-        println!("{whole} events, each handled once, by {consumers} consumers (first {most} at a time)");
+        eprintln!("{whole} events, each handled once, by {consumers} consumers (first {most} at a time)");
         Ok(())
     }
 }
