@@ -110,6 +110,12 @@ pub mod secret_key {
     pub const RABBITMQ: [&str; 11] =
         ["url", "uri", "host", "hostname", "endpoint", "port", "username", "user", "password", "tls", "ssl"];
 
+    /// The keys for Elasticsearch and OpenSearch.
+    pub const ELASTICSEARCH: [&str; 14] = [
+        "url", "uri", "host", "hostname", "endpoint", "port", "username", "user", "password", "apiKey", "api-key",
+        "api_key", "tls", "ssl",
+    ];
+
     /// The keys for Redis. `redis-password`: Bitnami's chart.
     pub const REDIS: [&str; 14] = [
         "url",

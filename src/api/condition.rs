@@ -129,6 +129,8 @@ reasons! {
     TableNotFound,
     /// There is no such stream.
     StreamNotFound,
+    /// There is no such index.
+    IndexNotFound,
     /// There is no such queue.
     QueueNotFound,
     /// There is no such replication slot.

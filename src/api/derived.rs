@@ -1,8 +1,8 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    CheckpointLocation, CheckpointRows, Connection, EventTable, Ordering, PostgresReadStore, ProjectionSpec, ReadStore,
-    RedisLayout, RedisLocation, RedisPart, Shards, Source, TableLocation,
+    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, EventTable, Ordering, PostgresReadStore,
+    ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
 use crate::names::secret_key;
@@ -69,6 +69,14 @@ impl ProjectionSpec {
             let rows = if by_shard { self.rows(None) } else { CheckpointRows::One };
             return Some(CheckpointLocation::Redis(RedisLocation { key: redis.key.clone(), part, rows }));
         }
+        if let Some(document) = checkpoint.elasticsearch.as_ref().filter(|_| store.elasticsearch.is_some()) {
+            return Some(CheckpointLocation::Document(DocumentLocation {
+                index: document.index.clone(),
+                id: document.id.clone().unwrap_or_else(|| name.to_owned()),
+                field: document.field.clone(),
+                rows: self.rows(None),
+            }));
+        }
         let (table, store) = (checkpoint.read_store.as_ref()?, store.postgres.as_ref()?);
         Some(CheckpointLocation::Table(TableLocation {
             table: in_schema(store, &table.table),
@@ -104,7 +112,10 @@ impl ReadStore {
         let redis = self.redis.as_ref();
         let redis =
             redis.map(|store| (&store.connection, secret_key::REDIS.to_vec(), "spec.readStore.redis.connection"));
-        postgres.or(redis)
+        let elasticsearch = self.elasticsearch.as_ref().map(|store| {
+            (&store.connection, secret_key::ELASTICSEARCH.to_vec(), "spec.readStore.elasticsearch.connection")
+        });
+        postgres.or(redis).or(elasticsearch)
     }
 }
 

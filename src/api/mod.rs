@@ -25,8 +25,9 @@ pub use derived::{table_part, table_parts};
 pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
 pub use read_store::{
-    Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, PostgresReadStore, ReadStore, ReadStoreLimits,
-    RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore, TableLocation,
+    Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, DocumentLocation, ElasticsearchCheckpoint,
+    ElasticsearchReadStore, PostgresReadStore, ReadStore, ReadStoreLimits, RedisCheckpoint, RedisLayout, RedisLocation,
+    RedisPart, RedisReadStore, TableLocation,
 };
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
@@ -89,6 +90,11 @@ mod tests {
             ".projector.existing.name",
             ".projector.template.spec",
             ".projector.template.spec.containers",
+            ".readStore.elasticsearch.connection",
+            ".readStore.elasticsearch.connection.caSecretRef.name",
+            ".readStore.elasticsearch.connection.clientCertificateSecretRef.name",
+            ".readStore.elasticsearch.connection.secretRef",
+            ".readStore.elasticsearch.connection.secretRef.name",
             ".readStore.limits.maxConnections",
             ".readStore.postgres.connection",
             ".readStore.postgres.connection.caSecretRef.name",

@@ -1,6 +1,7 @@
 //! Connections to the servers that hold events, checkpoints and read models: one module a kind of server, which speaks its protocol and puts its
 //! errors into words. Knows nothing of Projections.
 
+pub mod elasticsearch;
 pub mod http;
 pub mod http_settings;
 pub mod kafka;
@@ -19,6 +20,8 @@ use crate::measure::MeasureError;
 /// A kind of server.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ServerKind {
+    /// Elasticsearch or OpenSearch.
+    Elasticsearch,
     /// NATS.
     Nats,
     /// PostgreSQL.
@@ -39,6 +42,8 @@ pub enum ServerKind {
 /// password makes another one.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Endpoint {
+    /// Elasticsearch or OpenSearch.
+    Elasticsearch(elasticsearch::ConnectionIdentity),
     /// A NATS server with JetStream.
     Nats(nats::ConnectionIdentity),
     /// A PostgreSQL database.
@@ -59,6 +64,7 @@ impl Endpoint {
     /// The server, and the database where there are several: the same text whoever the user is. Holds no secret.
     pub fn server(&self) -> String {
         match self {
+            Self::Elasticsearch(identity) => identity.settings().address(),
             Self::Nats(identity) => identity.settings().to_string(),
             Self::Postgres(identity) => identity.settings().database(),
             Self::RabbitMq(identity) => identity.settings().to_string(),

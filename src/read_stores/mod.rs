@@ -1,7 +1,9 @@
-//! Where projections keep how far they have come: one module a store. Only reads.
+//! Where projections keep how far they have come, and which version of a read model readers see: one module a store. Reads only, but for [`switch`].
 
+mod elasticsearch;
 mod postgres;
 mod redis;
+pub mod switch;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,6 +18,7 @@ use crate::{
     lag::{CheckpointState, FailedEvent, Position},
     measure::MeasureError,
 };
+pub use elasticsearch::ElasticsearchStore;
 pub use redis::RedisStore;
 
 /// One projection's checkpoint, and whether it tells what was done exactly.
@@ -76,6 +79,8 @@ pub enum CheckpointStore {
     Postgres(Arc<Database>),
     /// A database of a Redis server.
     Redis(Arc<RedisStore>),
+    /// Elasticsearch or OpenSearch.
+    Elasticsearch(Arc<ElasticsearchStore>),
 }
 
 impl CheckpointStore {
@@ -84,6 +89,7 @@ impl CheckpointStore {
         match self {
             Self::Postgres(database) => Endpoint::Postgres(database.identity().clone()),
             Self::Redis(store) => Endpoint::Redis(store.identity().clone()),
+            Self::Elasticsearch(store) => Endpoint::Elasticsearch(store.identity().clone()),
         }
     }
 
@@ -94,7 +100,7 @@ impl CheckpointStore {
             Self::Postgres(database) => {
                 let tables = locations.iter().filter_map(|location| match location {
                     CheckpointLocation::Table(table) => Some(table.clone()),
-                    CheckpointLocation::Redis(_) => None,
+                    _ => None,
                 });
                 let read = postgres::read(database, &tables.collect(), deadline).await;
                 answers.extend(read.into_iter().map(|(table, answer)| (CheckpointLocation::Table(table), answer)));
@@ -102,10 +108,20 @@ impl CheckpointStore {
             Self::Redis(store) => {
                 let keys = locations.iter().filter_map(|location| match location {
                     CheckpointLocation::Redis(keys) => Some(keys.clone()),
-                    CheckpointLocation::Table(_) => None,
+                    _ => None,
                 });
                 let read = store.read(&keys.collect::<Vec<_>>(), deadline).await;
                 answers.extend(read.into_iter().map(|(keys, answer)| (CheckpointLocation::Redis(keys), answer)));
+            }
+            Self::Elasticsearch(store) => {
+                let documents = locations.iter().filter_map(|location| match location {
+                    CheckpointLocation::Document(document) => Some(document.clone()),
+                    _ => None,
+                });
+                let read = store.read(&documents.collect::<Vec<_>>(), deadline).await;
+                answers.extend(
+                    read.into_iter().map(|(document, answer)| (CheckpointLocation::Document(document), answer)),
+                );
             }
         }
         for location in locations.iter().filter(|location| !answers.contains_key(*location)).collect::<Vec<_>>() {

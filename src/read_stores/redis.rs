@@ -63,7 +63,8 @@ impl RedisStore {
         answers
     }
 
-    async fn ask(&self, commands: &[Command], deadline: Instant) -> Vec<Result<Reply, MeasureError>> {
+    /// Asks the server, as [`Client::ask`] does.
+    pub(super) async fn ask(&self, commands: &[Command], deadline: Instant) -> Vec<Result<Reply, MeasureError>> {
         match timeout_at(deadline, self.client.lock()).await {
             Ok(mut client) => client.ask(commands, deadline).await,
             Err(_) => {

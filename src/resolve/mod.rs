@@ -21,7 +21,8 @@ pub use postgres::PostgresQuestion;
 use crate::{
     api::{
         CheckpointLocation, Connection, KafkaConnection, KafkaIsolation, KafkaSource, NatsSource, OffsetReset,
-        Projection, ProjectionSpec, PrometheusSource, Reason, RedisList, SecretKeyRef, StreamConsumer, StreamGroup,
+        Projection, ProjectionSpec, PrometheusSource, ReadStore, Reason, RedisList, SecretKeyRef, StreamConsumer,
+        StreamGroup,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -190,7 +191,11 @@ pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
 
 fn read_store(spec: &ProjectionSpec, namespace: &Arc<str>) -> Option<ResolvedStore> {
     let store = spec.read_store.as_ref()?;
-    let server = if store.redis.is_some() { ServerKind::Redis } else { ServerKind::Postgres };
+    let server = match store {
+        ReadStore { redis: Some(_), .. } => ServerKind::Redis,
+        ReadStore { elasticsearch: Some(_), .. } => ServerKind::Elasticsearch,
+        _ => ServerKind::Postgres,
+    };
     let (connection, _, field) = store.connection()?;
     Some(ResolvedStore { connection: ConnectionName::new(server, namespace, connection), field })
 }

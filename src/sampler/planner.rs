@@ -24,14 +24,14 @@ use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, Projection},
     clients::{
-        Endpoint,
+        Endpoint, elasticsearch,
         http_settings::HttpIdentity,
         kafka, kurrentdb, nats,
         postgres::{ConnectionIdentity, Database},
         rabbitmq, redis,
     },
     measure::{MeasureError, ProjectionKey},
-    read_stores::{CheckpointStore, RedisStore},
+    read_stores::{CheckpointStore, ElasticsearchStore, RedisStore},
     resolve::{ConnectionName, Resolved, ResolvedSource, key_of, resolve},
     snapshot::valid_for,
     sources::{
@@ -63,6 +63,8 @@ pub(super) struct Planner {
     resolved: Vec<Resolved>,
     /// PostgreSQL databases, with events or with checkpoints: one connection each.
     databases: HashMap<ConnectionIdentity, Arc<Database>>,
+    /// Servers of Elasticsearch or OpenSearch with checkpoints: one connection each.
+    elasticsearch_stores: HashMap<elasticsearch::ConnectionIdentity, Arc<ElasticsearchStore>>,
     /// Redis servers with checkpoints: one connection each.
     redis_stores: HashMap<redis::ConnectionIdentity, Arc<RedisStore>>,
     postgres: Tasks<ConnectionIdentity, PostgresProbe>,
@@ -91,6 +93,7 @@ impl Planner {
             started: Instant::now(),
             resolved: Vec::new(),
             databases: HashMap::new(),
+            elasticsearch_stores: HashMap::new(),
             redis_stores: HashMap::new(),
             postgres: Tasks::default(),
             passed_over: Memories::default(),
@@ -170,6 +173,7 @@ impl Planner {
         self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
         self.kurrentdb.retain(|identity| sources.contains_key(&Endpoint::KurrentDb(identity.clone())));
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
+        self.elasticsearch_stores.retain(|identity, _| endpoints.contains(&Endpoint::Elasticsearch(identity.clone())));
         self.redis_stores.retain(|identity, _| endpoints.contains(&Endpoint::Redis(identity.clone())));
         self.prometheus.retain(|identity| sources.contains_key(&Endpoint::Prometheus(identity.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
@@ -182,6 +186,12 @@ impl Planner {
                 }
                 Endpoint::Redis(identity) => {
                     self.redis_stores.entry(identity.clone()).or_insert_with(|| Arc::new(RedisStore::new(identity)));
+                }
+                Endpoint::Elasticsearch(identity) => {
+                    let addresses = &self.addresses;
+                    self.elasticsearch_stores
+                        .entry(identity.clone())
+                        .or_insert_with(|| Arc::new(ElasticsearchStore::new(identity, Arc::clone(addresses))));
                 }
                 Endpoint::Kafka(_)
                 | Endpoint::KurrentDb(_)
@@ -199,6 +209,8 @@ impl Planner {
     fn start(&mut self, endpoint: Endpoint, group: Group) {
         let whole = endpoint.clone();
         match endpoint {
+            // It holds no events.
+            Endpoint::Elasticsearch(_) => {}
             Endpoint::Postgres(identity) => {
                 let work = self.work(&whole, group, |Resolved { key, source, checkpoint, .. }| match source {
                     ResolvedSource::Postgres { question, .. } => {
@@ -309,6 +321,9 @@ impl Planner {
         match endpoint {
             Endpoint::Postgres(identity) => self.databases.get(identity).cloned().map(CheckpointStore::Postgres),
             Endpoint::Redis(identity) => self.redis_stores.get(identity).cloned().map(CheckpointStore::Redis),
+            Endpoint::Elasticsearch(identity) => {
+                self.elasticsearch_stores.get(identity).cloned().map(CheckpointStore::Elasticsearch)
+            }
             Endpoint::Kafka(_)
             | Endpoint::KurrentDb(_)
             | Endpoint::Nats(_)

@@ -13,7 +13,10 @@ use tokio::time::{Instant, timeout};
 use super::grouping::Endpoints;
 use crate::{
     api::Reason,
-    clients::{Endpoint, ServerKind, ServerSettings, http_settings, kafka, kurrentdb, nats, postgres, rabbitmq, redis},
+    clients::{
+        Endpoint, ServerKind, ServerSettings, elasticsearch, http_settings, kafka, kurrentdb, nats, postgres, rabbitmq,
+        redis,
+    },
     measure::MeasureError,
     resolve::{ConnectionName, SecretName},
 };
@@ -115,6 +118,9 @@ impl Entry {
 async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<Endpoint, MeasureError> {
     match name.server {
         ServerKind::Postgres => settings::<postgres::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
+        ServerKind::Elasticsearch => {
+            settings::<elasticsearch::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint())
+        }
         ServerKind::Nats => settings::<nats::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::RabbitMq => settings::<rabbitmq::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Redis => settings::<redis::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),

@@ -21,7 +21,7 @@ use projectionist::{
     snapshot::{Measured, Observation, SharedSnapshot},
 };
 use serde_json::{Value, json};
-use test_cluster::{Postgres, Redis};
+use test_cluster::{Elasticsearch, Postgres, Redis, elasticsearch::Distribution};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Client;
 
@@ -31,6 +31,23 @@ pub fn redis_server() -> &'static Redis {
     static SERVER: OnceLock<Redis> = OnceLock::new();
     SERVER.get_or_init(|| Redis::on_loopback().unwrap())
 }
+
+/// Elasticsearch has a user who may only read checkpoints; OpenSearch comes without users.
+pub fn search_server(distribution: Distribution) -> &'static Elasticsearch {
+    static ELASTICSEARCH: OnceLock<Elasticsearch> = OnceLock::new();
+    static OPENSEARCH: OnceLock<Elasticsearch> = OnceLock::new();
+    let server = match distribution {
+        Distribution::Elasticsearch => &ELASTICSEARCH,
+        Distribution::OpenSearch => &OPENSEARCH,
+    };
+    let role = |index: &str| format!("  indices: [{{names: ['{index}'], privileges: [{PRIVILEGE}]}}]");
+    let (reader, elsewhere) = (role("checkpoints"), role("invoices"));
+    let users = [("reader", reader.as_str()), ("elsewhere", elsewhere.as_str()), ("none", "  indices: []")];
+    server.get_or_init(|| Elasticsearch::on_loopback(distribution, &users).unwrap_or_else(|error| panic!("{error:#}")))
+}
+
+/// The privilege on an index that docs/read-stores.md lists.
+pub const PRIVILEGE: &str = "read";
 
 pub fn postgres_server() -> &'static Postgres {
     static SERVER: OnceLock<Postgres> = OnceLock::new();

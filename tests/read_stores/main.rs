@@ -1,6 +1,8 @@
-//! Read stores on real servers: checkpoints in each of them.
+//! Read stores on real servers: checkpoints in each of them, and the switch of versions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod elasticsearch;
 mod harness;
 mod redis;
+mod switches;

@@ -1,6 +1,7 @@
 //! Where read models are, and where in them a projector commits how far it has come: one file a kind of store, with the rules that the API server
 //! checks beside the fields.
 
+mod elasticsearch;
 mod postgres;
 mod redis;
 
@@ -8,6 +9,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use elasticsearch::{DocumentLocation, ElasticsearchCheckpoint, ElasticsearchReadStore};
 pub use postgres::{CheckpointRows, CheckpointTable, PostgresReadStore, TableLocation};
 pub(super) use postgres::{default_name_column, default_position_column};
 pub use redis::{RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore};
@@ -15,7 +17,7 @@ pub use redis::{RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisRea
 /// Where the projector commits how far it has come. Exactly one field.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.readStore), has(self.redis)].exists_one(x, x)").message("spec.checkpoint must name exactly one place: readStore (a table in PostgreSQL) or redis"))]
+#[x_kube(validation = Rule::new("[has(self.readStore), has(self.redis), has(self.elasticsearch)].exists_one(x, x)").message("spec.checkpoint must name exactly one place: readStore (a table in PostgreSQL), redis or elasticsearch"))]
 pub struct Checkpoint {
     /// A table in a read store in PostgreSQL.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,12 +25,15 @@ pub struct Checkpoint {
     /// Keys in a read store in Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisCheckpoint>,
+    /// A document in a read store in Elasticsearch or OpenSearch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elasticsearch: Option<ElasticsearchCheckpoint>,
 }
 
 /// The database that holds the read model. Exactly one store.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis)].exists_one(x, x)").message("spec.readStore must name exactly one store: postgres or redis"))]
+#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis), has(self.elasticsearch)].exists_one(x, x)").message("spec.readStore must name exactly one store: postgres, redis or elasticsearch"))]
 pub struct ReadStore {
     /// A PostgreSQL database.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +41,9 @@ pub struct ReadStore {
     /// A Redis server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisReadStore>,
+    /// Elasticsearch or OpenSearch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elasticsearch: Option<ElasticsearchReadStore>,
     /// How much of the database the workers may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<ReadStoreLimits>,
@@ -66,6 +74,8 @@ pub enum CheckpointLocation {
     Table(TableLocation),
     /// Keys in Redis.
     Redis(RedisLocation),
+    /// A document in Elasticsearch or OpenSearch.
+    Document(DocumentLocation),
 }
 
 impl CheckpointLocation {
@@ -74,6 +84,7 @@ impl CheckpointLocation {
         match self {
             Self::Table(table) => &table.rows,
             Self::Redis(keys) => &keys.rows,
+            Self::Document(document) => &document.rows,
         }
     }
 }
@@ -102,6 +113,8 @@ mod tests {
         for (store, checkpoint) in [
             ("postgres", json!({"readStore": {}})),
             ("redis", json!({"redis": {}})),
+            ("elasticsearch", json!({"elasticsearch": {}})),
+            ("elasticsearch", json!({"elasticsearch": {"index": "views.checkpoints-1", "id": "a", "field": "b.c"}})),
             ("redis", json!({"redis": {"key": "checkpoint:orders", "layout": "Value"}})),
         ] {
             admit(projection(store, &checkpoint)).unwrap();
@@ -113,6 +126,9 @@ mod tests {
             ("redis", json!({"redis": {}, "readStore": {}}), "spec.checkpoint must name exactly one place"),
             ("redis", json!({"redis": {"layout": "List"}}), "spec.checkpoint.redis.layout must be"),
             ("redis", json!({"redis": {"layout": "KeyPerShard"}}), "spec.scaling.shards must be a number"),
+            ("redis", json!({"elasticsearch": {}}), "spec.readStore.elasticsearch is required"),
+            ("elasticsearch", json!({"elasticsearch": {"index": "Upper"}}), "spec.checkpoint.elasticsearch.index"),
+            ("elasticsearch", json!({"elasticsearch": {"index": "a*"}}), "spec.checkpoint.elasticsearch.index"),
             ("mongodb", json!({"redis": {}}), "spec.readStore"),
         ] {
             let found = admit(projection(store, &checkpoint)).expect_err(expected);

@@ -2,7 +2,7 @@
 //!
 //! The protocol (RESP2) is spoken here and not by a library, since replies of Redis have no upper size, and none of the libraries can be told one:
 //! a stream's entries come with their bodies, which may be 512 MB each. The decoder keeps the beginning of each text and skips the rest, so that
-//! a reply takes a bounded amount of memory and of the network, whatever is in it. Only commands that read are ever sent by callers.
+//! a reply takes a bounded amount of memory and of the network, whatever is in it. Callers send commands that read, and one script that switches a version.
 
 mod client;
 mod protocol;

@@ -15,6 +15,7 @@
 pub mod binaries;
 pub mod cluster;
 mod components;
+pub mod elasticsearch;
 pub mod events;
 mod eventually;
 pub mod images;
@@ -40,6 +41,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 pub use cluster::Cluster;
+pub use elasticsearch::Elasticsearch;
 pub use events::EventStore;
 pub use eventually::{Look, always_is, eventually, eventually_is};
 pub use instance::Instance;

@@ -1,0 +1,55 @@
+//! Asks one server over one connection, in JSON.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{ConnectionSettings, words::not_elasticsearch};
+use crate::{
+    addresses::AddressRules,
+    clients::http::{HttpAnswer, HttpClient, HttpRequest},
+    measure::MeasureError,
+};
+
+/// An answer with a larger body is given up, in bytes.
+const LARGEST_ANSWER: usize = 16 << 20;
+
+/// Asks one server. Keeps its connection from call to call; one that broke is opened again by the next call, and the request is then sent twice.
+pub struct Client {
+    settings: ConnectionSettings,
+    http: HttpClient,
+}
+
+impl Client {
+    /// Not connected yet. `addresses`: which may be asked.
+    pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>) -> Self {
+        let http = HttpClient::new(settings.server.clone(), addresses, not_elasticsearch);
+        Self { settings, http }
+    }
+
+    /// Sends a request; `path` is percent-encoded and begins with a slash. Returns the status and the JSON of the body, whatever the status.
+    ///
+    /// # Errors
+    /// Why there is no answer in JSON until `by`. Holds no secret, nothing of the answer's body, and does not say where.
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        path: String,
+        body: Option<&Value>,
+        by: Instant,
+    ) -> Result<(StatusCode, Value), MeasureError> {
+        let json = HeaderValue::from_static("application/json");
+        let mut headers = vec![(header::ACCEPT, json.clone())];
+        headers.extend(body.map(|_| (header::CONTENT_TYPE, json)));
+        headers.extend(self.settings.authorization().map(|credential| (header::AUTHORIZATION, credential)));
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let request = HttpRequest { method, path, headers, body, largest: LARGEST_ANSWER };
+        let HttpAnswer { status, body, content_type, at: _ } = self.http.send(&request, by).await?;
+        let json = serde_json::from_slice(&body).ok().filter(|_| content_type == "application/json");
+        json.map(|body| (status, body))
+            .ok_or_else(|| not_elasticsearch(&format!("status {} and not JSON", status.as_u16())))
+    }
+}

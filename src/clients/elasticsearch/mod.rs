@@ -1,0 +1,10 @@
+//! How to reach Elasticsearch or OpenSearch, which answer what is asked here alike, and what their refusals mean.
+
+mod client;
+mod server_settings;
+mod settings;
+mod words;
+
+pub use client::Client;
+pub use settings::{ConnectionIdentity, ConnectionSettings};
+pub use words::{error_type, refusal};

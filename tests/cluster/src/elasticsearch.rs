@@ -1,0 +1,270 @@
+//! A real Elasticsearch or OpenSearch of a test's own on loopback, from the zips that their makers publish on Maven Central for tests.
+//!
+//! Runs on Java 17, as an unprivileged user where the test runs as root, and ends with the process that started it, however that ends. These zips hold
+//! the server without most of its modules; that of Elasticsearch has the module for users and roles, which are kept in files here.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+
+use crate::binaries::cache_dir;
+use crate::packages;
+
+/// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server with all its processes and removes its files.
+const KEEPER: &str = r#"
+trap '' INT TERM HUP
+root=$1
+shift
+setsid "$@" < /dev/null > "$root/log" 2>&1 &
+pid=$!
+echo $pid > "$root/pid"
+cat > /dev/null
+kill -s CONT -- "-$pid" 2>/dev/null
+kill -s KILL -- "-$pid" 2>/dev/null
+wait $pid 2>/dev/null
+rm -rf "$root"
+"#;
+/// The password of all users.
+pub const PASSWORD: &str = "hunter2";
+/// What files keep of it.
+const HASH: &str = "$2a$04$abcdefghijklmnopqrstuuV3duMsC0HpUex6N9qapiuOHHWkwRXVm";
+/// `admin:hunter2`
+const ADMIN: &str = "Basic YWRtaW46aHVudGVyMg==";
+
+/// Which server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Distribution {
+    /// Elasticsearch 8.17.0.
+    Elasticsearch,
+    /// OpenSearch 2.19.3, without users.
+    OpenSearch,
+}
+
+impl Distribution {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Elasticsearch => "elasticsearch",
+            Self::OpenSearch => "opensearch",
+        }
+    }
+
+    fn artifact(self) -> &'static str {
+        match self {
+            Self::Elasticsearch => "org.elasticsearch.distribution.integ-test-zip:elasticsearch:8.17.0:zip",
+            Self::OpenSearch => "org.opensearch.distribution.integ-test-zip:opensearch:2.19.3:zip",
+        }
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Elasticsearch {
+    root: PathBuf,
+    port: u16,
+    distribution: Distribution,
+    keeper: Child,
+}
+
+impl Elasticsearch {
+    /// A new server on 127.0.0.1. Elasticsearch has the user `admin`, who may do everything, and each of `users` with the privileges given as lines of
+    /// `roles.yml` for a role of that name.
+    ///
+    /// # Errors
+    /// When Java or Maven is missing, or the server does not start; the message holds the end of its log.
+    pub fn on_loopback(distribution: Distribution, users: &[(&str, &str)]) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let programs = programs(distribution)?;
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = distribution.name();
+        let root = std::env::temp_dir().join(format!("test-{name}-{}-{count}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        for part in ["config", "data", "logs", "tmp"] {
+            fs::create_dir_all(root.join(part)).with_context(|| format!("creating {}", root.display()))?;
+        }
+        let held: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+        let ports: Vec<u16> = held.iter().map(|one| one.local_addr().map(|at| at.port())).collect::<Result<_, _>>()?;
+        drop(held);
+        let config = root.join("config");
+        for entry in fs::read_dir(programs.join("config"))? {
+            let from = entry?.path();
+            if let Some(file) = from.file_name().filter(|_| from.is_file()) {
+                fs::copy(&from, config.join(file))?;
+            }
+        }
+        let at = root.display();
+        let mut settings = format!(
+            "discovery.type: single-node\nhttp.port: {}\ntransport.port: {}\nnetwork.host: 127.0.0.1\npath.data: {at}/data\npath.logs: {at}/logs\n\
+             cluster.routing.allocation.disk.threshold_enabled: false\n",
+            ports[0], ports[1]
+        );
+        let mut java =
+            format!("-Xms512m\n-Xmx512m\n-XX:+UseSerialGC\n-XX:TieredStopAtLevel=1\n-Djava.io.tmpdir={at}/tmp\n");
+        match distribution {
+            Distribution::Elasticsearch => {
+                settings.push_str("xpack.security.enabled: true\nxpack.security.http.ssl.enabled: false\nxpack.security.transport.ssl.enabled: false\n");
+                let names = std::iter::once("admin").chain(users.iter().map(|(user, _)| *user));
+                fs::write(config.join("users"), names.map(|user| format!("{user}:{HASH}\n")).collect::<String>())?;
+                let own = users.iter().map(|(user, _)| format!("{user}:{user}\n"));
+                fs::write(config.join("users_roles"), format!("superuser:admin\n{}", own.collect::<String>()))?;
+                let roles = users.iter().map(|(user, role)| format!("{user}:\n{role}\n"));
+                fs::write(config.join("roles.yml"), roles.collect::<String>())?;
+            }
+            Distribution::OpenSearch => java.push_str("-Djava.security.manager=allow\n"),
+        }
+        fs::write(config.join(format!("{name}.yml")), settings)?;
+        fs::write(config.join("jvm.options"), java)?;
+        let mut server = vec![programs.join("bin").join(name).display().to_string()];
+        server.insert(0, "bash".to_owned());
+        if rustix::process::getuid().is_root() {
+            let owned = Command::new("chown").args(["-R", "nobody"]).arg(&root).status().context("running chown")?;
+            if !owned.success() {
+                bail!("{} cannot be given to the user nobody", root.display());
+            }
+            let user = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"];
+            server.splice(0..0, user.map(str::to_owned));
+        }
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&root).args(server).current_dir(&root).process_group(0);
+        for prefix in ["ES", "OPENSEARCH"] {
+            keeper.env(format!("{prefix}_PATH_CONF"), &config).env(format!("{prefix}_TMPDIR"), root.join("tmp"));
+            keeper.env(format!("{prefix}_JAVA_HOME"), java_home()?);
+        }
+        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let keeper = keeper.spawn().with_context(|| format!("starting the keeper of {name}"))?;
+        let server = Self { root, port: ports[0], distribution, keeper };
+        server.wait_until_it_answers()?;
+        Ok(server)
+    }
+
+    fn wait_until_it_answers(&self) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(240);
+        loop {
+            if self.call("GET", "/_cluster/health", &Value::Null).is_ok_and(|(status, _)| status == 200) {
+                return Ok(());
+            }
+            let ended = fs::read_to_string(self.root.join("pid"))
+                .is_ok_and(|pid| !pid.trim().is_empty() && !Path::new("/proc").join(pid.trim()).exists());
+            if ended || Instant::now() > until {
+                let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(30).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                bail!("{:?} does not start:\n{}", self.distribution, tail.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// `http://…` for the user `admin`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_as("admin")
+    }
+
+    /// `http://…` for another user.
+    #[must_use]
+    pub fn url_as(&self, user: &str) -> String {
+        format!("http://{user}:{PASSWORD}@{}", self.address())
+    }
+
+    /// Asks the server as `admin`; returns the status and the JSON.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> Result<(u16, Value)> {
+        let mut stream = TcpStream::connect(self.address())?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: test\r\nAuthorization: {ADMIN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer in HTTP")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+        Ok((status, serde_json::from_str(body).unwrap_or_default()))
+    }
+
+    /// As [`Elasticsearch::call`], for what must succeed.
+    ///
+    /// # Errors
+    /// When the server is away or refuses it.
+    pub fn run(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        match self.call(method, path, body)? {
+            (200..=299, answer) => Ok(answer),
+            (status, answer) => bail!("{method} {path}: {status}: {answer}"),
+        }
+    }
+}
+
+impl Drop for Elasticsearch {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+/// Where the Java that is found in the path is installed.
+fn java_home() -> Result<PathBuf> {
+    let found =
+        Command::new("sh").args(["-c", "readlink -f \"$(command -v java)\""]).output().context("looking for java")?;
+    let program = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
+    let home = program.parent().and_then(Path::parent).context("java is not installed")?;
+    Ok(home.to_owned())
+}
+
+/// The unpacked server, fetched first where this machine has not got it yet.
+fn programs(distribution: Distribution) -> Result<PathBuf> {
+    packages::java_and_maven()?;
+    let artifact = distribution.artifact();
+    let version = artifact.split(':').nth(2).context("an artifact has a version")?;
+    let name = format!("{}-{version}", distribution.name());
+    // Not in the cache of the user, which another user may not read.
+    let shared = if rustix::process::getuid().is_root() {
+        PathBuf::from("/var/cache/projectionist-tests")
+    } else {
+        cache_dir()?
+    };
+    let dir = shared.join(&name);
+    if dir.exists() {
+        return Ok(dir.join(&name));
+    }
+    fs::create_dir_all(&shared)?;
+    let lock = File::create(dir.with_extension("lock"))?;
+    flock(&lock, FlockOperation::LockExclusive).context("waiting for another download")?;
+    if dir.exists() {
+        return Ok(dir.join(&name));
+    }
+    crate::say(&format!("downloading {name} from Maven Central, once for this machine"));
+    let partial = dir.with_extension("partial");
+    let _ = fs::remove_dir_all(&partial);
+    let mut maven = Command::new("mvn");
+    maven.args(["--quiet", "--batch-mode", "dependency:unpack", &format!("-Dartifact={artifact}")]);
+    maven.arg(format!("-DoutputDirectory={}", partial.display())).current_dir(&shared);
+    let output = maven.stdin(Stdio::null()).output().context("mvn cannot be run")?;
+    if !output.status.success() {
+        bail!("mvn failed: {}", String::from_utf8_lossy(&output.stdout).trim());
+    }
+    let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(&partial).status().context("running chmod")?;
+    if !readable.success() {
+        bail!("{} cannot be made readable", partial.display());
+    }
+    fs::rename(&partial, &dir).with_context(|| format!("moving {} into place", dir.display()))?;
+    Ok(dir.join(&name))
+}

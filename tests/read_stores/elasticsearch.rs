@@ -1,0 +1,222 @@
+//! Checkpoints in documents of Elasticsearch 8 and OpenSearch 2: what a field can hold, and what is read.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use projectionist::{
+    api::{CheckpointLocation, CheckpointRows, DocumentLocation, Reason},
+    clients::elasticsearch::ConnectionSettings,
+    lag::{CheckpointState, Position},
+    measure::MeasureError,
+    read_stores::{Checkpoint, CheckpointStore, ElasticsearchStore},
+};
+use serde_json::{Value, json};
+use test_cluster::elasticsearch::Distribution::{self, Elasticsearch, OpenSearch};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::Instant,
+};
+
+use crate::harness::{PRIVILEGE, Running, append, events, loopback, search_server};
+
+pub fn search_store(url: &str) -> Arc<ElasticsearchStore> {
+    let settings = ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap();
+    Arc::new(ElasticsearchStore::new(settings.identity(), loopback()))
+}
+
+fn store(url: &str) -> CheckpointStore {
+    CheckpointStore::Elasticsearch(search_store(url))
+}
+
+fn at(index: &str, id: &str, field: &str, rows: CheckpointRows) -> CheckpointLocation {
+    let (index, id, field) = (index.to_owned(), id.to_owned(), field.to_owned());
+    CheckpointLocation::Document(DocumentLocation { index, id, field, rows })
+}
+
+fn plain(index: &str, id: &str, field: &str) -> CheckpointLocation {
+    at(index, id, field, CheckpointRows::One)
+}
+
+async fn read_within(
+    store: &CheckpointStore,
+    location: &CheckpointLocation,
+    limit: Duration,
+) -> Result<Checkpoint, MeasureError> {
+    store.read(&BTreeSet::from([location.clone()]), Instant::now() + limit).await.remove(location).unwrap()
+}
+
+async fn read(store: &CheckpointStore, location: &CheckpointLocation) -> Result<Checkpoint, MeasureError> {
+    read_within(store, location, Duration::from_secs(60)).await
+}
+
+fn put(server: Distribution, index: &str, id: &str, document: &Value) {
+    search_server(server).run("PUT", &format!("/{index}/_doc/{id}"), document).unwrap();
+}
+
+fn committed(positions: &[i64]) -> CheckpointState {
+    CheckpointState::Committed(positions.iter().copied().map(Position).collect())
+}
+
+async fn states(server: Distribution) {
+    let by_shard = || CheckpointRows::Keyed { column: None, shards: None };
+    put(
+        server,
+        "states",
+        "orders",
+        &json!({"position": 41, "text": "17", "none": null, "deep": {"down": 5}, "shards": {"b": 5, "a": 3, "c": null}}),
+    );
+    put(
+        server,
+        "odd",
+        "wrong",
+        &json!({"fraction": 1.5, "negative": -1, "word": "hunter2", "list": [1], "shards": {"a": "hunter2"}}),
+    );
+    let store = store(&search_server(server).url());
+    for (location, state) in [
+        (plain("states", "orders", "position"), committed(&[41])),
+        (plain("states", "orders", "text"), committed(&[17])),
+        (plain("states", "orders", "deep.down"), committed(&[5])),
+        (plain("states", "orders", "none"), CheckpointState::NeverCommitted),
+        (plain("states", "unheard", "position"), CheckpointState::NeverCommitted),
+        (at("states", "orders", "shards", by_shard()), committed(&[3, 5])),
+    ] {
+        let found = read(&store, &location).await.unwrap();
+        assert_eq!((found.state, found.bound), (state, None), "{location:?}");
+    }
+    let bound = read(&store, &plain("states", "orders", "shards")).await.unwrap();
+    assert!(bound.bound.unwrap().contains("eventTable.shard"));
+    for (location, reason, words) in [
+        (
+            plain("nowhere", "orders", "position"),
+            Reason::IndexNotFound,
+            "index nowhere, document orders, field position",
+        ),
+        (plain("states", "orders", "other"), Reason::InvalidAnswer, "no such field"),
+        (plain("odd", "wrong", "fraction"), Reason::InvalidAnswer, "no integer"),
+        (plain("odd", "wrong", "negative"), Reason::InvalidAnswer, "negative"),
+        (plain("odd", "wrong", "word"), Reason::InvalidAnswer, "no integer"),
+        (plain("odd", "wrong", "list"), Reason::InvalidAnswer, "no integer"),
+        (at("odd", "wrong", "shards", by_shard()), Reason::InvalidAnswer, "shard a"),
+    ] {
+        let unknown = read(&store, &location).await.expect_err(words);
+        assert_eq!(unknown.reason, reason, "{location:?}: {}", unknown.message);
+        assert!(unknown.message.contains(words) && !unknown.message.contains("hunter2"), "{}", unknown.message);
+        assert!(unknown.message.contains(&search_server(server).address().to_string()), "{}", unknown.message);
+    }
+    // What was just written is read, without a refresh of the index.
+    for position in 42..47 {
+        put(server, "states", "orders", &json!({ "position": position }));
+        assert_eq!(read(&store, &plain("states", "orders", "position")).await.unwrap().state, committed(&[position]));
+    }
+    let many: BTreeSet<CheckpointLocation> =
+        (0..1_500).map(|n| plain("states", &format!("p{n}"), "position")).collect();
+    let found = store.read(&many, Instant::now() + Duration::from_secs(60)).await;
+    assert!(
+        found.len() == 1_500
+            && found.values().all(|one| one.as_ref().unwrap().state == CheckpointState::NeverCommitted)
+    );
+}
+
+#[tokio::test]
+async fn a_position_is_read_from_a_field_of_a_document_in_elasticsearch() {
+    states(Elasticsearch).await;
+}
+
+#[tokio::test]
+async fn a_position_is_read_from_a_field_of_a_document_in_opensearch() {
+    states(OpenSearch).await;
+}
+
+#[tokio::test]
+async fn the_privilege_in_the_documentation_suffices_and_is_needed() {
+    let page = include_str!("../../docs/read-stores.md");
+    assert!(page.contains(&format!("\"privileges\": [\"{PRIVILEGE}\"]")), "the page lists it");
+    put(Elasticsearch, "checkpoints", "orders", &json!({"position": 7}));
+    let place = plain("checkpoints", "orders", "position");
+    let server = search_server(Elasticsearch);
+    assert_eq!(read(&store(&server.url_as("reader")), &place).await.unwrap().state, committed(&[7]));
+    for user in ["elsewhere", "none"] {
+        let refused = read(&store(&server.url_as(user)), &place).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::PermissionDenied, "{user}: {}", refused.message);
+    }
+    let wrong = read(&store(&format!("http://reader:hunter3@{}", server.address())), &place).await.unwrap_err();
+    assert_eq!(wrong.reason, Reason::AuthenticationFailed, "{}", wrong.message);
+    assert!(!wrong.message.contains("hunter3"), "{}", wrong.message);
+    let nobody = read(&store(&format!("http://{}", server.address())), &place).await.unwrap_err();
+    assert_eq!(nobody.reason, Reason::AuthenticationFailed, "{}", nobody.message);
+}
+
+#[tokio::test]
+async fn events_are_counted_beyond_a_checkpoint_in_a_document() {
+    let (url, client) = events("document_checkpoints").await;
+    append(&client, &["a", "a", "b"]).await;
+    put(Elasticsearch, "views", "started", &json!({"position": 0}));
+    let mut sampler = Running::start(&[("events", &url), ("search", &search_server(Elasticsearch).url())]);
+    let spec = json!({
+        "readStore": { "elasticsearch": { "connection": { "secretRef": { "name": "search" } } } },
+        "checkpoint": { "elasticsearch": { "index": "views" } },
+    });
+    sampler.declare("orders", &spec);
+    sampler.wait_unknown("orders", Reason::NeverCommitted).await;
+    put(Elasticsearch, "views", "orders", &json!({"position": 2}));
+    sampler.wait_pending("orders", 1).await;
+    sampler.set("search", "http://127.0.0.1:1");
+    // Another address is another server: the old one is asked no more.
+    sampler.wait_unknown("orders", Reason::ConnectionRefused).await;
+}
+
+/// A server that answers every request with this.
+async fn fake(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://u:hunter2@{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 4_096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn whatever_a_server_answers_instead_nothing_is_known_of_the_checkpoint() {
+    let json = |status: &str, body: &str| -> &'static str {
+        let text = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        Box::leak(text.into_boxed_str())
+    };
+    for (answer, reason, words) in [
+        ("", Reason::TimedOut, "no whole answer in time"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", Reason::InvalidAnswer, "is this the URL of Elasticsearch"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", Reason::InvalidAnswer, "not JSON"),
+        (json("200 OK", "{\"docs\":[]}"), Reason::InvalidAnswer, "status 200"),
+        (json("200 OK", "{\"docs\":[{}]}"), Reason::InvalidAnswer, "makes no sense"),
+        (json("200 OK", "{\"docs\":[{\"found\":true}]}"), Reason::InvalidAnswer, "no such field"),
+        (
+            json("429 Too Many Requests", "{\"error\":{\"type\":\"es_rejected_execution_exception\"}}"),
+            Reason::SourceFailed,
+            "_cat/thread_pool",
+        ),
+        (json("503 Service Unavailable", "{}"), Reason::SourceFailed, "cannot answer now"),
+        (json("302 Found", "{}"), Reason::InvalidAnswer, "not followed"),
+    ] {
+        let url = fake(answer).await;
+        let unknown =
+            read_within(&store(&url), &plain("a", "b", "c"), Duration::from_millis(500)).await.expect_err(words);
+        assert_eq!(unknown.reason, reason, "{answer}: {}", unknown.message);
+        assert!(unknown.message.contains(words) && !unknown.message.contains("hunter2"), "{}", unknown.message);
+    }
+    // Loopback is asked only where the administrator allows it.
+    let settings = ConnectionSettings::from_keys(|key| (key == "url").then_some("http://127.0.0.1:9200")).unwrap();
+    let guarded =
+        CheckpointStore::Elasticsearch(Arc::new(ElasticsearchStore::new(settings.identity(), Arc::default())));
+    let refused = read(&guarded, &plain("a", "b", "c")).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::AddressRefused, "{}", refused.message);
+}
