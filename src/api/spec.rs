@@ -149,7 +149,7 @@ pub struct Connection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// The server's port, in place of the Secret's key `port`. Default: 5432 for PostgreSQL, 6379 for Redis, 4222 for NATS, 2113 for KurrentDB, 15672 for RabbitMQ (15671 with TLS).
+    /// The server's port, in place of the Secret's key `port`. Default: 5432 for PostgreSQL, 6379 for Redis, 4222 for NATS, 2113 for KurrentDB, 9200 for Elasticsearch, 15672 for RabbitMQ (15671 with TLS).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub port: Option<i32>,
