@@ -58,11 +58,12 @@ impl VersionSwitch for AliasSwitch {
         if let Some(done) = judge(self.target(by).await?.as_deref(), from, to)? {
             return Ok(done);
         }
-        // In one call, which is refused as a whole where the alias has left `from` meanwhile.
+        // In one call, which is refused as a whole where the alias has left `from` meanwhile. An alias has one write index at most, so that of two who
+        // lead it to a first version at once one is refused.
         let mut actions: Vec<Value> = Vec::new();
         actions
             .extend(from.map(|from| json!({ "remove": { "index": from, "alias": self.alias, "must_exist": true } })));
-        actions.push(json!({ "add": { "index": to, "alias": self.alias } }));
+        actions.push(json!({ "add": { "index": to, "alias": self.alias, "is_write_index": true } }));
         let body = json!({ "actions": actions });
         let asked = self.store.ask(Method::POST, "/_aliases".to_owned(), Some(&body), by).await;
         let (status, answer) = asked.map_err(SwitchError::Failed)?;
@@ -79,13 +80,13 @@ impl VersionSwitch for AliasSwitch {
                 "{} is the name of an index, and no alias: it was not made by a switch; name another alias",
                 self.alias
             ))),
-            (_, Some("aliases_not_found_exception")) => {
+            (_, Some("aliases_not_found_exception" | "illegal_state_exception")) => {
                 let found = self.target(by).await?;
                 // One that was sent twice finds its own work done.
                 judge(found.as_deref(), from, to)?.ok_or_else(|| {
                     SwitchError::Failed(crate::measure::MeasureError {
                         reason: Reason::SourceFailed,
-                        message: format!("alias {} is moved by others at the same time", self.alias),
+                        message: format!("alias {} is moved by others at the same time: repeat the switch", self.alias),
                     })
                 })
             }
