@@ -39,8 +39,9 @@ impl Stream {
         let context = jetstream::new(options.connect(url).await.context("connecting to NATS")?);
         let subjects = vec!["orders.>".to_owned()];
         let stream = stream::Config { name: "orders".to_owned(), subjects, ..Default::default() };
-        // What workers were given and did not handle when they ended comes again after this time.
-        let ack_wait = Duration::from_secs(5);
+        // What workers were given and did not handle when they ended comes again after this time, the server's default. On a busy machine a worker may need
+        // seconds for a batch: with a shorter time messages of a live worker would be given to another as well.
+        let ack_wait = Duration::from_secs(30);
         let consumer = pull::Config { durable_name: Some("list".to_owned()), ack_wait, ..Default::default() };
         context.create_stream(stream).await?.create_consumer(consumer).await?;
         Ok(Self { context, appended: AtomicUsize::new(0) })
