@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, header};
 use super::{
     Endpoint, ServerSettings,
     http::{Server, basic, sensitive},
+    identity::Identity,
     tls::ClientCertificate,
     written::{percent_decoded_text, unreadable},
 };
@@ -36,22 +37,8 @@ pub struct HttpSettings {
     credential: Credential,
 }
 
-/// What makes two connections the same: all settings, credentials included. Can be compared, not shown.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub struct HttpIdentity(Arc<HttpSettings>);
-
-impl HttpIdentity {
-    /// The settings that it stands for.
-    pub fn settings(&self) -> &HttpSettings {
-        &self.0
-    }
-}
-
-impl fmt::Debug for HttpIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HttpIdentity({})", self.0)
-    }
-}
+/// What makes two connections the same.
+pub type HttpIdentity = Identity<HttpSettings>;
 
 impl fmt::Display for HttpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,7 +86,7 @@ impl HttpSettings {
 
     /// For telling connections apart.
     pub fn identity(&self) -> HttpIdentity {
-        HttpIdentity(Arc::new(self.clone()))
+        Identity::of(self.clone())
     }
 
     fn without_tls(&self) -> Option<&'static str> {

@@ -4,6 +4,7 @@
 pub mod elasticsearch;
 pub mod http;
 pub mod http_settings;
+mod identity;
 pub mod kafka;
 pub mod kurrentdb;
 pub mod nats;

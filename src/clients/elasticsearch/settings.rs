@@ -11,6 +11,7 @@ use crate::{
     api::Reason,
     clients::{
         http::{Server, basic, sensitive},
+        identity::Identity,
         tls::ClientCertificate,
         written::{percent_decoded_text, unreadable},
     },
@@ -40,22 +41,8 @@ pub struct ConnectionSettings {
     credential: Credential,
 }
 
-/// What makes two connections the same: all settings, the credential included. Can be compared, not shown.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub struct ConnectionIdentity(Arc<ConnectionSettings>);
-
-impl ConnectionIdentity {
-    /// The settings that it stands for.
-    pub fn settings(&self) -> &ConnectionSettings {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ConnectionIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConnectionIdentity({})", self.0)
-    }
-}
+/// What makes two connections the same.
+pub type ConnectionIdentity = Identity<ConnectionSettings>;
 
 impl fmt::Display for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,7 +150,7 @@ impl ConnectionSettings {
 
     /// For telling connections apart.
     pub fn identity(&self) -> ConnectionIdentity {
-        ConnectionIdentity(Arc::new(self.clone()))
+        Identity::of(self.clone())
     }
 }
 

@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     api::Reason,
     clients::{
+        identity::Identity,
         tls::ClientCertificate,
         written::{percent_decoded_text, unreadable},
     },
@@ -65,22 +66,8 @@ pub struct ConnectionSettings {
     pub(super) client: Option<Arc<ClientCertificate>>,
 }
 
-/// What makes two connections the same: all settings, the password included. Can be compared, not shown.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub struct ConnectionIdentity(Arc<ConnectionSettings>);
-
-impl ConnectionIdentity {
-    /// The settings that it stands for.
-    pub fn settings(&self) -> &ConnectionSettings {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ConnectionIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConnectionIdentity({})", self.0)
-    }
-}
+/// What makes two connections the same.
+pub type ConnectionIdentity = Identity<ConnectionSettings>;
 
 impl fmt::Display for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -181,7 +168,7 @@ impl ConnectionSettings {
 
     /// For telling connections apart.
     pub fn identity(&self) -> ConnectionIdentity {
-        ConnectionIdentity(Arc::new(self.clone()))
+        Identity::of(self.clone())
     }
 }
 

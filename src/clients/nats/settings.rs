@@ -9,6 +9,7 @@ use super::nkeys::UserKey;
 use crate::{
     api::Reason,
     clients::{
+        identity::Identity,
         tls::ClientCertificate,
         written::{percent_decoded, unreadable},
     },
@@ -67,22 +68,8 @@ pub struct ConnectionSettings {
     pub(super) client: Option<Arc<ClientCertificate>>,
 }
 
-/// What makes two connections the same: all settings, the password included. Can be compared, not shown.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub struct ConnectionIdentity(Arc<ConnectionSettings>);
-
-impl ConnectionIdentity {
-    /// The settings that it stands for.
-    pub fn settings(&self) -> &ConnectionSettings {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ConnectionIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConnectionIdentity({})", self.0)
-    }
-}
+/// What makes two connections the same.
+pub type ConnectionIdentity = Identity<ConnectionSettings>;
 
 impl fmt::Display for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -198,7 +185,7 @@ impl ConnectionSettings {
 
     /// For telling connections apart.
     pub fn identity(&self) -> ConnectionIdentity {
-        ConnectionIdentity(Arc::new(self.clone()))
+        Identity::of(self.clone())
     }
 
     /// The secrets, which no message may repeat.

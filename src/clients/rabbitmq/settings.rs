@@ -9,6 +9,7 @@ use crate::{
     api::Reason,
     clients::{
         http::Server,
+        identity::Identity,
         tls::ClientCertificate,
         written::{percent_decoded_text, unreadable},
     },
@@ -37,22 +38,8 @@ pub struct ConnectionSettings {
     pub(super) password: String,
 }
 
-/// What makes two connections the same: all settings, the password included. Can be compared, not shown.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub struct ConnectionIdentity(Arc<ConnectionSettings>);
-
-impl ConnectionIdentity {
-    /// The settings that it stands for.
-    pub fn settings(&self) -> &ConnectionSettings {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ConnectionIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConnectionIdentity({})", self.0)
-    }
-}
+/// What makes two connections the same.
+pub type ConnectionIdentity = Identity<ConnectionSettings>;
 
 impl fmt::Display for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -195,7 +182,7 @@ impl ConnectionSettings {
 
     /// For telling connections apart.
     pub fn identity(&self) -> ConnectionIdentity {
-        ConnectionIdentity(Arc::new(self.clone()))
+        Identity::of(self.clone())
     }
 }
 
