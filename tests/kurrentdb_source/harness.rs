@@ -1,10 +1,9 @@
 //! A probe that asks a fake server, and what a Projection asks.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 pub use projectionist::sources::kurrentdb::Asked;
 use projectionist::{
-    addresses::AddressRules,
     api::PersistentSubscription,
     clients::kurrentdb::{ConnectionSettings, Filter},
     lag::{CheckpointState, Pending, Position, Sample},
@@ -22,13 +21,8 @@ pub fn settings(url: &str) -> ConnectionSettings {
     ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap()
 }
 
-/// The servers of these tests are on loopback, which is refused unless an administrator allows it.
-pub fn loopback() -> Arc<AddressRules> {
-    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
-}
-
 pub fn probe_of(settings: ConnectionSettings) -> KurrentDbProbe {
-    KurrentDbProbe::new(settings, loopback(), std::time::Instant::now())
+    KurrentDbProbe::new(settings, crate::sampler::loopback(), std::time::Instant::now())
 }
 
 pub fn probe(fake: &Fake) -> KurrentDbProbe {

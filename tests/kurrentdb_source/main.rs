@@ -10,5 +10,7 @@ mod faults;
 mod harness;
 mod protos;
 mod sampled;
+#[path = "../support/sampler.rs"]
+mod sampler;
 mod server;
 mod states;

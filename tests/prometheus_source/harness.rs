@@ -12,7 +12,6 @@ use std::{
 };
 
 use projectionist::{
-    addresses::AddressRules,
     clients::{ServerSettings, http_settings::HttpSettings},
     lag::{Pending, Sample},
     measure::MeasureError,
@@ -82,13 +81,8 @@ pub fn settings(pairs: &[(&str, &str)]) -> HttpSettings {
     HttpSettings::from_keys(|key| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)).unwrap()
 }
 
-/// The servers of these tests are on this machine.
-pub fn loopback() -> Arc<AddressRules> {
-    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
-}
-
 pub fn probe_with(settings: &HttpSettings) -> PrometheusProbe {
-    PrometheusProbe::new(settings, &loopback(), std::time::Instant::now())
+    PrometheusProbe::new(settings, &crate::sampler::loopback(), std::time::Instant::now())
 }
 
 pub fn probe(url: &str) -> PrometheusProbe {

@@ -6,4 +6,6 @@ mod access;
 mod faults;
 mod harness;
 mod sampled;
+#[path = "../support/sampler.rs"]
+mod sampler;
 mod states;

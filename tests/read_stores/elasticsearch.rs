@@ -17,7 +17,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::harness::{PRIVILEGE, Running, append, events, loopback, search_server};
+use crate::{
+    harness::{PRIVILEGE, append, declare, events, sampler_with, search_server},
+    sampler::loopback,
+};
 
 pub fn search_store(url: &str) -> Arc<ElasticsearchStore> {
     let settings = ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap();
@@ -151,16 +154,16 @@ async fn events_are_counted_beyond_a_checkpoint_in_a_document() {
     let (url, client) = events("document_checkpoints").await;
     append(&client, &["a", "a", "b"]).await;
     put(Elasticsearch, "views", "started", &json!({"position": 0}));
-    let mut sampler = Running::start(&[("events", &url), ("search", &search_server(Elasticsearch).url())]);
+    let mut sampler = sampler_with(&[("events", &url), ("search", &search_server(Elasticsearch).url())]);
     let spec = json!({
         "readStore": { "elasticsearch": { "connection": { "secretRef": { "name": "search" } } } },
         "checkpoint": { "elasticsearch": { "index": "views" } },
     });
-    sampler.declare("orders", &spec);
+    declare(&mut sampler, "orders", &spec);
     sampler.wait_unknown("orders", Reason::NeverCommitted).await;
     put(Elasticsearch, "views", "orders", &json!({"position": 2}));
     sampler.wait_pending("orders", 1).await;
-    sampler.set("search", "http://127.0.0.1:1");
+    sampler.secret("search", &json!({ "url": "http://127.0.0.1:1" }));
     // Another address is another server: the old one is asked no more.
     sampler.wait_unknown("orders", Reason::ConnectionRefused).await;
 }

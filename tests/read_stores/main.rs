@@ -5,4 +5,6 @@
 mod elasticsearch;
 mod harness;
 mod redis;
+#[path = "../support/sampler.rs"]
+mod sampler;
 mod switches;

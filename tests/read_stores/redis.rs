@@ -13,7 +13,7 @@ use serde_json::json;
 use test_cluster::Redis;
 use tokio::time::Instant;
 
-use crate::harness::{Running, append, events, redis_server};
+use crate::harness::{append, declare, events, redis_server, sampler_with};
 
 fn store(url: &str) -> CheckpointStore {
     let settings = ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap();
@@ -194,12 +194,12 @@ async fn events_are_counted_beyond_a_checkpoint_in_redis_by_shard_and_whatever_h
     let mut own = Redis::with("user shop on >hunter2 allkeys allcommands").unwrap();
     let (url, client) = events("redis_checkpoints").await;
     append(&client, &["a", "a", "b", "b", "b"]).await;
-    let mut sampler = Running::start(&[("events", &url), ("redis", &own.url_as("shop", "hunter2"))]);
+    let mut sampler = sampler_with(&[("events", &url), ("redis", &own.url_as("shop", "hunter2"))]);
     let read_store = json!({ "redis": { "connection": { "secretRef": { "name": "redis" } } } });
-    sampler.declare("plain", &json!({ "readStore": read_store, "checkpoint": { "redis": {} } }));
+    declare(&mut sampler, "plain", &json!({ "readStore": read_store, "checkpoint": { "redis": {} } }));
     let sharded = json!({ "postgres": { "connection": { "secretRef": { "name": "events" } }, "eventTable": { "shard": "tenant" } } });
     let layout = json!({ "redis": { "key": "shards", "layout": "FieldPerShard" } });
-    sampler.declare("sharded", &json!({ "readStore": read_store, "checkpoint": layout, "source": sharded }));
+    declare(&mut sampler, "sharded", &json!({ "readStore": read_store, "checkpoint": layout, "source": sharded }));
     let never = sampler.wait_unknown("plain", Reason::NeverCommitted).await;
     assert!(!never.message.is_empty());
     own.run("HSET checkpoints plain 2").unwrap();
@@ -221,7 +221,7 @@ async fn events_are_counted_beyond_a_checkpoint_in_redis_by_shard_and_whatever_h
     own.run("ACL SETUSER shop resetpass >hunter2-new").unwrap();
     own.run("CLIENT KILL USER shop").unwrap();
     sampler.wait_unknown("plain", Reason::AuthenticationFailed).await;
-    sampler.set("redis", &own.url_as("shop", "hunter2-new"));
+    sampler.secret("redis", &json!({ "url": &own.url_as("shop", "hunter2-new") }));
     sampler.wait_pending("plain", 0).await;
     own.kill();
     sampler.wait_unknown("plain", Reason::ConnectionRefused).await;

@@ -100,11 +100,20 @@ impl Running {
 
     /// A Projection in the namespace `shop` with this `spec.source`.
     pub fn declare(&mut self, name: &str, source: &Value) {
+        self.declare_spec(name, &json!({ "source": source }));
+    }
+
+    /// A Projection in the namespace `shop` with this `spec`, whose lag target is 5 s unless it has one.
+    pub fn declare_spec(&mut self, name: &str, given: &Value) {
+        let mut spec = json!({ "lag": { "target": "5s" } });
+        for (field, value) in given.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
         let projection: Projection = serde_json::from_value(json!({
             "apiVersion": "projectionist.dev/v1alpha1",
             "kind": "Projection",
             "metadata": { "namespace": "shop", "name": name, "uid": name, "generation": 1 },
-            "spec": { "source": source, "lag": { "target": "5s" } },
+            "spec": spec,
         }))
         .unwrap();
         self.writer.apply_watcher_event(&Event::Apply(projection));
@@ -127,10 +136,11 @@ impl Running {
         self.wait(what, name, good).await.measured.clone().unwrap()
     }
 
-    /// Waits until exactly so many events are pending.
+    /// Waits until exactly so many events are pending, as measured and as assessed.
     pub async fn wait_pending(&self, name: &str, events: u64) -> Arc<Measured> {
-        let exactly = Some(Pending { events, exact: true });
-        self.wait_measured(&format!("{events} pending"), name, |m| m.sample.pending == exactly).await
+        let exactly = Pending { events, exact: true };
+        let holds = |m: &Measured| m.sample.pending == Some(exactly) && m.assessment.pending == exactly;
+        self.wait_measured(&format!("{events} pending"), name, holds).await
     }
 
     /// Waits for a failure with this reason, and sees that it tells no secret of the tests.
