@@ -27,6 +27,10 @@ pub const CONFIG_HASH_ANNOTATION: &str = "projectionist.dev/config-hash";
 /// Annotation with a hash of what the operator last applied of an object, so that a restart need not apply everything again.
 pub const APPLIED_HASH_ANNOTATION: &str = "projectionist.dev/applied-hash";
 
+/// Annotation of a Secret with the servers that a spec may send its credential to beside those that the Secret names itself: `host:port`, separated by
+/// commas.
+pub const ENDPOINTS_ANNOTATION: &str = "projectionist.dev/endpoints";
+
 /// Annotation of the Lease with the Projections whose status does not show what the leader asks for, as `namespace/name`, separated by commas.
 pub const OUTDATED_ANNOTATION: &str = "projectionist.dev/outdated-status";
 

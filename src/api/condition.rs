@@ -107,6 +107,8 @@ reasons! {
     SecretForbidden,
     /// The connection string cannot be read.
     ConnectionStringInvalid,
+    /// The spec names a server to which the Secret's credential may not go.
+    EndpointNotAllowed,
     /// No process listens at the address.
     ConnectionRefused,
     /// The host name has no address.

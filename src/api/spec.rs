@@ -39,6 +39,7 @@ use super::{
 #[x_kube(
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || (has(self.readStore) && has(self.readStore.postgres))").message("spec.readStore.postgres is required with spec.projector.builtin, which writes there"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.projector.builtin, which keeps its own in the read store"),
+    validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || ((!has(self.source.postgres) || (!has(self.source.postgres.connection.host) && !has(self.source.postgres.connection.port))) && (!has(self.readStore) || !has(self.readStore.postgres) || (!has(self.readStore.postgres.connection.host) && !has(self.readStore.postgres.connection.port))))").message("connection.host and connection.port must be absent with spec.projector.builtin, whose workers cannot see whether the Secret allows them: put host and port into the Secret"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(self.source.postgres) || !has(self.source.postgres.eventTable) || !has(self.source.postgres.eventTable.shard)").message("spec.source.postgres.eventTable.shard must be absent with spec.projector.builtin, whose shards are hashes of the stream"),
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.readStore) || !has(self.checkpoint.readStore.shardColumn) || !has(self.source.postgres) || !has(self.source.postgres.eventTable) || has(self.source.postgres.eventTable.shard)").message("spec.checkpoint.readStore.shardColumn needs spec.source.postgres.eventTable.shard, which tells the shard of an event"),
     validation = Rule::new("!has(self.source.postgres) || !has(self.source.postgres.eventTable) || (has(self.projector) && has(self.projector.builtin)) || has(self.checkpoint)").message("spec.checkpoint is required: an event table does not know how far a projector has come"),
@@ -145,11 +146,12 @@ pub struct Connection {
     /// `kubernetes.io/tls`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_certificate_secret_ref: Option<ClientCertificateRef>,
-    /// The server's host name or address, in place of the Secret's key `host`.
+    /// The server's host name or address, in place of the Secret's key `host`. A credential goes only to the servers that its Secret names, or lists as
+    /// `host:port` in its annotation `projectionist.dev/endpoints`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// The server's port, in place of the Secret's key `port`. Default: 5432 for PostgreSQL, 6379 for Redis, 4222 for NATS, 2113 for KurrentDB, 9200 for Elasticsearch, 15672 for RabbitMQ (15671 with TLS).
+    /// The server's port, in place of the Secret's key `port`, with the same condition. Default: 5432 for PostgreSQL, 6379 for Redis, 4222 for NATS, 2113 for KurrentDB, 9200 for Elasticsearch, 15672 for RabbitMQ (15671 with TLS).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub port: Option<i32>,

@@ -201,6 +201,10 @@ impl ServerSettings for HttpSettings {
         Ok(self)
     }
 
+    fn servers(&self) -> Vec<String> {
+        vec![self.server.authority()]
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint::Prometheus(self.identity())
     }

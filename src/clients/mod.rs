@@ -100,6 +100,9 @@ pub trait ServerSettings: Sized {
     /// Why these settings never show one, and what to change.
     fn showing(self, certificate: &[u8], key: &[u8]) -> Result<Self, &'static str>;
 
+    /// The servers that the credential goes to, as `host:port`. A host in the spec that replaces the Secret's must show here.
+    fn servers(&self) -> Vec<String>;
+
     /// The server with these settings.
     fn endpoint(&self) -> Endpoint;
 }

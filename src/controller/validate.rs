@@ -168,6 +168,16 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     let store = read_store(spec).ok_or_else(|| {
         invalid("spec.readStore.postgres", "is required with spec.projector.builtin, which writes there")
     })?;
+    // Its workers send the credential themselves, and cannot see whether the Secret allows these servers.
+    let source = spec.source.postgres.as_ref().map(|source| ("spec.source.postgres.connection", &source.connection));
+    for (field, connection) in source.into_iter().chain([("spec.readStore.postgres.connection", &store.connection)]) {
+        if connection.host.is_some() || connection.port.is_some() {
+            return Err(invalid(
+                field,
+                "must have no host and port with spec.projector.builtin, whose workers cannot see whether the Secret allows them: put host and port into the Secret",
+            ));
+        }
+    }
     let configuration = ProjectorConfig::new(
         format!("{}/{}", owner.namespace, owner.name),
         table.clone(),

@@ -8,6 +8,7 @@ use kube::{Api, Client};
 use crate::{
     api::Reason,
     measure::MeasureError,
+    names,
     platform::errors::in_words,
     sampler::{SecretData, Secrets},
 };
@@ -39,7 +40,9 @@ impl ClusterSecrets {
             ),
             error => unknown(Reason::SourceFailed, format!("the API server could not be asked: {}", in_words(error))),
         })?;
-        Ok(SecretData(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()))
+        let allowed_endpoints = secret.metadata.annotations.unwrap_or_default().remove(names::ENDPOINTS_ANNOTATION);
+        let values = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
+        Ok(SecretData { values, allowed_endpoints })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Reads Projections and Secrets, never writes to the cluster. Everything that decides is in [`grouping`] and [`board`], which do no IO.
 
+mod allowed_endpoints;
 mod board;
 mod budgets;
 mod checkpoints;

@@ -10,7 +10,7 @@ use std::{
 use futures::{StreamExt, future::BoxFuture};
 use tokio::time::{Instant, timeout};
 
-use super::grouping::Endpoints;
+use super::{allowed_endpoints::check_endpoints, grouping::Endpoints};
 use crate::{
     api::Reason,
     clients::{
@@ -29,13 +29,18 @@ const RETRY_FAILED_AFTER: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 
-/// What a Secret holds, by key. Never shown.
+/// What a Secret holds. Values are never shown.
 #[derive(Clone, Default)]
-pub struct SecretData(pub BTreeMap<String, Vec<u8>>);
+pub struct SecretData {
+    /// By key.
+    pub values: BTreeMap<String, Vec<u8>>,
+    /// Its annotation [`crate::names::ENDPOINTS_ANNOTATION`].
+    pub allowed_endpoints: Option<String>,
+}
 
 impl fmt::Debug for SecretData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SecretData").field(&self.0.keys()).finish()
+        f.debug_tuple("SecretData").field(&self.values.keys()).finish()
     }
 }
 
@@ -115,7 +120,7 @@ impl Entry {
 }
 
 /// Reads what a connection is made of. A failure names the Secret that it is about.
-async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<Endpoint, MeasureError> {
+pub(super) async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) -> Result<Endpoint, MeasureError> {
     match name.server {
         ServerKind::Postgres => settings::<postgres::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Elasticsearch => {
@@ -135,7 +140,12 @@ async fn settings<S: ServerSettings>(name: &ConnectionName, secrets: &Arc<dyn Se
     let mut settings: S = match secret {
         Some(secret) => {
             let data = read(secret, secrets).await?;
-            parse(secret, &data, given).map_err(|unknown| about(secret, &unknown))?
+            let settings: S = parse(secret, &data, given).map_err(|unknown| about(secret, &unknown))?;
+            // What the Secret alone leads to; nothing where it names no server.
+            let own = parse::<S>(secret, &data, &[]).map(|own| own.servers()).unwrap_or_default();
+            check_endpoints(&settings.servers(), &own, data.allowed_endpoints.as_deref())
+                .map_err(|refused| about(secret, &refused))?;
+            settings
         }
         None => from_values(&given.iter().map(|(key, value)| (*key, value.as_str())).collect())?,
     };
@@ -182,7 +192,7 @@ fn parse<S: ServerSettings>(
         // Where the key is told, it is the connection string, whatever it is called.
         Some(key) => drop(values.insert("url", text(data, key)?)),
         None => {
-            for key in S::keys().into_iter().filter(|key| data.0.contains_key(*key)) {
+            for key in S::keys().into_iter().filter(|key| data.values.contains_key(*key)) {
                 values.insert(key, text(data, key)?);
             }
         }
@@ -208,7 +218,7 @@ fn from_values<S: ServerSettings>(values: &BTreeMap<&str, &str>) -> Result<S, Me
 
 /// The names of a Secret's keys, for messages.
 fn held(data: &SecretData) -> String {
-    let keys: Vec<&str> = data.0.keys().map(String::as_str).take(20).collect();
+    let keys: Vec<&str> = data.values.keys().map(String::as_str).take(20).collect();
     if keys.is_empty() {
         "the Secret has no keys".to_owned()
     } else {
@@ -218,7 +228,7 @@ fn held(data: &SecretData) -> String {
 
 /// One value, if it can be passed on to the workers.
 fn text<'a>(data: &'a SecretData, key: &str) -> Result<&'a str, MeasureError> {
-    let Some(value) = data.0.get(key) else {
+    let Some(value) = data.values.get(key) else {
         return Err(MeasureError {
             reason: Reason::SecretKeyMissing,
             message: format!("there is no key {key}; {}", held(data)),
@@ -240,7 +250,11 @@ fn text<'a>(data: &'a SecretData, key: &str) -> Result<&'a str, MeasureError> {
 fn is_answer(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::SecretNotFound | Reason::SecretKeyMissing | Reason::SecretForbidden | Reason::ConnectionStringInvalid
+        Reason::SecretNotFound
+            | Reason::SecretKeyMissing
+            | Reason::SecretForbidden
+            | Reason::ConnectionStringInvalid
+            | Reason::EndpointNotAllowed
     )
 }
 
@@ -265,7 +279,8 @@ mod tests {
     }
 
     fn data(pairs: &[(&str, &str)]) -> SecretData {
-        SecretData(pairs.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect())
+        let values = pairs.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect();
+        SecretData { values, allowed_endpoints: None }
     }
 
     fn secret(name: &str, key: Option<&str>) -> SecretName {
@@ -358,8 +373,14 @@ mod tests {
         assert_eq!(hostless.reason, Reason::SecretKeyMissing);
         assert!(hostless.message.contains("host or hostname or endpoint is missing"), "{}", hostless.message);
         let given = vec![("host", "acid-db".to_owned()), ("database", "events".to_owned())];
-        let given = read(&ConnectionName { given, ..connection(None) }, zalando()).await.unwrap();
+        let name = ConnectionName { given, ..connection(None) };
+        let allowed = zalando()
+            .into_iter()
+            .map(|data| data.map(|data| SecretData { allowed_endpoints: Some("acid-db:5432".to_owned()), ..data }));
+        let given = read(&name, allowed.collect()).await.unwrap();
         assert_eq!(given.to_string(), "database events at acid-db:5432 as shop");
+        let refused = read(&name, zalando()).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::EndpointNotAllowed);
         let wrong = read(&connection(Some("dsn")), zalando()).await.unwrap_err();
         assert_eq!(
             wrong.message,
@@ -374,7 +395,8 @@ mod tests {
             (vec![b'q', 0xff], "not UTF-8"),
             (vec![b'q', 0], "NUL"),
         ] {
-            let held = SecretData(BTreeMap::from([("url".to_owned(), value)]));
+            let values = BTreeMap::from([("url".to_owned(), value)]);
+            let held = SecretData { values, allowed_endpoints: None };
             assert!(!format!("{held:?}").contains('q'));
             let refused = read(&connection(None), vec![Ok(held)]).await.unwrap_err();
             assert_eq!(refused.reason, Reason::ConnectionStringInvalid);

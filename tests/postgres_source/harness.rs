@@ -40,8 +40,10 @@ impl Secrets for Given {
     fn get<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretData, MeasureError>> {
         // One text is the value of whichever key is asked for.
         let found = self.0.lock().unwrap().get(name).cloned();
-        let data = found
-            .map(|text| SecretData(["url", "ca.crt"].map(|key| (key.to_owned(), text.clone().into_bytes())).into()));
+        let data = found.map(|text| SecretData {
+            values: ["url", "ca.crt"].map(|key| (key.to_owned(), text.clone().into_bytes())).into(),
+            allowed_endpoints: None,
+        });
         Box::pin(async {
             data.ok_or(MeasureError { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })
         })

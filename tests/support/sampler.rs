@@ -36,7 +36,8 @@ impl Secrets for Given {
         let found = self.0.lock().unwrap().get(name).cloned();
         let data = found.map(|keys| {
             let keys = keys.as_object().unwrap().iter();
-            SecretData(keys.map(|(key, text)| (key.clone(), text.as_str().unwrap().as_bytes().to_vec())).collect())
+            let values = keys.map(|(key, text)| (key.clone(), text.as_str().unwrap().as_bytes().to_vec())).collect();
+            SecretData { values, allowed_endpoints: None }
         });
         Box::pin(async {
             data.ok_or(MeasureError { reason: Reason::SecretNotFound, message: "there is no such Secret".to_owned() })

@@ -145,4 +145,23 @@ mod tests {
         let expected = "spec.readStore.postgres is required with spec.projector.builtin, which writes there";
         assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{found:?}");
     }
+
+    #[test]
+    fn the_built_in_projector_takes_servers_from_secrets_only() {
+        let with = |pointer: &str, name: &str, value: Value| {
+            let mut object = projection("postgres", &json!({"readStore": {}}));
+            object["spec"].as_object_mut().unwrap().remove("checkpoint");
+            object["spec"]["projector"] = json!({"builtin": {"handlers": {"Ordered": "select 1"}}});
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            admit(object)
+        };
+        for connection in ["/spec/source/postgres/connection", "/spec/readStore/postgres/connection"] {
+            with(connection, "database", json!("orders")).unwrap();
+            for (name, value) in [("host", json!("other")), ("port", json!(5433))] {
+                let found = with(connection, name, value).unwrap_err();
+                let expected = "connection.host and connection.port must be absent with spec.projector.builtin";
+                assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{found:?}");
+            }
+        }
+    }
 }

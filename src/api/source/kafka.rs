@@ -57,7 +57,8 @@ pub struct KafkaConnection {
     /// used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_certificate_secret_ref: Option<ClientCertificateRef>,
-    /// Brokers to begin with (`host:port,host:port`), in place of the Secret's key `bootstrapServers`.
+    /// Brokers to begin with (`host:port,host:port`), in place of the Secret's key `bootstrapServers`. Those that the Secret does not name must
+    /// be listed in its annotation `projectionist.dev/endpoints`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub bootstrap_servers: Option<String>,

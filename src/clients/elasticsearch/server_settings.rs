@@ -26,6 +26,10 @@ impl ServerSettings for ConnectionSettings {
         if self.uses_tls() { Ok(self.with_client_certificate(certificate, key)) } else { Err(NO_TLS) }
     }
 
+    fn servers(&self) -> Vec<String> {
+        vec![self.server.authority()]
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint::Elasticsearch(self.identity())
     }

@@ -1,6 +1,9 @@
 //! Kafka's settings as the sampler reads them from Secrets.
 
-use super::{Settings, settings::KEYS};
+use super::{
+    Settings,
+    settings::{KEYS, place},
+};
 use crate::{
     api::Reason,
     clients::{Endpoint, ServerSettings},
@@ -26,6 +29,10 @@ impl ServerSettings for Settings {
 
     fn showing(self, certificate: &[u8], key: &[u8]) -> Result<Self, &'static str> {
         Ok(self.with_client_certificate(certificate.to_vec(), key.to_vec()))
+    }
+
+    fn servers(&self) -> Vec<String> {
+        self.bootstrap.iter().map(|(host, port)| place(host, *port)).collect()
     }
 
     fn endpoint(&self) -> Endpoint {

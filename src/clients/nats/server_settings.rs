@@ -24,6 +24,10 @@ impl ServerSettings for ConnectionSettings {
         Ok(self.with_client_certificate(certificate, key))
     }
 
+    fn servers(&self) -> Vec<String> {
+        self.servers.iter().map(ToString::to_string).collect()
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint::Nats(self.identity())
     }

@@ -1,6 +1,6 @@
 //! PostgreSQL's settings as the sampler reads them from Secrets.
 
-use super::ConnectionSettings;
+use super::{ConnectionSettings, settings::shown};
 use crate::{
     api::Reason,
     clients::{Endpoint, ServerSettings},
@@ -35,6 +35,10 @@ impl ServerSettings for ConnectionSettings {
         } else {
             Err("sslmode=disable never shows it: use sslmode=require or better")
         }
+    }
+
+    fn servers(&self) -> Vec<String> {
+        self.hosts.iter().map(|(host, _, port)| shown(host, *port)).collect()
     }
 
     fn endpoint(&self) -> Endpoint {

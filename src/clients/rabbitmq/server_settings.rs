@@ -32,6 +32,10 @@ impl ServerSettings for ConnectionSettings {
         }
     }
 
+    fn servers(&self) -> Vec<String> {
+        vec![self.server.authority()]
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint::RabbitMq(self.identity())
     }

@@ -32,6 +32,10 @@ impl ServerSettings for ConnectionSettings {
         }
     }
 
+    fn servers(&self) -> Vec<String> {
+        self.addresses()
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint::Redis(self.identity())
     }

@@ -219,15 +219,21 @@ impl ConnectionSettings {
         self
     }
 
+    /// Host and port of the server, or of each Sentinel.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let own = [(self.host.clone(), self.port)];
+        let addresses = self.sentinels.as_ref().map_or(own.as_slice(), |sentinels| &sentinels.addresses);
+        addresses.iter().map(|(host, port)| address(host, *port)).collect()
+    }
+
     /// The server and the database in it, without the user.
     pub fn database(&self) -> String {
         if let Some(sentinels) = &self.sentinels {
             let database = if self.database > 0 { format!(", database {}", self.database) } else { String::new() };
             return format!("Redis at {sentinels}{database}");
         }
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let database = if self.database > 0 { format!(", database {}", self.database) } else { String::new() };
-        format!("Redis at {host}:{}{database}", self.port)
+        format!("Redis at {}{database}", address(&self.host, self.port))
     }
 
     /// True with TLS: then the server's certificate is verified, and a client certificate may be shown.
@@ -241,6 +247,10 @@ impl ConnectionSettings {
     }
 }
 
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// The Sentinels in `host:port,host:port`. Returns what is wrong with them in words that repeat none of it.
 fn sentinels(primary: String, hosts: &str) -> Result<Arc<Sentinels>, String> {
     const NOTATION: &str = "Sentinels are written as redis-sentinel://user:password@host:26379,host:26379/NAME, with the name by which they know the primary, and as rediss-sentinel://… for TLS";
@@ -248,7 +258,7 @@ fn sentinels(primary: String, hosts: &str) -> Result<Arc<Sentinels>, String> {
     if primary.is_empty() || primary.len() > 255 || primary.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(NOTATION.to_owned());
     }
-    let address = |text: &str| {
+    let read = |text: &str| {
         let (host, port) = match text.strip_prefix('[') {
             Some(bracketed) => {
                 let (host, port) = bracketed.split_once(']')?;
@@ -259,7 +269,7 @@ fn sentinels(primary: String, hosts: &str) -> Result<Arc<Sentinels>, String> {
         let port = port.map_or(Some(26_379), |port| port.parse().ok().filter(|port| *port > 0))?;
         is_host(host).then(|| (host.to_owned(), port))
     };
-    let addresses: Option<Vec<_>> = hosts.split(',').map(|text| address(text.trim())).collect();
+    let addresses: Option<Vec<_>> = hosts.split(',').map(|text| read(text.trim())).collect();
     let addresses = addresses.filter(|addresses| addresses.len() <= MOST).ok_or(NOTATION)?;
     Ok(Arc::new(Sentinels { primary, addresses }))
 }

@@ -307,6 +307,14 @@ fn what_the_api_server_cannot_see_is_refused_with_the_field() {
             validate(&projection(&format!("{checkpoint}  projector: {{{projector}}}\n"))).unwrap_err().to_string();
         assert!(error.contains(field), "{error} does not name {field}");
     }
+    for (secret, connection) in [
+        ("events-db}", "spec.source.postgres.connection"),
+        ("read-db, key: dsn}", "spec.readStore.postgres.connection"),
+    ] {
+        let spec = format!("{HEAD}{BUILTIN}").replace(secret, &format!("{secret}, host: other"));
+        let error = validate(&serde_saphyr::from_str(&spec).unwrap()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{connection} must have no host")), "{error}");
+    }
     let error = validate(&projection(&format!("{checkpoint}  scaling: {{minWorkers: 20}}\n"))).unwrap_err().to_string();
     assert!(error.contains("spec.scaling.minWorkers"), "{error}");
 }
