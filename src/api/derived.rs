@@ -192,6 +192,9 @@ impl ProjectionSpec {
         if let Some(outbox) = self.source.postgres.as_ref().and_then(|source| source.outbox.as_ref()) {
             names.extend(outbox.names());
         }
+        if let Some(subscription) = self.source.postgres.as_ref().and_then(|source| source.commanded.as_ref()) {
+            names.push(("spec.source.postgres.commanded.schema", subscription.schema.clone()));
+        }
         if let Some(table) = checkpoint {
             names.extend(table_parts(&table.table).into_iter().map(|part| ("spec.checkpoint.readStore.table", part)));
             names.push(("spec.checkpoint.readStore.nameColumn", table.name_column.clone()));

@@ -32,8 +32,8 @@ pub use read_store::{
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
 pub use source::{
-    AllFilter, CatchUpSubscription, EventTable, HttpConnection, KafkaConnection, KafkaIsolation, KafkaSource,
-    KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox,
+    AllFilter, CatchUpSubscription, CommandedSubscription, EventTable, HttpConnection, KafkaConnection, KafkaIsolation,
+    KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox,
     PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot,
     SqlQuery, StreamConsumer, StreamGroup,
 };
@@ -125,6 +125,7 @@ mod tests {
             ".source.nats.connection.secretRef",
             ".source.nats.connection.secretRef.name",
             ".source.nats.consumers",
+            ".source.postgres.commanded.subscription",
             ".source.postgres.connection",
             ".source.postgres.connection.caSecretRef.name",
             ".source.postgres.connection.clientCertificateSecretRef.name",

@@ -3,6 +3,7 @@
 //! The sampler reads a [`Resolved`] and not the spec, so that defaults and bounds are applied in one place.
 
 mod connection;
+mod consumers;
 mod kurrentdb;
 mod library;
 mod numbers;
@@ -13,6 +14,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use kube::ResourceExt as _;
 
 pub use connection::{ConnectionName, SecretName};
+pub use consumers::StoreConsumer;
 pub use kurrentdb::KurrentDbSubscriptions;
 pub use library::{LibraryTable, ParkedEvents};
 pub use numbers::Numbers;

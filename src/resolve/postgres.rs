@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    invalid,
+    StoreConsumer, invalid,
     library::{self, LibraryTable},
 };
 use crate::{
@@ -20,6 +20,8 @@ pub enum PostgresQuestion {
     Outbox(Arc<Outbox>),
     /// The event table of a library, whose schema is known.
     Library(Box<LibraryTable>),
+    /// A consumer of an event store that keeps its checkpoint beside the events.
+    Consumer(Arc<StoreConsumer>),
     /// The user's own SQL.
     Query(Arc<SqlQuery>),
     /// A replication slot, by its name.
@@ -31,7 +33,7 @@ impl PostgresQuestion {
     pub fn event_table(&self) -> Option<&EventTable> {
         match self {
             Self::EventTable(table) => Some(table),
-            Self::Outbox(_) | Self::Query(_) | Self::ReplicationSlot(_) => None,
+            Self::Outbox(_) | Self::Consumer(_) | Self::Query(_) | Self::ReplicationSlot(_) => None,
             Self::Library(library) => Some(&library.table),
         }
     }
@@ -39,7 +41,9 @@ impl PostgresQuestion {
     /// What to say where the checkpoint, which is in the database with the events, is not there; absent where it is in a read store.
     pub fn keeps_checkpoint(&self) -> Option<&str> {
         match self {
-            Self::EventTable(_) | Self::Outbox(_) | Self::Query(_) | Self::ReplicationSlot(_) => None,
+            Self::EventTable(_) | Self::Outbox(_) | Self::Consumer(_) | Self::Query(_) | Self::ReplicationSlot(_) => {
+                None
+            }
             Self::Library(library) => library.keeps_checkpoint.then_some(library.expected.as_str()),
         }
     }
@@ -51,12 +55,14 @@ pub(super) fn question(
     source: &PostgresSource,
     key: &ProjectionKey,
 ) -> Result<(PostgresQuestion, Option<CheckpointLocation>), MeasureError> {
-    let PostgresSource { connection: _, event_table, outbox, marten, message_db, query, replication_slot } = source;
+    let PostgresSource { connection: _, event_table, outbox, marten, message_db, commanded, query, replication_slot } =
+        source;
     let kinds = [
         ("eventTable", event_table.is_some()),
         ("outbox", outbox.is_some()),
         ("marten", marten.is_some()),
         ("messageDb", message_db.is_some()),
+        ("commanded", commanded.is_some()),
         ("query", query.is_some()),
         ("replicationSlot", replication_slot.is_some()),
     ];
@@ -88,6 +94,10 @@ pub(super) fn question(
     }
     if let Some(outbox) = outbox {
         return Ok((PostgresQuestion::Outbox(Arc::new(outbox.clone())), None));
+    }
+    if let Some(subscription) = commanded {
+        let consumer = StoreConsumer::Commanded(subscription.clone());
+        return Ok((PostgresQuestion::Consumer(Arc::new(consumer)), None));
     }
     if let Some(query) = query {
         return Ok((PostgresQuestion::Query(Arc::new(query.clone())), None));

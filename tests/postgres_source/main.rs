@@ -4,6 +4,7 @@
 
 mod certificates;
 mod columns;
+mod commanded;
 mod connections;
 mod harness;
 mod held_back;

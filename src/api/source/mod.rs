@@ -1,5 +1,6 @@
 //! The kinds of event sources: one file a kind of server, with the rules that the API server checks beside the fields.
 
+mod event_stores;
 mod kafka;
 mod kurrentdb;
 mod nats;
@@ -11,6 +12,7 @@ mod rabbitmq;
 mod redis;
 mod replication_slot;
 
+pub use event_stores::CommandedSubscription;
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};

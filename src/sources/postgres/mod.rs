@@ -17,6 +17,7 @@ mod query;
 mod questions;
 mod sharded;
 mod slots;
+mod stores;
 mod subject;
 mod table;
 mod tally;
@@ -60,7 +61,7 @@ impl Probe for PostgresProbe {
     const PAUSES_AFTER_REFUSED_LOGIN: bool = false;
 
     fn follow(&mut self, asks: &[AskRef]) {
-        let channels = asks.iter().filter_map(|ask| ask.question.notify_channel().cloned()).collect();
+        let channels = asks.iter().filter_map(|ask| ask.question.notify_channel()).collect();
         self.database.listen(channels);
         let subjects: HashSet<Subject> = asks.iter().map(|ask| Subject::of(&ask.question)).collect();
         self.followed.retain(|subject, _| subjects.contains(subject));

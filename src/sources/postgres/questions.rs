@@ -7,7 +7,7 @@ use crate::{
     api::{CheckpointRows, EventTable, Outbox, SqlQuery},
     clients::postgres::{quote_identifier, shard_expression},
     read_stores::Checkpoint,
-    resolve::{ParkedEvents, PostgresQuestion},
+    resolve::{ParkedEvents, PostgresQuestion, StoreConsumer},
 };
 
 /// A projection on an event table, with the checkpoint that was read for it before the table is looked at.
@@ -38,6 +38,8 @@ pub enum Question {
         /// The channel to listen on.
         notify_channel: Option<String>,
     },
+    /// A consumer of an event store that keeps its checkpoint beside the events.
+    Consumer(Arc<StoreConsumer>),
     /// The user's own SQL.
     Query(Arc<SqlQuery>),
     /// A replication slot, by its name.
@@ -59,17 +61,19 @@ impl Question {
                 parked: library.parked.clone(),
                 ..TableQuestion::new(&library.table, rows, passed_over)
             })),
+            PostgresQuestion::Consumer(consumer) => Self::Consumer(Arc::clone(consumer)),
             PostgresQuestion::Query(query) => Self::Query(Arc::clone(query)),
             PostgresQuestion::ReplicationSlot(name) => Self::Slot(Arc::clone(name)),
         }
     }
 
     /// The channel to listen on.
-    pub(super) fn notify_channel(&self) -> Option<&String> {
+    pub(super) fn notify_channel(&self) -> Option<String> {
         match self {
-            Self::Table(question) => question.notify_channel.as_ref(),
-            Self::Outbox { notify_channel, .. } => notify_channel.as_ref(),
-            Self::Query(query) => query.notify_channel.as_ref(),
+            Self::Table(question) => question.notify_channel.clone(),
+            Self::Outbox { notify_channel, .. } => notify_channel.clone(),
+            Self::Consumer(consumer) => consumer.notify_channel(),
+            Self::Query(query) => query.notify_channel.clone(),
             Self::Slot(_) => None,
         }
     }
@@ -78,7 +82,7 @@ impl Question {
     pub(super) fn needs_checkpoint(&self) -> bool {
         match self {
             Self::Table(_) => true,
-            Self::Outbox { .. } | Self::Query(_) | Self::Slot(_) => false,
+            Self::Outbox { .. } | Self::Consumer(_) | Self::Query(_) | Self::Slot(_) => false,
         }
     }
 }

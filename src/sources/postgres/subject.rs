@@ -4,7 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Answer, AskRef, Question, outbox::Outbox, query::SqlProbe, questions::Wanted, slots::Slots, table::Table};
+use super::{
+    Answer, AskRef, Question,
+    outbox::Outbox,
+    query::SqlProbe,
+    questions::Wanted,
+    slots::Slots,
+    stores::{Store, StoreKey},
+    table::Table,
+};
 use crate::{
     api::{self, EventTable, Reason},
     clients::postgres::Live,
@@ -22,6 +30,8 @@ pub(super) enum Subject {
     Table(Box<EventTable>, Option<String>, Option<String>),
     /// An outbox.
     Outbox(Arc<api::Outbox>),
+    /// An event store with all of its consumers.
+    Store(StoreKey),
     /// The user's own SQL.
     Query(String),
     /// All replication slots of the server.
@@ -36,6 +46,7 @@ impl Subject {
                 Self::Table(Box::new(question.table.clone()), question.only.clone(), question.expected.clone())
             }
             Question::Outbox { outbox, .. } => Self::Outbox(Arc::clone(outbox)),
+            Question::Consumer(consumer) => Self::Store(StoreKey::of(consumer)),
             Question::Query(query) => Self::Query(query.sql.clone()),
             Question::Slot(_) => Self::Slots,
         }
@@ -53,6 +64,7 @@ pub(super) struct Followed {
 enum Memory {
     Table(Box<Table>),
     Outbox(Box<Outbox>),
+    Store(Box<Store>),
     Query(Box<SqlProbe>),
     Slots(Box<Slots>),
 }
@@ -65,6 +77,7 @@ impl Followed {
                 Memory::Table(Box::new(Table::new((**table).clone(), only.clone(), expected.clone())))
             }
             Subject::Outbox(outbox) => Memory::Outbox(Box::new(Outbox::new(outbox))),
+            Subject::Store(key) => Memory::Store(Box::new(Store::new(key.clone()))),
             Subject::Query(sql) => Memory::Query(Box::new(SqlProbe::new(sql.clone()))),
             Subject::Slots => Memory::Slots(Box::default()),
         };
@@ -93,6 +106,13 @@ impl Followed {
             Memory::Outbox(outbox) => {
                 let asks: Vec<AskRef> = targets.iter().map(|target| Arc::clone(&target.ask)).collect();
                 outbox.measure(live, &asks, started).await?
+            }
+            Memory::Store(store) => {
+                let asked = targets.iter().filter_map(|target| {
+                    let Question::Consumer(consumer) = &target.ask.question else { return None };
+                    Some((Arc::clone(&target.ask), Arc::clone(consumer)))
+                });
+                store.measure(live, &asked.collect::<Vec<_>>(), started).await?
             }
             Memory::Query(query) => {
                 let asks: Vec<AskRef> = targets.iter().map(|target| Arc::clone(&target.ask)).collect();
@@ -127,7 +147,7 @@ impl Followed {
             Memory::Table(table) => table.distrust(),
             Memory::Outbox(outbox) => outbox.distrust(),
             Memory::Query(query) => query.distrust(),
-            Memory::Slots(_) => {}
+            Memory::Store(_) | Memory::Slots(_) => {}
         }
         self.retry_at = (reason == Reason::TimedOut).then(|| now + pause(self.failures));
         self.failures = self.failures.saturating_add(1);
@@ -137,7 +157,7 @@ impl Followed {
     pub(super) fn is_settling(&self) -> bool {
         match &self.memory {
             Memory::Table(table) => table.is_settling(),
-            Memory::Outbox(_) | Memory::Query(_) | Memory::Slots(_) => false,
+            Memory::Outbox(_) | Memory::Store(_) | Memory::Query(_) | Memory::Slots(_) => false,
         }
     }
 }
