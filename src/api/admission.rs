@@ -401,6 +401,50 @@ mod tests {
     }
 
     #[test]
+    fn metrics_of_a_page_are_named_one_by_one() {
+        let scrape = |what: &str, change: Value| {
+            let mut source = json!({"connection": {"url": "http://exporter:9100/metrics"}, what: {"metric": "orders"}});
+            for (field, value) in change.as_object().unwrap() {
+                source[field] = value.clone();
+            }
+            json!({
+                "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+                "spec": {"source": {"scrape": source}, "lag": {"target": "5s"}},
+            })
+        };
+        assert!(admit(scrape("pending", json!({}))).is_ok());
+        let whole = json!({"metric": "a:b_total", "labels": {"queue": "a,b"}, "aggregate": "Max"});
+        assert!(admit(scrape("pending", json!({"staleness": whole, "arrived": whole}))).is_ok());
+        let mut value = scrape("value", json!({}));
+        let found = admit(value.clone()).unwrap_err();
+        assert!(found[0].to_string().starts_with("spec.lag.value is required with"), "{found:?}");
+        value["spec"]["lag"]["value"] = json!({"averageTarget": 100});
+        assert!(admit(value).is_ok());
+        let mut checkpoint = scrape("pending", json!({}));
+        checkpoint["spec"]["checkpoint"] = json!({"readStore": {}});
+        for (object, expected) in [
+            (checkpoint, "spec.checkpoint must be absent with spec.source.scrape"),
+            (scrape("pending", json!({"value": {"metric": "x"}})), "spec.source.scrape must have exactly one of"),
+            (scrape("value", json!({"staleness": {"metric": "x"}})), "spec.source.scrape: staleness and arrived"),
+            (scrape("pending", json!({"pending": {"metric": "a b"}})), "spec.source.scrape.pending.metric"),
+            (scrape("pending", json!({"pending": {"metric": ""}})), "spec.source.scrape.pending.metric"),
+            (scrape("pending", json!({"pending": {}})), "spec.source.scrape.pending.metric"),
+            (
+                scrape("pending", json!({"pending": {"metric": "x", "aggregate": "Min"}})),
+                "spec.source.scrape.pending.agg",
+            ),
+            (
+                scrape("pending", json!({"connection": {"url": "http://u:p@host/"}})),
+                "spec.source.scrape.connection.url",
+            ),
+            (scrape("pending", json!({"connection": {}})), "spec.source.scrape.connection"),
+        ] {
+            let found = admit(object).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
     fn refuses_what_a_cluster_refuses_and_names_the_field() {
         let long = "x".repeat(53);
         for (pointer, name, value, expected) in [

@@ -32,10 +32,10 @@ pub use read_store::{
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
 pub use source::{
-    AllFilter, CatchUpSubscription, CommandedSubscription, EventTable, HttpConnection, KafkaConnection, KafkaIsolation,
-    KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox,
-    PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot,
-    SqlQuery, StreamConsumer, StreamGroup,
+    Aggregate, AllFilter, CatchUpSubscription, CommandedSubscription, EventTable, HttpConnection, KafkaConnection,
+    KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset,
+    Outbox, PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource,
+    ReplicationSlot, ScrapeSource, ScrapedMetric, SqlQuery, StreamConsumer, StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -150,6 +150,14 @@ mod tests {
             ".source.redis.connection.clientCertificateSecretRef.name",
             ".source.redis.connection.secretRef",
             ".source.redis.connection.secretRef.name",
+            ".source.scrape.arrived.metric",
+            ".source.scrape.connection",
+            ".source.scrape.connection.caSecretRef.name",
+            ".source.scrape.connection.clientCertificateSecretRef.name",
+            ".source.scrape.connection.secretRef.name",
+            ".source.scrape.pending.metric",
+            ".source.scrape.staleness.metric",
+            ".source.scrape.value.metric",
         ];
         found.sort();
         assert_eq!(found, expected);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CatchUp, Checkpoint, Failure, KafkaSource, KurrentDbSource, Lag, NatsSource, PostgresSource, ProjectionStatus,
-    Projector, PrometheusSource, RabbitMqSource, ReadStore, RedisSource, Scaling,
+    Projector, PrometheusSource, RabbitMqSource, ReadStore, RedisSource, Scaling, ScrapeSource,
 };
 
 /// A Projection runs the workers that turn the events of one source into one read model, measures how far behind they
@@ -52,9 +52,10 @@ use super::{
     validation = Rule::new("!has(self.source.postgres) || !has(self.source.postgres.replicationSlot) || !has(self.projector) || (has(self.scaling) && has(self.scaling.ordering) && self.scaling.ordering == 'Strict')").message("spec.scaling.ordering must be Strict with spec.source.postgres.replicationSlot: a slot serves one consumer at a time"),
     validation = Rule::new("!has(self.source.nats) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.nats, whose consumers keep it"),
     validation = Rule::new("!has(self.source.prometheus) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.prometheus, whose numbers say what waits"),
-    validation = Rule::new("has(self.lag.value) == (has(self.source.prometheus) && has(self.source.prometheus.value))").message("spec.lag.value is required with spec.source.prometheus.value, and has no meaning without it"),
+    validation = Rule::new("has(self.lag.value) == ((has(self.source.prometheus) && has(self.source.prometheus.value)) || (has(self.source.scrape) && has(self.source.scrape.value)))").message("spec.lag.value is required with spec.source.prometheus.value and spec.source.scrape.value, and has no meaning without one"),
     validation = Rule::new("!has(self.lag.value) || !has(self.lag.value.target) || !has(self.scaling) || !has(self.scaling.minWorkers) || self.scaling.minWorkers > 0").message("spec.scaling.minWorkers must be at least 1 with spec.lag.value.target, which multiplies the workers that are there: use averageTarget to scale to zero"),
     validation = Rule::new("!has(self.lag.value) || !has(self.lag.pendingPerWorker)").message("spec.lag.pendingPerWorker has no meaning with spec.lag.value"),
+    validation = Rule::new("!has(self.source.scrape) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.scrape, whose numbers say what waits"),
     validation = Rule::new("!has(self.source.rabbitmq) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.rabbitmq, whose queues hold what has not been handled"),
     validation = Rule::new("!has(self.source.redis) || !has(self.checkpoint)").message("spec.checkpoint must be absent with spec.source.redis, whose consumer groups keep it"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || (has(self.source.postgres) && has(self.source.postgres.eventTable))").message("spec.source.postgres.eventTable is required with spec.projector.builtin, which reads event tables"),
@@ -107,7 +108,7 @@ pub(super) const TABLE: &str = r#"^("([^"\x00]|"")+"|[^".\x00]+)(\.("([^"\x00]|"
 /// Where the events come from. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis), has(self.kafka), has(self.kurrentdb), has(self.nats), has(self.rabbitmq), has(self.prometheus)].exists_one(x, x)").message("spec.source must name exactly one source: postgres, redis, kafka, kurrentdb, nats, rabbitmq or prometheus"))]
+#[x_kube(validation = Rule::new("[has(self.postgres), has(self.redis), has(self.kafka), has(self.kurrentdb), has(self.nats), has(self.rabbitmq), has(self.prometheus), has(self.scrape)].exists_one(x, x)").message("spec.source must name exactly one source: postgres, redis, kafka, kurrentdb, nats, rabbitmq, prometheus or scrape"))]
 pub struct Source {
     /// An append-only table in PostgreSQL.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +131,9 @@ pub struct Source {
     /// Queries to Prometheus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSource>,
+    /// Metrics of a page in Prometheus's text format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrape: Option<ScrapeSource>,
 }
 
 /// How to reach a database: what a Secret of the Projection's own namespace says, and what is given here.

@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
+pub mod scrape;
 mod tls;
 mod words;
 mod written;
@@ -37,6 +38,8 @@ pub enum ServerKind {
     KurrentDb,
     /// Prometheus, or a server with its query API.
     Prometheus,
+    /// A page in Prometheus's text format.
+    Scrape,
 }
 
 /// A server together with everything that a connection to it takes, credentials included: the same for all that may share connections. A rotated
@@ -59,6 +62,8 @@ pub enum Endpoint {
     KurrentDb(kurrentdb::ConnectionIdentity),
     /// A server with Prometheus's query API.
     Prometheus(http_settings::HttpIdentity),
+    /// A page in Prometheus's text format.
+    Scrape(http_settings::HttpIdentity),
 }
 
 impl Endpoint {
@@ -72,7 +77,7 @@ impl Endpoint {
             Self::Redis(identity) => identity.settings().database(),
             Self::Kafka(settings) => settings.to_string(),
             Self::KurrentDb(identity) => identity.settings().to_string(),
-            Self::Prometheus(identity) => identity.settings().to_string(),
+            Self::Prometheus(identity) | Self::Scrape(identity) => identity.settings().to_string(),
         }
     }
 }

@@ -8,6 +8,7 @@ mod kurrentdb;
 mod library;
 mod numbers;
 mod postgres;
+mod scrape;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ pub use kurrentdb::KurrentDbSubscriptions;
 pub use library::{LibraryTable, ParkedEvents};
 pub use numbers::Numbers;
 pub use postgres::PostgresQuestion;
+pub use scrape::AskedMetric;
 
 use crate::{
     api::{
@@ -122,6 +124,13 @@ pub enum ResolvedSource {
         /// The queries, in PromQL.
         queries: Numbers<Arc<str>>,
     },
+    /// Metrics of a page in Prometheus's text format.
+    Scrape {
+        /// The page.
+        connection: ConnectionName,
+        /// The metrics.
+        metrics: Numbers<AskedMetric>,
+    },
 }
 
 /// Topics with the group that reads them.
@@ -148,6 +157,7 @@ impl ResolvedSource {
             Self::KurrentDb { connection, .. } => (connection, "spec.source.kurrentdb.connection"),
             Self::Nats { connection, .. } => (connection, "spec.source.nats.connection"),
             Self::Prometheus { connection, .. } => (connection, "spec.source.prometheus.connection"),
+            Self::Scrape { connection, .. } => (connection, "spec.source.scrape.connection"),
         }
     }
 }
@@ -237,6 +247,9 @@ fn source(
     }
     if let Some(prometheus) = &spec.source.prometheus {
         return self::prometheus(spec, prometheus, key);
+    }
+    if let Some(source) = &spec.source.scrape {
+        return scrape::scrape(spec, source, key);
     }
     if let Some(kurrentdb) = &spec.source.kurrentdb {
         let connection = ConnectionName::new(ServerKind::KurrentDb, &key.namespace, &kurrentdb.connection);

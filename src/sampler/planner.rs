@@ -43,6 +43,7 @@ use crate::{
         prometheus::{self as prometheus_source, PrometheusProbe},
         rabbitmq::{self as rabbitmq_source, RabbitMqProbe},
         redis::{self as redis_source, RedisProbe},
+        scrape::ScrapeProbe,
     },
 };
 
@@ -75,6 +76,7 @@ pub(super) struct Planner {
     kurrentdb: Tasks<kurrentdb::ConnectionIdentity, KurrentDbProbe>,
     nats: Tasks<nats::ConnectionIdentity, NatsProbe>,
     prometheus: Tasks<HttpIdentity, PrometheusProbe>,
+    scrape: Tasks<HttpIdentity, ScrapeProbe>,
 }
 
 impl Planner {
@@ -103,6 +105,7 @@ impl Planner {
             kurrentdb: Tasks::default(),
             nats: Tasks::default(),
             prometheus: Tasks::default(),
+            scrape: Tasks::default(),
         }
     }
 
@@ -175,6 +178,7 @@ impl Planner {
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
         self.elasticsearch_stores.retain(|identity, _| endpoints.contains(&Endpoint::Elasticsearch(identity.clone())));
         self.redis_stores.retain(|identity, _| endpoints.contains(&Endpoint::Redis(identity.clone())));
+        self.scrape.retain(|identity| sources.contains_key(&Endpoint::Scrape(identity.clone())));
         self.prometheus.retain(|identity| sources.contains_key(&Endpoint::Prometheus(identity.clone())));
         self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
         self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -197,6 +201,7 @@ impl Planner {
                 | Endpoint::KurrentDb(_)
                 | Endpoint::Nats(_)
                 | Endpoint::Prometheus(_)
+                | Endpoint::Scrape(_)
                 | Endpoint::RabbitMq(_) => {}
             }
         }
@@ -281,6 +286,16 @@ impl Planner {
                 let probe = || NatsProbe::new(settings, started);
                 self.nats.assign(identity, work, probe, &self.reports, &self.metrics);
             }
+            Endpoint::Scrape(identity) => {
+                let work = self.work(&whole, group, |resolved| match &resolved.source {
+                    ResolvedSource::Scrape { metrics, .. } => Some(metrics.clone()),
+                    _ => None,
+                });
+                let (settings, addresses) = (identity.settings().clone(), Arc::clone(&self.addresses));
+                let started = self.started;
+                let probe = || ScrapeProbe::new(settings, addresses, started);
+                self.scrape.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
             Endpoint::Prometheus(identity) => {
                 let work = self.work(&whole, group, |resolved| match &resolved.source {
                     ResolvedSource::Prometheus { tenant, queries, .. } => {
@@ -328,6 +343,7 @@ impl Planner {
             | Endpoint::KurrentDb(_)
             | Endpoint::Nats(_)
             | Endpoint::Prometheus(_)
+            | Endpoint::Scrape(_)
             | Endpoint::RabbitMq(_) => None,
         }
     }

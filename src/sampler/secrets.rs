@@ -131,6 +131,10 @@ pub(super) async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) 
         ServerKind::Redis => settings::<redis::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Kafka => settings::<kafka::Settings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::KurrentDb => settings::<kurrentdb::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
+        ServerKind::Scrape => {
+            let settings = settings::<http_settings::HttpSettings>(name, secrets).await;
+            settings.map(|settings| Endpoint::Scrape(settings.identity()))
+        }
         ServerKind::Prometheus => settings::<http_settings::HttpSettings>(name, secrets).await.map(|s| s.endpoint()),
     }
 }

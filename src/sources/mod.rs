@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
+pub mod scrape;
 
 use std::{future::Future, sync::Arc};
 

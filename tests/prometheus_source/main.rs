@@ -8,4 +8,5 @@ mod harness;
 mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;
+mod scraped;
 mod states;

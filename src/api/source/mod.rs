@@ -11,6 +11,7 @@ mod query;
 mod rabbitmq;
 mod redis;
 mod replication_slot;
+mod scrape;
 
 pub use event_stores::CommandedSubscription;
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
@@ -23,3 +24,4 @@ pub use query::SqlQuery;
 pub use rabbitmq::RabbitMqSource;
 pub use redis::{RedisList, RedisSource, StreamGroup};
 pub use replication_slot::ReplicationSlot;
+pub use scrape::{Aggregate, ScrapeSource, ScrapedMetric};

@@ -1,0 +1,99 @@
+//! A page in Prometheus's text format: what waits, how old the oldest is, how many came; or any number that has a target.
+//!
+//! One request a poll for each page, whatever the number of Projections that read it.
+
+mod number;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    addresses::AddressRules,
+    api::Aggregate,
+    clients::{
+        http_settings::HttpSettings,
+        scrape::{Client, Series, no_page, parse},
+    },
+    lag::Sample,
+    measure::MeasureError,
+    resolve::{AskedMetric, Numbers},
+    sources::{
+        Pace, Probe, Report, Target,
+        numbers::{Gauge, Reading},
+    },
+};
+use number::Told;
+
+/// What there is to know of a projection in order to measure it.
+pub type Question = Numbers<AskedMetric>;
+
+/// Asks for one page.
+pub struct ScrapeProbe {
+    client: Client,
+    gauges: HashMap<Question, Gauge>,
+    started: std::time::Instant,
+}
+
+impl ScrapeProbe {
+    /// Not connected yet. `addresses`: which may be asked; `started`: where the clock of samples begins.
+    pub fn new(settings: HttpSettings, addresses: Arc<AddressRules>, started: std::time::Instant) -> Self {
+        Self { client: Client::new(settings, addresses), gauges: HashMap::new(), started }
+    }
+
+    /// Measures once for each of these questions; a page that has not come by `by` is reported as `TimedOut`.
+    pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
+        let page = self.client.page(by).await.and_then(|page| series(&page, questions));
+        self.gauges.retain(|question, _| questions.contains(&question));
+        let (at, now) = (self.started.elapsed(), jiff::Timestamp::now().as_millisecond());
+        let number = |asked: &AskedMetric| {
+            let page = page.as_ref().map_err(Clone::clone)?;
+            let told = Told::by_page(asked, page, now)?;
+            Ok(told.number(asked.aggregate.unwrap_or(Aggregate::Sum)))
+        };
+        let mut taken: HashMap<&Question, Result<Sample, MeasureError>> = HashMap::new();
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            let sample = taken.entry(question).or_insert_with(|| {
+                let reading = match &page {
+                    Ok(_) => Reading::of(question, number)?,
+                    // That there is no page concerns no single number of it.
+                    Err(unknown) => return Err(unknown.clone()),
+                };
+                self.gauges.entry((*question).clone()).or_default().take(reading, at)
+            });
+            answers.push(sample.clone().map_err(|unknown| unknown.about(self.client.settings())));
+        }
+        answers
+    }
+}
+
+/// The series of all metrics that are asked for.
+fn series(page: &[u8], questions: &[&Question]) -> Result<Vec<Series>, MeasureError> {
+    let text = std::str::from_utf8(page).map_err(|_| no_page("it is not UTF-8"))?;
+    let wanted: HashSet<&str> =
+        questions.iter().flat_map(|question| question.all()).map(|metric| metric.name.as_str()).collect();
+    parse(text, |name| wanted.contains(name))
+        .map_err(|unreadable| no_page(&format!("line {}: {}", unreadable.line, unreadable.why)))
+}
+
+/// Not woken. A page tells only who asks.
+impl Probe for ScrapeProbe {
+    type Question = Question;
+
+    async fn measure(
+        &mut self,
+        targets: Vec<Target<Question>>,
+        deadline: Instant,
+        report: Report<'_, Question>,
+    ) -> Pace {
+        let questions: Vec<&Question> = targets.iter().map(|target| &target.ask.question).collect();
+        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
+            report(&target.ask, answer);
+        }
+        Pace::Usual
+    }
+}
