@@ -7,7 +7,6 @@
 pub mod addresses;
 pub mod api;
 pub mod app;
-pub mod bounds;
 pub mod cli;
 pub mod clients;
 pub mod controller;

@@ -20,9 +20,8 @@ use super::{
     },
     queue::backoff,
     unapplied::Unapplied,
-    validate::Validated,
 };
-use crate::metrics::ControllerMetrics;
+use crate::{metrics::ControllerMetrics, resolve::Validated};
 
 /// An object of a deleted Projection that Kubernetes has not garbage collected is reported after this many looks, which take about half a minute.
 const LOOKS_UNTOLD: u32 = 6;

@@ -25,13 +25,13 @@ use super::{
     scale::{ScaleTarget, Scaling},
     status::report::Stored,
     unapplied::Unapplied,
-    validate::{Invalid, Validated, Workload, validate},
 };
 use crate::{
     api::{Projection, ProjectionStatus, Reason},
     measure::{MeasureError, ProjectionKey},
     platform::registration::Unserved,
     required_workers::RequiredWorkers,
+    resolve::{Invalid, Stated, Validated, Workload, validate},
     snapshot::{Measured, Observation, SharedSnapshot},
 };
 
@@ -55,6 +55,8 @@ pub(super) struct Gathered {
     pub(super) projection: Arc<Projection>,
     /// What the spec asks for.
     pub(super) spec: Result<Validated, Invalid>,
+    /// What the status repeats of the spec.
+    pub(super) stated: Stated,
     /// The status that this replica wrote last, or else the one in the cluster: the next status follows on it.
     pub(super) previous: ProjectionStatus,
     /// The status in the cluster, as far as is known.
@@ -109,6 +111,7 @@ impl Gatherer {
             unserved: self.unserved.borrow().clone(),
             now: Instant::now(),
             key: key.clone(),
+            stated: Stated::of(&projection),
             projection,
             spec,
             previous,
@@ -211,7 +214,7 @@ impl Gathered {
 
     /// `spec.suspend` has just been taken back, and there is a workload that may have to get its workers back.
     fn resumes(&self) -> bool {
-        let suspended = self.projection.spec.suspend;
+        let suspended = self.stated.suspended;
         let blocked = self.obstacle.is_some() || self.spec.is_err();
         self.previous.suspended && !suspended && !blocked && matches!(self.replicas, Ok(Some(_)))
     }

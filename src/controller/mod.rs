@@ -1,4 +1,4 @@
-//! Makes the cluster follow the Projections, on the leader only: gather → validate → plan (pure) → apply → status.
+//! Makes the cluster follow the Projections, on the leader only: gather → plan (pure) → apply → status.
 //!
 //! Each step is a file and hands its result on as a type. Only `apply`, `scale` and `report` write to the cluster.
 
@@ -24,10 +24,10 @@ mod reconcile;
 mod scale;
 mod status;
 mod unapplied;
-mod validate;
 mod watches;
 mod worker_counts;
 
+pub use crate::resolve::Invalid;
 pub use driver::{ControllerInputs, run};
 pub use existing::ExistingWorkloads;
 pub use index::LiveIndex;
@@ -37,6 +37,5 @@ pub use plan::{
     builtin_pods::{PodDefaults, WorkerDefaults},
 };
 pub use preview::Preview;
-pub use validate::Invalid;
 pub use watches::{follow_part, follow_projections};
 pub use worker_counts::WorkerCountsOfWatches;

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::{ExistingKind, Projection, Reason},
     measure::ProjectionKey,
+    resolve::existing_workload,
 };
 
 /// How often a Projection is reconciled again while another Projection uses its workload.
@@ -49,9 +50,8 @@ pub(super) fn obstacle(
 fn rival(projections: &Store<Projection>, projection: &Projection, kind: ExistingKind, name: &str) -> Option<Problem> {
     let age = |one: &Projection| (one.metadata.creation_timestamp.clone().map(|time| time.0), one.metadata.uid.clone());
     let rival = projections.find(|other| {
-        let existing = other.spec.projector.as_ref().and_then(|projector| projector.existing.as_ref());
         other.metadata.namespace == projection.metadata.namespace
-            && existing.is_some_and(|existing| existing.kind == kind && existing.name == name)
+            && existing_workload(other) == Some((kind, name))
             && age(other) < age(projection)
     })?;
     let rival = rival.metadata.name.as_deref().unwrap_or_default().to_owned();

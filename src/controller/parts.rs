@@ -6,6 +6,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Map, Value, json};
 
 use crate::names;
+pub use crate::resolve::Owner;
 
 /// One of the objects made for a Projection.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -73,17 +74,6 @@ pub struct Desired {
     pub body: Value,
     /// A hash of the object without that annotation.
     pub hash: String,
-}
-
-/// The Projection that an object is made for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Owner {
-    /// The Projection's namespace.
-    pub namespace: String,
-    /// The Projection's name.
-    pub name: String,
-    /// The Projection's UID.
-    pub uid: String,
 }
 
 impl Desired {

@@ -5,15 +5,15 @@ use std::time::Duration;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerSpec;
 use serde_json::Value;
 
-use super::{
-    plan::{
-        autoscaler::{ServerAbilities, Target, plan_autoscaler},
-        scale::{ScalePlan, ScaleView, plan_scale},
-        scale_out::ScaleOut,
-    },
-    validate::{Invalid, Validated, WorkerBounds, validate},
+use super::plan::{
+    autoscaler::{ServerAbilities, Target, plan_autoscaler},
+    scale::{ScalePlan, ScaleView, plan_scale},
+    scale_out::ScaleOut,
 };
-use crate::api::Projection;
+use crate::{
+    api::Projection,
+    resolve::{Invalid, Validated, WorkerBounds, validate},
+};
 
 /// The operator beside an autoscaler of its own, also where the Projection asks for none.
 #[derive(Clone, Debug)]
@@ -45,14 +45,13 @@ impl Preview {
             field: "spec.scaling.behavior".to_owned(),
             problem: format!("makes no autoscaler: {error}"),
         })?;
-        let immediate = projection.spec.scaling.scale_out == crate::api::ScaleOut::Immediate;
-        let workers = WorkerBounds { autoscaled: true, immediate, ..workers };
+        let workers = WorkerBounds { autoscaled: true, ..workers };
         Ok(Self { autoscaler, workers, scale_out: ScaleOut::default() })
     }
 
     /// Beside an autoscaler of the team's own, which alone scales what runs.
     pub fn beside_another_autoscaler(mut self) -> Self {
-        self.workers = WorkerBounds { autoscaled: false, immediate: false, ..self.workers };
+        self.workers = WorkerBounds { autoscaled: false, ..self.workers };
         self
     }
 

@@ -27,11 +27,11 @@ use super::{
         workers,
         writer::{StatusWriter, Written},
     },
-    validate::{Validated, Workload},
 };
 use crate::{
     api::{ConditionType, ProjectionStatus, Reason},
     measure::ProjectionKey,
+    resolve::{Validated, Workload},
 };
 
 /// How long after the status has recorded the suspension the workers are removed.
@@ -251,13 +251,13 @@ impl Reconciler {
 
 /// What is known when a round begins, before anything is tried.
 fn known(gathered: &Gathered) -> Known<'_> {
-    let spec = &gathered.projection.spec;
+    let stated = &gathered.stated;
     Known {
         generation: gathered.projection.metadata.generation,
-        suspended: spec.suspend,
+        suspended: stated.suspended,
         resumed: false,
-        event_table: spec.audited_table().unwrap_or_default(),
-        target: spec.lag.target.0,
+        event_table: stated.event_table.clone().unwrap_or_default(),
+        target: stated.target,
         workload: gathered.view(&gathered.workload),
         trouble: None,
         starting: None,

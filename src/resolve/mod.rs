@@ -1,26 +1,33 @@
 //! What a Projection's spec means: which server to ask for what, and where the checkpoint is. Pure.
 //!
-//! The sampler reads a [`Resolved`] and not the spec, so that defaults and bounds are applied in one place.
+//! Nothing else reads a spec: the sampler reads a [`Resolved`] and [`Bounds`](crate::lag::Bounds), the controller a [`Validated`], so that defaults and bounds
+//! are applied in one place.
 
+mod bounds;
 mod connection;
 mod consumers;
 mod kurrentdb;
 mod library;
 mod numbers;
+mod policy;
 mod postgres;
 mod scrape;
+mod workload;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kube::ResourceExt as _;
 
+pub use bounds::bounds;
 pub use connection::{ConnectionName, SecretName};
 pub use consumers::StoreConsumer;
 pub use kurrentdb::KurrentDbSubscriptions;
 pub use library::{LibraryTable, ParkedEvents};
 pub use numbers::Numbers;
+pub use policy::{ConnectionLimits, Measures, Stated, existing_workload, fallback_workers};
 pub use postgres::PostgresQuestion;
 pub use scrape::AskedMetric;
+pub use workload::{BuiltinPods, Environment, Invalid, Owner, Pods, Validated, WorkerBounds, Workload, validate};
 
 use crate::{
     api::{

@@ -13,12 +13,11 @@ use super::{
     workers::{WatchedWorkers, WorkerNumbers},
 };
 use crate::{
-    api::{Checkpoint, ConditionType, OnUnknown, Projection, ReadStore, Reason, Source},
-    bounds::bounds,
+    api::{ConditionType, Projection, Reason},
     lag::{Bounds, Cadence, Claim, Fault, Model, Sample},
     leader_required::Following,
     measure::{MeasureError, ProjectionKey},
-    resolve::key_of,
+    resolve::{ConnectionLimits, Measures, bounds, fallback_workers, key_of},
     snapshot::{Measured, Observation, Snapshot},
 };
 
@@ -75,17 +74,6 @@ struct Entry {
     told: Option<Instant>,
 }
 
-/// The parts of a spec that decide what is measured: a change makes earlier samples meaningless.
-#[derive(Clone, PartialEq)]
-struct Measures {
-    source: Source,
-    checkpoint: Option<Checkpoint>,
-    /// Without limits.
-    read_store: Option<ReadStore>,
-    builtin: bool,
-    shards: Option<u32>,
-}
-
 impl Board {
     /// Takes the numbers of workers from `workers`, and from the status where that knows none.
     pub(super) fn with_workers(workers: Option<Arc<dyn WatchedWorkers>>) -> Self {
@@ -123,7 +111,7 @@ impl Board {
 
     fn sync_one(&mut self, key: ProjectionKey, projection: &Arc<Projection>) -> bool {
         let seen = (Arc::clone(projection), self.syncs);
-        let fallback = fallback(projection, self.numbers(projection));
+        let fallback = fallback_workers(projection, self.numbers(projection).desired);
         let uid = projection.uid().unwrap_or_default();
         let measures = Measures::of(projection);
         let generation = projection.metadata.generation.unwrap_or_default();
@@ -186,8 +174,7 @@ impl Board {
             return Taken::Ignored;
         }
         entry.answered = true;
-        let limits = projection.spec.read_store.as_ref().and_then(|store| store.limits);
-        let per_worker = limits.map_or(1, |limits| u32::try_from(limits.connections_per_worker).unwrap_or(1));
+        let ConnectionLimits { per_worker, most } = ConnectionLimits::of(projection);
         if let Some(store) = &reported.read_store {
             self.budgets.claim(
                 &reported.key,
@@ -195,9 +182,8 @@ impl Board {
                 Claim { wanted: entry.wanted, running: there.desired, per_worker },
             );
         }
-        let most = limits.and_then(|limits| u32::try_from(limits.max_connections).ok());
         let share = most.and_then(|most| self.budgets.share(&reported.key, most));
-        let bounds = Bounds { connections: share, ..bounds(&projection.spec) };
+        let bounds = Bounds { connections: share, ..bounds(projection) };
         // Should we lead next, we go on from there.
         if let Some(word) = self.following.required(projection) {
             entry.model.hear(word);
@@ -212,7 +198,7 @@ impl Board {
             Ok(measured) => Observation { measured: Some(Arc::new(measured)), failure: None, ..(*before).clone() },
             Err(failure) => Observation { failure: Some(failure), ..(*before).clone() },
         };
-        let taken = compare(&before, &after, projection.spec.lag.target.0);
+        let taken = compare(&before, &after, bounds.target);
         if taken == Taken::Same && after == *before {
             return taken;
         }
@@ -274,19 +260,6 @@ impl Board {
     }
 }
 
-impl Measures {
-    fn of(projection: &Projection) -> Self {
-        let spec = &projection.spec;
-        Self {
-            source: spec.source.clone(),
-            checkpoint: spec.checkpoint.clone(),
-            read_store: spec.read_store.clone().map(|store| ReadStore { limits: None, ..store }),
-            builtin: spec.is_builtin(),
-            shards: spec.shard_count(),
-        }
-    }
-}
-
 fn remembering(projection: &Projection) -> Model {
     let status = projection.status.as_ref();
     let per_worker = status.and_then(|status| status.rates.as_ref()).and_then(|rates| rates.per_worker_per_second);
@@ -313,15 +286,6 @@ fn stuck_at(projection: &Projection) -> Option<String> {
     });
     let current = status.observed_generation == projection.metadata.generation;
     status.checkpoint.clone().filter(|_| stuck && current)
-}
-
-/// What is asked for while the lag is not known, where the spec wants that: never fewer workers than run, since none is to end because something
-/// could not be read.
-fn fallback(projection: &Projection, there: WorkerNumbers) -> Option<u32> {
-    let spec = &projection.spec;
-    let workers = spec.lag.fallback_workers.filter(|_| spec.lag.on_unknown == OnUnknown::Fallback)?;
-    let workers = u32::try_from(workers).ok()?.max(there.desired);
-    Some(workers.min(u32::try_from(spec.scaling.most_workers()).ok()?))
 }
 
 fn unknown(fault: Fault) -> MeasureError {

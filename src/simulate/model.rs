@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     api::Projection,
-    bounds::bounds,
     controller::{Invalid, Preview, ServerAbilities},
     hpa::{Autoscaler, InvalidAutoscaler, Metric, Reading},
     lag::{Assessment, Bounds, CheckpointState, Head, Model, Pending, Position, Sample},
+    resolve::bounds,
 };
 
 /// Scales as the operator does: the model computes how many workers hold the target, and the managed autoscaler reads that number.
@@ -60,7 +60,7 @@ impl ModelPolicy {
         let autoscaler = Autoscaler::from_spec(&operator.autoscaler)?;
         Ok(Self {
             model: Model::remembering(per_worker, None, None),
-            bounds: bounds(&projection.spec),
+            bounds: bounds(projection),
             autoscaler,
             // The required workers, and then, where a second rule asks for it, the length of the queue.
             reads: vec![Reads::Required, Reads::Pending],

@@ -4,13 +4,11 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    controller::{
-        parts::{Desired, Owner, Part},
-        validate::WorkerBounds,
-    },
+    controller::parts::{Desired, Owner, Part},
     hpa::Behavior,
     metrics::Metric,
     names,
+    resolve::WorkerBounds,
 };
 
 /// The workload that is scaled.

@@ -9,6 +9,7 @@ use crate::{
     api::WorkerPod,
     controller::parts::{Owner, Part, fingerprint, worker_labels},
     names,
+    resolve::BuiltinPods,
 };
 
 /// What the operator's own settings say of the pods that run the built-in projector.
@@ -49,17 +50,6 @@ const WORKER_UID: u32 = 65_532;
 /// The name of the built-in projector's container and volume.
 const PROJECTOR: &str = "projector";
 const CONFIGURATION: &str = "configuration";
-
-/// What a Projection says of its workers' pods.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BuiltinPods {
-    /// The projector's configuration, which is mounted.
-    pub configuration: Value,
-    /// What each worker asks of its node.
-    pub resources: Option<ResourceRequirements>,
-    /// Where and how it runs.
-    pub pod: WorkerPod,
-}
 
 /// `metadata` and `spec` of the pods.
 pub(super) fn plan_builtin_pods(

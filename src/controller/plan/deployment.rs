@@ -3,9 +3,9 @@
 use serde_json::{Map, json};
 
 use super::{builtin_pods::WorkerDefaults, pods::plan_pods};
-use crate::controller::{
-    parts::{Desired, Owner, Part, worker_labels},
-    validate::{Environment, Pods},
+use crate::{
+    controller::parts::{Desired, Owner, Part, worker_labels},
+    resolve::{Environment, Pods},
 };
 
 /// The Deployment. `strict`: a rollout ends the old worker before it starts the new one.

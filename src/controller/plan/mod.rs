@@ -19,9 +19,9 @@ use self::{
     deployment::plan_deployment,
     scale::{ScalePlan, ScaleView, plan_scale},
 };
-use crate::controller::{
-    parts::{Desired, Part},
-    validate::{Pods, Validated, Workload},
+use crate::{
+    controller::parts::{Desired, Part},
+    resolve::{Pods, Validated, Workload},
 };
 
 /// What the cluster should hold, and how many workers to set, if any.

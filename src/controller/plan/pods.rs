@@ -8,11 +8,9 @@ use serde_json::{Map, Value, json};
 use super::builtin_pods::{WorkerDefaults, plan_builtin_pods};
 use crate::{
     api::Connection,
-    controller::{
-        parts::{Owner, worker_labels},
-        validate::{Environment, Pods},
-    },
+    controller::parts::{Owner, worker_labels},
     names::{self, worker_env},
+    resolve::{Environment, Pods},
 };
 
 /// `spec.template` of the Deployment.

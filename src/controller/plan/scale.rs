@@ -1,7 +1,7 @@
 //! Decides whether the operator itself sets the number of workers, and to what. The autoscaler removes workers, except for the last one: it can
 //! neither set 0 nor leave it. The operator may add workers before the autoscaler looks: see `scale_out`.
 
-use crate::controller::validate::WorkerBounds;
+use crate::resolve::WorkerBounds;
 
 /// What is known when deciding.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::autoscaler::rules;
 use crate::{
-    controller::validate::WorkerBounds,
     hpa::{Behavior, Scalings},
+    resolve::WorkerBounds,
 };
 
 /// What is remembered of one workload's number of workers. Lost with the leadership, as the autoscaler's own memory is with its restart.
@@ -21,7 +21,7 @@ pub struct ScaleOut {
 impl ScaleOut {
     /// The most workers that the operator may raise `replicas` to at `now`; `None` where raising is the autoscaler's alone.
     pub fn ceiling(&mut self, workers: &WorkerBounds, replicas: i32, now: Duration) -> Option<i32> {
-        if !workers.immediate {
+        if !(workers.autoscaled && workers.immediate) {
             return None;
         }
         self.see(&rules(workers)?, replicas, now)

@@ -9,11 +9,7 @@ use super::{
     plan,
     scale::{ScalePlan, ScaleView},
 };
-use crate::{
-    api::Projection,
-    controller::{parts::Part, validate::validate},
-    names,
-};
+use crate::{api::Projection, controller::parts::Part, names, resolve::validate};
 
 const HEAD: &str = r"
 apiVersion: projectionist.dev/v1alpha1

@@ -1,12 +1,13 @@
-//! From a spec to the bounds that the model of [`crate::lag`] works within: one answer for the operator and the simulator. Pure.
+//! From a Projection to the bounds that the model of [`crate::lag`] works within: one answer for the operator and the simulator. Pure.
 
 use crate::{
-    api::{self, Ordering, ProjectionSpec},
+    api::{self, Ordering, Projection},
     lag::{Bounds, CatchUp, LookAhead, ValueTarget},
 };
 
 /// The bounds, but for those that only a look at other Projections tells ([`Bounds::connections`] is absent).
-pub fn bounds(spec: &ProjectionSpec) -> Bounds {
+pub fn bounds(projection: &Projection) -> Bounds {
+    let spec = &projection.spec;
     let scaling = &spec.scaling;
     let count = |count: i32| u32::try_from(count).unwrap_or(0);
     let max = count(scaling.most_workers()).max(1);
@@ -53,7 +54,7 @@ mod tests {
         for (field, value) in change.as_object().unwrap() {
             spec[field] = value.clone();
         }
-        bounds(&serde_json::from_value(spec).unwrap())
+        bounds(&Projection::new("orders", serde_json::from_value(spec).unwrap()))
     }
 
     #[test]

@@ -1,20 +1,31 @@
-//! From a Projection as written to one that can be carried out. Nothing after this step reads the raw spec.
+//! What runs the workers and how many there may be: from a Projection as written to one that can be carried out.
 //!
 //! Most mistakes are refused by the API server (schema and CEL). Here is what those cannot see, and what an object from
 //! before a newer rule may still hold. Every message names the field.
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde_json::{Map, Value, json};
 
-use super::{parts::Owner, plan::builtin_pods::BuiltinPods};
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,
-        Projector, ScaleOut, Scaling,
+        Projector, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     names,
     projector::ProjectorConfig,
 };
+
+/// The Projection that an object is made for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Owner {
+    /// The Projection's namespace.
+    pub namespace: String,
+    /// The Projection's name.
+    pub name: String,
+    /// The Projection's UID.
+    pub uid: String,
+}
 
 /// A Projection that can be carried out.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +75,17 @@ pub enum Pods {
     Builtin(Box<BuiltinPods>),
 }
 
+/// What a Projection says of its workers' pods.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuiltinPods {
+    /// The projector's configuration, which is mounted.
+    pub configuration: Value,
+    /// What each worker asks of its node.
+    pub resources: Option<ResourceRequirements>,
+    /// Where and how it runs.
+    pub pod: WorkerPod,
+}
+
 /// What every worker finds in its environment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Environment {
@@ -88,7 +110,7 @@ pub struct WorkerBounds {
     pub suspended: bool,
     /// A HorizontalPodAutoscaler that the operator makes scales the workload.
     pub autoscaled: bool,
-    /// And the operator scales out itself, the moment that more workers are needed.
+    /// Beside that autoscaler the operator scales out itself, the moment that more workers are needed.
     pub immediate: bool,
     /// The second rule of the autoscaler, where there is one.
     pub pending_per_worker: Option<i64>,
@@ -286,7 +308,7 @@ fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, In
         max: useful.max(*min_workers),
         suspended: spec.suspend,
         autoscaled,
-        immediate: autoscaled && *scale_out == ScaleOut::Immediate,
+        immediate: *scale_out == ScaleOut::Immediate,
         pending_per_worker: spec.lag.pending_per_worker,
         behavior: behavior.as_ref().map(|behavior| json!(behavior)),
     })
