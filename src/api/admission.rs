@@ -233,7 +233,18 @@ mod tests {
         let postgres = projection()["spec"]["source"]["postgres"].clone();
         for (pointer, name, value, expected) in [
             ("/spec/source", "postgres", postgres, "spec.source must name exactly one source"),
-            ("/spec", "checkpoint", json!({"readStore": {}}), "spec.checkpoint must be absent with spec.source.kafka"),
+            (
+                "/spec",
+                "checkpoint",
+                json!({"kafkaOffsets": {}}),
+                "spec.source.kafka: either group or spec.checkpoint says",
+            ),
+            (
+                "/spec/source/kafka",
+                "storedOffset",
+                json!("NextToRead"),
+                "spec.source.kafka.storedOffset has no meaning",
+            ),
             (
                 "/spec",
                 "projector",

@@ -1,8 +1,8 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, EventTable, Ordering, PostgresReadStore,
-    ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart, Shards, Source, TableLocation,
+    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, EventTable, OffsetsLocation, Ordering,
+    PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
 use crate::names::secret_key;
@@ -77,7 +77,19 @@ impl ProjectionSpec {
                 rows: self.rows(None),
             }));
         }
-        let (table, store) = (checkpoint.read_store.as_ref()?, store.postgres.as_ref()?);
+        let store = store.postgres.as_ref()?;
+        if let Some((offsets, kafka)) = checkpoint.kafka_offsets.as_ref().zip(self.source.kafka.as_ref()) {
+            let value = offsets.name.clone().unwrap_or_else(|| name.to_owned());
+            return Some(CheckpointLocation::Offsets(OffsetsLocation {
+                table: in_schema(store, &offsets.table),
+                topic_column: offsets.topic_column.clone(),
+                partition_column: offsets.partition_column.clone(),
+                offset_column: offsets.offset_column.clone(),
+                name: offsets.name_column.clone().map(|column| (column, value)),
+                topics: kafka.topics.clone().into(),
+            }));
+        }
+        let table = checkpoint.read_store.as_ref()?;
         Some(CheckpointLocation::Table(TableLocation {
             table: in_schema(store, &table.table),
             name_column: table.name_column.clone(),
@@ -87,8 +99,11 @@ impl ProjectionSpec {
         }))
     }
 
-    /// One part a shard where the shard of an event is known, with the shard in this column.
+    /// One part a shard where the shard of an event is known, with the shard in this column. Each record of Kafka tells its partition.
     fn rows(&self, column: Option<String>) -> CheckpointRows {
+        if self.source.kafka.is_some() {
+            return CheckpointRows::Keyed { column: None, shards: None };
+        }
         match self.event_shard() {
             Some(_) => CheckpointRows::Keyed { column, shards: self.shard_count() },
             None => CheckpointRows::One,
@@ -199,6 +214,16 @@ impl ProjectionSpec {
             names.extend(table_parts(&table.table).into_iter().map(|part| ("spec.checkpoint.readStore.table", part)));
             names.push(("spec.checkpoint.readStore.nameColumn", table.name_column.clone()));
             names.push(("spec.checkpoint.readStore.positionColumn", table.position_column.clone()));
+        }
+        if let Some(offsets) = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.kafka_offsets.as_ref()) {
+            let parts = table_parts(&offsets.table).into_iter();
+            names.extend(parts.map(|part| ("spec.checkpoint.kafkaOffsets.table", part)));
+            names.extend([
+                ("spec.checkpoint.kafkaOffsets.topicColumn", offsets.topic_column.clone()),
+                ("spec.checkpoint.kafkaOffsets.partitionColumn", offsets.partition_column.clone()),
+                ("spec.checkpoint.kafkaOffsets.offsetColumn", offsets.offset_column.clone()),
+            ]);
+            names.extend(offsets.name_column.clone().map(|name| ("spec.checkpoint.kafkaOffsets.nameColumn", name)));
         }
         let (field, name) = names.into_iter().find(|(_, name)| name.len() > LONGEST_NAME)?;
         Some(format!(

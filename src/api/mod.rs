@@ -26,8 +26,8 @@ pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
 pub use read_store::{
     Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, DocumentLocation, ElasticsearchCheckpoint,
-    ElasticsearchReadStore, PostgresReadStore, ReadStore, ReadStoreLimits, RedisCheckpoint, RedisLayout, RedisLocation,
-    RedisPart, RedisReadStore, TableLocation,
+    ElasticsearchReadStore, KafkaOffsetsTable, OffsetsLocation, PostgresReadStore, ReadStore, ReadStoreLimits,
+    RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore, TableLocation,
 };
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
@@ -35,7 +35,7 @@ pub use source::{
     Aggregate, AllFilter, CatchUpSubscription, CommandedSubscription, EventTable, HttpConnection, KafkaConnection,
     KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset,
     Outbox, PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource,
-    ReplicationSlot, ScrapeSource, ScrapedMetric, SqlQuery, StreamConsumer, StreamGroup,
+    ReplicationSlot, ScrapeSource, ScrapedMetric, SqlQuery, StoredOffset, StreamConsumer, StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -111,7 +111,6 @@ mod tests {
             ".source.kafka.connection.clientCertificateSecretRef.name",
             ".source.kafka.connection.secretRef",
             ".source.kafka.connection.secretRef.name",
-            ".source.kafka.group",
             ".source.kafka.topics",
             ".source.kurrentdb.catchUp.stream",
             ".source.kurrentdb.connection",

@@ -104,6 +104,12 @@ impl CheckpointStore {
                 });
                 let read = postgres::read(database, &tables.collect(), deadline).await;
                 answers.extend(read.into_iter().map(|(table, answer)| (CheckpointLocation::Table(table), answer)));
+                let offsets = locations.iter().filter_map(|location| match location {
+                    CheckpointLocation::Offsets(offsets) => Some(offsets.clone()),
+                    _ => None,
+                });
+                let read = postgres::offsets::read(database, &offsets.collect(), deadline).await;
+                answers.extend(read.into_iter().map(|(place, answer)| (CheckpointLocation::Offsets(place), answer)));
             }
             Self::Redis(store) => {
                 let keys = locations.iter().filter_map(|location| match location {

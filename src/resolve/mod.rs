@@ -6,6 +6,7 @@
 mod bounds;
 mod connection;
 mod consumers;
+mod kafka;
 mod kurrentdb;
 mod library;
 mod numbers;
@@ -21,6 +22,7 @@ use kube::ResourceExt as _;
 pub use bounds::bounds;
 pub use connection::{ConnectionName, SecretName};
 pub use consumers::StoreConsumer;
+pub use kafka::{KafkaProgress, KafkaTopics};
 pub use kurrentdb::KurrentDbSubscriptions;
 pub use library::{LibraryTable, ParkedEvents};
 pub use numbers::Numbers;
@@ -31,9 +33,8 @@ pub use workload::{BuiltinPods, Environment, Invalid, Owner, Pods, Validated, Wo
 
 use crate::{
     api::{
-        CheckpointLocation, Connection, KafkaConnection, KafkaIsolation, KafkaSource, NatsSource, OffsetReset,
-        Projection, ProjectionSpec, PrometheusSource, ReadStore, Reason, RedisList, SecretKeyRef, StreamConsumer,
-        StreamGroup,
+        CheckpointLocation, NatsSource, Projection, ProjectionSpec, PrometheusSource, ReadStore, Reason, RedisList,
+        StreamConsumer, StreamGroup,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -99,11 +100,11 @@ pub enum ResolvedSource {
         /// Each list, none twice. There is a stream or a list.
         lists: Vec<RedisList>,
     },
-    /// Topics in Kafka that a consumer group reads.
+    /// Topics in Kafka.
     Kafka {
         /// The cluster.
         connection: ConnectionName,
-        /// The topics and the group.
+        /// The topics, and who keeps how far their consumers have come.
         question: KafkaTopics,
     },
     /// Subscriptions to streams of KurrentDB.
@@ -138,19 +139,6 @@ pub enum ResolvedSource {
         /// The metrics.
         metrics: Numbers<AskedMetric>,
     },
-}
-
-/// Topics with the group that reads them.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct KafkaTopics {
-    /// The topics, at least one.
-    pub topics: Arc<[Arc<str>]>,
-    /// The consumer group.
-    pub group: Arc<str>,
-    /// Which records its consumers read.
-    pub isolation: KafkaIsolation,
-    /// Consumers without a committed offset begin with the first record that is kept.
-    pub reset_to_earliest: bool,
 }
 
 impl ResolvedSource {
@@ -247,7 +235,8 @@ fn source(
         return Ok((ResolvedSource::RabbitMq { connection, vhost, queues, dead_letter_queues }, None));
     }
     if let Some(kafka) = &spec.source.kafka {
-        return self::kafka(spec, kafka, key);
+        let (connection, question, checkpoint) = kafka::topics(spec, kafka, key)?;
+        return Ok((ResolvedSource::Kafka { connection, question }, checkpoint));
     }
     if let Some(nats) = &spec.source.nats {
         return self::nats(nats, key);
@@ -317,38 +306,6 @@ fn nats(
     }
     let (consumers, domain) = (consumers.into_iter().cloned().collect(), source.domain.clone());
     Ok((ResolvedSource::Nats { connection, consumers, domain }, None))
-}
-
-fn kafka(
-    spec: &ProjectionSpec,
-    source: &KafkaSource,
-    key: &ProjectionKey,
-) -> Result<(ResolvedSource, Option<CheckpointLocation>), MeasureError> {
-    if spec.checkpoint.is_some() {
-        return Err(invalid(
-            "spec.checkpoint must be absent with spec.source.kafka: the consumer group keeps how far it has come",
-        ));
-    }
-    if source.topics.is_empty() {
-        return Err(invalid("spec.source.kafka.topics must name at least one topic"));
-    }
-    let KafkaConnection { secret_ref, ca_secret_ref, client_certificate_secret_ref, bootstrap_servers } =
-        &source.connection;
-    let connection = Connection {
-        secret_ref: SecretKeyRef { name: secret_ref.name.clone(), key: None },
-        ca_secret_ref: ca_secret_ref.clone(),
-        client_certificate_secret_ref: client_certificate_secret_ref.clone(),
-        ..Connection::default()
-    };
-    let mut connection = ConnectionName::new(ServerKind::Kafka, &key.namespace, &connection);
-    connection.given.extend(bootstrap_servers.iter().map(|servers| ("bootstrapServers", servers.clone())));
-    let question = KafkaTopics {
-        topics: source.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
-        group: source.group.as_str().into(),
-        isolation: source.isolation,
-        reset_to_earliest: source.offset_reset == Some(OffsetReset::Earliest),
-    };
-    Ok((ResolvedSource::Kafka { connection, question }, None))
 }
 
 fn invalid(message: &str) -> MeasureError {

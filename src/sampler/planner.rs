@@ -258,7 +258,7 @@ impl Planner {
             }
             Endpoint::Kafka(settings) => {
                 let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::Kafka { question, .. } => Some(KafkaQuestion::from(question)),
+                    ResolvedSource::Kafka { question, .. } => Some(KafkaQuestion::new(&resolved.key, question)),
                     _ => None,
                 });
                 let (started, to) = (self.started, settings.clone());

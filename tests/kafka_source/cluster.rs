@@ -16,7 +16,7 @@ use projectionist::{
     measure::{MeasureError, ProjectionKey},
     sources::{
         Ask, Probe, Target,
-        kafka::{KafkaProbe, Question},
+        kafka::{KafkaProbe, Progress, Question},
     },
 };
 use test_cluster::kafka::Brokers;
@@ -49,7 +49,7 @@ fn asking(topic: &str, group: &str) -> Arc<Ask<Question>> {
         checkpoint: None,
         question: Question {
             topics: Arc::new([Arc::from(topic)]),
-            group: group.into(),
+            progress: Progress::Group(group.into()),
             isolation: Isolation::ReadCommitted,
             reset_to_earliest: false,
         },

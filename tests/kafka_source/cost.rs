@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use projectionist::{
+    api::StoredOffset,
     clients::kafka::Isolation,
-    lag::Sample,
+    lag::{CheckpointState, Position, Sample},
     measure::{MeasureError, ProjectionKey},
+    read_stores::Checkpoint,
     sources::{
         Ask, Probe, Target,
-        kafka::{KafkaProbe, Question},
+        kafka::{KafkaProbe, Progress, Question},
     },
 };
 use test_cluster::kafka::Listener;
@@ -25,7 +27,7 @@ fn asks(topic: &str, count: usize) -> Vec<Arc<Ask<Question>>> {
         checkpoint: None,
         question: Question {
             topics: Arc::new([Arc::from(topic)]),
-            group: format!("{topic}-group-{n}").into(),
+            progress: Progress::Group(format!("{topic}-group-{n}").into()),
             isolation: Isolation::ReadCommitted,
             reset_to_earliest: true,
         },
@@ -75,6 +77,34 @@ async fn a_poll_takes_four_requests_on_one_connection_however_many_projections_t
         println!("{count} projections: {first} requests at first, then {next} a poll ({:?})", began.elapsed());
         assert_eq!((answers.len(), next, probe.cost().1), (count, 4, 1));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_in_a_read_store_take_one_request_less() {
+    topic("cost-stored", 2, "");
+    let stored = |ask: &Arc<Ask<Question>>| {
+        let (of, meaning) = (ask.key.clone(), StoredOffset::NextToRead);
+        let question = Question { progress: Progress::Stored { of, meaning }, ..ask.question.clone() };
+        Arc::new(Ask { question, ..Ask::clone(ask) })
+    };
+    let asks: Vec<_> = asks("cost-stored", 1_000).iter().map(stored).collect();
+    let checkpoint = Checkpoint {
+        state: CheckpointState::Committed(vec![Position(0); 2]),
+        shards: Some(["cost-stored-0".into(), "cost-stored-1".into()].into()),
+        bound: None,
+        failed: Vec::new(),
+    };
+    let mut probe = KafkaProbe::new(settings(&broker().address(Listener::Plaintext), &[]), std::time::Instant::now());
+    let mut last = 0;
+    for _ in 0..2 {
+        let target = |ask: &Arc<Ask<Question>>| Target { ask: Arc::clone(ask), checkpoint: Some(checkpoint.clone()) };
+        let (targets, mut answers) = (asks.iter().map(target).collect(), Vec::new());
+        last = probe.cost().0;
+        let mut report = |_: &Ask<Question>, answer| answers.push(answer);
+        probe.measure(targets, Instant::now() + Duration::from_secs(60), &mut report).await;
+        assert_eq!(events(&answers), vec![0; 1_000]);
+    }
+    assert_eq!((probe.cost().0 - last, probe.cost().1), (3, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,3 +12,4 @@ mod harness;
 mod running;
 mod sampler;
 mod states;
+mod stored_offsets;

@@ -137,7 +137,7 @@ async fn partitions_that_are_added_are_taken_up() {
 }
 
 /// A producer learns of a new partition a little later.
-fn produce_when_there(topic: &str, partition: i32, count: u32) {
+pub fn produce_when_there(topic: &str, partition: i32, count: u32) {
     let until = std::time::Instant::now() + Duration::from_secs(120);
     let (partition, count) = (partition.to_string(), count.to_string());
     while let Err(error) = broker().ask(&["produce", topic, &partition, &count, "0", ""]) {

@@ -2,6 +2,7 @@
 //! checks beside the fields.
 
 mod elasticsearch;
+mod kafka_offsets;
 mod postgres;
 mod redis;
 
@@ -10,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use elasticsearch::{DocumentLocation, ElasticsearchCheckpoint, ElasticsearchReadStore};
+pub use kafka_offsets::{KafkaOffsetsTable, OffsetsLocation};
 pub use postgres::{CheckpointRows, CheckpointTable, PostgresReadStore, TableLocation};
 pub(super) use postgres::{default_name_column, default_position_column};
 pub use redis::{RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore};
@@ -17,11 +19,14 @@ pub use redis::{RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisRea
 /// Where the projector commits how far it has come. Exactly one field.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.readStore), has(self.redis), has(self.elasticsearch)].exists_one(x, x)").message("spec.checkpoint must name exactly one place: readStore (a table in PostgreSQL), redis or elasticsearch"))]
+#[x_kube(validation = Rule::new("[has(self.readStore), has(self.kafkaOffsets), has(self.redis), has(self.elasticsearch)].exists_one(x, x)").message("spec.checkpoint must name exactly one place: readStore or kafkaOffsets (a table in PostgreSQL), redis or elasticsearch"))]
 pub struct Checkpoint {
     /// A table in a read store in PostgreSQL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_store: Option<CheckpointTable>,
+    /// A table in a read store in PostgreSQL with the offsets of Kafka's partitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka_offsets: Option<KafkaOffsetsTable>,
     /// Keys in a read store in Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisCheckpoint>,
@@ -72,6 +77,8 @@ fn default_connections_per_worker() -> i32 {
 pub enum CheckpointLocation {
     /// Rows of a table in PostgreSQL.
     Table(TableLocation),
+    /// Rows of a table in PostgreSQL, one a partition of Kafka.
+    Offsets(OffsetsLocation),
     /// Keys in Redis.
     Redis(RedisLocation),
     /// A document in Elasticsearch or OpenSearch.
@@ -83,6 +90,8 @@ impl CheckpointLocation {
     pub fn rows(&self) -> &CheckpointRows {
         match self {
             Self::Table(table) => &table.rows,
+            // Which partition an event is in is known without a column.
+            Self::Offsets(_) => &CheckpointRows::One,
             Self::Redis(keys) => &keys.rows,
             Self::Document(document) => &document.rows,
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{CaSecretRef, ClientCertificateRef};
 
-/// Topics in Kafka 0.11 or newer that one consumer group reads. The group keeps how far it has come.
+/// Topics in Kafka 0.11 or newer, read by one consumer group, which keeps how far it has come, or by consumers that store their offsets in the read store.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaSource {
@@ -14,9 +14,14 @@ pub struct KafkaSource {
     /// The topics. What waits in all their partitions is summed.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$")), extend("x-kubernetes-list-type" = "set"))]
     pub topics: Vec<String>,
-    /// The consumer group that commits how far the projection has come. The operator asks for its offsets and never joins it.
+    /// The consumer group that commits how far the projection has come. The operator asks for its offsets and never joins it. Absent where consumers store
+    /// their offsets in the read store (`spec.checkpoint`).
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
-    pub group: String,
+    pub group: Option<String>,
+    /// What an offset in the read store means. Default: `NextToRead`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored_offset: Option<StoredOffset>,
     /// Which records the consumers read: their `isolation.level`. Default: `ReadCommitted`.
     #[serde(default)]
     pub isolation: KafkaIsolation,
@@ -41,6 +46,16 @@ pub enum KafkaIsolation {
 pub enum OffsetReset {
     /// With the first record that is kept.
     Earliest,
+}
+
+/// What an offset in a read store means.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum StoredOffset {
+    /// The record that is read next, as in the offsets that a consumer group commits: one more than that of the last record that was handled.
+    #[default]
+    NextToRead,
+    /// The last record that was handled.
+    LastHandled,
 }
 
 /// How to reach a Kafka cluster.

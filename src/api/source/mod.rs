@@ -14,7 +14,7 @@ mod replication_slot;
 mod scrape;
 
 pub use event_stores::CommandedSubscription;
-pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset};
+pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset, StoredOffset};
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};
 pub use outbox::Outbox;

@@ -1,6 +1,7 @@
 //! Checkpoints in PostgreSQL: all projections of one table in one statement.
 
 mod names;
+pub(super) mod offsets;
 
 use std::collections::{BTreeSet, HashMap};
 

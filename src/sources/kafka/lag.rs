@@ -1,27 +1,34 @@
-//! What the offsets of a group's partitions mean: pure.
+//! What the offsets of a projection's partitions mean: pure.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     clients::kafka::{FirstRecord, Partition},
     lag::{CheckpointState, Head, Pending, Position, Sample},
 };
 
+/// The offset that is read next, of each partition that has one.
+pub(super) type Committed = BTreeMap<Partition, Option<i64>>;
+
 /// What was found of one partition.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Offsets {
-    /// What the group has committed.
+    /// What the consumers have committed: the offset that is read next.
     pub committed: Option<i64>,
     /// The first offset that is still kept.
     pub earliest: i64,
-    /// The offset behind the last record that the group may read.
+    /// The offset behind the last record that the consumers may read.
     pub latest: i64,
     /// What a reader that continues at the committed offset gets next, where that is known.
     pub first: Option<FirstRecord>,
 }
 
 impl Offsets {
-    /// Where a reader of this group continues; `None` where that depends on its reset policy, and there is something to read.
+    /// Where a consumer continues; `None` where that depends on its reset policy, and there is something to read.
     pub fn from(&self, reset_to_earliest: bool) -> Option<i64> {
         match self.committed {
             Some(committed) => Some(committed.max(self.earliest)),
@@ -39,11 +46,11 @@ pub(super) struct Memory {
     /// The end of each log when it was last seen.
     ends: HashMap<Partition, i64>,
     arrived: u64,
-    /// The group has been seen with a committed offset.
+    /// A committed offset has been seen.
     committed: bool,
 }
 
-/// Why nothing is said of a group.
+/// Why nothing is said: no partition has a committed offset any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct CommitsGone;
 
@@ -52,7 +59,7 @@ impl Memory {
     /// whether its broker removes records from the middle.
     ///
     /// # Errors
-    /// The group had committed, and has no committed offset any more.
+    /// There were committed offsets, and there are none any more.
     pub fn sample(
         &mut self,
         found: &HashMap<Partition, Offsets>,
@@ -88,7 +95,7 @@ impl Memory {
         sample.beyond_all_rows = told.uncommitted.as_ref().map(|_| told.certain);
         sample.upper_bound = told.uncommitted.map(|(topic, number)| {
             Arc::from(format!(
-                "the group has committed nothing for partition {number} of topic {topic}, which is counted from its first record on: set spec.source.kafka.offsetReset to Earliest if that is where the consumers begin"
+                "nothing is committed for partition {number} of topic {topic}, which is counted from its first record on: set spec.source.kafka.offsetReset to Earliest if that is where the consumers begin"
             ))
         });
         Ok(sample)

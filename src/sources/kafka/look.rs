@@ -8,7 +8,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{lag::Offsets, question::Question};
+use super::{
+    lag::{Committed, Offsets},
+    question::{Progress, Question},
+    stored,
+};
 use crate::clients::kafka::{
     At, Client, FirstRecord, Isolation, KafkaError, Offset, Partition, Settings, Topic, Wanted,
 };
@@ -22,7 +26,6 @@ const TRY_RIGHTS_EVERY: Duration = Duration::from_secs(60);
 const MOST_PLACES: usize = 32;
 
 type Found = HashMap<Partition, Offsets>;
-type Committed = BTreeMap<Partition, Option<i64>>;
 type Ends = BTreeMap<Partition, Result<Offset, KafkaError>>;
 
 /// The last look at the record that a group reads next.
@@ -37,7 +40,7 @@ struct Look {
 pub(super) struct Looker {
     client: Client,
     coordinators: BTreeMap<Arc<str>, i32>,
-    looks: HashMap<(Isolation, Arc<str>, Partition), Look>,
+    looks: HashMap<(Isolation, Progress, Partition), Look>,
     compacted: BTreeMap<Arc<str>, bool>,
     policies_asked: Option<(Instant, BTreeSet<Arc<str>>)>,
     /// Topics that may not be read, with when to try again.
@@ -71,10 +74,11 @@ impl Looker {
     /// Forgets what concerns other questions only.
     pub fn forget_all_but<'a>(&mut self, questions: impl Iterator<Item = &'a Question>) {
         let questions: Vec<&Question> = questions.collect();
-        let groups: BTreeSet<&Arc<str>> = questions.iter().map(|question| &question.group).collect();
+        let groups: BTreeSet<&Arc<str>> = questions.iter().filter_map(|question| question.progress.group()).collect();
+        let all: BTreeSet<&Progress> = questions.iter().map(|question| &question.progress).collect();
         let topics: BTreeSet<&Arc<str>> = questions.iter().flat_map(|question| question.topics.iter()).collect();
         self.coordinators.retain(|group, _| groups.contains(group));
-        self.looks.retain(|(_, group, (topic, _)), _| groups.contains(group) && topics.contains(topic));
+        self.looks.retain(|(_, progress, (topic, _)), _| all.contains(progress) && topics.contains(topic));
         self.compacted.retain(|topic, _| topics.contains(topic));
         self.unreadable.retain(|topic, _| topics.contains(topic));
     }
@@ -85,18 +89,19 @@ impl Looker {
     }
 
     /// The offsets of all partitions of each question's topics, or why one of them is not known. Groups' offsets are asked for before the ends of the logs,
-    /// so that a healthy group is never beyond them.
+    /// so that a healthy group is never beyond them. With a question comes what the read store holds, where it holds the offsets.
     pub async fn look(
         &mut self,
-        questions: &BTreeSet<Question>,
+        questions: &BTreeMap<Question, Committed>,
         by: Instant,
     ) -> Vec<(Question, Result<Found, KafkaError>)> {
         let begun = Instant::now();
         // A broker that hangs takes its part of the time only, so that what the others say is told.
         let part = |percent: u32| begun + by.saturating_duration_since(begun) * percent / 100;
-        let names: BTreeSet<Arc<str>> = questions.iter().flat_map(|question| question.topics.iter().cloned()).collect();
-        let groups: BTreeSet<Arc<str>> = questions.iter().map(|question| question.group.clone()).collect();
-        let all_failed = |error: KafkaError| questions.iter().map(|one| (one.clone(), Err(error.clone()))).collect();
+        let names: BTreeSet<Arc<str>> = questions.keys().flat_map(|question| question.topics.iter().cloned()).collect();
+        let groups: BTreeSet<Arc<str>> =
+            questions.keys().filter_map(|question| question.progress.group().cloned()).collect();
+        let all_failed = |error: KafkaError| questions.keys().map(|one| (one.clone(), Err(error.clone()))).collect();
         let topics = match self.client.topics(&names, part(35)).await {
             Ok(topics) => topics,
             Err(error) => return all_failed(error),
@@ -110,7 +115,9 @@ impl Looker {
         let mut leaders: BTreeMap<Isolation, BTreeMap<Partition, i32>> = BTreeMap::new();
         let mut all = BTreeMap::new();
         for (question, partitions) in &asked {
-            wanted.entry(question.group.clone()).or_default().extend(partitions.keys().cloned());
+            if let Some(group) = question.progress.group() {
+                wanted.entry(group.clone()).or_default().extend(partitions.keys().cloned());
+            }
             leaders.entry(question.isolation).or_default().extend(partitions.clone());
             all.extend(partitions.clone());
         }
@@ -128,7 +135,12 @@ impl Looker {
         }
         let mut found = Vec::new();
         for (question, partitions) in asked {
-            match assemble(&question, &partitions, &committed, &latest, &earliest) {
+            let committed = match question.progress.group() {
+                Some(group) => of_group(group, &committed),
+                None => stored::of_partitions(questions.get(&question), &partitions),
+            };
+            let all = committed.and_then(|committed| assemble(&question, &partitions, committed, &latest, &earliest));
+            match all {
                 Ok(offsets) => found.push((question, offsets)),
                 Err(error) => answers.push((question, Err(error))),
             }
@@ -209,7 +221,7 @@ impl Looker {
                 if from >= one.latest || self.unreadable.contains_key(&partition.0) {
                     continue;
                 }
-                let key = (question.isolation, question.group.clone(), partition.clone());
+                let key = (question.isolation, question.progress.clone(), partition.clone());
                 if self.looks.get(&key).is_some_and(|look| look.holds(from, one.latest)) {
                     continue;
                 }
@@ -253,7 +265,7 @@ impl Looker {
         for (question, offsets) in found.iter_mut() {
             for (partition, one) in offsets.iter_mut() {
                 let from = one.from(question.reset_to_earliest).unwrap_or(one.earliest);
-                let key = (question.isolation, question.group.clone(), partition.clone());
+                let key = (question.isolation, question.progress.clone(), partition.clone());
                 if let Some(first) = looked.get(&(question.isolation, partition.clone(), from)) {
                     self.looks.insert(key.clone(), Look { offset: from, latest: one.latest, first: *first });
                 }
@@ -291,13 +303,13 @@ type Asked = Vec<(Question, BTreeMap<Partition, i32>)>;
 
 /// The questions whose partitions, leaders and coordinator are known, with partitions and leaders; and why the others cannot be answered.
 fn split(
-    questions: &BTreeSet<Question>,
+    questions: &BTreeMap<Question, Committed>,
     topics: &BTreeMap<Arc<str>, Result<Topic, KafkaError>>,
     lost: &BTreeMap<Arc<str>, KafkaError>,
 ) -> (Asked, Answers) {
     let (mut asked, mut answers) = (Vec::new(), Answers::new());
-    for question in questions {
-        let partitions = match lost.get(&question.group) {
+    for question in questions.keys() {
+        let partitions = match question.progress.group().and_then(|group| lost.get(group)) {
             Some(error) => Err(error.clone()),
             None => partitions(question, topics),
         };
@@ -328,23 +340,29 @@ fn partitions(
     Ok(all)
 }
 
+/// What this group has committed.
+fn of_group<'a>(
+    group: &Arc<str>,
+    committed: &'a BTreeMap<Arc<str>, Result<Committed, KafkaError>>,
+) -> Result<&'a Committed, KafkaError> {
+    match committed.get(group) {
+        Some(Ok(committed)) => Ok(committed),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err(KafkaError::not_told(&format!("group {group}"))),
+    }
+}
+
 fn assemble(
     question: &Question,
     partitions: &BTreeMap<Partition, i32>,
-    committed: &BTreeMap<Arc<str>, Result<Committed, KafkaError>>,
+    committed: &Committed,
     latest: &BTreeMap<Isolation, Ends>,
     earliest: &Ends,
 ) -> Result<Found, KafkaError> {
-    let not_told = |what: &str| KafkaError::not_told(what);
-    let committed = match committed.get(&question.group) {
-        Some(Ok(committed)) => committed,
-        Some(Err(error)) => return Err(error.clone()),
-        None => return Err(not_told(&format!("group {}", question.group))),
-    };
     let offset = |ends: Option<&Ends>, partition: &Partition| match ends.and_then(|ends| ends.get(partition)) {
         Some(Ok(found)) => Ok(found.offset.max(0)),
         Some(Err(error)) => Err(error.clone()),
-        None => Err(not_told(&format!("partition {} of topic {}", partition.1, partition.0))),
+        None => Err(KafkaError::not_told(&format!("partition {} of topic {}", partition.1, partition.0))),
     };
     let one = |partition: &Partition| -> Result<(Partition, Offsets), KafkaError> {
         let offsets = Offsets {

@@ -1,13 +1,15 @@
-//! Kafka as a source: how far a consumer group is behind the ends of its topics' partitions.
+//! Kafka as a source: how far consumers are behind the ends of their topics' partitions.
 //!
-//! Only asks; never joins the group. One probe a cluster and user, with one connection a broker. [`look`] asks; [`lag`] says what the answers mean.
+//! How far they have come a consumer group has committed, or the read store holds ([`stored`]). Only asks; never joins the group. One probe a cluster and user,
+//! with one connection a broker. [`look`] asks; [`lag`] says what the answers mean.
 
 mod lag;
 mod look;
 mod question;
+mod stored;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -20,9 +22,9 @@ use crate::{
     measure::MeasureError,
     sources::{Ask, Pace, Probe, Report, Target},
 };
-use lag::Memory;
+use lag::{Committed, Memory};
 use look::Looker;
-pub use question::Question;
+pub use question::{Progress, Question};
 
 /// So long before the sampler's deadline the probe gives up by itself, since it can say which broker did not answer.
 const MARGIN: Duration = Duration::from_millis(400);
@@ -71,8 +73,17 @@ impl Probe for KafkaProbe {
     ) -> Pace {
         let by = deadline - MARGIN;
         let mut left: BTreeMap<Question, Vec<Arc<Ask<Question>>>> = BTreeMap::new();
-        for target in targets {
-            left.entry(target.ask.question.clone()).or_default().push(target.ask);
+        let mut held: BTreeMap<Question, Committed> = BTreeMap::new();
+        for Target { ask, checkpoint } in targets {
+            let question = &ask.question;
+            match stored::offsets(question, checkpoint.as_ref()) {
+                Ok(offsets) => drop(held.insert(question.clone(), offsets)),
+                Err(unknown) => {
+                    report(&ask, Err(unknown));
+                    continue;
+                }
+            }
+            left.entry(question.clone()).or_default().push(ask);
         }
         let looker = match &mut self.looker {
             Ok(looker) => looker,
@@ -84,21 +95,24 @@ impl Probe for KafkaProbe {
             }
         };
         for tries in 1.. {
-            let questions: BTreeSet<Question> = left.keys().cloned().collect();
-            let answers = looker.look(&questions, by).await;
+            held.retain(|question, _| left.contains_key(question));
+            let answers = looker.look(&held, by).await;
             let again = tries < MOST_TRIES && Instant::now() + MOVING * 2 < by;
             for (question, answer) in answers {
                 if again && answer.as_ref().is_err_and(|error| error.code.is_some_and(|code| code.has_moved())) {
                     continue;
                 }
                 let result = answer.map_err(|error| told(&error)).and_then(|found| {
+                    if question.progress.group().is_none() {
+                        stored::within_the_log(&found)?;
+                    }
                     let now = jiff::Timestamp::now();
                     let memory = self.memories.entry(question.clone()).or_default();
                     let clock = (self.started.elapsed(), now.as_millisecond());
                     let compacted = |topic: &str| looker.is_compacted(topic);
                     let mut sample = memory
                         .sample(&found, question.reset_to_earliest, compacted, clock)
-                        .map_err(|lag::CommitsGone| commits_gone(&question.group))?;
+                        .map_err(|lag::CommitsGone| commits_gone(&question.progress))?;
                     sample.taken = now;
                     Ok(sample)
                 });
@@ -119,11 +133,14 @@ fn told(error: &KafkaError) -> MeasureError {
     MeasureError { reason: error.reason, message: error.message.clone() }
 }
 
-fn commits_gone(group: &str) -> MeasureError {
-    MeasureError {
-        reason: Reason::SourceFailed,
-        message: format!(
+fn commits_gone(progress: &Progress) -> MeasureError {
+    let message = match progress {
+        Progress::Group(group) => format!(
             "group {group} had committed offsets and has none any more: was it deleted, or did they expire (offsets.retention.minutes)? What waits is known again when its consumers commit"
         ),
-    }
+        Progress::Stored { .. } => {
+            "the read store held offsets of these topics and holds none any more: were the rows deleted? What waits is known again when the projector stores its offsets".to_owned()
+        }
+    };
+    MeasureError { reason: Reason::SourceFailed, message }
 }

@@ -1,0 +1,279 @@
+//! Offsets of Kafka's partitions in PostgreSQL: those of all projections of one table in one statement.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::{Client, Error, types::Type};
+
+use super::names::NameType;
+use crate::{
+    api::{OffsetsLocation, Reason},
+    clients::postgres::{
+        ColumnType, Database, Live, Query, classify, column_types, quote_identifier, quote_table,
+        row_security::{self, Visibility},
+    },
+    lag::{CheckpointState, Position},
+    measure::MeasureError,
+    read_stores::Checkpoint,
+};
+
+/// What was read, or why not, for each location asked for.
+pub(in crate::read_stores) type Answers = HashMap<OffsetsLocation, Result<Checkpoint, MeasureError>>;
+
+/// More partitions of all projections on a table are not read.
+const MOST_ROWS: usize = 200_000;
+
+/// A table and what its columns hold.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Table {
+    table: String,
+    topic_column: String,
+    partition_column: String,
+    offset_column: String,
+    name_column: Option<String>,
+}
+
+/// What the table holds for one partition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Stored {
+    partition: Option<i64>,
+    /// The lowest that is not NULL.
+    offset: Option<i64>,
+    rows: i64,
+}
+
+/// The rows of one projection, by topic.
+type Rows = BTreeMap<String, Vec<Stored>>;
+
+/// Reads the offsets at `locations`, one statement a table, before `deadline`. A failing table does not affect the others.
+pub(in crate::read_stores) async fn read(
+    database: &Database,
+    locations: &BTreeSet<OffsetsLocation>,
+    deadline: Instant,
+) -> Answers {
+    let mut answers = Answers::new();
+    if locations.is_empty() {
+        return answers;
+    }
+    let mut tables: BTreeMap<Table, Vec<&OffsetsLocation>> = BTreeMap::new();
+    for location in locations {
+        tables.entry(table_of(location)).or_default().push(location);
+    }
+    let lease = match database.lease(deadline).await {
+        Ok(lease) => lease,
+        Err(unknown) => return all(locations.iter(), &unknown),
+    };
+    for (table, asked) in tables {
+        match timeout_at(deadline, read_table(&lease.live, &table, &asked)).await {
+            Ok(Ok(found)) => answers.extend(found),
+            Ok(Err(unknown)) => {
+                let message = format!("{}: {}", database.identity().settings(), unknown.message);
+                answers.extend(all(asked.into_iter(), &MeasureError { message, ..unknown }));
+            }
+            Err(_) => {
+                lease.abandon().await;
+                let unread = locations.iter().filter(|location| !answers.contains_key(*location)).collect::<Vec<_>>();
+                answers.extend(all(unread.into_iter(), &database.timed_out()));
+                return answers;
+            }
+        }
+    }
+    lease.give_back();
+    answers
+}
+
+fn all<'a>(locations: impl Iterator<Item = &'a OffsetsLocation>, unknown: &MeasureError) -> Answers {
+    locations.map(|location| (location.clone(), Err(unknown.clone()))).collect()
+}
+
+fn table_of(location: &OffsetsLocation) -> Table {
+    let OffsetsLocation { table, topic_column, partition_column, offset_column, name, topics: _ } = location;
+    Table {
+        table: table.clone(),
+        topic_column: topic_column.clone(),
+        partition_column: partition_column.clone(),
+        offset_column: offset_column.clone(),
+        name_column: name.as_ref().map(|(column, _)| column.clone()),
+    }
+}
+
+/// The topics are in `$2`, and the names in `$1` where a column tells projections apart.
+fn statement(table: &Table, names: Option<&NameType>) -> String {
+    let [topic, partition, offset] =
+        [&table.topic_column, &table.partition_column, &table.offset_column].map(|column| quote_identifier(column));
+    let from = quote_table(&table.table);
+    let (name, wanted) = match (&table.name_column, names) {
+        (Some(column), Some(names)) => {
+            let column = quote_identifier(column);
+            (format!("{column}::text"), format!("{column} = any({})", names.parameter()))
+        }
+        _ => ("''::text".to_owned(), "$1::text[] is not null".to_owned()),
+    };
+    format!(
+        "select r.name, r.topic, array_agg(r.part order by r.part), array_agg(r.next order by r.part), array_agg(r.rows order by r.part)
+         from (
+             select {name} as name, {topic}::text as topic, {partition}::bigint as part, min({offset})::bigint as next, count(*) as rows
+             from {from} where {wanted} and {topic}::text = any($2::text[]) group by 1, 2, 3 limit {MOST_ROWS} + 1
+         ) r
+         group by r.name, r.topic"
+    )
+}
+
+async fn read_table(live: &Live, table: &Table, asked: &[&OffsetsLocation]) -> Result<Answers, MeasureError> {
+    let client = &live.session.client;
+    let topics: BTreeSet<&str> = asked.iter().flat_map(|one| one.topics.iter().map(String::as_str)).collect();
+    let topics: Vec<&str> = topics.into_iter().collect();
+    let outcome = live.reading(async {
+        let names = check_types(client, table).await?;
+        let wanted: Vec<String> = asked.iter().filter_map(|location| value(location, names.as_ref())).collect();
+        let offsets = Query::new(statement(table, names.as_ref()), &[Type::TEXT_ARRAY, Type::TEXT_ARRAY]);
+        let rows = offsets.rows(client, &[&wanted, &topics]).await.map_err(|error| refused(table, &error))?;
+        let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
+        Ok::<_, MeasureError>((names, rows, visibility.map_err(|error| refused(table, &error))?))
+    });
+    let (names, rows, visibility) = outcome.await.map_err(|error| refused(table, &error))??;
+    let mut found: HashMap<String, Rows> = HashMap::new();
+    let mut read = 0;
+    for row in &rows {
+        let parts = || -> Result<(String, String, Vec<Stored>), Error> {
+            let (partitions, offsets): (Vec<Option<i64>>, Vec<Option<i64>>) = (row.try_get(2)?, row.try_get(3)?);
+            let counts: Vec<i64> = row.try_get(4)?;
+            let stored = partitions.into_iter().zip(offsets).zip(counts);
+            let stored = stored.map(|((partition, offset), rows)| Stored { partition, offset, rows });
+            Ok((row.try_get(0)?, row.try_get(1)?, stored.collect()))
+        };
+        let (name, topic, stored) = parts().map_err(|error| refused(table, &error))?;
+        read += stored.len();
+        found.entry(name).or_default().insert(topic, stored);
+    }
+    if read > MOST_ROWS {
+        return Err(invalid(
+            table,
+            &format!(
+                "it has offsets for more than {MOST_ROWS} partitions of the Projections that name it: is spec.checkpoint.kafkaOffsets.nameColumn the right one?"
+            ),
+        ));
+    }
+    let none = Rows::new();
+    let rows_of =
+        |location: &OffsetsLocation| value(location, names.as_ref()).and_then(|name| found.get(&name)).unwrap_or(&none);
+    let mut answers: Answers =
+        asked.iter().map(|location| ((*location).clone(), interpret(table, location, rows_of(location)))).collect();
+    if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
+        let message = format!("{}: {}", shown(table), advice.hidden("row security may hide offsets"));
+        let hidden = MeasureError { reason: Reason::PermissionDenied, message };
+        let missing = |answer: &Result<Checkpoint, MeasureError>| {
+            answer.as_ref().is_ok_and(|checkpoint| checkpoint.state == CheckpointState::NeverCommitted)
+        };
+        answers.values_mut().filter(|answer| missing(answer)).for_each(|answer| *answer = Err(hidden.clone()));
+    }
+    Ok(answers)
+}
+
+/// The location's name as the column's text shows it; the empty text where no column tells projections apart, `None` where the column cannot hold the name.
+fn value(location: &OffsetsLocation, names: Option<&NameType>) -> Option<String> {
+    match (&location.name, names) {
+        (Some((_, name)), Some(names)) => names.canonical(name),
+        _ => Some(String::new()),
+    }
+}
+
+/// A checkpoint whose shards are partitions, written as `topic-partition`.
+fn interpret(table: &Table, location: &OffsetsLocation, rows: &Rows) -> Result<Checkpoint, MeasureError> {
+    let (mut shards, mut positions) = (Vec::new(), Vec::new());
+    let column = &table.offset_column;
+    for topic in location.topics.iter() {
+        for Stored { partition, offset, rows } in rows.get(topic).into_iter().flatten() {
+            let place = match &location.name {
+                Some((name_column, name)) => format!("where {name_column} is {name:?} and the topic is {topic}"),
+                None => format!("where the topic is {topic}"),
+            };
+            let Some(partition) = partition else {
+                let column = &table.partition_column;
+                return Err(invalid(
+                    table,
+                    &format!("column {column} is NULL {place}: each row belongs to a partition"),
+                ));
+            };
+            let place = format!("{place} and the partition is {partition}");
+            if *partition < 0 {
+                let column = &table.partition_column;
+                return Err(invalid(table, &format!("column {column} is negative {place}: partitions begin at 0")));
+            }
+            if *rows > 1 {
+                return Err(invalid(
+                    table,
+                    &format!(
+                        "there are several rows {place}, and which of them counts is not known: keep one row for each partition, and name the column that tells projections apart in spec.checkpoint.kafkaOffsets.nameColumn"
+                    ),
+                ));
+            }
+            match offset {
+                Some(offset) if *offset >= 0 => {
+                    shards.push(format!("{topic}-{partition}").into());
+                    positions.push(Position(*offset));
+                }
+                Some(_) => {
+                    return Err(invalid(
+                        table,
+                        &format!(
+                            "column {column} is negative {place}, and no offset: delete the row of a partition of which nothing was handled"
+                        ),
+                    ));
+                }
+                None => {
+                    return Err(invalid(
+                        table,
+                        &format!(
+                            "column {column} is NULL {place}: store an offset, or delete the row of a partition of which nothing was handled"
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+    if positions.is_empty() {
+        return Ok(Checkpoint::plain(CheckpointState::NeverCommitted));
+    }
+    let state = CheckpointState::Committed(positions);
+    Ok(Checkpoint { shards: Some(shards.into()), ..Checkpoint::plain(state) })
+}
+
+/// Checks the columns, and returns how names are compared where a column tells projections apart.
+async fn check_types(client: &Client, table: &Table) -> Result<Option<NameType>, MeasureError> {
+    let mut columns = vec![table.topic_column.as_str(), table.partition_column.as_str(), table.offset_column.as_str()];
+    columns.extend(table.name_column.as_deref());
+    let types = column_types(client, &quote_table(&table.table), &columns).await;
+    let types = types.map_err(|error| refused(table, &error))?;
+    let unsuitable = |column: &str, wanted: &str, found: &ColumnType| MeasureError {
+        reason: Reason::ColumnTypeUnsuitable,
+        message: format!("{}: column {column} must be {wanted}, not {}", shown(table), found.sql),
+    };
+    let [topic, partition, offset, names @ ..] = &types[..] else {
+        return Err(invalid(table, "the server told of other columns than it was asked for"));
+    };
+    if !topic.is_text() {
+        return Err(unsuitable(&table.topic_column, "text", topic));
+    }
+    for (column, found) in [(&table.partition_column, partition), (&table.offset_column, offset)] {
+        if !found.is_integer() {
+            return Err(unsuitable(column, "smallint, integer or bigint", found));
+        }
+    }
+    let (Some(column), Some(found)) = (&table.name_column, names.first()) else { return Ok(None) };
+    let names = NameType::of(found).ok_or_else(|| unsuitable(column, "text, uuid, an integer or an enum", found))?;
+    Ok(Some(names))
+}
+
+fn shown(table: &Table) -> String {
+    format!("table of offsets {}", table.table)
+}
+
+fn invalid(table: &Table, why: &str) -> MeasureError {
+    MeasureError { reason: Reason::InvalidAnswer, message: format!("{}: {why}", shown(table)) }
+}
+
+fn refused(table: &Table, error: &Error) -> MeasureError {
+    let (reason, message) = classify(error);
+    MeasureError { reason, message: format!("{}: {message}", shown(table)) }
+}
