@@ -1,4 +1,4 @@
-//! Which addresses the operator asks over HTTP on behalf of a Projection's author. Pure.
+//! Which addresses the operator asks over HTTP, or because a server announces them, on behalf of a Projection's author. Pure.
 //!
 //! A Projection names a server, and the operator connects to it from its own place in the network. Addresses that are reachable from there and that
 //! a team could not reach by itself are refused: the operator's own machine, the machine's cloud metadata, and the API server. An administrator can

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::Checkpoint;
 use crate::{
+    addresses::AddressRules,
     api::{Reason, RedisLocation, RedisPart},
     clients::redis::{Client, Command, ConnectionIdentity, Reply, refusal},
     lag::{CheckpointState, Position},
@@ -18,7 +19,7 @@ use crate::{
 /// More fields of a hash are not read as shards.
 const MOST_SHARDS: usize = 20_000;
 
-/// A Redis server that checkpoints are read from, over one connection.
+/// A Redis server that checkpoints are read from, over one connection, or a cluster, over one to each master.
 pub struct RedisStore {
     identity: ConnectionIdentity,
     client: Mutex<Client>,
@@ -31,9 +32,9 @@ impl fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// Connects with the first read.
-    pub fn new(identity: ConnectionIdentity) -> Self {
-        let client = Mutex::new(Client::new(identity.settings().clone()));
+    /// Connects with the first read. `addresses`: which of those that servers tell may be asked.
+    pub fn new(identity: ConnectionIdentity, addresses: Arc<AddressRules>) -> Self {
+        let client = Mutex::new(Client::new(identity.settings().clone(), addresses));
         Self { identity, client }
     }
 
@@ -81,11 +82,13 @@ impl RedisStore {
 /// What is asked for one projection.
 fn commands(RedisLocation { key, part, rows: _ }: &RedisLocation) -> Vec<Command> {
     match part {
-        RedisPart::Value => vec![Command::new(["GET", key])],
-        RedisPart::Field(field) => vec![Command::new(["HGET", key, field])],
-        RedisPart::Fields => vec![Command::new(["HGETALL", key])],
+        RedisPart::Value => vec![Command::about_key(1, ["GET", key])],
+        RedisPart::Field(field) => vec![Command::about_key(1, ["HGET", key, field])],
+        RedisPart::Fields => vec![Command::about_key(1, ["HGETALL", key])],
         // GET and not MGET, which takes a key of another type for one that is missing.
-        RedisPart::Keys(shards) => (0..*shards).map(|shard| Command::new(["GET", &format!("{key}{shard}")])).collect(),
+        RedisPart::Keys(shards) => {
+            (0..*shards).map(|shard| Command::about_key(1, ["GET", &format!("{key}{shard}")])).collect()
+        }
     }
 }
 

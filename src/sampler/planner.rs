@@ -189,7 +189,10 @@ impl Planner {
                     self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
                 }
                 Endpoint::Redis(identity) => {
-                    self.redis_stores.entry(identity.clone()).or_insert_with(|| Arc::new(RedisStore::new(identity)));
+                    let addresses = &self.addresses;
+                    self.redis_stores
+                        .entry(identity.clone())
+                        .or_insert_with(|| Arc::new(RedisStore::new(identity, Arc::clone(addresses))));
                 }
                 Endpoint::Elasticsearch(identity) => {
                     let addresses = &self.addresses;
@@ -252,8 +255,9 @@ impl Planner {
                     }
                     _ => None,
                 });
-                let (settings, started) = (identity.settings().clone(), self.started);
-                let probe = || RedisProbe::new(settings, started);
+                let (settings, addresses) = (identity.settings().clone(), Arc::clone(&self.addresses));
+                let started = self.started;
+                let probe = || RedisProbe::new(settings, addresses, started);
                 self.redis.assign(identity, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::Kafka(settings) => {

@@ -17,7 +17,7 @@ use crate::harness::{append, declare, events, redis_server, sampler_with};
 
 fn store(url: &str) -> CheckpointStore {
     let settings = ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap();
-    CheckpointStore::Redis(Arc::new(RedisStore::new(settings.identity())))
+    CheckpointStore::Redis(Arc::new(RedisStore::new(settings.identity(), Arc::default())))
 }
 
 fn by_shard() -> CheckpointRows {

@@ -118,7 +118,7 @@ async fn a_pointer_key_in_redis_is_switched_by_compare_and_set() {
     let settings =
         redis::ConnectionSettings::from_keys(|key| (key == "url").then_some(redis_server().url().leak() as &str))
             .unwrap();
-    let store = Arc::new(RedisStore::new(settings.identity()));
+    let store = Arc::new(RedisStore::new(settings.identity(), Arc::default()));
     let switch = PointerSwitch::new(Arc::clone(&store), "orders:current");
     let look = || vec![redis_server().run("GET orders:current").unwrap().text().to_owned()];
     under_readers(&switch, ["orders:v1:", "orders:v2:"], look).await;

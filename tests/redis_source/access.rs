@@ -4,7 +4,7 @@ use projectionist::{api::Reason, sources::redis::RedisProbe};
 use test_cluster::{Redis, eventually_is};
 
 use crate::certificates::{Authority, Files, authority, signed};
-use crate::harness::{DEADLINE, ask, ask_within, exactly, probe, run, server, settings};
+use crate::harness::{DEADLINE, ask, ask_within, exactly, loopback, probe, run, server, settings};
 
 /// The rights that docs/sources/redis.md lists.
 const RIGHTS: [&str; 5] = ["+xinfo|stream", "+xinfo|groups", "+xpending", "+xrange", "+time"];
@@ -86,33 +86,6 @@ async fn a_sentinel_is_told_from_a_server() {
 }
 
 #[tokio::test]
-async fn a_node_of_a_cluster_is_measured_as_far_as_it_holds_the_keys() {
-    let ((node, _), (other, bus)) = (Redis::cluster_node().unwrap(), Redis::cluster_node().unwrap());
-    let down = ask(&mut probe(&node.url()), &["s/g"]).await.unwrap_err();
-    assert!(down.message.contains("CLUSTERDOWN") && down.message.contains("mend the cluster"), "{}", down.message);
-    let take_slot = |node: &Redis, key: &str| match node.run(&format!("CLUSTER KEYSLOT {key}")).unwrap() {
-        test_cluster::redis::Answer::Integer(slot) => node.run(&format!("CLUSTER ADDSLOTS {slot}")).unwrap(),
-        slot => panic!("{slot:?}"),
-    };
-    for one in [&node, &other] {
-        one.run("CONFIG SET cluster-require-full-coverage no").unwrap();
-    }
-    take_slot(&node, "here");
-    take_slot(&other, "elsewhere");
-    node.run(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", other.address().port())).unwrap();
-    let served = || async { Ok::<_, anyhow::Error>(node.run("XGROUP CREATE here g 0 MKSTREAM").is_ok()) };
-    eventually_is(DEADLINE, "the node serves its slot", |served| *served, served).await.unwrap();
-    let moved = || async {
-        Ok::<_, anyhow::Error>(node.run("XLEN elsewhere").is_err_and(|e| format!("{e:#}").contains("MOVED")))
-    };
-    eventually_is(DEADLINE, "the node knows who holds the other slot", |moved| *moved, moved).await.unwrap();
-    let mut probe = probe(&node.url());
-    assert_eq!(ask(&mut probe, &["here/g"]).await.unwrap().pending, exactly(0), "what it holds is measured");
-    let elsewhere = ask(&mut probe, &["elsewhere/g"]).await.unwrap_err();
-    assert!(elsewhere.message.contains("another node of a Redis Cluster"), "{}", elsewhere.message);
-}
-
-#[tokio::test]
 async fn tls_is_verified_and_a_client_certificate_is_shown() {
     let (ours, other) = (authority(), authority());
     let files = Files::signed(&ours);
@@ -130,7 +103,7 @@ async fn tls_is_verified_and_a_client_certificate_is_shown() {
         settings(url).with_ca(ca.pem().as_bytes()).with_client_certificate(mine.as_bytes(), mine_key.as_bytes())
     };
     let asked = async |settings| {
-        let mut probe = RedisProbe::new(settings, std::time::Instant::now());
+        let mut probe = RedisProbe::new(settings, loopback(), std::time::Instant::now());
         ask(&mut probe, &["s/g"]).await.unwrap_err()
     };
     let answered = asked(client(&named, &ours)).await;

@@ -1,8 +1,12 @@
 //! A real server for all tests that do not reconfigure it, and a probe that asks it.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use projectionist::{
+    addresses::AddressRules,
     api::StreamGroup,
     clients::redis::ConnectionSettings,
     lag::{CheckpointState, Pending, Sample},
@@ -38,7 +42,12 @@ pub fn question(streams: &[&str]) -> Question {
 }
 
 pub fn probe(url: &str) -> RedisProbe {
-    RedisProbe::new(settings(url), std::time::Instant::now())
+    RedisProbe::new(settings(url), loopback(), std::time::Instant::now())
+}
+
+/// Rules that allow what the nodes of a test announce: loopback.
+pub fn loopback() -> Arc<AddressRules> {
+    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
 }
 
 /// Asks for one Projection.

@@ -5,6 +5,7 @@
 mod access;
 #[path = "../support/certificates.rs"]
 mod certificates;
+mod cluster;
 mod cost;
 #[path = "../support/fake.rs"]
 mod fake;

@@ -10,8 +10,8 @@ use crate::api::Connection;
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RedisReadStore {
-    /// How to reach the server. The Secret holds a URL (`redis://user:password@host:6379/0`, `rediss://…` for TLS) in the key `url` or `uri`, or the keys
-    /// `host`, `port`, `username`, `password`, `database` and `tls`.
+    /// How to reach the server, or a node of a Redis Cluster. The Secret holds a URL (`redis://user:password@host:6379/0`, `rediss://…` for TLS) in the key
+    /// `url` or `uri`, or the keys `host`, `port`, `username`, `password`, `database` and `tls`.
     pub connection: Connection,
 }
 

@@ -11,8 +11,8 @@ use crate::api::Connection;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.streams) || has(self.lists)").message("spec.source.redis must name streams or lists"))]
 pub struct RedisSource {
-    /// How to reach the server. The Secret holds a URL (`redis://user:password@host:6379/0`, `rediss://…` for TLS) in the key `url` or `uri`, or the keys
-    /// `host`, `port`, `username`, `password`, `database` and `tls`.
+    /// How to reach the server, or a node of a Redis Cluster. The Secret holds a URL (`redis://user:password@host:6379/0`, `rediss://…` for TLS) in the key
+    /// `url` or `uri`, or the keys `host`, `port`, `username`, `password`, `database` and `tls`.
     pub connection: Connection,
     /// The streams, each with the group that reads it. What waits in them is summed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

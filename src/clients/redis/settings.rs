@@ -1,10 +1,11 @@
-//! How to reach one Redis server: what a Secret may say, and what of it may be shown.
+//! How to reach one Redis server or cluster: what a Secret may say, and what of it may be shown.
 //!
 //! One key holds a URL (`redis://user:password@host:6379/0`, `rediss://…` for TLS), or each part has a key of its own. No part of a URL is repeated
 //! in an error, since a password may have ended up anywhere in it.
 
 use std::{fmt, sync::Arc};
 
+use super::address::{Address, is_host};
 use crate::{
     api::Reason,
     clients::{
@@ -30,6 +31,8 @@ const PARTS: [(Part, &[&str]); 6] = [
 
 const NOTATION: &str = "write it as redis://user:password@host:6379/0, or rediss://… for TLS";
 const DEFAULT_PORT: u16 = 6379;
+/// Sentinels or nodes that one Secret may name.
+const MOST_NAMED: usize = 8;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Part {
@@ -41,11 +44,13 @@ enum Part {
     Tls,
 }
 
-/// How to reach one server as one user. Shows host, port, database and user, and never the password.
+/// How to reach one server or cluster as one user. Shows host, port, database and user, and never the password.
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub struct ConnectionSettings {
-    pub(super) host: String,
-    pub(super) port: u16,
+    /// The server; several, where they are nodes of one cluster. Empty where Sentinels tell the address.
+    pub(super) servers: Vec<Address>,
+    /// Whether the servers must be nodes of a cluster. Where it is false, a node of one is seen to be one when it is asked.
+    pub(super) is_cluster: bool,
     /// Absent: the server's default user.
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
@@ -53,7 +58,7 @@ pub struct ConnectionSettings {
     pub(super) tls: bool,
     pub(super) ca: Option<Arc<[u8]>>,
     pub(super) client: Option<Arc<ClientCertificate>>,
-    /// Where the server's address is asked for; then `host` and `port` are empty.
+    /// Where the server's address is asked for.
     pub(super) sentinels: Option<Arc<Sentinels>>,
 }
 
@@ -62,14 +67,13 @@ pub struct ConnectionSettings {
 pub(super) struct Sentinels {
     /// The name that they know it by.
     pub(super) primary: String,
-    /// Host and port of each, at least one.
-    pub(super) addresses: Vec<(String, u16)>,
+    /// Where each is, at least one.
+    pub(super) addresses: Vec<Address>,
 }
 
 impl fmt::Display for Sentinels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses: Vec<String> = self.addresses.iter().map(|(host, port)| format!("{host}:{port}")).collect();
-        write!(f, "the primary {} of the Sentinels at {}", self.primary, addresses.join(", "))
+        write!(f, "the primary {} of the Sentinels at {}", self.primary, listed(&self.addresses))
     }
 }
 
@@ -100,6 +104,8 @@ struct Written {
     tls: Option<String>,
     /// The name of the primary, where `host` names Sentinels.
     sentinels_of: Option<String>,
+    /// Whether `host` names nodes of a cluster.
+    is_cluster: bool,
 }
 
 impl Written {
@@ -155,36 +161,11 @@ impl ConnectionSettings {
     }
 
     fn from_written(written: Written) -> Result<Self, String> {
-        let Written { host, port, user, password, database, tls, sentinels_of } = written;
-        let mut host = host.unwrap_or_default();
-        let mut port = port;
+        let Written { host, port, user, password, database, tls, sentinels_of, is_cluster } = written;
+        let host = host.unwrap_or_default();
         let sentinels = sentinels_of.map(|primary| sentinels(primary, &host)).transpose()?;
-        if sentinels.is_some() {
-            // They tell it.
-            (host, port) = ("sentinel".to_owned(), None);
-        }
-        // An endpoint may come with its port.
-        if let Some((name, after)) = host.split_once(':')
-            && !after.contains(':')
-        {
-            port = port.or_else(|| Some(after.to_owned()));
-            host = name.to_owned();
-        }
-        if host.contains(',') {
-            return Err("it names several servers: write redis-sentinel://… where they are Sentinels; Redis Cluster is not supported".to_owned());
-        }
-        if host.starts_with('/') {
-            return Err("host: must be a name or an address, not the path of a socket".to_owned());
-        }
-        if !is_host(&host) {
-            return Err("host: is no host name; percent-encode special characters in user and password".to_owned());
-        }
-        let port = match port.as_deref() {
-            None | Some("") => DEFAULT_PORT,
-            Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or(
-                "port: must be a number from 1 to 65535; percent-encode a : or / in user or password (%3A, %2F)",
-            )?,
-        };
+        let servers = if sentinels.is_some() { Vec::new() } else { servers(&host, port.as_deref())? };
+        let is_cluster = is_cluster || servers.len() > 1;
         let database = match database.as_deref() {
             None | Some("") => 0,
             Some(database) => database.parse().map_err(|_| "database: must be a number, such as 0")?,
@@ -202,7 +183,10 @@ impl ConnectionSettings {
                     .to_owned(),
             );
         }
-        Ok(Self { host, port, user, password, database, tls, ca: None, client: None, sentinels })
+        if is_cluster && database > 0 {
+            return Err(format!("database: a Redis Cluster has database 0 alone, and not {database}: leave it out"));
+        }
+        Ok(Self { servers, is_cluster, user, password, database, tls, ca: None, client: None, sentinels })
     }
 
     /// Trusts these certificate authorities (PEM) instead of the public ones.
@@ -219,21 +203,26 @@ impl ConnectionSettings {
         self
     }
 
-    /// Host and port of the server, or of each Sentinel.
+    /// Host and port of the server, of each node that is named, or of each Sentinel.
     pub(super) fn addresses(&self) -> Vec<String> {
-        let own = [(self.host.clone(), self.port)];
-        let addresses = self.sentinels.as_ref().map_or(own.as_slice(), |sentinels| &sentinels.addresses);
-        addresses.iter().map(|(host, port)| address(host, *port)).collect()
+        let addresses = self.sentinels.as_ref().map_or(&self.servers, |sentinels| &sentinels.addresses);
+        addresses.iter().map(ToString::to_string).collect()
     }
 
     /// The server and the database in it, without the user.
     pub fn database(&self) -> String {
-        if let Some(sentinels) = &self.sentinels {
-            let database = if self.database > 0 { format!(", database {}", self.database) } else { String::new() };
-            return format!("Redis at {sentinels}{database}");
-        }
-        let database = if self.database > 0 { format!(", database {}", self.database) } else { String::new() };
-        format!("Redis at {}{database}", address(&self.host, self.port))
+        let what = match &self.sentinels {
+            Some(sentinels) => format!("Redis at {sentinels}"),
+            None if self.is_cluster => format!("the Redis Cluster at {}", listed(&self.servers)),
+            None => format!("Redis at {}", listed(&self.servers)),
+        };
+        if self.database > 0 { format!("{what}, database {}", self.database) } else { what }
+    }
+
+    /// Whether the Secret names this address itself.
+    pub(super) fn names(&self, address: &Address) -> bool {
+        let sentinels = self.sentinels.iter().flat_map(|sentinels| &sentinels.addresses);
+        self.servers.iter().chain(sentinels).any(|named| named.is_at(address))
     }
 
     /// True with TLS: then the server's certificate is verified, and a client certificate may be shown.
@@ -247,36 +236,58 @@ impl ConnectionSettings {
     }
 }
 
-fn address(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
 /// The Sentinels in `host:port,host:port`. Returns what is wrong with them in words that repeat none of it.
 fn sentinels(primary: String, hosts: &str) -> Result<Arc<Sentinels>, String> {
     const NOTATION: &str = "Sentinels are written as redis-sentinel://user:password@host:26379,host:26379/NAME, with the name by which they know the primary, and as rediss-sentinel://… for TLS";
-    const MOST: usize = 8;
     if primary.is_empty() || primary.len() > 255 || primary.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(NOTATION.to_owned());
     }
-    let read = |text: &str| {
-        let (host, port) = match text.strip_prefix('[') {
-            Some(bracketed) => {
-                let (host, port) = bracketed.split_once(']')?;
-                (host, port.strip_prefix(':'))
-            }
-            None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-        };
-        let port = port.map_or(Some(26_379), |port| port.parse().ok().filter(|port| *port > 0))?;
-        is_host(host).then(|| (host.to_owned(), port))
-    };
-    let addresses: Option<Vec<_>> = hosts.split(',').map(|text| read(text.trim())).collect();
-    let addresses = addresses.filter(|addresses| addresses.len() <= MOST).ok_or(NOTATION)?;
+    let addresses: Option<Vec<_>> = hosts.split(',').map(|text| address(text.trim(), 26_379)).collect();
+    let addresses = addresses.filter(|addresses| addresses.len() <= MOST_NAMED).ok_or(NOTATION)?;
     Ok(Arc::new(Sentinels { primary, addresses }))
 }
 
-/// Whether this can be a host's name or address.
-pub(super) fn is_host(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':'))
+/// The server in `host` or `host:port`, or the nodes of a cluster in `host:port,host:port`. Returns what is wrong in words that repeat none of it.
+fn servers(hosts: &str, port: Option<&str>) -> Result<Vec<Address>, String> {
+    const PORT: &str = "port: must be a number from 1 to 65535; percent-encode a : or / in user or password (%3A, %2F)";
+    let default = match port {
+        None | Some("") => DEFAULT_PORT,
+        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or(PORT)?,
+    };
+    if hosts.starts_with('/') {
+        return Err("host: must be a name or an address, not the path of a socket".to_owned());
+    }
+    if hosts.split(',').count() > MOST_NAMED {
+        return Err(format!("host: names more than {MOST_NAMED} nodes: a few suffice, they tell of the others"));
+    }
+    let one = |text: &str| {
+        let text = text.trim();
+        // An IPv6 address may come without brackets, and then without a port.
+        let bare = text.matches(':').count() > 1 && !text.starts_with('[');
+        let address = if bare { is_host(text).then(|| Address::new(text, default)) } else { address(text, default) };
+        address.ok_or_else(|| match text.rsplit_once(':') {
+            Some((host, _)) if is_host(host) && !bare => PORT.to_owned(),
+            _ => "host: is no host name; percent-encode special characters in user and password".to_owned(),
+        })
+    };
+    hosts.split(',').map(one).collect()
+}
+
+/// An address in `host`, `host:port` or `[address]:port`.
+fn address(text: &str, default: u16) -> Option<Address> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(bracketed) => {
+            let (host, port) = bracketed.split_once(']')?;
+            (host, port.strip_prefix(':'))
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map_or(Some(default), |port| port.parse().ok().filter(|port| *port > 0))?;
+    is_host(host).then(|| Address::new(host, port))
+}
+
+fn listed(addresses: &[Address]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Reads a URL. Returns what is wrong with it in words that repeat none of it.
@@ -291,11 +302,8 @@ fn parse(text: &str) -> Result<Written, String> {
         "rediss" | "valkeys" => true,
         "redis-sentinel" | "redis+sentinel" => false,
         "rediss-sentinel" | "rediss+sentinel" => true,
-        "redis-cluster" | "rediss-cluster" => {
-            return Err(
-                "Redis Cluster is not supported: name the node that holds the keys, as redis://host:6379".to_owned()
-            );
-        }
+        "redis-cluster" | "redis+cluster" => false,
+        "rediss-cluster" | "rediss+cluster" => true,
         "unix" | "redis+unix" | "redis-socket" => {
             return Err(format!("a socket in the file system is not here: {NOTATION}"));
         }
@@ -315,13 +323,10 @@ fn parse(text: &str) -> Result<Written, String> {
             hosts
         }
     };
-    if let Some(bracketed) = hosts.strip_prefix('[').filter(|_| !scheme.to_ascii_lowercase().ends_with("sentinel")) {
-        let (address, port) = bracketed.split_once(']').ok_or("an IPv6 address has no closing ]")?;
-        written.host = Some(address.to_owned());
-        written.port = port.strip_prefix(':').map(str::to_owned);
-    } else if !hosts.is_empty() {
+    if !hosts.is_empty() {
         written.host = Some(hosts.to_owned());
     }
+    written.is_cluster = scheme.to_ascii_lowercase().ends_with("cluster");
     if rest.contains('#') {
         return Err("what follows # asks for TLS without verification, which is not supported: put the server's authority into a Secret and name it in connection.caSecretRef".to_owned());
     }
@@ -379,13 +384,15 @@ mod tests {
     #[test]
     fn what_is_left_out_has_its_default_and_a_url_is_completed() {
         let plain = read(&[("url", "redis://cache")]).unwrap();
-        assert_eq!((plain.port, plain.database, plain.uses_tls(), plain.user.as_deref()), (6379, 0, false, None));
+        assert_eq!(plain.servers, [Address::new("cache", 6_379)]);
+        assert_eq!((plain.database, plain.uses_tls(), plain.user.as_deref()), (0, false, None));
         let completed = read(&[("url", "redis://cache"), ("redis-password", "hunter2")]).unwrap();
         assert_eq!(completed.password.as_deref(), Some("hunter2"));
         assert_ne!(plain.identity(), completed.identity(), "a rotated password is another connection");
         assert_ne!(plain.identity(), plain.with_ca(b"x").identity());
         let endpoint = read(&[("endpoint", "cache.example:6390")]).unwrap();
-        assert_eq!((endpoint.host.as_str(), endpoint.port), ("cache.example", 6390));
+        assert_eq!(endpoint.servers, [Address::new("cache.example", 6_390)]);
+        assert_eq!(read(&[("host", "fd00::1"), ("port", "7000")]).unwrap().servers, [Address::new("fd00::1", 7_000)]);
         assert_eq!(read(&[("url", "redis://[::1]:7000?db=3")]).unwrap().to_string(), "Redis at [::1]:7000, database 3");
         assert_eq!(read(&[("url", "redis://:a:b@cache")]).unwrap().password.as_deref(), Some("a:b"));
     }
@@ -394,8 +401,9 @@ mod tests {
     fn sentinels_are_asked_where_the_primary_is() {
         let found = read(&[("url", "redis-sentinel://shop:p%40ss@one:26379,two,[::1]:7000/my-primary/2")]).unwrap();
         let sentinels = found.sentinels.as_deref().unwrap();
-        let address = |host: &str, port| (host.to_owned(), port);
-        assert_eq!(sentinels.addresses, [address("one", 26_379), address("two", 26_379), address("::1", 7_000)]);
+        let addresses = [Address::new("one", 26_379), Address::new("two", 26_379), Address::new("::1", 7_000)];
+        assert_eq!(sentinels.addresses, addresses);
+        assert!(found.names(&addresses[1]) && !found.names(&Address::new("two", 1)));
         assert_eq!((sentinels.primary.as_str(), found.database, found.uses_tls()), ("my-primary", 2, false));
         assert!(read(&[("url", "rediss-sentinel://one/p")]).unwrap().uses_tls());
         assert!(
@@ -407,6 +415,20 @@ mod tests {
     }
 
     #[test]
+    fn several_servers_are_nodes_of_a_cluster() {
+        let found = read(&[("url", "rediss://shop:p%40ss@one:7001,two,[::1]:7002")]).unwrap();
+        assert_eq!(found.servers, [Address::new("one", 7_001), Address::new("two", 6_379), Address::new("::1", 7_002)]);
+        assert!(found.is_cluster && found.uses_tls());
+        assert_eq!(found.to_string(), "the Redis Cluster at one:7001, two:6379, [::1]:7002 as shop");
+        let parts = read(&[("host", "one:7001, two"), ("port", "7003")]).unwrap();
+        assert_eq!(parts.servers, [Address::new("one", 7_001), Address::new("two", 7_003)]);
+        let one = read(&[("url", "redis-cluster://one")]).unwrap();
+        assert!(one.is_cluster && !one.uses_tls() && read(&[("url", "rediss-cluster://one")]).unwrap().uses_tls());
+        assert!(!read(&[("url", "redis://one")]).unwrap().is_cluster);
+        assert_ne!(one.identity(), read(&[("url", "redis://one")]).unwrap().identity());
+    }
+
+    #[test]
     fn what_cannot_be_honoured_is_refused_in_words_that_repeat_no_secret() {
         for (url, words) in [
             ("cache:6379,password=hunter2,ssl=true", "write it as redis://"),
@@ -414,8 +436,10 @@ mod tests {
             ("redis-sentinel://:hunter2@a:26379", "NAME"),
             ("redis-sentinel://:hunter2@a:26379,b c/mymaster", "NAME"),
             ("redis-sentinel://:hunter2@a,b,c,d,e,f,g,h,i/mymaster", "NAME"),
-            ("redis-cluster://:hunter2@a:6379", "Cluster is not supported"),
-            ("redis://:hunter2@a:1,b:2", "several servers"),
+            ("redis-cluster://:hunter2@a:6379/3", "database 0 alone"),
+            ("redis://:hunter2@a:1,b:2/3", "database 0 alone"),
+            ("redis://:hunter2@a:1,b:x", "port"),
+            ("redis://:hunter2@a,b,c,d,e,f,g,h,i", "a few suffice"),
             ("rediss://:hunter2@cache/#insecure", "caSecretRef"),
             ("rediss://:hunter2@cache?ssl_cert_reqs=none", "caSecretRef"),
             ("redis://hunter2@cache", "after a colon"),

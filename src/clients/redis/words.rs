@@ -20,8 +20,9 @@ pub fn refusal(error: &str) -> MeasureError {
         "CLUSTERDOWN" => (Reason::SourceFailed, "the Redis Cluster does not serve all slots: mend the cluster"),
         "MOVED" | "ASK" => (
             Reason::SourceFailed,
-            "the key lies on another node of a Redis Cluster, and redirections are not followed: name the node that holds the key in the Secret",
+            "the nodes of the Redis Cluster redirect to each other: do they agree on who holds the slot (redis-cli --cluster check)?",
         ),
+        "TRYAGAIN" => (Reason::SourceFailed, "the slot of the key is being moved to another node"),
         "BUSY" => (Reason::SourceFailed, "a script keeps the server busy"),
         "DENIED" => (
             Reason::AuthenticationFailed,
@@ -32,6 +33,9 @@ pub fn refusal(error: &str) -> MeasureError {
         }
         _ if error.contains("without any password configured") => {
             (Reason::AuthenticationFailed, "the server knows no password: leave it out of the Secret")
+        }
+        _ if error.contains("SELECT is not allowed in cluster mode") => {
+            (Reason::DatabaseNotFound, "a Redis Cluster has database 0 alone: leave the number out of the Secret")
         }
         _ if error.contains("DB index") => (Reason::DatabaseNotFound, "correct the number of the database"),
         _ if error.contains("unknown command") || error.contains("nknown subcommand") => {
@@ -66,7 +70,8 @@ mod tests {
             ),
             ("READONLY You can't write against a read only replica.", Reason::SourceIsReplica, "primary"),
             ("CLUSTERDOWN Hash slot not served", Reason::SourceFailed, "mend the cluster"),
-            ("MOVED 3999 127.0.0.1:6381", Reason::SourceFailed, "not followed"),
+            ("MOVED 3999 127.0.0.1:6381", Reason::SourceFailed, "redirect to each other"),
+            ("ERR SELECT is not allowed in cluster mode", Reason::DatabaseNotFound, "database 0 alone"),
             ("ERR max number of clients reached", Reason::TooManyConnections, "maxclients"),
             ("ERR DB index is out of range", Reason::DatabaseNotFound, "correct the number"),
             ("ERR unknown command 'HELLO'", Reason::SourceFailed, "Redis 7.0"),

@@ -47,7 +47,7 @@ impl VersionSwitch for PointerSwitch {
         let failed = |error: &MeasureError| {
             SwitchError::Failed(MeasureError { reason: error.reason, message: format!("{place}: {}", error.message) })
         };
-        let reply = self.store.ask(&[Command::new(words)], by).await.pop();
+        let reply = self.store.ask(&[Command::about_key(3, words)], by).await.pop();
         let reply = match reply {
             Some(Ok(Reply::Error(error))) => return Err(failed(&refusal(&error))),
             Some(Ok(reply)) => reply,

@@ -22,7 +22,7 @@ pub(super) struct Seen {
 
 /// What is asked about a list. The list itself comes first: an entry that is moved in that moment is counted twice and not missed.
 pub(super) fn commands(list: &RedisList) -> impl Iterator<Item = Command> + '_ {
-    keys(list).map(|key| Command::new(["LLEN", key]))
+    keys(list).map(|key| Command::about_key(1, ["LLEN", key]))
 }
 
 fn keys(list: &RedisList) -> impl Iterator<Item = &str> {

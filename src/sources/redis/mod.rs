@@ -1,7 +1,8 @@
 //! Redis Streams that consumer groups read: what waits in each stream for its group, and what consumers hold without having acknowledged it. And lists,
 //! which hold what has not been handled.
 //!
-//! One round trip a poll asks about all streams and lists of all Projections on one server; a second one follows where entries themselves have to be looked at.
+//! One round trip a poll asks about all streams and lists of all Projections on one server (or one to each master of a cluster); a second one follows where
+//! entries themselves have to be looked at.
 
 mod answers;
 mod backlog;
@@ -14,6 +15,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    addresses::AddressRules,
     api::{Reason, RedisList, StreamGroup},
     clients::redis::{Client, ConnectionSettings},
     lag::{CheckpointState, Head, Pending, Sample},
@@ -32,7 +34,7 @@ pub struct Question {
     pub lists: Vec<RedisList>,
 }
 
-/// Asks one server as one user.
+/// Asks one server or cluster as one user.
 pub struct RedisProbe {
     client: Client,
     memory: Memory,
@@ -40,9 +42,9 @@ pub struct RedisProbe {
 }
 
 impl RedisProbe {
-    /// Not connected yet. `started`: where the clock of samples begins.
-    pub fn new(settings: ConnectionSettings, started: std::time::Instant) -> Self {
-        Self { client: Client::new(settings), memory: Memory::default(), started }
+    /// Not connected yet. `addresses`: which of those that servers tell may be asked; `started`: where the clock of samples begins.
+    pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>, started: std::time::Instant) -> Self {
+        Self { client: Client::new(settings, addresses), memory: Memory::default(), started }
     }
 
     /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
@@ -92,14 +94,14 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         if let Some(bound) = seen.backlog.bound {
             bounds.push(in_words(bound, asked));
         }
-        let age = |milliseconds: u64| Duration::from_millis(looked.now.saturating_sub(milliseconds));
+        let age = |milliseconds: u64| Duration::from_millis(seen.now.saturating_sub(milliseconds));
         let this = match seen.backlog.oldest {
             _ if seen.backlog.events == 0 => Some(Duration::ZERO),
             oldest => oldest.and_then(answers::EntryId::time).map(age),
         };
         staleness = staleness.zip(this).map(|(oldest, this)| oldest.max(this));
         let newest = seen.newest.time().unwrap_or_default();
-        ahead = ahead.max(Duration::from_millis(newest.saturating_sub(looked.now)));
+        ahead = ahead.max(Duration::from_millis(newest.saturating_sub(seen.now)));
     }
     let mut parked = None;
     for asked in &question.lists {

@@ -1,4 +1,4 @@
-//! One look at a server: asks about all streams and groups at once, then for entries where the numbers alone do not tell.
+//! One look at a server or cluster: asks about all streams and groups at once, then for entries where the numbers alone do not tell.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{Reason, RedisList, StreamGroup},
-    clients::redis::{Client, Command, Reply, refusal},
+    clients::redis::{Answered, Client, Command, Reply, refusal},
     measure::MeasureError,
 };
 
@@ -23,15 +23,15 @@ pub(super) struct Seen {
     pub(super) backlog: Backlog,
     /// The newest entry that the stream ever had.
     pub(super) newest: EntryId,
+    /// The clock of the server that holds the stream, in milliseconds since 1970.
+    pub(super) now: u64,
     /// Counters since measuring began.
     pub(super) arrived: u64,
     pub(super) handled: u64,
 }
 
-/// What was seen of a server.
+/// What was seen of a server, or of the nodes of a cluster.
 pub(super) struct Looked {
-    /// The server's own clock, in milliseconds since 1970.
-    pub(super) now: u64,
     pub(super) groups: HashMap<StreamGroup, Result<Seen, MeasureError>>,
     pub(super) lists: HashMap<RedisList, Result<lists::Seen, MeasureError>>,
 }
@@ -64,6 +64,7 @@ struct Entries {
 
 /// A group with everything that the first round trip told of it.
 struct Told {
+    now: u64,
     stream: Stream,
     group: Group,
     held: Option<(EntryId, EntryId)>,
@@ -97,34 +98,46 @@ pub(super) async fn look(
     asked.iter().for_each(|one| streams.entry(&one.key).or_default().push(one));
     let mut streams: Vec<(&str, Vec<&StreamGroup>)> = streams.into_iter().collect();
     streams.sort_by_key(|(stream, _)| memory.last.contains(*stream));
-    let mut commands = vec![Command::new(["HELLO"]), Command::new(["TIME"])];
     // Before the streams, whose answers may be large enough to end the connection.
-    commands.extend(asked_lists.iter().flat_map(|list| lists::commands(list)));
+    let mut commands: Vec<Command> = asked_lists.iter().flat_map(|list| lists::commands(list)).collect();
     for (stream, groups) in &streams {
-        commands.push(Command::new(["XINFO", "STREAM", stream]));
-        commands.push(Command::new(["XINFO", "GROUPS", stream]));
-        commands.extend(groups.iter().map(|one| Command::new(["XPENDING", stream, &one.group])));
+        commands.push(Command::about_key(2, ["XINFO", "STREAM", stream]));
+        commands.push(Command::about_key(2, ["XINFO", "GROUPS", stream]));
+        commands.extend(groups.iter().map(|one| Command::about_key(1, ["XPENDING", stream, &one.group])));
     }
-    let mut answers = client.ask(&commands, by).await.into_iter();
-    let mut unread = || answers.next().unwrap_or_else(|| Err(nonsense("the server")));
-    if let Err(unknown) = unread().and_then(refused).and_then(|hello| serves(&hello)) {
+    let of_each = [Command::new(["HELLO"]), Command::new(["TIME"])];
+    let Answered { servers, replies } = client.ask_each(&of_each, &commands, by).await;
+    let clocks: Vec<Result<u64, MeasureError>> = servers.into_iter().map(clock).collect();
+    if let [Err(unknown)] = clocks.as_slice() {
         // A primary that became a replica: Sentinels know which server is the primary now.
         client.disconnect();
-        return Err(unknown);
+        return Err(unknown.clone());
     }
-    let now = answers::time(&unread().and_then(refused)?).ok_or_else(|| nonsense("TIME"))?;
+    if let ([], Some((Err(unknown), _))) = (clocks.as_slice(), replies.first()) {
+        return Err(unknown.clone());
+    }
+    let mut answers = replies.into_iter();
+    // The reply, and the time by the clock of the server that gave it.
+    let mut unread = || -> Result<(Reply, u64), MeasureError> {
+        let (reply, server) = answers.next().unwrap_or_else(|| (Err(nonsense("the server")), None));
+        let clock = server.and_then(|server| clocks.get(server).cloned());
+        // Why the server is not to be believed says more than what it said.
+        clock.unwrap_or_else(|| Err(nonsense("the server"))).and_then(|now| Ok((reply?, now)))
+    };
     let mut lists = HashMap::new();
     for list in asked_lists {
         let lengths = memory.lengths.entry((*list).clone()).or_default();
-        lists.insert((*list).clone(), lists::read(list, &mut unread, lengths));
+        lists.insert((*list).clone(), lists::read(list, || unread().map(|(reply, _)| reply), lengths));
     }
-    let mut next = || unread().and_then(refused);
+    let mut next = || unread().and_then(|(reply, now)| Ok((refused(reply)?, now)));
 
     let mut told: Vec<(&StreamGroup, Result<Told, MeasureError>)> = Vec::new();
     for (stream, groups) in &streams {
-        let (of_stream, of_groups) = (next(), next());
+        let (of_stream, now) = next().map_or_else(|unknown| (Err(unknown), 0), |(reply, now)| (Ok(reply), now));
+        let of_groups = next().map(|(reply, _)| reply);
         for one in groups {
-            told.push((one, tell(one, &of_stream, &of_groups, next())));
+            let held = next().map(|(reply, _)| reply);
+            told.push((one, tell(one, now, &of_stream, &of_groups, held)));
         }
         let spoilt = |answer: &Answer| answer.as_ref().is_err_and(|unknown| unknown.reason == Reason::InvalidAnswer);
         if spoilt(&of_stream) || spoilt(&of_groups) {
@@ -140,7 +153,7 @@ pub(super) async fn look(
         let seen = told.and_then(|told| Ok(memory.take(one, &told, entries.transpose()?)));
         groups.insert(one.clone(), seen);
     }
-    Ok(Looked { now, groups, lists })
+    Ok(Looked { groups, lists })
 }
 
 /// Asks for entries of those groups whose numbers do not tell everything, unless they are the same as at the last poll.
@@ -168,15 +181,15 @@ async fn entries(
             continue;
         }
         let after = format!("({}", told.group.delivered);
-        commands.push(Command::new(["XRANGE", &one.key, &after, "+", "COUNT", &most.to_string()]));
+        commands.push(Command::about_key(1, ["XRANGE", &one.key, &after, "+", "COUNT", &most.to_string()]));
         places.push((place, most));
     }
     if commands.is_empty() {
         return found;
     }
-    let answers = client.ask(&commands, by).await;
-    let mut blamed = false;
-    for ((place, most), answer) in places.into_iter().zip(answers) {
+    let answers = client.ask_each(&[], &commands, by).await.replies;
+    let mut blamed = HashSet::new();
+    for ((place, most), (answer, server)) in places.into_iter().zip(answers) {
         let (one, told) = &told[place];
         let too_large = |unknown: &MeasureError| matches!(unknown.reason, Reason::InvalidAnswer | Reason::TimedOut);
         found[place] = match answer.and_then(refused) {
@@ -186,8 +199,7 @@ async fn entries(
             }
             Ok(reply) => Some(answers::range(&reply).ok_or_else(|| about(one, &nonsense("XRANGE")))),
             // The first that is not answered is the one that the server or the network could not cope with.
-            Err(unknown) if too_large(&unknown) && !blamed => {
-                blamed = true;
+            Err(unknown) if too_large(&unknown) && blamed.insert(server) => {
                 memory.given_up.insert((*one).clone(), Instant::now());
                 None
             }
@@ -203,12 +215,12 @@ async fn entries(
 
 impl Memory {
     fn take(&mut self, one: &StreamGroup, told: &Told, entries: Option<(u64, Option<EntryId>)>) -> Seen {
-        let Told { stream, group, held, known } = told;
+        let Told { now, stream, group, held, known } = told;
         let backlog = backlog::backlog(*known, entries, group, *held);
         let arrived = self.arrived.entry(one.key.clone()).or_default().take(stream);
         let handled = self.handled.entry(one.clone()).or_default();
         let handled = handled.take(stream, group, &backlog, held.map(|(oldest, _)| oldest));
-        Seen { backlog, newest: stream.newest, arrived, handled }
+        Seen { backlog, newest: stream.newest, now: *now, arrived, handled }
     }
 
     /// Forgets what is not asked for any more.
@@ -223,14 +235,22 @@ impl Memory {
 }
 
 /// What the answers say of one group.
-fn tell(one: &StreamGroup, stream: &Answer, groups: &Answer, held: Answer) -> Result<Told, MeasureError> {
+fn tell(one: &StreamGroup, now: u64, stream: &Answer, groups: &Answer, held: Answer) -> Result<Told, MeasureError> {
     let unknown = |unknown: &MeasureError| about(one, unknown);
     let stream = Stream::read(stream.as_ref().map_err(unknown)?).ok_or_else(|| unknown(&nonsense("XINFO STREAM")))?;
     let group = Group::find(groups.as_ref().map_err(unknown)?, &one.group)
         .map_err(|()| unknown(&nonsense("XINFO GROUPS")))?
         .ok_or_else(|| unknown(&no_group()))?;
     let held = answers::held(&held.map_err(|refused| unknown(&refused))?);
-    Ok(Told { stream, group, held, known: backlog::undelivered(&stream, &group) })
+    Ok(Told { now, stream, group, held, known: backlog::undelivered(&stream, &group) })
+}
+
+/// The server's clock in milliseconds since 1970, where the server can tell, from its replies to `HELLO` and `TIME`.
+fn clock(replies: Vec<Answer>) -> Result<u64, MeasureError> {
+    let mut replies = replies.into_iter();
+    let mut next = || replies.next().unwrap_or_else(|| Err(nonsense("the server"))).and_then(refused);
+    serves(&next()?)?;
+    answers::time(&next()?).ok_or_else(|| nonsense("TIME"))
 }
 
 /// Whether this server can tell: a primary that holds data.
@@ -245,6 +265,8 @@ fn serves(hello: &Reply) -> Result<(), MeasureError> {
     }
     match field("role") {
         Some("master") => Ok(()),
+        // A replica in a cluster answers about keys with a redirection.
+        Some(_) if field("mode") == Some("cluster") => Ok(()),
         Some(_) => Err(MeasureError {
             reason: Reason::SourceIsReplica,
             message: "the server is a replica, whose numbers stand still without a sign when it loses its primary: name the primary in the Secret, or a Service that follows it"

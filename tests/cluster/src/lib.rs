@@ -34,6 +34,7 @@ mod processes;
 pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
+mod redis_cluster;
 pub mod supervise;
 pub mod teardown;
 
@@ -54,6 +55,7 @@ pub use postgres::Postgres;
 pub use prometheus::{Prometheus, PrometheusOptions};
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
+pub use redis_cluster::RedisCluster;
 
 static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
 

@@ -79,14 +79,15 @@ impl Redis {
         Self::create(None, "127.0.0.1", configuration, &[])
     }
 
-    /// A node of a cluster that is to be made: it holds no slot and knows no other node. Returns its port for other nodes as well.
+    /// A node of a cluster that is to be made, with further lines of configuration: it holds no slot and knows no other node. Returns its port for other
+    /// nodes as well.
     ///
     /// # Errors
     /// As [`Redis::on_loopback`].
-    pub fn cluster_node() -> Result<(Self, u16)> {
+    pub fn cluster_node(configuration: &str) -> Result<(Self, u16)> {
         // Unless it is told, that port is 10,000 above the other, where there may be none.
         let bus = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let configuration = format!("cluster-enabled yes\ncluster-port {bus}");
+        let configuration = format!("cluster-enabled yes\ncluster-port {bus}\n{configuration}");
         Ok((Self::create(None, "127.0.0.1", &configuration, &[])?, bus))
     }
 
