@@ -36,10 +36,7 @@ impl Queue {
 impl Source for Queue {
     async fn append(&self, count: usize) -> Result<()> {
         let before = self.appended.fetch_add(count, Ordering::Relaxed);
-        let mut producer = self.server.consumer()?;
-        producer.publish("orders", (before..before + count).map(|number| number.to_string()))?;
-        // Answered when what came before it has been taken in.
-        producer.close()
+        self.server.consumer()?.publish("orders", (before..before + count).map(|number| number.to_string()))
     }
 
     async fn unfinished(&self) -> Result<i64> {

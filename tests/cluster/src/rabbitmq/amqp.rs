@@ -1,6 +1,7 @@
 //! A client of AMQP 0-9-1 that takes messages one by one and holds them until it acknowledges them, and that publishes: so much of the protocol, and no
 //! more.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -14,8 +15,6 @@ const START: Method = (10, 10);
 const START_OK: Method = (10, 11);
 const TUNE: Method = (10, 30);
 const TUNE_OK: Method = (10, 31);
-const CLOSE: Method = (10, 50);
-const CLOSE_OK: Method = (10, 51);
 const OPEN: Method = (10, 40);
 const OPEN_OK: Method = (10, 41);
 const CHANNEL_OPEN: Method = (20, 10);
@@ -28,6 +27,9 @@ const CONSUME: Method = (60, 20);
 const CONSUME_OK: Method = (60, 21);
 const ACK: Method = (60, 80);
 const REJECT: Method = (60, 90);
+const NACK: Method = (60, 120);
+const CONFIRM: Method = (85, 10);
+const CONFIRM_OK: Method = (85, 11);
 
 const METHOD_FRAME: u8 = 1;
 const HEADER_FRAME: u8 = 2;
@@ -38,12 +40,14 @@ const FRAME_END: u8 = 0xce;
 #[derive(Debug)]
 pub struct Consumer {
     stream: TcpStream,
+    /// How many messages were published. The server confirms them by this number.
+    published: u64,
 }
 
 impl Consumer {
     pub(super) fn open(stream: TcpStream) -> Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        let mut consumer = Self { stream };
+        let mut consumer = Self { stream, published: 0 };
         consumer.stream.write_all(b"AMQP\x00\x00\x09\x01")?;
         consumer.expect(&[START])?;
         // No properties of the client; user and password; the language.
@@ -85,12 +89,17 @@ impl Consumer {
         self.send(1, ACK, &[tag.to_be_bytes().as_slice(), &[0]].concat())
     }
 
-    /// Publishes messages with these bodies into the queue. The server tells nothing of them.
+    /// Publishes messages with these bodies into the queue, and waits until the server has confirmed each: unconfirmed ones can be lost, with the connection
+    /// or while a quorum queue chooses its leader.
     ///
     /// # Errors
-    /// When the connection broke.
+    /// When the server refuses one, or the connection broke.
     pub fn publish(&mut self, queue: &str, bodies: impl IntoIterator<Item = String>) -> Result<()> {
-        let mut frames = Vec::new();
+        if self.published == 0 {
+            self.send(1, CONFIRM, &[0])?;
+            self.expect(&[CONFIRM_OK])?;
+        }
+        let (mut frames, mut unconfirmed) = (Vec::new(), BTreeSet::new());
         for body in bodies {
             let arguments = [vec![0, 0], short(""), short(queue), vec![0]].concat();
             frames.extend(frame(METHOD_FRAME, 1, &method(PUBLISH, &arguments))?);
@@ -98,8 +107,21 @@ impl Consumer {
             // The class, a weight, the length, and no properties.
             frames.extend(frame(HEADER_FRAME, 1, &[&PUBLISH.0.to_be_bytes()[..], &[0, 0], &length, &[0, 0]].concat())?);
             frames.extend(frame(BODY_FRAME, 1, body.as_bytes())?);
+            self.published += 1;
+            unconfirmed.insert(self.published);
         }
-        Ok(self.stream.write_all(&frames)?)
+        self.stream.write_all(&frames)?;
+        while !unconfirmed.is_empty() {
+            let (answer, told) = self.expect(&[ACK, NACK])?;
+            let (tag, rest) = told.split_first_chunk().context("no delivery tag")?;
+            let tag = u64::from_be_bytes(*tag);
+            if answer == NACK {
+                bail!("the server refuses message {tag}");
+            }
+            let and_before = rest.first().is_some_and(|flags| flags & 1 == 1);
+            unconfirmed.retain(|number| if and_before { *number > tag } else { *number != tag });
+        }
+        Ok(())
     }
 
     /// Refuses one message for good: it goes to the dead-letter exchange, where the queue has one.
@@ -118,15 +140,6 @@ impl Consumer {
         self.send(1, CONSUME, &[vec![0, 0], short(queue), short("test"), vec![0], vec![0; 4]].concat())?;
         self.expect(&[CONSUME_OK])?;
         Ok(())
-    }
-
-    /// Closes the connection, which the server answers after what was published before.
-    ///
-    /// # Errors
-    /// When the connection broke.
-    pub fn close(mut self) -> Result<()> {
-        self.send(0, CLOSE, &[200_u16.to_be_bytes().as_slice(), &short(""), &[0; 4]].concat())?;
-        self.expect(&[CLOSE_OK]).map(drop)
     }
 
     fn send(&mut self, channel: u16, name: Method, arguments: &[u8]) -> Result<()> {
