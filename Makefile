@@ -26,6 +26,8 @@ FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 SECONDS ?= 30
 # The tests of all packages but the scenarios. Always with --workspace: cargo would choose other features for a single package, and compile everything again.
 OTHER_TESTS := $(filter-out scenarios,$(shell sed -n '/^\[\[test\]\]/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml) $(basename $(notdir $(wildcard tests/*/tests/*.rs))))
+# So many scenarios at once: two cores carry them.
+SIDE_BY_SIDE ?= 3
 BED := cargo run --quiet --package test-cluster --
 
 CRD := crds/projections.projectionist.dev.yaml
@@ -46,7 +48,7 @@ build: packages ## Compile everything for development
 test: prepare ## Run all tests, on real servers and a real cluster
 	cargo test --workspace --no-run
 	@mkdir -p $(TARGET_DIR)/generated; \
-	cargo test --workspace --test scenarios > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
+	cargo test --workspace --test scenarios -- --test-threads=$(SIDE_BY_SIDE) > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
 	trap 'kill $$scenarios 2> /dev/null' INT TERM; failed=; \
 	cargo test --no-fail-fast --workspace --lib --bins $(OTHER_TESTS:%=--test %) || failed="$$failed others"; \
 	cargo test --workspace --doc || failed="$$failed documentation"; \

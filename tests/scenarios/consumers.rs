@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use projectionist::api::{Phase, Projection};
 use serde_json::{Value, json};
@@ -173,7 +173,7 @@ impl Shop<'_> {
                 played = self.play_course(source, course, projection, begun) => played,
             }
         };
-        played.await.with_context(|| self.stage.cluster.describe_failure(&self.namespace))
+        played.await.map_err(|error| self.stage.cluster.explain(&error, &self.namespace))
     }
 
     async fn play_course(

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use projectionist::api::Phase;
 use serde_json::{Value, json};
 use test_cluster::{Redis, eventually_is, images::WORKER_IMAGE, redis::Answer};
@@ -171,7 +171,7 @@ fn consumers_of_a_redis_stream_are_scaled_by_lag_and_every_entry_is_counted_and_
         let rest = || async { stream.unhandled() };
         eventually_is(PATIENCE * 2, "every entry is handled", |rest| *rest == 0, rest)
             .await
-            .with_context(|| stage.cluster.describe_failure(&shop.namespace))?;
+            .map_err(|error| stage.cluster.explain(&error, &shop.namespace))?;
         shop.projection_is("orders", "nothing is pending", pending_exactly(0)).await?;
         shop.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
         shop.workers_are("orders", "quiet has left one consumer", |ready| ready == 1).await?;

@@ -10,7 +10,7 @@ use test_cluster::{always_is, eventually, eventually_is};
 use tokio::time::{Instant, sleep};
 
 use crate::shop::{Shop, phase};
-use crate::stage::{PATIENCE, alone, play, together};
+use crate::stage::{PATIENCE, play, together};
 
 /// True when the operator itself set the number of workers last, through the scale subresource.
 fn raised_by_the_operator(deployment: &Deployment) -> bool {
@@ -131,27 +131,6 @@ fn operator_and_autoscaler_never_fight() {
 }
 
 #[test]
-fn a_frozen_leader_leaves_a_working_autoscaler() {
-    let _turn = alone();
-    play(|stage| async move {
-        let shop = Shop::open(stage, "frozen").await?;
-        shop.commit("orders", 0).await?;
-        shop.scaling_idle_workers("alone", &json!({"spec": {"scaling": {"scaleOut": "Autoscaler"}}}))?;
-        shop.metric_is("projection_required_workers", "alone", |value| value == "1").await?;
-        let leader = stage.leader(&shop.client).await?;
-        let frozen = stage.cluster.freeze(&leader)?;
-        shop.events.append_events(2_000).await?;
-        eventually_is(PATIENCE, "the autoscaler scales on", |replicas| *replicas == 4, || shop.replicas("alone"))
-            .await?;
-        drop(frozen);
-        stage.operator_is_whole(&shop.client).await?;
-        let wanted = |replicas: &i32| *replicas == 4;
-        always_is(Duration::from_secs(5), "and stays", wanted, || shop.replicas("alone")).await?;
-        Ok(())
-    });
-}
-
-#[test]
 fn quiet_workers_go_away_and_the_first_event_brings_them_back_however_close() {
     let _turn = together();
     play(|stage| async move {
@@ -187,33 +166,6 @@ fn quiet_workers_go_away_and_the_first_event_brings_them_back_however_close() {
         asleep("and sleeps again").await?;
         shop.events.append_events(600).await?;
         shop.workers_are("orders", "a burst wakes several at once", |ready| ready > 1).await?;
-        shop.read_model_is_whole("orders").await
-    });
-}
-
-#[test]
-fn a_new_operator_wakes_nobody_and_an_event_still_does() {
-    let _turn = alone();
-    play(|stage| async move {
-        let shop = Shop::open(stage, "slumber").await?;
-        shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": {"minWorkers": 0, "idleFor": "2s"}}})))?;
-        // A first commit needs a worker, which may be gone again before anybody sees it.
-        shop.condition_is("orders", "LagKnown", "True", "").await?;
-        shop.projection_is("orders", "it sleeps", |one| phase(one) == Some(Phase::Idle)).await?;
-        stage.cluster.kubectl(&["rollout", "restart", "deployment/projectionist", "-n", crate::stage::SYSTEM])?;
-        stage.cluster.kubectl(&[
-            "rollout",
-            "status",
-            "deployment/projectionist",
-            "-n",
-            crate::stage::SYSTEM,
-            "--timeout=180s",
-        ])?;
-        stage.operator_is_whole(&shop.client).await?;
-        shop.metric_is("projection_required_workers", "orders", |value| value == "0").await?;
-        let wanted = |replicas: &i32| *replicas == 0;
-        always_is(Duration::from_secs(8), "nobody wakes it", wanted, || shop.replicas("orders")).await?;
-        shop.events.append_events(3).await?;
         shop.read_model_is_whole("orders").await
     });
 }

@@ -223,7 +223,7 @@ impl<'a> Shop<'a> {
     ) -> Result<Projection> {
         let projections = self.projections();
         let seen = eventually_is(patience, what, wanted, || projections.get(name)).await;
-        seen.with_context(|| self.stage.cluster.describe_failure(&self.namespace))
+        seen.map_err(|error| self.stage.cluster.explain(&error, &self.namespace))
     }
 
     /// Waits until a condition has this status and reason, and returns its message.
@@ -267,7 +267,7 @@ impl<'a> Shop<'a> {
             })
         })
         .await;
-        waited.with_context(|| self.stage.cluster.describe_failure(&self.namespace))
+        waited.map_err(|error| self.stage.cluster.explain(&error, &self.namespace))
     }
 
     /// What the Deployment is asked for.
@@ -287,7 +287,7 @@ impl<'a> Shop<'a> {
     pub(crate) async fn replicas_stay(&self, count: i32) -> Result<()> {
         let wanted = |replicas: &i32| *replicas == count;
         let held = always_is(Duration::from_secs(15), "the workers are held", wanted, || self.replicas("orders")).await;
-        held.with_context(|| self.stage.cluster.describe_failure(&self.namespace))
+        held.map_err(|error| self.stage.cluster.explain(&error, &self.namespace))
     }
 
     /// A connection to the database, which holds the events and the read models.
@@ -313,7 +313,7 @@ impl<'a> Shop<'a> {
             Ok::<i64, tokio_postgres::Error>(reader.query_one(&missing, &[]).await?.get(0))
         })
         .await
-        .with_context(|| self.stage.cluster.describe_failure(&self.namespace))?;
+        .map_err(|error| self.stage.cluster.explain(&error, &self.namespace))?;
         let differing: i64 = reader.query_one(&unequal, &[]).await?.get(0);
         anyhow::ensure!(differing == 0, "{differing} rows of the read model differ from the events");
         Ok(())

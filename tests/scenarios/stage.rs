@@ -93,7 +93,7 @@ where
     let stage = stage().unwrap_or_else(|error| panic!("{error:#}"));
     match stage.cluster.block_on(body(stage)) {
         Ok(Ok(())) => {}
-        // The cause comes last, where a person looks first; a backtrace through the runtime would only hide it.
-        Ok(Err(error)) | Err(error) => panic!("{}\n{error:#}", stage.cluster.describe_failure(SYSTEM)),
+        // A backtrace through the runtime would only hide the cause.
+        Ok(Err(error)) | Err(error) => panic!("{}", stage.cluster.explain(&error, SYSTEM)),
     }
 }

@@ -196,7 +196,7 @@ async fn race_all(cluster: &Cluster, options: &Options) -> Result<()> {
             let finished = track.run(race, &options.ways, number).await;
             match &finished {
                 Ok(finished) => println!("{}", finished.table()),
-                Err(error) => eprintln!("{race:?} failed: {error:#}\n{}", cluster.describe_failure(NAMESPACE)),
+                Err(error) => eprintln!("{race:?} failed: {}", cluster.explain(error, NAMESPACE)),
             }
             finished
         }

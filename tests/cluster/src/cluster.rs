@@ -303,9 +303,16 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// What a person would look at after a failed test: objects, events, pods and their logs, and where the cluster's own logs are.
+    /// The error with what a person looks for after a failure: objects, events and logs of a namespace. The cause comes first and last: of a long account a
+    /// build server keeps the one end or the other.
     #[must_use]
-    pub fn describe_failure(&self, namespace: &str) -> String {
+    pub fn explain(&self, error: &anyhow::Error, namespace: &str) -> anyhow::Error {
+        let cause = format!("{error:#}");
+        let summary: String = cause.chars().take(2_000).collect();
+        anyhow!("{summary}\n\n{}\n{cause}", self.describe(namespace))
+    }
+
+    fn describe(&self, namespace: &str) -> String {
         let mut text = format!("cluster logs: {}\n", self.instance.logs().display());
         for args in [
             &["get", "all,hpa,pdb", "-n", namespace, "-o", "wide"][..],

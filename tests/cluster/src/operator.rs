@@ -1,6 +1,6 @@
 //! The operator, installed by Helm as a user does it.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{cluster::Cluster, instance::workspace};
 
@@ -23,6 +23,6 @@ impl Cluster {
         let available = "apiservice/v1beta1.external.metrics.k8s.io";
         let wait = ["wait", "--for=condition=Available", "--timeout=60s", available];
         let installed = self.helm(&args).and_then(|_| self.kubectl(&wait));
-        installed.map(drop).with_context(|| self.describe_failure(OPERATOR_NAMESPACE))
+        installed.map(drop).map_err(|error| self.explain(&error, OPERATOR_NAMESPACE))
     }
 }

@@ -108,7 +108,7 @@ fn pods_reach_each_other_by_name(cluster: &Cluster) -> Result<()> {
         .await
     })?;
     file.remove();
-    outcome.map_err(|error| error.context(cluster.describe_failure(&namespace)))
+    outcome.map_err(|error| cluster.explain(&error, &namespace))
 }
 
 fn the_aggregator_runs_and_publishes_its_callers_certificates(cluster: &Cluster) -> Result<()> {
@@ -191,7 +191,7 @@ fn the_projects_own_image_runs(cluster: &Cluster) -> Result<()> {
         Ok::<_, anyhow::Error>(if phase == "Succeeded" { Ok(()) } else { Err(phase) })
     };
     let outcome = cluster.block_on(eventually(SOON, "the project's image has told its version", look))?;
-    outcome.map_err(|error| error.context(cluster.describe_failure(&namespace)))
+    outcome.map_err(|error| cluster.explain(&error, &namespace))
 }
 
 fn a_killed_program_comes_back(cluster: &Cluster) -> Result<()> {

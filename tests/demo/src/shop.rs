@@ -76,7 +76,7 @@ impl<'a> Shop<'a> {
                 Err(format!("{ready} workers ready; conditions: {}", json!(status.conditions)))
             })
         });
-        waited.await.with_context(|| self.cluster.describe_failure(NAMESPACE))
+        waited.await.map_err(|error| self.cluster.explain(&error, NAMESPACE))
     }
 
     pub(crate) fn deployments(&self) -> Api<Deployment> {

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use projectionist::{metrics::Metric, names::CHECKPOINT_TABLE};
 use serde_json::Value;
 use test_cluster::Cluster;
@@ -68,11 +68,8 @@ pub(crate) async fn run(
             }
             if since.elapsed() > PATIENCE {
                 let waiting = watched.samples.last().map(table::row).unwrap_or_default();
-                bail!(
-                    "events still wait {} s after the load ended: {waiting}\n{}",
-                    PATIENCE.as_secs(),
-                    shop.cluster.describe_failure(NAMESPACE)
-                );
+                let error = anyhow!("events still wait {} s after the load ended: {waiting}", PATIENCE.as_secs());
+                return Err(shop.cluster.explain(&error, NAMESPACE));
             }
         }
     }

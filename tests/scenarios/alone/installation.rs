@@ -10,7 +10,7 @@ use crate::shop::Shop;
 use crate::stage::{PATIENCE, SYSTEM, alone, play};
 
 /// What a user does who has no Helm: sets the image and applies.
-const PLAIN: &str = include_str!("../../manifests/install.yaml");
+const PLAIN: &str = include_str!("../../../manifests/install.yaml");
 
 #[test]
 fn the_plain_manifests_install_an_operator_that_runs_projections() {

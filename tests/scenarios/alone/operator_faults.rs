@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
+use projectionist::api::Phase;
 use serde_json::json;
-use test_cluster::{eventually, eventually_is};
+use test_cluster::{always_is, eventually, eventually_is};
 
-use crate::shop::{Shop, busy};
+use crate::shop::{Shop, busy, phase};
 use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 
 /// Reads a metric through the aggregator about 50 times a second until told to stop.
@@ -123,5 +124,46 @@ fn with_the_whole_operator_gone_the_workers_are_held_and_go_on() {
         stage.cluster.kubectl(&["scale", "deployment/projectionist", "--replicas=2", "-n", SYSTEM])?;
         stage.operator_is_whole(&shop.client).await?;
         shop.metric_is("projection_pending_events", "orders", |value| value == "0").await
+    });
+}
+
+#[test]
+fn a_frozen_leader_leaves_a_working_autoscaler() {
+    let _turn = alone();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "frozen").await?;
+        shop.commit("orders", 0).await?;
+        shop.scaling_idle_workers("alone", &json!({"spec": {"scaling": {"scaleOut": "Autoscaler"}}}))?;
+        shop.metric_is("projection_required_workers", "alone", |value| value == "1").await?;
+        let leader = stage.leader(&shop.client).await?;
+        let frozen = stage.cluster.freeze(&leader)?;
+        shop.events.append_events(2_000).await?;
+        eventually_is(PATIENCE, "the autoscaler scales on", |replicas| *replicas == 4, || shop.replicas("alone"))
+            .await?;
+        drop(frozen);
+        stage.operator_is_whole(&shop.client).await?;
+        let wanted = |replicas: &i32| *replicas == 4;
+        always_is(Duration::from_secs(5), "and stays", wanted, || shop.replicas("alone")).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_new_operator_wakes_nobody_and_an_event_still_does() {
+    let _turn = alone();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "slumber").await?;
+        shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": {"minWorkers": 0, "idleFor": "2s"}}})))?;
+        // A first commit needs a worker, which may be gone again before anybody sees it.
+        shop.condition_is("orders", "LagKnown", "True", "").await?;
+        shop.projection_is("orders", "it sleeps", |one| phase(one) == Some(Phase::Idle)).await?;
+        stage.cluster.kubectl(&["rollout", "restart", "deployment/projectionist", "-n", SYSTEM])?;
+        stage.cluster.kubectl(&["rollout", "status", "deployment/projectionist", "-n", SYSTEM, "--timeout=180s"])?;
+        stage.operator_is_whole(&shop.client).await?;
+        shop.metric_is("projection_required_workers", "orders", |value| value == "0").await?;
+        let wanted = |replicas: &i32| *replicas == 0;
+        always_is(Duration::from_secs(8), "nobody wakes it", wanted, || shop.replicas("orders")).await?;
+        shop.events.append_events(3).await?;
+        shop.read_model_is_whole("orders").await
     });
 }

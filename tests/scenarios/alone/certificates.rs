@@ -23,7 +23,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::operator_faults::without_a_failed_read;
+use super::operator_faults::without_a_failed_read;
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 

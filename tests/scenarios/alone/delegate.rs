@@ -11,8 +11,8 @@ use projectionist::metrics_api::certificate::issue;
 use serde_json::{Value, json};
 use test_cluster::{eventually, eventually_is, images};
 
-use crate::operator_faults::without_a_failed_read;
-use crate::own_autoscalers::team_workload;
+use super::operator_faults::without_a_failed_read;
+use crate::own_autoscalers::{raw, team_workload};
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 
@@ -182,10 +182,6 @@ impl<'a> Adapter<'a> {
         std::fs::write(&file, values.to_string())?;
         Ok(format!("--values={}", file.display()))
     }
-}
-
-fn raw(stage: &Stage, path: &str) -> Result<Value> {
-    Ok(serde_json::from_str(&stage.cluster.kubectl(&["get", "--raw", path])?)?)
 }
 
 fn leads_to(stage: &Stage, api_service: &str) -> Result<String> {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use test_cluster::{always_is, eventually, eventually_is};
 
+use crate::own_autoscalers::{available, raw};
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 
@@ -80,5 +81,41 @@ fn an_api_service_of_somebody_else_is_told_and_left_alone_until_it_comes_back() 
         let told = || async { event(stage, "MetricsServed") };
         eventually_is(PATIENCE, "an Event tells that it is over", Option::is_some, told).await?;
         stage.operator_is_whole(&shop.client).await
+    });
+}
+
+#[test]
+fn the_chart_leaves_a_group_alone_that_somebody_else_holds_and_takes_it_when_it_is_free() {
+    let _turn = alone();
+    play(|stage| async move {
+        let names = || stage.cluster.kubectl(&["get", "apiservices", "-o", "name"]);
+        stage.cluster.install_operator(&["--set=customMetrics.enabled=false"])?;
+        ensure!(!names()?.contains("custom.metrics.k8s.io"), "{}", names()?);
+        // Without a service it leads to the API server itself: somebody else's in any case.
+        let foreign = json!({
+            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": "v1beta1.custom.metrics.k8s.io"},
+            "spec": {"group": "custom.metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100},
+        });
+        stage.cluster.apply(&foreign.to_string())?;
+        let upgraded = stage.cluster.install_operator(&[]);
+        let beside = names()?;
+        let held = stage.cluster.kubectl(&["get", "apiservice", "v1beta1.custom.metrics.k8s.io", "-o", "json"])?;
+        stage.cluster.kubectl(&["delete", "apiservice", "v1beta1.custom.metrics.k8s.io"])?;
+        upgraded?;
+        ensure!(!beside.contains("v1beta2.custom"), "one version was taken beside somebody else's: {beside}");
+        let held: Value = serde_json::from_str(&held)?;
+        ensure!(held["spec"]["service"].is_null() && held["spec"]["caBundle"].is_null(), "{held}");
+
+        stage.cluster.install_operator(&[])?;
+        available(stage)?;
+        let client = stage.cluster.client().await?;
+        stage.operator_is_whole(&client).await?;
+        let answers = || async { Ok::<_, anyhow::Error>(raw(stage, "/apis/custom.metrics.k8s.io/v1beta2").is_ok()) };
+        eventually_is(PATIENCE, "the group is served", |served| *served, answers).await?;
+        // A second look keeps what is ours.
+        stage.cluster.install_operator(&[])?;
+        ensure!(names()?.contains("v1beta2.custom.metrics.k8s.io"), "{}", names()?);
+        Ok(())
     });
 }

@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use serde_json::{Value, json};
 use test_cluster::{eventually, eventually_is};
 
-use crate::operator_faults::without_a_failed_read;
+use super::operator_faults::without_a_failed_read;
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, SYSTEM, Stage, alone, play};
 
