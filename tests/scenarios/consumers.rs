@@ -218,7 +218,8 @@ impl Shop<'_> {
         source.append(100).await?;
         let unhandled = i64::try_from(source.names().await?.len())? - self.recorded().await?;
         let own_number = || source.unfinished();
-        eventually_is(PATIENCE, "the source's own number", |own| *own == unhandled, own_number).await?;
+        let what = format!("the source itself tells {unhandled}");
+        eventually_is(PATIENCE, &what, |own| *own == unhandled, own_number).await?;
         self.projection_is("orders", "what is not handled is pending", pending_exactly(unhandled)).await?;
         self.metric_is("projection_pending_events", "orders", |value| value == unhandled.to_string()).await?;
         eprintln!("{:5.1} s: while none runs, {unhandled} are pending, as counted", since());
