@@ -2,11 +2,12 @@
 //!
 //! A rate has to follow a burst within a sample or two, since that time is what lateness is made of, and must not take the batches of a writer
 //! for bursts. So the average is slow, and jumps when a short window holds more than any such window of the last minute did: a batch that comes
-//! again and again is nothing new, the first second of a burst is.
+//! again and again is nothing new, the first second of a burst is. Once a burst is over, the average falls to the mean since the burst began: a burst
+//! of a second must not be remembered as a rate that lasted.
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::as_float;
+use super::{as_float, queue::rounded};
 
 /// Time constant of the arrival rate's exponential average.
 pub const ARRIVAL_TIME_CONSTANT: Duration = Duration::from_secs(10);
@@ -32,6 +33,10 @@ struct Mark {
 pub(super) struct Arrivals {
     marks: VecDeque<Mark>,
     average: Option<f64>,
+    /// The same average without any jump.
+    slow: Option<f64>,
+    /// The beginning of the burst that the average jumped for, until the slow average explains it.
+    burst: Option<Mark>,
     /// The average is the mean since the first look, until that is long enough ago.
     begins: bool,
 }
@@ -47,6 +52,7 @@ impl Arrivals {
         if at <= last.at || total < last.total {
             self.marks.clear();
             self.marks.push_back(Mark { at, total });
+            (self.slow, self.burst) = (self.average, None);
             return;
         }
         let seconds = (at - last.at).as_secs_f64();
@@ -56,13 +62,34 @@ impl Arrivals {
             .front()
             .map_or((seconds, 0.0), |first| ((at - first.at).as_secs_f64(), as_float(total - first.total)));
         let weight = 1.0 - (-seconds / ARRIVAL_TIME_CONSTANT.as_secs_f64()).exp();
-        let average = match self.average {
-            Some(before) if !self.begins => before + weight * (rate - before),
+        let begins = self.begins;
+        let follow = |before: Option<f64>| match before {
+            Some(before) if !begins => before + weight * (rate - before),
             _ => few(count, seen),
         };
+        let slow = follow(self.slow);
+        let average = self.bounded(Mark { at, total }, slow, follow(self.average));
+        self.slow = Some(slow);
         self.begins &= seen < ARRIVAL_TIME_CONSTANT.as_secs_f64();
         self.remember(Mark { at, total });
-        self.average = Some(self.new_rate(average).unwrap_or(average));
+        self.average = Some(match self.new_rate(average) {
+            Some((rate, began)) => {
+                self.burst = Some(began);
+                rate
+            }
+            None => average,
+        });
+    }
+
+    /// The average after a jump: no more than the mean since the burst began, or the slow average where that is more.
+    fn bounded(&mut self, now: Mark, slow: f64, average: f64) -> f64 {
+        let Some(burst) = self.burst else { return average };
+        let mean =
+            as_float(now.total.saturating_sub(burst.total)) / now.at.saturating_sub(burst.at).as_secs_f64().max(0.001);
+        if mean <= slow {
+            self.burst = None;
+        }
+        average.min(mean.max(slow))
     }
 
     fn remember(&mut self, mark: Mark) {
@@ -88,8 +115,8 @@ impl Arrivals {
         }
     }
 
-    /// The rate of the last second or two, where it is higher than chance and the last minute explain.
-    fn new_rate(&self, average: f64) -> Option<f64> {
+    /// The rate of the last second or two and when that began, where it is higher than chance and the last minute explain.
+    fn new_rate(&self, average: f64) -> Option<(f64, Mark)> {
         let now = self.marks.back()?.at;
         let first = self.marks.front()?.at;
         let rates = SHORT_WINDOWS.into_iter().filter_map(|seconds| {
@@ -100,9 +127,11 @@ impl Arrivals {
             let ends = ends.filter(|end| *end <= from && *end >= first + window && now - *end <= USUAL);
             let usual = ends.map(|end| self.total_at(end) - self.total_at(end - window)).fold(0.0, f64::max);
             let expected = usual.max(average * seconds);
-            (count > expected * NEW && count > expected + 3.0 * expected.sqrt() + 3.0).then_some(count / seconds)
+            let is_new = count > expected * NEW && count > expected + 3.0 * expected.sqrt() + 3.0;
+            let began = Mark { at: from, total: rounded(self.total_at(from)) };
+            is_new.then_some((count / seconds, began))
         });
-        rates.reduce(f64::max)
+        rates.max_by(|(one, _), (other, _)| one.total_cmp(other))
     }
 
     /// The counter at a time, between marks in proportion.
@@ -232,6 +261,25 @@ mod tests {
         let mut counts = vec![500; 30];
         counts.extend([0; 30]);
         assert!(rate(&counts) < 30.0);
+    }
+
+    #[test]
+    fn a_burst_of_one_second_is_no_rate_that_lasted() {
+        // As while a Projection is suspended: 3,000 events at once, and nothing after that.
+        let mut counts = vec![0; 60];
+        counts.push(3_000);
+        assert!(rate(&counts) > 2_900.0, "it may go on: {}", rate(&counts));
+        for (quiet, most) in [(1, 1_501.0), (8, 340.0), (20, 150.0)] {
+            let counts = [counts.clone(), vec![0; quiet]].concat();
+            let rate = rate(&counts);
+            assert!(rate <= most, "{rate} after {quiet} s without an event");
+            assert!(rate > 60.0, "and it is not forgotten: {rate} after {quiet} s");
+        }
+        // What came before goes on afterwards.
+        let mut counts = vec![100; 60];
+        counts.push(3_000);
+        counts.extend([100; 30]);
+        assert!((100.0..=250.0).contains(&rate(&counts)), "{}", rate(&counts));
     }
 
     #[test]
