@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod api;
 pub mod app;
+pub mod backoff;
 pub mod cli;
 pub mod clients;
 pub mod controller;

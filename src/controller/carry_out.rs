@@ -18,7 +18,7 @@ use super::{
         plan,
         scale::{ScalePlan, ScaleView},
     },
-    queue::backoff,
+    queue::BACKOFF,
     unapplied::Unapplied,
 };
 use crate::{metrics::ControllerMetrics, resolve::Validated};
@@ -113,7 +113,7 @@ impl Executor {
             self.metrics.failures.inc();
             memory.failing.get_or_insert_with(Instant::now);
         }
-        let wait = backoff(failures, jitter);
+        let wait = BACKOFF.jittered(failures, jitter);
         if let Some(Tried { plan, seen, failures }) = tried {
             let problem: Option<Problem> = problem.clone();
             memory.refusal = Some(Refusal { plan, seen, problem, failures, until: Instant::now() + wait });

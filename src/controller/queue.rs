@@ -7,12 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::measure::ProjectionKey;
+use crate::{backoff::Backoff, measure::ProjectionKey};
 
-/// The first wait after a failure.
+/// The waits of a Projection that fails.
+pub(super) const BACKOFF: Backoff = Backoff::new(FIRST_WAIT, Duration::from_secs(120));
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The longest wait after failures.
-const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// How a reconcile ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,7 +80,7 @@ impl Queue {
             }
             Ended::Failed => {
                 let failures = self.failures.entry(key.clone()).or_insert(0);
-                let wait = backoff(*failures, jitter);
+                let wait = BACKOFF.jittered(*failures, jitter);
                 *failures = failures.saturating_add(1);
                 self.at(key.clone(), now + wait);
             }
@@ -102,12 +101,6 @@ impl Queue {
             self.timers.remove(&(at, key.clone()));
         }
     }
-}
-
-/// Doubling, from the first wait to the longest, less up to half of it by `jitter` from 0 to 1.
-pub fn backoff(failures: u32, jitter: f64) -> Duration {
-    let full = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_WAIT);
-    full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]
@@ -154,11 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_wait_longer_each_time_up_to_a_bound_and_success_forgets_them() {
-        let waits: Vec<u128> = (0..4).map(|failures| backoff(failures, 0.0).as_millis()).collect();
-        assert_eq!(waits, [500, 1_000, 2_000, 4_000]);
-        assert_eq!(backoff(u32::MAX, 0.0), LONGEST_WAIT);
-        assert_eq!(backoff(0, 1.0), FIRST_WAIT / 2);
+    fn failures_wait_longer_each_time_and_success_forgets_them() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         for ended in [Ended::Failed, Ended::Failed, Ended::Settled, Ended::Failed] {
             queue.push(key("a"));
@@ -166,6 +155,10 @@ mod tests {
             queue.ended(key("a"), ended, now, 0.0);
         }
         assert_eq!(queue.next_due(), Some(now + FIRST_WAIT));
+        queue.push(key("a"));
+        queue.pop(now);
+        queue.ended(key("a"), Ended::Failed, now, 0.0);
+        assert_eq!(queue.next_due(), Some(now + FIRST_WAIT * 2));
     }
 
     #[test]

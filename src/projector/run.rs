@@ -17,10 +17,13 @@ use super::{
     members::{LEASE, Membership, View},
     worker::Worker,
 };
-use crate::clients::postgres::{ConnectionSettings, Session, connect, quote_identifier};
+use crate::{
+    backoff::Backoff,
+    clients::postgres::{ConnectionSettings, Session, connect, quote_identifier},
+};
 
-/// Pauses between attempts: doubles from the first to the second.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Pauses between attempts.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 /// An attempt that lasted this long did not fail at once: the pauses start again.
 const LONG_LIFE: Duration = Duration::from_secs(30);
 /// From the signal to stop until the batch in progress must have ended: less than the 30 s that Kubernetes grants.
@@ -112,8 +115,7 @@ impl Life {
             };
             self.health.unready(error.to_string());
             failures = if began.elapsed() > LONG_LIFE { 1 } else { failures.saturating_add(1) };
-            let pause = PAUSES.0.saturating_mul(1 << (failures - 1).min(10)).min(PAUSES.1);
-            let pause = pause.mul_f64(rand::random_range(0.5..1.0));
+            let pause = BACKOFF.jittered(failures - 1, rand::random());
             tracing::error!(retry_in = ?pause, "{error}");
             tokio::select! {
                 () = sleep(pause) => {}

@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// The pause before a failed event is tried again: doubles from the first to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+use crate::backoff::Backoff;
+
+/// The pauses before a failed event is tried again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 #[derive(Clone, Copy, Debug)]
 struct Stuck {
@@ -45,7 +47,7 @@ impl StuckShards {
     /// Takes in a failure and returns the pause until the next try.
     pub(super) fn fail(&mut self, shard: u32, position: i64, now: Instant) -> Duration {
         let times = self.0.get(&shard).filter(|stuck| stuck.position == position).map_or(0, |stuck| stuck.times);
-        let pause = RETRY.0.saturating_mul(1 << times.min(10)).min(RETRY.1);
+        let pause = BACKOFF.pause(times);
         self.0.insert(shard, Stuck { position, times: times.saturating_add(1), retry_at: now + pause });
         pause
     }

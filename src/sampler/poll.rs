@@ -14,6 +14,7 @@ use tokio::{
 use super::{SamplerMetrics, board::Reported, checkpoints::CheckpointReader};
 use crate::{
     api::Reason,
+    backoff::Backoff,
     lag::Sample,
     measure::{MeasureError, ProjectionKey},
     snapshot::valid_for,
@@ -32,10 +33,8 @@ const PUSH_REST: u32 = 5;
 /// The distance of polls while something settles.
 const SOON: Duration = Duration::from_millis(200);
 
-/// A server that refuses the login is asked again after this, and after twice as long each time.
-const FIRST_LOGIN_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause. New credentials are another endpoint and are tried at once; this is how late a password is seen that was corrected on the server.
-const LONGEST_LOGIN_PAUSE: Duration = Duration::from_secs(30);
+/// How long a server is left alone that has refused the login: servers log each attempt, and some lock an account after a number of them. New credentials are another endpoint and are tried at once; this is how late a password is seen that was corrected on the server.
+const LOGIN_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// What a task has to do.
 #[derive(Clone, Debug)]
@@ -144,18 +143,11 @@ impl Login {
     }
 }
 
-/// How long a server that has refused the login so many times in a row (at least once) is left alone: servers log each attempt, and some lock an account
-/// after a number of them.
-fn login_pause(refusals: u32) -> Duration {
-    let doublings = refusals.saturating_sub(1).min(16);
-    FIRST_LOGIN_PAUSE.saturating_mul(1 << doublings).min(LONGEST_LOGIN_PAUSE)
-}
-
 /// How long after the beginning of a poll the next one begins: the interval, longer after so many refusals of the login in a row, a tenth more or less as
 /// `random` (0 to 1) says, so that sources and replicas of the operator do not poll in step.
 fn next_poll(interval: Duration, pace: Pace, refusals: u32, random: f64) -> Duration {
     let interval = match pace {
-        _ if refusals > 0 => interval.max(login_pause(refusals)),
+        _ if refusals > 0 => interval.max(LOGIN_BACKOFF.pause(refusals - 1)),
         Pace::Usual => interval,
         Pace::Soon => interval.min(SOON),
     };

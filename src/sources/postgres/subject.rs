@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{
     api::{self, EventTable, Reason},
+    backoff::Backoff,
     clients::postgres::Live,
     measure::MeasureError,
     sources::Target,
 };
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
 
 /// What is looked at in one go, for all projections that it concerns: one variant a kind.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -149,7 +149,7 @@ impl Followed {
             Memory::Query(query) => query.distrust(),
             Memory::Store(_) | Memory::Slots(_) => {}
         }
-        self.retry_at = (reason == Reason::TimedOut).then(|| now + pause(self.failures));
+        self.retry_at = (reason == Reason::TimedOut).then(|| now + BACKOFF.pause(self.failures));
         self.failures = self.failures.saturating_add(1);
     }
 
@@ -162,23 +162,19 @@ impl Followed {
     }
 }
 
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_table_that_is_too_slow_is_asked_less_often_and_at_most_five_seconds_apart() {
-        assert_eq!([0, 1, 2, 3, 99].map(pause).map(|pause| pause.as_secs()), [1, 2, 4, 5, 5]);
+        assert_eq!([0, 1, 2, 3, 99].map(|failures| BACKOFF.pause(failures).as_secs()), [1, 2, 4, 5, 5]);
         let mut table = Followed::new(&Subject::Table(Box::default(), None, None));
         let now = Instant::now();
         assert!(table.is_due(now));
         table.failed(now, Reason::TimedOut);
         assert!(!table.is_due(now));
-        assert!(table.is_due(now + FIRST_PAUSE));
+        assert!(table.is_due(now + BACKOFF.pause(0)));
         table.failed(now, Reason::PermissionDenied);
         assert!(table.is_due(now), "granted meanwhile?");
     }
