@@ -21,6 +21,7 @@ pub mod metrics_api;
 pub mod names;
 pub mod platform;
 pub mod projector;
+pub mod quantity;
 pub mod read_stores;
 pub mod required_workers;
 pub mod resolve;

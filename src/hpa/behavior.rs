@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerBehavior};
 
-use super::quantity::{NotAQuantity, Quantity};
+use crate::quantity::{NotAQuantity, Quantity};
 
 /// How fast the number of replicas may change.
 #[derive(Clone, Debug, PartialEq)]

@@ -27,14 +27,13 @@ mod limits;
 mod normalize;
 mod pods;
 mod proposal;
-mod quantity;
 mod spec;
 
+pub use crate::quantity::{NotAQuantity, Quantity};
 pub use behavior::{Behavior, InvalidBehavior, Policy, Rules, Select, Unit};
 pub use controller::{Autoscaler, Controller, Look, Settings, Verdict};
 pub use limits::{Scalings, scale_up_limit_without_behavior};
 pub use normalize::{Memory, Normalized, Range};
 pub use pods::{CpuUse, Phase, Pod};
 pub use proposal::{Invalid, Metric, Proposal, Reading, Scale, Target};
-pub use quantity::{NotAQuantity, Quantity};
 pub use spec::InvalidAutoscaler;

@@ -7,8 +7,8 @@ use super::{
     controller::Autoscaler,
     normalize::Range,
     proposal::{Metric, Target},
-    quantity::Quantity,
 };
+use crate::quantity::Quantity;
 
 /// An autoscaler that the API server would refuse, or that reads what is not modelled here.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
