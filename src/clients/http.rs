@@ -22,6 +22,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
+    address::host_and_port,
     tls::{ClientCertificate, verifying},
     words::{by_io, shortened},
 };
@@ -55,7 +56,7 @@ impl Server {
     /// Host and port as in a URL.
     pub fn authority(&self) -> String {
         let Self { host, port, .. } = self;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        host_and_port(host, *port)
     }
 }
 

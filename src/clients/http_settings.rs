@@ -8,10 +8,11 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::{
     Endpoint, ServerSettings,
+    address::{self, is_host},
     http::{Server, basic, sensitive},
     identity::Identity,
     tls::ClientCertificate,
-    written::{percent_decoded_text, unreadable},
+    written::{self, Authority, unreadable},
 };
 use crate::{api::Reason, measure::MeasureError, names::secret_key::HTTP};
 
@@ -108,38 +109,20 @@ fn parse(text: &str) -> Result<HttpSettings, String> {
     let rest = rest.split('#').next().unwrap_or_default();
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
-    let (credential, host) = match authority.rsplit_once('@') {
-        None => (Credential::None, authority),
-        Some((credentials, host)) => {
-            let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-            let (user, password) = (percent_decoded_text(user)?, percent_decoded_text(password)?);
-            (Credential::Basic { user, password }, host)
+    let Authority { user, password, host, port } = written::authority(authority)?;
+    let credential = match (user, password) {
+        (None, None) => Credential::None,
+        (user, password) => {
+            Credential::Basic { user: user.unwrap_or_default(), password: password.unwrap_or_default() }
         }
     };
-    let (host, port) = match host.strip_prefix('[') {
-        Some(bracketed) => {
-            let (address, port) = bracketed.split_once(']').ok_or("an IPv6 address has no closing ]")?;
-            (address, port)
-        }
-        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    let host = host.filter(|host| is_host(host)).ok_or("its host is no host name")?;
+    let port = match port {
+        None if tls => 443,
+        None => 80,
+        Some(port) => address::port(&port).ok_or("its port must be a number from 1 to 65535")?,
     };
-    if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
-        return Err("its host is no host name".to_owned());
-    }
-    let port = match port.strip_prefix(':') {
-        None if port.is_empty() => {
-            if tls {
-                443
-            } else {
-                80
-            }
-        }
-        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            port.parse().ok().filter(|port: &u16| *port > 0).ok_or("its port must be a number from 1 to 65535")?
-        }
-        _ => return Err("its port must be a number from 1 to 65535".to_owned()),
-    };
-    let server = Server { host: host.to_owned(), port, tls, ca: None, client: None };
+    let server = Server { host, port, tls, ca: None, client: None };
     let (path, query) = (path.trim_end_matches('/').to_owned(), query.to_owned());
     Ok(HttpSettings { server, path, query, credential })
 }

@@ -1,6 +1,7 @@
 //! Connections to the servers that hold events, checkpoints and read models: one module a kind of server, which speaks its protocol and puts its
 //! errors into words. Knows nothing of Projections.
 
+mod address;
 pub mod elasticsearch;
 pub mod http;
 pub mod http_settings;

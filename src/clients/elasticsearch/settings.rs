@@ -10,10 +10,11 @@ use http::HeaderValue;
 use crate::{
     api::Reason,
     clients::{
+        address::{self, is_host},
         http::{Server, basic, sensitive},
         identity::Identity,
         tls::ClientCertificate,
-        written::{percent_decoded_text, unreadable},
+        written::{self, Authority, unreadable},
     },
     measure::MeasureError,
     names::secret_key::ELASTICSEARCH,
@@ -82,16 +83,12 @@ impl ConnectionSettings {
             reason: Reason::SecretKeyMissing,
             message: format!("url or host is missing; these keys are looked for: {}", ELASTICSEARCH.join(", ")),
         })?;
-        if !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
+        if !is_host(&host) {
             return Err(unreadable("host: is no host name; percent-encode special characters in user and password"));
         }
         let port = match written.port.or_else(|| first(&["port"])) {
             None => DEFAULT_PORT,
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|port| *port > 0)
-                .ok_or_else(|| unreadable("port: must be a number from 1 to 65535"))?,
+            Some(port) => address::port(&port).ok_or_else(|| unreadable("port: must be a number from 1 to 65535"))?,
         };
         let tls = match (written.tls, first(&["tls", "ssl"]).map(|text| text.to_ascii_lowercase()).as_deref()) {
             (Some(tls), _) => tls,
@@ -179,22 +176,8 @@ fn parse(text: &str) -> Result<Written, String> {
     if !path.trim_end_matches('/').is_empty() {
         return Err("what follows the port must be left out: a path before the API is not supported".to_owned());
     }
-    let (credentials, host) = authority.rsplit_once('@').map_or((None, authority), |(one, host)| (Some(one), host));
-    let mut written = Written { tls: Some(tls), ..Written::default() };
-    if let Some((user, password)) = credentials.map(|both| both.split_once(':').unwrap_or((both, ""))) {
-        written.user = Some(percent_decoded_text(user)?).filter(|user| !user.is_empty());
-        written.password = Some(percent_decoded_text(password)?).filter(|password| !password.is_empty());
-    }
-    let (host, port) = match host.strip_prefix('[') {
-        Some(bracketed) => {
-            let (address, port) = bracketed.split_once(']').ok_or("an IPv6 address has no closing ]")?;
-            (address, port.strip_prefix(':'))
-        }
-        None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
-    };
-    written.host = Some(host.to_owned()).filter(|host| !host.is_empty());
-    written.port = port.map(str::to_owned);
-    Ok(written)
+    let Authority { user, password, host, port } = written::authority(authority)?;
+    Ok(Written { tls: Some(tls), host, port, user, password })
 }
 
 #[cfg(test)]

@@ -16,11 +16,9 @@ use super::{
     Settings,
     connection::{Connection, text},
     error::{Code, KafkaError},
-    sasl,
-    settings::place,
-    tls,
+    sasl, tls,
 };
-use crate::api::Reason;
+use crate::{api::Reason, clients::address::host_and_port};
 
 /// A topic as the metadata tells it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -264,7 +262,8 @@ impl Client {
     /// Where the connection for metadata leads to a broker that the metadata names, it serves as that broker's.
     pub(super) fn adopt_any(&mut self) {
         let Some(any) = &self.any else { return };
-        let named = self.brokers.iter().find(|(_, (host, port))| place(host, *port) == any.place).map(|(id, _)| *id);
+        let named =
+            self.brokers.iter().find(|(_, (host, port))| host_and_port(host, *port) == any.place).map(|(id, _)| *id);
         if let Some(id) = named
             && !self.connections.contains_key(&id)
             && let Some(any) = self.any.take()

@@ -19,9 +19,8 @@ use tokio_rustls::TlsConnector;
 use super::{
     calls::Call,
     error::{Code, KafkaError},
-    settings::place,
 };
-use crate::api::Reason;
+use crate::{api::Reason, clients::address::host_and_port};
 
 /// What brokers show for us in their logs and quotas.
 pub(super) const CLIENT_ID: &str = "projectionist";
@@ -55,7 +54,7 @@ impl Connection {
         (host, port): (&str, u16),
         by: Instant,
     ) -> Result<Self, KafkaError> {
-        let place = place(host, port);
+        let place = host_and_port(host, port);
         let opened = timeout_at(by, Self::open_stream(tls, host, port, &place)).await;
         let stream = opened.map_err(|_| KafkaError::timed_out(&place, "connecting"))??;
         let mut connection = Self {

@@ -1,12 +1,9 @@
 //! Kafka's settings as the sampler reads them from Secrets.
 
-use super::{
-    Settings,
-    settings::{KEYS, place},
-};
+use super::{Settings, settings::KEYS};
 use crate::{
     api::Reason,
-    clients::{Endpoint, ServerSettings},
+    clients::{Endpoint, ServerSettings, address::host_and_port},
     measure::MeasureError,
 };
 
@@ -32,7 +29,7 @@ impl ServerSettings for Settings {
     }
 
     fn servers(&self) -> Vec<String> {
-        self.bootstrap.iter().map(|(host, port)| place(host, *port)).collect()
+        self.bootstrap.iter().map(|(host, port)| host_and_port(host, *port)).collect()
     }
 
     fn endpoint(&self) -> Endpoint {

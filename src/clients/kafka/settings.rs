@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::clients::tls::ClientCertificate;
+use crate::clients::{address::host_and_port, tls::ClientCertificate};
 
 /// The connection data cannot be read. Holds no secret.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -174,7 +174,7 @@ impl fmt::Display for Settings {
         f.write_str("kafka://")?;
         for (index, (host, port)) in self.bootstrap.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            write!(f, "{comma}{}", place(host, *port))?;
+            write!(f, "{comma}{}", host_and_port(host, *port))?;
         }
         Ok(())
     }
@@ -184,11 +184,6 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self} (tls: {}, sasl: {:?})", self.tls, self.sasl.as_ref().map(|sasl| sasl.mechanism))
     }
-}
-
-/// `host:port`, with brackets around an IPv6 address.
-pub(super) fn place(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// The user that a token stands for. RFC 6750 says of which characters a token is.

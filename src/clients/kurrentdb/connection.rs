@@ -18,13 +18,13 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     ConnectionSettings,
-    settings::Address,
     words::{Trouble, not_the_api, refused},
 };
 use crate::{
     addresses::AddressRules,
     api::Reason,
     clients::{
+        address::Address,
         http::{Stream, permitted},
         tls::verifying,
         words::{by_io, shortened},

@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     api::Reason,
     clients::{
+        address::Address,
         identity::Identity,
         tls::ClientCertificate,
         written::{percent_decoded_text, unreadable},
@@ -36,23 +37,6 @@ const WITHOUT_EFFECT: [&str; 10] = [
     "keepalivetimeout",
     "dnsdiscover",
 ];
-
-/// One server of a cluster.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Address {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
 
 /// How to reach the servers of one cluster as one user. Shows hosts, ports and user, and never the password.
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -116,7 +100,7 @@ impl ConnectionSettings {
                 _ => text.to_owned(),
             };
             for one in text.split(',') {
-                written.servers.push(address(one.trim()).map_err(|why| about(key, why))?);
+                written.servers.push(Address::parse(one.trim(), DEFAULT_PORT).map_err(|why| about(key, why))?);
             }
         } else {
             return Err(MeasureError {
@@ -202,7 +186,7 @@ fn connection_string(text: &str, written: &mut Written) -> Result<(), String> {
         }
     };
     for host in hosts.split(',') {
-        written.servers.push(address(host.trim())?);
+        written.servers.push(Address::parse(host.trim(), DEFAULT_PORT)?);
     }
     parameters.split('&').filter(|parameter| !parameter.is_empty()).try_for_each(|one| parameter(one, written))
 }
@@ -243,30 +227,6 @@ fn boolean(text: &str) -> Option<bool> {
         "false" | "no" | "0" | "disabled" => Some(false),
         _ => None,
     }
-}
-
-fn address(text: &str) -> Result<Address, &'static str> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, port) = bracketed.split_once(']').ok_or("an IPv6 address has no closing ]")?;
-            (host, port.strip_prefix(':'))
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) if !port.contains(':') => (host, Some(port)),
-            _ => (text, None),
-        },
-    };
-    if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
-        return Err("host: is no host name; percent-encode special characters in user and password");
-    }
-    let port =
-        match port {
-            None | Some("") => DEFAULT_PORT,
-            Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or(
-                "port: must be a number from 1 to 65535; percent-encode a : or / in user or password (%3A, %2F)",
-            )?,
-        };
-    Ok(Address { host: host.to_owned(), port })
 }
 
 #[cfg(test)]

@@ -15,12 +15,13 @@ use tokio_rustls::TlsConnector;
 use super::{
     ConnectionSettings,
     protocol::{Decoder, Incoming, Malformed, Message, Payload, is_subject, publish},
-    settings::{Address, Login},
+    settings::Login,
     words::refusal,
 };
 use crate::{
     api::Reason,
     clients::{
+        address::Address,
         tls::verifying,
         words::{by_io, shortened},
     },

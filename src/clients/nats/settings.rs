@@ -9,6 +9,7 @@ use super::nkeys::UserKey;
 use crate::{
     api::Reason,
     clients::{
+        address::Address,
         identity::Identity,
         tls::ClientCertificate,
         written::{percent_decoded, unreadable},
@@ -24,23 +25,6 @@ const NOTATION: &str = "write it as nats://user:password@host:4222, nats://token
 const DEFAULT_PORT: u16 = 4222;
 /// Of a cluster, so many servers may be named.
 const MOST_SERVERS: usize = 8;
-
-/// One server of a cluster.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Address {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
 
 /// How the operator logs in.
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -128,7 +112,7 @@ impl ConnectionSettings {
                 _ => text.to_owned(),
             };
             for one in text.split(',') {
-                written.servers.push(address(one.trim()).map_err(|why| about(key, why))?);
+                written.servers.push(Address::parse(one.trim(), DEFAULT_PORT).map_err(|why| about(key, why))?);
             }
         } else {
             return Err(MeasureError {
@@ -228,7 +212,7 @@ fn urls(text: &str, written: &mut Written) -> Result<(), String> {
                 host
             }
         };
-        written.servers.push(address(host)?);
+        written.servers.push(Address::parse(host, DEFAULT_PORT)?);
     }
     Ok(())
 }
@@ -251,29 +235,6 @@ fn login(credentials: &str, written: &mut Written) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn address(text: &str) -> Result<Address, &'static str> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, port) = bracketed.split_once(']').ok_or("an IPv6 address has no closing ]")?;
-            (host, port.strip_prefix(':'))
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) if !port.contains(':') => (host, Some(port)),
-            _ => (text, None),
-        },
-    };
-    if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
-        return Err("host: is no host name; percent-encode special characters in user, password and token");
-    }
-    let port = match port {
-        None | Some("") => DEFAULT_PORT,
-        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or(
-            "port: must be a number from 1 to 65535; percent-encode a : or / in user, password or token (%3A, %2F)",
-        )?,
-    };
-    Ok(Address { host: host.to_owned(), port })
 }
 
 fn decoded(text: &str) -> Result<String, String> {

@@ -18,10 +18,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{
     ConnectionSettings, classify,
     pooled::is_ours_alone,
-    settings::{self, Host, SslMode, Wanted},
+    settings::{Host, SslMode, Wanted},
     tls,
 };
-use crate::api::Reason;
+use crate::{api::Reason, clients::address::host_and_port};
 
 /// The most notifications that wait to be taken. Further ones are dropped: a client with so many waiting is awake already.
 const MOST_NOTIFICATIONS: usize = 256;
@@ -150,7 +150,7 @@ pub async fn connect(
 
 /// Says which of several servers it is about.
 fn at((host, _, port): &Host, error: ConnectError) -> ConnectError {
-    let at = settings::shown(host, *port);
+    let at = host_and_port(host, *port);
     match error {
         ConnectError::Refused { reason, database, message } => {
             ConnectError::Refused { reason, database, message: format!("{at}, the last that was tried: {message}") }

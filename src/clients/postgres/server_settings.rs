@@ -1,9 +1,9 @@
 //! PostgreSQL's settings as the sampler reads them from Secrets.
 
-use super::{ConnectionSettings, settings::shown};
+use super::ConnectionSettings;
 use crate::{
     api::Reason,
-    clients::{Endpoint, ServerSettings},
+    clients::{Endpoint, ServerSettings, address::host_and_port},
     measure::MeasureError,
     names::secret_key,
 };
@@ -38,7 +38,7 @@ impl ServerSettings for ConnectionSettings {
     }
 
     fn servers(&self) -> Vec<String> {
-        self.hosts.iter().map(|(host, _, port)| shown(host, *port)).collect()
+        self.hosts.iter().map(|(host, _, port)| host_and_port(host, *port)).collect()
     }
 
     fn endpoint(&self) -> Endpoint {

@@ -16,7 +16,7 @@ use super::{
     ConnectError, libpq,
     parameters::{self, Parameters, invalid},
 };
-use crate::clients::tls::ClientCertificate;
+use crate::clients::{address::host_and_port, tls::ClientCertificate};
 
 /// What libpq's `sslmode` says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -143,18 +143,13 @@ impl ConnectionSettings {
 
     /// Host and port of the first host, for messages.
     fn address(&self) -> String {
-        self.hosts.first().map(|(host, _, port)| shown(host, *port)).unwrap_or_default()
+        self.hosts.first().map(|(host, _, port)| host_and_port(host, *port)).unwrap_or_default()
     }
 
     /// Identifies the database, whatever the user: the same text for the same address and name.
     pub fn database(&self) -> String {
         format!("{}/{}", self.address(), self.config.get_dbname().unwrap_or_default())
     }
-}
-
-/// Host and port as an address is written.
-pub(super) fn shown(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 fn ssl_mode(given: &Parameters) -> Result<SslMode, ConnectError> {

@@ -46,7 +46,7 @@ fn what_libpq_takes_is_taken() {
         }
     }
     let several = ConnectionSettings::parse("postgres://shop@a:5433,b,[::1]:5434/events").unwrap();
-    let hosts: Vec<String> = several.hosts.iter().map(|(host, _, port)| shown(host, *port)).collect();
+    let hosts: Vec<String> = several.hosts.iter().map(|(host, _, port)| host_and_port(host, *port)).collect();
     assert_eq!(hosts, ["a:5433", "b:5432", "[::1]:5434"]);
 }
 

@@ -8,10 +8,11 @@ use std::{fmt, sync::Arc};
 use crate::{
     api::Reason,
     clients::{
+        address::{self, is_host},
         http::Server,
         identity::Identity,
         tls::ClientCertificate,
-        written::{percent_decoded_text, unreadable},
+        written::{self, Authority, unreadable},
     },
     measure::MeasureError,
     names::secret_key::RABBITMQ,
@@ -124,12 +125,12 @@ impl ConnectionSettings {
             port = port.or_else(|| Some(after.to_owned()));
             host = name.to_owned();
         }
-        if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
+        if !is_host(&host) {
             return Err("host: is no host name; percent-encode special characters in user and password".to_owned());
         }
         let port: Option<u16> = match port.as_deref() {
             None | Some("") => None,
-            Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or(
+            Some(port) => Some(address::port(port).ok_or(
                 "port: must be a number from 1 to 65535; percent-encode a : or / in user or password (%3A, %2F)",
             )?),
         };
@@ -212,24 +213,8 @@ fn parse(text: &str) -> Result<Written, String> {
     if !matches!(path.trim_end_matches('/'), "" | "/api") {
         return Err("what follows the port must be left out: the management API is asked below /api/, and a path of its own (management.path_prefix) is not supported".to_owned());
     }
-    let mut written = Written { tls: Some(tls.to_string()), ..Written::default() };
-    let host = match authority.rsplit_once('@') {
-        None => authority,
-        Some((credentials, host)) => {
-            let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-            written.user = Some(percent_decoded_text(user)?).filter(|user| !user.is_empty());
-            written.password = Some(percent_decoded_text(password)?).filter(|password| !password.is_empty());
-            host
-        }
-    };
-    if let Some(bracketed) = host.strip_prefix('[') {
-        let (address, port) = bracketed.split_once(']').ok_or("an IPv6 address has no closing ]")?;
-        written.host = Some(address.to_owned());
-        written.port = port.strip_prefix(':').map(str::to_owned);
-    } else if !host.is_empty() {
-        written.host = Some(host.to_owned());
-    }
-    Ok(written)
+    let Authority { user, password, host, port } = written::authority(authority)?;
+    Ok(Written { host, port, user, password, tls: Some(tls.to_string()) })
 }
 
 #[cfg(test)]
