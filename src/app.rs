@@ -10,7 +10,7 @@ use kube::CustomResourceExt as _;
 use crate::{
     api::Projection,
     cli::{Cli, Command, ProjectorArgs, Scope, UninstallArgs},
-    clients::postgres::ConnectionSettings,
+    clients::{self, postgres::ConnectionSettings},
     names::{secret_key, worker_env},
     platform::{
         shutdown::Shutdown,
@@ -34,17 +34,17 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Simulate(args) => simulation::run(&args),
         Command::Version => simulation::print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Operator(args) => {
-            telemetry::start_logging(&args.log)?;
+            telemetry::start_logging(&args.log, &clients::LOG_AT_MOST)?;
             // Threads of their own: what keeps the others busy for some milliseconds delays no answer.
             let serving = runtime(|| {})?;
             runtime(give_way)?.block_on(operator::run(*args, serving.handle().clone()))
         }
         Command::Projector(args) => {
-            telemetry::start_logging(&args.log)?;
+            telemetry::start_logging(&args.log, &clients::LOG_AT_MOST)?;
             runtime(|| {})?.block_on(projector(args))
         }
         Command::Uninstall(args) => {
-            telemetry::start_logging(&args.log)?;
+            telemetry::start_logging(&args.log, &clients::LOG_AT_MOST)?;
             runtime(|| {})?.block_on(remove(args))
         }
     }

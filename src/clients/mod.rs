@@ -20,6 +20,9 @@ mod written;
 
 use crate::measure::MeasureError;
 
+/// Levels of the clients' libraries that no setting may raise. With lower levels `tokio_postgres` logs every parameter, and with it the contents of events.
+pub const LOG_AT_MOST: [&str; 1] = ["tokio_postgres=info"];
+
 /// A kind of server.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ServerKind {

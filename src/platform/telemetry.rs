@@ -30,18 +30,19 @@ pub enum TelemetryError {
     },
 }
 
-/// Starts to write log lines to standard error.
+/// Starts to write log lines to standard error. `at_most` are levels that no setting raises, such as `library=info`.
 ///
 /// # Errors
 /// When the levels cannot be read.
-pub fn start_logging(log: &LogArgs) -> Result<(), TelemetryError> {
+pub fn start_logging(log: &LogArgs, at_most: &[&str]) -> Result<(), TelemetryError> {
     let wrong = || TelemetryError::LogLevel(log.log_level.clone());
     let mut filter = EnvFilter::try_new(&log.log_level).map_err(|_| wrong())?;
     for quiet in quiet_libraries(&log.log_level) {
         filter = filter.add_directive(quiet.parse().map_err(|_| wrong())?);
     }
-    // At lower levels it logs every parameter, and with it the contents of events.
-    let filter = filter.add_directive("tokio_postgres=info".parse().map_err(|_| wrong())?);
+    for level in at_most {
+        filter = filter.add_directive(level.parse().map_err(|_| wrong())?);
+    }
     // The audit log does not depend on the level of the other logs.
     let filter = filter.add_directive("audit=info".parse().map_err(|_| wrong())?);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
