@@ -8,6 +8,7 @@ use kube::{
     runtime::reflector::{self, Store, store::Writer},
 };
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
 };
@@ -24,8 +25,8 @@ use crate::{
     measure::ProjectionKey,
     metrics::{ControllerMetrics, Metrics, ServedMetrics, measured_kind},
     metrics_api::{
-        self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, Offer, Rate, ServeOptions,
-        serving::ServingCertificate,
+        self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, MetricValues, Offer, Rate, Reviews,
+        ServeOptions, serving::ServingCertificate,
     },
     names,
     platform::{
@@ -147,19 +148,21 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
     hold_certificate(&shared, certificate_settings, certificate_tx, unserved_tx, &mut tasks);
     let asked = shared.shutdown.asked();
     tasks.spawn(ok(follow_authorities(shared.client.clone(), authorities_tx, authorities_known, asked)));
-    let sampling = SamplerInputs {
-        projections: shared.projections.clone(),
-        changed,
-        following: shared.following.clone(),
-        secrets: Arc::new(ClusterSecrets::new(shared.client.clone())),
-        addresses: Arc::new(addresses),
-        snapshot: shared.snapshot.clone(),
-        changes: change_tx,
-        first_round: first_round_tx,
-        metrics: sampler_metrics,
-    };
-    let counts = WorkerCountsOfWatches { index: shared.index.clone(), existing: Arc::clone(&shared.existing) };
-    tasks.spawn(ok(sampler::run_with_workers(sampling, Some(Arc::new(counts)), shared.shutdown.asked())));
+    sample(
+        &shared,
+        SamplerInputs {
+            projections: shared.projections.clone(),
+            changed,
+            following: shared.following.clone(),
+            secrets: Arc::new(ClusterSecrets::new(shared.client.clone())),
+            addresses: Arc::new(addresses),
+            snapshot: shared.snapshot.clone(),
+            changes: change_tx,
+            first_round: first_round_tx,
+            metrics: sampler_metrics,
+        },
+        &mut tasks,
+    );
     let values = ServedMetrics::new(shared.snapshot.clone()).knowing(shared.projections.clone());
     let serving = ServeOptions {
         certificate: certificate_rx,
@@ -173,11 +176,7 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
         connection_age: metrics_api::CONNECTION_AGE,
         metrics: api_metrics,
     };
-    let asked = shared.shutdown.asked();
-    let served = serving_threads.spawn(async move {
-        metrics_api::serve(metrics_api_listener, serving, asked).await.map_err(anyhow::Error::from)
-    });
-    tasks.spawn(async move { served.await.context("the metrics API ended abnormally")? });
+    serve(&shared, metrics_api_listener, serving, &serving_threads, &mut tasks);
     let workers = WorkerDefaults { image: worker_image, pull_policy: worker_image_pull_policy, pods: worker_defaults };
     let controller = tokio::spawn(controller::run(
         ControllerInputs {
@@ -200,6 +199,26 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
     ));
     lead(&shared, namespace, leading_tx, following_tx, controller, &mut tasks);
     until_all_have_ended(tasks, &shared.shutdown).await
+}
+
+/// Starts measuring, with the numbers of workers that the watches tell.
+fn sample(shared: &Shared, inputs: SamplerInputs, tasks: &mut Tasks) {
+    let counts = WorkerCountsOfWatches { index: shared.index.clone(), existing: Arc::clone(&shared.existing) };
+    tasks.spawn(ok(sampler::run_with_workers(inputs, Some(Arc::new(counts)), shared.shutdown.asked())));
+}
+
+/// Starts answering the metrics API, on threads of its own.
+fn serve<V: MetricValues, R: Reviews>(
+    shared: &Shared,
+    listener: TcpListener,
+    options: ServeOptions<V, R>,
+    threads: &tokio::runtime::Handle,
+    tasks: &mut Tasks,
+) {
+    let asked = shared.shutdown.asked();
+    let served =
+        threads.spawn(async move { metrics_api::serve(listener, options, asked).await.map_err(anyhow::Error::from) });
+    tasks.spawn(async move { served.await.context("the metrics API ended abnormally")? });
 }
 
 /// A client of the API server, by the kubeconfig or the pod's service account.

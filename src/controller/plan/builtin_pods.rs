@@ -75,18 +75,13 @@ pub(super) fn plan_builtin_pods(
         security_context,
     } = pod.clone().or(default_pod);
     annotations.insert(names::CONFIG_HASH_ANNOTATION.to_owned(), format!("{:016x}", fingerprint(configuration)));
-    let directory = names::PROJECTOR_CONFIG_PATH.rsplit_once('/').map_or("/", |(directory, _)| directory);
-    let resources = resources.as_ref().or(default_resources.as_ref()).map_or_else(
-        || json!({ "requests": { "cpu": "50m", "memory": "32Mi" }, "limits": { "memory": "128Mi" } }),
-        |resources| json!(resources),
-    );
-    let probe = |path: &str, period: u32| json!({ "httpGet": { "path": path, "port": "health", "scheme": "HTTP" }, "periodSeconds": period, "timeoutSeconds": 3 });
+    let mut container = projector(resources.as_ref().or(default_resources.as_ref()), security_context);
+    container["image"] = json!(image);
+    container["imagePullPolicy"] = json!(pull_policy);
     let security_of_pod = pod_security_context.map_or_else(
         || json!({ "runAsNonRoot": true, "runAsUser": WORKER_UID, "runAsGroup": WORKER_UID }),
         Value::Object,
     );
-    let security_of_container =
-        security_context.map_or_else(|| json!({ "readOnlyRootFilesystem": true }), Value::Object);
     let spread = topology_spread_constraints.map_or_else(
         || {
             json!([{
@@ -105,20 +100,7 @@ pub(super) fn plan_builtin_pods(
         // A worker does not speak to the API server, whatever account it runs under.
         "automountServiceAccountToken": false,
         "topologySpreadConstraints": spread,
-        "containers": [{
-            "name": PROJECTOR,
-            "image": image,
-            "imagePullPolicy": pull_policy,
-            "args": ["projector"],
-            "ports": [{ "name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP" }],
-            "livenessProbe": probe("/healthz", 10),
-            "readinessProbe": probe("/readyz", 2),
-            "resources": resources,
-            "securityContext": security_of_container,
-            // The Projection's status reports what ended a worker.
-            "terminationMessagePolicy": "FallbackToLogsOnError",
-            "volumeMounts": [{ "name": CONFIGURATION, "mountPath": directory, "readOnly": true }],
-        }],
+        "containers": [container],
         "volumes": [{
             "name": CONFIGURATION,
             "configMap": { "name": Part::ConfigMap.object_name(&owner.name) },
@@ -136,6 +118,28 @@ pub(super) fn plan_builtin_pods(
     ];
     spec.extend(given.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))));
     (fields(json!({ "labels": labels, "annotations": annotations })), spec)
+}
+
+/// The container, but for its image.
+fn projector(resources: Option<&ResourceRequirements>, security: Option<Map<String, Value>>) -> Value {
+    let directory = names::PROJECTOR_CONFIG_PATH.rsplit_once('/').map_or("/", |(directory, _)| directory);
+    let resources = resources.map_or_else(
+        || json!({ "requests": { "cpu": "50m", "memory": "32Mi" }, "limits": { "memory": "128Mi" } }),
+        |resources| json!(resources),
+    );
+    let probe = |path: &str, period: u32| json!({ "httpGet": { "path": path, "port": "health", "scheme": "HTTP" }, "periodSeconds": period, "timeoutSeconds": 3 });
+    json!({
+        "name": PROJECTOR,
+        "args": ["projector"],
+        "ports": [{ "name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP" }],
+        "livenessProbe": probe("/healthz", 10),
+        "readinessProbe": probe("/readyz", 2),
+        "resources": resources,
+        "securityContext": security.map_or_else(|| json!({ "readOnlyRootFilesystem": true }), Value::Object),
+        // The Projection's status reports what ended a worker.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{ "name": CONFIGURATION, "mountPath": directory, "readOnly": true }],
+    })
 }
 
 fn fields(value: Value) -> Map<String, Value> {

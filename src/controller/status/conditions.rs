@@ -7,15 +7,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::trouble::Trouble;
+use super::{
+    held_back::held_back,
+    trouble::Trouble,
+    verdict::{Verdict, duration, fails, holds, remarkable, unknown},
+};
 use crate::{
     api::{ConditionStatus, ConditionType, HumanDuration, ProjectionStatus, Reason},
     controller::{
         known::{Known, WorkloadView, none_required, target_words, within_target},
         live::WorkerCounts,
     },
-    lag::{BlockingWriter, Cadence, FailedEvent, Note, PassedOver, RetentionRisk, Rewound, SessionInfo},
-    measure::MeasureError,
+    lag::{Cadence, FailedEvent, Note, PassedOver, RetentionRisk, Rewound},
     names,
     platform::registration::Unserved,
     snapshot::Measured,
@@ -25,31 +28,6 @@ use crate::{
 pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Timestamp) -> Vec<Condition> {
     let all = ConditionType::ALL.into_iter().zip(verdicts(known, previous));
     all.map(|(type_, verdict)| condition(type_, verdict, known.generation, previous, now)).collect()
-}
-
-/// A condition before its times are known.
-#[derive(Clone, Debug)]
-struct Verdict {
-    status: ConditionStatus,
-    reason: Reason,
-    message: String,
-}
-
-fn holds(message: &str) -> Verdict {
-    Verdict { status: ConditionStatus::True, reason: Reason::AsExpected, message: message.to_owned() }
-}
-
-/// The condition is true, but an administrator should look at it.
-fn remarkable(reason: Reason, message: String) -> Verdict {
-    Verdict { status: ConditionStatus::True, reason, message }
-}
-
-fn fails(reason: Reason, message: impl Into<String>) -> Verdict {
-    Verdict { status: ConditionStatus::False, reason, message: message.into() }
-}
-
-fn unknown(unknown: &MeasureError) -> Verdict {
-    Verdict { status: ConditionStatus::Unknown, reason: unknown.reason, message: unknown.message.clone() }
 }
 
 /// In the order of [`ConditionType::ALL`].
@@ -110,60 +88,6 @@ fn cadence_breaks_target(cadence: Cadence, within: bool, target: Duration) -> Ve
         HumanDuration(target)
     );
     if within { remarkable(Reason::CadenceBreaksTarget, message) } else { fails(Reason::CadenceBreaksTarget, message) }
-}
-
-/// Whether an open transaction keeps committed events from being read, and which.
-fn held_back(known: &Known<'_>) -> Verdict {
-    let measured = match &known.measured {
-        Err(why) => return unknown(why),
-        Ok(measured) => measured,
-    };
-    match measured.sample.held_by() {
-        Some(writer) => remarkable(
-            Reason::HeldBackByTransaction,
-            format!(
-                "events{} may not be read before a transaction has ended that may still commit an earlier one: {}",
-                measured.sample.head_text().map_or_else(String::new, |(_, safe)| format!(" after position {safe}")),
-                transaction(writer)
-            ),
-        ),
-        None => Verdict {
-            status: ConditionStatus::False,
-            reason: Reason::AsExpected,
-            message: "no event is held back by an open transaction for long".to_owned(),
-        },
-    }
-}
-
-/// Which transaction, what is known of it, and what to do about it. Never the text of its statement.
-fn transaction(writer: &BlockingWriter) -> String {
-    let BlockingWriter { pid, open_for, holds_for, session } = writer;
-    let SessionInfo { application, statement, idle, prepared } = session;
-    let mut known = Vec::new();
-    if let Some(application) = application {
-        known.push(format!("application {application:?}"));
-    }
-    match (statement, idle) {
-        (Some(statement), true) => known.push(format!("idle in transaction after {statement}")),
-        (None, true) => known.push("idle in transaction".to_owned()),
-        (Some(statement), false) => known.push(format!("runs {statement}")),
-        (None, false) => {}
-    }
-    // Longer than this it has been open in any case.
-    known.push(format!("open for {}", duration(open_for.unwrap_or_default().max(*holds_for))));
-    let known = known.join(", ");
-    match (pid, prepared) {
-        (Some(pid), _) => {
-            format!("server process {pid} ({known}); if it hangs, end it with select pg_terminate_backend({pid})")
-        }
-        (None, Some(name)) => {
-            let name = name.replace('\'', "''");
-            format!(
-                "the prepared transaction '{name}' ({known}); end it with commit prepared or rollback prepared '{name}'"
-            )
-        }
-        (None, None) => format!("a prepared transaction ({known}): see pg_prepared_xacts"),
-    }
 }
 
 /// These say that an answer came, though not a usable one.
@@ -339,16 +263,6 @@ fn passed_over(PassedOver { positions, more }: &PassedOver) -> Option<String> {
         "events appeared at positions {}{and_more} after the checkpoint had passed them, so that they may not be handled: look whether the read model has them, handle them by hand or rebuild the read model, and see that each event draws its position from one sequence in the transaction that appends it",
         named.join(", ")
     ))
-}
-
-/// Coarse, so that the message does not change with each sample.
-fn duration(time: Duration) -> String {
-    let minutes = time.as_secs() / 60;
-    match minutes {
-        0 => "less than a minute".to_owned(),
-        1..120 => format!("{minutes} min"),
-        _ => format!("{} h", minutes / 60),
-    }
 }
 
 fn available(known: &Known<'_>) -> Verdict {

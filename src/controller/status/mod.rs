@@ -6,6 +6,7 @@ pub mod announce;
 pub mod conditions;
 pub mod due;
 mod foreign_message;
+mod held_back;
 pub mod report;
 #[cfg(test)]
 pub mod tests;
@@ -13,6 +14,7 @@ pub mod trouble;
 #[cfg(test)]
 mod trouble_tests;
 pub mod urgency;
+mod verdict;
 pub mod writer;
 
 use jiff::Timestamp;
