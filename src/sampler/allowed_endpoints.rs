@@ -66,7 +66,7 @@ mod tests {
     const USER: [(&str, &str); 2] = [("username", "shop"), ("password", "hunter2")];
 
     /// Every kind of server with the key by which a spec could name a host, and the default port.
-    const KINDS: [(ServerKind, &str, u16); 8] = [
+    const KINDS: [(ServerKind, &str, u16); 9] = [
         (ServerKind::Elasticsearch, "host", 9200),
         (ServerKind::Nats, "host", 4222),
         (ServerKind::Postgres, "host", 5432),
@@ -75,10 +75,15 @@ mod tests {
         (ServerKind::Kafka, "bootstrapServers", 9092),
         (ServerKind::KurrentDb, "host", 2113),
         (ServerKind::Prometheus, "url", 80),
+        (ServerKind::Scrape, "url", 80),
     ];
 
     fn place(kind: ServerKind, host: &str) -> String {
-        if kind == ServerKind::Prometheus { format!("http://{host}") } else { host.to_owned() }
+        if matches!(kind, ServerKind::Prometheus | ServerKind::Scrape) {
+            format!("http://{host}")
+        } else {
+            host.to_owned()
+        }
     }
 
     #[tokio::test]
