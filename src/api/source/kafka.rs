@@ -86,3 +86,57 @@ pub struct NamedSecret {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::KafkaIsolation;
+    use crate::api::admit;
+
+    #[test]
+    fn topics_in_kafka_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_projector() {
+        let kafka = || {
+            json!({
+                "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+                "spec": {
+                    "source": {"kafka": {"connection": {"secretRef": {"name": "k"}}, "topics": ["orders"], "group": "list"}},
+                    "lag": {"target": "5s"},
+                },
+            })
+        };
+        let source = admit(kafka()).unwrap().spec.source.kafka.unwrap();
+        assert_eq!((source.isolation, source.offset_reset), (KafkaIsolation::ReadCommitted, None));
+        let postgres = json!({"connection": {"secretRef": {"name": "db"}}, "eventTable": {}});
+        for (pointer, name, value, expected) in [
+            ("/spec/source", "postgres", postgres, "spec.source must name exactly one source"),
+            (
+                "/spec",
+                "checkpoint",
+                json!({"kafkaOffsets": {}}),
+                "spec.source.kafka: either group or spec.checkpoint says",
+            ),
+            (
+                "/spec/source/kafka",
+                "storedOffset",
+                json!("NextToRead"),
+                "spec.source.kafka.storedOffset has no meaning",
+            ),
+            (
+                "/spec",
+                "projector",
+                json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
+                "spec.source.postgres.eventTable is required with spec.projector.builtin",
+            ),
+            ("/spec/source/kafka", "topics", json!([]), "spec.source.kafka.topics must have at least 1 items"),
+            ("/spec/source/kafka", "topics", json!(["a topic"]), "spec.source.kafka.topics[0]"),
+            ("/spec/source/kafka", "isolation", json!("Snapshot"), "spec.source.kafka.isolation"),
+            ("/spec/source/kafka", "offsetReset", json!("Latest"), "spec.source.kafka.offsetReset"),
+        ] {
+            let mut object = kafka();
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            let found = admit(object).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+}
