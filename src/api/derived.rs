@@ -210,6 +210,9 @@ impl ProjectionSpec {
         if let Some(subscription) = self.source.postgres.as_ref().and_then(|source| source.commanded.as_ref()) {
             names.push(("spec.source.postgres.commanded.schema", subscription.schema.clone()));
         }
+        if let Some(processor) = self.source.postgres.as_ref().and_then(|source| source.emmett.as_ref()) {
+            names.push(("spec.source.postgres.emmett.schema", processor.schema.clone()));
+        }
         if let Some(table) = checkpoint {
             names.extend(table_parts(&table.table).into_iter().map(|part| ("spec.checkpoint.readStore.table", part)));
             names.push(("spec.checkpoint.readStore.nameColumn", table.name_column.clone()));

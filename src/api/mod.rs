@@ -32,10 +32,11 @@ pub use read_store::{
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
 pub use source::{
-    Aggregate, AllFilter, CatchUpSubscription, CommandedSubscription, EventTable, HttpConnection, KafkaConnection,
-    KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset,
-    Outbox, PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource,
-    ReplicationSlot, ScrapeSource, ScrapedMetric, SqlQuery, StoredOffset, StreamConsumer, StreamGroup,
+    Aggregate, AllFilter, CatchUpSubscription, CommandedSubscription, EmmettProcessor, EventTable, HttpConnection,
+    KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret,
+    NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource,
+    RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, SqlQuery, StoredOffset, StreamConsumer,
+    StreamGroup,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -130,6 +131,7 @@ mod tests {
             ".source.postgres.connection.clientCertificateSecretRef.name",
             ".source.postgres.connection.secretRef",
             ".source.postgres.connection.secretRef.name",
+            ".source.postgres.emmett.processor",
             ".source.postgres.marten.projection",
             ".source.postgres.messageDb.category",
             ".source.postgres.query.sql",

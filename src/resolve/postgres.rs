@@ -55,14 +55,24 @@ pub(super) fn question(
     source: &PostgresSource,
     key: &ProjectionKey,
 ) -> Result<(PostgresQuestion, Option<CheckpointLocation>), MeasureError> {
-    let PostgresSource { connection: _, event_table, outbox, marten, message_db, commanded, query, replication_slot } =
-        source;
+    let PostgresSource {
+        connection: _,
+        event_table,
+        outbox,
+        marten,
+        message_db,
+        commanded,
+        emmett,
+        query,
+        replication_slot,
+    } = source;
     let kinds = [
         ("eventTable", event_table.is_some()),
         ("outbox", outbox.is_some()),
         ("marten", marten.is_some()),
         ("messageDb", message_db.is_some()),
         ("commanded", commanded.is_some()),
+        ("emmett", emmett.is_some()),
         ("query", query.is_some()),
         ("replicationSlot", replication_slot.is_some()),
     ];
@@ -97,6 +107,10 @@ pub(super) fn question(
     }
     if let Some(subscription) = commanded {
         let consumer = StoreConsumer::Commanded(subscription.clone());
+        return Ok((PostgresQuestion::Consumer(Arc::new(consumer)), None));
+    }
+    if let Some(processor) = emmett {
+        let consumer = StoreConsumer::Emmett(processor.clone());
         return Ok((PostgresQuestion::Consumer(Arc::new(consumer)), None));
     }
     if let Some(query) = query {

@@ -6,6 +6,7 @@ mod certificates;
 mod columns;
 mod commanded;
 mod connections;
+mod emmett;
 mod harness;
 mod held_back;
 mod late;

@@ -6,10 +6,10 @@
 
 use tokio_postgres::{Client, Error, Row, types::Type};
 
-use super::{Look, Looks, count, counted, oldest};
+use super::{Look, Looks, count, counted, in_schema, oldest, regclass};
 use crate::{
     api::{CommandedSubscription, Reason},
-    clients::postgres::{Query, quote_identifier},
+    clients::postgres::Query,
     lag::{LogHead, Note, Position},
     measure::MeasureError,
     sources::postgres::{counting::scan_limit, event_log::event_time},
@@ -19,14 +19,11 @@ use crate::{
 pub(super) const EXPECTED: &str = "EventStore for Elixir 1.2 or newer makes streams, stream_events, events and subscriptions (mix event_store.init, event_store.migrate): is spec.source.postgres.commanded.schema its schema, and does the connection name its database?";
 
 const ALL: &str = "$all";
+const TABLES: [&str; 4] = ["streams", "subscriptions", "stream_events", "events"];
 
 /// The tables that are read.
 pub(super) fn tables(schema: &str) -> Vec<String> {
-    ["streams", "subscriptions", "stream_events", "events"].map(|table| in_schema(schema, table)).into()
-}
-
-fn in_schema(schema: &str, table: &str) -> String {
-    format!("{}.{}", quote_identifier(schema), quote_identifier(table))
+    TABLES.map(|table| in_schema(schema, table)).into()
 }
 
 /// Looks once at all subscriptions.
@@ -54,11 +51,9 @@ pub(super) async fn look(
 /// `$1`, `$2`: streams and subscriptions. `$3`: up to how many events are counted for each. A subscriber holds an advisory lock of the session, whose
 /// key is the subscription's id, with that of the table in all but old versions.
 fn statement(schema: &str) -> String {
-    let [streams, subscriptions, stream_events, events] =
-        ["streams", "subscriptions", "stream_events", "events"].map(|table| in_schema(schema, table));
-    let literal = |table: &str| format!("'{}'::regclass", table.replace('\'', "''"));
+    let [streams, subscriptions, stream_events, events] = TABLES.map(|table| in_schema(schema, table));
     let secured = [&streams, &subscriptions, &stream_events, &events]
-        .map(|table| format!("pg_catalog.row_security_active({})", literal(table)))
+        .map(|table| format!("pg_catalog.row_security_active({})", regclass(table)))
         .join(" or ");
     let created_at = event_time("created_at", None).measurable;
     format!(
@@ -85,8 +80,8 @@ fn statement(schema: &str) -> String {
              where e.stream_id = s.stream_id and e.stream_version > coalesce(n.last_seen, 0) and n.subscription_id is not null
              order by e.stream_version limit 1) o on true
          order by a.index",
-        log = literal(&streams),
-        locks = literal(&subscriptions),
+        log = regclass(&streams),
+        locks = regclass(&subscriptions),
     )
 }
 
@@ -121,6 +116,7 @@ fn read(row: &Row, subscription: &CommandedSubscription, limit: i64) -> Result<R
         checkpoint: subscribed.then_some(checkpoint),
         pending,
         held_back: 0,
+        blocked_by: None,
         oldest: oldest(row.try_get::<_, Option<bool>>(9)?.unwrap_or(false), row.try_get(8)?),
         written: u64::try_from(head.0).unwrap_or(0),
         notes: without.then(|| Note::NoConsumer(format!("events wait, and no process holds the lock of subscription {subscription}: no node of the application handles them").into())).into_iter().collect(),

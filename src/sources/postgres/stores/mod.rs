@@ -2,6 +2,7 @@
 //! checkpoint and events in one snapshot. One file a library holds the statement and what the answer means.
 
 mod commanded;
+mod emmett;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,12 +14,12 @@ use tokio_postgres::{Client, Error, Row};
 
 use super::{Answer, AskRef, counting::Oldest};
 use crate::{
-    api::{CommandedSubscription, Reason},
+    api::{CommandedSubscription, EmmettProcessor, Reason},
     clients::postgres::{
-        Live, classify,
+        Live, classify, quote_identifier,
         row_security::{self, Visibility},
     },
-    lag::{CheckpointState, Head, LogHead, Note, Pending, Position, Sample},
+    lag::{BlockingWriter, CheckpointState, Head, LogHead, Note, Pending, Position, Sample},
     measure::MeasureError,
     resolve::StoreConsumer,
 };
@@ -28,6 +29,8 @@ use crate::{
 pub(super) enum StoreKey {
     /// An EventStore of Elixir, by its schema.
     Commanded(String),
+    /// An event store of Emmett, by its schema.
+    Emmett(String),
 }
 
 impl StoreKey {
@@ -35,13 +38,14 @@ impl StoreKey {
     pub(super) fn of(consumer: &StoreConsumer) -> Self {
         match consumer {
             StoreConsumer::Commanded(subscription) => Self::Commanded(subscription.schema.clone()),
+            StoreConsumer::Emmett(processor) => Self::Emmett(processor.schema.clone()),
         }
     }
 
     /// The store in a message.
     fn shown(&self) -> String {
         match self {
-            Self::Commanded(schema) => format!("event store in schema {schema}"),
+            Self::Commanded(schema) | Self::Emmett(schema) => format!("event store in schema {schema}"),
         }
     }
 
@@ -49,6 +53,7 @@ impl StoreKey {
     fn expected(&self) -> &'static str {
         match self {
             Self::Commanded(_) => commanded::EXPECTED,
+            Self::Emmett(_) => emmett::EXPECTED,
         }
     }
 
@@ -56,6 +61,7 @@ impl StoreKey {
     fn tables(&self) -> Vec<String> {
         match self {
             Self::Commanded(schema) => commanded::tables(schema),
+            Self::Emmett(schema) => emmett::tables(schema),
         }
     }
 }
@@ -64,6 +70,8 @@ impl StoreKey {
 pub(super) struct Store {
     key: StoreKey,
     consumers: HashMap<Arc<StoreConsumer>, Seen>,
+    /// Of Emmett.
+    partitions: emmett::Partitions,
 }
 
 /// What was seen of one consumer's events at the last look.
@@ -85,6 +93,8 @@ struct Look {
     pending: Pending,
     /// The part of it that no consumer may read yet.
     held_back: u64,
+    /// The transaction that must end before they may.
+    blocked_by: Option<BlockingWriter>,
     oldest: Oldest,
     /// Grows by one with each event, while the table is the same.
     written: u64,
@@ -103,7 +113,7 @@ struct Looks {
 impl Store {
     /// A store that was not looked at yet.
     pub(super) fn new(key: StoreKey) -> Self {
-        Self { key, consumers: HashMap::new() }
+        Self { key, consumers: HashMap::new(), partitions: HashMap::new() }
     }
 
     /// One answer for each projection.
@@ -133,19 +143,20 @@ impl Store {
     }
 
     async fn look(
-        &self,
+        &mut self,
         client: &Client,
         consumers: &[Arc<StoreConsumer>],
     ) -> Result<Vec<Result<Look, MeasureError>>, MeasureError> {
         let asked = match &self.key {
             StoreKey::Commanded(schema) => {
-                let subscriptions: Vec<&CommandedSubscription> = consumers
-                    .iter()
-                    .map(|consumer| match &**consumer {
-                        StoreConsumer::Commanded(subscription) => subscription,
-                    })
-                    .collect();
+                let subscriptions: Vec<&CommandedSubscription> =
+                    consumers.iter().filter_map(|consumer| consumer.commanded()).collect();
                 commanded::look(client, schema, &subscriptions).await
+            }
+            StoreKey::Emmett(schema) => {
+                let processors: Vec<&EmmettProcessor> =
+                    consumers.iter().filter_map(|consumer| consumer.emmett()).collect();
+                emmett::look(client, schema, &processors, &mut self.partitions).await
             }
         };
         let Looks { replica, row_security, looks } = asked.map_err(|error| self.failed(&error))?;
@@ -190,6 +201,7 @@ impl Store {
             staleness,
             ahead_of_clock,
             held_back: look.held_back,
+            blocked_by: look.blocked_by,
             notes: look.notes,
             ..Sample::new(at, head, CheckpointState::Committed(vec![checkpoint]), Some(look.pending), arrived)
         }
@@ -236,6 +248,16 @@ fn oldest(found: bool, age: Option<f64>) -> Oldest {
         (true, None) => Oldest::Unknown,
         (true, Some(age)) => Oldest::Age(age),
     }
+}
+
+/// A table, quoted.
+fn in_schema(schema: &str, table: &str) -> String {
+    format!("{}.{}", quote_identifier(schema), quote_identifier(table))
+}
+
+/// A quoted table's identity, as SQL.
+fn regclass(quoted: &str) -> String {
+    format!("'{}'::regclass", quoted.replace('\'', "''"))
 }
 
 /// A count that is never negative.
