@@ -1,7 +1,7 @@
 //! The cluster as a test sees it.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,20 +12,13 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::binaries::Binaries;
-use crate::instance::{Instance, target_dir, workspace};
-use crate::kafka::Kafka;
-use crate::nats::Nats;
+use crate::instance::{Instance, target_dir};
+use crate::launch::{launch, prune_logs, supervisor_program};
 use crate::network;
 use crate::options::ClusterOptions;
-use crate::postgres::Postgres;
-use crate::rabbitmq::RabbitMq;
-use crate::redis::Redis;
-use crate::supervise::Report;
 
 /// Names a cluster that `make cluster` keeps up, for tests to use instead of one of their own.
 pub const REUSE_VARIABLE: &str = "PROJECTIONIST_CLUSTER";
-/// How many directories of earlier test clusters' logs are kept.
-const KEPT_LOGS: usize = 10;
 
 /// A running cluster. Dropping it takes it down if this process started it; so does the death of this process.
 #[derive(Debug)]
@@ -228,46 +221,6 @@ impl Cluster {
         import(&self.instance, archive)
     }
 
-    /// A PostgreSQL server on the node's address, which pods reach, too.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn postgres(&self) -> Result<Postgres> {
-        Postgres::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
-    }
-
-    /// A Redis server on the node's address, which pods reach, too. Its default user needs no password.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn redis(&self) -> Result<Redis> {
-        Redis::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
-    }
-
-    /// A Kafka broker on the node's address, which pods reach, too, without TLS.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn kafka(&self) -> Result<Kafka> {
-        Kafka::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
-    }
-
-    /// A NATS server on the node's address, which pods reach, too, with lines of configuration as in [`Nats::with`].
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn nats(&self, configuration: &str) -> Result<Nats> {
-        Nats::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS, configuration)
-    }
-
-    /// A RabbitMQ server on the node's address, which pods reach, too.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn rabbitmq(&self) -> Result<RabbitMq> {
-        RabbitMq::in_network(&self.instance.network_namespace(), network::NODE_ADDRESS)
-    }
-
     /// Kills one program of the cluster, such as `kube-apiserver` or `kubelet`; the supervisor starts it again.
     ///
     /// # Errors
@@ -377,80 +330,6 @@ fn text_of(what: &str, output: &Output) -> Result<String> {
         bail!("`{what}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Starts the supervisor and waits for its verdict.
-fn launch(program: &Path, instance: &Instance, options: &ClusterOptions, until_stdin_closes: bool) -> Result<Child> {
-    let mut command = Command::new(program);
-    command.args(["supervise", "--name", instance.name(), "--dir"]).arg(instance.dir()).args(options.to_arguments());
-    if until_stdin_closes {
-        command.arg("--until-stdin-closes").stdin(Stdio::piped());
-    } else {
-        command.stdin(Stdio::null());
-    }
-    // Its standard error must not be ours: a reader of ours would wait for a cluster that stays up.
-    let mut supervisor = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("starting {}", program.display()))?;
-    let reports = supervisor.stdout.take().context("the supervisor has no output")?;
-    for line in BufReader::new(reports).lines() {
-        match serde_json::from_str(&line?)? {
-            Report::Progress(text) => crate::say(&text),
-            Report::Ready => return Ok(supervisor),
-            Report::Failed(text) => {
-                let _ = supervisor.wait();
-                bail!("the test cluster {:?} did not come up: {text}", instance.name());
-            }
-        }
-    }
-    let status = supervisor.wait()?;
-    bail!(
-        "the supervisor of the test cluster {:?} ended ({status}) without a word; logs: {}",
-        instance.name(),
-        instance.logs().display()
-    )
-}
-
-/// The `test-cluster` program beside the running test, built first if its sources are newer.
-fn supervisor_program() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("finding the running program")?;
-    let profile = own
-        .ancestors()
-        .find(|dir| dir.join("deps").is_dir())
-        .map_or_else(|| target_dir().join("debug"), Path::to_owned);
-    let program = profile.join("test-cluster");
-    let built = std::fs::metadata(&program).and_then(|file| file.modified()).ok();
-    let sources = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).into_iter().flatten().flatten();
-    let newest = sources.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max();
-    if built.is_some() && newest <= built {
-        return Ok(program);
-    }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "test-cluster", "--bin", "test-cluster"]).current_dir(workspace());
-    if let Some(name) = profile.file_name().filter(|name| *name != "debug") {
-        cargo.arg("--profile").arg(name);
-    }
-    let output = cargo.stdin(Stdio::null()).output().context("running cargo")?;
-    text_of("cargo build --package test-cluster", &output)?;
-    Ok(program)
-}
-
-/// Keeps the logs of the last few test clusters.
-fn prune_logs(root: &Path) {
-    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    let mut old: Vec<(SystemTime, PathBuf)> = entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("test-"))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    old.sort();
-    for (_, path) in old.iter().rev().skip(KEPT_LOGS) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if Instance::running(&name).is_err() {
-            let _ = std::fs::remove_dir_all(path);
-        }
-    }
 }
 
 /// Processes that stand still until this is dropped.

@@ -9,7 +9,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 use crate::binaries::cache_dir;
-use crate::packages;
+use crate::{kept, packages};
 
 /// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server with all its processes and removes its files.
 const KEEPER: &str = r#"
@@ -81,12 +80,9 @@ impl Elasticsearch {
     /// # Errors
     /// When Java or Maven is missing, or the server does not start; the message holds the end of its log.
     pub fn on_loopback(distribution: Distribution, users: &[(&str, &str)]) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let programs = programs(distribution)?;
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = distribution.name();
-        let root = std::env::temp_dir().join(format!("test-{name}-{}-{count}", std::process::id()));
-        let _ = fs::remove_dir_all(&root);
+        let root = kept::directory(name)?;
         for part in ["config", "data", "logs", "tmp"] {
             fs::create_dir_all(root.join(part)).with_context(|| format!("creating {}", root.display()))?;
         }

@@ -21,7 +21,9 @@ mod eventually;
 pub mod images;
 pub mod instance;
 pub mod kafka;
+mod kept;
 mod kernel;
+mod launch;
 pub mod nats;
 pub mod network;
 mod operator;
@@ -35,6 +37,7 @@ pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
 mod redis_cluster;
+mod servers;
 pub mod supervise;
 pub mod teardown;
 

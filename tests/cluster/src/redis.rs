@@ -5,24 +5,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::Signal;
 
-use crate::{network, packages, processes};
-
-/// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server and removes its files.
-pub(crate) const KEEPER: &str = r#"
-trap '' INT TERM HUP
-cat > /dev/null
-[ "$(readlink "/proc/$1/cwd")" = "$2" ] && kill -KILL "$1"
-rm -rf "$2"
-"#;
+use crate::kept::{self, Kept};
+use crate::{network, packages};
 
 /// What the server answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,11 +44,9 @@ impl Answer {
 /// A running (or paused) server.
 #[derive(Debug)]
 pub struct Redis {
-    root: PathBuf,
     network: Option<PathBuf>,
     address: SocketAddr,
-    server: Child,
-    keeper: Child,
+    kept: Kept,
 }
 
 impl Redis {
@@ -108,20 +95,8 @@ impl Redis {
     }
 
     fn create(network: Option<PathBuf>, host: &str, configuration: &str, arguments: &[&str]) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let program = packages::redis_server()?;
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let root = std::env::temp_dir().join(format!("test-redis-{}-{count}", std::process::id()));
-        // One of that name is of an earlier process with this number.
-        let _ = fs::remove_dir_all(&root);
-        fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
-        let root = root.canonicalize()?;
-        let ask = || TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr());
-        let address = match &network {
-            Some(network) => network::inside(network, ask)?,
-            None => ask(),
-        }
-        .with_context(|| format!("finding a free port at {host}"))?;
+        let root = kept::directory("redis")?;
+        let address = kept::free_address(network.as_deref(), host)?;
         let port = address.port().to_string();
         let settings = format!(
             "bind {host}\nport {port}\nsave \"\"\nappendonly no\ndir {}\nlogfile {}\n{}\n",
@@ -130,38 +105,12 @@ impl Redis {
             configuration.replace("{port}", &port),
         );
         fs::write(root.join("redis.conf"), settings)?;
-        let mut server = match &network {
-            Some(network) => network::command_inside(network, program),
-            None => Command::new(program),
-        };
-        let server = server
-            .arg(root.join("redis.conf"))
-            .args(arguments)
-            .current_dir(&root)
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting redis-server")?;
-        let keeper = Command::new("sh")
-            .args(["-c", KEEPER, "keeper", &server.id().to_string()])
-            .arg(&root)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting the server's keeper")?;
-        let mut redis = Self { root, network, address, server, keeper };
-        let until = Instant::now() + Duration::from_secs(60);
-        while redis.dial().is_err() {
-            if Instant::now() > until || redis.server.try_wait()?.is_some() {
-                bail!("redis-server does not listen at {address}: {}", redis.log());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(redis)
+        let mut command = kept::command(network.as_deref(), packages::redis_server()?);
+        let mut kept = Kept::start(root.clone(), command.arg(root.join("redis.conf")).args(arguments))?;
+        kept.wait_until(&format!("redis-server does not listen at {address}"), |_| {
+            dial(network.as_deref(), address).is_ok()
+        })?;
+        Ok(Self { network, address, kept })
     }
 
     /// Where the server listens.
@@ -196,7 +145,7 @@ impl Redis {
     /// # Errors
     /// When the server is away or refuses one of them.
     pub fn run_all(&self, commands: &[&[&str]]) -> Result<Vec<Answer>> {
-        let mut stream = self.dial()?;
+        let mut stream = dial(self.network.as_deref(), self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut request = String::new();
         for words in commands {
@@ -212,49 +161,34 @@ impl Redis {
 
     /// Stops the server where it is: connections stay open and nothing answers.
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        self.kept.pause();
     }
 
     /// Lets a paused server go on.
     pub fn resume(&self) {
-        self.signal(Signal::CONT);
+        self.kept.resume();
     }
 
     /// Ends the server at once. Its data is lost.
     pub fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        let _ = self.server.wait();
+        self.kept.kill();
     }
 
     /// What the server wrote to its log.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.root.join("log")).unwrap_or_default()
-    }
-
-    /// Connects from whichever network the caller is in: a socket stays in the network that it was made in.
-    fn dial(&self) -> Result<TcpStream> {
-        let dial = || TcpStream::connect_timeout(&self.address, Duration::from_secs(10));
-        let stream = match &self.network {
-            Some(network) => network::inside(network, dial)?,
-            None => dial(),
-        };
-        stream.with_context(|| format!("connecting to Redis at {}", self.address))
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Ok(pid) = i32::try_from(self.server.id()) {
-            processes::signal(pid, signal);
-        }
+        self.kept.log()
     }
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-        drop(self.keeper.stdin.take());
-        let _ = self.keeper.wait();
-    }
+/// Connects from whichever network the caller is in: a socket stays in the network that it was made in.
+fn dial(network: Option<&Path>, address: SocketAddr) -> Result<TcpStream> {
+    let dial = || TcpStream::connect_timeout(&address, Duration::from_secs(10));
+    let stream = match network {
+        Some(network) => network::inside(network, dial)?,
+        None => dial(),
+    };
+    stream.with_context(|| format!("connecting to Redis at {address}"))
 }
 
 fn answer(reader: &mut impl BufRead) -> Result<Answer> {

@@ -10,14 +10,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{network, packages};
+use crate::{kept, network, packages};
 
 pub use amqp::Consumer;
 
@@ -77,18 +76,12 @@ impl RabbitMq {
     }
 
     fn create(network: Option<PathBuf>, host: &str, configuration: &str) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = packages::rabbitmq_server()?;
         let inside = |program: &Path| match &network {
             Some(network) => network::command_inside(network, program),
             None => Command::new(program),
         };
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let root = std::env::temp_dir().join(format!("test-rabbitmq-{}-{count}", std::process::id()));
-        // One of that name is of an earlier process with this number.
-        let _ = fs::remove_dir_all(&root);
-        fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
-        let root = root.canonicalize()?;
+        let root = kept::directory("rabbitmq")?;
         let ask = || -> Result<[u16; 4]> {
             Ok([free_port(host)?, free_port(host)?, free_port("127.0.0.1")?, free_port("127.0.0.1")?])
         };
