@@ -30,3 +30,4 @@ pub mod simulate;
 pub mod simulation;
 pub mod snapshot;
 pub mod sources;
+pub mod store_health;

@@ -14,6 +14,7 @@ use crate::{
     api::Reason,
     lag::{Assessment, Sample},
     measure::MeasureError,
+    store_health::{StoreId, StoreObservation},
 };
 
 /// A sample together with what was made of it.
@@ -40,6 +41,8 @@ pub struct Observation {
     pub measured: Option<Arc<Measured>>,
     /// The workers to ask for while there is no measurement to act on, where the spec wants that (`lag.onUnknown: Fallback`).
     pub fallback: Option<u32>,
+    /// The read store that its workers write to; absent where the spec names none, or it is not known yet which it is.
+    pub read_store: Option<StoreId>,
     /// Why the newest attempt failed, if it did; also set before the first attempt (`NotMeasuredYet`).
     pub failure: Option<MeasureError>,
 }
@@ -67,17 +70,27 @@ impl Observation {
 /// The projections of one namespace, by name.
 pub type Observations = BTreeMap<Arc<str>, Arc<Observation>>;
 
+/// The read stores that projections name.
+pub type StoreObservations = HashMap<StoreId, Arc<StoreObservation>>;
+
 /// What is known of all projections at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// By namespace. Maps are shared between snapshots until they change.
     pub namespaces: HashMap<Arc<str>, Arc<Observations>>,
+    /// Each once, however many projections share it.
+    pub read_stores: Arc<StoreObservations>,
 }
 
 impl Snapshot {
     /// One projection.
     pub fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Observation>> {
         self.namespaces.get(namespace)?.get(name)
+    }
+
+    /// The read store of one projection.
+    pub fn read_store_of(&self, observation: &Observation) -> Option<&Arc<StoreObservation>> {
+        self.read_stores.get(&observation.read_store?)
     }
 }
 

@@ -254,10 +254,19 @@ fn no_room_knows_what_it_must_not() {
 
 #[test]
 fn only_those_who_speak_to_servers_use_clients() {
-    // The sampler's planner makes what others ask with, and its secrets become settings.
-    let may = ["sources", "read_stores", "projector", "app", "clients", "sampler::planner", "sampler::secrets"];
+    // The sampler's planner and what it opens make what others ask with, and its secrets become settings.
+    let may = [
+        "sources",
+        "read_stores",
+        "projector",
+        "app",
+        "clients",
+        "sampler::opened",
+        "sampler::planner",
+        "sampler::secrets",
+    ];
     // These tell servers apart, and speak to none.
-    let may_name = ["resolve", "sampler::grouping", "sampler::checkpoints"];
+    let may_name = ["resolve", "sampler::grouping", "sampler::checkpoints", "sampler::stores"];
     let modules = modules();
     for (module, code) in &modules {
         let used = paths(module, code).into_iter().filter(|path| within(path, "clients"));

@@ -9,6 +9,8 @@ pub enum ConditionType {
     Ready,
     /// The event source and the read store answer.
     SourceReachable,
+    /// The read store answers, whether or not a checkpoint is read from it.
+    ReadStoreReachable,
     /// Head and checkpoint make sense together, so lag is a number.
     LagKnown,
     /// No event waits longer than `lag.target`.
@@ -23,9 +25,10 @@ pub enum ConditionType {
 
 impl ConditionType {
     /// Every condition, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ready,
         Self::SourceReachable,
+        Self::ReadStoreReachable,
         Self::LagKnown,
         Self::WithinTarget,
         Self::Progressing,
@@ -38,6 +41,7 @@ impl ConditionType {
         match self {
             Self::Ready => "Ready",
             Self::SourceReachable => "SourceReachable",
+            Self::ReadStoreReachable => "ReadStoreReachable",
             Self::LagKnown => "LagKnown",
             Self::WithinTarget => "WithinTarget",
             Self::Progressing => "Progressing",

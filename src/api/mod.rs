@@ -10,6 +10,7 @@ mod derived;
 mod duration;
 mod projector;
 mod read_store;
+mod read_store_status;
 mod scaling;
 mod shards;
 mod source;
@@ -28,6 +29,9 @@ pub use read_store::{
     Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, DocumentLocation, ElasticsearchCheckpoint,
     ElasticsearchReadStore, KafkaOffsetsTable, OffsetsLocation, PostgresReadStore, ReadStore, ReadStoreLimits,
     RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore, TableLocation,
+};
+pub use read_store_status::{
+    ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreState, ReadStoreStatus, WriteQueueStatus,
 };
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;

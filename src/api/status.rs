@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ReadStoreStatus;
+
 /// What is known about a Projection. A field that is absent is unknown, never zero.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,7 +50,10 @@ pub struct ProjectionStatus {
     /// Events that appeared at positions which the checkpoint had passed already; absent where none are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passed_over: Option<PassedOverStatus>,
-    /// Ready, SourceReachable, LagKnown, WithinTarget, Progressing, HeldBack, Available.
+    /// The read store as the operator reaches it; absent without `spec.readStore`, and while it is not known which it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_store: Option<ReadStoreStatus>,
+    /// Ready, SourceReachable, ReadStoreReachable, LagKnown, WithinTarget, Progressing, HeldBack, Available.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

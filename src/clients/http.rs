@@ -134,6 +134,11 @@ impl HttpClient {
         Self { server, addresses, not_this_server, connection: None }
     }
 
+    /// A connection is open, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.requests.is_ready())
+    }
+
     /// Sends the request and reads the answer to its end.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ mod tls;
 mod words;
 mod written;
 
-use crate::measure::MeasureError;
+use crate::{measure::MeasureError, store_health::StoreName};
 
 /// Levels of the clients' libraries that no setting may raise. With lower levels `tokio_postgres` logs every parameter, and with it the contents of events.
 pub const LOG_AT_MOST: [&str; 1] = ["tokio_postgres=info"];
@@ -83,6 +83,26 @@ impl Endpoint {
             Self::KurrentDb(identity) => identity.settings().to_string(),
             Self::Prometheus(identity) | Self::Scrape(identity) => identity.settings().to_string(),
         }
+    }
+
+    /// The read store that it is, for the labels of metrics; `None` where it holds events only.
+    pub fn store_name(&self) -> Option<StoreName> {
+        let (kind, server, user) = match self {
+            Self::Elasticsearch(identity) => {
+                ("elasticsearch", identity.settings().authority(), identity.settings().user())
+            }
+            Self::Postgres(identity) => ("postgres", identity.settings().database(), identity.settings().user()),
+            Self::Redis(identity) => ("redis", identity.settings().address(), identity.settings().user()),
+            Self::Nats(_)
+            | Self::RabbitMq(_)
+            | Self::Kafka(_)
+            | Self::KurrentDb(_)
+            | Self::Prometheus(_)
+            | Self::Scrape(_) => {
+                return None;
+            }
+        };
+        Some(StoreName { kind, server: server.into(), user: user.unwrap_or_default().into() })
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::{
     existing::{ExistingWorkloads, Look},
     index::{CONFIRM_WITHIN, LiveIndex},
-    known::WorkloadView,
+    known::{ReadStoreView, WorkloadView},
     live::{Live, is_older},
     memory::Memory,
     obstacles::{Refused, obstacle},
@@ -27,12 +27,12 @@ use super::{
     unapplied::Unapplied,
 };
 use crate::{
-    api::{Projection, ProjectionStatus, Reason},
+    api::{Projection, ProjectionStatus, ReadStoreStatus, Reason},
     measure::{MeasureError, ProjectionKey},
     platform::registration::Unserved,
     required_workers::RequiredWorkers,
     resolve::{Invalid, Stated, Validated, Workload, validate},
-    snapshot::{Measured, Observation, SharedSnapshot},
+    snapshot::{Measured, Observation, SharedSnapshot, Snapshot},
 };
 
 /// The least wait before an object is looked at again that only an answer of the API server described.
@@ -73,6 +73,8 @@ pub(super) struct Gathered {
     pub(super) replicas: Result<Option<i32>, Unapplied>,
     /// What was measured of this very Projection.
     pub(super) observation: Option<Arc<Observation>>,
+    /// The read store; absent where the spec names none.
+    pub(super) read_store: Option<ReadStoreView>,
     /// The APIServices that do not lead to this operator; absent while that is not known.
     pub(super) unserved: Option<Unserved>,
     /// When it was gathered.
@@ -97,7 +99,11 @@ impl Gatherer {
         let spec = validate(&projection);
         let objects = self.objects(key);
         let (workload, target) = self.workload(key, spec.as_ref().ok(), &objects, &uid);
-        let observation = self.snapshot.load().get(&key.namespace, &key.name).cloned();
+        let (snapshot, now) = (self.snapshot.load(), Instant::now());
+        let observation =
+            snapshot.get(&key.namespace, &key.name).filter(|observation| *observation.uid == *uid).cloned();
+        let named = projection.spec.read_store.as_ref();
+        let read_store = named.map(|_| read_store(&snapshot, observation.as_deref(), now));
         let obstacle = match (&workload, &target) {
             (Look::NotYet, _) | (_, ScaleTarget::Own) => None,
             (workload, ScaleTarget::Existing(kind, name)) => {
@@ -107,9 +113,10 @@ impl Gatherer {
         let mut gathered = Gathered {
             owner: Owner { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: uid.clone() },
             replicas: Ok(found(&workload).and_then(|live| live.workers.desired)),
-            observation: observation.filter(|observation| *observation.uid == *uid),
+            observation,
+            read_store,
             unserved: self.unserved.borrow().clone(),
-            now: Instant::now(),
+            now,
             key: key.clone(),
             stated: Stated::of(&projection),
             projection,
@@ -166,6 +173,23 @@ impl Gatherer {
                 (ours(objects, Part::Deployment, uid).map_or(Look::Missing, Look::Found), ScaleTarget::Own)
             }
         }
+    }
+}
+
+/// The read store of a Projection that names one.
+fn read_store(snapshot: &Snapshot, observation: Option<&Observation>, now: Instant) -> ReadStoreView {
+    match observation.and_then(|observation| snapshot.read_store_of(observation)) {
+        Some(store) => ReadStoreView { status: store.status(now), why: store.current(now).err() },
+        // Most likely a Secret cannot be read.
+        None => ReadStoreView {
+            status: ReadStoreStatus::default(),
+            why: Some(observation.and_then(|observation| observation.failure.clone()).unwrap_or_else(|| {
+                MeasureError {
+                    reason: Reason::NotMeasuredYet,
+                    message: "the read store has not been asked yet".to_owned(),
+                }
+            })),
+        },
     }
 }
 

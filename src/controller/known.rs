@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::{live::WorkerCounts, status::trouble::Trouble};
-use crate::{api::Reason, measure::MeasureError, snapshot::Measured};
+use crate::{
+    api::{ReadStoreStatus, Reason},
+    measure::MeasureError,
+    snapshot::Measured,
+};
 
 /// Why the Projection does not run as asked, as far as the cluster is concerned.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,6 +29,15 @@ pub enum WorkloadView {
     Absent,
     /// It exists.
     Present(WorkerCounts),
+}
+
+/// The read store that `spec.readStore` names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadStoreView {
+    /// What is known of it.
+    pub status: ReadStoreStatus,
+    /// Why it is not known to be healthy; absent where it is.
+    pub why: Option<MeasureError>,
 }
 
 /// What is known now.
@@ -56,6 +69,8 @@ pub struct Known<'a> {
     pub measured: Result<&'a Measured, MeasureError>,
     /// Why the newest attempt to measure failed, if it did.
     pub failure: Option<&'a MeasureError>,
+    /// The read store; absent where the spec names none.
+    pub read_store: Option<ReadStoreView>,
     /// Why the autoscaler that the operator makes cannot read the operator's metrics, if it cannot.
     pub metrics_not_served: Option<String>,
     /// Why the autoscaler does not scale.

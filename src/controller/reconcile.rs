@@ -266,6 +266,7 @@ fn known(gathered: &Gathered) -> Known<'_> {
         unapplied: false,
         measured: gathered.measured(),
         failure: gathered.observation_of_this_spec().and_then(|observation| observation.failure.as_ref()),
+        read_store: gathered.read_store.clone(),
         metrics_not_served: None,
         autoscaler_inactive: None,
     }

@@ -105,10 +105,11 @@ impl Scene {
             labels: Arc::default(),
             measured: Some(Arc::new(measured)),
             fallback: None,
+            read_store: None,
             failure: None,
         };
         let namespace = Arc::new([("orders".into(), Arc::new(observation))].into());
-        self.snapshot.publish(Snapshot { namespaces: [("shop".into(), namespace)].into() });
+        self.snapshot.publish(Snapshot { namespaces: [("shop".into(), namespace)].into(), ..Snapshot::default() });
     }
 
     /// The watch shows this object with such a status.

@@ -3,6 +3,7 @@
 //! [`served`] answers autoscalers, [`page`] answers Prometheus; both read the snapshot.
 
 pub mod page;
+mod read_stores;
 pub mod served;
 
 pub use page::{ControllerMetrics, Metrics};
@@ -32,11 +33,17 @@ pub enum Metric {
     DrainSeconds,
     /// The plain value that a source tells in place of what waits.
     Value,
+    /// Connections of the read store in use, of all its clients.
+    ReadStoreConnections,
+    /// The part of the read store's limit of connections that is in use: 1 is all of it.
+    ReadStoreConnectionsRatio,
+    /// Seconds that the read store takes to answer one small request.
+    ReadStoreLatencySeconds,
 }
 
 impl Metric {
     /// All of them, in the order in which discovery and documentation list them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::PendingEvents,
         Self::QueueLength,
         Self::HeldBackEvents,
@@ -46,6 +53,9 @@ impl Metric {
         Self::ArrivalRate,
         Self::DrainSeconds,
         Self::Value,
+        Self::ReadStoreConnections,
+        Self::ReadStoreConnectionsRatio,
+        Self::ReadStoreLatencySeconds,
     ];
 
     /// Its name in `external.metrics.k8s.io` and for Prometheus.
@@ -60,6 +70,9 @@ impl Metric {
             Self::ArrivalRate => "projection_arrival_rate",
             Self::DrainSeconds => "projection_drain_seconds",
             Self::Value => "projection_value",
+            Self::ReadStoreConnections => "projection_read_store_connections",
+            Self::ReadStoreConnectionsRatio => "projection_read_store_connections_ratio",
+            Self::ReadStoreLatencySeconds => "projection_read_store_latency_seconds",
         }
     }
 

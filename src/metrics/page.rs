@@ -20,7 +20,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::Metric;
+use super::{Metric, read_stores::ReadStorePage};
 use crate::{
     api::{Projection, WorkersStatus},
     metrics_api::ApiMetrics,
@@ -97,6 +97,7 @@ impl Metrics {
             api.delegates.listed.clone(),
         );
         registry.register_collector(Box::new(SamplerPage(sampler)));
+        registry.register_collector(Box::new(ReadStorePage(snapshot.clone())));
         registry.register_collector(Box::new(ProjectionPage { snapshot, projections }));
         Self { registry: Arc::new(registry) }
     }
@@ -188,6 +189,10 @@ fn shown(metric: Metric) -> Option<(&'static str, Reading)> {
             ("Events set aside after failing, where the source tells", |measured| measured.sample.parked.map(float))
         }
         Metric::Value => ("The plain value that the source tells", |measured| measured.sample.value),
+        // Read stores are shown by themselves, each once.
+        Metric::ReadStoreConnections | Metric::ReadStoreConnectionsRatio | Metric::ReadStoreLatencySeconds => {
+            return None;
+        }
         Metric::QueueLength => return None,
     })
 }

@@ -17,7 +17,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::Metric;
+use super::{Metric, read_stores};
 use crate::{
     api::{Projection, Reason},
     lag::ARRIVAL_TIME_CONSTANT,
@@ -224,7 +224,7 @@ impl ServedMetrics {
             }
             let observation = observation.ok_or_else(|| missing_projection(namespace, name))?;
             if search.selects.holds(name, &observation.labels) {
-                values.push(value(search, (*name).into(), observation, word, now)?);
+                values.push(value(search, (*name).into(), snapshot, observation, word, now)?);
             }
         }
         Ok(values)
@@ -249,7 +249,9 @@ impl ServedMetrics {
             let projection = known.get(&ObjectRef::new(name).within(search.namespace))?;
             Some((name, observation, self.leader_required(&projection)))
         });
-        existing.map(|(name, observation, word)| value(search, name.clone(), observation, word, now)).collect()
+        existing
+            .map(|(name, observation, word)| value(search, name.clone(), snapshot, observation, word, now))
+            .collect()
     }
 }
 
@@ -290,10 +292,16 @@ fn nothing(Search { namespace, names, selects, .. }: &Search<'_>) -> ValueError 
 fn value(
     search: &Search<'_>,
     name: Arc<str>,
+    snapshot: &Snapshot,
     observation: &Observation,
     word: Option<u32>,
     now: Instant,
 ) -> Result<Found, ValueError> {
+    if let Some(reading) = read_stores::reading(search.metric) {
+        let (value, timestamp) = read_stores::read(snapshot, observation, reading, now)
+            .map_err(|why| unavailable(search, &name, &format!("{}: {}", why.reason, why.message)))?;
+        return Ok(Found { name, timestamp, window_seconds: None, value });
+    }
     let measured = observation.current(now);
     if search.metric == Metric::RequiredWorkers {
         let sample = measured.as_ref().map(|measured| measured.assessment.required.workers);
@@ -329,6 +337,7 @@ fn quantity(measured: &Measured, metric: Metric) -> Option<Quantity> {
         Metric::ArrivalRate => assessment.rates.arrival.and_then(Quantity::measured),
         Metric::DrainSeconds => assessment.drain.map(Quantity::seconds),
         Metric::ParkedEvents => measured.sample.parked.map(Quantity::count),
+        Metric::ReadStoreConnections | Metric::ReadStoreConnectionsRatio | Metric::ReadStoreLatencySeconds => None,
     }
 }
 
@@ -345,7 +354,10 @@ fn missing(metric: Metric) -> &'static str {
             "the source tells a value (projection_value), and no events that wait"
         }
         Metric::Value => "the source tells events that wait, and no plain value that an autoscaler can read",
-        Metric::RequiredWorkers => "it was not measured",
+        Metric::RequiredWorkers
+        | Metric::ReadStoreConnections
+        | Metric::ReadStoreConnectionsRatio
+        | Metric::ReadStoreLatencySeconds => "it was not measured",
     }
 }
 

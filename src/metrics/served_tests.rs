@@ -63,6 +63,7 @@ fn served(now: Instant) -> ServedMetrics {
             labels: Arc::new(BTreeMap::from([("tier".to_owned(), tier.to_owned())])),
             measured,
             fallback: (tier == "careful").then_some(6),
+            read_store: None,
             failure: failure
                 .map(|message| MeasureError { reason: Reason::ConnectionRefused, message: message.to_owned() }),
         })
@@ -75,7 +76,7 @@ fn served(now: Instant) -> ServedMetrics {
         ("careful".into(), observation("careful", None, Some("nobody listens at db:5432"))),
     ]);
     let snapshot = SharedSnapshot::default();
-    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into() });
+    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into(), ..Snapshot::default() });
     ServedMetrics::new(snapshot)
 }
 
@@ -271,10 +272,11 @@ fn only_a_rate_has_a_window_and_all_have_the_time_of_the_sample() {
         labels: Arc::default(),
         measured: Some(Arc::new(rated)),
         fallback: None,
+        read_store: None,
         failure: None,
     };
     let shop = BTreeMap::from([("orders".into(), Arc::new(observation))]);
-    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into() });
+    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into(), ..Snapshot::default() });
     let (served, everything) = (ServedMetrics::new(snapshot), Selector::default());
     for (external, window) in [
         (Metric::ArrivalRate.external_name(), Some(10)),

@@ -25,10 +25,12 @@ const MOST_SHARDS: usize = 20_000;
 
 type Answers = HashMap<DocumentLocation, Result<Checkpoint, MeasureError>>;
 
-/// A server that checkpoints are read from, over one connection.
+/// A server that checkpoints are read from, over one connection. Its health is asked over a second one, since a node that hangs delays the statistics of
+/// all nodes, and must not delay the checkpoints.
 pub struct ElasticsearchStore {
     identity: ConnectionIdentity,
     client: Mutex<Client>,
+    pub(super) health: Mutex<Client>,
 }
 
 impl fmt::Debug for ElasticsearchStore {
@@ -40,8 +42,8 @@ impl fmt::Debug for ElasticsearchStore {
 impl ElasticsearchStore {
     /// Connects with the first read. `addresses`: which may be asked.
     pub fn new(identity: ConnectionIdentity, addresses: Arc<AddressRules>) -> Self {
-        let client = Mutex::new(Client::new(identity.settings().clone(), addresses));
-        Self { identity, client }
+        let client = || Mutex::new(Client::new(identity.settings().clone(), Arc::clone(&addresses)));
+        Self { client: client(), health: client(), identity }
     }
 
     /// The server and the user.

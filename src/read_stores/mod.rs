@@ -1,6 +1,8 @@
-//! Where projections keep how far they have come, and which version of a read model readers see: one module a store. Reads only, but for [`switch`].
+//! Where projections keep how far they have come, how the store is, and which version of a read model readers see: one module a store. Reads only, but
+//! for [`switch`].
 
 mod elasticsearch;
+mod health;
 mod postgres;
 mod redis;
 pub mod switch;

@@ -22,7 +22,7 @@ const MOST_SHARDS: usize = 20_000;
 /// A Redis server that checkpoints are read from, over one connection, or a cluster, over one to each master.
 pub struct RedisStore {
     identity: ConnectionIdentity,
-    client: Mutex<Client>,
+    pub(super) client: Mutex<Client>,
 }
 
 impl fmt::Debug for RedisStore {

@@ -10,6 +10,7 @@ use kube::ResourceExt;
 
 use super::{
     budgets::Budgets,
+    store_board::{StoreBoard, StoreReport},
     workers::{WatchedWorkers, WorkerNumbers},
 };
 use crate::{
@@ -55,6 +56,7 @@ pub(super) struct Board {
     entries: HashMap<ProjectionKey, Entry>,
     budgets: Budgets,
     following: Following,
+    stores: StoreBoard,
     syncs: u64,
     published: Snapshot,
     dirty: BTreeSet<Arc<str>>,
@@ -144,6 +146,7 @@ impl Board {
                     labels: Arc::new(projection.labels().clone()),
                     measured: None,
                     fallback,
+                    read_store: self.stores.of(&key),
                     failure: Some(not_yet),
                 };
                 self.entries.insert(
@@ -212,6 +215,19 @@ impl Board {
         taken
     }
 
+    /// Takes in what was learnt of read stores.
+    pub(super) fn take_store(&mut self, report: StoreReport, now: Instant) {
+        for key in self.stores.take(report, now) {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            let read_store = self.stores.of(&key);
+            if entry.observation.read_store != read_store {
+                Arc::make_mut(&mut entry.observation).read_store = read_store;
+                self.dirty.insert(Arc::clone(&key.namespace));
+            }
+            self.untold.insert(key);
+        }
+    }
+
     /// Notes whose last measurement has become too old between `since` and `now`.
     pub(super) fn expire(&mut self, since: Instant, now: Instant) {
         for (key, entry) in &self.entries {
@@ -229,9 +245,11 @@ impl Board {
 
     /// A newer snapshot, if there is anything new. What did not change is shared with the last one.
     pub(super) fn snapshot(&mut self) -> Option<Snapshot> {
-        if self.dirty.is_empty() {
+        let same_stores = Arc::ptr_eq(&self.published.read_stores, self.stores.observations());
+        if self.dirty.is_empty() && same_stores {
             return None;
         }
+        self.published.read_stores = Arc::clone(self.stores.observations());
         let dirty = std::mem::take(&mut self.dirty);
         let mut changed: HashMap<Arc<str>, BTreeMap<Arc<str>, Arc<Observation>>> = HashMap::new();
         for (key, entry) in &self.entries {

@@ -7,10 +7,13 @@ mod board;
 mod budgets;
 mod checkpoints;
 mod grouping;
+mod opened;
 mod passed_over;
 mod planner;
 mod poll;
 mod secrets;
+mod store_board;
+mod stores;
 mod tasks;
 mod workers;
 
@@ -128,9 +131,10 @@ pub async fn run_with_workers(
         },
     }
     let (report, mut reports) = mpsc::unbounded_channel::<Reported>();
+    let (report_store, mut store_reports) = mpsc::unbounded_channel();
     let (refused, refusals) = mpsc::unbounded_channel::<ProjectionKey>();
     let (known, known_here) = watch::channel(Vec::new());
-    let planner = planner::Planner::new(secrets, report, Arc::clone(&metrics), addresses);
+    let planner = planner::Planner::new(secrets, report, report_store, Arc::clone(&metrics), addresses);
     let _planner = AbortOnDrop(tokio::spawn(planner.run(known_here, refusals)));
     let mut board = Board::with_workers(workers);
     let mut publish_at = Some(Instant::now());
@@ -174,6 +178,7 @@ pub async fn run_with_workers(
                     }
                 }
             }
+            Some(report) = store_reports.recv() => board.take_store(report, std::time::Instant::now()),
             () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
                 publish_at = None;
                 if let Some(newer) = board.snapshot() {

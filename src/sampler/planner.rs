@@ -1,7 +1,7 @@
 //! Keeps one polling task a source in step with the Projections and their Secrets.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -15,23 +15,21 @@ use super::{
     SamplerMetrics, Secrets,
     board::Reported,
     grouping::{Group, Groups, group},
+    opened::Opened,
     passed_over::Memories,
     poll::Work,
     secrets::SecretCache,
+    store_board::StoreReport,
+    stores::StoreTasks,
     tasks::Tasks,
 };
 use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, Projection},
     clients::{
-        Endpoint, elasticsearch,
-        http_settings::HttpIdentity,
-        kafka, kurrentdb, nats,
-        postgres::{ConnectionIdentity, Database},
-        rabbitmq, redis,
+        Endpoint, http_settings::HttpIdentity, kafka, kurrentdb, nats, postgres::ConnectionIdentity, rabbitmq, redis,
     },
     measure::{MeasureError, ProjectionKey},
-    read_stores::{CheckpointStore, ElasticsearchStore, RedisStore},
     resolve::{ConnectionName, Resolved, ResolvedSource, key_of, resolve},
     snapshot::valid_for,
     sources::{
@@ -62,12 +60,8 @@ pub(super) struct Planner {
     addresses: Arc<AddressRules>,
     started: Instant,
     resolved: Vec<Resolved>,
-    /// PostgreSQL databases, with events or with checkpoints: one connection each.
-    databases: HashMap<ConnectionIdentity, Arc<Database>>,
-    /// Servers of Elasticsearch or OpenSearch with checkpoints: one connection each.
-    elasticsearch_stores: HashMap<elasticsearch::ConnectionIdentity, Arc<ElasticsearchStore>>,
-    /// Redis servers with checkpoints: one connection each.
-    redis_stores: HashMap<redis::ConnectionIdentity, Arc<RedisStore>>,
+    opened: Opened,
+    stores: StoreTasks,
     postgres: Tasks<ConnectionIdentity, PostgresProbe>,
     passed_over: Memories,
     rabbitmq: Tasks<rabbitmq::ConnectionIdentity, RabbitMqProbe>,
@@ -83,6 +77,7 @@ impl Planner {
     pub(super) fn new(
         secrets: Arc<dyn Secrets>,
         reports: mpsc::UnboundedSender<Reported>,
+        store_reports: mpsc::UnboundedSender<StoreReport>,
         metrics: Arc<SamplerMetrics>,
         addresses: Arc<AddressRules>,
     ) -> Self {
@@ -94,9 +89,8 @@ impl Planner {
             addresses,
             started: Instant::now(),
             resolved: Vec::new(),
-            databases: HashMap::new(),
-            elasticsearch_stores: HashMap::new(),
-            redis_stores: HashMap::new(),
+            opened: Opened::default(),
+            stores: StoreTasks::new(store_reports),
             postgres: Tasks::default(),
             passed_over: Memories::default(),
             rabbitmq: Tasks::default(),
@@ -176,38 +170,14 @@ impl Planner {
         self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
         self.kurrentdb.retain(|identity| sources.contains_key(&Endpoint::KurrentDb(identity.clone())));
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
-        self.elasticsearch_stores.retain(|identity, _| endpoints.contains(&Endpoint::Elasticsearch(identity.clone())));
-        self.redis_stores.retain(|identity, _| endpoints.contains(&Endpoint::Redis(identity.clone())));
         self.scrape.retain(|identity| sources.contains_key(&Endpoint::Scrape(identity.clone())));
         self.prometheus.retain(|identity| sources.contains_key(&Endpoint::Prometheus(identity.clone())));
-        self.databases.retain(|identity, _| endpoints.contains(&Endpoint::Postgres(identity.clone())));
         self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        // Each connects when it is first asked.
-        for endpoint in endpoints {
-            match endpoint {
-                Endpoint::Postgres(identity) => {
-                    self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
-                }
-                Endpoint::Redis(identity) => {
-                    let addresses = &self.addresses;
-                    self.redis_stores
-                        .entry(identity.clone())
-                        .or_insert_with(|| Arc::new(RedisStore::new(identity, Arc::clone(addresses))));
-                }
-                Endpoint::Elasticsearch(identity) => {
-                    let addresses = &self.addresses;
-                    self.elasticsearch_stores
-                        .entry(identity.clone())
-                        .or_insert_with(|| Arc::new(ElasticsearchStore::new(identity, Arc::clone(addresses))));
-                }
-                Endpoint::Kafka(_)
-                | Endpoint::KurrentDb(_)
-                | Endpoint::Nats(_)
-                | Endpoint::Prometheus(_)
-                | Endpoint::Scrape(_)
-                | Endpoint::RabbitMq(_) => {}
-            }
-        }
+        self.opened.follow(endpoints, &self.addresses);
+        let members = sources.values().flat_map(|group| &group.members);
+        let placed: Vec<(ProjectionKey, Endpoint)> =
+            members.filter_map(|(resolved, store)| Some((resolved.key.clone(), store.clone()?))).collect();
+        self.stores.assign(&placed, |endpoint| self.opened.store(endpoint));
         for (endpoint, group) in sources {
             self.start(endpoint, group);
         }
@@ -227,7 +197,7 @@ impl Planner {
                     }
                     _ => None,
                 });
-                let Some(database) = self.databases.get(&identity).map(Arc::clone) else { return };
+                let Some(database) = self.opened.database(&identity) else { return };
                 let started = self.started;
                 let probe = || PostgresProbe::new(database, started);
                 self.postgres.assign(identity, work, probe, &self.reports, &self.metrics);
@@ -327,29 +297,12 @@ impl Planner {
             let Resolved { key, uid, generation, checkpoint, checkpoint_in_source: in_source, .. } = resolved;
             let read_store = store.as_ref().map(|endpoint| endpoint.server().into());
             let store = if in_source.is_some() { Some(endpoint.clone()) } else { store };
-            let store = store.and_then(|endpoint| self.store(&endpoint));
+            let store = store.and_then(|endpoint| self.opened.store(&endpoint));
             let checkpoint =
                 checkpoint.zip(store).map(|(location, store)| CheckpointQuery { store, location, in_source });
             Some(Arc::new(Ask { key, uid, generation, read_store, checkpoint, question }))
         });
         Work { asks: asks.collect(), interval }
-    }
-
-    /// Where checkpoints are read on this server; `None` where none can be.
-    fn store(&self, endpoint: &Endpoint) -> Option<CheckpointStore> {
-        match endpoint {
-            Endpoint::Postgres(identity) => self.databases.get(identity).cloned().map(CheckpointStore::Postgres),
-            Endpoint::Redis(identity) => self.redis_stores.get(identity).cloned().map(CheckpointStore::Redis),
-            Endpoint::Elasticsearch(identity) => {
-                self.elasticsearch_stores.get(identity).cloned().map(CheckpointStore::Elasticsearch)
-            }
-            Endpoint::Kafka(_)
-            | Endpoint::KurrentDb(_)
-            | Endpoint::Nats(_)
-            | Endpoint::Prometheus(_)
-            | Endpoint::Scrape(_)
-            | Endpoint::RabbitMq(_) => None,
-        }
     }
 
     fn report(&self, key: ProjectionKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {

@@ -145,7 +145,7 @@ impl Login {
 
 /// How long after the beginning of a poll the next one begins: the interval, longer after so many refusals of the login in a row, a tenth more or less as
 /// `random` (0 to 1) says, so that sources and replicas of the operator do not poll in step.
-fn next_poll(interval: Duration, pace: Pace, refusals: u32, random: f64) -> Duration {
+pub(super) fn next_poll(interval: Duration, pace: Pace, refusals: u32, random: f64) -> Duration {
     let interval = match pace {
         _ if refusals > 0 => interval.max(LOGIN_BACKOFF.pause(refusals - 1)),
         Pace::Usual => interval,

@@ -46,7 +46,12 @@ impl Reads {
             Metric::StalenessSeconds => Some(Self::Staleness),
             Metric::ArrivalRate => Some(Self::ArrivalRate),
             Metric::DrainSeconds => Some(Self::Drain),
-            Metric::HeldBackEvents | Metric::ParkedEvents | Metric::Value => None,
+            Metric::HeldBackEvents
+            | Metric::ParkedEvents
+            | Metric::Value
+            | Metric::ReadStoreConnections
+            | Metric::ReadStoreConnectionsRatio
+            | Metric::ReadStoreLatencySeconds => None,
         }
     }
 }

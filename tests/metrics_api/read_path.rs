@@ -66,6 +66,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         labels: Arc::default(),
         measured: Some(Arc::new(Measured { sample, assessment, valid_until })),
         fallback: None,
+        read_store: None,
         failure: None,
     })
 }
@@ -92,7 +93,7 @@ fn projections(count: usize) -> ServedMetrics {
     }
     writer.apply_watcher_event(&watcher::Event::InitDone);
     let snapshot = SharedSnapshot::default();
-    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(all))].into() });
+    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(all))].into(), ..Snapshot::default() });
     ServedMetrics::new(snapshot).knowing(known)
 }
 

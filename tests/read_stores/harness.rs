@@ -23,7 +23,12 @@ pub fn search_server(distribution: Distribution) -> &'static Elasticsearch {
     };
     let role = |index: &str| format!("  indices: [{{names: ['{index}'], privileges: [{PRIVILEGE}]}}]");
     let (reader, elsewhere) = (role("checkpoints"), role("invoices"));
-    let users = [("reader", reader.as_str()), ("elsewhere", elsewhere.as_str()), ("none", "  indices: []")];
+    let users = [
+        ("reader", reader.as_str()),
+        ("elsewhere", elsewhere.as_str()),
+        ("none", "  indices: []"),
+        ("monitor", "  cluster: [monitor]"),
+    ];
     server.get_or_init(|| Elasticsearch::on_loopback(distribution, &users).unwrap_or_else(|error| panic!("{error:#}")))
 }
 

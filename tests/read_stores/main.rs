@@ -4,6 +4,7 @@
 
 mod elasticsearch;
 mod harness;
+mod health;
 mod redis;
 #[path = "../support/sampler.rs"]
 mod sampler;

@@ -21,6 +21,7 @@ use projectionist::{
     measure::{MeasureError, ProjectionKey},
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot},
+    store_health::StoreObservation,
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -119,6 +120,30 @@ impl Running {
         .unwrap();
         self.writer.apply_watcher_event(&Event::Apply(projection));
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Where the observations are.
+    pub fn snapshot(&self) -> &SharedSnapshot {
+        &self.snapshot
+    }
+
+    /// Waits until this holds of the read store of a Projection.
+    pub async fn wait_store(
+        &self,
+        what: &str,
+        name: &str,
+        holds: impl Fn(&StoreObservation) -> bool,
+    ) -> Arc<StoreObservation> {
+        let until = Instant::now() + SOON;
+        loop {
+            let snapshot = self.snapshot.load();
+            let observation = snapshot.get("shop", name);
+            match observation.and_then(|observation| snapshot.read_store_of(observation)) {
+                Some(store) if holds(store) => return Arc::clone(store),
+                last if Instant::now() > until => panic!("{name}: {what}: not within {SOON:?}; last seen: {last:#?}"),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
     }
 
     pub async fn wait(&self, what: &str, name: &str, holds: impl Fn(&Observation) -> bool) -> Arc<Observation> {

@@ -154,6 +154,9 @@ Those of them that Helm makes. One that another adapter made is not Helm's to ma
 - arrival_rate
 - drain_seconds
 - value
+- read_store_connections
+- read_store_connections_ratio
+- read_store_latency_seconds
 {{- end -}}
 
 {{/* The workers' defaults, as the operator reads them; what is empty is left out, so that the operator's own defaults count. */}}

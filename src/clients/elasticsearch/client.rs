@@ -30,6 +30,11 @@ impl Client {
         Self { settings, http }
     }
 
+    /// A connection is open, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.http.is_connected()
+    }
+
     /// Sends a request; `path` is percent-encoded and begins with a slash. Returns the status and the JSON of the body, whatever the status.
     ///
     /// # Errors

@@ -123,7 +123,20 @@ impl ConnectionSettings {
 
     /// The server, without the user.
     pub fn address(&self) -> String {
-        format!("Elasticsearch at {}", self.server.authority())
+        format!("Elasticsearch at {}", self.authority())
+    }
+
+    /// Host and port.
+    pub fn authority(&self) -> String {
+        self.server.authority()
+    }
+
+    /// The user, where the Secret names one.
+    pub fn user(&self) -> Option<&str> {
+        match &self.credential {
+            Credential::User { user, .. } => Some(user),
+            Credential::ApiKey(_) | Credential::None => None,
+        }
     }
 
     /// Trusts these certificate authorities (PEM) instead of the public ones.

@@ -150,6 +150,11 @@ impl ConnectionSettings {
     pub fn database(&self) -> String {
         format!("{}/{}", self.address(), self.config.get_dbname().unwrap_or_default())
     }
+
+    /// The user.
+    pub fn user(&self) -> Option<&str> {
+        self.config.get_user()
+    }
 }
 
 fn ssl_mode(given: &Parameters) -> Result<SslMode, ConnectError> {

@@ -21,6 +21,16 @@ impl Client {
         Self { access: Access { settings, rules }, link: Link::by_settings(), cluster: None }
     }
 
+    /// There is a connection, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.is_cluster() || self.link.is_open()
+    }
+
+    /// The server has turned out to be a node of a cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
     /// Where it asks.
     pub fn settings(&self) -> &ConnectionSettings {
         &self.access.settings

@@ -1,7 +1,7 @@
 //! RESP2, the protocol of Redis: writes commands, and decodes replies with bounds on what they may take.
 
 /// Texts are kept up to this length. Longer ones (bodies of events) are skipped, and only their length is told.
-pub(super) const LONGEST_TEXT: usize = 2_048;
+pub(super) const LONGEST_TEXT: usize = 4_096;
 /// What one reply may take of memory; what lies beyond is skipped.
 const MOST_KEPT: usize = 4 << 20;
 /// What all replies of one round trip may take of memory; those that come later are skipped.
@@ -20,7 +20,7 @@ pub enum Reply {
     Nil,
     /// A number.
     Integer(i64),
-    /// A text of at most 2,048 bytes.
+    /// A text of at most 4,096 bytes.
     Text(Vec<u8>),
     /// A longer text, of which only the length is known.
     LongText(u64),

@@ -219,6 +219,16 @@ impl ConnectionSettings {
         if self.database > 0 { format!("{what}, database {}", self.database) } else { what }
     }
 
+    /// What the operator is led to, for the labels of metrics: host and port, those of several nodes, or the primary of which Sentinels.
+    pub fn address(&self) -> String {
+        self.sentinels.as_ref().map_or_else(|| listed(&self.servers), ToString::to_string)
+    }
+
+    /// The user, where the Secret names one.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
     /// Whether the Secret names this address itself.
     pub(super) fn names(&self, address: &Address) -> bool {
         let sentinels = self.sentinels.iter().flat_map(|sentinels| &sentinels.addresses);

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
     held_back::held_back,
+    read_store,
     trouble::Trouble,
     verdict::{Verdict, duration, fails, holds, remarkable, unknown},
 };
@@ -27,19 +28,25 @@ use crate::{
 /// All of them, in the order of [`ConditionType::ALL`].
 pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Timestamp) -> Vec<Condition> {
     let all = ConditionType::ALL.into_iter().zip(verdicts(known, previous));
-    all.map(|(type_, verdict)| condition(type_, verdict, known.generation, previous, now)).collect()
+    let stands = read_store::said_before(known, previous);
+    all.map(|(type_, verdict)| match stands.filter(|_| type_ == ConditionType::ReadStoreReachable) {
+        Some(said) => said.clone(),
+        None => condition(type_, verdict, known.generation, previous, now),
+    })
+    .collect()
 }
 
 /// In the order of [`ConditionType::ALL`].
-fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [Verdict; 7] {
+fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [Verdict; 8] {
     let reachable = reachable(known);
+    let read_store = read_store::reachable(known.read_store.as_ref());
     let lag = lag_known(known);
     let within = within(known);
     let progressing = progressing(known);
     let held_back = held_back(known);
     let available = available(known);
     let ready = ready([&reachable, &lag, &progressing, &available], known, previous);
-    [ready, reachable, lag, within, progressing, held_back, available]
+    [ready, reachable, read_store, lag, within, progressing, held_back, available]
 }
 
 fn within(known: &Known<'_>) -> Verdict {

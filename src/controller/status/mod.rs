@@ -7,6 +7,9 @@ pub mod conditions;
 pub mod due;
 mod foreign_message;
 mod held_back;
+mod read_store;
+#[cfg(test)]
+mod read_store_tests;
 pub mod report;
 #[cfg(test)]
 pub mod tests;
@@ -72,6 +75,10 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
         passed_over: match sample {
             Some(sample) => passed_over(&sample.faults.passed_over, &known.event_table),
             None => previous.passed_over.clone(),
+        },
+        read_store: match &known.read_store {
+            Some(_) if read_store::said_before(known, previous).is_some() => previous.read_store.clone(),
+            store => store.as_ref().map(|store| store.status.clone()),
         },
         conditions: conditions(known, previous, now),
     }

@@ -92,7 +92,7 @@ fn present(desired: i32, ready: i32) -> WorkloadView {
     })
 }
 
-fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
+pub(super) fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
     Known {
         generation: Some(1),
         suspended: false,
@@ -107,6 +107,7 @@ fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
         unapplied: false,
         measured,
         failure: None,
+        read_store: None,
         metrics_not_served: None,
         autoscaler_inactive: None,
     }
@@ -120,7 +121,7 @@ fn status(known: &Known<'_>) -> ProjectionStatus {
     next_status(known, &ProjectionStatus::default(), at(100))
 }
 
-fn condition(status: &ProjectionStatus, type_: &str) -> (String, String) {
+pub(super) fn condition(status: &ProjectionStatus, type_: &str) -> (String, String) {
     let found = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
     (found.status.clone(), found.reason.clone())
 }
@@ -129,7 +130,7 @@ fn message<'a>(status: &'a ProjectionStatus, type_: &str) -> &'a str {
     &status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().message
 }
 
-fn is(status: &ProjectionStatus, type_: &str, value: &str, reason: Reason) {
+pub(super) fn is(status: &ProjectionStatus, type_: &str, value: &str, reason: Reason) {
     assert_eq!(condition(status, type_), (value.to_owned(), reason.as_str().to_owned()), "{type_}");
 }
 

@@ -124,6 +124,10 @@ fn with_small_differences_of(after: &ProjectionStatus, before: &ProjectionStatus
     ProjectionStatus {
         staleness_seconds: kept(after.staleness_seconds, before.staleness_seconds),
         rates: after.rates.map(|_| rates),
+        read_store: match (&after.read_store, &before.read_store) {
+            (Some(now), Some(then)) => Some(now.settled(then)),
+            (now, _) => now.clone(),
+        },
         // It repeats numbers.
         workers: after.workers.clone().map(|workers| WorkersStatus { reason: workers.reason.and(reason), ..workers }),
         ..after.clone()

@@ -1,0 +1,119 @@
+//! What is known of read stores, and which Projections are to be told of a change. No IO.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    api::ReadStoreStatus,
+    measure::{MeasureError, ProjectionKey},
+    snapshot::StoreObservations,
+    store_health::{Polled, StoreId, StoreName, StoreObservation},
+};
+
+/// What there is to tell of read stores.
+#[derive(Debug)]
+pub(super) enum StoreReport {
+    /// From now on these are all, and this is which each Projection has.
+    Placed { stores: HashMap<StoreId, StoreName>, of: HashMap<ProjectionKey, StoreId> },
+    /// A store was asked.
+    Polled { id: StoreId, polled: Polled },
+}
+
+/// What is known of the stores, and of which of them changes are to be told. No IO.
+#[derive(Default)]
+pub(super) struct StoreBoard {
+    of: HashMap<ProjectionKey, StoreId>,
+    observations: Arc<StoreObservations>,
+    /// What was told last.
+    told: HashMap<StoreId, (ReadStoreStatus, Option<MeasureError>)>,
+}
+
+impl StoreBoard {
+    /// Which store a Projection has.
+    pub(super) fn of(&self, key: &ProjectionKey) -> Option<StoreId> {
+        self.of.get(key).copied()
+    }
+
+    /// What is known of each.
+    pub(super) fn observations(&self) -> &Arc<StoreObservations> {
+        &self.observations
+    }
+
+    /// Takes a report in, and returns the Projections that have another store, or whose store has changed in a way that people should know.
+    pub(super) fn take(&mut self, report: StoreReport, now: Instant) -> BTreeSet<ProjectionKey> {
+        match report {
+            StoreReport::Placed { stores, of } => {
+                let known = Arc::make_mut(&mut self.observations);
+                known.retain(|id, _| stores.contains_key(id));
+                self.told.retain(|id, _| stores.contains_key(id));
+                for (id, name) in stores {
+                    known.entry(id).or_insert_with(|| Arc::new(StoreObservation { name, newest: None }));
+                }
+                let before = std::mem::replace(&mut self.of, of);
+                let moved = self.of.iter().filter(|(key, id)| before.get(key) != Some(id)).map(|(key, _)| key);
+                let gone = before.keys().filter(|key| !self.of.contains_key(key));
+                moved.chain(gone).cloned().collect()
+            }
+            StoreReport::Polled { id, polled } => {
+                let Some(known) = Arc::make_mut(&mut self.observations).get_mut(&id) else { return BTreeSet::new() };
+                let failure = polled.result.as_ref().err().cloned();
+                Arc::make_mut(known).newest = Some(polled);
+                let status = known.status(now);
+                if self.told.get(&id).is_some_and(|(told, why)| status.settled(told) == *told && *why == failure) {
+                    return BTreeSet::new();
+                }
+                self.told.insert(id, (status, failure));
+                self.of.iter().filter(|(_, of)| **of == id).map(|(key, _)| key.clone()).collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{api::Reason, store_health::StoreSample};
+
+    fn key(name: &str) -> ProjectionKey {
+        ProjectionKey { namespace: "shop".into(), name: name.into() }
+    }
+
+    fn placed(of: &[(&str, u64)]) -> StoreReport {
+        let name = |id: u64| StoreName { kind: "redis", server: format!("db-{id}").into(), user: "".into() };
+        StoreReport::Placed {
+            stores: of.iter().map(|(_, id)| (StoreId(*id), name(*id))).collect(),
+            of: of.iter().map(|(projection, id)| (key(projection), StoreId(*id))).collect(),
+        }
+    }
+
+    fn polled(id: u64, result: Result<StoreSample, MeasureError>, now: Instant) -> StoreReport {
+        let polled = Polled { result, taken: jiff::Timestamp::UNIX_EPOCH, valid_until: now + Duration::from_secs(5) };
+        StoreReport::Polled { id: StoreId(id), polled }
+    }
+
+    fn answers(millis: u64) -> Result<StoreSample, MeasureError> {
+        Ok(StoreSample { latency: Duration::from_millis(millis), ..StoreSample::default() })
+    }
+
+    #[test]
+    fn only_news_of_a_store_is_told_and_only_to_its_projections() {
+        let (mut board, now) = (StoreBoard::default(), Instant::now());
+        let keys = |names: &[&str]| names.iter().map(|name| key(name)).collect::<BTreeSet<_>>();
+        assert_eq!(board.take(placed(&[("a", 1), ("b", 1), ("c", 2)]), now), keys(&["a", "b", "c"]));
+        assert_eq!(board.take(polled(1, answers(1), now), now), keys(&["a", "b"]));
+        assert_eq!(board.take(polled(1, answers(9), now), now), keys(&[]), "noise");
+        let refused = || Err(MeasureError { reason: Reason::ConnectionRefused, message: "refused".to_owned() });
+        assert_eq!(board.take(polled(1, refused(), now), now), keys(&["a", "b"]));
+        assert_eq!(board.take(polled(1, refused(), now), now), keys(&[]), "said already");
+        assert_eq!(board.take(polled(1, answers(1), now), now), keys(&["a", "b"]));
+        assert_eq!(board.take(placed(&[("a", 1), ("b", 2)]), now), keys(&["b", "c"]), "moved, gone");
+        assert_eq!(board.take(placed(&[("b", 2)]), now), keys(&["a"]));
+        assert_eq!(board.take(polled(1, refused(), now), now), keys(&[]), "a late answer of a store that is gone");
+        assert_eq!(board.observations().len(), 1);
+    }
+}
