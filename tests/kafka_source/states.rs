@@ -119,6 +119,34 @@ async fn a_compacted_topic_is_counted_as_an_upper_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_of_a_clock_that_is_wrong_make_no_absurd_age() {
+    let (half_an_hour, a_year) = (Duration::from_secs(1_800), Duration::from_secs(31_536_000));
+    topic("skewed", 2, "");
+    // The broker's clock counts here, whatever producers say.
+    topic("appended", 1, "message.timestamp.type=LogAppendTime");
+    ask(&["produce", "skewed", "0", "2", &format!("-{}", half_an_hour.as_millis()), ""]);
+    produce("appended", 0, 1, a_year);
+    for (topic, partition) in [("skewed", 0), ("skewed", 1), ("appended", 0)] {
+        commit("skewed-group", topic, partition, 0);
+    }
+    let mut sampler = Running::start();
+    sampler.declare("skewed", &["skewed"], "skewed-group", |_| {});
+    sampler.declare("appended", &["appended"], "skewed-group", |_| {});
+    let ahead = sampler.wait_pending("skewed", exactly(2)).await;
+    assert_eq!(ahead.sample.staleness, Some(Duration::ZERO));
+    let by = ahead.assessment.ahead_of_clock.unwrap();
+    assert!((half_an_hour / 2..=half_an_hour).contains(&by), "{by:?}");
+    // An age that is known counts beside one that is not.
+    produce("skewed", 1, 1, Duration::from_secs(300));
+    let older = sampler.wait_pending("skewed", exactly(3)).await;
+    let age = older.sample.staleness.unwrap();
+    assert!((Duration::from_secs(300)..Duration::from_secs(420)).contains(&age), "{age:?}");
+    assert!(older.assessment.ahead_of_clock.is_some());
+    let appended = sampler.wait_pending("appended", exactly(1)).await;
+    assert!(appended.sample.staleness.unwrap() < a_year / 2, "{:?}", appended.sample.staleness);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_that_are_added_are_taken_up() {
     topic("grows", 1, "");
     produce("grows", 0, 2, NOW);

@@ -178,7 +178,8 @@ impl Told {
         match offsets.first {
             Some(FirstRecord::Batch { oldest, offset, transactional, .. }) => {
                 self.exact &= !transactional && offset <= from && !compacted;
-                match now.checked_sub(oldest).filter(|_| oldest >= 0) {
+                // A client that sets no time leaves -1 or 0: such a record is not as old as 1970.
+                match now.checked_sub(oldest).filter(|_| oldest > 0) {
                     Some(age) => {
                         let (age, ahead) = (u64::try_from(age), u64::try_from(age.saturating_neg()));
                         self.ahead = self.ahead.max(Duration::from_millis(ahead.unwrap_or(0)));
@@ -246,6 +247,7 @@ mod tests {
         // No look at the record; no time on it; a time in the future.
         assert_eq!(pending(&[("a", 0, offsets(Some(3), 0, 10, None))], false), (7, false, None));
         assert_eq!(pending(&[("a", 0, offsets(Some(3), 0, 10, record(3, NOW + 1)))], false), (7, true, None));
+        assert_eq!(pending(&[("a", 0, offsets(Some(3), 0, 10, record(3, NOW)))], false), (7, true, None));
         let ahead =
             sample(&mut Memory::default(), &[("a", 0, offsets(Some(3), 0, 10, record(3, -60_000)))], false).unwrap();
         assert_eq!((ahead.staleness, ahead.ahead_of_clock), (Some(Duration::ZERO), Duration::from_secs(60)));
