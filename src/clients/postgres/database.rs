@@ -25,9 +25,10 @@ use crate::{api::Reason, measure::MeasureError};
 /// The name that `pg_stat_activity` shows for the sampler's connections.
 pub const APPLICATION_NAME: &str = "projectionist-sampler";
 /// Settings for each transaction. None of the operator's statements may run longer on the server, so that none is left behind when the client gives
-/// up, and a locked table delays the others on the same connection by no more than a second.
-const LIMITS: [&str; 3] =
-    ["statement_timeout = 4000", "lock_timeout = 1000", "idle_in_transaction_session_timeout = 10000"];
+/// up, and a locked table delays the others on the same connection by no more than a second. Compiling a statement that runs for a millisecond, which the
+/// server does where it expects many rows, took a second of its time.
+const LIMITS: [&str; 4] =
+    ["statement_timeout = 4000", "lock_timeout = 1000", "idle_in_transaction_session_timeout = 10000", "jit = off"];
 /// A refusal is repeated for at most this long before the server is asked again. Polls of one source begin at least 450 ms apart, so that of two
 /// polls at least one asks: what was put right on the server is seen by the second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);

@@ -26,6 +26,9 @@ use crate::{
 /// What to say where a table or column is not there.
 pub(super) const EXPECTED: &str = "emmett-postgresql 0.42 or newer makes emt_messages and emt_processors: is spec.source.postgres.emmett.schema its schema, and has it run its migrations?";
 
+/// What to add where the server was too slow.
+pub(super) const WHEN_SLOW: &str = "; Emmett 0.42 makes no index that helps its consumers or this: create index on emt_messages (global_position), and on emt_messages (transaction_id, global_position)";
+
 const TABLES: [&str; 2] = ["emt_messages", "emt_processors"];
 
 /// The tables that are read.

@@ -57,6 +57,14 @@ impl StoreKey {
         }
     }
 
+    /// What to add where the server was too slow.
+    fn when_slow(&self) -> &'static str {
+        match self {
+            Self::Commanded(_) => "",
+            Self::Emmett(_) => emmett::WHEN_SLOW,
+        }
+    }
+
     /// The tables that are read, quoted. A table that hides rows would look like one without any.
     fn tables(&self) -> Vec<String> {
         match self {
@@ -213,6 +221,7 @@ impl Store {
             Reason::TableNotFound | Reason::ColumnNotFound => {
                 self.refused(reason, &format!("{message}. {}", self.key.expected()))
             }
+            Reason::TimedOut => self.refused(reason, &format!("{message}{}", self.key.when_slow())),
             _ => self.refused(reason, &message),
         }
     }
