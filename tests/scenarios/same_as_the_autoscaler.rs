@@ -170,7 +170,7 @@ impl Case {
 
     /// The replicas of each step, by the simulator, when the controller looks first at `phase`.
     ///
-    /// `behind`: of which metrics the first look of each step still finds what was before, a bit for each. The controller reads one metric after the other,
+    /// `behind`: of which metrics the first look of each step still finds what was before, if anything, a bit for each. The controller reads one metric after the other,
     /// from whichever replica of the operator answers, so that a change can come between two of them.
     fn simulated(&self, lengths: &[Duration], phase: Duration, behind: u32) -> Result<Vec<Vec<i32>>> {
         let mut spec = self.spec.clone();
@@ -248,9 +248,13 @@ impl<R: Fn(i64) -> Reading> Policy for Series<R> {
 
     fn readings(&mut self, state: &State<'_>) -> Vec<Reading> {
         let step_at = |now| self.ends.iter().position(|end| now < *end).unwrap_or(self.ends.len() - 1);
-        let steps = [step_at(state.now), step_at(state.now.saturating_sub(SYNC_PERIOD))];
-        let events = |metric: usize| SERIES[steps[usize::from(self.behind >> metric & 1 == 1)]];
-        self.readings.iter().enumerate().map(|(metric, reading)| reading(events(metric))).collect()
+        let before = state.now.checked_sub(SYNC_PERIOD);
+        let of = |(metric, reading): (usize, &R)| {
+            let seen = if self.behind >> metric & 1 == 1 { before } else { Some(state.now) };
+            // Before the first step there was no value.
+            seen.map_or(Reading::Failed, |seen| reading(SERIES[step_at(seen)]))
+        };
+        self.readings.iter().enumerate().map(of).collect()
     }
 }
 
