@@ -20,8 +20,8 @@ const NAMESPACE: &str = "bench-faulty";
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Sources that work, each a database of its own with a connection of its own.
 const HEALTHY: usize = 50;
-/// For each fault and kind of server.
-const OF_EACH: usize = 2;
+/// Sources that do not, of all kinds and faults in turn.
+const FAULTY: usize = 50;
 /// The faulty sources have met all their deadlines and backoffs by then.
 const SETTLE: Duration = Duration::from_secs(20);
 /// Metric reads a second.
@@ -50,7 +50,8 @@ const FAULTS: [Fault; 5] = [Fault::Refuses, Fault::Hangs, Fault::Garbage, Fault:
 const PASSED_ON: usize = 400;
 
 /// The kinds of servers, with the URL's scheme and what follows the port.
-const KINDS: [&str; 5] = ["postgres", "redis", "nats", "rabbitmq", "kafka"];
+/// Their number and that of the faults have no common divisor, so that each meets each.
+const KINDS: [&str; 8] = ["postgres", "redis", "nats", "rabbitmq", "kafka", "kurrentdb", "prometheus", "scrape"];
 
 /// Prints what sampling and reads are like without the faulty sources, then with them.
 pub(crate) async fn beside_others(cluster: &Cluster, length: Duration) -> Result<()> {
@@ -78,18 +79,12 @@ pub(crate) async fn beside_others(cluster: &Cluster, length: Duration) -> Result
     let alone = measure(&client, &sources, length).await?;
     alone.print("alone", None);
 
-    let mut faulty = 0;
-    for kind in KINDS {
-        for fault in FAULTS {
-            for _ in 0..OF_EACH {
-                add_faulty(cluster, &postgres, kind, fault, faulty).await?;
-                faulty += 1;
-            }
-        }
+    for (index, (kind, fault)) in KINDS.iter().cycle().zip(FAULTS.iter().cycle()).take(FAULTY).enumerate() {
+        add_faulty(cluster, &postgres, kind, *fault, index).await?;
     }
     tokio::time::sleep(SETTLE).await;
     let beside = measure(&client, &sources, length).await?;
-    beside.print(&format!("beside {faulty} that do not"), Some(&alone));
+    beside.print(&format!("beside {FAULTY} that do not"), Some(&alone));
     ensure!(values(&client, "").await?.len() == HEALTHY, "a source that cannot be measured has a value");
     println!(
         "  (goal: unchanged. Interval: the mean time between two samples of a Projection that works, in a replica)"
@@ -125,11 +120,17 @@ fn source(kind: &str) -> Value {
             "checkpoint": {"readStore": {}},
             "readStore": read_store(&connection),
         }),
-        "redis" => json!({"source": {"redis": {"connection": connection, "streams": [{"stream": "s", "group": "g"}]}}}),
+        "redis" => json!({"source": {"redis": {"connection": connection, "streams": [{"key": "s", "group": "g"}]}}}),
         "nats" => {
             json!({"source": {"nats": {"connection": connection, "consumers": [{"stream": "s", "consumer": "c"}]}}})
         }
         "rabbitmq" => json!({"source": {"rabbitmq": {"connection": connection, "queues": ["q"]}}}),
+        "kurrentdb" => {
+            let subscription = json!({"stream": "$ce-s", "group": "g"});
+            json!({"source": {"kurrentdb": {"connection": connection, "persistentSubscriptions": [subscription]}}})
+        }
+        "prometheus" => json!({"source": {"prometheus": {"connection": connection, "pending": "waiting"}}}),
+        "scrape" => json!({"source": {"scrape": {"connection": connection, "pending": {"metric": "waiting"}}}}),
         _ => json!({"source": {"kafka": {"connection": connection, "topics": ["t"], "group": "g"}}}),
     }
 }
@@ -141,7 +142,8 @@ fn secret(kind: &str, port: u16) -> Value {
         "postgres" => json!({"url": format!("postgres://user:password@{at}/events?sslmode=disable")}),
         "redis" => json!({"url": format!("redis://{at}")}),
         "nats" => json!({"url": format!("nats://{at}")}),
-        "rabbitmq" => json!({"url": format!("http://user:password@{at}")}),
+        "kurrentdb" => json!({"url": format!("kurrentdb://user:password@{at}?tls=false")}),
+        "rabbitmq" | "prometheus" | "scrape" => json!({"url": format!("http://user:password@{at}")}),
         _ => json!({"bootstrapServers": at}),
     }
 }

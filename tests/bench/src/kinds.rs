@@ -1,6 +1,6 @@
 //! Memory of a replica with 1,000 Projections over all kinds of sources that a server is here for.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
@@ -9,7 +9,12 @@ use kube::{Api, Client, api::PostParams};
 use projectionist::api::Projection;
 use serde_json::{Value, json};
 use test_cluster::{
-    Cluster, EventStore, Kafka, Nats, OPERATOR_NAMESPACE, Postgres, RabbitMq, Redis, eventually_is, kafka::Listener,
+    Cluster, EventStore, Kafka, Nats, OPERATOR_NAMESPACE, Postgres, Prometheus, RabbitMq, Redis, eventually_is,
+    kafka::Listener, network::NODE_ADDRESS,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
 };
 
 use crate::memory;
@@ -17,7 +22,7 @@ use crate::memory;
 const NAMESPACE: &str = "bench-kinds";
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Projections of each kind.
-const OF_EACH: usize = 200;
+const OF_EACH: usize = 143;
 /// Requests under way at once while objects are made.
 const AT_ONCE: usize = 16;
 
@@ -28,6 +33,7 @@ struct Servers {
     nats: Nats,
     rabbitmq: RabbitMq,
     kafka: Kafka,
+    prometheus: Prometheus,
 }
 
 /// Prints what a new replica takes with so many Projections of each kind.
@@ -36,12 +42,14 @@ pub(crate) async fn memory_with_all(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["rollout", "restart", deployment, "-n", OPERATOR_NAMESPACE])?;
     cluster.kubectl(&["rollout", "status", deployment, "-n", OPERATOR_NAMESPACE, "--timeout=180s"])?;
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    let page = serve_page().await?;
     let servers = Servers {
         postgres: cluster.postgres()?,
         redis: cluster.redis()?,
         nats: cluster.nats("jetstream: {store_dir: {root}/jetstream}")?,
         rabbitmq: cluster.rabbitmq()?,
         kafka: cluster.kafka()?,
+        prometheus: cluster.prometheus(page)?,
     };
     let sources = [
         ("postgres", postgres(&servers.postgres).await?),
@@ -49,6 +57,8 @@ pub(crate) async fn memory_with_all(cluster: &Cluster) -> Result<()> {
         ("nats", nats(&servers.nats).await?),
         ("rabbitmq", rabbitmq(&servers.rabbitmq)?),
         ("kafka", kafka(&servers.kafka)?),
+        ("prometheus", prometheus(&servers.prometheus)),
+        ("scrape", scrape(page)),
     ];
     let mut objects = Vec::new();
     for (kind, Source { secret, spec }) in &sources {
@@ -96,7 +106,7 @@ fn redis(server: &Redis) -> Result<Source> {
         server.run(&format!("XGROUP CREATE orders-{index} list 0 MKSTREAM"))?;
         server.run(&format!("XADD orders-{index} * order placed"))?;
     }
-    let spec = |index| json!({"source": {"redis": {"connection": {"secretRef": {"name": "redis"}}, "streams": [{"stream": format!("orders-{index}"), "group": "list"}]}}});
+    let spec = |index| json!({"source": {"redis": {"connection": {"secretRef": {"name": "redis"}}, "streams": [{"key": format!("orders-{index}"), "group": "list"}]}}});
     Ok(Source { secret: json!({"url": server.url()}), spec })
 }
 
@@ -136,6 +146,40 @@ fn kafka(server: &Kafka) -> Result<Source> {
     let spec = |index| json!({"source": {"kafka": {"connection": {"secretRef": {"name": "kafka"}}, "topics": ["orders"], "group": format!("list-{index}")}}});
     let servers = server.address(Listener::Plaintext).to_string();
     Ok(Source { secret: json!({"bootstrapServers": servers}), spec })
+}
+
+fn prometheus(server: &Prometheus) -> Source {
+    let spec = |index| json!({"source": {"prometheus": {"connection": {"secretRef": {"name": "prometheus"}}, "pending": format!("waiting{{list=\"{index}\"}}")}}});
+    Source { secret: json!({"url": server.url()}), spec }
+}
+
+fn scrape(page: SocketAddr) -> Source {
+    let spec = |index: usize| json!({"source": {"scrape": {"connection": {"secretRef": {"name": "scrape"}}, "pending": {"metric": "waiting", "labels": {"list": index.to_string()}}}}});
+    Source { secret: json!({"url": format!("http://{page}/metrics")}), spec }
+}
+
+/// Serves a page of metrics on the node's address, until this process ends.
+async fn serve_page() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((NODE_ADDRESS, 0)).await.context("serving a page of metrics")?;
+    let address = listener.local_addr()?;
+    let metrics: String = (0..OF_EACH).map(|index| format!("waiting{{list=\"{index}\"}} 60\n")).collect();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{metrics}",
+        metrics.len()
+    );
+    let answer: Arc<str> = answer.into();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 4_096];
+                if stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    Ok(address)
 }
 
 fn projection(kind: &str, index: usize, spec: &Value) -> Value {

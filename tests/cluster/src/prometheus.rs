@@ -1,15 +1,15 @@
-//! A real Prometheus of a test's own, on loopback, which scrapes one target.
+//! A real Prometheus of a test's own, on loopback or in a cluster's network, which scrapes one target.
 //!
 //! It runs in a temporary directory and ends with the process that started it, however that ends.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::Result;
 
 use crate::kept::{self, Kept};
-use crate::packages;
+use crate::{network, packages};
 
 /// A running (or paused) server.
 #[derive(Debug)]
@@ -41,14 +41,26 @@ impl Prometheus {
     /// # Errors
     /// As [`Prometheus::scraping`].
     pub fn with(target: SocketAddr, options: &PrometheusOptions) -> Result<Self> {
+        Self::create(None, "127.0.0.1", target, options)
+    }
+
+    /// A new server at `host` inside a network namespace, in which the target is, too.
+    ///
+    /// # Errors
+    /// As [`Prometheus::scraping`].
+    pub(crate) fn in_network(network: &Path, host: &str, target: SocketAddr) -> Result<Self> {
+        Self::create(Some(network), host, target, &PrometheusOptions::default())
+    }
+
+    fn create(network: Option<&Path>, host: &str, target: SocketAddr, options: &PrometheusOptions) -> Result<Self> {
         let root = kept::directory("prometheus")?;
-        let address = kept::free_address(None, "127.0.0.1")?;
+        let address = kept::free_address(network, host)?;
         let configuration = format!(
             "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs:\n- job_name: test\n  static_configs: [{{targets: [\"{target}\"]}}]\n"
         );
         fs::write(root.join("prometheus.yml"), configuration)?;
         fs::write(root.join("web.yml"), options.web.replace("{root}", &root.display().to_string()))?;
-        let mut command = Command::new(packages::prometheus()?);
+        let mut command = kept::command(network, packages::prometheus()?);
         command
             .arg(format!("--config.file={}", root.join("prometheus.yml").display()))
             .arg(format!("--web.config.file={}", root.join("web.yml").display()))
@@ -57,8 +69,10 @@ impl Prometheus {
             .args(&options.arguments);
         let mut kept = Kept::start(root, &mut command)?;
         // It listens before it answers queries.
+        let listens = || TcpStream::connect(address).is_ok();
         kept.wait_until(&format!("prometheus does not listen at {address}"), |kept| {
-            TcpStream::connect(address).is_ok() && kept.log().contains("Server is ready to receive")
+            network.map_or_else(listens, |network| network::inside(network, listens).unwrap_or(false))
+                && kept.log().contains("Server is ready to receive")
         })?;
         Ok(Self { address, kept })
     }

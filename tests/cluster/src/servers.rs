@@ -1,5 +1,7 @@
 //! Servers on a cluster's node, which pods reach.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 
 use crate::cluster::Cluster;
@@ -7,6 +9,7 @@ use crate::kafka::Kafka;
 use crate::nats::Nats;
 use crate::network;
 use crate::postgres::Postgres;
+use crate::prometheus::Prometheus;
 use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
 
@@ -49,5 +52,13 @@ impl Cluster {
     /// When it does not start.
     pub fn rabbitmq(&self) -> Result<RabbitMq> {
         RabbitMq::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
+    }
+
+    /// A Prometheus on the node's address, which pods reach, too, and which scrapes a target in the cluster's network five times a second.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn prometheus(&self, target: SocketAddr) -> Result<Prometheus> {
+        Prometheus::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, target)
     }
 }
