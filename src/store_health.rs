@@ -1,5 +1,5 @@
 //! What a read store answered about itself: whether it can be reached, how fast, and how much of it is in use. Passes from the sampler to the status
-//! and to the metrics; asks nobody.
+//! and to the metrics; asks no server.
 
 use std::{sync::Arc, time::Duration, time::Instant};
 

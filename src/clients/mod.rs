@@ -71,7 +71,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// The server, and the database where there are several: the same text whoever the user is. Holds no secret.
+    /// The server, and the database where there are several: the same text for all users. Holds no secret.
     pub fn server(&self) -> String {
         match self {
             Self::Elasticsearch(identity) => identity.settings().address(),

@@ -70,10 +70,10 @@ fn served(now: Instant) -> ServedMetrics {
     };
     let shop = BTreeMap::from([
         ("orders".into(), observation("gold", Some(measured(9, fresh)), None)),
-        ("stale".into(), observation("gold", Some(measured(7, now)), Some("nobody listens at db:5432"))),
-        ("still-good".into(), observation("tin", Some(measured(5, fresh)), Some("nobody listens at db:5432"))),
+        ("stale".into(), observation("gold", Some(measured(7, now)), Some("nothing listens at db:5432"))),
+        ("still-good".into(), observation("tin", Some(measured(5, fresh)), Some("nothing listens at db:5432"))),
         ("new".into(), observation("new", None, None)),
-        ("careful".into(), observation("careful", None, Some("nobody listens at db:5432"))),
+        ("careful".into(), observation("careful", None, Some("nothing listens at db:5432"))),
     ]);
     let snapshot = SharedSnapshot::default();
     snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into(), ..Snapshot::default() });
@@ -113,7 +113,7 @@ fn the_last_good_value_counts_until_it_is_too_old_and_then_the_failure_is_told()
     };
     assert_eq!(
         message,
-        "projection_pending_events of the Projection shop/stale is unknown: ConnectionRefused: nobody listens at db:5432"
+        "projection_pending_events of the Projection shop/stale is unknown: ConnectionRefused: nothing listens at db:5432"
     );
 }
 
@@ -217,7 +217,7 @@ fn a_projection_by_name_has_one_value_or_a_reason() {
         refusal("stale/pending_events", "", ""),
         (
             "unavailable",
-            "pending_events of the Projection shop/stale is unknown: ConnectionRefused: nobody listens at db:5432"
+            "pending_events of the Projection shop/stale is unknown: ConnectionRefused: nothing listens at db:5432"
                 .into()
         )
     );

@@ -1,4 +1,4 @@
-//! What a few numbers that somebody else computed say of a projection: how many events wait, how old the oldest is, how many came. Pure.
+//! What a few numbers that others computed say of a projection: how many events wait, how old the oldest is, how many came. Pure.
 //!
 //! A gauge knows nothing of single events, so that what came and what was handled is told by how it moves.
 

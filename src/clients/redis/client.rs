@@ -77,7 +77,7 @@ impl Client {
         Answered { servers: vec![replies], replies: about_keys.into_iter().map(|reply| (reply, Some(0))).collect() }
     }
 
-    /// Closes the connection to the one server: the next call opens another, and asks Sentinels anew where the server is. A cluster's nodes tell by
+    /// Closes the connection to the one server: the next call opens another, and asks the Sentinels again where the server is. A cluster's nodes tell by
     /// themselves where they are.
     pub fn disconnect(&mut self) {
         self.link = Link::by_settings();

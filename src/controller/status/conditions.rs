@@ -388,7 +388,7 @@ pub fn metrics_not_served(known: Option<&Unserved>, previous: &ProjectionStatus)
     };
     let why = known.get(names::EXTERNAL_API_SERVICE)?;
     Some(format!(
-        "the HorizontalPodAutoscaler does not read this metric here: {why}; `spec.scaling.autoscaler: None` leaves scaling to somebody else"
+        "the HorizontalPodAutoscaler does not read this metric here: {why}; `spec.scaling.autoscaler: None` leaves scaling to another tool"
     ))
 }
 

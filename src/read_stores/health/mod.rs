@@ -1,4 +1,4 @@
-//! How a read store is: whether it answers, how fast, and how much of it is in use. One request, whoever is projected into it.
+//! How a read store is: whether it answers, how fast, and how much of it is in use. One request for all Projections that write to it.
 //!
 //! A store that answers and does not let the user see its figures is reached all the same: the figures are then absent, with what to grant.
 

@@ -61,7 +61,7 @@ impl ViewSwitch {
             [] => Ok(None),
             [version] => Ok(version.clone()),
             _ => Err(SwitchError::NotOurs(format!(
-                "the views in schema {} show several versions: drop those that are to be shown anew",
+                "the views in schema {} show several versions: drop those that are to be shown again",
                 self.schema
             ))),
         }
