@@ -111,8 +111,20 @@ pub mod secret_key {
     ];
 
     /// The keys for RabbitMQ's management API. `host`, `port`, `username`, `password`: RabbitMQ's Cluster Operator, whose port is AMQP's.
-    pub const RABBITMQ: [&str; 11] =
-        ["url", "uri", "host", "hostname", "endpoint", "port", "username", "user", "password", "tls", "ssl"];
+    pub const RABBITMQ: [&str; 12] = [
+        "url",
+        "uri",
+        "host",
+        "hostname",
+        "endpoint",
+        "port",
+        "username",
+        "user",
+        "password",
+        "tls",
+        "ssl",
+        "stream-port",
+    ];
 
     /// The keys for Elasticsearch and OpenSearch.
     pub const ELASTICSEARCH: [&str; 14] = [

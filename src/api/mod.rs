@@ -40,7 +40,7 @@ pub use source::{
     KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret,
     NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource,
     RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, SqlQuery, StoredOffset, StreamConsumer,
-    StreamGroup,
+    StreamGroup, StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -149,7 +149,6 @@ mod tests {
             ".source.rabbitmq.connection.clientCertificateSecretRef.name",
             ".source.rabbitmq.connection.secretRef",
             ".source.rabbitmq.connection.secretRef.name",
-            ".source.rabbitmq.queues",
             ".source.redis.connection",
             ".source.redis.connection.caSecretRef.name",
             ".source.redis.connection.clientCertificateSecretRef.name",

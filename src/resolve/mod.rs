@@ -34,7 +34,7 @@ pub use workload::{BuiltinPods, Environment, Invalid, Owner, Pods, Validated, Wo
 use crate::{
     api::{
         CheckpointLocation, NatsSource, Projection, ProjectionSpec, PrometheusSource, ReadStore, Reason, RedisList,
-        StreamConsumer, StreamGroup,
+        StreamConsumer, StreamGroup, StreamReference,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -86,8 +86,10 @@ pub enum ResolvedSource {
         connection: ConnectionName,
         /// The virtual host.
         vhost: String,
-        /// The queues, at least one, none twice.
+        /// The queues, none twice. At least one queue or one stream.
         queues: Vec<String>,
+        /// The streams, each with the reference of its consumer, none twice.
+        streams: Vec<StreamReference>,
         /// Those with messages that failed, none twice.
         dead_letter_queues: Vec<String>,
     },
@@ -226,13 +228,17 @@ fn source(
     if let Some(rabbitmq) = &spec.source.rabbitmq {
         let connection = ConnectionName::new(ServerKind::RabbitMq, &key.namespace, &rabbitmq.connection);
         let queues: BTreeSet<&String> = rabbitmq.queues.iter().collect();
-        if queues.is_empty() {
-            return Err(invalid("spec.source.rabbitmq.queues is empty: name the queues"));
+        let streams: BTreeSet<&StreamReference> = rabbitmq.streams.iter().collect();
+        if queues.is_empty() && streams.is_empty() {
+            return Err(invalid(
+                "spec.source.rabbitmq must name queues, or streams with the references of their consumers",
+            ));
         }
+        let streams = streams.into_iter().cloned().collect();
         let (vhost, queues) = (rabbitmq.vhost.clone(), queues.into_iter().cloned().collect());
         let dead_letter_queues: BTreeSet<&String> = rabbitmq.dead_letter_queues.iter().collect();
         let dead_letter_queues = dead_letter_queues.into_iter().cloned().collect();
-        return Ok((ResolvedSource::RabbitMq { connection, vhost, queues, dead_letter_queues }, None));
+        return Ok((ResolvedSource::RabbitMq { connection, vhost, queues, streams, dead_letter_queues }, None));
     }
     if let Some(kafka) = &spec.source.kafka {
         let (connection, question, checkpoint) = kafka::topics(spec, kafka, key)?;

@@ -204,10 +204,11 @@ impl Planner {
             }
             Endpoint::RabbitMq(identity) => {
                 let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::RabbitMq { vhost, queues, dead_letter_queues, .. } => {
+                    ResolvedSource::RabbitMq { vhost, queues, streams, dead_letter_queues, .. } => {
                         Some(rabbitmq_source::Question {
                             vhost: vhost.clone(),
                             queues: queues.clone(),
+                            streams: streams.clone(),
                             dead_letter_queues: dead_letter_queues.clone(),
                         })
                     }

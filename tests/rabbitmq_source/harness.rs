@@ -71,7 +71,7 @@ pub fn settings(url: &str) -> ConnectionSettings {
 /// What a Projection that reads these queues of the virtual host `/` asks.
 pub fn question(queues: &[&str]) -> Question {
     let queues = queues.iter().map(|queue| (*queue).to_owned()).collect();
-    Question { vhost: "/".to_owned(), queues, dead_letter_queues: Vec::new() }
+    Question { vhost: "/".to_owned(), queues, streams: Vec::new(), dead_letter_queues: Vec::new() }
 }
 
 pub fn probe(url: &str) -> RabbitMqProbe {

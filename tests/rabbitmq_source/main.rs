@@ -14,3 +14,4 @@ mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;
 mod states;
+mod streams;

@@ -172,7 +172,7 @@ async fn a_stream_is_refused_since_it_keeps_what_was_handled() {
     let mut probe = probe(&server().url());
     let refused = until(&mut probe, &["log"], "a stream", failed(Reason::InvalidSpec)).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidSpec);
-    assert!(refused.message.contains("streams are not supported"), "{}", refused.message);
+    assert!(refused.message.contains("name it in spec.source.rabbitmq.streams"), "{}", refused.message);
 }
 
 #[tokio::test]

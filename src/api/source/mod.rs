@@ -21,7 +21,7 @@ pub use outbox::Outbox;
 pub use postgres::{EventTable, MartenStore, MessageDbCategory, PostgresSource};
 pub use prometheus::{HttpConnection, PrometheusSource};
 pub use query::SqlQuery;
-pub use rabbitmq::RabbitMqSource;
+pub use rabbitmq::{RabbitMqSource, StreamReference};
 pub use redis::{RedisList, RedisSource, StreamGroup};
 pub use replication_slot::ReplicationSlot;
 pub use scrape::{Aggregate, ScrapeSource, ScrapedMetric};

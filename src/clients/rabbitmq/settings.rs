@@ -25,11 +25,14 @@ const PORT: [&str; 1] = ["port"];
 const USER: [&str; 2] = ["username", "user"];
 const PASSWORD: [&str; 1] = ["password"];
 const TLS: [&str; 2] = ["tls", "ssl"];
+const STREAM_PORT: [&str; 1] = ["stream-port"];
 
 const NOTATION: &str = "write it as http://user:password@host:15672, or https://… for TLS";
 const AMQP: &str = "it is a URL for AMQP, and queues are measured by the management API: write its URL, as in http://user:password@host:15672 (https://… for TLS), or the keys host, username and password";
 const PLAIN_PORT: u16 = 15_672;
 const TLS_PORT: u16 = 15_671;
+/// Where streams are asked about, without TLS and with it.
+const STREAM_PORTS: (u16, u16) = (5_552, 5_551);
 
 /// How to reach one server as one user. Shows host, port and user, and never the password.
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -37,6 +40,8 @@ pub struct ConnectionSettings {
     pub(super) server: Server,
     pub(super) user: String,
     pub(super) password: String,
+    /// Where streams are asked about, on the same host.
+    pub(super) stream_port: u16,
 }
 
 /// What makes two connections the same.
@@ -62,6 +67,7 @@ struct Written {
     user: Option<String>,
     password: Option<String>,
     tls: Option<String>,
+    stream_port: Option<String>,
 }
 
 impl ConnectionSettings {
@@ -82,12 +88,13 @@ impl ConnectionSettings {
             Some((key, text)) => parse(text).map_err(|why| unreadable(&format!("key {key}: {why}")))?,
             None => Written::default(),
         };
-        let parts: [(&mut Option<String>, &[&'static str]); 5] = [
+        let parts: [(&mut Option<String>, &[&'static str]); 6] = [
             (&mut written.host, &HOST),
             (&mut written.port, &PORT),
             (&mut written.user, &USER),
             (&mut written.password, &PASSWORD),
             (&mut written.tls, &TLS),
+            (&mut written.stream_port, &STREAM_PORT),
         ];
         for (part, keys) in parts {
             if part.is_none()
@@ -116,7 +123,7 @@ impl ConnectionSettings {
     }
 
     fn from_written(written: Written) -> Result<Self, String> {
-        let Written { host, mut port, user, password, tls } = written;
+        let Written { host, mut port, user, password, tls, stream_port } = written;
         let mut host = host.unwrap_or_default();
         // An endpoint may come with its port.
         if let Some((name, after)) = host.split_once(':')
@@ -159,7 +166,21 @@ impl ConnectionSettings {
             );
         }
         let server = Server { host, port, tls, ca: None, client: None };
-        Ok(Self { server, user, password: password.unwrap_or_default() })
+        let stream_port = match stream_port.as_deref() {
+            None | Some("") => {
+                if tls {
+                    STREAM_PORTS.1
+                } else {
+                    STREAM_PORTS.0
+                }
+            }
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or("stream-port: must be a number from 1 to 65535, such as 5552")?,
+        };
+        Ok(Self { server, user, password: password.unwrap_or_default(), stream_port })
     }
 
     /// Trusts these certificate authorities (PEM) instead of the public ones.
@@ -282,7 +303,7 @@ mod tests {
             assert_eq!(none.reason, Reason::SecretKeyMissing);
             assert!(none.message.contains(missing) && !none.message.contains("hunter2"), "{}", none.message);
         }
-        for key in [URLS.as_slice(), &HOST, &PORT, &USER, &PASSWORD, &TLS].concat() {
+        for key in [URLS.as_slice(), &HOST, &PORT, &USER, &PASSWORD, &TLS, &STREAM_PORT].concat() {
             assert!(RABBITMQ.contains(&key), "{key} is looked for");
         }
     }

@@ -54,6 +54,41 @@ pub(super) fn refusal(status: http::StatusCode, is_json: bool, body: &[u8]) -> M
     }
 }
 
+/// What a code means by which the protocol of streams refuses something.
+pub(super) fn stream_refusal(code: u16) -> MeasureError {
+    let (reason, message) = match code {
+        2 => (
+            Reason::StreamNotFound,
+            "there is no such stream: correct its name in the Projection, or declare it (x-queue-type: stream); a queue belongs in spec.source.rabbitmq.queues",
+        ),
+        6 => (
+            Reason::SourceFailed,
+            "the stream has no member on this node that can be read: name a node that has one, and see that its leader is up",
+        ),
+        7 | 9 | 10 => (Reason::AuthenticationFailed, "the server refuses the login with a user and a password (PLAIN)"),
+        8 => {
+            (Reason::AuthenticationFailed, "the server refuses the login: correct username and password in the Secret")
+        }
+        11 => (
+            Reason::AuthenticationFailed,
+            "the user may log in from the server's own machine alone, as guest may: name another user in the Secret",
+        ),
+        12 => (
+            Reason::PermissionDenied,
+            "the user may not use the virtual host, or there is none: correct spec.source.rabbitmq.vhost, or grant what docs/sources/rabbitmq.md lists (rabbitmqctl set_permissions)",
+        ),
+        16 => (
+            Reason::PermissionDenied,
+            "the user may not read the stream: grant what docs/sources/rabbitmq.md lists (rabbitmqctl set_permissions)",
+        ),
+        _ => {
+            let message = format!("the server refuses with code {code}; its log says why");
+            return MeasureError { reason: Reason::SourceFailed, message };
+        }
+    };
+    MeasureError { reason, message: message.to_owned() }
+}
+
 fn unavailable(status: http::StatusCode) -> MeasureError {
     MeasureError {
         reason: Reason::SourceFailed,

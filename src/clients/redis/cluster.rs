@@ -218,7 +218,7 @@ async fn ask_node(
         }
         all.push(commands[one.place].clone());
     }
-    let is_short = link.late % LATE_RETRY != 0;
+    let is_short = !link.late.is_multiple_of(LATE_RETRY);
     let mut replies = link.ask(access, &all, share(by, if is_short { 5 } else { 2 })).await.into_iter();
     let mut next = || replies.next().unwrap_or_else(|| Err(timed_out()));
     let heads = of_each.iter().map(|_| next()).collect();

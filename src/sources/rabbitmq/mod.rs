@@ -1,10 +1,13 @@
 //! Queues of RabbitMQ: what waits in each, and what consumers hold without having acknowledged it, as the management API tells.
 //!
+//! And streams, by the offsets that their consumers store; the protocol for streams is spoken where a Projection names some.
+//!
 //! One request a poll for each virtual host, whatever the number of Projections and queues. The server's numbers are up to some seconds old
 //! (`collect_statistics_interval`).
 
 mod answers;
 mod counters;
+mod streams;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,14 +20,15 @@ use tokio::time::Instant;
 
 use crate::{
     addresses::AddressRules,
-    api::Reason,
-    clients::rabbitmq::{Answer, Client, ConnectionSettings},
+    api::{Reason, StreamReference},
+    clients::rabbitmq::{Answer, Client, ConnectionSettings, StreamClient},
     lag::{CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
     sources::{Pace, Probe, Report, Target},
 };
 use answers::{COLUMNS, Queue};
 use counters::{Counters, Seen, Totals};
+use streams::Progress;
 
 /// So many queues are asked for by name; of more, all of the virtual host are listed.
 const MOST_NAMED: usize = 100;
@@ -40,8 +44,10 @@ const DATE_STEP: Duration = Duration::from_secs(1);
 pub struct Question {
     /// The virtual host.
     pub vhost: String,
-    /// The queues, at least one: each counted by itself, and summed.
+    /// The queues: each counted by itself, and summed.
     pub queues: Vec<String>,
+    /// The streams with their consumers: each counted by itself, and summed. At least one queue or one stream.
+    pub streams: Vec<StreamReference>,
     /// The queues of the same virtual host that hold messages which failed.
     pub dead_letter_queues: Vec<String>,
 }
@@ -51,7 +57,16 @@ pub struct RabbitMqProbe {
     client: Client,
     /// By virtual host and queue.
     counters: HashMap<(String, String), Counters>,
+    addresses: Arc<AddressRules>,
+    /// Those that ask about streams, by virtual host.
+    streams: HashMap<String, Streams>,
     started: std::time::Instant,
+}
+
+/// Asks about the streams of a virtual host.
+struct Streams {
+    client: StreamClient,
+    progress: HashMap<StreamReference, Progress>,
 }
 
 /// What one poll saw of a queue.
@@ -66,13 +81,20 @@ struct Depth {
     totals: Totals,
 }
 
-/// What one poll saw of a virtual host, by queue.
-type Looked = Result<HashMap<String, Result<Depth, MeasureError>>, MeasureError>;
+/// What one poll saw of a virtual host.
+#[derive(Default)]
+struct Looked {
+    queues: HashMap<String, Result<Depth, MeasureError>>,
+    streams: streams::Looked,
+    /// The server's time, where it tells.
+    at: Option<jiff::Timestamp>,
+}
 
 impl RabbitMqProbe {
     /// Not connected yet. `addresses`: which may be asked; `started`: where the clock of samples begins.
     pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>, started: std::time::Instant) -> Self {
-        Self { client: Client::new(settings, addresses), counters: HashMap::new(), started }
+        let client = Client::new(settings, Arc::clone(&addresses));
+        Self { client, counters: HashMap::new(), addresses, streams: HashMap::new(), started }
     }
 
     /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
@@ -80,13 +102,21 @@ impl RabbitMqProbe {
         let mut asked: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for question in questions {
             let queues = question.queues.iter().chain(&question.dead_letter_queues);
-            asked.entry(&question.vhost).or_default().extend(queues.map(String::as_str));
+            let streams = question.streams.iter().map(|one| &one.stream);
+            asked.entry(&question.vhost).or_default().extend(queues.chain(streams).map(String::as_str));
         }
-        let mut looked: HashMap<&str, Looked> = HashMap::new();
+        let mut looked: HashMap<&str, Result<Looked, MeasureError>> = HashMap::new();
         for (vhost, queues) in &asked {
             let answer = self.client.get(&path(vhost, queues), by).await;
-            looked.insert(*vhost, answer.and_then(|answer| self.look(vhost, queues, &answer)));
+            let seen = match answer.and_then(|answer| self.look(vhost, queues, &answer)) {
+                Ok(seen) => Ok(Looked { streams: self.look_at_streams(vhost, questions, by).await, ..seen }),
+                Err(unknown) => Err(unknown),
+            };
+            looked.insert(*vhost, seen);
         }
+        self.streams.retain(|vhost, _| {
+            questions.iter().any(|question| question.vhost == *vhost && !question.streams.is_empty())
+        });
         self.counters.retain(|(vhost, queue), _| {
             asked.get(vhost.as_str()).is_some_and(|queues| queues.contains(queue.as_str()))
         });
@@ -95,7 +125,7 @@ impl RabbitMqProbe {
         let answers = questions.iter().map(|question| {
             let vhost = &question.vhost;
             let sample = match looked.get(vhost.as_str()) {
-                Some(Ok(depths)) => sample(question, depths, at),
+                Some(Ok(looked)) => sample(question, looked, at),
                 Some(Err(unknown)) => Err(unknown.clone()),
                 None => Err(unknown(Reason::NotMeasuredYet, "not looked at yet")),
             };
@@ -107,15 +137,33 @@ impl RabbitMqProbe {
         answers.collect()
     }
 
+    /// Asks about the streams of a virtual host, where there are some to ask about.
+    async fn look_at_streams(&mut self, vhost: &str, questions: &[&Question], by: Instant) -> streams::Looked {
+        let here = questions.iter().filter(|question| question.vhost == vhost);
+        let asked: BTreeSet<&StreamReference> = here.flat_map(|question| &question.streams).collect();
+        if asked.is_empty() {
+            return streams::Looked::new();
+        }
+        let Streams { client, progress } = self.streams.entry(vhost.to_owned()).or_insert_with(|| Streams {
+            client: StreamClient::new(self.client.settings().clone(), Arc::clone(&self.addresses), vhost),
+            progress: HashMap::new(),
+        });
+        progress.retain(|one, _| asked.contains(one));
+        match streams::look(client, progress, &asked, by).await {
+            Ok(looked) => looked,
+            Err(unknown) => asked.into_iter().map(|one| (one.clone(), Err(unknown.clone()))).collect(),
+        }
+    }
+
     /// Takes in what the server says of these queues.
-    fn look(&mut self, vhost: &str, queues: &BTreeSet<&str>, answer: &Answer) -> Looked {
+    fn look(&mut self, vhost: &str, queues: &BTreeSet<&str>, answer: &Answer) -> Result<Looked, MeasureError> {
         let listed = answers::read(&answer.body, queues)
             .ok_or_else(|| unknown(Reason::InvalidAnswer, "the answer is no list of queues"))?;
         let depths = queues.iter().map(|queue| {
             let depth = listed.get(*queue).ok_or_else(no_queue).and_then(|told| self.depth(vhost, queue, told, answer));
             ((*queue).to_owned(), depth)
         });
-        Ok(depths.collect())
+        Ok(Looked { queues: depths.collect(), streams: streams::Looked::new(), at: answer.at })
     }
 
     fn depth(&mut self, vhost: &str, name: &str, queue: &Queue, answer: &Answer) -> Result<Depth, MeasureError> {
@@ -186,7 +234,7 @@ fn measurable(queue: &Queue) -> Result<u64, MeasureError> {
     if queue.kind.0.as_deref() == Some("stream") {
         return Err(unknown(
             Reason::InvalidSpec,
-            "it is a stream, which keeps messages that were handled, so that its depth says nothing of what is pending, and how far consumers have come is told only over the protocol of streams, which is not spoken: streams are not supported; name classic or quorum queues",
+            "it is a stream, which keeps messages that were handled, so that its depth says nothing of what is pending: name it in spec.source.rabbitmq.streams, with the reference of its consumer",
         ));
     }
     if let Some(state @ ("down" | "stopped" | "crashed" | "minority" | "noproc" | "terminated")) =
@@ -208,12 +256,9 @@ fn measurable(queue: &Queue) -> Result<u64, MeasureError> {
     })
 }
 
-/// Sums what was seen of each queue.
-fn sample(
-    question: &Question,
-    depths: &HashMap<String, Result<Depth, MeasureError>>,
-    at: Duration,
-) -> Result<Sample, MeasureError> {
+/// Sums what was seen of each queue and each stream.
+fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, MeasureError> {
+    let depths = &looked.queues;
     let (mut events, mut arrived, mut handled) = (0_u64, 0_u64, 0_u64);
     let (mut staleness, mut ahead) = (Some(Duration::ZERO), Duration::ZERO);
     let mut unattended = Vec::new();
@@ -226,8 +271,22 @@ fn sample(
         staleness = staleness.zip(depth.age).map(|(oldest, age)| oldest.max(age));
         ahead = ahead.max(depth.ahead);
     }
+    let (mut deleted, mut exact) = (0_u64, true);
+    for asked in &question.streams {
+        let seen = looked.streams.get(asked).cloned().unwrap_or_else(|| Err(no_queue()))?;
+        events = events.saturating_add(seen.events);
+        arrived = arrived.saturating_add(seen.arrived);
+        handled = handled.saturating_add(seen.handled);
+        deleted = deleted.saturating_add(seen.deleted);
+        exact &= seen.exact;
+        let written = seen.oldest.and_then(|written| jiff::Timestamp::from_millisecond(written).ok());
+        let dated = written.zip(looked.at);
+        let age = dated.map(|(written, now)| Duration::try_from(written.duration_until(now)).unwrap_or_default());
+        let age = if seen.events == 0 { Some(Duration::ZERO) } else { age };
+        staleness = staleness.zip(age).map(|(oldest, age)| oldest.max(age));
+    }
     // Any number of consumers share a queue, so that queues are no shards: `pending_by_shard` stays empty.
-    let pending = Some(Pending { events, exact: true });
+    let pending = Some(Pending { events, exact });
     let mut notes = Vec::new();
     if !unattended.is_empty() {
         notes.push(Note::NoConsumer(Arc::from(format!(
@@ -244,14 +303,16 @@ fn sample(
         ))));
         None
     });
-    Ok(Sample {
+    let mut sample = Sample {
         taken: jiff::Timestamp::now(),
         staleness,
         ahead_of_clock: ahead,
         parked,
         notes,
         ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), pending, arrived)
-    })
+    };
+    sample.faults.deleted = deleted;
+    Ok(sample)
 }
 
 /// What the dead-letter queues hold; absent where the spec names none.

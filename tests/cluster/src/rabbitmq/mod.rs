@@ -3,6 +3,7 @@
 //! It runs in a temporary directory and ends with the process that started it, however that ends. Takes about fifteen seconds to start and 150 MB.
 
 mod amqp;
+mod streams;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -45,6 +46,7 @@ pub struct RabbitMq {
     network: Option<PathBuf>,
     management: SocketAddr,
     amqp: SocketAddr,
+    streams: SocketAddr,
     server: Child,
     port_mapper: Child,
     keeper: Child,
@@ -82,15 +84,17 @@ impl RabbitMq {
             None => Command::new(program),
         };
         let root = kept::directory("rabbitmq")?;
-        let ask = || -> Result<[u16; 4]> {
-            Ok([free_port(host)?, free_port(host)?, free_port("127.0.0.1")?, free_port("127.0.0.1")?])
+        let ask = || -> Result<[u16; 5]> {
+            let local = || free_port("127.0.0.1");
+            Ok([free_port(host)?, free_port(host)?, free_port(host)?, local()?, local()?])
         };
-        let [amqp, management, distribution, mapper] = match &network {
+        let [amqp, management, streams, distribution, mapper] = match &network {
             Some(network) => network::inside(network, ask)?,
             None => ask(),
         }?;
         let settings = format!(
             "listeners.tcp.1 = {host}:{amqp}\n\
+             stream.listeners.tcp.1 = {host}:{streams}\n\
              management.tcp.ip = {host}\n\
              management.tcp.port = {management}\n\
              distribution.listener.interface = 127.0.0.1\n\
@@ -101,7 +105,7 @@ impl RabbitMq {
              {configuration}\n"
         );
         fs::write(root.join("rabbitmq.conf"), settings)?;
-        fs::write(root.join("plugins"), "[rabbitmq_management].")?;
+        fs::write(root.join("plugins"), "[rabbitmq_management, rabbitmq_stream].")?;
         let local = |program: &Path| {
             let mut command = inside(program);
             command
@@ -138,8 +142,8 @@ impl RabbitMq {
             .spawn()
             .context("starting the server's keeper")?;
         let host: IpAddr = host.parse()?;
-        let (management, amqp) = (SocketAddr::from((host, management)), SocketAddr::from((host, amqp)));
-        let mut rabbit = Self { root, network, management, amqp, server, port_mapper, keeper };
+        let [management, amqp, streams] = [management, amqp, streams].map(|port| SocketAddr::from((host, port)));
+        let mut rabbit = Self { root, network, management, amqp, streams, server, port_mapper, keeper };
         let until = Instant::now() + Duration::from_secs(180);
         // The management API begins before the server takes part in it.
         while !rabbit.call("GET", "overview", &Value::Null).is_ok_and(|(status, _)| status == 200) {
@@ -149,6 +153,20 @@ impl RabbitMq {
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(rabbit)
+    }
+
+    /// Where the protocol for streams is spoken.
+    #[must_use]
+    pub fn streams(&self) -> SocketAddr {
+        self.streams
+    }
+
+    /// Stores a consumer's offset in a stream of the virtual host `/`, as the user `guest`.
+    ///
+    /// # Errors
+    /// When the server refuses it, or tells another offset afterwards.
+    pub fn store_offset(&self, stream: &str, reference: &str, offset: u64) -> Result<()> {
+        streams::store_offset(self.dial(self.streams)?, stream, reference, offset)
     }
 
     /// Where the management API listens.

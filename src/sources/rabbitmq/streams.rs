@@ -1,0 +1,195 @@
+//! Streams of RabbitMQ: how far a consumer has come by the offset that it stored, and what the stream holds beyond it.
+//!
+//! Two round trips a poll for each virtual host: the stored offsets and the newest chunk of each stream, then the chunk at which each consumer that is behind
+//! goes on, which tells how old its first event is, and whether retention has removed some that it had not had.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio::time::Instant;
+
+use crate::{
+    api::{Reason, StreamReference},
+    clients::rabbitmq::{Call, Chunk, Place, StreamClient, Told},
+    measure::MeasureError,
+};
+
+/// What was seen of one consumer of a stream.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Seen {
+    /// Offsets beyond the stored one up to the last event.
+    pub(super) events: u64,
+    /// Whether these are events alone. The server gives offsets to what it writes into a stream between events as well, such as stored offsets.
+    pub(super) exact: bool,
+    /// When the first of them was written, by the server's clock in milliseconds since 1970.
+    pub(super) oldest: Option<i64>,
+    /// Events beyond the stored offset that retention has removed.
+    pub(super) deleted: u64,
+    /// Since measuring began.
+    pub(super) arrived: u64,
+    pub(super) handled: u64,
+}
+
+/// What was seen of one virtual host's streams.
+pub(super) type Looked = HashMap<StreamReference, Result<Seen, MeasureError>>;
+
+/// What is remembered of one consumer from poll to poll: the events that were written and handled since measuring began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// The offset of the next event, and the offset at which the consumer goes on.
+    last: Option<(u64, u64)>,
+    arrived: u64,
+    handled: u64,
+}
+
+impl Progress {
+    /// Of a stream that was made again, all is new. A consumer that goes back has handled nothing.
+    fn take(&mut self, end: u64, next: u64) -> (u64, u64) {
+        if let Some((end_before, next_before)) = self.last {
+            let before = if end < end_before { 0 } else { end_before };
+            self.arrived = self.arrived.saturating_add(end - before);
+            self.handled = self.handled.saturating_add(next.saturating_sub(next_before));
+        }
+        self.last = Some((end, next));
+        (self.arrived, self.handled)
+    }
+}
+
+/// Looks once.
+///
+/// # Errors
+/// Why nothing at all is known.
+pub(super) async fn look(
+    client: &mut StreamClient,
+    progress: &mut HashMap<StreamReference, Progress>,
+    asked: &BTreeSet<&StreamReference>,
+    by: Instant,
+) -> Result<Looked, MeasureError> {
+    let names: BTreeSet<&str> = asked.iter().map(|one| one.stream.as_str()).collect();
+    // Offsets first, so that a healthy one is never beyond the end.
+    let stored = asked.iter().map(|one| Call::Stored { stream: one.stream.clone(), reference: one.reference.clone() });
+    let newest = names.iter().map(|name| Call::Chunk { stream: (*name).to_owned(), place: Place::Last });
+    let mut told = client.ask(&stored.chain(newest).collect::<Vec<_>>(), by).await?.into_iter();
+    let stored: Vec<Result<Told, MeasureError>> = told.by_ref().take(asked.len()).collect();
+    let ends: BTreeMap<&str, Result<Told, MeasureError>> = names.into_iter().zip(told).collect();
+
+    let found = asked.iter().zip(stored).map(|(one, stored)| {
+        let end = ends.get(one.stream.as_str()).cloned().unwrap_or_else(|| Err(nonsense()));
+        (*one, bounds(stored, end))
+    });
+    let found: Vec<(&StreamReference, Result<Bounds, MeasureError>)> = found.collect();
+    let behind = found.iter().filter_map(|(one, bounds)| {
+        let Bounds { end, next, .. } = *bounds.as_ref().ok()?;
+        (next < end).then(|| Call::Chunk { stream: one.stream.clone(), place: Place::At(next) })
+    });
+    let behind: Vec<Call> = behind.collect();
+    let mut chunks = if behind.is_empty() { Vec::new() } else { client.ask(&behind, by).await? }.into_iter();
+
+    let mut looked = Looked::new();
+    for (one, bounds) in found {
+        let seen = bounds.and_then(|bounds| {
+            let first = if bounds.next < bounds.end { chunk(chunks.next())? } else { None };
+            let (arrived, handled) = progress.entry(one.clone()).or_default().take(bounds.end, bounds.next);
+            Ok(Seen { arrived, handled, ..beyond(bounds, first) })
+        });
+        let about =
+            |unknown: MeasureError| unknown.about(format_args!("stream {}, reference {}", one.stream, one.reference));
+        looked.insert(one.clone(), seen.map_err(about));
+    }
+    Ok(looked)
+}
+
+/// Between which offsets events wait.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Bounds {
+    /// That of the first event of the newest chunk.
+    newest: u64,
+    /// One beyond the last event.
+    end: u64,
+    /// Where the consumer goes on.
+    next: u64,
+}
+
+fn bounds(stored: Result<Told, MeasureError>, newest: Result<Told, MeasureError>) -> Result<Bounds, MeasureError> {
+    let (newest, end) = match newest? {
+        Told::Chunk(newest) => newest.map_or((0, 0), |chunk| (chunk.first, chunk.last().saturating_add(1))),
+        Told::Stored(_) => return Err(nonsense()),
+    };
+    let stored = match stored? {
+        Told::Stored(stored) => stored.ok_or_else(never_stored)?,
+        Told::Chunk(_) => return Err(nonsense()),
+    };
+    let next = stored.saturating_add(1);
+    if next > end {
+        return Err(MeasureError {
+            reason: Reason::CheckpointBeyondHead,
+            message: format!(
+                "the stored offset is {stored}, and the stream ends before offset {end}: was it deleted and declared again, or does the consumer store the offset of the next event in place of the last that it has handled?"
+            ),
+        });
+    }
+    Ok(Bounds { newest, end, next })
+}
+
+/// What waits. `first`: the chunk where the consumer goes on, or the first beyond it.
+fn beyond(Bounds { newest, end, next }: Bounds, first: Option<Chunk>) -> Seen {
+    let there = first.map_or(next, |chunk| chunk.first.max(next).min(end));
+    let oldest = first.map(|chunk| chunk.written).filter(|_| there < end);
+    // Within one chunk there are events alone.
+    let exact = there == end || there >= newest;
+    Seen { events: end - there, exact, oldest, deleted: there - next, ..Seen::default() }
+}
+
+fn chunk(told: Option<Result<Told, MeasureError>>) -> Result<Option<Chunk>, MeasureError> {
+    match told {
+        Some(Ok(Told::Chunk(chunk))) => Ok(chunk),
+        Some(Err(unknown)) => Err(unknown),
+        _ => Err(nonsense()),
+    }
+}
+
+fn never_stored() -> MeasureError {
+    MeasureError {
+        reason: Reason::NeverCommitted,
+        message: "no offset is stored under this reference, so that how much is pending cannot be told: correct its name in the Projection, and see that the consumer has this name and stores its offsets at the server. The server forgets an offset once retention has removed the event that it is of"
+            .to_owned(),
+    }
+}
+
+fn nonsense() -> MeasureError {
+    MeasureError { reason: Reason::InvalidAnswer, message: "the answer makes no sense for this question".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(first: u64, records: u32) -> Chunk {
+        Chunk { first, records, written: 7 }
+    }
+
+    #[test]
+    fn what_waits_is_beyond_the_stored_offset_and_what_retention_removed_is_told_apart() {
+        let stored = |offset| Ok(Told::Stored(Some(offset)));
+        let newest = || Ok(Told::Chunk(Some(at(8, 2))));
+        let from = |next| Bounds { newest: 8, end: 10, next };
+        assert_eq!(bounds(stored(4), newest()), Ok(from(5)));
+        assert_eq!(bounds(stored(9), newest()), Ok(from(10)));
+        let ahead = bounds(stored(10), Ok(Told::Chunk(Some(at(8, 2))))).unwrap_err();
+        assert_eq!(ahead.reason, Reason::CheckpointBeyondHead);
+        let never = bounds(Ok(Told::Stored(None)), Ok(Told::Chunk(None))).unwrap_err();
+        assert_eq!(never.reason, Reason::NeverCommitted);
+        let seen = |events, exact, oldest, deleted| Seen { events, exact, oldest, deleted, ..Seen::default() };
+        assert_eq!(beyond(from(5), Some(at(4, 3))), seen(5, false, Some(7), 0));
+        assert_eq!(beyond(from(9), Some(at(8, 2))), seen(1, true, Some(7), 0));
+        assert_eq!(beyond(from(5), Some(at(8, 2))), seen(2, true, Some(7), 3), "retention removed three");
+        assert_eq!(beyond(from(10), None), seen(0, true, None, 0));
+        assert_eq!(beyond(from(5), None), seen(5, false, None, 0), "unknown age, and not zero");
+    }
+
+    #[test]
+    fn counters_only_grow() {
+        let mut progress = Progress::default();
+        let taken = [(10, 5), (12, 9), (12, 3), (2, 1)].map(|(end, next)| progress.take(end, next));
+        assert_eq!(taken, [(0, 0), (2, 4), (2, 4), (4, 4)]);
+    }
+}

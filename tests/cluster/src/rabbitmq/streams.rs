@@ -1,0 +1,64 @@
+//! A client of the protocol for streams that stores an offset: so much of it, and no more.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+const STORE_OFFSET: u16 = 10;
+const QUERY_OFFSET: u16 = 11;
+const PEER_PROPERTIES: u16 = 17;
+const SASL_HANDSHAKE: u16 = 18;
+const SASL_AUTHENTICATE: u16 = 19;
+const TUNE: u16 = 20;
+const OPEN: u16 = 21;
+
+/// Stores an offset, and waits until the server tells it.
+pub(super) fn store_offset(mut stream: TcpStream, name: &str, reference: &str, offset: u64) -> Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    call(&mut stream, PEER_PROPERTIES, &[0; 4])?;
+    call(&mut stream, SASL_HANDSHAKE, &[])?;
+    let login = [string("PLAIN").as_slice(), &[0, 0, 0, 12], b"\0guest\0guest"].concat();
+    call(&mut stream, SASL_AUTHENTICATE, &login)?;
+    send(&mut stream, TUNE, &[0, 16, 0, 0, 0, 0, 0, 0])?;
+    call(&mut stream, OPEN, &string("/"))?;
+    let place = [string(reference), string(name)].concat();
+    for _ in 0..600 {
+        send(&mut stream, STORE_OFFSET, &[place.as_slice(), &offset.to_be_bytes()].concat())?;
+        std::thread::sleep(Duration::from_millis(50));
+        let told = call(&mut stream, QUERY_OFFSET, &place)?;
+        if told[4..6] == [0, 1] && told[6..14] == offset.to_be_bytes() {
+            return Ok(());
+        }
+    }
+    bail!("the offset was not stored")
+}
+
+/// One request: returns the number, the code and what follows.
+fn call(stream: &mut TcpStream, key: u16, body: &[u8]) -> Result<Vec<u8>> {
+    send(stream, key, &[[0, 0, 0, 1].as_slice(), body].concat())?;
+    loop {
+        let mut size = [0; 4];
+        stream.read_exact(&mut size)?;
+        let mut frame = vec![0; usize::try_from(u32::from_be_bytes(size))?];
+        stream.read_exact(&mut frame)?;
+        if frame[..2] == (key | 0x8000).to_be_bytes() {
+            if key != QUERY_OFFSET && frame[8..10] != [0, 1] {
+                bail!("request {key} is refused: {frame:?}");
+            }
+            return Ok(frame.split_off(4));
+        }
+    }
+}
+
+fn send(stream: &mut TcpStream, key: u16, body: &[u8]) -> Result<()> {
+    let frame = [&key.to_be_bytes(), [0, 1].as_slice(), body].concat();
+    Ok(stream.write_all(&[u32::try_from(frame.len())?.to_be_bytes().as_slice(), &frame].concat())?)
+}
+
+fn string(text: &str) -> Vec<u8> {
+    let mut bytes = u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
+    bytes.extend(text.bytes());
+    bytes
+}

@@ -1,0 +1,203 @@
+//! Streams, by the offsets that consumers store: in every state, who may read, and servers that misbehave at their port.
+
+use std::{sync::Arc, time::Duration};
+
+use projectionist::{
+    addresses::AddressRules,
+    api::{Reason, StreamReference},
+    clients::rabbitmq::ConnectionSettings,
+    lag::Sample,
+    measure::MeasureError,
+    sources::rabbitmq::{Question, RabbitMqProbe},
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    fake::{Says, fake},
+    harness::{DEADLINE, ask_within, declare, exactly, handled, question, server},
+};
+
+fn settings(url: &str, stream_port: u16) -> ConnectionSettings {
+    let port = stream_port.to_string();
+    ConnectionSettings::from_keys(|key| match key {
+        "url" => Some(url),
+        "stream-port" => Some(port.as_str()),
+        _ => None,
+    })
+    .unwrap()
+}
+
+fn probe_as(url: &str) -> RabbitMqProbe {
+    let settings = settings(url, server().streams().port());
+    RabbitMqProbe::new(settings, crate::sampler::loopback(), std::time::Instant::now())
+}
+
+fn probe() -> RabbitMqProbe {
+    probe_as(&server().url())
+}
+
+fn of(stream: &str, reference: &str) -> Question {
+    let streams = vec![StreamReference { stream: stream.to_owned(), reference: reference.to_owned() }];
+    Question { streams, ..question(&[]) }
+}
+
+/// Publishes so many messages of this size, over AMQP.
+fn publish(stream: &str, messages: usize, size: usize) {
+    let mut publisher = server().consumer().unwrap();
+    publisher.publish(stream, vec!["x".repeat(size); messages]).unwrap();
+    publisher.close().unwrap();
+}
+
+/// Asks until this holds.
+async fn until(
+    probe: &mut RabbitMqProbe,
+    question: &Question,
+    holds: impl Fn(&Result<Sample, MeasureError>) -> bool,
+) -> Result<Sample, MeasureError> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let found = ask_within(probe, question, DEADLINE).await;
+        if holds(&found) {
+            return found;
+        }
+        assert!(Instant::now() < end, "{question:?}: last seen {found:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn until_pending(probe: &mut RabbitMqProbe, question: &Question, events: u64) -> Sample {
+    until(probe, question, |found| found.as_ref().is_ok_and(|it| it.pending.is_some_and(|it| it.events == events)))
+        .await
+        .unwrap()
+}
+
+async fn until_unknown(probe: &mut RabbitMqProbe, question: &Question, reason: Reason) -> MeasureError {
+    until(probe, question, |found| found.as_ref().is_err_and(|it| it.reason == reason)).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn what_is_beyond_the_stored_offset_is_pending_and_nothing_is_known_without_one() {
+    let (mut probe, list) = (probe(), of("events", "list"));
+    declare(server(), "events", "stream");
+    let never = until_unknown(&mut probe, &list, Reason::NeverCommitted).await;
+    assert!(never.message.contains("stream events, reference list"), "{}", never.message);
+    publish("events", 10, 100);
+    until_unknown(&mut probe, &list, Reason::NeverCommitted).await;
+    server().store_offset("events", "list", 3).unwrap();
+    let behind = until_pending(&mut probe, &list, 6).await;
+    assert!(behind.staleness.is_some_and(|age| age < DEADLINE * 2), "{behind:?}");
+    assert_eq!((behind.faults.deleted, handled(&behind)), (0, 0));
+    publish("events", 5, 100);
+    // The offset that was stored has taken at least one of the stream's offsets itself.
+    let many = |found: &Result<Sample, MeasureError>| found.as_ref().is_ok_and(|it| it.pending.unwrap().events > 11);
+    let more = until(&mut probe, &list, many).await.unwrap();
+    let pending = more.pending.unwrap();
+    assert!(!pending.exact && more.arrived >= behind.arrived + 5 && handled(&more) == 0, "{more:?}");
+    server().store_offset("events", "list", 3 + pending.events).unwrap();
+    let done = until_pending(&mut probe, &list, 0).await;
+    assert_eq!((done.pending, done.staleness), (exactly(0), Some(Duration::ZERO)));
+    assert_eq!(handled(&done), pending.events);
+    // Another consumer of the same stream, and a queue beside them.
+    server().store_offset("events", "bill", 9).unwrap();
+    declare(server(), "beside", "classic");
+    crate::harness::publish(server(), "beside", 3, &json!({}));
+    let mut both = of("events", "list");
+    both.streams.extend(of("events", "bill").streams);
+    both.queues.push("beside".to_owned());
+    until_pending(&mut probe, &both, pending.events - 6 + 3).await;
+    server().store_offset("events", "ahead", 100).unwrap();
+    let ahead = until_unknown(&mut probe, &of("events", "ahead"), Reason::CheckpointBeyondHead).await;
+    assert!(ahead.message.contains("the stored offset is 100"), "{}", ahead.message);
+    // Offsets are kept in the stream itself.
+    server().run("DELETE", "queues/%2F/events", &Value::Null).unwrap();
+    let gone = until_unknown(&mut probe, &list, Reason::StreamNotFound).await;
+    assert!(gone.message.contains("there is no such stream"), "{}", gone.message);
+    declare(server(), "events", "stream");
+    until_unknown(&mut probe, &list, Reason::NeverCommitted).await;
+    publish("events", 2, 100);
+    server().store_offset("events", "list", 0).unwrap();
+    until_pending(&mut probe, &list, 1).await;
+    let queue = until_unknown(&mut probe, &of("beside", "list"), Reason::StreamNotFound).await;
+    assert!(queue.message.contains("spec.source.rabbitmq.queues"), "{}", queue.message);
+}
+
+#[tokio::test]
+async fn an_offset_that_the_server_forgot_with_its_events_is_unknown_and_says_so() {
+    let arguments = json!({
+        "x-queue-type": "stream", "x-max-length-bytes": 50_000, "x-stream-max-segment-size-bytes": 10_000
+    });
+    server().run("PUT", "queues/%2F/short", &json!({"durable": true, "arguments": arguments})).unwrap();
+    publish("short", 2, 100);
+    server().store_offset("short", "list", 0).unwrap();
+    let (mut probe, list) = (probe(), of("short", "list"));
+    until_pending(&mut probe, &list, 1).await;
+    for _ in 0..30 {
+        publish("short", 1, 10_000);
+    }
+    let forgotten = until_unknown(&mut probe, &list, Reason::NeverCommitted).await;
+    assert!(forgotten.message.contains("once retention has removed"), "{}", forgotten.message);
+}
+
+#[tokio::test]
+async fn a_stream_takes_the_right_to_read_it_and_nothing_else() {
+    let page = include_str!("../../docs/sources/rabbitmq.md");
+    assert!(page.contains("set_permissions -p / projectionist '^$' '^$' '^orders$'"), "the page lists the permissions");
+    declare(server(), "readable", "stream");
+    publish("readable", 3, 10);
+    server().store_offset("readable", "list", 0).unwrap();
+    until_pending(&mut probe(), &of("readable", "list"), 2).await;
+    let user = |name: &str, read: &str| {
+        server().run("PUT", &format!("users/{name}"), &json!({"password": "hunter2", "tags": "management"})).unwrap();
+        let rights = json!({"configure": "^$", "write": "^$", "read": read});
+        server().run("PUT", &format!("permissions/%2F/{name}"), &rights).unwrap();
+        probe_as(&server().url_as(name, "hunter2"))
+    };
+    until_pending(&mut user("reader", "^readable$"), &of("readable", "list"), 2).await;
+    let refused = until_unknown(&mut user("blind", "^$"), &of("readable", "list"), Reason::PermissionDenied).await;
+    assert!(refused.message.contains("may not read the stream"), "{}", refused.message);
+    assert!(!refused.message.contains("hunter2"), "{}", refused.message);
+}
+
+#[tokio::test]
+async fn whatever_is_at_the_port_for_streams_queues_are_measured_and_streams_are_unknown() {
+    declare(server(), "steady", "classic");
+    crate::harness::until_pending(&mut crate::harness::probe(&server().url()), &["steady"], 0).await;
+    let frame = |size: u32, key: u16| [size.to_be_bytes().as_slice(), &key.to_be_bytes(), &[0, 1]].concat();
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (what, says, reason) in [
+        ("hangs", Says::Nothing, Reason::TimedOut),
+        ("hangs up", Says::AndHangsUp(Vec::new()), Reason::SourceFailed),
+        ("hangs in the middle", Says::Once(frame(20, 0x8011)), Reason::TimedOut),
+        ("cut in the middle", Says::AndHangsUp(frame(20, 0x8011)), Reason::SourceFailed),
+        ("another protocol", Says::AndHangsUp(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Reason::InvalidAnswer),
+        ("a huge frame", Says::Once(frame(u32::MAX, 0x8011)), Reason::InvalidAnswer),
+        ("a huge chunk", Says::Once(frame(u32::MAX, 8)), Reason::InvalidAnswer),
+        ("a frame without anything", Says::Once(vec![0; 8]), Reason::InvalidAnswer),
+        ("heartbeats without end", Says::ForEver(frame(4, 23)), Reason::TimedOut),
+        ("a byte now and then", Says::Dripping(frame(1_000, 0x8011).repeat(200)), Reason::TimedOut),
+        ("an answer to another question", Says::Once([frame(10, 0x8011), vec![9; 6]].concat()), Reason::InvalidAnswer),
+        (
+            "our own password",
+            Says::Once([frame(21, 22), b"\0\0\0\x01\0\x08\0\x07hunter2".to_vec()].concat()),
+            Reason::AuthenticationFailed,
+        ),
+    ] {
+        let (address, _) = fake(says).await;
+        let settings = settings(&server().url(), address.port());
+        let mut probe = RabbitMqProbe::new(settings, crate::sampler::loopback(), std::time::Instant::now());
+        let (queue, stream) = (question(&["steady"]), of("steady", "list"));
+        let mut answers = probe.answer(&[&queue, &stream], Instant::now() + Duration::from_secs(2)).await;
+        let (stream, queue) = (answers.pop().unwrap(), answers.pop().unwrap());
+        let unknown = stream.expect_err(what);
+        assert_eq!(unknown.reason, reason, "{what}: {}", unknown.message);
+        assert!(unknown.message.contains(&format!("port {} for streams", address.port())), "{}", unknown.message);
+        assert!(!unknown.message.contains("hunter2"), "{what}: {}", unknown.message);
+        assert_eq!(queue.map(|sample| sample.pending), Ok(exactly(0)), "{what}");
+    }
+    let probe = |port: u16, rules: Arc<AddressRules>| {
+        RabbitMqProbe::new(settings(&server().url(), port), rules, std::time::Instant::now())
+    };
+    let away = ask_within(&mut probe(nowhere, crate::sampler::loopback()), &of("steady", "list"), DEADLINE).await;
+    assert_eq!(away.unwrap_err().reason, Reason::ConnectionRefused);
+}
