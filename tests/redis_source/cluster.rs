@@ -342,7 +342,7 @@ async fn node(says: Vec<String>) -> SocketAddr {
 }
 
 /// A map in which one node has all slots.
-fn all_slots(host: &str, port: impl std::fmt::Display) -> String {
+fn all_slots(host: &str, port: &str) -> String {
     format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n${}\r\n{host}\r\n:{port}\r\n$2\r\nid\r\n", host.len())
 }
 
@@ -359,8 +359,8 @@ async fn whatever_a_node_tells_of_its_cluster_the_lag_is_unknown_and_no_secret_i
         ("no slots", owned(&["*0\r\n"]), Reason::SourceFailed),
         ("a map without end", owned(&["*9999999\r\n", &"*1\r\n".repeat(1_000)]), Reason::TimedOut),
         ("arrays in arrays", owned(&[&"*1\r\n".repeat(100)]), Reason::InvalidAnswer),
-        ("the cloud's metadata", vec![all_slots("169.254.169.254", 80)], Reason::AddressRefused),
-        ("the operator itself", vec![all_slots("127.0.0.1", trap.port())], Reason::AddressRefused),
+        ("the cloud's metadata", vec![all_slots("169.254.169.254", "80")], Reason::AddressRefused),
+        ("the operator itself", vec![all_slots("127.0.0.1", &trap.port().to_string())], Reason::AddressRefused),
         ("refused with our password", owned(&["-ERR hunter2\r\n"]), Reason::SourceFailed),
         (
             "moved to the operator",
