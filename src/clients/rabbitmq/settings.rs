@@ -235,7 +235,7 @@ fn parse(text: &str) -> Result<Written, String> {
         return Err("what follows the port must be left out: the management API is asked below /api/, and a path of its own (management.path_prefix) is not supported".to_owned());
     }
     let Authority { user, password, host, port } = written::authority(authority)?;
-    Ok(Written { host, port, user, password, tls: Some(tls.to_string()) })
+    Ok(Written { host, port, user, password, tls: Some(tls.to_string()), stream_port: None })
 }
 
 #[cfg(test)]
