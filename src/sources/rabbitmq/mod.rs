@@ -271,13 +271,12 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         staleness = staleness.zip(depth.age).map(|(oldest, age)| oldest.max(age));
         ahead = ahead.max(depth.ahead);
     }
-    let (mut deleted, mut exact) = (0_u64, true);
+    let mut exact = true;
     for asked in &question.streams {
         let seen = looked.streams.get(asked).cloned().unwrap_or_else(|| Err(no_queue()))?;
         events = events.saturating_add(seen.events);
         arrived = arrived.saturating_add(seen.arrived);
         handled = handled.saturating_add(seen.handled);
-        deleted = deleted.saturating_add(seen.deleted);
         exact &= seen.exact;
         let written = seen.oldest.and_then(|written| jiff::Timestamp::from_millisecond(written).ok());
         let dated = written.zip(looked.at);
@@ -303,16 +302,14 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         ))));
         None
     });
-    let mut sample = Sample {
+    Ok(Sample {
         taken: jiff::Timestamp::now(),
         staleness,
         ahead_of_clock: ahead,
         parked,
         notes,
         ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), pending, arrived)
-    };
-    sample.faults.deleted = deleted;
-    Ok(sample)
+    })
 }
 
 /// What the dead-letter queues hold; absent where the spec names none.

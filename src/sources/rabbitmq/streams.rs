@@ -1,7 +1,7 @@
 //! Streams of RabbitMQ: how far a consumer has come by the offset that it stored, and what the stream holds beyond it.
 //!
 //! Two round trips a poll for each virtual host: the stored offsets and the newest chunk of each stream, then the chunk at which each consumer that is behind
-//! goes on, which tells how old its first event is, and whether retention has removed some that it had not had.
+//! goes on, which tells where its first event is and how old.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -22,8 +22,6 @@ pub(super) struct Seen {
     pub(super) exact: bool,
     /// When the first of them was written, by the server's clock in milliseconds since 1970.
     pub(super) oldest: Option<i64>,
-    /// Events beyond the stored offset that retention has removed.
-    pub(super) deleted: u64,
     /// Since measuring began.
     pub(super) arrived: u64,
     pub(super) handled: u64,
@@ -130,13 +128,13 @@ fn bounds(stored: Result<Told, MeasureError>, newest: Result<Told, MeasureError>
     Ok(Bounds { newest, end, next })
 }
 
-/// What waits. `first`: the chunk where the consumer goes on, or the first beyond it.
+/// What waits. `first`: the chunk where the consumer goes on, or the first beyond it: offsets before that are no events.
 fn beyond(Bounds { newest, end, next }: Bounds, first: Option<Chunk>) -> Seen {
     let there = first.map_or(next, |chunk| chunk.first.max(next).min(end));
     let oldest = first.map(|chunk| chunk.written).filter(|_| there < end);
     // Within one chunk there are events alone.
     let exact = there == end || there >= newest;
-    Seen { events: end - there, exact, oldest, deleted: there - next, ..Seen::default() }
+    Seen { events: end - there, exact, oldest, ..Seen::default() }
 }
 
 fn chunk(told: Option<Result<Told, MeasureError>>) -> Result<Option<Chunk>, MeasureError> {
@@ -168,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_beyond_the_stored_offset_and_what_retention_removed_is_told_apart() {
+    fn what_waits_is_beyond_the_stored_offset() {
         let stored = |offset| Ok(Told::Stored(Some(offset)));
         let newest = || Ok(Told::Chunk(Some(at(8, 2))));
         let from = |next| Bounds { newest: 8, end: 10, next };
@@ -178,12 +176,12 @@ mod tests {
         assert_eq!(ahead.reason, Reason::CheckpointBeyondHead);
         let never = bounds(Ok(Told::Stored(None)), Ok(Told::Chunk(None))).unwrap_err();
         assert_eq!(never.reason, Reason::NeverCommitted);
-        let seen = |events, exact, oldest, deleted| Seen { events, exact, oldest, deleted, ..Seen::default() };
-        assert_eq!(beyond(from(5), Some(at(4, 3))), seen(5, false, Some(7), 0));
-        assert_eq!(beyond(from(9), Some(at(8, 2))), seen(1, true, Some(7), 0));
-        assert_eq!(beyond(from(5), Some(at(8, 2))), seen(2, true, Some(7), 3), "retention removed three");
-        assert_eq!(beyond(from(10), None), seen(0, true, None, 0));
-        assert_eq!(beyond(from(5), None), seen(5, false, None, 0), "unknown age, and not zero");
+        let seen = |events, exact, oldest| Seen { events, exact, oldest, ..Seen::default() };
+        assert_eq!(beyond(from(5), Some(at(4, 3))), seen(5, false, Some(7)));
+        assert_eq!(beyond(from(9), Some(at(8, 2))), seen(1, true, Some(7)));
+        assert_eq!(beyond(from(5), Some(at(8, 2))), seen(2, true, Some(7)), "three stored offsets lie between");
+        assert_eq!(beyond(from(10), None), seen(0, true, None));
+        assert_eq!(beyond(from(5), None), seen(5, false, None), "unknown age, and not zero");
     }
 
     #[test]
