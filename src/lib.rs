@@ -31,3 +31,4 @@ pub mod simulation;
 pub mod snapshot;
 pub mod sources;
 pub mod store_health;
+pub mod worker_pods;

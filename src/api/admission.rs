@@ -403,6 +403,10 @@ mod tests {
                 "spec.source.scrape.connection.url",
             ),
             (scrape("pending", json!({"connection": {}})), "spec.source.scrape.connection"),
+            (
+                scrape("pending", json!({"pods": {"port": 80}})),
+                "spec.source.scrape must have exactly one of connection",
+            ),
         ] {
             let found = admit(object).expect_err(expected);
             assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");

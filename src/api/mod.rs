@@ -39,8 +39,8 @@ pub use source::{
     Aggregate, AllFilter, CatchUpSubscription, CommandedSubscription, EmmettProcessor, EventTable, HttpConnection,
     KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret,
     NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource,
-    RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, SqlQuery, StoredOffset, StreamConsumer,
-    StreamGroup, StreamReference,
+    RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset,
+    StreamConsumer, StreamGroup, StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -155,11 +155,11 @@ mod tests {
             ".source.redis.connection.secretRef",
             ".source.redis.connection.secretRef.name",
             ".source.scrape.arrived.metric",
-            ".source.scrape.connection",
             ".source.scrape.connection.caSecretRef.name",
             ".source.scrape.connection.clientCertificateSecretRef.name",
             ".source.scrape.connection.secretRef.name",
             ".source.scrape.pending.metric",
+            ".source.scrape.pods.port",
             ".source.scrape.staleness.metric",
             ".source.scrape.value.metric",
         ];

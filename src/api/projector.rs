@@ -132,7 +132,7 @@ fn resources(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A workload that is there already.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct ExistingWorkload {
     /// What it is.
     pub kind: ExistingKind,
@@ -142,7 +142,7 @@ pub struct ExistingWorkload {
 }
 
 /// The kinds of workload that can be scaled in place.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum ExistingKind {
     /// apps/v1 Deployment.
     Deployment,

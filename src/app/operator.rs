@@ -18,7 +18,7 @@ use crate::{
     api::Projection,
     cli::{DelegateArgs, OperatorArgs, Scope},
     controller::{
-        self, ControllerInputs, ExistingWorkloads, LiveIndex, Part, ServerAbilities, WorkerCountsOfWatches,
+        self, ControllerInputs, ExistingWorkloads, LiveIndex, Part, PodWatches, ServerAbilities, WorkerCountsOfWatches,
         WorkerDefaults,
     },
     leader_required::{Disagreements, Following},
@@ -201,10 +201,11 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
     until_all_have_ended(tasks, &shared.shutdown).await
 }
 
-/// Starts measuring, with the numbers of workers that the watches tell.
+/// Starts measuring, with the workers that the watches tell.
 fn sample(shared: &Shared, inputs: SamplerInputs, tasks: &mut Tasks) {
     let counts = WorkerCountsOfWatches { index: shared.index.clone(), existing: Arc::clone(&shared.existing) };
-    tasks.spawn(ok(sampler::run_with_workers(inputs, Some(Arc::new(counts)), shared.shutdown.asked())));
+    let pods = Arc::new(PodWatches::new(shared.client.clone()));
+    tasks.spawn(ok(sampler::run_with_watches(inputs, Some(Arc::new(counts)), pods, shared.shutdown.asked())));
 }
 
 /// Starts answering the metrics API, on threads of its own.

@@ -44,6 +44,8 @@ pub enum ServerKind {
     Prometheus,
     /// A page in Prometheus's text format.
     Scrape,
+    /// Such pages of a workload's pods.
+    WorkerPods,
 }
 
 /// A server together with everything that a connection to it takes, credentials included: the same for all that may share connections. A rotated
@@ -68,6 +70,8 @@ pub enum Endpoint {
     Prometheus(http_settings::HttpIdentity),
     /// A page in Prometheus's text format.
     Scrape(http_settings::HttpIdentity),
+    /// Such pages of a workload's pods.
+    WorkerPods(scrape::PodPages),
 }
 
 impl Endpoint {
@@ -82,6 +86,7 @@ impl Endpoint {
             Self::Kafka(settings) => settings.to_string(),
             Self::KurrentDb(identity) => identity.settings().to_string(),
             Self::Prometheus(identity) | Self::Scrape(identity) => identity.settings().to_string(),
+            Self::WorkerPods(pages) => pages.to_string(),
         }
     }
 
@@ -98,7 +103,8 @@ impl Endpoint {
             | Self::Kafka(_)
             | Self::KurrentDb(_)
             | Self::Prometheus(_)
-            | Self::Scrape(_) => {
+            | Self::Scrape(_)
+            | Self::WorkerPods(_) => {
                 return None;
             }
         };

@@ -18,6 +18,7 @@ mod obstacles;
 mod parts;
 mod plan;
 mod pod_look;
+mod pod_watches;
 mod preview;
 mod queue;
 mod reconcile;
@@ -36,6 +37,7 @@ pub use plan::{
     autoscaler::ServerAbilities,
     builtin_pods::{PodDefaults, WorkerDefaults},
 };
+pub use pod_watches::PodWatches;
 pub use preview::Preview;
 pub use watches::{follow_part, follow_projections};
 pub use worker_counts::WorkerCountsOfWatches;

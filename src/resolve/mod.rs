@@ -154,6 +154,9 @@ impl ResolvedSource {
             Self::KurrentDb { connection, .. } => (connection, "spec.source.kurrentdb.connection"),
             Self::Nats { connection, .. } => (connection, "spec.source.nats.connection"),
             Self::Prometheus { connection, .. } => (connection, "spec.source.prometheus.connection"),
+            Self::Scrape { connection, .. } if connection.server == ServerKind::WorkerPods => {
+                (connection, "spec.source.scrape.pods")
+            }
             Self::Scrape { connection, .. } => (connection, "spec.source.scrape.connection"),
         }
     }

@@ -41,6 +41,7 @@ use crate::{
     leader_required::Following,
     measure::ProjectionKey,
     snapshot::SharedSnapshot,
+    worker_pods::{UnwatchedPods, WorkerPods},
 };
 use board::{Board, Reported};
 
@@ -100,15 +101,16 @@ impl SamplerMetrics {
     }
 }
 
-/// Samples until `shutdown` is ready; then all connections are closed. The numbers of workers are those of the statuses.
+/// Samples until `shutdown` is ready; then all connections are closed. The numbers of workers are those of the statuses, and no pods are known.
 pub async fn run(inputs: SamplerInputs, shutdown: impl Future<Output = ()>) {
-    run_with_workers(inputs, None, shutdown).await;
+    run_with_watches(inputs, None, Arc::new(UnwatchedPods), shutdown).await;
 }
 
-/// The same, with the numbers of workers from `workers`, where they come seconds earlier.
-pub async fn run_with_workers(
+/// The same, with the numbers of workers from `workers`, where they come seconds earlier, and the pods that `pods` follows.
+pub async fn run_with_watches(
     inputs: SamplerInputs,
     workers: Option<Arc<dyn WatchedWorkers>>,
+    pods: Arc<dyn WorkerPods>,
     shutdown: impl Future<Output = ()>,
 ) {
     let SamplerInputs {
@@ -134,7 +136,7 @@ pub async fn run_with_workers(
     let (report_store, mut store_reports) = mpsc::unbounded_channel();
     let (refused, refusals) = mpsc::unbounded_channel::<ProjectionKey>();
     let (known, known_here) = watch::channel(Vec::new());
-    let planner = planner::Planner::new(secrets, report, report_store, Arc::clone(&metrics), addresses);
+    let planner = planner::Planner::new(secrets, report, report_store, Arc::clone(&metrics), addresses, pods);
     let _planner = AbortOnDrop(tokio::spawn(planner.run(known_here, refusals)));
     let mut board = Board::with_workers(workers);
     let mut publish_at = Some(Instant::now());

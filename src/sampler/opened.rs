@@ -49,6 +49,7 @@ impl Opened {
                 | Endpoint::Nats(_)
                 | Endpoint::Prometheus(_)
                 | Endpoint::Scrape(_)
+                | Endpoint::WorkerPods(_)
                 | Endpoint::RabbitMq(_) => {}
             }
         }
@@ -72,6 +73,7 @@ impl Opened {
             | Endpoint::Nats(_)
             | Endpoint::Prometheus(_)
             | Endpoint::Scrape(_)
+            | Endpoint::WorkerPods(_)
             | Endpoint::RabbitMq(_) => None,
         }
     }

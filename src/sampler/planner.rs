@@ -28,6 +28,7 @@ use crate::{
     api::{CheckpointRows, Projection},
     clients::{
         Endpoint, http_settings::HttpIdentity, kafka, kurrentdb, nats, postgres::ConnectionIdentity, rabbitmq, redis,
+        scrape,
     },
     measure::{MeasureError, ProjectionKey},
     resolve::{ConnectionName, Resolved, ResolvedSource, key_of, resolve},
@@ -41,8 +42,9 @@ use crate::{
         prometheus::{self as prometheus_source, PrometheusProbe},
         rabbitmq::{self as rabbitmq_source, RabbitMqProbe},
         redis::{self as redis_source, RedisProbe},
-        scrape::ScrapeProbe,
+        scrape::{PodsProbe, ScrapeProbe},
     },
+    worker_pods::WorkerPods,
 };
 
 /// Old Secrets are looked for this often.
@@ -71,6 +73,8 @@ pub(super) struct Planner {
     nats: Tasks<nats::ConnectionIdentity, NatsProbe>,
     prometheus: Tasks<HttpIdentity, PrometheusProbe>,
     scrape: Tasks<HttpIdentity, ScrapeProbe>,
+    worker_pods: Tasks<scrape::PodPages, PodsProbe>,
+    pods: Arc<dyn WorkerPods>,
 }
 
 impl Planner {
@@ -80,6 +84,7 @@ impl Planner {
         store_reports: mpsc::UnboundedSender<StoreReport>,
         metrics: Arc<SamplerMetrics>,
         addresses: Arc<AddressRules>,
+        pods: Arc<dyn WorkerPods>,
     ) -> Self {
         Self {
             secrets,
@@ -100,6 +105,8 @@ impl Planner {
             nats: Tasks::default(),
             prometheus: Tasks::default(),
             scrape: Tasks::default(),
+            worker_pods: Tasks::default(),
+            pods,
         }
     }
 
@@ -170,6 +177,7 @@ impl Planner {
         self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
         self.kurrentdb.retain(|identity| sources.contains_key(&Endpoint::KurrentDb(identity.clone())));
         self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
+        self.worker_pods.retain(|pages| sources.contains_key(&Endpoint::WorkerPods(pages.clone())));
         self.scrape.retain(|identity| sources.contains_key(&Endpoint::Scrape(identity.clone())));
         self.prometheus.retain(|identity| sources.contains_key(&Endpoint::Prometheus(identity.clone())));
         self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -260,6 +268,16 @@ impl Planner {
                 let (settings, started) = (identity.settings().clone(), self.started);
                 let probe = || NatsProbe::new(settings, started);
                 self.nats.assign(identity, work, probe, &self.reports, &self.metrics);
+            }
+            Endpoint::WorkerPods(pages) => {
+                let work = self.work(&whole, group, |resolved| match &resolved.source {
+                    ResolvedSource::Scrape { metrics, .. } => Some(metrics.clone()),
+                    _ => None,
+                });
+                let (pods, addresses, started) = (&self.pods, Arc::clone(&self.addresses), self.started);
+                let to = pages.clone();
+                let probe = || PodsProbe::new(to.clone(), pods.follow(&to.workload), addresses, started);
+                self.worker_pods.assign(pages, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::Scrape(identity) => {
                 let work = self.work(&whole, group, |resolved| match &resolved.source {

@@ -15,7 +15,7 @@ use crate::{
     api::Reason,
     clients::{
         Endpoint, ServerKind, ServerSettings, elasticsearch, http_settings, kafka, kurrentdb, nats, postgres, rabbitmq,
-        redis,
+        redis, scrape,
     },
     measure::MeasureError,
     resolve::{ConnectionName, SecretName},
@@ -131,6 +131,7 @@ pub(super) async fn endpoint(name: &ConnectionName, secrets: &Arc<dyn Secrets>) 
         ServerKind::Redis => settings::<redis::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Kafka => settings::<kafka::Settings>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::KurrentDb => settings::<kurrentdb::ConnectionSettings>(name, secrets).await.map(|s| s.endpoint()),
+        ServerKind::WorkerPods => settings::<scrape::PodPages>(name, secrets).await.map(|s| s.endpoint()),
         ServerKind::Scrape => {
             let settings = settings::<http_settings::HttpSettings>(name, secrets).await;
             settings.map(|settings| Endpoint::Scrape(settings.identity()))

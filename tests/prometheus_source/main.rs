@@ -1,10 +1,11 @@
-//! Queries to a real Prometheus (2.42): what is told in every state, who may ask, what a poll costs, and servers that misbehave.
+//! Queries to a real Prometheus (2.42), and pages of metrics: what is told in every state, who may ask, what a poll costs, and servers that misbehave.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod access;
 mod faults;
 mod harness;
+mod pods;
 mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;

@@ -27,7 +27,8 @@ const SUM: Option<Aggregate> = Some(Aggregate::Sum);
 
 fn metric(name: &str, labels: &[(&str, &str)], aggregate: Option<Aggregate>) -> AskedMetric {
     let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    AskedMetric { name: name.to_owned(), labels, aggregate }
+    let single = aggregate.is_none();
+    AskedMetric { name: name.to_owned(), labels, single, aggregate: aggregate.unwrap_or(Aggregate::Sum) }
 }
 
 fn value(name: &str, labels: &[(&str, &str)]) -> Question {

@@ -200,10 +200,10 @@ Those of them that Helm makes. One that another adapter made is not Helm's to ma
 - apiGroups: [apps]
   resources: [deployments/scale, statefulsets/scale]
   verbs: [get, patch, update]
-# Why workers do not run: the pods of a workload are listed while some of them are not ready.
+# Why workers do not run: the pods of a workload are listed while some of them are not ready. They are watched where their own pages say what waits.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list]
+  verbs: [list, watch]
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]

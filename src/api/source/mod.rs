@@ -24,4 +24,4 @@ pub use query::SqlQuery;
 pub use rabbitmq::{RabbitMqSource, StreamReference};
 pub use redis::{RedisList, RedisSource, StreamGroup};
 pub use replication_slot::ReplicationSlot;
-pub use scrape::{Aggregate, ScrapeSource, ScrapedMetric};
+pub use scrape::{Aggregate, ScrapeSource, ScrapedMetric, ScrapedPods};

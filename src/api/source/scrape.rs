@@ -12,12 +12,17 @@ use super::HttpConnection;
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("has(self.connection) != has(self.pods)").message("spec.source.scrape must have exactly one of connection (the page of one server) and pods (the pages of the projector's own pods)"),
     validation = Rule::new("has(self.pending) != has(self.value)").message("spec.source.scrape must have exactly one of pending (events that wait) and value (any number, with its target in spec.lag.value)"),
     validation = Rule::new("has(self.pending) || (!has(self.staleness) && !has(self.arrived))").message("spec.source.scrape: staleness and arrived have no meaning without pending"),
 )]
 pub struct ScrapeSource {
     /// How to reach the page. The URL, here or in the Secret, has its path: `http://exporter.shop:9100/metrics`.
-    pub connection: HttpConnection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<HttpConnection>,
+    /// The pages of the projector's own pods, in place of `connection`. What they say is combined over all pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pods: Option<ScrapedPods>,
     /// The events that wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<ScrapedMetric>,
@@ -33,6 +38,23 @@ pub struct ScrapeSource {
     pub value: Option<ScrapedMetric>,
 }
 
+/// Where each pod shows its page, over HTTP without TLS and credentials.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrapedPods {
+    /// The port at which a container of each pod serves it.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: i32,
+    /// The page's path. Default: `/metrics`.
+    #[serde(default = "default_path")]
+    #[schemars(length(min = 1, max = 1024), pattern(r"^/[!-~]*$"))]
+    pub path: String,
+}
+
+fn default_path() -> String {
+    "/metrics".to_owned()
+}
+
 /// The series of one metric.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,7 +66,7 @@ pub struct ScrapedMetric {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub labels: BTreeMap<String, String>,
-    /// What becomes of several series. Absent: there must be one.
+    /// What becomes of several series. Absent: a page must have exactly one, and over pods they are summed, and of `staleness` the largest counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aggregate: Option<Aggregate>,
 }

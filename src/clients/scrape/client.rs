@@ -23,13 +23,20 @@ pub const LARGEST_PAGE: usize = 4 << 20;
 pub struct Client {
     settings: HttpSettings,
     http: HttpClient,
+    largest: usize,
 }
 
 impl Client {
     /// Not connected yet. `addresses`: which may be asked.
     pub fn new(settings: HttpSettings, addresses: Arc<AddressRules>) -> Self {
         let http = HttpClient::new(settings.server().clone(), addresses, no_page);
-        Self { settings, http }
+        Self { settings, http, largest: LARGEST_PAGE }
+    }
+
+    /// Gives up a page that is larger than this, in bytes.
+    #[must_use]
+    pub fn up_to(self, largest: usize) -> Self {
+        Self { largest, ..self }
     }
 
     /// Where it asks.
@@ -45,7 +52,7 @@ impl Client {
         let mut headers = self.settings.headers()?;
         headers.push((header::ACCEPT, HeaderValue::from_static("text/plain;version=0.0.4")));
         let path = self.settings.path_and_query();
-        let request = HttpRequest { method: Method::GET, path, headers, body: Bytes::new(), largest: LARGEST_PAGE };
+        let request = HttpRequest { method: Method::GET, path, headers, body: Bytes::new(), largest: self.largest };
         let answer = self.http.send(&request, by).await?;
         match answer.status {
             StatusCode::OK => match other_format(&answer.content_type) {

@@ -1,8 +1,12 @@
-//! A page in Prometheus's text format: what waits, how old the oldest is, how many came; or any number that has a target.
+//! Pages in Prometheus's text format: what waits, how old the oldest is, how many came; or any number that has a target.
 //!
-//! One request a poll for each page, whatever the number of Projections that read it.
+//! One request a poll for each page, whatever the number of Projections that read it. The pages of a workload's own pods: [`PodsProbe`].
 
+mod crew;
 mod number;
+mod pods;
+
+pub use pods::{LARGEST_POD_PAGE, PodsProbe};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::{
     addresses::AddressRules,
-    api::Aggregate,
     clients::{
         http_settings::HttpSettings,
         scrape::{Client, Series, no_page, parse},
@@ -52,7 +55,7 @@ impl ScrapeProbe {
         let number = |asked: &AskedMetric| {
             let page = page.as_ref().map_err(Clone::clone)?;
             let told = Told::by_page(asked, page, now)?;
-            Ok(told.number(asked.aggregate.unwrap_or(Aggregate::Sum)))
+            Ok(told.number(asked.aggregate))
         };
         let mut taken: HashMap<&Question, Result<Sample, MeasureError>> = HashMap::new();
         let mut answers = Vec::with_capacity(questions.len());

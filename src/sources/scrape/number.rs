@@ -26,7 +26,7 @@ impl Told {
     /// # Errors
     /// `InvalidAnswer` with what to do about it. Repeats nothing of the page.
     pub(super) fn by_page(asked: &AskedMetric, page: &[Series], now: i64) -> Result<Self, MeasureError> {
-        let AskedMetric { name, labels, aggregate } = asked;
+        let AskedMetric { name, labels, single, aggregate: _ } = asked;
         let unknown = |message: String| MeasureError { reason: Reason::InvalidAnswer, message };
         let has_labels = |one: &&Series| labels.iter().all(|(name, value)| one.labels.get(name) == Some(value));
         let named: Vec<&Series> = page.iter().filter(|one| one.name == *name).collect();
@@ -53,11 +53,11 @@ impl Told {
             return Err(unknown(format!("the page has a series of {which} twice: correct what makes the page")));
         }
         let count = found.len();
-        match (count, aggregate) {
+        match (count, single) {
             (0, _) => Err(unknown(format!(
                 "the page has no series of {which}, which is unknown and not zero: are the name and the labels right? A page may show a metric only after its first event: let it begin with 0"
             ))),
-            (2.., None) => Err(unknown(format!(
+            (2.., true) => Err(unknown(format!(
                 "the page has {count} series of {which}, and one number is needed: choose one by its labels, or combine them with aggregate: Sum, Max or Average"
             ))),
             _ => Ok(found.iter().map(|one| Self::by_series(one.value)).fold(Self::NOTHING, Self::with)),
@@ -71,7 +71,7 @@ impl Told {
     }
 
     /// Both together.
-    fn with(self, other: Self) -> Self {
+    pub(super) fn with(self, other: Self) -> Self {
         Self { sum: self.sum + other.sum, max: self.max.max(other.max), series: self.series + other.series }
     }
 
@@ -107,9 +107,11 @@ mod tests {
 
     fn told(page: &str, labels: &[(&str, &str)], aggregate: Option<Aggregate>) -> Result<f64, MeasureError> {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let asked = AskedMetric { name: "orders".to_owned(), labels, aggregate };
+        let single = aggregate.is_none();
+        let aggregate = aggregate.unwrap_or(Aggregate::Sum);
+        let asked = AskedMetric { name: "orders".to_owned(), labels, single, aggregate };
         let page = parse(page, |name| name == "orders").unwrap();
-        Told::by_page(&asked, &page, 100_000).map(|told| told.number(aggregate.unwrap_or(Aggregate::Sum)))
+        Told::by_page(&asked, &page, 100_000).map(|told| told.number(aggregate))
     }
 
     #[test]
