@@ -102,8 +102,8 @@ impl Gatherer {
         let (snapshot, now) = (self.snapshot.load(), Instant::now());
         let observation =
             snapshot.get(&key.namespace, &key.name).filter(|observation| *observation.uid == *uid).cloned();
-        let named = projection.spec.read_store.as_ref();
-        let read_store = named.map(|_| read_store(&snapshot, observation.as_deref(), now));
+        let stated = Stated::of(&projection);
+        let read_store = stated.has_read_store.then(|| read_store(&snapshot, observation.as_deref(), now));
         let obstacle = match (&workload, &target) {
             (Look::NotYet, _) | (_, ScaleTarget::Own) => None,
             (workload, ScaleTarget::Existing(kind, name)) => {
@@ -118,7 +118,7 @@ impl Gatherer {
             unserved: self.unserved.borrow().clone(),
             now,
             key: key.clone(),
-            stated: Stated::of(&projection),
+            stated,
             projection,
             spec,
             previous,

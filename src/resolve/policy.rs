@@ -68,13 +68,20 @@ pub struct Stated {
     pub target: Duration,
     /// The table with the events, where there is one in which late events are looked for.
     pub event_table: Option<String>,
+    /// It names a read store.
+    pub has_read_store: bool,
 }
 
 impl Stated {
     /// That of a Projection.
     pub fn of(projection: &Projection) -> Self {
         let spec = &projection.spec;
-        Self { suspended: spec.suspend, target: spec.lag.target.0, event_table: spec.audited_table() }
+        Self {
+            suspended: spec.suspend,
+            target: spec.lag.target.0,
+            event_table: spec.audited_table(),
+            has_read_store: spec.read_store.is_some(),
+        }
     }
 }
 
