@@ -304,7 +304,7 @@ mod tests {
             Just(Reply::Nil),
             any::<i64>().prop_map(Reply::Integer),
             prop::collection::vec(any::<u8>(), 0..20).prop_map(Reply::Text),
-            (2_049_u64..2_100).prop_map(Reply::LongText),
+            (LONGEST_TEXT as u64 + 1..LONGEST_TEXT as u64 + 50).prop_map(Reply::LongText),
             "[A-Z]{1,9} [a-z ]{0,20}".prop_map(Reply::Error),
         ];
         leaf.prop_recursive(4, 32, 6, |inner| prop::collection::vec(inner, 0..6).prop_map(Reply::Array))
