@@ -245,7 +245,8 @@ impl Planner {
                     _ => None,
                 });
                 let (started, to) = (self.started, settings.clone());
-                let probe = || KafkaProbe::new(to, started);
+                let addresses = Arc::clone(&self.addresses);
+                let probe = || KafkaProbe::new(to, addresses, started);
                 self.kafka.assign(settings, work, probe, &self.reports, &self.metrics);
             }
             Endpoint::KurrentDb(identity) => {

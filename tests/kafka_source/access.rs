@@ -8,8 +8,9 @@ use projectionist::{
 };
 use test_cluster::kafka::{Listener, PLAIN_PASSWORD, PLAIN_USER};
 
-use crate::harness::{
-    ask, broker, client, commit, committed, partition, pki, produce, set, settings, soon, token, topic,
+use crate::{
+    harness::{ask, broker, client, commit, committed, partition, pki, produce, set, settings, soon, token, topic},
+    running::loopback,
 };
 
 async fn refused(client: &mut Client) -> KafkaError {
@@ -118,7 +119,9 @@ async fn a_broker_is_believed_by_its_authority_and_name_alone() {
     let ca = |pem: &str| pem.as_bytes().to_vec();
     let address = broker().address(Listener::Tls);
     let trusted = settings(&address, &[]).with_ca(ca(&pki().broker_ca));
-    assert!(Client::new(trusted).unwrap().topics(&set(&["secured"]), soon()).await.unwrap()["secured"].is_ok());
+    assert!(
+        Client::new(trusted, loopback()).unwrap().topics(&set(&["secured"]), soon()).await.unwrap()["secured"].is_ok()
+    );
     // Of another authority; by another name; without TLS on our side, and on the broker's.
     let other = settings(&address, &[]).with_ca(ca(&pki().broker.client_ca));
     let by_name = settings(&format!("localhost:{}", address.port()), &[]).with_ca(ca(&pki().broker_ca));
@@ -126,12 +129,12 @@ async fn a_broker_is_believed_by_its_authority_and_name_alone() {
     let onto_plain = settings(&broker().address(Listener::Plaintext), &[]).with_ca(ca(&pki().broker_ca));
     for settings in [other, by_name, public, onto_plain] {
         let shown = format!("{settings:?}");
-        let error = refused(&mut Client::new(settings).unwrap()).await;
+        let error = refused(&mut Client::new(settings, loopback()).unwrap()).await;
         assert_eq!(error.reason, Reason::TlsFailed, "{shown}: {error}");
     }
     let error = refused(&mut client(Listener::Tls, &[])).await;
     assert!(error.message.contains("expect TLS"), "{error}");
-    let garbage = Client::new(settings(&address, &[]).with_ca(b"nonsense".to_vec())).err().unwrap();
+    let garbage = Client::new(settings(&address, &[]).with_ca(b"nonsense".to_vec()), loopback()).err().unwrap();
     assert_eq!(garbage.reason, Reason::TlsFailed);
 }
 
@@ -140,12 +143,13 @@ async fn a_client_certificate_is_shown_where_the_listener_requires_one() {
     topic("mutual", 1, "");
     let ca = pki().broker_ca.clone().into_bytes();
     let settings = settings(&broker().address(Listener::MutualTls), &[]).with_ca(ca);
-    let error = refused(&mut Client::new(settings.clone()).unwrap()).await;
+    let error = refused(&mut Client::new(settings.clone(), loopback()).unwrap()).await;
     assert_eq!(error.reason, Reason::TlsFailed, "{error}");
     assert!(error.message.contains("client certificate"), "{error}");
     ask(&["allow", "CN=projectionist", "topic", "mutual", "DESCRIBE"]);
     let (certificate, key) = pki().client.clone();
-    let mut client = Client::new(settings.with_client_certificate(certificate.into_bytes(), key.into_bytes())).unwrap();
+    let mut client =
+        Client::new(settings.with_client_certificate(certificate.into_bytes(), key.into_bytes()), loopback()).unwrap();
     let until = soon();
     loop {
         match &client.topics(&set(&["mutual"]), soon()).await.unwrap()["mutual"] {

@@ -25,7 +25,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::harness::settings;
+use crate::{harness::settings, running::loopback};
 
 /// The cluster, for one test at a time: each may take brokers down, and brings them back.
 async fn cluster() -> (&'static Brokers, MutexGuard<'static, ()>) {
@@ -37,7 +37,7 @@ async fn cluster() -> (&'static Brokers, MutexGuard<'static, ()>) {
 }
 
 fn probe(brokers: &Brokers) -> KafkaProbe {
-    KafkaProbe::new(settings(&brokers.addresses(), &[]), std::time::Instant::now())
+    KafkaProbe::new(settings(&brokers.addresses(), &[]), loopback(), std::time::Instant::now())
 }
 
 fn asking(topic: &str, group: &str) -> Arc<Ask<Question>> {

@@ -16,7 +16,10 @@ use projectionist::{
 use test_cluster::kafka::Listener;
 use tokio::time::Instant;
 
-use crate::harness::{ask, broker, commit, produce, settings, topic};
+use crate::{
+    harness::{ask, broker, commit, produce, settings, topic},
+    running::loopback,
+};
 
 fn asks(topic: &str, count: usize) -> Vec<Arc<Ask<Question>>> {
     let one = |n: usize| Ask {
@@ -67,8 +70,11 @@ async fn a_poll_takes_four_requests_on_one_connection_however_many_projections_t
     commit("cost-any", "cost", 0, 0);
     for count in [1, 100, 1_000] {
         let asks = asks("cost", count);
-        let mut probe =
-            KafkaProbe::new(settings(&broker().address(Listener::Plaintext), &[]), std::time::Instant::now());
+        let mut probe = KafkaProbe::new(
+            settings(&broker().address(Listener::Plaintext), &[]),
+            loopback(),
+            std::time::Instant::now(),
+        );
         let (first, answers) = settled(&mut probe, &asks).await;
         assert_eq!(answers.len(), count);
         assert!(events(&answers).iter().all(|events| *events == 0));
@@ -94,7 +100,8 @@ async fn offsets_in_a_read_store_take_one_request_less() {
         bound: None,
         failed: Vec::new(),
     };
-    let mut probe = KafkaProbe::new(settings(&broker().address(Listener::Plaintext), &[]), std::time::Instant::now());
+    let mut probe =
+        KafkaProbe::new(settings(&broker().address(Listener::Plaintext), &[]), loopback(), std::time::Instant::now());
     let mut last = 0;
     for _ in 0..2 {
         let target = |ask: &Arc<Ask<Question>>| Target { ask: Arc::clone(ask), checkpoint: Some(checkpoint.clone()) };
@@ -112,7 +119,8 @@ async fn records_are_looked_at_once_for_each_place_and_not_without_bound() {
     topic("places", 1, "");
     produce("places", 0, 100, Duration::from_secs(60));
     let all = asks("places", 60);
-    let mut probe = KafkaProbe::new(settings(&broker().address(Listener::Plaintext), &[]), std::time::Instant::now());
+    let mut probe =
+        KafkaProbe::new(settings(&broker().address(Listener::Plaintext), &[]), loopback(), std::time::Instant::now());
     // All at one place: one look serves all of them, and a checkpoint that stays needs none.
     let (_, answers) = settled(&mut probe, &all).await;
     assert!(answers.iter().all(|answer| answer.as_ref().unwrap().staleness.unwrap() >= Duration::from_secs(60)));

@@ -18,7 +18,11 @@ use tokio::{
     time::Instant,
 };
 
-use crate::harness::{broker, set, settings, soon, topic};
+use crate::{
+    harness::{broker, set, settings, soon, topic},
+    running::loopback,
+};
+
 use test_cluster::kafka::Listener;
 
 /// A server that does `each` with every connection; its address.
@@ -36,7 +40,7 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
 }
 
 async fn outcome(address: std::net::SocketAddr, deadline: Duration) -> KafkaError {
-    let mut client = Client::new(settings(&address, &[])).unwrap();
+    let mut client = Client::new(settings(&address, &[]), loopback()).unwrap();
     let error = client.topics(&set(&["any"]), Instant::now() + deadline).await.unwrap_err();
     assert!(error.message.contains(&address.to_string()), "says where: {error}");
     error
@@ -94,7 +98,7 @@ async fn endless_bytes_garbage_and_answers_cut_short_are_errors() {
     assert!(error.message.contains("closed the connection"), "{error}");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     assert_eq!(outcome(closed, Duration::from_secs(30)).await.reason, Reason::ConnectionRefused);
-    let mut unknown = Client::new(settings(&"no-such-host.invalid:9092", &[])).unwrap();
+    let mut unknown = Client::new(settings(&"no-such-host.invalid:9092", &[]), loopback()).unwrap();
     let error = unknown.topics(&set(&["any"]), soon()).await.unwrap_err();
     assert_eq!(error.reason, Reason::HostNotFound, "{error}");
 }
@@ -104,7 +108,7 @@ async fn one_dead_bootstrap_server_is_no_matter() {
     topic("bootstrap", 1, "");
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let servers = format!("{dead},{}", broker().address(Listener::Plaintext));
-    let mut client = Client::new(settings(&servers, &[])).unwrap();
+    let mut client = Client::new(settings(&servers, &[]), loopback()).unwrap();
     assert!(client.topics(&set(&["bootstrap"]), soon()).await.unwrap()["bootstrap"].is_ok());
 }
 
@@ -135,7 +139,7 @@ async fn relay(passes: Arc<AtomicBool>, after: usize) -> std::net::SocketAddr {
 async fn a_connection_that_hangs_is_given_up_and_another_broker_is_asked() {
     topic("again", 1, "");
     let passes = Arc::new(AtomicBool::new(true));
-    let mut client = Client::new(settings(&relay(Arc::clone(&passes), 0).await, &[])).unwrap();
+    let mut client = Client::new(settings(&relay(Arc::clone(&passes), 0).await, &[]), loopback()).unwrap();
     assert!(client.topics(&set(&["again"]), soon()).await.is_ok());
     passes.store(false, Ordering::SeqCst);
     // The way that was given hangs; the brokers that the metadata named are reached by themselves.
@@ -143,7 +147,7 @@ async fn a_connection_that_hangs_is_given_up_and_another_broker_is_asked() {
     assert!(client.topics(&set(&["again"]), by).await.unwrap()["again"].is_ok());
     assert_eq!(client.connections(), 1);
     // Before any metadata there is no other way, until it goes on.
-    let mut fresh = Client::new(settings(&relay(Arc::clone(&passes), 0).await, &[])).unwrap();
+    let mut fresh = Client::new(settings(&relay(Arc::clone(&passes), 0).await, &[]), loopback()).unwrap();
     let error = fresh.topics(&set(&["again"]), Instant::now() + Duration::from_secs(1)).await.unwrap_err();
     assert_eq!((error.reason, fresh.connections()), (Reason::TimedOut, 0), "{error}");
     passes.store(true, Ordering::SeqCst);
@@ -154,13 +158,13 @@ async fn a_connection_that_hangs_is_given_up_and_another_broker_is_asked() {
 async fn a_connection_that_is_cut_in_an_answer_is_given_up_and_another_broker_is_asked() {
     topic("cut", 1, "");
     let passes = Arc::new(AtomicBool::new(true));
-    let mut client = Client::new(settings(&relay(Arc::clone(&passes), 9).await, &[])).unwrap();
+    let mut client = Client::new(settings(&relay(Arc::clone(&passes), 9).await, &[]), loopback()).unwrap();
     assert!(client.topics(&set(&["cut"]), soon()).await.is_ok());
     passes.store(false, Ordering::SeqCst);
     // The way that was given is cut; the brokers that the metadata named are reached by themselves.
     assert!(client.topics(&set(&["cut"]), soon()).await.unwrap()["cut"].is_ok());
     // Before any metadata there is no other way.
-    let mut fresh = Client::new(settings(&relay(passes, 9).await, &[])).unwrap();
+    let mut fresh = Client::new(settings(&relay(passes, 9).await, &[]), loopback()).unwrap();
     let error = fresh.topics(&set(&["cut"]), soon()).await.unwrap_err();
     assert!(error.message.contains("closed the connection"), "{error}");
 }

@@ -15,6 +15,8 @@ use test_cluster::{
 };
 use tokio::time::Instant;
 
+use crate::running::loopback;
+
 /// Certificates for the broker, for a client, and the authorities that signed them.
 pub struct Pki {
     pub broker: Certificates,
@@ -87,7 +89,7 @@ pub fn settings(address: &impl ToString, more: &[(&str, &str)]) -> Settings {
 }
 
 pub fn client(listener: Listener, more: &[(&str, &str)]) -> Client {
-    Client::new(settings(&broker().address(listener), more)).unwrap()
+    Client::new(settings(&broker().address(listener), more), loopback()).unwrap()
 }
 
 pub fn open() -> Client {

@@ -7,6 +7,8 @@ mod client;
 mod cluster;
 mod cost;
 mod false_brokers;
+mod false_cluster;
+mod false_states;
 mod harness;
 #[path = "../support/sampler.rs"]
 mod running;

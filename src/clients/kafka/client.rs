@@ -1,6 +1,7 @@
 //! A Kafka cluster: which brokers there are, who leads a partition, who coordinates a group, and the connections to them.
 //!
-//! Brokers are reached as the cluster's metadata names them (`advertised.listeners`), with the same TLS and user as the bootstrap servers.
+//! Brokers are reached as the cluster's metadata names them (`advertised.listeners`), with the same TLS and user as the bootstrap servers. These addresses
+//! are judged, since brokers could name any.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,14 +19,14 @@ use super::{
     error::{Code, KafkaError},
     sasl, tls,
 };
-use crate::{api::Reason, clients::address::host_and_port};
+use crate::{addresses::AddressRules, api::Reason, clients::address::host_and_port};
 
 /// A topic as the metadata tells it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Topic {
     /// Tells a topic from one of the same name that was created later. Zero where the brokers are older than Kafka 2.8.
     pub id: [u8; 16],
-    /// The leader of each partition, by the partition's number; absent while there is none.
+    /// The leader of each partition, by the partition's number; absent while there is none. At least one partition.
     pub leaders: BTreeMap<i32, Option<i32>>,
 }
 
@@ -44,10 +45,17 @@ pub(super) trait Talk: Sync {
     ) -> impl Future<Output = Result<Self::Answer, KafkaError>> + Send;
 }
 
-/// The connections to one cluster with one user.
-pub struct Client {
+/// Who connects, and to which addresses.
+struct Access {
     settings: Settings,
     tls: Option<TlsConnector>,
+    /// Which of the addresses that brokers announce may be asked.
+    rules: Arc<AddressRules>,
+}
+
+/// The connections to one cluster with one user.
+pub struct Client {
+    access: Access,
     brokers: HashMap<i32, (String, u16)>,
     connections: HashMap<i32, Connection>,
     /// The connection that metadata is asked on, where it is not known to be one of `connections`.
@@ -58,14 +66,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to nothing yet.
+    /// Connects to nothing yet. `rules` say which of the addresses that brokers announce are connected to; those in the settings are always.
     ///
     /// # Errors
     /// The authority or the client certificate cannot be read.
-    pub fn new(settings: Settings) -> Result<Self, KafkaError> {
+    pub fn new(settings: Settings, rules: Arc<AddressRules>) -> Result<Self, KafkaError> {
         let tls = tls::connector(&settings)?;
+        let access = Access { settings, tls, rules };
         let (brokers, connections) = (HashMap::new(), HashMap::new());
-        Ok(Self { settings, tls, brokers, connections, any: None, answered: None, requests: 0 })
+        Ok(Self { access, brokers, connections, any: None, answered: None, requests: 0 })
     }
 
     /// Requests made since this client was made, those of handshakes included.
@@ -81,7 +90,7 @@ impl Client {
 
     /// The servers that were given, for messages.
     pub fn place(&self) -> String {
-        self.settings.to_string()
+        self.access.settings.to_string()
     }
 
     /// What the cluster knows of these topics; asking never creates one.
@@ -130,6 +139,7 @@ impl Client {
             let Some(name) = topic.name.as_ref().and_then(|name| names.get(name.as_str())) else { continue };
             let answer = match Code::from_wire(topic.error_code) {
                 Some(code) => Err(KafkaError::of(code, &at, &format!("topic {name}"))),
+                None if topic.partitions.is_empty() => Err(KafkaError::no_partitions(&at, name)),
                 None => Ok(Topic {
                     id: topic.topic_id.to_bytes(),
                     leaders: topic
@@ -183,7 +193,7 @@ impl Client {
         talk: T,
     ) -> Vec<Result<T::Answer, (T::Work, KafkaError)>> {
         let taken: Vec<_> = work.into_iter().map(|(id, work)| (id, work, self.connections.remove(&id))).collect();
-        let (settings, tls, brokers, talk) = (&self.settings, self.tls.as_ref(), &self.brokers, &talk);
+        let (access, brokers, talk) = (&self.access, &self.brokers, &talk);
         let each = taken.into_iter().map(|(id, work, open)| async move {
             let mut lost = 0;
             if let Some(mut open) = open {
@@ -196,9 +206,12 @@ impl Client {
             let opened = match brokers.get(&id) {
                 None => Err(KafkaError::new(
                     Reason::SourceFailed,
-                    format!("{settings}: broker {id} is not in the cluster's metadata: it is down or has just left"),
+                    format!(
+                        "{}: broker {id} is not in the cluster's metadata: it is down or has just left",
+                        access.settings
+                    ),
                 )),
-                Some((host, port)) => connect(settings, tls, (host, *port), by).await,
+                Some((host, port)) => access.connect((host, *port), by).await,
             };
             match opened {
                 Err(error) => (id, None, lost, Err((work, error))),
@@ -234,21 +247,22 @@ impl Client {
         {
             return Ok((open, false));
         }
-        let mut servers = self.settings.bootstrap.clone();
-        servers.extend(self.brokers.values().filter(|known| !self.settings.bootstrap.contains(known)).cloned());
+        let settings = &self.access.settings;
+        let mut servers = settings.bootstrap.clone();
+        servers.extend(self.brokers.values().filter(|known| !settings.bootstrap.contains(known)).cloned());
         let mut failed = None;
         for (index, (host, port)) in servers.iter().enumerate() {
             let left = by.saturating_duration_since(Instant::now());
             let share = u32::try_from(servers.len() - index).unwrap_or(u32::MAX);
             let until = Instant::now() + left / share;
-            match connect(&self.settings, self.tls.as_ref(), (host, *port), until).await {
+            match self.access.connect((host, *port), until).await {
                 Ok(open) => return Ok((open, true)),
                 // A refused user is refused by all of them; more tries may lock it out.
                 Err(error) if error.reason == Reason::AuthenticationFailed => return Err(error),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Err(failed.unwrap_or_else(|| KafkaError::timed_out(&self.settings.to_string(), "connecting")))
+        Err(failed.unwrap_or_else(|| KafkaError::timed_out(&settings.to_string(), "connecting")))
     }
 
     pub(super) fn keep_any(&mut self, connection: Connection) {
@@ -278,18 +292,16 @@ impl Client {
     }
 }
 
-/// A connection to one broker, which knows then who we are.
-async fn connect(
-    settings: &Settings,
-    tls: Option<&TlsConnector>,
-    server: (&str, u16),
-    by: Instant,
-) -> Result<Connection, KafkaError> {
-    let mut connection = Connection::connect(tls, server, by).await?;
-    if let Some(user) = &settings.sasl {
-        sasl::authenticate(&mut connection, user, by).await?;
+impl Access {
+    /// A connection to one broker, which knows then who we are. An address that the Secret does not name was announced by a broker, and is judged.
+    async fn connect(&self, server: (&str, u16), by: Instant) -> Result<Connection, KafkaError> {
+        let rules = (!self.settings.names(server)).then_some(&*self.rules);
+        let mut connection = Connection::connect(self.tls.as_ref(), server, rules, by).await?;
+        if let Some(user) = &self.settings.sasl {
+            sasl::authenticate(&mut connection, user, by).await?;
+        }
+        Ok(connection)
     }
-    Ok(connection)
 }
 
 type Found = BTreeMap<Arc<str>, Result<(i32, (String, u16)), KafkaError>>;

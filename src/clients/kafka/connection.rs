@@ -20,7 +20,11 @@ use super::{
     calls::Call,
     error::{Code, KafkaError},
 };
-use crate::{api::Reason, clients::address::host_and_port};
+use crate::{
+    addresses::AddressRules,
+    api::Reason,
+    clients::{address::host_and_port, http::permitted},
+};
 
 /// What brokers show for us in their logs and quotas.
 pub(super) const CLIENT_ID: &str = "projectionist";
@@ -45,17 +49,18 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, agrees on TLS, and asks for the broker's versions.
+    /// Connects, agrees on TLS, and asks for the broker's versions. `announced` are the rules that an address must fit which a broker announced.
     ///
     /// # Errors
-    /// Whatever the broker or the way to it refuses, and `TimedOut` at `by`.
+    /// Whatever the broker or the way to it refuses, `AddressRefused` by the rules, and `TimedOut` at `by`.
     pub async fn connect(
         tls: Option<&TlsConnector>,
         (host, port): (&str, u16),
+        announced: Option<&AddressRules>,
         by: Instant,
     ) -> Result<Self, KafkaError> {
         let place = host_and_port(host, port);
-        let opened = timeout_at(by, Self::open_stream(tls, host, port, &place)).await;
+        let opened = timeout_at(by, Self::open_stream(tls, (host, port), announced, &place)).await;
         let stream = opened.map_err(|_| KafkaError::timed_out(&place, "connecting"))??;
         let mut connection = Self {
             stream,
@@ -77,11 +82,11 @@ impl Connection {
 
     async fn open_stream(
         tls: Option<&TlsConnector>,
-        host: &str,
-        port: u16,
+        (host, port): (&str, u16),
+        announced: Option<&AddressRules>,
         place: &str,
     ) -> Result<Box<dyn Stream>, KafkaError> {
-        let addresses = tokio::net::lookup_host((host, port)).await.map(Vec::from_iter).unwrap_or_default();
+        let mut addresses = tokio::net::lookup_host((host, port)).await.map(Vec::from_iter).unwrap_or_default();
         if addresses.is_empty() {
             return Err(KafkaError::new(
                 Reason::HostNotFound,
@@ -89,6 +94,11 @@ impl Connection {
                     "{place}: the host name has no address: correct the bootstrap servers, the brokers' advertised.listeners, or the DNS"
                 ),
             ));
+        }
+        // What was judged is what is connected to.
+        if let Some(rules) = announced {
+            addresses = permitted(addresses.into_iter(), rules)
+                .map_err(|refused| KafkaError::announced(place, refused.reason, &refused.message))?;
         }
         let stream =
             TcpStream::connect(addresses.as_slice()).await.map_err(|error| KafkaError::io(place, &error, false))?;

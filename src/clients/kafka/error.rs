@@ -35,6 +35,19 @@ impl KafkaError {
         Self { reason: Reason::SourceFailed, message, code: Some(Code(5)) }
     }
 
+    /// The topic is there, and nothing is said of its partitions.
+    pub(super) fn no_partitions(place: &str, topic: &str) -> Self {
+        let message = format!(
+            "{place}: topic {topic} has no partitions by the cluster's metadata: is it being created or deleted? What waits is known when they are there"
+        );
+        Self::new(Reason::SourceFailed, message)
+    }
+
+    /// The address of a broker, as brokers announce it, may not be asked.
+    pub(super) fn announced(place: &str, reason: Reason, why: &str) -> Self {
+        Self::new(reason, format!("{place}, which the cluster's brokers announce (advertised.listeners): {why}"))
+    }
+
     pub(super) fn timed_out(place: &str, what: &str) -> Self {
         Self::new(
             Reason::TimedOut,

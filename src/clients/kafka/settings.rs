@@ -145,6 +145,11 @@ impl Settings {
         Ok(Self { bootstrap, tls: tls.unwrap_or(false), sasl, ca: None, client: None }.decide_tls(tls))
     }
 
+    /// Whether the Secret names this address itself.
+    pub(super) fn names(&self, (host, port): (&str, u16)) -> bool {
+        self.bootstrap.iter().any(|(named, at)| named.eq_ignore_ascii_case(host) && *at == port)
+    }
+
     fn decide_tls(mut self, asked: Option<bool>) -> Self {
         // Without a word on TLS, no password and no token is ever sent in the clear.
         let sent = self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism.sends_the_secret());

@@ -13,8 +13,9 @@ use super::{
     question::{Progress, Question},
     stored,
 };
-use crate::clients::kafka::{
-    At, Client, FirstRecord, Isolation, KafkaError, Offset, Partition, Settings, Topic, Wanted,
+use crate::{
+    addresses::AddressRules,
+    clients::kafka::{At, Client, FirstRecord, Isolation, KafkaError, Offset, Partition, Settings, Topic, Wanted},
 };
 
 /// How often it is asked which topics are compacted.
@@ -54,9 +55,9 @@ impl Looker {
     ///
     /// # Errors
     /// The certificate authority or client certificate cannot be read.
-    pub fn new(settings: Settings) -> Result<Self, KafkaError> {
+    pub fn new(settings: Settings, addresses: Arc<AddressRules>) -> Result<Self, KafkaError> {
         Ok(Self {
-            client: Client::new(settings)?,
+            client: Client::new(settings, addresses)?,
             coordinators: BTreeMap::new(),
             looks: HashMap::new(),
             compacted: BTreeMap::new(),
@@ -101,15 +102,11 @@ impl Looker {
         let names: BTreeSet<Arc<str>> = questions.keys().flat_map(|question| question.topics.iter().cloned()).collect();
         let groups: BTreeSet<Arc<str>> =
             questions.keys().filter_map(|question| question.progress.group().cloned()).collect();
-        let all_failed = |error: KafkaError| questions.keys().map(|one| (one.clone(), Err(error.clone()))).collect();
         let topics = match self.client.topics(&names, part(35)).await {
             Ok(topics) => topics,
-            Err(error) => return all_failed(error),
+            Err(error) => return questions.keys().map(|one| (one.clone(), Err(error.clone()))).collect(),
         };
-        let lost = match self.find_coordinators(&groups, part(45)).await {
-            Ok(lost) => lost,
-            Err(error) => return all_failed(error),
-        };
+        let lost = self.find_coordinators(&groups, part(45)).await;
         let (asked, mut answers) = split(questions, &topics, &lost);
         let mut wanted = Wanted::new();
         let mut leaders: BTreeMap<Isolation, BTreeMap<Partition, i32>> = BTreeMap::new();
@@ -152,25 +149,25 @@ impl Looker {
         answers
     }
 
-    /// Finds the coordinators that are not known; returns why some are not found.
-    async fn find_coordinators(
-        &mut self,
-        groups: &BTreeSet<Arc<str>>,
-        by: Instant,
-    ) -> Result<BTreeMap<Arc<str>, KafkaError>, KafkaError> {
+    /// Finds the coordinators that are not known; returns why some are not found. Groups whose coordinator is known are not asked for, and lose nothing.
+    async fn find_coordinators(&mut self, groups: &BTreeSet<Arc<str>>, by: Instant) -> BTreeMap<Arc<str>, KafkaError> {
         let unknown: BTreeSet<Arc<str>> =
             groups.iter().filter(|group| !self.coordinators.contains_key(*group)).cloned().collect();
         let mut lost = BTreeMap::new();
         if unknown.is_empty() {
-            return Ok(lost);
+            return lost;
         }
-        for (group, found) in self.client.coordinators(&unknown, by).await? {
+        let all = match self.client.coordinators(&unknown, by).await {
+            Ok(all) => all,
+            Err(error) => return unknown.into_iter().map(|group| (group, error.clone())).collect(),
+        };
+        for (group, found) in all {
             match found {
                 Ok(id) => drop(self.coordinators.insert(group, id)),
                 Err(error) => drop(lost.insert(group, error)),
             }
         }
-        Ok(lost)
+        lost
     }
 
     /// A group that reads what is not committed may stand beyond the first open transaction: it waits for nothing then.

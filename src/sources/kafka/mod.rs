@@ -17,6 +17,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    addresses::AddressRules,
     api::Reason,
     clients::kafka::{KafkaError, Settings},
     measure::MeasureError,
@@ -42,9 +43,9 @@ pub struct KafkaProbe {
 }
 
 impl KafkaProbe {
-    /// Connects with the first poll; `started` is the beginning of the clock of samples.
-    pub fn new(settings: Settings, started: std::time::Instant) -> Self {
-        Self { looker: Looker::new(settings), memories: HashMap::new(), started }
+    /// Connects with the first poll; `addresses` are the rules for what brokers announce, `started` is the beginning of the clock of samples.
+    pub fn new(settings: Settings, addresses: Arc<AddressRules>, started: std::time::Instant) -> Self {
+        Self { looker: Looker::new(settings, addresses), memories: HashMap::new(), started }
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) fn offsets(question: &Question, checkpoint: Option<&Checkpoint>) -> R
         ));
     };
     let mut found = Committed::new();
+    let mut fields: BTreeMap<Partition, &str> = BTreeMap::new();
     for (shard, Position(offset)) in shards.iter().zip(positions) {
         let (topic, number) = partition(shard).ok_or_else(|| {
             let shown: String = shard.chars().take(MOST_SHOWN).collect();
@@ -44,6 +45,12 @@ pub(super) fn offsets(question: &Question, checkpoint: Option<&Checkpoint>) -> R
             StoredOffset::NextToRead => *offset,
             StoredOffset::LastHandled => offset.saturating_add(1),
         };
+        // `a-0` and `a-00` are one partition, and which of them counts is not known.
+        if let Some(other) = fields.insert((topic.clone(), number), shard) {
+            return Err(invalid(&format!(
+                "the checkpoint has two fields for partition {number} of topic {topic}, {other:?} and {shard:?}: delete the one that the projector does not write"
+            )));
+        }
         found.insert((topic.clone(), number), Some(next));
     }
     if found.is_empty() && !shards.is_empty() {
@@ -143,6 +150,8 @@ mod tests {
             assert!(refused(&checkpoint(&[("a-0", 1), (wrong, 1)])).contains("names no partition"), "{wrong}");
         }
         assert!(refused(&checkpoint(&[("b-0", 1)])).contains("none of the topics"));
+        let twice = refused(&checkpoint(&[("a-0", 1), ("a-1-0", 2), ("a-00", 3)]));
+        assert!(twice.contains("\"a-0\" and \"a-00\""), "{twice}");
         let one = Checkpoint { shards: None, ..checkpoint(&[("a-0", 1)]) };
         assert!(refused(&one).contains("holds one number"));
         let never = Checkpoint { state: CheckpointState::NeverCommitted, ..one };
