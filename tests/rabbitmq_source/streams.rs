@@ -46,7 +46,6 @@ fn of(stream: &str, reference: &str) -> Question {
 fn publish(stream: &str, messages: usize, size: usize) {
     let mut publisher = server().consumer().unwrap();
     publisher.publish(stream, vec!["x".repeat(size); messages]).unwrap();
-    publisher.close().unwrap();
 }
 
 /// Asks until this holds.
