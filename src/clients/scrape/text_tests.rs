@@ -7,7 +7,10 @@ use regex::Regex;
 
 use super::*;
 
-fn one(line: &str) -> Result<(String, Vec<(String, String)>, String, Option<i64>), &'static str> {
+/// Name, labels, value as text, and timestamp of a line.
+type Line = (String, Vec<(String, String)>, String, Option<i64>);
+
+fn one(line: &str) -> Result<Line, &'static str> {
     let mut read = parse(line, |_| true).map_err(|unreadable| unreadable.why)?;
     assert_eq!(read.len(), 1, "{line}");
     let Series { name, labels, value, timestamp } = read.remove(0);
@@ -70,8 +73,11 @@ fn a_page_with_a_line_of_another_kind_is_refused_as_a_whole() {
     assert_eq!(parse("", |_| true), Ok(Vec::new()));
 }
 
+/// What the reference reads of a line.
+type Referred = (String, BTreeMap<String, String>, f64, Option<i64>);
+
 /// The reference: the format by regular expressions.
-fn reference(line: &str) -> Option<(String, BTreeMap<String, String>, f64, Option<i64>)> {
+fn reference(line: &str) -> Option<Referred> {
     static LINE: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r#"^([a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*(?:\{((?:[^"{}]|"(?:[^"\\]|\\[\\"n])*")*)\}|[ \t])[ \t]*([^ \t]+)(?:[ \t]+(-?[0-9]+))?$"#).unwrap()
     });
