@@ -156,6 +156,68 @@ async fn entries_that_were_trimmed_before_the_group_had_them_do_not_wait() {
 }
 
 #[tokio::test]
+async fn a_group_that_reads_on_after_entries_were_trimmed_before_it_is_counted_and_not_believed() {
+    run("XGROUP CREATE overtaken shop 0 MKSTREAM");
+    add("overtaken", 200);
+    let read = |count: usize| {
+        let ids = deliver("overtaken", "shop", "a", count);
+        acknowledge("overtaken", "shop", &ids);
+    };
+    read(50);
+    let mut from_before = probe(&server().url());
+    assert_eq!(ask(&mut from_before, &["overtaken/shop"]).await.unwrap().pending, exactly(150));
+    run("XTRIM overtaken MAXLEN 100");
+    add("overtaken", 1_000);
+    // 1,100 are left of 1,200; the group goes on at the 101st.
+    read(100);
+    let mut fresh = probe(&server().url());
+    for probe in [&mut from_before, &mut fresh] {
+        let bound = ask(probe, &["overtaken/shop"]).await.unwrap();
+        assert_eq!(bound.pending, exactly(1_000), "counted");
+    }
+    add("overtaken", 100);
+    for probe in [&mut from_before, &mut fresh] {
+        let bound = ask(probe, &["overtaken/shop"]).await.unwrap();
+        let pending = bound.pending.unwrap();
+        assert!(!pending.exact && (1_100..=1_150).contains(&pending.events), "{pending:?}");
+        let why = bound.upper_bound.as_deref().unwrap();
+        assert!(why.contains("stream overtaken, group shop: entries were trimmed"), "{why}");
+    }
+    read(600);
+    let told = format!("{:?}", run("XINFO GROUPS overtaken"));
+    for probe in [&mut from_before, &mut fresh] {
+        let counted = ask(probe, &["overtaken/shop"]).await.unwrap();
+        assert_eq!((counted.pending, counted.upper_bound), (exactly(500), None), "the server tells {told}");
+    }
+    read(500);
+    for probe in [&mut from_before, &mut fresh] {
+        assert_eq!(ask(probe, &["overtaken/shop"]).await.unwrap().pending, exactly(0));
+    }
+}
+
+#[tokio::test]
+async fn a_group_whose_place_is_known_is_exact_beyond_what_is_counted_while_what_it_has_read_is_trimmed() {
+    run("XGROUP CREATE capped shop 0 MKSTREAM");
+    add("capped", 2_000);
+    let ids = deliver("capped", "shop", "a", 1_000);
+    acknowledge("capped", "shop", &ids);
+    let mut probe = probe(&server().url());
+    ask(&mut probe, &["capped/shop"]).await.unwrap();
+    for round in 1..=3 {
+        add("capped", 500);
+        run("XTRIM capped MAXLEN 2000");
+        let seen = ask(&mut probe, &["capped/shop"]).await.unwrap();
+        // Only what the group has read is gone after the first and the second round; the third takes entries before it.
+        let expected = if round < 3 { 1_000 + round * 500 } else { 2_000 };
+        assert_eq!((seen.pending, seen.upper_bound), (exactly(expected), None), "round {round}");
+    }
+    let ids = deliver("capped", "shop", "a", 100);
+    acknowledge("capped", "shop", &ids);
+    let lost = ask(&mut probe, &["capped/shop"]).await.unwrap().pending.unwrap();
+    assert!(!lost.exact && lost.events >= 1_900, "{lost:?}");
+}
+
+#[tokio::test]
 async fn where_the_server_has_lost_count_entries_are_counted_up_to_a_bound() {
     // Deleted ahead of the group, and a group that began in the middle.
     run("XGROUP CREATE lost shop 0 MKSTREAM");

@@ -41,7 +41,7 @@ impl fmt::Display for EntryId {
 pub(super) struct Stream {
     /// Entries that are there.
     pub(super) length: u64,
-    /// The first and the last of them.
+    /// The first and the last of them; absent where there is none, and only there.
     pub(super) ends: Option<(EntryId, EntryId)>,
     /// The ID of the newest entry that ever was.
     pub(super) newest: EntryId,
@@ -52,15 +52,26 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Reads the answer; `None` where it makes no sense, as where entries are there and the first or the last of them cannot be read.
     pub(super) fn read(reply: &Reply) -> Option<Self> {
         let end = |name| reply.field(name)?.as_array()?.first().and_then(EntryId::of);
+        let length = reply.field("length")?.as_count()?;
+        let ends = match length {
+            0 => None,
+            _ => Some(end("first-entry").zip(end("last-entry")).filter(|(first, last)| first <= last)?),
+        };
         Some(Self {
-            length: reply.field("length")?.as_count()?,
-            ends: end("first-entry").zip(end("last-entry")),
+            length,
+            ends,
             newest: reply.field("last-generated-id").and_then(EntryId::of)?,
             deleted: reply.field("max-deleted-entry-id").and_then(EntryId::of)?,
             added: reply.field("entries-added")?.as_count()?,
         })
+    }
+
+    /// Entries that were deleted or trimmed since the stream began.
+    pub(super) fn removed(&self) -> u64 {
+        self.added.saturating_sub(self.length)
     }
 }
 
@@ -71,7 +82,8 @@ pub(super) struct Group {
     pub(super) pending: u64,
     /// The last entry that any consumer was given.
     pub(super) delivered: EntryId,
-    /// Entries up to and with that one, deleted ones included. NULL where the server has lost count.
+    /// Entries up to and with that one, deleted ones included. NULL where the server has lost count; too low where entries were trimmed before the group had
+    /// them (up to Redis 7.2.5), for then the server goes on without them.
     pub(super) read: Option<u64>,
     /// Entries beyond it, as the server counts. NULL where it has lost count.
     pub(super) lag: Option<u64>,
@@ -142,6 +154,23 @@ mod tests {
         for reply in [Reply::Nil, Reply::Integer(0), Reply::Oversized, Reply::Array(vec![text("length")]), text("OK")] {
             assert_eq!(Stream::read(&reply), None);
             assert_eq!(time(&reply), None);
+        }
+        let stream = |length, first, last| {
+            let entry = |id| if id == "" { Reply::Nil } else { Reply::Array(vec![text(id), Reply::Nil]) };
+            let zero = || text("0-0");
+            let fields = [
+                ("length", Reply::Integer(length)),
+                ("first-entry", entry(first)),
+                ("last-entry", entry(last)),
+                ("last-generated-id", zero()),
+                ("max-deleted-entry-id", zero()),
+                ("entries-added", Reply::Integer(9)),
+            ];
+            Stream::read(&Reply::Array(fields.into_iter().flat_map(|(name, value)| [text(name), value]).collect()))
+        };
+        assert!(stream(7, "1-0", "9-0").is_some() && stream(0, "", "").is_some());
+        for (first, last) in [("", "9-0"), ("1-0", ""), ("", ""), ("x", "9-0"), ("9-0", "1-0")] {
+            assert_eq!(stream(7, first, last), None, "entries that are there have a first and a last: {first}, {last}");
         }
         assert_eq!(Group::find(&Reply::Oversized, "g"), Err(()));
         assert_eq!(Group::find(&Reply::Array(Vec::new()), "g"), Ok(None));

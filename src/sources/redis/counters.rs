@@ -65,7 +65,7 @@ impl Handled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::redis::backlog::Bound;
+    use crate::sources::redis::backlog::{Bound, Lost};
 
     fn stream(added: u64) -> Stream {
         Stream { added, ..Stream::default() }
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(take(Some(20), 5, 85, None, 20), 7);
         assert_eq!(take(Some(20), 0, 80, None, 20), 12);
         assert_eq!(take(None, 0, 70, None, 30), 22, "NULL, and counted: what was added and does not wait");
-        let bound = Some(Bound::TooManyToCount);
+        let bound = Some(Bound::TooManyToCount(Lost::Null));
         assert_eq!(take(None, 0, 90, bound, 33), 23, "NULL, and not counted: it moves");
         assert_eq!(take(None, 0, 90, bound, 33), 23, "it does not");
         assert_eq!(take(Some(40), 0, 60, None, 40), 32);

@@ -22,7 +22,7 @@ use crate::{
     measure::MeasureError,
     sources::{Pace, Probe, Report, Target},
 };
-use backlog::Bound;
+use backlog::{Bound, Lost};
 use round::{Looked, Memory};
 
 /// What there is to know of a projection in order to measure it: what it reads, at least one.
@@ -132,7 +132,11 @@ fn not_asked() -> MeasureError {
 fn in_words(bound: Bound, asked: &StreamGroup) -> String {
     let StreamGroup { key: stream, group } = asked;
     match bound {
-        Bound::TooManyToCount => format!(
+        Bound::TooManyToCount(Lost::Removed) => format!(
+            "stream {stream}, group {group}: entries were trimmed (MAXLEN, MINID) or deleted, which the server may go on counting as waiting (lag), and more than {} entries wait. The number is exact when fewer wait or the group has come to the end",
+            backlog::MOST_COUNTED
+        ),
+        Bound::TooManyToCount(Lost::Null) => format!(
             "stream {stream}, group {group}: the server has lost count (lag is NULL, after XDEL or where the group began in the middle of the stream), and more than {} entries wait. The number is exact again when fewer wait or the group has come to the end",
             backlog::MOST_COUNTED
         ),

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     answers::{self, EntryId, Group, Stream},
-    backlog::{self, Backlog, Known, MOST_COUNTED},
+    backlog::{self, Backlog, Known, MOST_COUNTED, Placed},
     counters::{Arrived, Handled},
     lists::{self, Lengths},
 };
@@ -43,6 +43,8 @@ pub(super) struct Memory {
     handled: HashMap<StreamGroup, Handled>,
     lengths: HashMap<RedisList, Lengths>,
     entries: HashMap<StreamGroup, Entries>,
+    /// Where groups were at the last look, if the server's counters were right about it.
+    places: HashMap<StreamGroup, Placed>,
     /// Streams whose answer ended the connection: they are asked for last, so that they spoil no other's.
     last: HashSet<String>,
     /// Groups whose entries were too large to be counted, and when.
@@ -75,7 +77,7 @@ impl Told {
     /// How many entries are to be asked for: none, the first, or one more than are counted.
     fn most_entries(&self) -> Option<u64> {
         match self.known {
-            Known::AtMost(_) => Some(MOST_COUNTED + 1),
+            Known::AtMost(..) => Some(MOST_COUNTED + 1),
             known if backlog::needs_first(known, &self.group, self.held) => Some(1),
             Known::Exactly(..) => None,
         }
@@ -137,7 +139,8 @@ pub(super) async fn look(
         let of_groups = next().map(|(reply, _)| reply);
         for one in groups {
             let held = next().map(|(reply, _)| reply);
-            told.push((one, tell(one, now, &of_stream, &of_groups, held)));
+            let placed = memory.places.get(*one).copied();
+            told.push((one, tell(one, now, &of_stream, (&of_groups, placed), held)));
         }
         let spoilt = |answer: &Answer| answer.as_ref().is_err_and(|unknown| unknown.reason == Reason::InvalidAnswer);
         if spoilt(&of_stream) || spoilt(&of_groups) {
@@ -217,6 +220,10 @@ impl Memory {
     fn take(&mut self, one: &StreamGroup, told: &Told, entries: Option<(u64, Option<EntryId>)>) -> Seen {
         let Told { now, stream, group, held, known } = told;
         let backlog = backlog::backlog(*known, entries, group, *held);
+        match backlog::certain(*known, entries).and_then(|waiting| Placed::by(stream, group, waiting)) {
+            Some(placed) => self.places.insert(one.clone(), placed),
+            None => self.places.remove(one),
+        };
         let arrived = self.arrived.entry(one.key.clone()).or_default().take(stream);
         let handled = self.handled.entry(one.clone()).or_default();
         let handled = handled.take(stream, group, &backlog, held.map(|(oldest, _)| oldest));
@@ -230,19 +237,26 @@ impl Memory {
         self.last.retain(|stream| streams.contains(stream.as_str()));
         self.handled.retain(|one, _| asked.contains(one));
         self.entries.retain(|one, _| asked.contains(one));
+        self.places.retain(|one, _| asked.contains(one));
         self.given_up.retain(|one, _| asked.contains(one));
     }
 }
 
-/// What the answers say of one group.
-fn tell(one: &StreamGroup, now: u64, stream: &Answer, groups: &Answer, held: Answer) -> Result<Told, MeasureError> {
+/// What the answers say of one group, which was `placed` at the last look.
+fn tell(
+    one: &StreamGroup,
+    now: u64,
+    stream: &Answer,
+    (groups, placed): (&Answer, Option<Placed>),
+    held: Answer,
+) -> Result<Told, MeasureError> {
     let unknown = |unknown: &MeasureError| about(one, unknown);
     let stream = Stream::read(stream.as_ref().map_err(unknown)?).ok_or_else(|| unknown(&nonsense("XINFO STREAM")))?;
     let group = Group::find(groups.as_ref().map_err(unknown)?, &one.group)
         .map_err(|()| unknown(&nonsense("XINFO GROUPS")))?
         .ok_or_else(|| unknown(&no_group()))?;
     let held = answers::held(&held.map_err(|refused| unknown(&refused))?);
-    Ok(Told { now, stream, group, held, known: backlog::undelivered(&stream, &group) })
+    Ok(Told { now, stream, group, held, known: backlog::undelivered(&stream, &group, placed) })
 }
 
 /// The server's clock in milliseconds since 1970, where the server can tell, from its replies to `HELLO` and `TIME`.
