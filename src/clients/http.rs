@@ -84,6 +84,9 @@ pub struct HttpAnswer {
     pub content_type: String,
     /// The body, as the server sent it.
     pub body: Bytes,
+    /// The server said how long the body is, or sent it in chunks up to an end. False where the body ends with the connection: a server that dies half-way
+    /// ends it in the same way.
+    pub has_end: bool,
     /// The server's time, in whole seconds; absent where it does not tell.
     pub at: Option<jiff::Timestamp>,
 }
@@ -181,6 +184,8 @@ impl HttpClient {
         let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
         let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let at = text(header::DATE).and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
+        let has_end =
+            [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| answer.headers().contains_key(name));
         let most = if status == StatusCode::OK { request.largest } else { LARGEST_REFUSAL };
         let body = Limited::new(answer.into_body(), most).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
@@ -190,7 +195,7 @@ impl HttpClient {
                 error.map_or_else(|| (self.not_this_server)("not HTTP"), |error| self.broken(error))
             }
         })?;
-        Ok(HttpAnswer { status, content_type, body: body.to_bytes(), at })
+        Ok(HttpAnswer { status, content_type, body: body.to_bytes(), has_end, at })
     }
 
     fn written(&self, request: &HttpRequest) -> Result<Request<Full<Bytes>>, MeasureError> {

@@ -26,6 +26,9 @@ pub enum Fault {
     /// A number that means nothing by itself.
     #[error("the source tells a value, and spec.lag.value does not say what it is to be")]
     NoTarget,
+    /// No number at all.
+    #[error("the source tells a value that is not finite, which says nothing")]
+    ValueNotFinite,
 }
 
 /// The pending events of a sample that makes sense.

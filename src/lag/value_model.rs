@@ -19,6 +19,9 @@ impl Model {
         bounds: &Bounds,
     ) -> Result<Assessment, Fault> {
         let target = bounds.value.ok_or(Fault::NoTarget)?;
+        if !number.is_finite() {
+            return Err(Fault::ValueNotFinite);
+        }
         let settled_for = self.settled_for(at, workers);
         let idle_for = self.idle.observe(at, u64::from(number > 0.0), 0);
         let before = self.steadiness.before();
@@ -127,6 +130,15 @@ mod tests {
     fn a_value_without_a_target_is_unknown() {
         let mut model = Model::remembering(None, Some(3), None);
         assert_eq!(model.observe(&sample(0, 250.0), Workers::default(), bounds(None)), Err(Fault::NoTarget));
+    }
+
+    #[test]
+    fn a_value_that_is_no_number_takes_no_worker_away() {
+        let mut model = Model::remembering(None, Some(3), None);
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let answer = model.observe(&sample(0, value), Workers::default(), bounds(EACH));
+            assert_eq!(answer, Err(Fault::ValueNotFinite), "{value}");
+        }
     }
 
     #[test]

@@ -310,7 +310,7 @@ fn unknown(fault: Fault) -> MeasureError {
     let reason = match fault {
         Fault::NeverCommitted => Reason::NeverCommitted,
         Fault::CheckpointBeyondHead { .. } => Reason::CheckpointBeyondHead,
-        Fault::PendingUnknown => Reason::InvalidAnswer,
+        Fault::PendingUnknown | Fault::ValueNotFinite => Reason::InvalidAnswer,
         Fault::NoTarget => Reason::InvalidSpec,
     };
     MeasureError { reason, message: fault.to_string() }

@@ -69,17 +69,19 @@ impl Gauge {
     /// Takes in a look.
     ///
     /// # Errors
-    /// `InvalidAnswer` for a number of events below zero.
+    /// `InvalidAnswer` for a number that is not finite, and for a number of events below zero.
     pub(super) fn take(&mut self, reading: Reading, at: Duration) -> Result<Sample, MeasureError> {
         let reading = match reading {
             Reading::Lag(reading) => reading,
             Reading::Value(value) => {
+                finite("value", value)?;
                 let sample = Sample::new(at, Head::Unnumbered, CheckpointState::Handled(0), None, 0);
                 return Ok(Sample { taken: jiff::Timestamp::now(), value: Some(value), ..sample });
             }
         };
         let pending = events("pending", reading.pending)?;
         let counter = reading.arrived.map(|count| events("arrived", count)).transpose()?;
+        reading.staleness.map(|age| finite("staleness", age)).transpose()?;
         if let Some((before, counted)) = self.last {
             // A counter that is smaller has begun again.
             let came = counter.zip(counted).map_or(0, |(now, then)| now.checked_sub(then).unwrap_or(now));
@@ -101,11 +103,24 @@ impl Gauge {
     }
 }
 
+/// What is not finite says nothing: it is unknown, not zero.
+fn finite(what: &str, number: f64) -> Result<(), MeasureError> {
+    if number.is_finite() {
+        return Ok(());
+    }
+    let how = if number.is_nan() { "NaN" } else { "infinite" };
+    Err(MeasureError {
+        reason: Reason::InvalidAnswer,
+        message: format!("{what} is {how}, which says nothing: it is unknown, not zero"),
+    })
+}
+
 /// A whole number of events; a part of one counts as one, since something waits.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Within the range of whole numbers.
 fn events(what: &str, number: f64) -> Result<u64, MeasureError> {
+    finite(what, number)?;
     // Rounding errors of sums.
-    if !number.is_finite() || number < -1e-6 {
+    if number < -1e-6 {
         return Err(MeasureError {
             reason: Reason::InvalidAnswer,
             message: format!("{what} is a number below zero, which is no number of events"),
@@ -151,6 +166,24 @@ mod tests {
         for (pending, arrived) in [(-1.0, None), (f64::NAN, None), (f64::INFINITY, None), (1.0, Some(-1.0))] {
             let refused = gauge.take(Reading::Lag(Lag { pending, staleness: None, arrived }), AT).unwrap_err();
             assert_eq!(refused.reason, Reason::InvalidAnswer);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_unknown_wherever_it_comes_in() {
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let lag = |pending, staleness, arrived| Reading::Lag(Lag { pending, staleness, arrived });
+            for reading in [
+                Reading::Value(number),
+                lag(number, None, None),
+                lag(1.0, Some(number), None),
+                lag(1.0, None, Some(number)),
+            ] {
+                let mut gauge = Gauge::default();
+                let refused = gauge.take(reading, AT).unwrap_err();
+                assert_eq!(refused.reason, Reason::InvalidAnswer, "{reading:?}");
+                assert!(gauge.last.is_none(), "nothing is remembered of it: {reading:?}");
+            }
         }
     }
 

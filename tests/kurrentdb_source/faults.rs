@@ -110,6 +110,20 @@ async fn an_endless_answer_takes_no_memory_and_is_given_up() {
     }
 }
 
+#[tokio::test]
+async fn a_list_of_very_many_subscriptions_is_not_taken_in() {
+    let fake = ten().await;
+    for (what, list, words) in [
+        ("two bytes for each", b"\x0a\x00".repeat((8 << 20) / 2), "more than 10000 persistent subscriptions"),
+        ("large", [b"\x0a\x80\x80\x80\x05".as_slice(), vec![0_u8; 10 << 20].as_slice()].concat(), "too large"),
+    ] {
+        fake.instead(Instead::Body(framed(&list)));
+        let unknown = ask(&mut probe(&fake), &persistent(&["orders/readers"]), None).await.expect_err(what);
+        assert_eq!(unknown.reason, Reason::InvalidAnswer, "{what}: {}", unknown.message);
+        assert!(unknown.message.contains(words), "{what}: {}", unknown.message);
+    }
+}
+
 /// A server that speaks another protocol: says this on connecting, then answers nothing.
 async fn other(says: &'static [u8], hangs_up: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -99,6 +99,37 @@ async fn a_query_that_takes_too_long_delays_no_other_twice() {
 }
 
 #[tokio::test]
+async fn with_more_queries_than_there_is_time_for_each_is_answered_in_its_turn() {
+    let (url, counts) = fake(Says::After(Duration::from_millis(50), number("7"))).await;
+    let mut probe = probe(&url);
+    // Some 20 to 30 fit into one poll.
+    let questions: Vec<_> = (0..100).map(|index| value(&format!("q{index:03}"))).collect();
+    let questions: Vec<_> = questions.iter().collect();
+    let mut answered = [false; 100];
+    let mut polls = 0;
+    while answered.contains(&false) {
+        let answers = probe.answer(&questions, Instant::now() + Duration::from_secs(1)).await;
+        for (answer, answered) in answers.iter().zip(&mut answered) {
+            match answer {
+                Ok(_) => *answered = true,
+                Err(unknown) => assert_eq!(unknown.reason, Reason::TimedOut, "{}", unknown.message),
+            }
+        }
+        polls += 1;
+        assert!(
+            polls < 100,
+            "never answered: {:?}",
+            answered.iter().enumerate().filter(|(_, it)| !**it).collect::<Vec<_>>()
+        );
+    }
+    assert!(polls > 1, "all fit, so that this shows nothing");
+    assert!(
+        counts.connections.load(Ordering::Relaxed) <= 2 * (polls + 1),
+        "a connection ends only with a query that took too long"
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_or_is_away_is_unknown_and_comes_back() {
     let mut own = Prometheus::scraping(target()).unwrap();
     let mut probe = probe(&own.url());

@@ -156,6 +156,8 @@ pub enum Says {
     ForEver(Vec<u8>),
     /// A byte now and then.
     Dripping(Vec<u8>),
+    /// After so long.
+    After(Duration, Vec<u8>),
     /// Nothing where the request holds this, the answer otherwise.
     HangsFor(&'static str, Vec<u8>),
 }
@@ -191,6 +193,10 @@ pub async fn fake(says: Says) -> (String, Arc<Counts>) {
                         Says::Nothing => {}
                         Says::HangsFor(..) if hangs => {}
                         Says::Once(bytes) | Says::HangsFor(_, bytes) => {
+                            let _ = stream.write_all(bytes).await;
+                        }
+                        Says::After(pause, bytes) => {
+                            tokio::time::sleep(*pause).await;
                             let _ = stream.write_all(bytes).await;
                         }
                         Says::AndHangsUp(bytes) => {

@@ -23,6 +23,7 @@ use crate::{
     sampler::{Running, loopback},
 };
 
+const OPEN: &str = "application/openmetrics-text; version=1.0.0";
 const SUM: Option<Aggregate> = Some(Aggregate::Sum);
 
 fn metric(name: &str, labels: &[(&str, &str)], aggregate: Option<Aggregate>) -> AskedMetric {
@@ -108,6 +109,7 @@ async fn whatever_is_no_page_is_unknown_with_its_reason() {
     const SHORT: Duration = Duration::from_millis(500);
     let question = value("orders", &[]);
     let page = |body: &str| Says::Once(http("200 OK", "text/plain", body));
+    let closed = |body: &str| Says::AndHangsUp(format!("HTTP/1.0 200 OK\r\n\r\n{body}").into_bytes());
     let whole = http("200 OK", "text/plain", "orders 1\n");
     let cut = whole[..whole.len() - 4].to_vec();
     for (what, says, reason) in [
@@ -116,6 +118,10 @@ async fn whatever_is_no_page_is_unknown_with_its_reason() {
         ("hangs up", Says::AndHangsUp(Vec::new()), Reason::SourceFailed),
         ("cut in the body", Says::AndHangsUp(cut), Reason::SourceFailed),
         ("a byte now and then", Says::Dripping(whole.clone()), Reason::TimedOut),
+        ("cut in a line, of unknown length", closed("orders 1"), Reason::InvalidAnswer),
+        ("cut behind a line, of unknown length", closed("orders 1\n"), Reason::InvalidAnswer),
+        ("without its last line feed", page("orders 1"), Reason::InvalidAnswer),
+        ("OpenMetrics without its end", Says::Once(http("200 OK", OPEN, "orders 1\n")), Reason::InvalidAnswer),
         ("garbage", Says::ForEver(b"garbage hunter2 \r\n".to_vec()), Reason::InvalidAnswer),
         ("headers without end", Says::ForEver(b"HTTP/1.1 200 OK\r\n".to_vec()), Reason::InvalidAnswer),
         ("HTML", Says::Once(http("200 OK", "text/html", "orders 1\n")), Reason::InvalidAnswer),
@@ -154,8 +160,15 @@ async fn whatever_is_no_page_is_unknown_with_its_reason() {
             unknown.message
         );
     }
-    let (url, _) = fake(Says::Once(whole)).await;
-    assert_eq!(ask(&mut probe(&url), &question, DEADLINE).await.unwrap().value, Some(1.0), "the fake itself");
+    for (what, says) in [
+        ("the fake itself", Says::Once(whole)),
+        ("of unknown length, with an end", closed("orders 1\n# EOF\n")),
+        ("OpenMetrics", Says::Once(http("200 OK", OPEN, "orders 1\n# EOF\n"))),
+        ("OpenMetrics, whose last line feed may be left out", Says::Once(http("200 OK", OPEN, "orders 1\n# EOF"))),
+    ] {
+        let (url, _) = fake(says).await;
+        assert_eq!(ask(&mut probe(&url), &question, DEADLINE).await.unwrap().value, Some(1.0), "{what}");
+    }
     let away = ask(&mut probe("http://127.0.0.1:1/metrics"), &question, DEADLINE).await.unwrap_err();
     assert_eq!(away.reason, Reason::ConnectionRefused, "{}", away.message);
 }

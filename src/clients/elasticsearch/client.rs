@@ -52,7 +52,7 @@ impl Client {
         headers.extend(self.settings.authorization().map(|credential| (header::AUTHORIZATION, credential)));
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = HttpRequest { method, path, headers, body, largest: LARGEST_ANSWER };
-        let HttpAnswer { status, body, content_type, at: _ } = self.http.send(&request, by).await?;
+        let HttpAnswer { status, body, content_type, at: _, has_end: _ } = self.http.send(&request, by).await?;
         let json = serde_json::from_slice(&body).ok().filter(|_| content_type == "application/json");
         json.map(|body| (status, body))
             .ok_or_else(|| not_elasticsearch(&format!("status {} and not JSON", status.as_u16())))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::StreamExt as _;
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
@@ -13,10 +13,10 @@ use super::{
     grpc::{Call, Flow, Frame},
     messages::{
         AllFrom, AllOptions, ControlOption, Empty, Expression, FilterBy, FilterOption, FilterOptions, From,
-        ListOptions, ListReq, ListResp, LogPosition, ReadEvent, ReadOptions, ReadReq, ReadResp, StreamIdentifier,
-        StreamOptions, Subscription, UuidOption,
+        ListOptions, ListReq, LogPosition, Malformed, Metadata, ReadEvent, ReadOptions, ReadReq, ReadResp,
+        StreamIdentifier, StreamOptions, Subscription, UuidOption, parts,
     },
-    words::{Trouble, no_stream, not_the_api},
+    words::{Trouble, no_stream, not_the_api, refused},
 };
 use crate::{addresses::AddressRules, api::Reason, measure::MeasureError};
 
@@ -27,7 +27,9 @@ const AT_ONCE: usize = 16;
 /// A larger event is passed over: its position and time stay unknown. A server takes events of 1 MiB unless it is told otherwise.
 const LARGEST_EVENT: usize = (1 << 20) + (64 << 10);
 /// A list of subscriptions takes about 300 bytes for each, and 100 for each of its consumers.
-const LARGEST_LIST: usize = 32 << 20;
+const LARGEST_LIST: usize = 8 << 20;
+/// An empty subscription takes two bytes in a list and a hundred times that in memory, so that they are counted, too.
+const MOST_SUBSCRIPTIONS: usize = 10_000;
 /// A page ends after so many bytes of events.
 const LARGEST_PAGE: usize = 2 << 20;
 /// The server looks at so many events before it goes on to the next piece of its log.
@@ -250,18 +252,18 @@ async fn ask_one(connection: &Connection, request: &Request, by: Instant) -> Res
 async fn subscriptions(connection: &Connection, by: Instant) -> Result<Vec<Subscription>, Trouble> {
     let request = ListReq { options: Some(ListOptions { all: Some(Empty {}) }) };
     let call = Call { target: &connection.target, path: LIST, largest: LARGEST_LIST, by };
-    let mut found: Option<ListResp> = None;
+    let mut found: Option<Vec<Subscription>> = None;
     let mut take = |frame| {
         if found.is_some() {
             return Err(not_the_api("two lists"));
         }
-        found = Some(decoded(frame)?);
+        found = Some(listed(&bytes(frame)?)?);
         Ok(Flow::Continue)
     };
     match call.ask(connection.requests.clone(), &request, &mut take).await {
         Err(Trouble::NoSubscriptions) => Ok(Vec::new()),
         Err(trouble) => Err(trouble),
-        Ok(_) => found.map(|list| list.subscriptions).ok_or_else(|| not_the_api("no list")),
+        Ok(_) => found.ok_or_else(|| not_the_api("no list")),
     }
 }
 
@@ -278,9 +280,12 @@ async fn page(connection: &Connection, read: &Read, by: Instant) -> Result<Page,
             Frame::Message(message) => message.len(),
             Frame::TooLarge => LARGEST_EVENT,
         };
-        let more = match frame {
-            Frame::TooLarge => ReadResp { event: Some(ReadEvent { event: None }), ..ReadResp::default() },
-            frame => decoded(frame)?,
+        let (more, created) = match frame {
+            Frame::TooLarge => (ReadResp { event: Some(ReadEvent { event: None }), ..ReadResp::default() }, None),
+            Frame::Message(message) => {
+                let created = recorded_time(&message).map_err(unreadable)?;
+                (decode(message)?, created)
+            }
         };
         if more.stream_not_found.is_some() {
             return Err(no_stream());
@@ -293,7 +298,7 @@ async fn page(connection: &Connection, read: &Read, by: Instant) -> Result<Page,
             page.events.push(event.event.map(|event| Recorded {
                 revision: event.stream_revision,
                 commit: event.commit_position,
-                created: event.metadata.get("created").and_then(|ticks| created(ticks)),
+                created,
             }));
             bytes += length;
         }
@@ -308,15 +313,51 @@ async fn page(connection: &Connection, read: &Read, by: Instant) -> Result<Page,
     Ok(page)
 }
 
-fn decoded<M: Message + Default>(frame: Frame) -> Result<M, Trouble> {
+fn bytes(frame: Frame) -> Result<Bytes, Trouble> {
     match frame {
-        Frame::Message(message) => decode(message),
+        Frame::Message(message) => Ok(message),
         Frame::TooLarge => Err(not_the_api("the answer is too large")),
     }
 }
 
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, Trouble> {
-    M::decode(message).map_err(|_| not_the_api("a message that cannot be read"))
+fn decode<M: Message + Default>(message: impl Buf) -> Result<M, Trouble> {
+    M::decode(message).map_err(unreadable)
+}
+
+fn unreadable<E>(_: E) -> Trouble {
+    not_the_api("a message that cannot be read")
+}
+
+/// The subscriptions of a list (`ListResp`), one after the other, so that a list takes no more memory than those that are kept.
+fn listed(list: &[u8]) -> Result<Vec<Subscription>, Trouble> {
+    let mut found = Vec::new();
+    for subscription in parts(list, 1) {
+        if found.len() == MOST_SUBSCRIPTIONS {
+            return Err(refused(
+                Reason::InvalidAnswer,
+                &format!(
+                    "the cluster lists more than {MOST_SUBSCRIPTIONS} persistent subscriptions, which are not read"
+                ),
+            ));
+        }
+        found.push(decode(subscription.map_err(unreadable)?)?);
+    }
+    Ok(found)
+}
+
+/// When the server took the event of a `ReadResp`: `created` in its metadata, of which nothing else is kept.
+fn recorded_time(message: &[u8]) -> Result<Option<jiff::Timestamp>, Malformed> {
+    for event in parts(message, 1) {
+        for recorded in parts(event?, 1) {
+            for entry in parts(recorded?, 6) {
+                let Metadata { key, value } = Metadata::decode(entry?)?;
+                if key == "created" {
+                    return Ok(created(&value));
+                }
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Ticks of 100 ns since 1970.

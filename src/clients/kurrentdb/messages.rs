@@ -1,9 +1,10 @@
 //! The messages of KurrentDB's gRPC API that are asked and read, field by field as in `streams.proto`, `persistent.proto` and `shared.proto` of KurrentDB 25.0
 //! (package `event_store.client`, the same since EventStoreDB 22.6). Fields that are not read are left out: they are skipped on decoding.
 
-use std::collections::HashMap;
-
-use prost::{Message, Oneof};
+use prost::{
+    DecodeError, Message, Oneof,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Empty {}
@@ -145,16 +146,22 @@ pub(super) struct ReadEvent {
     pub(super) event: Option<RecordedEvent>,
 }
 
-/// Without the bodies (fields 7 and 8), which are passed over.
+/// Without the bodies (fields 7 and 8) and the metadata (6), which are passed over.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RecordedEvent {
     #[prost(uint64, tag = "3")]
     pub(super) stream_revision: u64,
     #[prost(uint64, tag = "5")]
     pub(super) commit_position: u64,
-    /// `created`: ticks of 100 ns since 1970, by the server's clock when it took the event.
-    #[prost(map = "string, string", tag = "6")]
-    pub(super) metadata: HashMap<String, String>,
+}
+
+/// One entry of an event's metadata. `created`: ticks of 100 ns since 1970, by the server's clock when it took the event.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Metadata {
+    #[prost(string, tag = "1")]
+    pub(super) key: String,
+    #[prost(string, tag = "2")]
+    pub(super) value: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -167,12 +174,6 @@ pub(super) struct ListReq {
 pub(super) struct ListOptions {
     #[prost(message, optional, tag = "1")]
     pub(super) all: Option<Empty>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct ListResp {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) subscriptions: Vec<Subscription>,
 }
 
 /// A consumer of a persistent subscription. What the server tells of it is not read.
@@ -221,4 +222,68 @@ pub struct Subscription {
     /// Given up and laid aside.
     #[prost(int64, tag = "28")]
     pub parked_message_count: i64,
+}
+
+/// Bytes that are no message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Malformed;
+
+impl std::convert::From<DecodeError> for Malformed {
+    fn from(_: DecodeError) -> Self {
+        Self
+    }
+}
+
+/// The values of a field with this number in a message, where the field holds messages, one after the other: nothing is built of those that are not looked
+/// at. Ends after the first error.
+pub(super) fn parts(mut message: &[u8], field: u32) -> impl Iterator<Item = Result<&[u8], Malformed>> {
+    std::iter::from_fn(move || {
+        while !message.is_empty() {
+            match part(&mut message, field) {
+                Ok(None) => {}
+                Ok(Some(part)) => return Some(Ok(part)),
+                Err(error) => {
+                    message = &[];
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    })
+}
+
+/// Takes one field off the message; its value, where it has this number.
+fn part<'a>(message: &mut &'a [u8], field: u32) -> Result<Option<&'a [u8]>, Malformed> {
+    let (number, wire_type) = decode_key(message)?;
+    if number != field || wire_type != WireType::LengthDelimited {
+        skip_field(wire_type, number, message, DecodeContext::default())?;
+        return Ok(None);
+    }
+    let length = usize::try_from(decode_varint(message)?).unwrap_or(usize::MAX);
+    let Some((part, rest)) = message.split_at_checked(length) else {
+        return Err(Malformed);
+    };
+    *message = rest;
+    Ok(Some(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_message_are_those_of_the_field_and_a_cut_message_is_an_error() {
+        // Field 1: "ab", field 2: 7, field 1: nothing, field 3: "x", field 1: "c".
+        let message = b"\x0a\x02ab\x10\x07\x0a\x00\x1a\x01x\x0a\x01c";
+        let of = |message, field| parts(message, field).collect::<Result<Vec<&[u8]>, _>>();
+        assert_eq!(of(message, 1), Ok(vec![&b"ab"[..], b"", b"c"]));
+        assert_eq!(of(message, 3), Ok(vec![&b"x"[..]]));
+        assert_eq!(of(message, 2), Ok(Vec::new()), "a number is no message");
+        assert_eq!(of(b"", 1), Ok(Vec::new()));
+        for cut in [1, 2, 3, 5, 7, 9, 10, 12, 13] {
+            assert_eq!(of(&message[..cut], 1), Err(Malformed), "{cut}");
+        }
+        assert_eq!(of(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 1), Err(Malformed), "a huge length");
+        assert_eq!(parts(b"\xff", 1).count(), 1, "it ends after the first error");
+    }
 }

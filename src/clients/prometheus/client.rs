@@ -23,7 +23,7 @@ pub const LARGEST_ANSWER: usize = 1 << 20;
 /// A longer query, as it is encoded, goes into the request's body.
 const LONGEST_IN_URL: usize = 4_000;
 /// The least time that a server is given for a query.
-const LEAST: Duration = Duration::from_millis(100);
+pub const LEAST_TIME: Duration = Duration::from_millis(100);
 
 /// What is asked.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -57,7 +57,7 @@ impl Client {
     /// # Errors
     /// Why there is none until `by`, or none that is finite. Holds no secret and nothing of the answer, and does not say where.
     pub async fn number(&mut self, query: &Query, by: Instant) -> Result<f64, MeasureError> {
-        let timeout = by.saturating_duration_since(Instant::now()).max(LEAST);
+        let timeout = by.saturating_duration_since(Instant::now()).max(LEAST_TIME);
         let answer = self.http.send(&self.request(query, timeout)?, by).await?;
         match answer.status {
             StatusCode::OK if answer.is_json() => single(&answer.body, answer.at),

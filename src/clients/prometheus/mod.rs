@@ -5,4 +5,4 @@
 mod answer;
 mod client;
 
-pub use client::{Client, LARGEST_ANSWER, Query};
+pub use client::{Client, LARGEST_ANSWER, LEAST_TIME, Query};

@@ -69,7 +69,7 @@ impl Client {
         };
         let answer = self.http.send(&request, by).await?;
         let is_json = answer.is_json();
-        let HttpAnswer { status, body, at, content_type: _ } = answer;
+        let HttpAnswer { status, body, at, content_type: _, has_end: _ } = answer;
         match status {
             StatusCode::OK if is_json => Ok(Answer { body, at }),
             StatusCode::OK => Err(not_the_api("not JSON")),

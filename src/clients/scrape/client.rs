@@ -10,7 +10,7 @@ use crate::{
     addresses::AddressRules,
     api::Reason,
     clients::{
-        http::{HttpClient, HttpRequest},
+        http::{HttpAnswer, HttpClient, HttpRequest},
         http_settings::HttpSettings,
     },
     measure::MeasureError,
@@ -55,9 +55,10 @@ impl Client {
         let request = HttpRequest { method: Method::GET, path, headers, body: Bytes::new(), largest: self.largest };
         let answer = self.http.send(&request, by).await?;
         match answer.status {
-            StatusCode::OK => match other_format(&answer.content_type) {
-                None => Ok(answer.body),
-                Some(what) => Err(no_page(what)),
+            StatusCode::OK => match (other_format(&answer.content_type), cut_off(&answer)) {
+                (None, None) => Ok(answer.body),
+                (Some(what), _) => Err(no_page(what)),
+                (None, Some(unknown)) => Err(unknown),
             },
             status => Err(refusal(status)),
         }
@@ -72,6 +73,25 @@ fn other_format(content_type: &str) -> Option<&'static str> {
         "application/vnd.google.protobuf" => Some("the binary format"),
         _ => None,
     }
+}
+
+/// Why the page may not be whole. A page that is cut off would read as a smaller number, or as fewer of them.
+fn cut_off(answer: &HttpAnswer) -> Option<MeasureError> {
+    let HttpAnswer { content_type, body, has_end, .. } = answer;
+    let last_line = body.strip_suffix(b"\n").unwrap_or(body);
+    let has_end_line = last_line == b"# EOF" || last_line.ends_with(b"\n# EOF");
+    let why = if has_end_line {
+        return None;
+    } else if content_type == "application/openmetrics-text" {
+        "the page does not end with the line # EOF, as OpenMetrics demands: was it cut off?"
+    } else if !has_end {
+        "whether the page is whole cannot be told, since the server does not say how long it is: let it send a Content-Length, or end the page with the line # EOF"
+    } else if !body.is_empty() && !body.ends_with(b"\n") {
+        "the page ends in the middle of a line: was it cut off? Every line, the last one too, ends with a line feed"
+    } else {
+        return None;
+    };
+    Some(MeasureError { reason: Reason::InvalidAnswer, message: why.to_owned() })
 }
 
 /// Something else serves there: `what` says how that shows.

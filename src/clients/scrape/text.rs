@@ -131,10 +131,11 @@ fn is_number(text: &str) -> bool {
 /// A time in milliseconds, or, as OpenMetrics has it, in seconds with a point.
 #[allow(clippy::cast_possible_truncation)] // A float that is too large becomes the largest number.
 fn milliseconds(text: &str) -> Option<i64> {
-    text.parse().ok().or_else(|| {
-        let seconds: f64 = text.parse().ok().filter(|_| text.contains('.') && is_number(text))?;
-        seconds.is_finite().then(|| (seconds * 1_000.0) as i64)
-    })
+    if let Ok(milliseconds) = text.parse() {
+        return Some(milliseconds);
+    }
+    let seconds: f64 = text.parse().ok().filter(|_| text.contains('.') && is_number(text))?;
+    seconds.is_finite().then_some((seconds * 1_000.0) as i64)
 }
 
 /// Labels and what follows their closing brace.

@@ -65,12 +65,16 @@ impl Counter {
                 seen.extend(self.last.remove_entry(&pod.pod.uid));
                 continue;
             };
-            let count = told.number(Aggregate::Sum);
-            self.total += match self.last.get(&pod.pod.uid) {
+            let Ok(count) = told.number(Aggregate::Sum) else {
+                seen.extend(self.last.remove_entry(&pod.pod.uid));
+                continue;
+            };
+            let came = match self.last.get(&pod.pod.uid) {
                 Some(before) if count >= *before => count - before,
                 None if !self.begun => 0.0,
                 Some(_) | None => count.max(0.0),
             };
+            self.total = (self.total + came).min(f64::MAX);
             seen.insert(Arc::clone(&pod.pod.uid), count);
         }
         self.last = seen;
@@ -99,7 +103,7 @@ mod tests {
     }
 
     fn sum(pods: &[PodPage]) -> Result<f64, MeasureError> {
-        of_all(&asked(), pods, 0).map(|told| told.number(Aggregate::Sum))
+        of_all(&asked(), pods, 0).and_then(|told| told.number(Aggregate::Sum))
     }
 
     #[test]
@@ -107,7 +111,7 @@ mod tests {
         use PodStage::{Ending, Starting, Working};
         let (a, b) = (|| pod("a", Working, Some("waiting 3\n")), || pod("b", Working, Some("waiting 4\n")));
         assert_eq!(sum(&[a(), b()]), Ok(7.0));
-        let max = of_all(&asked(), &[a(), b()], 0).unwrap().number(Aggregate::Max);
+        let max = of_all(&asked(), &[a(), b()], 0).unwrap().number(Aggregate::Max).unwrap();
         assert!((max - 4.0).abs() < f64::EPSILON);
         for page in [None, Some("other 1\n"), Some("waiting NaN\n"), Some("waiting{q=\"1\"} 1\nwaiting{q=\"2\"} 1\n")] {
             let unknown = sum(&[a(), pod("c", Working, page)]).unwrap_err();
@@ -141,6 +145,13 @@ mod tests {
             take(&[("a", Ending, Some("waiting 112\n")), ("b", Working, Some("waiting 2\n"))]),
             take(&[("b", Working, Some("waiting 2\n"))]),
         ];
+        let huge = |count| pod("b", Working, Some(count));
+        let mut overflowing = Counter::default();
+        let counted: Vec<f64> = ["waiting 0\n", "waiting 1e308\n", "waiting 0\n", "waiting 1e308\n", "waiting 1\n"]
+            .into_iter()
+            .map(|count| overflowing.take(&asked(), &[huge(count)], 0))
+            .collect();
+        assert!(counted.iter().all(|total| total.is_finite()), "{counted:?}");
         assert_eq!(totals.map(|total| format!("{total}")), ["0", "15", "16", "20", "20"]);
     }
 }

@@ -54,8 +54,7 @@ impl ScrapeProbe {
         let (at, now) = (self.started.elapsed(), jiff::Timestamp::now().as_millisecond());
         let number = |asked: &AskedMetric| {
             let page = page.as_ref().map_err(Clone::clone)?;
-            let told = Told::by_page(asked, page, now)?;
-            Ok(told.number(asked.aggregate))
+            Told::by_page(asked, page, now)?.number(asked.aggregate)
         };
         let mut taken: HashMap<&Question, Result<Sample, MeasureError>> = HashMap::new();
         let mut answers = Vec::with_capacity(questions.len());

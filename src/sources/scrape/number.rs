@@ -75,13 +75,23 @@ impl Told {
         Self { sum: self.sum + other.sum, max: self.max.max(other.max), series: self.series + other.series }
     }
 
-    /// The one number.
-    pub(super) fn number(self, aggregate: Aggregate) -> f64 {
-        match aggregate {
+    /// The one number, which is finite.
+    ///
+    /// # Errors
+    /// `InvalidAnswer` where the sum is larger than a number can be.
+    pub(super) fn number(self, aggregate: Aggregate) -> Result<f64, MeasureError> {
+        let number = match aggregate {
             Aggregate::Sum => self.sum,
             Aggregate::Max => self.max,
             Aggregate::Average => self.sum / self.series,
+        };
+        if number.is_finite() {
+            return Ok(number);
         }
+        Err(MeasureError {
+            reason: Reason::InvalidAnswer,
+            message: "the sum of the series is larger than a number can be: it is unknown".to_owned(),
+        })
     }
 }
 
@@ -111,7 +121,7 @@ mod tests {
         let aggregate = aggregate.unwrap_or(Aggregate::Sum);
         let asked = AskedMetric { name: "orders".to_owned(), labels, single, aggregate };
         let page = parse(page, |name| name == "orders").unwrap();
-        Told::by_page(&asked, &page, 100_000).map(|told| told.number(aggregate))
+        Told::by_page(&asked, &page, 100_000).and_then(|told| told.number(aggregate))
     }
 
     #[test]
@@ -136,6 +146,8 @@ mod tests {
             ("orders{q=\"a\"} 1\norders{q=\"hunter2\"} 2\n", &[], None, "2 series of orders, and one number is needed"),
             ("orders{q=\"a\"} 1\norders{q=\"b\"} NaN\n", &[], SUM, "NaN"),
             ("orders +Inf\n", &[], SUM, "infinite"),
+            ("orders{q=\"a\"} 1e308\norders{q=\"b\"} 1e308\n", &[], SUM, "larger than a number can be"),
+            ("orders{q=\"a\"} -1e308\norders{q=\"b\"} -1e308\n", &[], SUM, "larger than a number can be"),
             ("orders 1 39999\n", &[], None, "60 s ago"),
             ("orders{q=\"hunter2\"} 1\norders{q=\"hunter2\"} 1\n", &[], SUM, "twice"),
         ] {

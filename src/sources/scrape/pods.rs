@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     addresses::AddressRules,
-    api::Reason,
+    api::{Aggregate, Reason},
     clients::scrape::{Client, PodPages, Series},
     lag::Sample,
     measure::MeasureError,
@@ -131,12 +131,13 @@ impl Memory {
     fn take(&mut self, question: &Question, pages: &[PodPage], at: Duration, now: i64) -> Result<Sample, MeasureError> {
         let mut total = None;
         if let Numbers::Lag { arrived: Some(arrived), .. } = question {
-            of_all(arrived, pages, now).map_err(|unknown| unknown.about("arrived"))?;
+            let all = of_all(arrived, pages, now).and_then(|told| told.number(Aggregate::Sum));
+            all.map_err(|unknown| unknown.about("arrived"))?;
             total = Some((arrived, self.arrived.take(arrived, pages, now)));
         }
         let number = |asked: &AskedMetric| match total {
             Some((arrived, total)) if std::ptr::eq(arrived, asked) => Ok(total),
-            _ => of_all(asked, pages, now).map(|told| told.number(asked.aggregate)),
+            _ => of_all(asked, pages, now).and_then(|told| told.number(asked.aggregate)),
         };
         self.gauge.take(Reading::of(question, number)?, at)
     }
