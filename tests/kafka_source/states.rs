@@ -226,6 +226,7 @@ async fn a_refused_user_and_a_rotated_password_and_an_untrusted_broker() {
     commit("secret-group", "secret", 0, 0);
     ask(&["scram", "sampler", "SCRAM-SHA-256", "right-canary"]);
     ask(&["allow", "sampler", "topic", "secret", "READ"]);
+    ask(&["allow", "sampler", "topic", "secret", "DESCRIBE_CONFIGS"]);
     ask(&["allow", "sampler", "group", "secret-group", "DESCRIBE"]);
     let servers = broker().address(Listener::Sasl).to_string();
     let keys = |password: &str| {
@@ -263,6 +264,7 @@ async fn a_token_that_is_rotated_takes_effect() {
     produce("rotates", 0, 3, NOW);
     commit("rotates-group", "rotates", 0, 1);
     ask(&["allow", "rotates", "topic", "rotates", "READ"]);
+    ask(&["allow", "rotates", "topic", "rotates", "DESCRIBE_CONFIGS"]);
     ask(&["allow", "rotates", "group", "rotates-group", "DESCRIBE"]);
     let servers = broker().address(Listener::Sasl).to_string();
     let keys =
@@ -297,6 +299,7 @@ async fn without_the_right_to_read_a_count_is_told_and_no_time() {
     });
     let counted = sampler.wait_pending("described", Pending { events: 3, exact: false }).await;
     assert_eq!(counted.sample.staleness, None);
+    assert!(counted.sample.upper_bound.as_ref().unwrap().contains("DESCRIBE_CONFIGS"), "{:?}", counted.sample);
     commit("described-group", "described", 0, 4);
     sampler.wait_pending("described", exactly(0)).await;
 }

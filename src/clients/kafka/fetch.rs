@@ -28,7 +28,7 @@ pub enum FirstRecord {
         newest: i64,
         /// The offset of the batch's first record, or the one asked for where that is inside the batch.
         offset: i64,
-        /// It belongs to a transaction, so that markers which no reader gets stand between records.
+        /// What the broker sent with it holds transactions, or one is open, so that markers which no reader gets stand between records.
         transactional: bool,
     },
     /// Nothing but transaction markers and aborted transactions, up to the end that was given in the same answer.
@@ -200,10 +200,22 @@ fn step(answer: &PartitionData, offset: i64, isolation: Isolation) -> Result<Opt
     aborted.sort_unstable();
     let mut aborting = BTreeSet::new();
     let mut next = offset;
+    let mut transactions = (0..answer.high_watermark).contains(&answer.last_stable_offset);
+    let mut found: Option<Batch> = None;
     let mut records = answer.records.clone().unwrap_or_default();
-    while let Some(batch) = Batch::read(&mut records)? {
+    loop {
+        let batch = match Batch::read(&mut records) {
+            Ok(Some(batch)) => batch,
+            // What is behind the first record only tells of transactions.
+            Err(why) if found.is_none() => return Err(why),
+            Ok(None) | Err(_) => break,
+        };
         let last = batch.base.saturating_add(i64::from(batch.last_delta));
         if last < next {
+            continue;
+        }
+        transactions |= batch.transactional || batch.control;
+        if found.is_some() {
             continue;
         }
         if isolation == Isolation::ReadCommitted {
@@ -217,15 +229,16 @@ fn step(answer: &PartitionData, offset: i64, isolation: Isolation) -> Result<Opt
         } else {
             batch.count > 0 && !(batch.transactional && aborting.contains(&batch.producer))
         };
-        if readable {
-            return Ok(Some(Step::Told(Ok(FirstRecord::Batch {
-                oldest: batch.oldest,
-                newest: batch.newest,
-                offset: batch.base.max(offset),
-                transactional: batch.transactional,
-            }))));
-        }
         next = last.saturating_add(1);
+        found = readable.then_some(batch);
+    }
+    if let Some(batch) = found {
+        return Ok(Some(Step::Told(Ok(FirstRecord::Batch {
+            oldest: batch.oldest,
+            newest: batch.newest,
+            offset: batch.base.max(offset),
+            transactional: transactions,
+        }))));
     }
     if next >= end {
         return Ok(Some(Step::Told(Ok(FirstRecord::Nothing))));

@@ -14,9 +14,14 @@ use crate::{
 /// The offset that is read next, of each partition that has one.
 pub(super) type Committed = BTreeMap<Partition, Option<i64>>;
 
+/// The identity of a topic.
+pub(super) type TopicId = [u8; 16];
+
 /// What was found of one partition.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Offsets {
+    /// The identity of the topic: another one after it was created again. Zero where brokers tell none.
+    pub topic: TopicId,
     /// What the consumers have committed: the offset that is read next.
     pub committed: Option<i64>,
     /// The first offset that is still kept.
@@ -38,6 +43,33 @@ impl Offsets {
     }
 }
 
+/// What is known of a topic that makes its offsets more than its records.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Nature {
+    /// Whether brokers remove records from the middle; `None` where that is not known.
+    pub compacted: Option<bool>,
+    /// Transactions were seen, whose markers no reader gets.
+    pub transactional: bool,
+}
+
+impl Nature {
+    /// Why a count of this topic's offsets is only an upper bound of its records.
+    fn bound(self, topic: &str) -> Option<String> {
+        match self {
+            Self { compacted: None, .. } => Some(format!(
+                "it is not known whether topic {topic} is compacted, and offsets whose records were removed may be counted: allow the user DESCRIBE_CONFIGS on the topic"
+            )),
+            Self { compacted: Some(true), .. } => {
+                Some(format!("topic {topic} is compacted, and offsets whose records were removed are counted"))
+            }
+            Self { transactional: true, .. } => {
+                Some(format!("topic {topic} holds transactions, whose markers are counted among the records"))
+            }
+            Self { .. } => None,
+        }
+    }
+}
+
 /// What is remembered of a question from poll to poll.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -46,6 +78,10 @@ pub(super) struct Memory {
     /// The end of each log when it was last seen.
     ends: HashMap<Partition, i64>,
     arrived: u64,
+    /// The topic that each partition belonged to when it was last seen, with the committed offset.
+    last: HashMap<Partition, (TopicId, Option<i64>)>,
+    /// Committed offsets that were there before their topic was created again, and have not changed since.
+    outlived: BTreeMap<Partition, i64>,
     /// A committed offset has been seen.
     committed: bool,
 }
@@ -54,9 +90,51 @@ pub(super) struct Memory {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct CommitsGone;
 
+/// Why nothing is said: the topic was created again, and this committed offset is still that of the old one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Outlived {
+    pub partition: Partition,
+    pub offset: i64,
+}
+
 impl Memory {
-    /// The measurement at `at` (time since the process started), `now` being the time of day in milliseconds since 1970. `compacted` tells of a topic
-    /// whether its broker removes records from the middle.
+    /// Looks for topics that were created again since the last poll.
+    ///
+    /// # Errors
+    /// A committed offset has not changed since: it is no place in the new log. One that has moved back, or is gone, belongs to the new log; so does
+    /// one that goes on, whose reader is somewhere in the new log from then on.
+    pub fn created_again(&mut self, found: &HashMap<Partition, Offsets>) -> Result<(), Outlived> {
+        for (partition, offsets) in found {
+            let now = offsets.committed;
+            if self.outlived.get(partition).is_some_and(|offset| now != Some(*offset)) {
+                self.outlived.remove(partition);
+            }
+            let last = self.last.insert(partition.clone(), (offsets.topic, now));
+            let another =
+                |topic: &TopicId| *topic != offsets.topic && ![*topic, offsets.topic].contains(&TopicId::default());
+            let Some((_, before)) = last.filter(|(topic, _)| another(topic)) else { continue };
+            // All that is in it came since.
+            if let Some(end) = self.ends.get_mut(partition) {
+                *end = offsets.earliest;
+            }
+            self.outlived.remove(partition);
+            if let (Some(before), Some(now)) = (before, now)
+                && now >= before
+                && now > offsets.earliest
+            {
+                self.outlived.insert(partition.clone(), now);
+            }
+        }
+        self.last.retain(|partition, _| found.contains_key(partition));
+        self.outlived.retain(|partition, _| found.contains_key(partition));
+        match self.outlived.first_key_value() {
+            None => Ok(()),
+            Some((partition, offset)) => Err(Outlived { partition: partition.clone(), offset: *offset }),
+        }
+    }
+
+    /// The measurement at `at` (time since the process started), `now` being the time of day in milliseconds since 1970. `nature` tells of a topic
+    /// whether its offsets are more than its records.
     ///
     /// # Errors
     /// There were committed offsets, and there are none any more.
@@ -64,7 +142,7 @@ impl Memory {
         &mut self,
         found: &HashMap<Partition, Offsets>,
         reset_to_earliest: bool,
-        compacted: impl Fn(&str) -> bool,
+        nature: impl Fn(&str) -> Nature,
         (at, now): (Duration, i64),
     ) -> Result<Sample, CommitsGone> {
         self.follow(found);
@@ -82,7 +160,7 @@ impl Memory {
         self.committed |= any_committed;
         let mut told = Told::default();
         for (partition, offsets) in &partitions {
-            told.add(partition, offsets, reset_to_earliest, compacted(&partition.0), now);
+            told.add(partition, offsets, reset_to_earliest, nature(&partition.0), now);
         }
         let pending = Pending { events: told.by_partition.iter().sum(), exact: told.exact };
         let checkpoint = CheckpointState::Committed(told.checkpoints);
@@ -93,11 +171,12 @@ impl Memory {
         sample.faults.deleted = told.lost;
         // What no commit tells of is no queue to plan with.
         sample.beyond_all_rows = told.uncommitted.as_ref().map(|_| told.certain);
-        sample.upper_bound = told.uncommitted.map(|(topic, number)| {
-            Arc::from(format!(
+        let uncommitted = told.uncommitted.map(|(topic, number)| {
+            format!(
                 "nothing is committed for partition {number} of topic {topic}, which is counted from its first record on: set spec.source.kafka.offsetReset to Earliest if that is where the consumers begin"
-            ))
+            )
         });
+        sample.upper_bound = uncommitted.or(told.bound).map(Arc::from);
         Ok(sample)
     }
 
@@ -140,6 +219,8 @@ struct Told {
     /// What waits in partitions with a commit.
     certain: u64,
     uncommitted: Option<Partition>,
+    /// Why what is counted may be more than the records.
+    bound: Option<String>,
 }
 
 impl Default for Told {
@@ -153,12 +234,13 @@ impl Default for Told {
             lost: 0,
             certain: 0,
             uncommitted: None,
+            bound: None,
         }
     }
 }
 
 impl Told {
-    fn add(&mut self, partition: &Partition, offsets: &Offsets, reset_to_earliest: bool, compacted: bool, now: i64) {
+    fn add(&mut self, partition: &Partition, offsets: &Offsets, reset_to_earliest: bool, nature: Nature, now: i64) {
         let known = offsets.from(reset_to_earliest);
         let from = known.unwrap_or(offsets.earliest);
         if known.is_none() {
@@ -175,9 +257,15 @@ impl Told {
         if pending == 0 {
             return;
         }
+        let seen = matches!(offsets.first, Some(FirstRecord::Batch { transactional: true, .. }));
+        let nature = Nature { transactional: nature.transactional || seen, ..nature };
+        if let Some(why) = nature.bound(&partition.0) {
+            self.exact = false;
+            self.bound.get_or_insert(why);
+        }
         match offsets.first {
-            Some(FirstRecord::Batch { oldest, offset, transactional, .. }) => {
-                self.exact &= !transactional && offset <= from && !compacted;
+            Some(FirstRecord::Batch { oldest, offset, .. }) => {
+                self.exact &= offset <= from;
                 // A client that sets no time leaves -1 or 0: such a record is not as old as 1970.
                 match now.checked_sub(oldest).filter(|_| oldest > 0) {
                     Some(age) => {
@@ -214,7 +302,7 @@ mod tests {
     }
 
     fn offsets(committed: Option<i64>, earliest: i64, latest: i64, first: Option<FirstRecord>) -> Offsets {
-        Offsets { committed, earliest, latest, first }
+        Offsets { topic: [1; 16], committed, earliest, latest, first }
     }
 
     fn found(all: &[(&str, i32, Offsets)]) -> HashMap<Partition, Offsets> {
@@ -222,7 +310,11 @@ mod tests {
     }
 
     fn sample(memory: &mut Memory, all: &[(&str, i32, Offsets)], earliest: bool) -> Result<Sample, CommitsGone> {
-        memory.sample(&found(all), earliest, |topic| topic == "compacted", (Duration::from_secs(1), NOW))
+        let nature = |topic: &str| Nature {
+            compacted: (topic != "unknown").then_some(topic == "compacted"),
+            transactional: topic == "transactional",
+        };
+        memory.sample(&found(all), earliest, nature, (Duration::from_secs(1), NOW))
     }
 
     fn pending(all: &[(&str, i32, Offsets)], earliest: bool) -> (u64, bool, Option<Duration>) {
@@ -258,11 +350,19 @@ mod tests {
         assert_eq!(pending(&[("a", 0, offsets(Some(3), 0, 4, Some(FirstRecord::Nothing)))], false).0, 0);
         let first = Some(FirstRecord::Batch { oldest: NOW, newest: NOW, offset: 3, transactional: true });
         assert_eq!(pending(&[("a", 0, offsets(Some(3), 0, 9, first))], false), (6, false, Some(Duration::ZERO)));
+        // Or they were seen at another time or in another partition.
+        assert!(!pending(&[("transactional", 0, offsets(Some(3), 0, 9, record(3, 0)))], false).1);
+        assert!(pending(&[("transactional", 0, offsets(Some(9), 0, 9, None))], false).1);
     }
 
     #[test]
     fn a_compacted_topic_is_counted_as_an_upper_bound_unless_nothing_waits() {
         assert!(!pending(&[("compacted", 0, offsets(Some(3), 0, 9, record(3, 0)))], false).1);
+        let all =
+            [("a", 0, offsets(Some(3), 0, 9, record(3, 0))), ("unknown", 0, offsets(Some(3), 0, 9, record(3, 0)))];
+        let unknown = sample(&mut Memory::default(), &all, false).unwrap();
+        assert_eq!(unknown.pending.unwrap(), Pending { events: 12, exact: false });
+        assert!(unknown.upper_bound.unwrap().contains("topic unknown"));
         assert!(pending(&[("compacted", 0, offsets(Some(9), 0, 9, None))], false).1);
         // Or the first record is not where the group continues.
         assert!(!pending(&[("a", 0, offsets(Some(3), 0, 9, record(5, 0)))], false).1);
@@ -309,6 +409,34 @@ mod tests {
         assert_eq!(arrived(&[("a", 0, at(8))]), 3);
         assert_eq!(arrived(&[("a", 0, at(8)), ("a", 1, at(4))]), 7);
         assert_eq!(arrived(&[("a", 0, at(2)), ("a", 1, at(4))]), 9);
+    }
+
+    #[test]
+    fn an_offset_outlives_its_topic_until_it_changes_and_no_partition_is_lost_by_that() {
+        let mut memory = Memory::default();
+        let mut at = |topic: u8, committed, latest| {
+            let offsets = Offsets { topic: [topic; 16], ..offsets(committed, 0, latest, record(0, 0)) };
+            let found = found(&[("a", 0, offsets)]);
+            let told = memory.created_again(&found).map_err(|outlived| outlived.offset);
+            told.map(|()| {
+                let nature = Nature { compacted: Some(false), transactional: false };
+                let told = memory.sample(&found, false, |_| nature, (Duration::from_secs(1), NOW)).unwrap();
+                (told.pending_by_shard, told.arrived)
+            })
+        };
+        assert_eq!(at(1, Some(5), 5), Ok((vec![0], 0)));
+        assert_eq!((at(2, Some(6), 9), at(2, Some(6), 9)), (Err(6), Err(6)));
+        assert_eq!(at(2, Some(7), 9), Ok((vec![2], 9)));
+        // Brokers that know no identities, and those that begin to.
+        assert_eq!(at(0, Some(7), 9), Ok((vec![2], 9)));
+        assert_eq!(at(3, Some(7), 9), Ok((vec![2], 9)));
+        assert_eq!(at(4, Some(2), 9), Ok((vec![7], 18)));
+        let mut fresh = Memory::default();
+        let of = |topic: u8| found(&[("a", 0, Offsets { topic: [topic; 16], ..offsets(Some(3), 0, 2, None) })]);
+        // Refused for another reason before it was ever counted.
+        fresh.created_again(&of(1)).unwrap();
+        assert!(fresh.created_again(&of(2)).is_err());
+        assert_eq!(sample(&mut fresh, &[("a", 0, offsets(Some(1), 0, 2, None))], false).unwrap().pending_by_shard, [1]);
     }
 
     #[test]

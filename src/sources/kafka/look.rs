@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    lag::{Committed, Offsets},
+    lag::{Committed, Nature, Offsets, TopicId},
     question::{Progress, Question},
     stored,
 };
@@ -42,7 +42,11 @@ pub(super) struct Looker {
     client: Client,
     coordinators: BTreeMap<Arc<str>, i32>,
     looks: HashMap<(Isolation, Progress, Partition), Look>,
+    /// The identity of each topic: one that was created again is another.
+    ids: HashMap<Arc<str>, TopicId>,
     compacted: BTreeMap<Arc<str>, bool>,
+    /// Topics in which transactions were ever seen.
+    transactional: BTreeSet<Arc<str>>,
     policies_asked: Option<(Instant, BTreeSet<Arc<str>>)>,
     /// Topics that may not be read, with when to try again.
     unreadable: HashMap<Arc<str>, Instant>,
@@ -60,7 +64,9 @@ impl Looker {
             client: Client::new(settings, addresses)?,
             coordinators: BTreeMap::new(),
             looks: HashMap::new(),
+            ids: HashMap::new(),
             compacted: BTreeMap::new(),
+            transactional: BTreeSet::new(),
             policies_asked: None,
             unreadable: HashMap::new(),
             turn: 0,
@@ -80,13 +86,29 @@ impl Looker {
         let topics: BTreeSet<&Arc<str>> = questions.iter().flat_map(|question| question.topics.iter()).collect();
         self.coordinators.retain(|group, _| groups.contains(group));
         self.looks.retain(|(_, progress, (topic, _)), _| all.contains(progress) && topics.contains(topic));
+        self.ids.retain(|topic, _| topics.contains(topic));
         self.compacted.retain(|topic, _| topics.contains(topic));
+        self.transactional.retain(|topic| topics.contains(topic));
         self.unreadable.retain(|topic, _| topics.contains(topic));
     }
 
-    /// Whether the broker removes records from the middle of the topic; false where that is not known.
-    pub fn is_compacted(&self, topic: &str) -> bool {
-        self.compacted.get(topic).copied().unwrap_or(false)
+    /// What is known of the topic that makes its offsets more than its records.
+    pub fn nature(&self, topic: &str) -> Nature {
+        Nature { compacted: self.compacted.get(topic).copied(), transactional: self.transactional.contains(topic) }
+    }
+
+    /// Forgets what is known of topics that were created again since.
+    fn follow_topics(&mut self, topics: &BTreeMap<Arc<str>, Result<Topic, KafkaError>>) {
+        for (name, topic) in topics {
+            let Ok(topic) = topic else { continue };
+            let before = self.ids.insert(name.clone(), topic.id);
+            if before.is_some_and(|before| before != topic.id) {
+                self.looks.retain(|(_, _, (of, _)), _| of != name);
+                self.compacted.remove(name);
+                self.transactional.remove(name);
+                self.policies_asked = None;
+            }
+        }
     }
 
     /// The offsets of all partitions of each question's topics, or why one of them is not known. Groups' offsets are asked for before the ends of the logs,
@@ -106,6 +128,7 @@ impl Looker {
             Ok(topics) => topics,
             Err(error) => return questions.keys().map(|one| (one.clone(), Err(error.clone()))).collect(),
         };
+        self.follow_topics(&topics);
         let lost = self.find_coordinators(&groups, part(45)).await;
         let (asked, mut answers) = split(questions, &topics, &lost);
         let mut wanted = Wanted::new();
@@ -136,7 +159,8 @@ impl Looker {
                 Some(group) => of_group(group, &committed),
                 None => stored::of_partitions(questions.get(&question), &partitions),
             };
-            let all = committed.and_then(|committed| assemble(&question, &partitions, committed, &latest, &earliest));
+            let all = committed
+                .and_then(|committed| assemble(&question, &partitions, committed, &self.ids, (&latest, &earliest)));
             match all {
                 Ok(offsets) => found.push((question, offsets)),
                 Err(error) => answers.push((question, Err(error))),
@@ -144,7 +168,8 @@ impl Looker {
         }
         self.pass_open_transactions(&mut found, &all, part(90)).await;
         self.look_at_records(&mut found, &all, by).await;
-        self.ask_policies(&names, by).await;
+        let there = topics.iter().filter(|(_, topic)| topic.is_ok()).map(|(name, _)| name.clone()).collect();
+        self.ask_policies(&there, by).await;
         answers.extend(found.into_iter().map(|(question, offsets)| (question, Ok(offsets))));
         answers
     }
@@ -264,6 +289,10 @@ impl Looker {
                 let from = one.from(question.reset_to_earliest).unwrap_or(one.earliest);
                 let key = (question.isolation, question.progress.clone(), partition.clone());
                 if let Some(first) = looked.get(&(question.isolation, partition.clone(), from)) {
+                    // Where there is no record, there are markers.
+                    if matches!(first, FirstRecord::Nothing | FirstRecord::Batch { transactional: true, .. }) {
+                        self.transactional.insert(partition.0.clone());
+                    }
                     self.looks.insert(key.clone(), Look { offset: from, latest: one.latest, first: *first });
                 }
                 one.first = self.looks.get(&key).filter(|look| look.holds(from, one.latest)).map(|look| look.first);
@@ -272,11 +301,11 @@ impl Looker {
     }
 
     async fn ask_policies(&mut self, names: &BTreeSet<Arc<str>>, by: Instant) {
-        let fresh = self
-            .policies_asked
-            .as_ref()
-            .is_some_and(|(at, asked)| at.elapsed() < POLICIES_EVERY && names.is_subset(asked));
-        if fresh {
+        let all_known = names.iter().all(|name| self.compacted.contains_key(name));
+        let every = if all_known { POLICIES_EVERY } else { TRY_RIGHTS_EVERY };
+        let fresh =
+            self.policies_asked.as_ref().is_some_and(|(at, asked)| at.elapsed() < every && names.is_subset(asked));
+        if fresh || names.is_empty() {
             return;
         }
         // What is not told stays as it was.
@@ -353,8 +382,8 @@ fn assemble(
     question: &Question,
     partitions: &BTreeMap<Partition, i32>,
     committed: &Committed,
-    latest: &BTreeMap<Isolation, Ends>,
-    earliest: &Ends,
+    ids: &HashMap<Arc<str>, TopicId>,
+    (latest, earliest): (&BTreeMap<Isolation, Ends>, &Ends),
 ) -> Result<Found, KafkaError> {
     let offset = |ends: Option<&Ends>, partition: &Partition| match ends.and_then(|ends| ends.get(partition)) {
         Some(Ok(found)) => Ok(found.offset.max(0)),
@@ -363,6 +392,7 @@ fn assemble(
     };
     let one = |partition: &Partition| -> Result<(Partition, Offsets), KafkaError> {
         let offsets = Offsets {
+            topic: ids.get(&partition.0).copied().unwrap_or_default(),
             committed: committed.get(partition).copied().flatten(),
             earliest: offset(Some(earliest), partition)?,
             latest: offset(latest.get(&question.isolation), partition)?,

@@ -23,7 +23,7 @@ use crate::{
     measure::MeasureError,
     sources::{Ask, Pace, Probe, Report, Target},
 };
-use lag::{Committed, Memory};
+use lag::{Committed, Memory, Outlived};
 use look::Looker;
 pub use question::{Progress, Question};
 
@@ -104,15 +104,16 @@ impl Probe for KafkaProbe {
                     continue;
                 }
                 let result = answer.map_err(|error| told(&error)).and_then(|found| {
+                    let now = jiff::Timestamp::now();
+                    let memory = self.memories.entry(question.clone()).or_default();
+                    memory.created_again(&found).map_err(|outlived| created_again(&question.progress, &outlived))?;
                     if question.progress.group().is_none() {
                         stored::within_the_log(&found)?;
                     }
-                    let now = jiff::Timestamp::now();
-                    let memory = self.memories.entry(question.clone()).or_default();
                     let clock = (self.started.elapsed(), now.as_millisecond());
-                    let compacted = |topic: &str| looker.is_compacted(topic);
+                    let nature = |topic: &str| looker.nature(topic);
                     let mut sample = memory
-                        .sample(&found, question.reset_to_earliest, compacted, clock)
+                        .sample(&found, question.reset_to_earliest, nature, clock)
                         .map_err(|lag::CommitsGone| commits_gone(&question.progress))?;
                     sample.taken = now;
                     Ok(sample)
@@ -132,6 +133,25 @@ impl Probe for KafkaProbe {
 
 fn told(error: &KafkaError) -> MeasureError {
     MeasureError { reason: error.reason, message: error.message.clone() }
+}
+
+fn created_again(progress: &Progress, Outlived { partition: (topic, number), offset }: &Outlived) -> MeasureError {
+    let (holder, remedy) = match progress {
+        Progress::Group(group) => (
+            format!("group {group}"),
+            "reset the group's offsets of the topic (kafka-consumer-groups.sh --reset-offsets) and let its consumers begin again",
+        ),
+        Progress::Stored { .. } => (
+            "the read store".to_owned(),
+            "delete the offsets that are stored for the topic, or set them to where the projector shall begin, and let it begin again",
+        ),
+    };
+    MeasureError {
+        reason: Reason::CheckpointBeyondHead,
+        message: format!(
+            "topic {topic} was deleted and created again, and {holder} has offset {offset} for partition {number} as before: that is no place in the new log, in which the events in front of it are skipped: {remedy}. What waits is known again when the offset has changed"
+        ),
+    }
 }
 
 fn commits_gone(progress: &Progress) -> MeasureError {

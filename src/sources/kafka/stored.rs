@@ -165,7 +165,8 @@ mod tests {
         let leaders = BTreeMap::from([((Arc::from("a"), 0), 1)]);
         assert!(of_partitions(Some(&stored), &leaders).unwrap_err().message.contains("partition 3 of topic a"));
         let offsets = |latest| {
-            HashMap::from([(partition.clone(), Offsets { committed: Some(5), earliest: 0, latest, first: None })])
+            let offsets = Offsets { topic: [1; 16], committed: Some(5), earliest: 0, latest, first: None };
+            HashMap::from([(partition.clone(), offsets)])
         };
         assert_eq!(within_the_log(&offsets(4)).unwrap_err().reason, Reason::CheckpointBeyondHead);
         assert!(within_the_log(&offsets(5)).is_ok());
