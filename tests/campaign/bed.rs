@@ -37,12 +37,7 @@ impl Bed {
         let postgres = cluster.postgres()?;
         let bed = Self { cluster, postgres };
         bed.cluster.apply(&projectionist::app::crd_yaml()?)?;
-        bed.cluster.kubectl(&[
-            "wait",
-            "--for=condition=Established",
-            "--timeout=60s",
-            "crd/projections.projectionist.dev",
-        ])?;
+        bed.cluster.serves_kind("projections.projectionist.dev")?;
         bed.cluster.block_on(bed.collector_knows_projections())??;
         Ok(bed)
     }

@@ -21,6 +21,9 @@ pub(crate) async fn state(shop: &Shop) -> Result<Value> {
         let mut status = projection.data["status"].clone();
         without(&mut status, &["rates", "stalenessSeconds", "cadence"]);
         without(&mut status["workers"], &["reason"]);
+        // Its figures are those of a server that others use, too.
+        let read_store = status["readStore"]["state"].take();
+        status["readStore"] = read_store;
         for condition in status["conditions"].as_array_mut().into_iter().flatten() {
             without(condition, &["lastTransitionTime", "message"]);
         }

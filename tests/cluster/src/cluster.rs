@@ -175,6 +175,24 @@ impl Cluster {
         self.run("kubectl", args, None)
     }
 
+    /// Waits until the API server serves the kind of this CustomResourceDefinition. A new one has `conditions: null` for a moment, which `kubectl wait` takes
+    /// for a wrong type.
+    ///
+    /// # Errors
+    /// When it is not there, or not served within a minute.
+    pub fn serves_kind(&self, definition: &str) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(60);
+        let name = format!("crd/{definition}");
+        loop {
+            match self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &name]) {
+                Err(error) if format!("{error:#}").contains("accessor error") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                waited => return waited.map(drop),
+            }
+        }
+    }
+
     /// What `helm` prints.
     ///
     /// # Errors

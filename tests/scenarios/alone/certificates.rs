@@ -256,8 +256,7 @@ fn a_certificate_of_cert_manager_is_served_followed_and_never_written() {
         let kinds = [("Certificate", "certificates"), ("Issuer", "issuers")];
         for (kind, plural) in kinds {
             shop.apply(&stand_in(kind, plural))?;
-            let name = format!("crd/{plural}.cert-manager.io");
-            stage.cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &name])?;
+            stage.cluster.serves_kind(&format!("{plural}.cert-manager.io"))?;
         }
         let served = serves_what_cert_manager_issues(stage, &shop).await;
         // Back to the operator's own, also for the other tests.
