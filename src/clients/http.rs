@@ -30,6 +30,8 @@ use crate::{addresses::AddressRules, api::Reason, measure::MeasureError};
 
 /// What a server may say before the body, in bytes.
 const LARGEST_HEAD: usize = 64 << 10;
+/// How failures begin that [`is_too_large`] tells.
+pub(super) const TOO_LARGE: &str = "the answer is larger than";
 /// So much is read of an answer with a status other than 200, to tell its kind.
 const LARGEST_REFUSAL: usize = 64 << 10;
 
@@ -305,7 +307,12 @@ fn timed_out(tls: bool) -> MeasureError {
 
 fn too_large(most: usize) -> MeasureError {
     let (size, unit) = if most < 1 << 20 { (most >> 10, "KiB") } else { (most >> 20, "MiB") };
-    MeasureError { reason: Reason::InvalidAnswer, message: format!("the answer is larger than {size} {unit}") }
+    MeasureError { reason: Reason::InvalidAnswer, message: format!("{TOO_LARGE} {size} {unit}") }
+}
+
+/// Whether an answer was given up for its size, so that less may be asked for.
+pub(super) fn is_too_large(error: &MeasureError) -> bool {
+    error.reason == Reason::InvalidAnswer && error.message.starts_with(TOO_LARGE)
 }
 
 fn tls_failed(error: &io::Error) -> MeasureError {

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::Checkpoint;
+use super::{Checkpoint, blamed::Blamed};
 use crate::{
     addresses::AddressRules,
     api::{Reason, RedisLocation, RedisPart},
@@ -18,11 +18,15 @@ use crate::{
 
 /// More fields of a hash are not read as shards.
 const MOST_SHARDS: usize = 20_000;
+/// So often at most is asked at one read for what an answer that ended the connection kept from being read.
+const MOST_ROUND_TRIPS: usize = 3;
 
 /// A Redis server that checkpoints are read from, over one connection, or a cluster, over one to each master.
 pub struct RedisStore {
     identity: ConnectionIdentity,
     pub(super) client: Mutex<Client>,
+    /// Places whose answers ended the connection, or came too late.
+    blamed: Mutex<Blamed<RedisLocation>>,
 }
 
 impl fmt::Debug for RedisStore {
@@ -35,7 +39,7 @@ impl RedisStore {
     /// Connects with the first read. `addresses`: which of those that servers tell may be asked.
     pub fn new(identity: ConnectionIdentity, addresses: Arc<AddressRules>) -> Self {
         let client = Mutex::new(Client::new(identity.settings().clone(), addresses));
-        Self { identity, client }
+        Self { identity, client, blamed: Mutex::default() }
     }
 
     /// The server and the user.
@@ -43,23 +47,38 @@ impl RedisStore {
         &self.identity
     }
 
-    /// Reads the checkpoints at `locations` before `deadline`, with one round trip. What cannot be read of one does not affect the others.
+    /// Reads the checkpoints at `locations` before `deadline`, with one round trip. What cannot be read of one does not affect the others: an answer of more
+    /// than 32 MiB ends the connection, and what it kept from being read is asked for again. From then on that place is asked last.
     pub(super) async fn read(
         &self,
         locations: &[RedisLocation],
         deadline: Instant,
     ) -> HashMap<RedisLocation, Result<Checkpoint, MeasureError>> {
-        let commands: Vec<Vec<Command>> = locations.iter().map(commands).collect();
-        let mut replies = self.ask(&commands.concat(), deadline).await.into_iter();
+        let (mut unread, last) = self.blamed.lock().await.part(locations);
+        unread.extend(last);
         let mut answers = HashMap::new();
-        for (location, commands) in locations.iter().zip(&commands) {
-            let mine: Result<Vec<Reply>, MeasureError> = replies.by_ref().take(commands.len()).collect();
-            let answer = mine.and_then(|replies| interpret(location, &replies));
-            let told = answer.map_err(|error| MeasureError {
-                message: format!("{}, {}: {}", self.identity.settings(), shown(location), error.message),
-                ..error
-            });
-            answers.insert(location.clone(), told);
+        for _ in 0..MOST_ROUND_TRIPS {
+            let commands: Vec<Vec<Command>> = unread.iter().map(|location| commands(location)).collect();
+            let replies = of_each(self.ask(&commands.concat(), deadline).await, commands.iter().map(Vec::len));
+            let asked: Vec<_> = unread.into_iter().zip(replies).collect();
+            let mut blamed = self.blamed.lock().await;
+            unread = judge(&asked, &mut blamed);
+            for (location, replies) in asked {
+                // Why a place is blamed says more than that another one came before it.
+                let replies = replies.map_err(|error| match blamed.why(location) {
+                    Some(why) if error.reason == Reason::SourceFailed => why.clone(),
+                    _ => error,
+                });
+                let answer = replies.and_then(|replies| interpret(location, &replies));
+                let told = answer.map_err(|error| MeasureError {
+                    message: format!("{}, {}: {}", self.identity.settings(), shown(location), error.message),
+                    ..error
+                });
+                answers.insert(location.clone(), told);
+            }
+            if unread.is_empty() {
+                break;
+            }
         }
         answers
     }
@@ -77,6 +96,43 @@ impl RedisStore {
             }
         }
     }
+}
+
+/// The replies to the commands of each location, of which there are so many; where one is missing, why.
+fn of_each(
+    replies: Vec<Result<Reply, MeasureError>>,
+    counts: impl Iterator<Item = usize>,
+) -> Vec<Result<Vec<Reply>, MeasureError>> {
+    let mut replies = replies.into_iter();
+    // All of one's replies are taken before they are looked at: in a cluster, one that is missing is followed by others.
+    counts.map(|count| replies.by_ref().take(count).collect::<Vec<_>>().into_iter().collect()).collect()
+}
+
+/// Notes which locations ended the connection or came too late. Returns those that an answer which ended the connection kept from being read, unless they
+/// are to blame themselves.
+fn judge<'a>(
+    asked: &[(&'a RedisLocation, Result<Vec<Reply>, MeasureError>)],
+    blamed: &mut Blamed<RedisLocation>,
+) -> Vec<&'a RedisLocation> {
+    let (mut spoilt, mut ended, mut is_late) = (Vec::new(), false, false);
+    for (location, replies) in asked {
+        match replies {
+            Ok(_) => blamed.clear(location),
+            Err(error) if error.reason == Reason::InvalidAnswer => {
+                ended = true;
+                blamed.blame(location, error);
+            }
+            // The first that is not answered may be what the server or the network could not cope with.
+            Err(error) if error.reason == Reason::TimedOut && !is_late => {
+                is_late = true;
+                blamed.blame(location, error);
+            }
+            Err(error) if error.reason == Reason::SourceFailed => spoilt.push(*location),
+            Err(_) => {}
+        }
+    }
+    spoilt.retain(|location| ended && blamed.why(location).is_none());
+    spoilt
 }
 
 /// What is asked for one projection.
@@ -120,7 +176,7 @@ fn interpret(location: &RedisLocation, replies: &[Reply]) -> Result<Checkpoint, 
             for pair in items.chunks_exact(2) {
                 let shard = pair[0]
                     .as_str()
-                    .ok_or_else(|| invalid("one of its fields has a name that is no text of at most 2,048 bytes"))?;
+                    .ok_or_else(|| invalid("one of its fields has a name that is no text of at most 4,096 bytes"))?;
                 let at = position(&pair[1])
                     .map_err(|error| MeasureError { message: format!("field {shard}: {}", error.message), ..error })?;
                 shards.extend(at.map(|at| (Arc::from(shard), at)));
@@ -184,4 +240,46 @@ fn refused(location: &RedisLocation, error: &str) -> MeasureError {
         return refusal(error);
     };
     MeasureError { reason, message: advice }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(reason: Reason) -> MeasureError {
+        MeasureError { reason, message: format!("{reason:?}") }
+    }
+
+    #[test]
+    fn a_reply_that_is_missing_shifts_no_other_to_another_place() {
+        let text = |text: &str| Ok(Reply::Text(text.as_bytes().to_vec()));
+        let replies = vec![Err(failed(Reason::TimedOut)), text("5"), text("7"), text("9")];
+        let each = of_each(replies, [3, 1].into_iter());
+        assert_eq!(each, [Err(failed(Reason::TimedOut)), Ok(vec![Reply::Text(b"9".to_vec())])]);
+    }
+
+    #[test]
+    fn what_ended_the_connection_is_blamed_and_what_it_spoilt_is_asked_for_again() {
+        let at = |key: &str| RedisLocation {
+            key: key.to_owned(),
+            part: RedisPart::Value,
+            rows: crate::api::CheckpointRows::One,
+        };
+        let (a, b, c, d) = (at("a"), at("b"), at("c"), at("d"));
+        let mut blamed = Blamed::default();
+        let spoilt = || Err(failed(Reason::SourceFailed));
+        let first =
+            [(&a, Ok(vec![Reply::Nil])), (&b, Err(failed(Reason::InvalidAnswer))), (&c, spoilt()), (&d, spoilt())];
+        assert_eq!(judge(&first, &mut blamed), [&c, &d]);
+        let second = [(&c, Err(failed(Reason::InvalidAnswer))), (&d, spoilt()), (&b, spoilt())];
+        assert_eq!(judge(&second, &mut blamed), [&d], "b is to blame itself");
+        let away = [(&a, spoilt()), (&d, spoilt())];
+        assert!(judge(&away, &mut blamed).is_empty(), "the server hung up, and no place is to blame");
+        let late = [(&a, Err(failed(Reason::TimedOut))), (&d, Err(failed(Reason::TimedOut)))];
+        assert!(judge(&late, &mut blamed).is_empty());
+        let (asked, asked_last) = ([a.clone(), b.clone(), c.clone(), d.clone()], [&b, &c, &a]);
+        assert_eq!(blamed.part(&asked), (vec![&d], asked_last.to_vec()));
+        judge(&[(&b, Ok(vec![Reply::Nil]))], &mut blamed);
+        assert_eq!(blamed.part(&asked).1, [&c, &a], "read again");
+    }
 }

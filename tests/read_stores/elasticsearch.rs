@@ -1,6 +1,10 @@
 //! Checkpoints in documents of Elasticsearch 8 and OpenSearch 2: what a field can hold, and what is read.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use projectionist::{
     api::{CheckpointLocation, CheckpointRows, DocumentLocation, Reason},
@@ -18,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    fake::{Says, fake},
     harness::{PRIVILEGE, append, declare, events, sampler_with, search_server},
     sampler::loopback,
 };
@@ -169,7 +174,7 @@ async fn events_are_counted_beyond_a_checkpoint_in_a_document() {
 }
 
 /// A server that answers every request with this.
-async fn fake(answer: &'static str) -> String {
+async fn answering(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://u:hunter2@{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -210,7 +215,7 @@ async fn whatever_a_server_answers_instead_nothing_is_known_of_the_checkpoint() 
         (json("503 Service Unavailable", "{}"), Reason::SourceFailed, "cannot answer now"),
         (json("302 Found", "{}"), Reason::InvalidAnswer, "not followed"),
     ] {
-        let url = fake(answer).await;
+        let url = answering(answer).await;
         // Short only for the one that never answers.
         let limit = if answer.is_empty() { Duration::from_millis(500) } else { Duration::from_secs(60) };
         let unknown = read_within(&store(&url), &plain("a", "b", "c"), limit).await.expect_err(words);
@@ -223,4 +228,91 @@ async fn whatever_a_server_answers_instead_nothing_is_known_of_the_checkpoint() 
         CheckpointStore::Elasticsearch(Arc::new(ElasticsearchStore::new(settings.identity(), Arc::default())));
     let refused = read(&guarded, &plain("a", "b", "c")).await.unwrap_err();
     assert_eq!(refused.reason, Reason::AddressRefused, "{}", refused.message);
+}
+
+#[tokio::test]
+async fn documents_that_are_too_large_spoil_no_other_and_are_read_once_they_are_right() {
+    let store = store(&search_server(Elasticsearch).url());
+    let places: Vec<_> = (0..40).map(|n| plain("large", &format!("p{n}"), "position")).collect();
+    for n in [0, 7, 8, 39] {
+        put(Elasticsearch, "large", &format!("p{n}"), &json!({ "position": n }));
+    }
+    // Neither is indexed: what they hold is only kept.
+    let mapping = json!({ "mappings": { "dynamic": false } });
+    search_server(Elasticsearch).run("PUT", "/larger", &mapping).unwrap();
+    let long = plain("larger", "long", "position");
+    let many = plain("larger", "many", "position");
+    put(Elasticsearch, "larger", "long", &json!({ "position": "1".repeat(5 << 20) }));
+    put(Elasticsearch, "larger", "many", &json!({ "position": vec![0; 60_000] }));
+    let all: BTreeSet<CheckpointLocation> = places.iter().chain([&long, &many]).cloned().collect();
+    for round in 0..3 {
+        let found = store.read(&all, Instant::now() + Duration::from_secs(60)).await;
+        for n in [0, 7, 8, 39] {
+            let state = &found[&places[n]].as_ref().unwrap_or_else(|error| panic!("{round}: {}", error.message)).state;
+            assert_eq!(*state, committed(&[i64::try_from(n).unwrap()]), "{round}");
+        }
+        assert_eq!(found[&places[1]].as_ref().unwrap().state, CheckpointState::NeverCommitted);
+        for (place, words) in [
+            (&long, "document long, field position: the answer is larger than 4 MiB"),
+            (&many, "document many, field position: the answer is larger than 50000 values"),
+        ] {
+            let unknown = found[place].as_ref().unwrap_err();
+            assert_eq!(unknown.reason, Reason::InvalidAnswer, "{round}: {}", unknown.message);
+            assert!(unknown.message.contains(words), "{round}: {}", unknown.message);
+        }
+    }
+    put(Elasticsearch, "larger", "long", &json!({ "position": 5 }));
+    put(Elasticsearch, "larger", "many", &json!({ "position": 6 }));
+    for last in [false, true] {
+        let found = store.read(&all, Instant::now() + Duration::from_secs(60)).await;
+        let right = [&long, &many].iter().filter(|place| found[**place].is_ok()).count();
+        assert_eq!(right, if last { 2 } else { 1 }, "one of them is asked at each read");
+    }
+}
+
+#[tokio::test]
+async fn answers_without_end_in_drips_cut_off_or_too_large_are_given_up_and_take_a_bounded_amount_of_memory() {
+    let head = |rest: &str| format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{rest}\r\n\r\n").into_bytes();
+    let with = |rest: &str, body: &str| [head(rest), body.as_bytes().to_vec()].concat();
+    let zeros = format!("{{\"docs\":[{{\"found\":true,\"_source\":{{\"c\":[0{}]}}}}]}}", ",0".repeat(1 << 20));
+    let length = |body: &str| format!("Content-Length: {}", body.len());
+    let chunk = format!("10000\r\n{}\r\n", "0".repeat(1 << 16));
+    for (what, says, reason, words) in [
+        ("dripping", Says::Dripping(with(&length(&zeros), &zeros)), Reason::TimedOut, "no whole answer in time"),
+        ("hanging in the middle", Says::Once(with(&length(&zeros), "{\"docs\":[")), Reason::TimedOut, "in time"),
+        ("cut", Says::AndHangsUp(with(&length(&zeros), "{\"docs\":[")), Reason::SourceFailed, "the connection"),
+        (
+            "huge, as it says",
+            Says::Endless { first: head("Content-Length: 9000000000"), then: vec![b'0'; 1 << 16] },
+            Reason::InvalidAnswer,
+            "larger than 4 MiB",
+        ),
+        (
+            "headers without end",
+            Says::Endless { first: b"HTTP/1.1 200 OK\r\n".to_vec(), then: b"X: y\r\n".repeat(1_000) },
+            Reason::InvalidAnswer,
+            "headers",
+        ),
+        (
+            "values without number",
+            Says::Once(with(&length(&zeros), &zeros)),
+            Reason::InvalidAnswer,
+            "larger than 50000 values",
+        ),
+        ("empty", Says::AndHangsUp(head("Content-Length: 0")), Reason::InvalidAnswer, "not JSON"),
+    ] {
+        let (address, _) = fake(says).await;
+        // Short only for those that never come to an end.
+        let limit = if reason == Reason::TimedOut { Duration::from_millis(500) } else { Duration::from_secs(60) };
+        let url = format!("http://u:hunter2@{address}");
+        let unknown = read_within(&store(&url), &plain("a", "b", "c"), limit).await.expect_err(what);
+        assert_eq!(unknown.reason, reason, "{what}: {}", unknown.message);
+        assert!(unknown.message.contains(words) && !unknown.message.contains("hunter2"), "{what}: {}", unknown.message);
+    }
+    let endless = Says::Endless { first: head("Transfer-Encoding: chunked"), then: chunk.into_bytes() };
+    let (address, sent) = fake(endless).await;
+    let unknown = read(&store(&format!("http://{address}")), &plain("a", "b", "c")).await.unwrap_err();
+    assert!(unknown.message.contains("larger than 4 MiB"), "{}", unknown.message);
+    let sent = sent.load(Ordering::Relaxed);
+    assert!(sent < 32 << 20, "what the buffers of the connection hold comes on top: {sent}");
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod elasticsearch;
+#[path = "../support/fake.rs"]
+mod fake;
 mod harness;
 mod health;
 mod redis;

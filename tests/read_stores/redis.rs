@@ -148,6 +148,47 @@ async fn a_hash_that_is_too_large_to_be_one_of_shards_is_refused() {
 }
 
 #[tokio::test]
+async fn keys_whose_answers_are_too_large_spoil_no_other_and_are_read_once_they_are_right() {
+    let body = "x".repeat(34 << 20);
+    redis_server().run_all(&[&["SET", "big:a", &body], &["HSET", "big:c", "0", &body]]).unwrap();
+    run("SET big:b 2\nSET big:d 4\nSET big:e0 5\nSET big:e1 6");
+    let store = store(&redis_server().url());
+    let places = [
+        value("big:a"),
+        value("big:b"),
+        at("big:c", RedisPart::Fields, by_shard()),
+        value("big:d"),
+        at("big:e", RedisPart::Keys(2), by_shard()),
+    ];
+    let states = |all: Vec<Result<Checkpoint, MeasureError>>| all.into_iter().map(|one| one.map(|one| one.state));
+    let small = [committed(&[2]), committed(&[4]), committed(&[5, 6])];
+    for round in 0..3 {
+        let all: Vec<_> = states(read_within(&store, &places, Duration::from_secs(60)).await).collect();
+        for (bad, key) in [(0, "key big:a"), (2, "the fields of key big:c")] {
+            let unknown = all[bad].as_ref().unwrap_err();
+            assert_eq!(unknown.reason, Reason::InvalidAnswer, "{round}: {}", unknown.message);
+            assert!(
+                unknown.message.contains(&format!("{key}: the answer is larger than 32 MiB")),
+                "{}",
+                unknown.message
+            );
+        }
+        let good = [1, 3, 4].map(|place| all[place].clone().unwrap());
+        assert_eq!(good, small, "{round}");
+    }
+    run("DEL big:c\nHSET big:c 0 7");
+    for last in [false, true] {
+        let all: Vec<_> = states(read_within(&store, &places, Duration::from_secs(60)).await).collect();
+        assert_eq!([1, 3, 4].map(|place| all[place].clone().unwrap()), small);
+        assert!(all[0].is_err());
+        assert!(!last || all[2] == Ok(committed(&[7])), "each of them is asked in turn: {:?}", all[2]);
+    }
+    run("DEL big:a\nSET big:a 1");
+    let all = read_within(&store, &places, Duration::from_secs(60)).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+}
+
+#[tokio::test]
 async fn the_rights_in_the_documentation_suffice_and_each_of_them_is_needed() {
     let rights = ["+get", "+hget", "+hgetall"];
     let page = include_str!("../../docs/read-stores.md");

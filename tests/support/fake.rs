@@ -24,6 +24,11 @@ pub enum Says {
     /// Once, and then it hangs up.
     AndHangsUp(Vec<u8>),
     ForEver(Vec<u8>),
+    /// One thing first, and then another without end.
+    Endless {
+        first: Vec<u8>,
+        then: Vec<u8>,
+    },
     /// A byte now and then.
     Dripping(Vec<u8>),
 }
@@ -58,6 +63,11 @@ async fn converse(mut stream: TcpStream, says: Says, counter: Arc<AtomicUsize>) 
             return;
         }
         Says::ForEver(bytes) => while send(&mut stream, &bytes).await.is_ok() {},
+        Says::Endless { first, then } => {
+            if send(&mut stream, &first).await.is_ok() {
+                while send(&mut stream, &then).await.is_ok() {}
+            }
+        }
         Says::Dripping(bytes) => {
             for byte in bytes.into_iter().cycle() {
                 if send(&mut stream, &[byte]).await.is_err() {

@@ -7,7 +7,11 @@ use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{ConnectionSettings, words::not_elasticsearch};
+use super::{
+    ConnectionSettings,
+    bounded::{self, Unread},
+    words::{not_elasticsearch, too_many_values},
+};
 use crate::{
     addresses::AddressRules,
     clients::http::{HttpAnswer, HttpClient, HttpRequest},
@@ -15,7 +19,9 @@ use crate::{
 };
 
 /// An answer with a larger body is given up, in bytes.
-const LARGEST_ANSWER: usize = 16 << 20;
+const LARGEST_ANSWER: usize = 4 << 20;
+/// An answer with more values is given up: 50,000 take up to 16 MiB in memory, if each second one is an object of its own.
+const MOST_VALUES: usize = 50_000;
 
 /// Asks one server. Keeps its connection from call to call; one that broke is opened again by the next call, and the request is then sent twice.
 pub struct Client {
@@ -38,7 +44,8 @@ impl Client {
     /// Sends a request; `path` is percent-encoded and begins with a slash. Returns the status and the JSON of the body, whatever the status.
     ///
     /// # Errors
-    /// Why there is no answer in JSON until `by`. Holds no secret, nothing of the answer's body, and does not say where.
+    /// Why there is no answer in JSON until `by`, or that it is larger than 4 MiB or 50,000 values ([`super::is_too_large`]). Holds no secret, nothing of the
+    /// answer's body, and does not say where.
     pub async fn ask(
         &mut self,
         method: Method,
@@ -53,8 +60,14 @@ impl Client {
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = HttpRequest { method, path, headers, body, largest: LARGEST_ANSWER };
         let HttpAnswer { status, body, content_type, at: _, has_end: _ } = self.http.send(&request, by).await?;
-        let json = serde_json::from_slice(&body).ok().filter(|_| content_type == "application/json");
-        json.map(|body| (status, body))
-            .ok_or_else(|| not_elasticsearch(&format!("status {} and not JSON", status.as_u16())))
+        let other = || not_elasticsearch(&format!("status {} and not JSON", status.as_u16()));
+        if content_type != "application/json" {
+            return Err(other());
+        }
+        match bounded::read(&body, MOST_VALUES) {
+            Ok(json) => Ok((status, json)),
+            Err(Unread::TooManyValues) => Err(too_many_values(MOST_VALUES)),
+            Err(Unread::NoJson) => Err(other()),
+        }
     }
 }

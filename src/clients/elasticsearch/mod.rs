@@ -1,5 +1,6 @@
 //! How to reach Elasticsearch or OpenSearch, which answer what is asked here alike, and what their refusals mean.
 
+mod bounded;
 mod client;
 mod server_settings;
 mod settings;
@@ -7,4 +8,4 @@ mod words;
 
 pub use client::Client;
 pub use settings::{ConnectionIdentity, ConnectionSettings};
-pub use words::{error_type, refusal};
+pub use words::{error_type, is_too_large, refusal};

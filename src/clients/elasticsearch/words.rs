@@ -3,7 +3,11 @@
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::{api::Reason, measure::MeasureError};
+use crate::{
+    api::Reason,
+    clients::http::{TOO_LARGE, is_too_large as is_too_large_for_http},
+    measure::MeasureError,
+};
 
 /// The type of the error in an answer or in a part of one, such as `index_not_found_exception`; absent where it tells none.
 pub fn error_type(answer: &Value) -> Option<&str> {
@@ -39,4 +43,14 @@ pub(super) fn not_elasticsearch(how: &str) -> MeasureError {
         reason: Reason::InvalidAnswer,
         message: format!("the answer is {how}: is this the URL of Elasticsearch or OpenSearch?"),
     }
+}
+
+/// What it means that an answer holds more than so many values.
+pub(super) fn too_many_values(most: usize) -> MeasureError {
+    MeasureError { reason: Reason::InvalidAnswer, message: format!("{TOO_LARGE} {most} values") }
+}
+
+/// Whether [`super::Client::ask`] gave an answer up for its size, so that less may be asked for.
+pub fn is_too_large(error: &MeasureError) -> bool {
+    is_too_large_for_http(error)
 }
