@@ -73,7 +73,7 @@ fn with_a_bound_arrivals_and_what_waits_for_certain_are_planned_for() {
     }
     let required = last.unwrap();
     assert_eq!((required.workers, required.limit), (8, Limit::None), "400/s at 50/s each: {}", required.reason);
-    assert!(required.reason.contains("only the 40 events beyond the highest row"), "{}", required.reason);
+    assert!(required.reason.contains("only 40 of the pending events are known to wait"), "{}", required.reason);
     // What lies beyond the highest row is a real queue.
     let grown = (120..140).map(|second| {
         let sample = quiet_shard(1_000 + second, 400 * second, 40 + 400 * (second - 119));
@@ -112,6 +112,31 @@ fn a_scan_that_was_cut_shows_a_large_backlog_and_gets_its_workers() {
         answers.push(model.observe(&sample, workers, bounds(15)).unwrap().required.workers);
     }
     assert_eq!(answers.iter().max(), Some(&24), "{answers:?}");
+}
+
+#[test]
+fn no_rate_is_learnt_from_offsets_or_bytes_that_are_only_a_bound() {
+    let rate = |why: Option<&str>| {
+        let mut model = Model::remembering(None, Some(1), None);
+        let mut rate = None;
+        for second in 0..40_u64 {
+            let done = i64::try_from(5_000 * second).unwrap();
+            let sample = Sample {
+                head: Head::log(Position(1_000_000), Position(1_000_000)),
+                checkpoint: CheckpointState::Committed(vec![Position(done)]),
+                pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
+                beyond_all_rows: None,
+                upper_bound: why.map(Into::into),
+                arrived: 0,
+                ..quiet_shard(1_000 + second, 0, 0)
+            };
+            let workers = Workers { ready: 1, rolling: false };
+            rate = model.observe(&sample, workers, bounds(15)).unwrap().rates.per_worker;
+        }
+        rate
+    };
+    assert_eq!(rate(Some("a compacted topic")), None);
+    assert!(rate(None).is_some(), "positions of a scan that was cut count events");
 }
 
 #[test]

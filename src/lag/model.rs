@@ -65,6 +65,8 @@ pub(super) struct Last {
     uncommitted: Waiting,
     held_back: u64,
     workers: Workers,
+    /// `pending` is an upper bound.
+    bound: bool,
 }
 
 /// While the oldest event is younger than this, the workers are not known to be busy: one of them may be handling that event right now.
@@ -169,7 +171,8 @@ impl Model {
         let (required, stage) = self.require(&seen, &bounds);
         self.start_up.asked(at, required.workers, workers.ready);
         let held_back = sample.held_back;
-        self.last = Some(Last { at, arrived: sample.arrived, pending, uncommitted, held_back, workers });
+        let bound = is_bound(sample);
+        self.last = Some(Last { at, arrived: sample.arrived, pending, uncommitted, held_back, workers, bound });
         // Events that are only possible, by an upper bound, are no risk by themselves.
         let (surely, surely_for) =
             if waiting.bound { (waiting.events, waiting.age) } else { (pending.events, staleness) };
@@ -279,7 +282,8 @@ impl Model {
         settled_for: Duration,
     ) -> Option<Busy> {
         // Nothing is learnt from an upper bound.
-        let Some(last) = last.filter(|last| !last.uncommitted.bound && !uncommitted.bound) else {
+        let bound = uncommitted.bound || is_bound(sample);
+        let Some(last) = last.filter(|last| !last.uncommitted.bound && !last.bound && !bound) else {
             self.capacity.interrupt();
             return None;
         };
@@ -337,6 +341,11 @@ impl Model {
         let by_shard = if by_shard.is_empty() { &sample.pending_by_shard } else { &by_shard };
         left > self.coming().rate().unwrap_or(0.0) * moment.as_secs_f64() && work_for_all(by_shard, workers)
     }
+}
+
+/// True when the source says why its count is an upper bound: then the difference of two says nothing of what was handled.
+fn is_bound(sample: &Sample) -> bool {
+    sample.upper_bound.is_some() && sample.pending.is_none_or(|pending| !pending.exact)
 }
 
 /// The rate per worker that the spec gives, in events per second.

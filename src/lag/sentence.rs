@@ -65,7 +65,7 @@ pub(super) fn sentence(told: &Told<'_>) -> String {
     if let Some(certain) = told.certain {
         let _ = write!(
             text,
-            "; planned by an upper bound: the lowest of several checkpoint rows stands for all, and only the {} events beyond the highest row are known to wait (name the column with an event's shard, and each shard is counted)",
+            "; planned by an upper bound: only {} of the pending events are known to wait (status.pending.reason says why, and what to do)",
             thousands(certain)
         );
     }
@@ -81,7 +81,12 @@ pub(super) fn sentence(told: &Told<'_>) -> String {
 
 fn load(told: &Told<'_>) -> String {
     let noun = if told.workers == 1 { "worker" } else { "workers" };
-    let bound = if told.pending.exact { "" } else { "at most " };
+    let bound = match (told.pending.exact, told.certain) {
+        (true, _) => "",
+        (false, Some(_)) => "at most ",
+        // An estimate, which may be too low, too.
+        (false, None) => "about ",
+    };
     let pending = format!("{bound}{} pending", thousands(told.pending.events));
     let workers = told.workers;
     match told.need.why {

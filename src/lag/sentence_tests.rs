@@ -105,7 +105,7 @@ fn each_phase_is_said() {
         pending: Pending { events: 3, exact: false },
         ..told()
     };
-    assert_eq!(sentence(&unlearnt), "1 worker: at most 3 pending, the target is not in danger");
+    assert_eq!(sentence(&unlearnt), "1 worker: about 3 pending, the target is not in danger");
 }
 
 #[test]

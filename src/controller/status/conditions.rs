@@ -72,7 +72,7 @@ fn within(known: &Known<'_>) -> Verdict {
             reason: Reason::OnlyUpperBound,
             message: measured.sample.upper_bound.as_deref().map_or_else(
                 || "only an upper bound of what waits is known so far".to_owned(),
-                |why| format!("what quiet shards have done long ago may look as if it waited: {why}"),
+                |why| format!("what was done long ago, or asks for no work, may look as if it waited: {why}"),
             ),
         },
         None => Verdict {

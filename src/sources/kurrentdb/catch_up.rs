@@ -158,8 +158,12 @@ fn never(head: Position, arrived: u64, at: Duration) -> Sample {
 fn sampled(head: Position, committed: i64, pending: Pending, arrived: u64, at: Duration) -> Sample {
     let checkpoint = CheckpointState::Committed(vec![Position(committed)]);
     let sample = Sample::new(at, Head::log(head, head), checkpoint, Some(pending), arrived);
-    Sample { taken: jiff::Timestamp::now(), ..sample }
+    let upper_bound = (!pending.exact).then(|| BYTES.into());
+    Sample { taken: jiff::Timestamp::now(), upper_bound, ..sample }
 }
+
+/// Why what waits is an estimate, for people.
+const BYTES: &str = "more events of $all wait than are read at a time, and the rest is estimated by its bytes; no rate per worker is learnt meanwhile";
 
 /// Age of the oldest of so many events, and how far it is dated in the future.
 fn oldest(created: Option<jiff::Timestamp>, events: u64, page: &Page) -> (Option<Duration>, Duration) {

@@ -34,6 +34,9 @@ use persistent::{Seen, State};
 use positions::unknown;
 use round::{Pages, Subscriptions};
 
+/// Why what waits in persistent subscriptions is a bound, for people.
+const UNTOLD: &str = "a persistent subscription that does not read live tells a checkpoint which it writes now and then, so that events beyond it may be handled already";
+
 /// What there is to know of a projection in order to measure it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Question {
@@ -211,6 +214,7 @@ impl KurrentDbProbe {
             ahead_of_clock: ahead,
             parked: Some(parked),
             notes,
+            upper_bound: (!pending.exact).then(|| Arc::from(UNTOLD)),
             ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), Some(pending), arrived)
         })
     }

@@ -12,6 +12,9 @@ pub(super) const EXACT_UP_TO: i64 = 10_000;
 /// All scans of one statement together read no more events than this.
 const SCANNED_AT_MOST: i64 = 200_000;
 const FEWEST_SCANNED: i64 = 100;
+/// Why a count that ended at its limit is an estimate, for people.
+pub(super) const CUT: &str =
+    "more events wait than are counted at a time, and the rest is the distance of their positions, which may have gaps";
 
 /// How many events each of `scans` scans may read.
 pub(super) fn scan_limit(scans: usize) -> i64 {

@@ -34,15 +34,15 @@ impl Flow {
     }
 }
 
-/// A counter that may begin again, as the server's do when its statistics are reset.
+/// A counter that may begin again, as the server's do when its statistics are reset. It may be a sum, as over a table's partitions, of which one may go.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counter(Option<u64>);
 
 impl Counter {
-    /// How much was counted since the last look; nothing at the first.
+    /// How much was counted since the last look, as far as that is certain: nothing at the first, and nothing where the counter fell.
     pub(super) fn growth(&mut self, now: u64) -> u64 {
         let before = self.0.replace(now).unwrap_or(now);
-        now.checked_sub(before).unwrap_or(now)
+        now.saturating_sub(before)
     }
 }
 
@@ -101,6 +101,13 @@ mod tests {
     #[test]
     fn a_counter_that_began_again_goes_on() {
         let mut counter = Counter::default();
-        assert_eq!([100, 107, 3, 3, 4].map(|now| counter.growth(now)), [0, 7, 3, 0, 1]);
+        assert_eq!([100, 107, 3, 3, 4].map(|now| counter.growth(now)), [0, 7, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_partition_that_is_dropped_does_not_make_the_rows_of_the_others_new() {
+        let mut counter = Counter::default();
+        // The sum over three partitions; the oldest goes, and rows are written to the newest.
+        assert_eq!([3_000_000, 2_000_000, 2_000_050].map(|now| counter.growth(now)), [0, 0, 50]);
     }
 }

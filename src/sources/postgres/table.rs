@@ -10,7 +10,7 @@ use super::{
     arrivals::Arrivals,
     audit::Audit,
     columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
-    counting::{Oldest, Segment, Waiting, add, between, scan_limit, segments, waiting_between},
+    counting::{CUT, Oldest, Segment, Waiting, add, between, scan_limit, segments, waiting_between},
     event_log::{Follower, Log, LogError, Look, check_event_columns},
     parked::Parked,
     questions::Wanted,
@@ -131,6 +131,7 @@ impl Table {
         self.parked.look(client, parked).await.map_err(|error| self.statement_failed(&error))?;
         let sample = |wanted: &Wanted| {
             let told = self.waiting(wanted, head).transpose()?;
+            let cut = wanted.checkpoint.bound.is_none() && told.as_ref().is_some_and(|told| !told.pending.exact);
             Ok(Sample {
                 at,
                 taken,
@@ -147,7 +148,7 @@ impl Table {
                 upper_bound: wanted.checkpoint.bound.clone(),
                 blocked_by: blocked_by.clone(),
                 parked: wanted.question.parked.as_ref().and_then(|parked| self.parked.of(parked)),
-                notes: (pooled && wanted.wants_notifications()).then_some(Note::PooledConnection).into_iter().collect(),
+                notes: notes(pooled && wanted.wants_notifications(), cut),
                 faults: EventFaults {
                     failed: wanted.checkpoint.failed.clone(),
                     passed_over: self.audit.passed_over(&wanted.ask.key),
@@ -399,6 +400,12 @@ impl Table {
 /// The furthest of several rows, where the lowest stands for all.
 fn highest_of_several(wanted: &Wanted) -> Option<Position> {
     wanted.checkpoint.state.highest().filter(|_| wanted.checkpoint.bound.is_some())
+}
+
+/// What people should know although measuring works.
+fn notes(pooled: bool, cut: bool) -> Vec<Note> {
+    let pooled = pooled.then_some(Note::PooledConnection);
+    pooled.into_iter().chain(cut.then(|| Note::Estimated(CUT.into()))).collect()
 }
 
 /// What is told of one projection's events.

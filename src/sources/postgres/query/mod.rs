@@ -141,10 +141,14 @@ impl SqlProbe {
             taken: jiff::Timestamp::now(),
             staleness: staleness.filter(|_| !never),
             ahead_of_clock,
+            upper_bound: (!never && !answer.exact).then(|| Arc::from(DISTANCE)),
             ..Sample::new(at, head, checkpoint, pending, arrived)
         }
     }
 }
+
+/// Why the number is a bound, for people.
+const DISTANCE: &str = "the query tells the distance between the columns head and checkpoint, and positions may have gaps: add a column pending that counts the events which wait";
 
 /// The server's own functions that have effects, other than those which only tell the time or the server's state. What the user's own functions do is theirs;
 /// the transaction is read-only for them as well.

@@ -96,6 +96,8 @@ impl Slots {
             taken: jiff::Timestamp::now(),
             staleness: self.timeline.age_beyond(confirmed),
             notes: slot.notes(bytes),
+            // Which of the bytes concern the consumer is not known: perhaps none.
+            beyond_all_rows: (bytes > 0).then_some(0),
             upper_bound: (bytes > 0).then(|| Arc::from(BYTES)),
             ..Sample::new(at, head, CheckpointState::Committed(vec![confirmed]), pending, arrived)
         })

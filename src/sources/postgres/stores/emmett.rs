@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// No more messages that running transactions, or later ones, wrote are counted at a look: beyond them arrivals are counted late.
+const MOST_ABOVE: i64 = 200_000;
+
 /// What to say where a table or column is not there.
 pub(super) const EXPECTED: &str = "emmett-postgresql 0.42 or newer makes emt_messages and emt_processors: is spec.source.postgres.emmett.schema its schema, and has it run its migrations?";
 
@@ -106,7 +109,7 @@ pub(super) async fn look(
 }
 
 /// `$1` to `$3`: processors with partition and version. `$4`: the oldest running transaction at the last look. `$5`: up to how many messages are counted
-/// for each. The two forms of a checkpoint are two scans, each by its own index, of which one never runs.
+/// for each. Archived messages are not read any more, and still tell how far the partition reaches. The two forms of a checkpoint are two scans, each by its own index, of which one never runs.
 fn statement(schema: &str) -> String {
     let [messages, processors] = TABLES.map(|table| in_schema(schema, table));
     let secured = TABLES
@@ -133,13 +136,14 @@ fn statement(schema: &str) -> String {
          parts as materialized (
              select d.partition, n.oldest, h.raw, s.safe, c.since_before, c.since_now
              from (select partition, min(seen) as seen from asked group by partition) d cross join now n
-             left join lateral (select max(m.global_position) as raw from {messages} m
-                 where m.partition = d.partition and m.is_archived = false) h on true
+             left join lateral (select max(m.global_position) as raw from {messages} m where m.partition = d.partition) h on true
              left join lateral (select max(m.global_position) as safe from {messages} m
-                 where m.partition = d.partition and m.is_archived = false and m.transaction_id < n.oldest) s on true
+                 where m.partition = d.partition and m.transaction_id < n.oldest) s on true
              left join lateral (
-                 select count(*) as since_before, count(*) filter (where m.transaction_id >= n.oldest) as since_now from {messages} m
-                 where m.partition = d.partition and m.is_archived = false and m.transaction_id >= coalesce(d.seen::xid8, n.oldest)) c on true),
+                 select count(*) as since_before, count(*) filter (where l.transaction_id >= n.oldest) as since_now from (
+                     select m.transaction_id from {messages} m
+                     where m.partition = d.partition and m.is_archived = false and m.transaction_id >= coalesce(d.seen::xid8, n.oldest)
+                     order by m.transaction_id limit {MOST_ABOVE}) l) c on true),
          writer as materialized (
              select l.pid, extract(epoch from pg_catalog.clock_timestamp() - coalesce(a.xact_start, x.prepared))::float8 as open_for,
                  a.application_name, upper(substring(a.query from '(?i)^\\s*(?:(?:begin|start)[^;]*;\\s*)?([a-z]+)')) as statement,

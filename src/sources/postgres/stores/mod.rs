@@ -12,7 +12,10 @@ use std::{
 
 use tokio_postgres::{Client, Error, Row};
 
-use super::{Answer, AskRef, counting::Oldest};
+use super::{
+    Answer, AskRef,
+    counting::{CUT, Oldest},
+};
 use crate::{
     api::{CommandedSubscription, EmmettProcessor, Reason},
     clients::postgres::{
@@ -204,13 +207,15 @@ impl Store {
             return Sample { taken: jiff::Timestamp::now(), ..never };
         };
         let (staleness, ahead_of_clock) = look.oldest.after(Duration::ZERO);
+        let mut notes = look.notes;
+        notes.extend((!look.pending.exact).then(|| Note::Estimated(CUT.into())));
         Sample {
             taken: jiff::Timestamp::now(),
             staleness,
             ahead_of_clock,
             held_back: look.held_back,
             blocked_by: look.blocked_by,
-            notes: look.notes,
+            notes,
             ..Sample::new(at, head, CheckpointState::Committed(vec![checkpoint]), Some(look.pending), arrived)
         }
     }
