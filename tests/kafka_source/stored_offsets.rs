@@ -286,7 +286,7 @@ async fn select_on_the_columns_and_read_on_the_topic_are_enough() {
     let told = sampler.wait_pending("least", exactly(3)).await;
     assert!(told.sample.staleness.unwrap() >= Duration::from_secs(60));
     // Row security may hide the row of a partition, which would then count from its first record.
-    let some = "create policy some on least_stored for select using (partition = 0); alter table least_stored enable row level security";
+    let some = "create policy first_only on least_stored for select using (partition = 0); alter table least_stored enable row level security";
     client.batch_execute(some).await.unwrap();
     let hidden = sampler.wait_unknown("least", Reason::PermissionDenied).await;
     assert!(hidden.message.contains("row security may hide offsets"), "{}", hidden.message);
