@@ -81,7 +81,7 @@ async fn ask(probe: &mut PodsProbe, question: &Question) -> Result<Sample, Measu
 }
 
 fn show(told: &watch::Sender<SeenPods>, pods: &[WorkerPod]) {
-    told.send_replace(Ok(pods.into()));
+    drop(told.send_replace(Ok(pods.into())));
 }
 
 #[tokio::test]

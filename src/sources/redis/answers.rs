@@ -156,7 +156,7 @@ mod tests {
             assert_eq!(time(&reply), None);
         }
         let stream = |length, first, last| {
-            let entry = |id| if id == "" { Reply::Nil } else { Reply::Array(vec![text(id), Reply::Nil]) };
+            let entry = |id: &str| if id.is_empty() { Reply::Nil } else { Reply::Array(vec![text(id), Reply::Nil]) };
             let zero = || text("0-0");
             let fields = [
                 ("length", Reply::Integer(length)),
