@@ -111,7 +111,7 @@ impl CheckpointStore {
                     CheckpointLocation::Offsets(offsets) => Some(offsets.clone()),
                     _ => None,
                 });
-                let read = postgres::offsets::read(database, &offsets.collect(), deadline).await;
+                let read = postgres::read(database, &offsets.collect(), deadline).await;
                 answers.extend(read.into_iter().map(|(place, answer)| (CheckpointLocation::Offsets(place), answer)));
             }
             Self::Redis(store) => {

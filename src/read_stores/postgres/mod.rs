@@ -1,27 +1,27 @@
 //! Checkpoints in PostgreSQL: all projections of one table in one statement.
 
 mod names;
-pub(super) mod offsets;
+mod offsets;
+mod tables;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error, types::Type};
 
-use self::names::NameType;
+pub(super) use self::tables::read;
+use self::{names::NameType, tables::InTable};
 use super::Checkpoint;
 use crate::{
     api::{CheckpointRows, Reason, TableLocation},
     clients::postgres::{
-        Database, Live, Query, classify, column_types, quote_identifier, quote_table,
+        Live, Query, classify, column_types, quote_identifier, quote_table,
         row_security::{self, Visibility},
     },
     lag::{CheckpointState, FailedEvent, Position},
     measure::MeasureError,
 };
 
-/// What was read, or why not, for each location asked for.
-pub(super) type Answers = HashMap<TableLocation, Result<Checkpoint, MeasureError>>;
+type Answers = tables::Answers<TableLocation>;
 
 /// So many failed events are read for each projection.
 const MOST_FAILED: u32 = 8;
@@ -29,7 +29,7 @@ const MOST_FAILED: u32 = 8;
 const LONGEST_FAILURE: u32 = 500;
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct Table {
+pub(in crate::read_stores) struct Table {
     table: String,
     name_column: String,
     position_column: String,
@@ -46,51 +46,98 @@ enum Rows {
     Keyed(Option<String>),
 }
 
-/// Reads the checkpoints at `locations`, one statement a table, before `deadline`. A failing table does not affect the others.
-pub(super) async fn read(database: &Database, locations: &BTreeSet<TableLocation>, deadline: Instant) -> Answers {
-    let mut answers = Answers::new();
-    let mut tables: HashMap<Table, Vec<&TableLocation>> = HashMap::new();
-    for location in locations {
-        tables.entry(table_of(location)).or_default().push(location);
-    }
-    let lease = match database.lease(deadline).await {
-        Ok(lease) => lease,
-        Err(unknown) => return all(locations.iter(), &unknown),
-    };
-    for (table, asked) in tables {
-        match timeout_at(deadline, read_table(&lease.live, &table, &asked)).await {
-            Ok(Ok(found)) => answers.extend(found),
-            Ok(Err(unknown)) => {
-                let message = format!("{}: {}", database.identity().settings(), unknown.message);
-                answers.extend(all(asked.into_iter(), &MeasureError { message, ..unknown }));
-            }
-            Err(_) => {
-                lease.abandon().await;
-                let unread = locations.iter().filter(|location| !answers.contains_key(*location)).collect::<Vec<_>>();
-                answers.extend(all(unread.into_iter(), &database.timed_out()));
-                return answers;
-            }
+impl InTable for TableLocation {
+    type Table = Table;
+
+    fn table(&self) -> Table {
+        Table {
+            table: self.table.clone(),
+            name_column: self.name_column.clone(),
+            position_column: self.position_column.clone(),
+            rows: match &self.rows {
+                CheckpointRows::One => Rows::One,
+                CheckpointRows::LastMessage => Rows::LastMessage,
+                CheckpointRows::Numbered(_) => Rows::Numbered,
+                CheckpointRows::Keyed { column, .. } => Rows::Keyed(column.clone()),
+            },
         }
     }
-    lease.give_back();
-    answers
-}
 
-fn all<'a>(locations: impl Iterator<Item = &'a TableLocation>, unknown: &MeasureError) -> Answers {
-    locations.map(|location| (location.clone(), Err(unknown.clone()))).collect()
-}
-
-fn table_of(location: &TableLocation) -> Table {
-    Table {
-        table: location.table.clone(),
-        name_column: location.name_column.clone(),
-        position_column: location.position_column.clone(),
-        rows: match &location.rows {
-            CheckpointRows::One => Rows::One,
-            CheckpointRows::LastMessage => Rows::LastMessage,
-            CheckpointRows::Numbered(_) => Rows::Numbered,
-            CheckpointRows::Keyed { column, .. } => Rows::Keyed(column.clone()),
-        },
+    async fn read(live: &Live, table: &Table, asked: &[&Self]) -> Result<Answers, MeasureError> {
+        let client = &live.session.client;
+        let outcome = live.reading(async {
+            let names = check_types(client, table).await?;
+            let column = shard_column(client, table).await.map_err(|error| refused(table, &error))?;
+            let wanted: Vec<String> = asked.iter().filter_map(|location| names.canonical(&location.name)).collect();
+            let checkpoints = Query::new(statement(table, column.as_deref(), &names), &[Type::TEXT_ARRAY]);
+            let rows = checkpoints.rows(client, &[&wanted]).await.map_err(|error| refused(table, &error))?;
+            let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
+            let visibility = visibility.map_err(|error| refused(table, &error))?;
+            let failed = if table.rows == Rows::Numbered {
+                failed_events(client, table, &wanted).await
+            } else {
+                Ok(HashMap::new())
+            };
+            let failed = failed.map_err(|error| refused(table, &error))?;
+            Ok::<_, MeasureError>((column.is_some(), names, rows, visibility, failed))
+        });
+        let (keyed, names, rows, visibility, mut failed) =
+            match outcome.await.map_err(|error| refused(table, &error))? {
+                Ok(answer) => answer,
+                // The builtin projector makes its table when it starts: until then it has committed nothing.
+                Err(unknown) if table.rows == Rows::Numbered && unknown.reason == Reason::TableNotFound => {
+                    let never = asked.iter().map(|location| ((*location).clone(), interpret(location, None)));
+                    return Ok(never.collect());
+                }
+                Err(unknown) => return Err(unknown),
+            };
+        let mut found: HashMap<String, Row> = HashMap::new();
+        for row in &rows {
+            let read = || -> Result<(String, Row), Error> {
+                let positions: Vec<Option<i64>> = row.try_get(1)?;
+                let row = match table.rows {
+                    Rows::Numbered => (row.try_get(0)?, Row::Numbered { positions, shards: row.try_get(2)? }),
+                    _ if keyed => (row.try_get(0)?, Row::Keyed { positions, shards: row.try_get(2)? }),
+                    _ => (row.try_get(0)?, Row::Plain { positions, count: row.try_get(2)? }),
+                };
+                Ok(row)
+            };
+            let (name, row) = read().map_err(|error| refused(table, &error))?;
+            found.insert(name, row);
+        }
+        let read: usize = found.values().map(Row::shards).sum();
+        if read > MOST_ROWS {
+            return Err(MeasureError {
+                reason: Reason::InvalidAnswer,
+                message: format!(
+                    "checkpoint table {}: it has more than {MOST_ROWS} rows for the Projections that name it: is spec.checkpoint.readStore.nameColumn the right one?",
+                    table.table
+                ),
+            });
+        }
+        let row = |location: &TableLocation| names.canonical(&location.name).and_then(|name| found.get(&name));
+        let mut answers: Answers =
+            asked.iter().map(|location| ((*location).clone(), interpret(location, row(location)))).collect();
+        for (location, answer) in &mut answers {
+            if let (Ok(checkpoint), Some(events)) = (answer, failed.remove(&location.name)) {
+                checkpoint.failed = events;
+            }
+        }
+        if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
+            let hidden = MeasureError {
+                reason: Reason::PermissionDenied,
+                message: format!(
+                    "checkpoint table {}: {}",
+                    table.table,
+                    advice.hidden("row security may hide the checkpoint")
+                ),
+            };
+            answers
+                .values_mut()
+                .filter(|answer| seems_missing(answer))
+                .for_each(|answer| *answer = Err(hidden.clone()));
+        }
+        Ok(answers)
     }
 }
 
@@ -156,76 +203,6 @@ async fn shard_column(client: &Client, table: &Table) -> Result<Option<String>, 
             Ok(columns.filter(|columns| columns.len() == 1).and_then(|mut columns| columns.pop()))
         }
     }
-}
-
-async fn read_table(live: &Live, table: &Table, asked: &[&TableLocation]) -> Result<Answers, MeasureError> {
-    let client = &live.session.client;
-    let outcome = live.reading(async {
-        let names = check_types(client, table).await?;
-        let column = shard_column(client, table).await.map_err(|error| refused(table, &error))?;
-        let wanted: Vec<String> = asked.iter().filter_map(|location| names.canonical(&location.name)).collect();
-        let checkpoints = Query::new(statement(table, column.as_deref(), &names), &[Type::TEXT_ARRAY]);
-        let rows = checkpoints.rows(client, &[&wanted]).await.map_err(|error| refused(table, &error))?;
-        let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
-        let visibility = visibility.map_err(|error| refused(table, &error))?;
-        let failed =
-            if table.rows == Rows::Numbered { failed_events(client, table, &wanted).await } else { Ok(HashMap::new()) };
-        let failed = failed.map_err(|error| refused(table, &error))?;
-        Ok::<_, MeasureError>((column.is_some(), names, rows, visibility, failed))
-    });
-    let (keyed, names, rows, visibility, mut failed) = match outcome.await.map_err(|error| refused(table, &error))? {
-        Ok(answer) => answer,
-        // The builtin projector makes its table when it starts: until then it has committed nothing.
-        Err(unknown) if table.rows == Rows::Numbered && unknown.reason == Reason::TableNotFound => {
-            let never = asked.iter().map(|location| ((*location).clone(), interpret(location, None)));
-            return Ok(never.collect());
-        }
-        Err(unknown) => return Err(unknown),
-    };
-    let mut found: HashMap<String, Row> = HashMap::new();
-    for row in &rows {
-        let read = || -> Result<(String, Row), Error> {
-            let positions: Vec<Option<i64>> = row.try_get(1)?;
-            let row = match table.rows {
-                Rows::Numbered => (row.try_get(0)?, Row::Numbered { positions, shards: row.try_get(2)? }),
-                _ if keyed => (row.try_get(0)?, Row::Keyed { positions, shards: row.try_get(2)? }),
-                _ => (row.try_get(0)?, Row::Plain { positions, count: row.try_get(2)? }),
-            };
-            Ok(row)
-        };
-        let (name, row) = read().map_err(|error| refused(table, &error))?;
-        found.insert(name, row);
-    }
-    let read: usize = found.values().map(Row::shards).sum();
-    if read > MOST_ROWS {
-        return Err(MeasureError {
-            reason: Reason::InvalidAnswer,
-            message: format!(
-                "checkpoint table {}: it has more than {MOST_ROWS} rows for the Projections that name it: is spec.checkpoint.readStore.nameColumn the right one?",
-                table.table
-            ),
-        });
-    }
-    let row = |location: &TableLocation| names.canonical(&location.name).and_then(|name| found.get(&name));
-    let mut answers: Answers =
-        asked.iter().map(|location| ((*location).clone(), interpret(location, row(location)))).collect();
-    for (location, answer) in &mut answers {
-        if let (Ok(checkpoint), Some(events)) = (answer, failed.remove(&location.name)) {
-            checkpoint.failed = events;
-        }
-    }
-    if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
-        let hidden = MeasureError {
-            reason: Reason::PermissionDenied,
-            message: format!(
-                "checkpoint table {}: {}",
-                table.table,
-                advice.hidden("row security may hide the checkpoint")
-            ),
-        };
-        answers.values_mut().filter(|answer| seems_missing(answer)).for_each(|answer| *answer = Err(hidden.clone()));
-    }
-    Ok(answers)
 }
 
 /// What the workers of built-in projectors have written down of events that they cannot handle, by projection. A few of each are enough to name.

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::names::NameType;
+use super::{names::NameType, tables::InTable};
 use crate::{
     api::{OffsetsLocation, Reason},
     clients::postgres::{
-        ColumnType, Database, Live, Query, classify, column_types, quote_identifier, quote_table,
+        ColumnType, Live, Query, classify, column_types, quote_identifier, quote_table,
         row_security::{self, Visibility},
     },
     lag::{CheckpointState, Position},
@@ -17,15 +16,14 @@ use crate::{
     read_stores::Checkpoint,
 };
 
-/// What was read, or why not, for each location asked for.
-pub(in crate::read_stores) type Answers = HashMap<OffsetsLocation, Result<Checkpoint, MeasureError>>;
+type Answers = super::tables::Answers<OffsetsLocation>;
 
 /// More partitions of all projections on a table are not read.
 const MOST_ROWS: usize = 200_000;
 
 /// A table and what its columns hold.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct Table {
+pub(in crate::read_stores) struct Table {
     table: String,
     topic_column: String,
     partition_column: String,
@@ -45,55 +43,68 @@ struct Stored {
 /// The rows of one projection, by topic.
 type Rows = BTreeMap<String, Vec<Stored>>;
 
-/// Reads the offsets at `locations`, one statement a table, before `deadline`. A failing table does not affect the others.
-pub(in crate::read_stores) async fn read(
-    database: &Database,
-    locations: &BTreeSet<OffsetsLocation>,
-    deadline: Instant,
-) -> Answers {
-    let mut answers = Answers::new();
-    if locations.is_empty() {
-        return answers;
-    }
-    let mut tables: BTreeMap<Table, Vec<&OffsetsLocation>> = BTreeMap::new();
-    for location in locations {
-        tables.entry(table_of(location)).or_default().push(location);
-    }
-    let lease = match database.lease(deadline).await {
-        Ok(lease) => lease,
-        Err(unknown) => return all(locations.iter(), &unknown),
-    };
-    for (table, asked) in tables {
-        match timeout_at(deadline, read_table(&lease.live, &table, &asked)).await {
-            Ok(Ok(found)) => answers.extend(found),
-            Ok(Err(unknown)) => {
-                let message = format!("{}: {}", database.identity().settings(), unknown.message);
-                answers.extend(all(asked.into_iter(), &MeasureError { message, ..unknown }));
-            }
-            Err(_) => {
-                lease.abandon().await;
-                let unread = locations.iter().filter(|location| !answers.contains_key(*location)).collect::<Vec<_>>();
-                answers.extend(all(unread.into_iter(), &database.timed_out()));
-                return answers;
-            }
+impl InTable for OffsetsLocation {
+    type Table = Table;
+
+    fn table(&self) -> Table {
+        let OffsetsLocation { table, topic_column, partition_column, offset_column, name, topics: _ } = self;
+        Table {
+            table: table.clone(),
+            topic_column: topic_column.clone(),
+            partition_column: partition_column.clone(),
+            offset_column: offset_column.clone(),
+            name_column: name.as_ref().map(|(column, _)| column.clone()),
         }
     }
-    lease.give_back();
-    answers
-}
 
-fn all<'a>(locations: impl Iterator<Item = &'a OffsetsLocation>, unknown: &MeasureError) -> Answers {
-    locations.map(|location| (location.clone(), Err(unknown.clone()))).collect()
-}
-
-fn table_of(location: &OffsetsLocation) -> Table {
-    let OffsetsLocation { table, topic_column, partition_column, offset_column, name, topics: _ } = location;
-    Table {
-        table: table.clone(),
-        topic_column: topic_column.clone(),
-        partition_column: partition_column.clone(),
-        offset_column: offset_column.clone(),
-        name_column: name.as_ref().map(|(column, _)| column.clone()),
+    async fn read(live: &Live, table: &Table, asked: &[&Self]) -> Result<Answers, MeasureError> {
+        let client = &live.session.client;
+        let topics: BTreeSet<&str> = asked.iter().flat_map(|one| one.topics.iter().map(String::as_str)).collect();
+        let topics: Vec<&str> = topics.into_iter().collect();
+        let outcome = live.reading(async {
+            let names = check_types(client, table).await?;
+            let wanted: Vec<String> = asked.iter().filter_map(|location| value(location, names.as_ref())).collect();
+            let offsets = Query::new(statement(table, names.as_ref()), &[Type::TEXT_ARRAY, Type::TEXT_ARRAY]);
+            let rows = offsets.rows(client, &[&wanted, &topics]).await.map_err(|error| refused(table, &error))?;
+            let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
+            Ok::<_, MeasureError>((names, rows, visibility.map_err(|error| refused(table, &error))?))
+        });
+        let (names, rows, visibility) = outcome.await.map_err(|error| refused(table, &error))??;
+        let mut found: HashMap<String, Rows> = HashMap::new();
+        let mut read = 0;
+        for row in &rows {
+            let parts = || -> Result<(String, String, Vec<Stored>), Error> {
+                let (partitions, offsets): (Vec<Option<i64>>, Vec<Option<i64>>) = (row.try_get(2)?, row.try_get(3)?);
+                let counts: Vec<i64> = row.try_get(4)?;
+                let stored = partitions.into_iter().zip(offsets).zip(counts);
+                let stored = stored.map(|((partition, offset), rows)| Stored { partition, offset, rows });
+                Ok((row.try_get(0)?, row.try_get(1)?, stored.collect()))
+            };
+            let (name, topic, stored) = parts().map_err(|error| refused(table, &error))?;
+            read += stored.len();
+            found.entry(name).or_default().insert(topic, stored);
+        }
+        if read > MOST_ROWS {
+            return Err(invalid(
+                table,
+                &format!(
+                    "it has offsets for more than {MOST_ROWS} partitions of the Projections that name it: is spec.checkpoint.kafkaOffsets.nameColumn the right one?"
+                ),
+            ));
+        }
+        let none = Rows::new();
+        let rows_of = |location: &OffsetsLocation| {
+            value(location, names.as_ref()).and_then(|name| found.get(&name)).unwrap_or(&none)
+        };
+        let mut answers: Answers =
+            asked.iter().map(|location| ((*location).clone(), interpret(table, location, rows_of(location)))).collect();
+        if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
+            let message = format!("{}: {}", shown(table), advice.hidden("row security may hide offsets"));
+            let hidden = MeasureError { reason: Reason::PermissionDenied, message };
+            // How many partitions there are is not known here, so that one whose row is hidden would count from its first record.
+            answers.values_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(hidden.clone()));
+        }
+        Ok(answers)
     }
 }
 
@@ -117,55 +128,6 @@ fn statement(table: &Table, names: Option<&NameType>) -> String {
          ) r
          group by r.name, r.topic"
     )
-}
-
-async fn read_table(live: &Live, table: &Table, asked: &[&OffsetsLocation]) -> Result<Answers, MeasureError> {
-    let client = &live.session.client;
-    let topics: BTreeSet<&str> = asked.iter().flat_map(|one| one.topics.iter().map(String::as_str)).collect();
-    let topics: Vec<&str> = topics.into_iter().collect();
-    let outcome = live.reading(async {
-        let names = check_types(client, table).await?;
-        let wanted: Vec<String> = asked.iter().filter_map(|location| value(location, names.as_ref())).collect();
-        let offsets = Query::new(statement(table, names.as_ref()), &[Type::TEXT_ARRAY, Type::TEXT_ARRAY]);
-        let rows = offsets.rows(client, &[&wanted, &topics]).await.map_err(|error| refused(table, &error))?;
-        let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
-        Ok::<_, MeasureError>((names, rows, visibility.map_err(|error| refused(table, &error))?))
-    });
-    let (names, rows, visibility) = outcome.await.map_err(|error| refused(table, &error))??;
-    let mut found: HashMap<String, Rows> = HashMap::new();
-    let mut read = 0;
-    for row in &rows {
-        let parts = || -> Result<(String, String, Vec<Stored>), Error> {
-            let (partitions, offsets): (Vec<Option<i64>>, Vec<Option<i64>>) = (row.try_get(2)?, row.try_get(3)?);
-            let counts: Vec<i64> = row.try_get(4)?;
-            let stored = partitions.into_iter().zip(offsets).zip(counts);
-            let stored = stored.map(|((partition, offset), rows)| Stored { partition, offset, rows });
-            Ok((row.try_get(0)?, row.try_get(1)?, stored.collect()))
-        };
-        let (name, topic, stored) = parts().map_err(|error| refused(table, &error))?;
-        read += stored.len();
-        found.entry(name).or_default().insert(topic, stored);
-    }
-    if read > MOST_ROWS {
-        return Err(invalid(
-            table,
-            &format!(
-                "it has offsets for more than {MOST_ROWS} partitions of the Projections that name it: is spec.checkpoint.kafkaOffsets.nameColumn the right one?"
-            ),
-        ));
-    }
-    let none = Rows::new();
-    let rows_of =
-        |location: &OffsetsLocation| value(location, names.as_ref()).and_then(|name| found.get(&name)).unwrap_or(&none);
-    let mut answers: Answers =
-        asked.iter().map(|location| ((*location).clone(), interpret(table, location, rows_of(location)))).collect();
-    if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
-        let message = format!("{}: {}", shown(table), advice.hidden("row security may hide offsets"));
-        let hidden = MeasureError { reason: Reason::PermissionDenied, message };
-        // How many partitions there are is not known here, so that one whose row is hidden would count from its first record.
-        answers.values_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(hidden.clone()));
-    }
-    Ok(answers)
 }
 
 /// The location's name as the column's text shows it; the empty text where no column tells projections apart, `None` where the column cannot hold the name.
