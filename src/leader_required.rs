@@ -145,8 +145,7 @@ fn said(projection: &Projection) -> Option<u32> {
 }
 
 fn asked_for(projection: &Projection, snapshot: &Snapshot, now: Instant) -> Option<u32> {
-    let ProjectionKey { namespace, name } = key_of(projection);
-    let observation = snapshot.get(&namespace, &name)?;
+    let observation = snapshot.get(&key_of(projection).into())?;
     let same = projection.metadata.uid.as_deref() == Some(&observation.uid);
     let measured = observation.current(now).ok().filter(|_| same)?;
     Some(measured.assessment.required.workers)

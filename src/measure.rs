@@ -1,4 +1,4 @@
-//! What passes between the rooms that measure and those that act on measurements: which projection, and why there is no measurement of it.
+//! What passes between the rooms that measure and those that act on measurements: which run of which projection, and why there is no measurement of it.
 
 use std::{fmt, sync::Arc};
 
@@ -16,6 +16,38 @@ pub struct ProjectionKey {
 impl fmt::Display for ProjectionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One version of one projection: what is measured and planned for, and what owns workers. Two runs of one projection stand side by side while its read
+/// model is rebuilt.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RunKey {
+    /// The Projection whose run it is.
+    pub projection: ProjectionKey,
+    /// The version of the read model that the run writes; absent for a Projection that names none.
+    pub version: Option<Arc<str>>,
+}
+
+impl RunKey {
+    /// The run without a version of the Projection `namespace`/`name`.
+    pub fn unversioned(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        ProjectionKey { namespace: namespace.into(), name: name.into() }.into()
+    }
+}
+
+impl From<ProjectionKey> for RunKey {
+    fn from(projection: ProjectionKey) -> Self {
+        Self { projection, version: None }
+    }
+}
+
+impl fmt::Display for RunKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            None => self.projection.fmt(f),
+            Some(version) => write!(f, "{} version {version}", self.projection),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use crate::{
     api::Reason,
     lag::{Assessment, Sample},
-    measure::MeasureError,
+    measure::{MeasureError, RunKey},
     store_health::{StoreId, StoreObservation},
 };
 
@@ -28,7 +28,7 @@ pub struct Measured {
     pub valid_until: Instant,
 }
 
-/// What is known of one projection.
+/// What is known of one run of a projection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
     /// The projection's UID, so that a namesake created later does not inherit an observation.
@@ -67,8 +67,8 @@ impl Observation {
     }
 }
 
-/// The projections of one namespace, by name.
-pub type Observations = BTreeMap<Arc<str>, Arc<Observation>>;
+/// The runs of the projections of one namespace.
+pub type Observations = BTreeMap<RunKey, Arc<Observation>>;
 
 /// The read stores that projections name.
 pub type StoreObservations = HashMap<StoreId, Arc<StoreObservation>>;
@@ -83,12 +83,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// One projection.
-    pub fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Observation>> {
-        self.namespaces.get(namespace)?.get(name)
+    /// One run.
+    pub fn get(&self, run: &RunKey) -> Option<&Arc<Observation>> {
+        self.namespaces.get(&run.projection.namespace)?.get(run)
     }
 
-    /// The read store of one projection.
+    /// The read store of one run.
     pub fn read_store_of(&self, observation: &Observation) -> Option<&Arc<StoreObservation>> {
         self.read_stores.get(&observation.read_store?)
     }

@@ -6,18 +6,23 @@ use tokio::sync::watch;
 
 use crate::{
     api::{ExistingWorkload, Reason},
-    measure::MeasureError,
+    measure::{MeasureError, RunKey},
 };
 
 /// Whose pods.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Workload {
-    /// The namespace of the Projection and its pods.
-    pub namespace: Arc<str>,
-    /// The Projection's name.
-    pub projection: Arc<str>,
+    /// The run that they work for, in the namespace of its pods.
+    pub run: RunKey,
     /// The workload that it names; absent where the operator makes the Deployment.
     pub existing: Option<ExistingWorkload>,
+}
+
+impl Workload {
+    /// The namespace of its pods.
+    pub fn namespace(&self) -> &str {
+        &self.run.projection.namespace
+    }
 }
 
 /// One pod that is there and has not ended.

@@ -100,8 +100,8 @@ impl Applier {
 
     /// Reads whether the owner still exists, is the same object, and is not being deleted.
     async fn owner_is_there(&self, owner: &Owner) -> Result<(), Unapplied> {
-        let projections: Api<Projection> = Api::namespaced(self.client.clone(), &owner.namespace);
-        match projections.get_metadata(&owner.name).await {
+        let projections: Api<Projection> = Api::namespaced(self.client.clone(), owner.namespace());
+        match projections.get_metadata(owner.name()).await {
             Ok(there) => {
                 let same = there.metadata.uid.as_deref() == Some(owner.uid.as_str());
                 let stays = same && there.metadata.deletion_timestamp.is_none();
@@ -109,7 +109,7 @@ impl Applier {
             }
             Err(kube::Error::Api(status)) if status.is_not_found() => Err(Unapplied::OwnerGone),
             Err(error) => {
-                let what = format!("could not read the Projection {}/{}", owner.namespace, owner.name);
+                let what = format!("could not read the Projection {}/{}", owner.namespace(), owner.name());
                 Err(super::unapplied::problem(&what, &error))
             }
         }
@@ -118,7 +118,7 @@ impl Applier {
     /// The object of this name if it is the operator's, read from the API server where the index does not know it for certain.
     async fn find_ours(&self, owner: &Owner, desired: &Desired) -> Result<Option<Arc<Live>>, Unapplied> {
         let Desired { part, name, body: _, hash: _ } = desired;
-        let (now, namespace) = (Instant::now(), owner.namespace.as_str());
+        let (now, namespace) = (Instant::now(), owner.namespace());
         let ours = |live: &Live| live.controlled_by.as_deref() == Some(owner.uid.as_str());
         let doubtful =
             self.index.unconfirmed_for(*part, namespace, name, now).is_some_and(|since| since >= CONFIRM_WITHIN);
@@ -219,34 +219,34 @@ impl Applier {
         memos: &mut Memos,
     ) -> Result<Live, Unapplied> {
         let Desired { part, name, body: _, hash } = desired;
-        let patched = self.api(*part, &owner.namespace).patch(name, parameters, &Patch::Apply(body)).await;
+        let patched = self.api(*part, owner.namespace()).patch(name, parameters, &Patch::Apply(body)).await;
         let object = patched.map_err(|error| failed("could not apply", *part, owner, name, &error))?;
-        tracing::debug!("applied the {} {}/{name}", part.kind(), owner.namespace);
+        tracing::debug!("applied the {} {}/{name}", part.kind(), owner.namespace());
         let live = Live::from_object(&object);
         let seen = fingerprint(&restrict(&live.parsed(), &comparable(desired)));
         memos.insert(*part, Memo { hash: hash.clone(), resource_version: live.resource_version.clone(), seen });
-        self.index.answered(*part, &owner.namespace, name, live.clone(), Instant::now());
+        self.index.answered(*part, owner.namespace(), name, live.clone(), Instant::now());
         Ok(live)
     }
 
     /// Makes the manager of the number of workers own it as it is.
     async fn declare_replicas(&self, owner: &Owner, live: &Live) -> Result<(), Unapplied> {
-        let (part, name) = (Part::Deployment, Part::Deployment.object_name(&owner.name));
+        let (part, name) = (Part::Deployment, Part::Deployment.object_name(&owner.run));
         let told = |error: &kube::Error| failed("could not scale", part, owner, &name, error);
-        let api = self.api(part, &owner.namespace);
+        let api = self.api(part, owner.namespace());
         let (mut version, mut replicas, mut tries) = (live.resource_version.clone(), live.workers.desired, 0);
         loop {
             let body = json!({
                 "apiVersion": part.api_version(), "kind": part.kind(),
                 // With UID and version, a number that was set meanwhile is not overwritten.
-                "metadata": { "name": name, "namespace": owner.namespace, "uid": live.uid, "resourceVersion": version },
+                "metadata": { "name": name, "namespace": owner.namespace(), "uid": live.uid, "resourceVersion": version },
                 "spec": { "replicas": replicas.unwrap_or(1) },
             });
             let parameters = PatchParams::apply(names::SCALE_FIELD_MANAGER).force();
             match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
                 Ok(object) => {
                     let live = Live::from_object(&object);
-                    self.index.answered(part, &owner.namespace, &name, live, Instant::now());
+                    self.index.answered(part, owner.namespace(), &name, live, Instant::now());
                     return Ok(());
                 }
                 Err(kube::Error::Api(status)) if status.code == 409 && tries < CONFLICTS => {
@@ -260,24 +260,24 @@ impl Applier {
     }
 
     async fn remove(&self, owner: &Owner, part: Part) -> Result<(), Unapplied> {
-        let name = part.object_name(&owner.name);
-        let Some(live) = self.index.get(part, &owner.namespace, &name) else { return Ok(()) };
+        let name = part.object_name(&owner.run);
+        let Some(live) = self.index.get(part, owner.namespace(), &name) else { return Ok(()) };
         if live.deleting || live.controlled_by.as_deref() != Some(owner.uid.as_str()) {
             return Ok(());
         }
         // Deletes only the object that was seen, which is the operator's.
         let seen = Preconditions { uid: Some(live.uid.clone()), resource_version: Some(live.resource_version.clone()) };
         let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::background() };
-        match self.api(part, &owner.namespace).delete(&name, &parameters).await {
+        match self.api(part, owner.namespace()).delete(&name, &parameters).await {
             Ok(answer) => match answer.left() {
                 // The object exists until its finalizers are removed.
                 Some(object) => {
-                    self.index.answered(part, &owner.namespace, &name, Live::from_object(&object), Instant::now());
+                    self.index.answered(part, owner.namespace(), &name, Live::from_object(&object), Instant::now());
                 }
-                None => self.index.deleted(part, &owner.namespace, &name, &live.uid, Instant::now()),
+                None => self.index.deleted(part, owner.namespace(), &name, &live.uid, Instant::now()),
             },
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                self.index.deleted(part, &owner.namespace, &name, &live.uid, Instant::now());
+                self.index.deleted(part, owner.namespace(), &name, &live.uid, Instant::now());
             }
             Err(error) => return Err(failed("could not delete", part, owner, &name, &error)),
         }

@@ -4,10 +4,13 @@ use http::Method;
 use serde_json::Map;
 
 use super::*;
-use crate::controller::mock_api::{Server, failure};
+use crate::{
+    controller::mock_api::{Server, failure},
+    measure::RunKey,
+};
 
 fn owner() -> Owner {
-    Owner { namespace: "shop".to_owned(), name: "orders".to_owned(), uid: "u-1".to_owned() }
+    Owner { run: RunKey::unversioned("shop", "orders"), uid: "u-1".to_owned() }
 }
 
 fn desired(cpu: &str) -> Desired {

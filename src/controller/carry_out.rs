@@ -102,7 +102,7 @@ impl Executor {
         let failures = tried.as_ref().map_or(0, |tried| tried.failures);
         let problem = match error {
             Unapplied::OwnerGone => {
-                tracing::debug!("{}/{} was deleted: nothing is made for it", owner.namespace, owner.name);
+                tracing::debug!("{}/{} was deleted: nothing is made for it", owner.namespace(), owner.name());
                 memory.gone = true;
                 return Outcome::default();
             }

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::{Projection, ProjectionStatus, ReadStoreStatus, Reason},
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, ProjectionKey, RunKey},
     platform::registration::Unserved,
     required_workers::RequiredWorkers,
     resolve::{Invalid, Stated, Validated, Workload, validate},
@@ -51,6 +51,7 @@ pub struct Gatherer {
 /// What there is when a round begins.
 pub(super) struct Gathered {
     pub(super) key: ProjectionKey,
+    /// The run that objects are made for.
     pub(super) owner: Owner,
     pub(super) projection: Arc<Projection>,
     /// What the spec asks for.
@@ -61,7 +62,7 @@ pub(super) struct Gathered {
     pub(super) previous: ProjectionStatus,
     /// The status in the cluster, as far as is known.
     pub(super) there: Stored,
-    /// The objects of the Projection's names, in the order of [`Part::ALL`]; some may belong to another owner.
+    /// The objects of the run's names, in the order of [`Part::ALL`]; some may belong to another owner.
     pub(super) objects: Vec<Option<Arc<Live>>>,
     /// What runs the workers.
     pub(super) workload: Look,
@@ -71,7 +72,7 @@ pub(super) struct Gathered {
     pub(super) obstacle: Option<Refused>,
     /// The number of workers that is asked for; absent where there is no workload.
     pub(super) replicas: Result<Option<i32>, Unapplied>,
-    /// What was measured of this very Projection.
+    /// What was measured of the run of this very Projection.
     pub(super) observation: Option<Arc<Observation>>,
     /// The read store; absent where the spec names none.
     pub(super) read_store: Option<ReadStoreView>,
@@ -97,11 +98,11 @@ impl Gatherer {
         }
         let (previous, there) = statuses(&projection, memory);
         let spec = validate(&projection);
-        let objects = self.objects(key);
+        let run = RunKey::from(key.clone());
+        let objects = self.objects(&run);
         let (workload, target) = self.workload(key, spec.as_ref().ok(), &objects, &uid);
         let (snapshot, now) = (self.snapshot.load(), Instant::now());
-        let observation =
-            snapshot.get(&key.namespace, &key.name).filter(|observation| *observation.uid == *uid).cloned();
+        let observation = snapshot.get(&run).filter(|observation| *observation.uid == *uid).cloned();
         let stated = Stated::of(&projection);
         let read_store = stated.has_read_store.then(|| read_store(&snapshot, observation.as_deref(), now));
         let obstacle = match (&workload, &target) {
@@ -111,7 +112,7 @@ impl Gatherer {
             }
         };
         let mut gathered = Gathered {
-            owner: Owner { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: uid.clone() },
+            owner: Owner { run, uid: uid.clone() },
             replicas: Ok(found(&workload).and_then(|live| live.workers.desired)),
             observation,
             read_store,
@@ -137,22 +138,22 @@ impl Gatherer {
 
     /// What runs the workers now: after a write, the API server's answer is in the index.
     pub(super) fn workload_after(&self, gathered: &Gathered) -> Look {
-        let (objects, uid) = (self.objects(&gathered.key), &gathered.owner.uid);
+        let (objects, uid) = (self.objects(&gathered.owner.run), &gathered.owner.uid);
         self.workload(&gathered.key, gathered.spec.as_ref().ok(), &objects, uid).0
     }
 
     /// How long to wait at most before another round: some object is only known by the API server's answer, and the watch has not shown it yet.
     pub(super) fn unconfirmed_wait(&self, key: &ProjectionKey) -> Option<Duration> {
-        let now = Instant::now();
+        let (run, now) = (RunKey::from(key.clone()), Instant::now());
         let waits = Part::ALL.into_iter().filter_map(|part| {
-            let since = self.index.unconfirmed_for(part, &key.namespace, &part.object_name(&key.name), now)?;
+            let since = self.index.unconfirmed_for(part, &key.namespace, &part.object_name(&run), now)?;
             Some(CONFIRM_WITHIN.saturating_sub(since).max(CONFIRM_EVERY))
         });
         waits.min()
     }
 
-    fn objects(&self, key: &ProjectionKey) -> Vec<Option<Arc<Live>>> {
-        Part::ALL.map(|part| self.index.get(part, &key.namespace, &part.object_name(&key.name))).into()
+    fn objects(&self, run: &RunKey) -> Vec<Option<Arc<Live>>> {
+        Part::ALL.map(|part| self.index.get(part, &run.projection.namespace, &part.object_name(run))).into()
     }
 
     fn workload(

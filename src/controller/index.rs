@@ -96,28 +96,27 @@ impl LiveIndex {
         }
     }
 
-    /// After a complete list of one kind in one namespace (or in all) at `now`: forgets what was not in it. Returns the names of those.
+    /// After a complete list of one kind in one namespace (or in all) at `now`: forgets what was not in it, and returns that.
     pub fn retain(
         &self,
         part: Part,
         namespace: Option<&str>,
         listed: &HashSet<(String, String)>,
         now: Instant,
-    ) -> Vec<(String, String)> {
+    ) -> Vec<Arc<Live>> {
         let mut state = self.write();
-        let (mut gone, mut uids) = (Vec::new(), Vec::new());
+        let mut gone: Vec<Arc<Live>> = Vec::new();
         state.objects.retain(|(kind, space, name), entry| {
             let concerned = *kind == part && namespace.is_none_or(|namespace| namespace == space);
             // Written while the list was on its way: the watch or a read will show it.
             let keep = !concerned || entry.unconfirmed.is_some() || listed.contains(&(space.clone(), name.clone()));
             if !keep {
-                gone.push((space.clone(), name.clone()));
-                uids.push(entry.live.uid.clone());
+                gone.push(Arc::clone(&entry.live));
             }
             keep
         });
-        for uid in uids {
-            state.bury(&uid, now);
+        for live in &gone {
+            state.bury(&live.uid, now);
         }
         gone
     }

@@ -14,6 +14,8 @@ pub struct Live {
     pub resource_version: String,
     /// The UID of the Projection that controls it, if one does.
     pub controlled_by: Option<String>,
+    /// The Projection to reconcile when it changes: its controller, or else the one in its label.
+    pub made_for: Option<ProjectionKey>,
     /// It is being deleted.
     pub deleting: bool,
     /// The hash of what the operator last applied.
@@ -72,6 +74,7 @@ impl Live {
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
             controlled_by: owner.map(|owner| owner.uid.clone()),
+            made_for: made_for(object),
             deleting: metadata.deletion_timestamp.is_some(),
             applied_hash: annotations.get(names::APPLIED_HASH_ANNOTATION).cloned(),
             body: body.to_string().into_boxed_str(),
@@ -94,6 +97,7 @@ impl Live {
             uid,
             resource_version: _,
             controlled_by,
+            made_for,
             deleting,
             applied_hash,
             body,
@@ -105,6 +109,7 @@ impl Live {
         } = self;
         *uid == other.uid
             && *controlled_by == other.controlled_by
+            && *made_for == other.made_for
             && *deleting == other.deleting
             && *applied_hash == other.applied_hash
             && *body == other.body

@@ -71,8 +71,8 @@ pub(super) fn uncollected(part: Part, owner: &Owner) -> Problem {
         message: format!(
             "the {} {}/{} belongs to a deleted Projection of the same name and has not been garbage-collected yet",
             part.kind(),
-            owner.namespace,
-            part.object_name(&owner.name)
+            owner.namespace(),
+            part.object_name(&owner.run)
         ),
         lasting: false,
     }

@@ -2,11 +2,13 @@
 //!
 //! Pure: no client, no clock.
 
+use std::collections::BTreeMap;
+
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Map, Value, json};
 
-use crate::names;
 pub use crate::resolve::Owner;
+use crate::{measure::RunKey, names};
 
 /// One of the objects made for a Projection.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -43,11 +45,15 @@ impl Part {
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
     }
 
-    /// The name of the object made for a Projection of this name.
-    pub fn object_name(self, projection: &str) -> String {
+    /// The name of the object made for this run.
+    pub fn object_name(self, RunKey { projection, version }: &RunKey) -> String {
+        let run = match version {
+            None => projection.name.to_string(),
+            Some(version) => format!("{}-{version}", projection.name),
+        };
         match self {
-            Self::ConfigMap => format!("{projection}-projector"),
-            Self::Deployment | Self::PodDisruptionBudget | Self::HorizontalPodAutoscaler => projection.to_owned(),
+            Self::ConfigMap => format!("{run}-projector"),
+            Self::Deployment | Self::PodDisruptionBudget | Self::HorizontalPodAutoscaler => run,
         }
     }
 
@@ -79,18 +85,18 @@ pub struct Desired {
 impl Desired {
     /// Adds to `rest` (spec or data) what every object of the operator's has.
     pub fn new(part: Part, owner: &Owner, rest: Map<String, Value>) -> Self {
-        let name = part.object_name(&owner.name);
+        let name = part.object_name(&owner.run);
         let mut body = json!({
             "apiVersion": part.api_version(),
             "kind": part.kind(),
             "metadata": {
                 "name": name,
-                "namespace": owner.namespace,
-                "labels": object_labels(&owner.name),
+                "namespace": owner.namespace(),
+                "labels": object_labels(owner.name()),
                 "ownerReferences": [{
                     "apiVersion": format!("{}/v1alpha1", names::GROUP),
                     "kind": "Projection",
-                    "name": owner.name,
+                    "name": owner.name(),
                     "uid": owner.uid,
                     "controller": true,
                     "blockOwnerDeletion": true,
@@ -111,10 +117,17 @@ pub fn object_labels(projection: &str) -> Value {
     json!({ names::MANAGED_BY_LABEL: names::FIELD_MANAGER, names::PROJECTION_LABEL: projection })
 }
 
-/// The labels by which the workers of a Projection are found.
-pub fn worker_labels(owner: &Owner) -> Map<String, Value> {
-    let labels = [(names::PROJECTION_LABEL, owner.name.as_str()), (names::VERSION_LABEL, names::UNVERSIONED)];
-    labels.into_iter().map(|(label, value)| (label.to_owned(), json!(value))).collect()
+/// The labels by which the workers of a run are found, none of which another run's workers have.
+pub fn worker_labels(RunKey { projection, version }: &RunKey) -> [(&'static str, &str); 2] {
+    [
+        (names::PROJECTION_LABEL, &projection.name),
+        (names::VERSION_LABEL, version.as_deref().unwrap_or(names::UNVERSIONED)),
+    ]
+}
+
+/// The selector of the workers of a run.
+pub fn worker_selector(run: &RunKey) -> Value {
+    json!({ "matchLabels": BTreeMap::from(worker_labels(run)) })
 }
 
 /// FNV-1a over the JSON text: stable between builds, which the standard library's hashes do not promise.
@@ -191,8 +204,20 @@ mod tests {
     }
 
     #[test]
+    fn two_runs_of_one_projection_share_neither_objects_nor_workers() {
+        let of =
+            |version: Option<&str>| RunKey { version: version.map(Into::into), ..RunKey::unversioned("shop", "a") };
+        let (only, second) = (of(None), of(Some("v2")));
+        let names = |run| Part::ALL.map(|part| part.object_name(run));
+        assert_eq!(names(&only), ["a-projector", "a", "a", "a"]);
+        assert_eq!(names(&second), ["a-v2-projector", "a-v2", "a-v2", "a-v2"]);
+        let version = |run| worker_selector(run)["matchLabels"][names::VERSION_LABEL].clone();
+        assert_eq!([version(&only), version(&second)], [json!(names::UNVERSIONED), json!("v2")]);
+    }
+
+    #[test]
     fn every_object_is_owned_labelled_and_carries_its_hash() {
-        let owner = Owner { namespace: "shop".to_owned(), name: "orders".to_owned(), uid: "u-1".to_owned() };
+        let owner = Owner { run: RunKey::unversioned("shop", "orders"), uid: "u-1".to_owned() };
         let rest = Map::from_iter([("data".to_owned(), json!({"a": "b"}))]);
         let desired = Desired::new(Part::ConfigMap, &owner, rest.clone());
         assert_eq!(desired.name, "orders-projector");

@@ -16,11 +16,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::existing::api_resource;
+use super::{existing::api_resource, parts::worker_labels};
 use crate::{
     api::{ExistingWorkload, Reason},
     measure::MeasureError,
-    names,
     platform::errors::{in_words, log_interrupted_watch},
     worker_pods::{PodStage, SeenPods, UnwatchedPods, WorkerPod, WorkerPods, Workload},
 };
@@ -64,16 +63,10 @@ async fn follow(client: &Client, workload: &Workload, told: &watch::Sender<SeenP
     loop {
         match &workload.existing {
             None => {
-                let labels = format!(
-                    "{}={},{}={}",
-                    names::PROJECTION_LABEL,
-                    workload.projection,
-                    names::VERSION_LABEL,
-                    names::UNVERSIONED
-                );
-                known.watch(client, workload, watcher::Config::default().labels(&labels), told).await;
+                let labels = worker_labels(&workload.run).map(|(label, value)| format!("{label}={value}"));
+                known.watch(client, workload, watcher::Config::default().labels(&labels.join(",")), told).await;
             }
-            Some(existing) => match selector(client, &workload.namespace, existing).await {
+            Some(existing) => match selector(client, workload.namespace(), existing).await {
                 Ok(selector) => {
                     let config = watcher::Config::default().labels_from(&selector);
                     let _ = timeout(SELECTOR_HOLDS, known.watch(client, workload, config, told)).await;
@@ -109,16 +102,13 @@ impl Known {
         config: watcher::Config,
         told: &watch::Sender<SeenPods>,
     ) {
-        let api: Api<Pod> = Api::namespaced(client.clone(), &workload.namespace);
+        let api: Api<Pod> = Api::namespaced(client.clone(), workload.namespace());
         let mut events = pin!(watcher(api, config).default_backoff());
         let mut listed = BTreeMap::new();
         while let Some(event) = events.next().await {
             match event {
                 Err(error) => {
-                    log_interrupted_watch(
-                        &format!("the pods of {}/{}", workload.namespace, workload.projection),
-                        &error,
-                    );
+                    log_interrupted_watch(&format!("the pods of {}", workload.run), &error);
                     continue;
                 }
                 Ok(watcher::Event::Init) => {
@@ -176,7 +166,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::controller::mock_api::{Answer, Server};
+    use crate::{
+        controller::mock_api::{Answer, Server},
+        measure::RunKey,
+    };
 
     fn pod(name: &str, ready: &str, changed: &str) -> Value {
         json!({
@@ -222,7 +215,7 @@ mod tests {
     async fn the_pods_of_a_workload_are_found_by_its_own_selector_for_as_long_as_they_are_asked_for() {
         let (mut server, client) = Server::mocked();
         let existing = Some(ExistingWorkload { kind: crate::api::ExistingKind::StatefulSet, name: "old".to_owned() });
-        let workload = Workload { namespace: "shop".into(), projection: "orders".into(), existing };
+        let workload = Workload { run: RunKey::unversioned("shop", "orders"), existing };
         let mut seen = PodWatches::new(client).follow(&workload);
         assert_eq!(seen.borrow().as_ref().unwrap_err().reason, Reason::NotMeasuredYet);
         let two = async {

@@ -5,10 +5,13 @@ use std::time::Duration;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerSpec;
 use serde_json::Value;
 
-use super::plan::{
-    autoscaler::{ServerAbilities, Target, plan_autoscaler},
-    scale::{ScalePlan, ScaleView, plan_scale},
-    scale_out::ScaleOut,
+use super::{
+    parts::Part,
+    plan::{
+        autoscaler::{ServerAbilities, Target, plan_autoscaler},
+        scale::{ScalePlan, ScaleView, plan_scale},
+        scale_out::ScaleOut,
+    },
 };
 use crate::{
     api::Projection,
@@ -38,7 +41,8 @@ impl Preview {
             field.get_or_insert_with(|| usual.to_owned());
         }
         let Validated { owner, workload: _, workers } = validate(&projection)?;
-        let target = Target { kind: "Deployment", name: &owner.name };
+        let name = Part::Deployment.object_name(&owner.run);
+        let target = Target { kind: "Deployment", name: &name };
         let planned = plan_autoscaler(&workers, target, &owner, server);
         let spec = planned.body.get("spec").cloned().unwrap_or(Value::Null);
         let autoscaler = serde_json::from_value(spec).map_err(|error| Invalid::Field {

@@ -189,7 +189,7 @@ impl Reconciler {
             Workload::MeasureOnly => return None,
             Workload::Existing { kind, name } => (format!("{} {namespace}/{name}", kind.as_str()), true),
             Workload::Own { .. } => {
-                let name = Part::Deployment.object_name(&gathered.key.name);
+                let name = Part::Deployment.object_name(&gathered.owner.run);
                 (format!("{} {namespace}/{name}", Part::Deployment.kind()), is_declared(live, memory))
             }
         };

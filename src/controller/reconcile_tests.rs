@@ -24,6 +24,7 @@ use crate::{
         plan::{autoscaler::ServerAbilities, builtin_pods::WorkerDefaults},
         status::{report::Reports, tests::measured},
     },
+    measure::RunKey,
     metrics::ControllerMetrics,
     platform::registration::Unserved,
     snapshot::{Observation, SharedSnapshot, Snapshot},
@@ -108,7 +109,7 @@ impl Scene {
             read_store: None,
             failure: None,
         };
-        let namespace = Arc::new([("orders".into(), Arc::new(observation))].into());
+        let namespace = Arc::new([(RunKey::unversioned("shop", "orders"), Arc::new(observation))].into());
         self.snapshot.publish(Snapshot { namespaces: [("shop".into(), namespace)].into(), ..Snapshot::default() });
     }
 

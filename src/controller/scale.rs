@@ -45,12 +45,12 @@ impl Scaling {
     pub fn new(client: Client, owner: &Owner, target: &ScaleTarget) -> Self {
         let (kind, name, resource) = match target {
             ScaleTarget::Own => {
-                (Part::Deployment.kind(), Part::Deployment.object_name(&owner.name), Part::Deployment.api_resource())
+                (Part::Deployment.kind(), Part::Deployment.object_name(&owner.run), Part::Deployment.api_resource())
             }
             ScaleTarget::Existing(kind, name) => (kind.as_str(), name.clone(), super::existing::api_resource(*kind)),
         };
-        let what = format!("could not scale the {kind} {}/{name}", owner.namespace);
-        Self { api: Api::namespaced_with(client, &owner.namespace, &resource), name, what }
+        let what = format!("could not scale the {kind} {}/{name}", owner.namespace());
+        Self { api: Api::namespaced_with(client, owner.namespace(), &resource), name, what }
     }
 
     /// The number of workers asked for now; `None` where there is no such workload.

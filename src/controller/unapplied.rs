@@ -26,7 +26,7 @@ impl From<Problem> for Unapplied {
 
 /// What an error means that the API server gave when `what` was tried with an object.
 pub fn failed(what: &str, part: Part, owner: &Owner, name: &str, error: &kube::Error) -> Unapplied {
-    problem(&format!("{what} the {} {}/{name}", part.kind(), owner.namespace), error)
+    problem(&format!("{what} the {} {}/{name}", part.kind(), owner.namespace()), error)
 }
 
 /// What an error means; `what` says what was tried.
@@ -65,7 +65,7 @@ pub fn is_of_a_predecessor(live: &Live, owner: &Owner) -> bool {
         reference.get("controller") == Some(&serde_json::Value::Bool(true))
             && text("kind") == "Projection"
             && text("apiVersion").starts_with(names::GROUP)
-            && text("name") == owner.name
+            && text("name") == owner.name()
             && text("uid") != owner.uid
     })
 }
@@ -75,6 +75,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::measure::RunKey;
 
     #[test]
     fn a_namespace_that_is_being_deleted_is_no_problem_of_the_projection() {
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_predecessors_object_is_told_from_anothers() {
-        let owner = Owner { namespace: "shop".to_owned(), name: "orders".to_owned(), uid: "new".to_owned() };
+        let owner = Owner { run: RunKey::unversioned("shop", "orders"), uid: "new".to_owned() };
         let of = |kind: &str, name: &str, uid: &str| {
             let reference = json!({"apiVersion": "projectionist.dev/v1alpha1", "kind": kind, "name": name, "uid": uid, "controller": true});
             let object = json!({"metadata": {"name": "orders", "namespace": "shop", "ownerReferences": [reference]}});

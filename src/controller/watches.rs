@@ -137,9 +137,10 @@ pub async fn follow_part(
             }
             Ok(Event::InitDone) => {
                 let all = listed.remove(&scope).unwrap_or_default();
-                for (namespace, name) in index.retain(part, scope.as_deref(), &all, Instant::now()) {
-                    let name = projection_of(part, &name);
-                    let _ = triggers.send(ProjectionKey { namespace: namespace.as_str().into(), name: name.into() });
+                for gone in index.retain(part, scope.as_deref(), &all, Instant::now()) {
+                    if let Some(key) = &gone.made_for {
+                        let _ = triggers.send(key.clone());
+                    }
                 }
                 waiting.remove(&scope);
                 if waiting.is_empty() {
@@ -187,13 +188,9 @@ fn address(object: &DynamicObject) -> (String, String) {
 /// Puts an object into the index; returns the Projection to reconcile if anything that matters changed.
 fn take(index: &LiveIndex, part: Part, object: &DynamicObject) -> Option<ProjectionKey> {
     let (namespace, name) = address(object);
-    index.watched(part, &namespace, &name, Live::from_object(object)).then(|| made_for(object)).flatten()
-}
-
-/// The Projection that an object of this name is made for.
-fn projection_of(part: Part, name: &str) -> &str {
-    let suffix = part.object_name("");
-    name.strip_suffix(suffix.as_str()).unwrap_or(name)
+    let live = Live::from_object(object);
+    let key = live.made_for.clone();
+    index.watched(part, &namespace, &name, live).then_some(key).flatten()
 }
 
 fn readable(guarded: DeserializeGuard<Projection>) -> Option<Projection> {

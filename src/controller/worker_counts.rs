@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{existing::ExistingWorkloads, index::LiveIndex, live::Live, parts::Part, status::trouble::rollout};
 use crate::{
-    measure::ProjectionKey,
+    measure::RunKey,
     sampler::{WatchedWorkers, WorkerNumbers},
 };
 
@@ -17,13 +17,14 @@ pub struct WorkerCountsOfWatches {
 }
 
 impl WatchedWorkers for WorkerCountsOfWatches {
-    fn counts(&self, key: &ProjectionKey, uid: &str) -> Option<WorkerNumbers> {
+    fn counts(&self, key: &RunKey, uid: &str) -> Option<WorkerNumbers> {
         let own = || {
-            let live = self.index.get(Part::Deployment, &key.namespace, &Part::Deployment.object_name(&key.name))?;
+            let live =
+                self.index.get(Part::Deployment, &key.projection.namespace, &Part::Deployment.object_name(key))?;
             Some(live).filter(|live| live.controlled_by.as_deref() == Some(uid))
         };
         // A Projection that names a workload may still have a Deployment that is on its way out.
-        let live = self.existing.watched(key).or_else(own)?;
+        let live = self.existing.watched(&key.projection).or_else(own)?;
         numbers(&live)
     }
 }
@@ -51,7 +52,7 @@ mod tests {
         let index = LiveIndex::default();
         let existing = Arc::new(ExistingWorkloads::new(client, trigger));
         let counts = WorkerCountsOfWatches { index: index.clone(), existing };
-        let key = ProjectionKey { namespace: "shop".into(), name: "orders".into() };
+        let key = RunKey::unversioned("shop", "orders");
         assert_eq!(counts.counts(&key, "u-1"), None, "what no watch shows is not zero");
         let shows = |ready: i32, existing: i32, version: &str| {
             let object = json!({

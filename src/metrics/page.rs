@@ -233,7 +233,7 @@ impl Collector for ProjectionPage {
             snapshot
                 .namespaces
                 .iter()
-                .flat_map(|(namespace, all)| all.iter().map(move |(name, observation)| (namespace, name, observation)))
+                .flat_map(|(namespace, all)| all.iter().map(move |(run, seen)| (namespace, &run.projection.name, seen)))
         };
         let of_metrics = Metric::ALL
             .into_iter()

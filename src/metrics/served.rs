@@ -22,6 +22,7 @@ use crate::{
     api::{Projection, Reason},
     lag::ARRIVAL_TIME_CONSTANT,
     leader_required::Following,
+    measure::RunKey,
     metrics_api::{
         ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Quantity, Selector, ValueError,
     },
@@ -209,7 +210,7 @@ impl ServedMetrics {
         let namespace = search.namespace;
         let mut values = Vec::with_capacity(names.len());
         for name in names {
-            let observation = snapshot.get(namespace, name);
+            let observation = snapshot.get(&RunKey::unversioned(namespace, *name));
             let mut word = None;
             match &self.known {
                 None => {}
@@ -234,7 +235,10 @@ impl ServedMetrics {
         let here = snapshot.namespaces.get(search.namespace).map(Arc::as_ref);
         if let Some(known) = &self.known {
             let unseen = known.find(|projection| {
-                let measured = |name| here.and_then(|here| here.get(name)).is_some_and(|it| is_of(it, projection));
+                let measured = |name| {
+                    let run = RunKey::unversioned(search.namespace, name);
+                    here.and_then(|here| here.get(&run)).is_some_and(|it| is_of(it, projection))
+                };
                 projection.metadata.namespace.as_deref() == Some(search.namespace)
                     && !measured(projection.metadata.name.as_deref().unwrap_or_default())
                     && search.selects.wants(projection)
@@ -243,7 +247,8 @@ impl ServedMetrics {
                 return Err(not_measured(search, projection.metadata.name.as_deref().unwrap_or_default()));
             }
         }
-        let matching = here.into_iter().flatten().filter(|(name, it)| search.selects.holds(name, &it.labels));
+        let named = here.into_iter().flatten().map(|(run, observation)| (&run.projection.name, observation));
+        let matching = named.filter(|(name, it)| search.selects.holds(name, &it.labels));
         let existing = matching.filter_map(|(name, observation)| {
             let Some(known) = &self.known else { return Some((name, observation, None)) };
             let projection = known.get(&ObjectRef::new(name).within(search.namespace))?;

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     lag::{Assessment, CheckpointState, Head, Limit, Pending, Position, Rates, Required, Sample, Stage},
     leader_required::Outdated,
-    measure::MeasureError,
+    measure::{MeasureError, RunKey},
 };
 
 fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
@@ -69,15 +69,19 @@ fn served(now: Instant) -> ServedMetrics {
         })
     };
     let shop = BTreeMap::from([
-        ("orders".into(), observation("gold", Some(measured(9, fresh)), None)),
-        ("stale".into(), observation("gold", Some(measured(7, now)), Some("nothing listens at db:5432"))),
-        ("still-good".into(), observation("tin", Some(measured(5, fresh)), Some("nothing listens at db:5432"))),
-        ("new".into(), observation("new", None, None)),
-        ("careful".into(), observation("careful", None, Some("nothing listens at db:5432"))),
+        (run("orders"), observation("gold", Some(measured(9, fresh)), None)),
+        (run("stale"), observation("gold", Some(measured(7, now)), Some("nothing listens at db:5432"))),
+        (run("still-good"), observation("tin", Some(measured(5, fresh)), Some("nothing listens at db:5432"))),
+        (run("new"), observation("new", None, None)),
+        (run("careful"), observation("careful", None, Some("nothing listens at db:5432"))),
     ]);
     let snapshot = SharedSnapshot::default();
     snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into(), ..Snapshot::default() });
     ServedMetrics::new(snapshot)
+}
+
+fn run(name: &str) -> RunKey {
+    RunKey::unversioned("shop", name)
 }
 
 fn ask(metric: &str, selector: &str) -> Result<Vec<String>, ValueError> {
@@ -275,7 +279,7 @@ fn only_a_rate_has_a_window_and_all_have_the_time_of_the_sample() {
         read_store: None,
         failure: None,
     };
-    let shop = BTreeMap::from([("orders".into(), Arc::new(observation))]);
+    let shop = BTreeMap::from([(run("orders"), Arc::new(observation))]);
     snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into(), ..Snapshot::default() });
     let (served, everything) = (ServedMetrics::new(snapshot), Selector::default());
     for (external, window) in [

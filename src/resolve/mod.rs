@@ -37,14 +37,14 @@ use crate::{
         StreamConsumer, StreamGroup, StreamReference,
     },
     clients::ServerKind,
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, ProjectionKey, RunKey},
 };
 
 /// What measuring one Projection takes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Resolved {
-    /// Which Projection.
-    pub key: ProjectionKey,
+    /// Which run of which Projection.
+    pub key: RunKey,
     /// Its UID.
     pub uid: Arc<str>,
     /// The generation of its spec.
@@ -169,6 +169,11 @@ impl Resolved {
     }
 }
 
+/// The run of a Projection that is measured.
+pub fn run_of(projection: &Projection) -> RunKey {
+    key_of(projection).into()
+}
+
 /// Key of a Projection.
 pub fn key_of(projection: &Projection) -> ProjectionKey {
     ProjectionKey { namespace: projection.namespace().unwrap_or_default().into(), name: projection.name_any().into() }
@@ -197,7 +202,7 @@ pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
         read_store: read_store(spec, &key.namespace),
         checkpoint,
         checkpoint_in_source,
-        key,
+        key: key.into(),
     })
 }
 

@@ -12,25 +12,36 @@ use crate::{
         Projector, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
+    measure::RunKey,
     names,
     projector::ProjectorConfig,
 };
 
-/// The Projection that an object is made for.
+/// The run that an object is made for, and the very Projection that controls the object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Owner {
-    /// The Projection's namespace.
-    pub namespace: String,
-    /// The Projection's name.
-    pub name: String,
+    /// Which run of which Projection.
+    pub run: RunKey,
     /// The Projection's UID.
     pub uid: String,
+}
+
+impl Owner {
+    /// The Projection's namespace, which is also the object's.
+    pub fn namespace(&self) -> &str {
+        &self.run.projection.namespace
+    }
+
+    /// The Projection's name.
+    pub fn name(&self) -> &str {
+        &self.run.projection.name
+    }
 }
 
 /// A Projection that can be carried out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Validated {
-    /// The Projection that objects are made for.
+    /// The run that objects are made for.
     pub owner: Owner,
     /// What runs the workers.
     pub workload: Workload,
@@ -141,14 +152,13 @@ fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
 /// Checks a Projection.
 pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
     let metadata = &projection.metadata;
-    let owner = Owner {
-        namespace: metadata.namespace.clone().ok_or(Invalid::Incomplete("metadata.namespace"))?,
-        name: metadata.name.clone().ok_or(Invalid::Incomplete("metadata.name"))?,
-        uid: metadata.uid.clone().ok_or(Invalid::Incomplete("metadata.uid"))?,
-    };
+    let namespace = metadata.namespace.as_deref().ok_or(Invalid::Incomplete("metadata.namespace"))?;
+    let name = metadata.name.as_deref().ok_or(Invalid::Incomplete("metadata.name"))?;
+    let uid = metadata.uid.clone().ok_or(Invalid::Incomplete("metadata.uid"))?;
+    let owner = Owner { run: RunKey::unversioned(namespace, name), uid };
     let spec = &projection.spec;
     // Label values and the names of pods are made from it.
-    if owner.name.len() > 52 {
+    if owner.name().len() > 52 {
         return Err(invalid("metadata.name", "must have at most 52 characters"));
     }
     let workload = workload(spec, &owner)?;
@@ -201,7 +211,7 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
         }
     }
     let configuration = ProjectorConfig::new(
-        format!("{}/{}", owner.namespace, owner.name),
+        owner.run.projection.to_string(),
         table.clone(),
         store.schema.clone(),
         spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS),

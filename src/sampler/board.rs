@@ -1,7 +1,7 @@
 //! What is known of every projection: takes in answers, runs the models, and says what is worth telling. No IO.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,9 +17,9 @@ use crate::{
     api::{ConditionType, Projection, Reason},
     lag::{Bounds, Cadence, Claim, Fault, Model, Sample},
     leader_required::Following,
-    measure::{MeasureError, ProjectionKey},
-    resolve::{ConnectionLimits, Measures, bounds, fallback_workers, key_of},
-    snapshot::{Measured, Observation, Snapshot},
+    measure::{MeasureError, ProjectionKey, RunKey},
+    resolve::{ConnectionLimits, Measures, bounds, fallback_workers, run_of},
+    snapshot::{Measured, Observation, Observations, Snapshot},
 };
 
 /// Numbers that change without a consequence are told no more often than this.
@@ -28,7 +28,7 @@ const TELL_NUMBERS_EVERY: Duration = Duration::from_secs(5);
 /// An answer, or the reason why there is none.
 #[derive(Clone, Debug)]
 pub(super) struct Reported {
-    pub(super) key: ProjectionKey,
+    pub(super) key: RunKey,
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
     /// Which read store its workers write to, where that is known.
@@ -53,14 +53,14 @@ pub(super) enum Taken {
 #[derive(Default)]
 pub(super) struct Board {
     workers: Option<Arc<dyn WatchedWorkers>>,
-    entries: HashMap<ProjectionKey, Entry>,
+    entries: HashMap<RunKey, Entry>,
     budgets: Budgets,
     following: Following,
     stores: StoreBoard,
     syncs: u64,
     published: Snapshot,
     dirty: BTreeSet<Arc<str>>,
-    untold: BTreeSet<ProjectionKey>,
+    untold: BTreeSet<RunKey>,
 }
 
 struct Entry {
@@ -93,25 +93,25 @@ impl Board {
         self.syncs += 1;
         let mut changed = false;
         for projection in projections {
-            let key = key_of(projection);
+            let key = run_of(projection);
             match self.entries.get_mut(&key).filter(|entry| Arc::ptr_eq(&entry.seen.0, projection)) {
                 Some(entry) => entry.seen.1 = self.syncs,
                 None => changed |= self.sync_one(key, projection),
             }
         }
         let gone = self.entries.iter().filter(|(_, entry)| entry.seen.1 != self.syncs);
-        let gone: Vec<ProjectionKey> = gone.map(|(key, _)| key.clone()).collect();
+        let gone: Vec<RunKey> = gone.map(|(key, _)| key.clone()).collect();
         changed |= !gone.is_empty();
         for key in gone {
             self.entries.remove(&key);
             self.budgets.forget(&key);
             self.untold.remove(&key);
-            self.dirty.insert(key.namespace);
+            self.dirty.insert(key.projection.namespace);
         }
         changed
     }
 
-    fn sync_one(&mut self, key: ProjectionKey, projection: &Arc<Projection>) -> bool {
+    fn sync_one(&mut self, key: RunKey, projection: &Arc<Projection>) -> bool {
         let seen = (Arc::clone(projection), self.syncs);
         let fallback = fallback_workers(projection, self.numbers(projection).desired);
         let uid = projection.uid().unwrap_or_default();
@@ -124,14 +124,14 @@ impl Board {
                 if changed {
                     // What was measured is what the newer spec asks for, too; reconciling waits to hear that.
                     Arc::make_mut(&mut entry.observation).generation = generation;
-                    self.dirty.insert(Arc::clone(&key.namespace));
+                    self.dirty.insert(Arc::clone(&key.projection.namespace));
                     self.untold.insert(key.clone());
                 }
                 if *entry.observation.labels != *projection.labels() || entry.observation.fallback != fallback {
                     let observation = Arc::make_mut(&mut entry.observation);
                     observation.labels = Arc::new(projection.labels().clone());
                     observation.fallback = fallback;
-                    self.dirty.insert(key.namespace);
+                    self.dirty.insert(key.projection.namespace);
                 }
                 changed
             }
@@ -163,7 +163,7 @@ impl Board {
                     },
                 );
                 self.untold.insert(key.clone());
-                self.dirty.insert(key.namespace);
+                self.dirty.insert(key.projection.namespace);
                 true
             }
         }
@@ -206,7 +206,7 @@ impl Board {
             return taken;
         }
         entry.observation = Arc::new(after);
-        self.dirty.insert(Arc::clone(&reported.key.namespace));
+        self.dirty.insert(Arc::clone(&reported.key.projection.namespace));
         let due = entry.told.is_none_or(|told| now.duration_since(told) >= TELL_NUMBERS_EVERY);
         if taken == Taken::Material || (taken == Taken::Numbers && due) {
             entry.told = Some(now);
@@ -222,7 +222,7 @@ impl Board {
             let read_store = self.stores.of(&key);
             if entry.observation.read_store != read_store {
                 Arc::make_mut(&mut entry.observation).read_store = read_store;
-                self.dirty.insert(Arc::clone(&key.namespace));
+                self.dirty.insert(Arc::clone(&key.projection.namespace));
             }
             self.untold.insert(key);
         }
@@ -251,11 +251,11 @@ impl Board {
         }
         self.published.read_stores = Arc::clone(self.stores.observations());
         let dirty = std::mem::take(&mut self.dirty);
-        let mut changed: HashMap<Arc<str>, BTreeMap<Arc<str>, Arc<Observation>>> = HashMap::new();
+        let mut changed: HashMap<Arc<str>, Observations> = HashMap::new();
         for (key, entry) in &self.entries {
-            if dirty.contains(&key.namespace) {
-                let namespace = changed.entry(Arc::clone(&key.namespace)).or_default();
-                namespace.insert(Arc::clone(&key.name), Arc::clone(&entry.observation));
+            if dirty.contains(&key.projection.namespace) {
+                let namespace = changed.entry(Arc::clone(&key.projection.namespace)).or_default();
+                namespace.insert(key.clone(), Arc::clone(&entry.observation));
             }
         }
         for namespace in dirty {
@@ -267,10 +267,10 @@ impl Board {
         Some(self.published.clone())
     }
 
-    /// Whom to tell about; each until `tell` accepts it.
+    /// Tells which Projections have news of a run; each until `tell` accepts it.
     pub(super) fn tell(&mut self, mut tell: impl FnMut(ProjectionKey) -> bool) {
         while let Some(key) = self.untold.pop_first() {
-            if !tell(key.clone()) {
+            if !tell(key.projection.clone()) {
                 self.untold.insert(key);
                 return;
             }

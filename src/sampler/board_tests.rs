@@ -43,7 +43,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
 }
 
 fn reported(name: &str, uid: &str, result: Result<Sample, MeasureError>) -> Reported {
-    let key = ProjectionKey { namespace: "shop".into(), name: name.into() };
+    let key = RunKey::unversioned("shop", name);
     let valid_until = Instant::now() + Duration::from_secs(5);
     Reported { key, uid: uid.into(), generation: 1, read_store: Some("reads".into()), result, valid_until }
 }
@@ -69,7 +69,7 @@ fn a_projection_is_known_before_it_is_measured_and_the_round_ends_with_the_last_
     board.sync(&[Arc::clone(&a), Arc::clone(&b)], Following::default());
     assert!(!board.all_answered());
     let snapshot = board.snapshot().unwrap();
-    let observation = snapshot.get("shop", "a").unwrap();
+    let observation = snapshot.get(&RunKey::unversioned("shop", "a")).unwrap();
     assert_eq!(observation.current(Instant::now()).unwrap_err().reason, Reason::NotMeasuredYet);
     board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
     assert!(!board.all_answered());
@@ -91,7 +91,7 @@ fn an_observation_says_for_which_generation_it_holds_and_a_newer_spec_is_told() 
     };
     let seen = |board: &mut Board| {
         let snapshot = board.snapshot().unwrap();
-        let observation = snapshot.get("shop", "a").unwrap();
+        let observation = snapshot.get(&RunKey::unversioned("shop", "a")).unwrap();
         (observation.generation, observation.measured.is_some())
     };
     let asked = first.metadata.generation.unwrap_or_default();
@@ -110,7 +110,7 @@ fn a_failure_keeps_the_last_good_measurement_until_it_is_too_old() {
     board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
     assert_eq!(board.take(reported("a", "1", Err(refused())), &a, Instant::now()), Taken::Material);
     let snapshot = board.snapshot().unwrap();
-    let observation = snapshot.get("shop", "a").unwrap();
+    let observation = snapshot.get(&RunKey::unversioned("shop", "a")).unwrap();
     assert_eq!(observation.current(Instant::now()).unwrap().assessment.pending.events, 10);
     let later = Instant::now() + Duration::from_secs(6);
     assert_eq!(observation.current(later).unwrap_err().reason, Reason::ConnectionRefused);
@@ -130,7 +130,7 @@ fn a_namesake_and_another_source_start_anew() {
         board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
         board.sync(&[Arc::clone(&replacement)], Following::default());
         let snapshot = board.snapshot().unwrap();
-        assert!(snapshot.get("shop", "a").unwrap().measured.is_none());
+        assert!(snapshot.get(&RunKey::unversioned("shop", "a")).unwrap().measured.is_none());
     }
     let mut board = Board::default();
     let a = projection("a", "2", "events");
@@ -163,7 +163,10 @@ fn what_the_model_refuses_is_unknown_with_its_reason() {
     ] {
         board.take(reported("a", "1", Ok(sample)), &a, Instant::now());
         let snapshot = board.snapshot().unwrap();
-        assert_eq!(snapshot.get("shop", "a").unwrap().current(Instant::now()).unwrap_err().reason, reason);
+        assert_eq!(
+            snapshot.get(&RunKey::unversioned("shop", "a")).unwrap().current(Instant::now()).unwrap_err().reason,
+            reason
+        );
     }
 }
 
@@ -221,7 +224,7 @@ fn stuck_by_the_last_word_about_this_spec_is_stuck_from_the_first_sample_on() {
         board.sync(&[Arc::clone(&a)], Following::default());
         board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
         let snapshot = board.snapshot().unwrap();
-        snapshot.get("shop", "a").unwrap().measured.as_ref().unwrap().assessment.stuck
+        snapshot.get(&RunKey::unversioned("shop", "a")).unwrap().measured.as_ref().unwrap().assessment.stuck
     };
     assert!(stuck_after_restart("90", 1, "CheckpointFrozen"));
     assert!(!stuck_after_restart("80", 1, "CheckpointFrozen"), "it moved meanwhile");
@@ -241,7 +244,7 @@ fn a_fallback_never_asks_for_fewer_workers_than_run() {
         );
         let mut board = Board::default();
         board.sync(&[a], Following::default());
-        board.snapshot().unwrap().get("shop", "a").unwrap().fallback
+        board.snapshot().unwrap().get(&RunKey::unversioned("shop", "a")).unwrap().fallback
     };
     let wanted = serde_json::json!({ "target": "5s", "onUnknown": "Fallback", "fallbackWorkers": 3 });
     assert_eq!(fallback_of(wanted.clone(), None), Some(3));
@@ -265,7 +268,7 @@ fn projections_on_one_read_store_share_its_connections() {
     board.sync(&[Arc::clone(&a), Arc::clone(&b)], Following::default());
     let required = |board: &mut Board, name: &str| {
         let snapshot = board.snapshot().unwrap();
-        let measured = snapshot.get("shop", name).unwrap().measured.clone().unwrap();
+        let measured = snapshot.get(&RunKey::unversioned("shop", name)).unwrap().measured.clone().unwrap();
         (measured.assessment.required.workers, measured.assessment.required.limit)
     };
     let mut asked = |name: &str, projection: &Projection, second: u64| {
@@ -291,7 +294,7 @@ fn a_follower_would_go_on_from_what_the_leader_asked_for() {
         board.sync(&[Arc::clone(&a)], Following { another_leads: follows, ..Following::default() });
         board.take(reported("a", "1", Ok(sample(2, 90, 0))), &a, Instant::now());
         let snapshot = board.snapshot().unwrap();
-        let measured = snapshot.get("shop", "a").unwrap().measured.clone().unwrap();
+        let measured = snapshot.get(&RunKey::unversioned("shop", "a")).unwrap().measured.clone().unwrap();
         assert_eq!(measured.assessment.required.workers, required, "follows: {follows}");
     }
 }

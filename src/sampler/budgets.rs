@@ -7,27 +7,27 @@ use std::{
 
 use crate::{
     lag::{Claim, fair_shares},
-    measure::ProjectionKey,
+    measure::RunKey,
 };
 
 /// The claims on every read store.
 #[derive(Default)]
 pub(super) struct Budgets {
     stores: HashMap<Arc<str>, Store>,
-    place: HashMap<ProjectionKey, Arc<str>>,
+    place: HashMap<RunKey, Arc<str>>,
 }
 
 #[derive(Default)]
 struct Store {
-    claims: BTreeMap<ProjectionKey, Claim>,
+    claims: BTreeMap<RunKey, Claim>,
     /// By the number of connections to share, which may differ from one projection to the other: each is bound by its own. Computed when asked
     /// for, gone when a claim changes.
-    shares: HashMap<u32, HashMap<ProjectionKey, u32>>,
+    shares: HashMap<u32, HashMap<RunKey, u32>>,
 }
 
 impl Budgets {
     /// Takes note of what a projection would like to have of the read store `store`.
-    pub(super) fn claim(&mut self, key: &ProjectionKey, store: &Arc<str>, claim: Claim) {
+    pub(super) fn claim(&mut self, key: &RunKey, store: &Arc<str>, claim: Claim) {
         if self.place.get(key).is_some_and(|before| before != store) {
             self.forget(key);
         }
@@ -39,7 +39,7 @@ impl Budgets {
     }
 
     /// It is gone.
-    pub(super) fn forget(&mut self, key: &ProjectionKey) {
+    pub(super) fn forget(&mut self, key: &RunKey) {
         let Some(store) = self.place.remove(key) else { return };
         let Some(there) = self.stores.get_mut(&store) else { return };
         there.claims.remove(key);
@@ -50,7 +50,7 @@ impl Budgets {
     }
 
     /// How many workers it may have, if all on its read store take at most `connections` together.
-    pub(super) fn share(&mut self, key: &ProjectionKey, connections: u32) -> Option<u32> {
+    pub(super) fn share(&mut self, key: &RunKey, connections: u32) -> Option<u32> {
         let there = self.stores.get_mut(self.place.get(key)?)?;
         let Store { claims, shares } = there;
         let shares = shares.entry(connections).or_insert_with(|| {
@@ -65,8 +65,8 @@ impl Budgets {
 mod tests {
     use super::*;
 
-    fn key(name: &str) -> ProjectionKey {
-        ProjectionKey { namespace: "shop".into(), name: name.into() }
+    fn key(name: &str) -> RunKey {
+        RunKey::unversioned("shop", name)
     }
 
     fn wants(wanted: u32) -> Claim {

@@ -39,7 +39,7 @@ use crate::{
     addresses::AddressRules,
     api::{Projection, Reason},
     leader_required::Following,
-    measure::ProjectionKey,
+    measure::{ProjectionKey, RunKey},
     snapshot::SharedSnapshot,
     worker_pods::{UnwatchedPods, WorkerPods},
 };
@@ -134,7 +134,7 @@ pub async fn run_with_watches(
     }
     let (report, mut reports) = mpsc::unbounded_channel::<Reported>();
     let (report_store, mut store_reports) = mpsc::unbounded_channel();
-    let (refused, refusals) = mpsc::unbounded_channel::<ProjectionKey>();
+    let (refused, refusals) = mpsc::unbounded_channel::<RunKey>();
     let (known, known_here) = watch::channel(Vec::new());
     let planner = planner::Planner::new(secrets, report, report_store, Arc::clone(&metrics), addresses, pods);
     let _planner = AbortOnDrop(tokio::spawn(planner.run(known_here, refusals)));
@@ -174,7 +174,7 @@ pub async fn run_with_watches(
                         // The planner ends only with this task.
                         let _ = refused.send(reported.key.clone());
                     }
-                    let reference = ObjectRef::new(&reported.key.name).within(&reported.key.namespace);
+                    let reference = object_ref(&reported.key.projection);
                     if let Some(projection) = projections.get(&reference) {
                         board.take(reported, &projection, std::time::Instant::now());
                     }
@@ -203,6 +203,10 @@ pub async fn run_with_watches(
         }
         publish_at = publish_at.or_else(|| Some(Instant::now()));
     }
+}
+
+fn object_ref(ProjectionKey { namespace, name }: &ProjectionKey) -> ObjectRef<Projection> {
+    ObjectRef::new(name).within(namespace)
 }
 
 /// Ends a task together with its owner.

@@ -6,14 +6,14 @@ use crate::{
     api::{EventTable, Projection},
     lag::{PassedOver, Position},
     leader_required::passed_over_by_operator,
-    measure::ProjectionKey,
-    resolve::{Resolved, ResolvedSource, key_of},
+    measure::RunKey,
+    resolve::{Resolved, ResolvedSource, key_of, run_of},
     sources::postgres::PassedOverMemory,
 };
 
 /// One memory for each projection, for as long as it is the same Projection and reads the same event table.
 #[derive(Default)]
-pub(super) struct Memories(HashMap<ProjectionKey, Kept>);
+pub(super) struct Memories(HashMap<RunKey, Kept>);
 
 struct Kept {
     uid: String,
@@ -24,7 +24,7 @@ struct Kept {
 impl Memories {
     /// Forgets the projections that are gone.
     pub(super) fn retain<'a>(&mut self, projections: impl IntoIterator<Item = &'a Projection>) {
-        let there: HashSet<ProjectionKey> = projections.into_iter().map(key_of).collect();
+        let there: HashSet<RunKey> = projections.into_iter().map(run_of).collect();
         self.0.retain(|key, _| there.contains(key));
     }
 
@@ -42,7 +42,7 @@ impl Memories {
     }
 
     /// The memory of a projection; an empty one where none was begun.
-    pub(super) fn of(&self, key: &ProjectionKey) -> PassedOverMemory {
+    pub(super) fn of(&self, key: &RunKey) -> PassedOverMemory {
         self.0.get(key).map(|kept| kept.memory.clone()).unwrap_or_default()
     }
 }

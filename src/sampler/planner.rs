@@ -30,8 +30,8 @@ use crate::{
         Endpoint, http_settings::HttpIdentity, kafka, kurrentdb, nats, postgres::ConnectionIdentity, rabbitmq, redis,
         scrape,
     },
-    measure::{MeasureError, ProjectionKey},
-    resolve::{ConnectionName, Resolved, ResolvedSource, key_of, resolve},
+    measure::{MeasureError, RunKey},
+    resolve::{ConnectionName, Resolved, ResolvedSource, resolve, run_of},
     snapshot::valid_for,
     sources::{
         Ask, CheckpointQuery,
@@ -114,7 +114,7 @@ impl Planner {
     pub(super) async fn run(
         mut self,
         mut known: watch::Receiver<Known>,
-        mut refusals: mpsc::UnboundedReceiver<ProjectionKey>,
+        mut refusals: mpsc::UnboundedReceiver<RunKey>,
     ) {
         let mut refused = Vec::new();
         let mut news = true;
@@ -136,7 +136,7 @@ impl Planner {
                     Err(_) => return,
                 },
                 _ = refusals.recv_many(&mut refused, 1_024) => {
-                    let keys: HashSet<ProjectionKey> = refused.drain(..).collect();
+                    let keys: HashSet<RunKey> = refused.drain(..).collect();
                     let theirs = self.resolved.iter().filter(|resolved| keys.contains(&resolved.key));
                     let theirs: HashSet<ConnectionName> = theirs.flat_map(Resolved::connections).cloned().collect();
                     self.cache.distrust(theirs);
@@ -156,7 +156,7 @@ impl Planner {
                     self.resolved.push(resolved);
                 }
                 Err(unknown) => self.report(
-                    key_of(projection),
+                    run_of(projection),
                     projection.metadata.uid.as_deref().unwrap_or_default().into(),
                     projection.metadata.generation.unwrap_or_default(),
                     unknown,
@@ -183,7 +183,7 @@ impl Planner {
         self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.opened.follow(endpoints, &self.addresses);
         let members = sources.values().flat_map(|group| &group.members);
-        let placed: Vec<(ProjectionKey, Endpoint)> =
+        let placed: Vec<(RunKey, Endpoint)> =
             members.filter_map(|(resolved, store)| Some((resolved.key.clone(), store.clone()?))).collect();
         self.stores.assign(&placed, |endpoint| self.opened.store(endpoint));
         for (endpoint, group) in sources {
@@ -325,7 +325,7 @@ impl Planner {
         Work { asks: asks.collect(), interval }
     }
 
-    fn report(&self, key: ProjectionKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {
+    fn report(&self, key: RunKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {
         self.metrics.count(false);
         let valid_until = Instant::now() + valid_for(REFRESH_EVERY);
         // The receiver is gone when the operator ends.

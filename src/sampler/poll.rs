@@ -16,7 +16,7 @@ use crate::{
     api::Reason,
     backoff::Backoff,
     lag::Sample,
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     snapshot::valid_for,
     sources::{Ask, Pace, Probe, Report, Target},
 };
@@ -106,7 +106,7 @@ async fn measure<P: Probe>(probe: &mut P, targets: Vec<Target<P::Question>>, rep
         return Pace::Usual;
     }
     let deadline = Instant::now() + DEADLINE;
-    let mut unanswered: HashMap<ProjectionKey, Arc<Ask<P::Question>>> =
+    let mut unanswered: HashMap<RunKey, Arc<Ask<P::Question>>> =
         targets.iter().map(|target| (target.ask.key.clone(), Arc::clone(&target.ask))).collect();
     let mut note = |ask: &Ask<P::Question>, result| {
         unanswered.remove(&ask.key);

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     api::ReadStoreStatus,
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     snapshot::StoreObservations,
     store_health::{Polled, StoreId, StoreName, StoreObservation},
 };
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum StoreReport {
     /// From now on these are all, and this is which each Projection has.
-    Placed { stores: HashMap<StoreId, StoreName>, of: HashMap<ProjectionKey, StoreId> },
+    Placed { stores: HashMap<StoreId, StoreName>, of: HashMap<RunKey, StoreId> },
     /// A store was asked.
     Polled { id: StoreId, polled: Polled },
 }
@@ -25,7 +25,7 @@ pub(super) enum StoreReport {
 /// What is known of the stores, and of which of them changes are to be told. No IO.
 #[derive(Default)]
 pub(super) struct StoreBoard {
-    of: HashMap<ProjectionKey, StoreId>,
+    of: HashMap<RunKey, StoreId>,
     observations: Arc<StoreObservations>,
     /// What was told last.
     told: HashMap<StoreId, (ReadStoreStatus, Option<MeasureError>)>,
@@ -33,7 +33,7 @@ pub(super) struct StoreBoard {
 
 impl StoreBoard {
     /// Which store a Projection has.
-    pub(super) fn of(&self, key: &ProjectionKey) -> Option<StoreId> {
+    pub(super) fn of(&self, key: &RunKey) -> Option<StoreId> {
         self.of.get(key).copied()
     }
 
@@ -43,7 +43,7 @@ impl StoreBoard {
     }
 
     /// Takes a report in, and returns the Projections that have another store, or whose store has changed in a way that people should know.
-    pub(super) fn take(&mut self, report: StoreReport, now: Instant) -> BTreeSet<ProjectionKey> {
+    pub(super) fn take(&mut self, report: StoreReport, now: Instant) -> BTreeSet<RunKey> {
         match report {
             StoreReport::Placed { stores, of } => {
                 let known = Arc::make_mut(&mut self.observations);
@@ -79,8 +79,8 @@ mod tests {
     use super::*;
     use crate::{api::Reason, store_health::StoreSample};
 
-    fn key(name: &str) -> ProjectionKey {
-        ProjectionKey { namespace: "shop".into(), name: name.into() }
+    fn key(name: &str) -> RunKey {
+        RunKey::unversioned("shop", name)
     }
 
     fn placed(of: &[(&str, u64)]) -> StoreReport {

@@ -13,7 +13,7 @@ use super::{AbortOnDrop, poll::next_poll, store_board::StoreReport};
 use crate::{
     api::Reason,
     clients::Endpoint,
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     read_stores::CheckpointStore,
     snapshot::valid_for,
     sources::Pace,
@@ -47,7 +47,7 @@ impl StoreTasks {
     /// From now on the stores of these Projections are asked; `store` gives what each is asked with.
     pub(super) fn assign(
         &mut self,
-        placed: &[(ProjectionKey, Endpoint)],
+        placed: &[(RunKey, Endpoint)],
         store: impl Fn(&Endpoint) -> Option<CheckpointStore>,
     ) {
         let wanted: HashMap<&Endpoint, StoreName> =

@@ -2,12 +2,12 @@
 
 use kube::ResourceExt as _;
 
-use crate::{api::Projection, lag::Workers, measure::ProjectionKey, resolve::key_of};
+use crate::{api::Projection, lag::Workers, measure::RunKey, resolve::run_of};
 
 /// Where the numbers of workers come from.
 pub trait WatchedWorkers: Send + Sync + 'static {
-    /// The workers of the Projection with this key and UID, as a watch shows its workload. Absent where no watch of this replica shows it.
-    fn counts(&self, key: &ProjectionKey, uid: &str) -> Option<WorkerNumbers>;
+    /// The workers of this run of the Projection with this UID, as a watch shows its workload. Absent where no watch of this replica shows it.
+    fn counts(&self, key: &RunKey, uid: &str) -> Option<WorkerNumbers>;
 }
 
 /// The workers that there are.
@@ -25,7 +25,7 @@ impl WorkerNumbers {
     /// The watch counts; where there is none, what the status says.
     pub(super) fn of(projection: &Projection, watched: Option<&dyn WatchedWorkers>) -> Self {
         let uid = projection.uid().unwrap_or_default();
-        let seen = watched.and_then(|watched| watched.counts(&key_of(projection), &uid));
+        let seen = watched.and_then(|watched| watched.counts(&run_of(projection), &uid));
         seen.unwrap_or_else(|| Self::by_status(projection))
     }
 
@@ -52,7 +52,7 @@ mod tests {
     struct Watch(Option<WorkerNumbers>);
 
     impl WatchedWorkers for Watch {
-        fn counts(&self, key: &ProjectionKey, uid: &str) -> Option<WorkerNumbers> {
+        fn counts(&self, key: &RunKey, uid: &str) -> Option<WorkerNumbers> {
             self.0.filter(|_| key.to_string() == "shop/orders" && uid == "u-1")
         }
     }

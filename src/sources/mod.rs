@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::{
     api::CheckpointLocation,
     lag::Sample,
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     read_stores::{Checkpoint, CheckpointStore},
 };
 
@@ -25,7 +25,7 @@ use crate::{
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ask<Question> {
     /// Which.
-    pub key: ProjectionKey,
+    pub key: RunKey,
     /// Its UID.
     pub uid: Arc<str>,
     /// The generation of the spec that the question was made from.

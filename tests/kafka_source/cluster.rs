@@ -13,7 +13,7 @@ use projectionist::{
     api::Reason,
     clients::kafka::Isolation,
     lag::{CheckpointState, Sample},
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     sources::{
         Ask, Probe, Target,
         kafka::{KafkaProbe, Progress, Question},
@@ -42,7 +42,7 @@ fn probe(brokers: &Brokers) -> KafkaProbe {
 
 fn asking(topic: &str, group: &str) -> Arc<Ask<Question>> {
     Arc::new(Ask {
-        key: ProjectionKey { namespace: "shop".into(), name: format!("{topic}-{group}").into() },
+        key: RunKey::unversioned("shop", format!("{topic}-{group}")),
         uid: format!("{topic}-{group}").into(),
         generation: 1,
         read_store: None,

@@ -6,7 +6,7 @@ use projectionist::{
     api::StoredOffset,
     clients::kafka::Isolation,
     lag::{CheckpointState, Position, Sample},
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     read_stores::Checkpoint,
     sources::{
         Ask, Probe, Target,
@@ -23,7 +23,7 @@ use crate::{
 
 fn asks(topic: &str, count: usize) -> Vec<Arc<Ask<Question>>> {
     let one = |n: usize| Ask {
-        key: ProjectionKey { namespace: "shop".into(), name: format!("{topic}-{n}").into() },
+        key: RunKey::unversioned("shop", format!("{topic}-{n}")),
         uid: format!("{topic}-{n}").into(),
         generation: 1,
         read_store: None,

@@ -28,7 +28,7 @@ use projectionist::{
     api::StoredOffset,
     clients::kafka::Isolation,
     lag::{CheckpointState, Position, Sample},
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     read_stores::Checkpoint,
     sources::{
         Ask, Probe, Target,
@@ -398,7 +398,7 @@ pub fn plain(logs: &[&[Batch]]) -> FalseTopic {
 
 fn ask(name: &str, topics: &[&str], progress: Progress, reset_to_earliest: bool) -> Arc<Ask<Question>> {
     Arc::new(Ask {
-        key: ProjectionKey { namespace: "shop".into(), name: name.into() },
+        key: RunKey::unversioned("shop", name),
         uid: name.into(),
         generation: 1,
         read_store: None,
@@ -419,7 +419,7 @@ pub fn of_group(group: &str, topics: &[&str]) -> Arc<Ask<Question>> {
 
 /// A Projection whose offsets the read store holds.
 pub fn of_store(name: &str, topics: &[&str]) -> Arc<Ask<Question>> {
-    let of = ProjectionKey { namespace: "shop".into(), name: name.into() };
+    let of = RunKey::unversioned("shop", name);
     ask(name, topics, Progress::Stored { of, meaning: StoredOffset::NextToRead }, false)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use projectionist::measure::ProjectionKey;
+use projectionist::measure::RunKey;
 
 use crate::{
     harness::{Asked, DEADLINE, ago, at, key, log, persistent, probe, stream},
@@ -35,7 +35,7 @@ async fn all_projections_of_a_cluster_share_one_connection_and_one_list_of_subsc
                     }
                 }
             });
-            let keys: Vec<ProjectionKey> = (0..projections).map(|number| key(&format!("p{number}"))).collect();
+            let keys: Vec<RunKey> = (0..projections).map(|number| key(&format!("p{number}"))).collect();
             let questions: Vec<_> = (0..projections)
                 .map(|number| match what {
                     "catch-up, one stream for all" => stream("order-0"),

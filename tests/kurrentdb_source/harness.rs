@@ -7,7 +7,7 @@ use projectionist::{
     api::PersistentSubscription,
     clients::kurrentdb::{ConnectionSettings, Filter},
     lag::{CheckpointState, Pending, Position, Sample},
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     read_stores::Checkpoint,
     sources::kurrentdb::{KurrentDbProbe, Question},
 };
@@ -53,8 +53,8 @@ pub fn at(position: Option<i64>) -> Checkpoint {
     Checkpoint { state, shards: None, bound: None, failed: Vec::new() }
 }
 
-pub fn key(name: &str) -> ProjectionKey {
-    ProjectionKey { namespace: "shop".into(), name: name.into() }
+pub fn key(name: &str) -> RunKey {
+    RunKey::unversioned("shop", name)
 }
 
 /// Asks for one Projection.

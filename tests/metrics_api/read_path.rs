@@ -10,6 +10,7 @@ use kube::runtime::{reflector, watcher};
 use projectionist::{
     api::Projection,
     lag::{Bounds, CheckpointState, Head, Model, Pending, Position, Sample, Workers},
+    measure::RunKey,
     metrics::{ServedMetrics, measured_kind},
     metrics_api::{Offer, Rate},
     snapshot::{Measured, Observation, Observations, SharedSnapshot, Snapshot},
@@ -89,7 +90,7 @@ fn projections(count: usize) -> ServedMetrics {
             },
         });
         writer.apply_watcher_event(&watcher::Event::InitApply(serde_json::from_value(object).unwrap()));
-        all.insert(name.into(), observation(&uid));
+        all.insert(RunKey::unversioned("shop", name), observation(&uid));
     }
     writer.apply_watcher_event(&watcher::Event::InitDone);
     let snapshot = SharedSnapshot::default();

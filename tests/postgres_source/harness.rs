@@ -16,7 +16,7 @@ use projectionist::{
     api::{Projection, Reason},
     lag::{Head, LogHead, Pending, Sample},
     leader_required::Following,
-    measure::MeasureError,
+    measure::{MeasureError, ProjectionKey, RunKey},
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot},
 };
@@ -59,7 +59,7 @@ pub struct Running {
     pub first_round: watch::Receiver<bool>,
     pub metrics: Arc<SamplerMetrics>,
     /// What the sampler would end without.
-    _held: (watch::Sender<Following>, mpsc::Receiver<projectionist::measure::ProjectionKey>),
+    _held: (watch::Sender<Following>, mpsc::Receiver<ProjectionKey>),
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -126,7 +126,7 @@ impl Running {
     }
 
     pub fn observation(&self, name: &str) -> Option<Arc<Observation>> {
-        self.snapshot.load().get("shop", name).cloned()
+        self.snapshot.load().get(&RunKey::unversioned("shop", name)).cloned()
     }
 
     pub async fn wait(&self, what: &str, name: &str, holds: impl Fn(&Observation) -> bool) -> Arc<Observation> {

@@ -7,7 +7,7 @@ use projectionist::{
     api::{Aggregate, Reason},
     clients::scrape::PodPages,
     lag::{CheckpointState, Sample},
-    measure::MeasureError,
+    measure::{MeasureError, RunKey},
     resolve::{AskedMetric, Numbers},
     sources::scrape::{LARGEST_POD_PAGE, PodsProbe, Question},
     worker_pods::{PodStage, SeenPods, UnwatchedPods, WorkerPod, Workload},
@@ -93,7 +93,7 @@ async fn pods_are_summed_and_one_that_works_and_cannot_be_read_makes_the_sum_unk
     b.serve();
     a.page("waiting 3\nage 9\ncame_total 100\n");
     b.page("waiting 4\nage 2.5\ncame_total 7\n");
-    let workload = Workload { namespace: "shop".into(), projection: "orders".into(), existing: None };
+    let workload = Workload { run: RunKey::unversioned("shop", "orders"), existing: None };
     let pages = PodPages { workload, port, path: "/metrics".to_owned() };
     let (told, seen) = watch::channel(Err(UnwatchedPods::not_yet()));
     let mut probe = PodsProbe::new(pages.clone(), seen, loopback(), std::time::Instant::now());

@@ -18,7 +18,7 @@ use projectionist::{
     api::{Projection, Reason},
     lag::Pending,
     leader_required::Following,
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, ProjectionKey, RunKey},
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot},
     store_health::StoreObservation,
@@ -137,7 +137,7 @@ impl Running {
         let until = Instant::now() + SOON;
         loop {
             let snapshot = self.snapshot.load();
-            let observation = snapshot.get("shop", name);
+            let observation = snapshot.get(&RunKey::unversioned("shop", name));
             match observation.and_then(|observation| snapshot.read_store_of(observation)) {
                 Some(store) if holds(store) => return Arc::clone(store),
                 last if Instant::now() > until => panic!("{name}: {what}: not within {SOON:?}; last seen: {last:#?}"),
@@ -149,7 +149,7 @@ impl Running {
     pub async fn wait(&self, what: &str, name: &str, holds: impl Fn(&Observation) -> bool) -> Arc<Observation> {
         let until = Instant::now() + SOON;
         loop {
-            match self.snapshot.load().get("shop", name).cloned() {
+            match self.snapshot.load().get(&RunKey::unversioned("shop", name)).cloned() {
                 Some(observation) if holds(&observation) => return observation,
                 last if Instant::now() > until => panic!("{name}: {what}: not within {SOON:?}; last seen: {last:#?}"),
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,

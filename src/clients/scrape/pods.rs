@@ -1,11 +1,11 @@
 //! Pages that the pods of a workload show: which pods, at which port and path. Addresses are no part of it, since pods come and go.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::{
     api::{ExistingKind, ExistingWorkload, Reason},
     clients::{Endpoint, ServerSettings, http_settings::HttpSettings},
-    measure::MeasureError,
+    measure::{MeasureError, ProjectionKey, RunKey},
     worker_pods::Workload,
 };
 
@@ -21,12 +21,11 @@ pub struct PodPages {
 }
 
 /// The keys by which a spec says it.
-const KEYS: [&str; 6] = ["namespace", "projection", "deployment", "statefulset", "port", "path"];
+const KEYS: [&str; 7] = ["namespace", "projection", "version", "deployment", "statefulset", "port", "path"];
 
 impl fmt::Display for PodPages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Workload { namespace, projection, .. } = &self.workload;
-        write!(f, "pods of {namespace}/{projection}, port {}, path {}", self.port, self.path)
+        write!(f, "pods of {}, port {}, path {}", self.workload.run, self.port, self.path)
     }
 }
 
@@ -55,8 +54,10 @@ impl ServerSettings for PodPages {
         let existing =
             deployment.or_else(|| value("statefulset").map(|name| existing(ExistingKind::StatefulSet, name)));
         let port = text("port").parse().ok().filter(|port| *port > 0);
+        let projection = ProjectionKey { namespace: text("namespace").into(), name: text("projection").into() };
+        let run = RunKey { projection, version: value("version").map(Arc::from) };
         Ok(Self {
-            workload: Workload { namespace: text("namespace").into(), projection: text("projection").into(), existing },
+            workload: Workload { run, existing },
             port: port.ok_or_else(|| invalid("the port must be a number from 1 to 65535"))?,
             path: text("path").to_owned(),
         })

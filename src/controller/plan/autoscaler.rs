@@ -50,7 +50,7 @@ pub fn plan_autoscaler(workers: &WorkerBounds, target: Target<'_>, owner: &Owner
             "external": {
                 "metric": {
                     "name": metric.external_name(),
-                    "selector": { "matchLabels": { names::METRIC_PROJECTION_LABEL: owner.name } },
+                    "selector": { "matchLabels": { names::METRIC_PROJECTION_LABEL: owner.name() } },
                 },
                 "target": { "type": "AverageValue", "averageValue": average },
             },

@@ -2,13 +2,13 @@
 
 use serde_json::{Map, json};
 
-use crate::controller::parts::{Desired, Owner, Part, worker_labels};
+use crate::controller::parts::{Desired, Owner, Part, worker_selector};
 
 /// The PodDisruptionBudget.
 pub fn plan_budget(owner: &Owner) -> Desired {
     let spec = json!({
         "maxUnavailable": 1,
-        "selector": { "matchLabels": worker_labels(owner) },
+        "selector": worker_selector(&owner.run),
         // A worker that cannot become ready must not keep a node from being drained.
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
     });

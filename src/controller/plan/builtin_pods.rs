@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     api::WorkerPod,
-    controller::parts::{Owner, Part, fingerprint, worker_labels},
+    controller::parts::{Owner, Part, fingerprint, worker_selector},
     names,
     resolve::BuiltinPods,
 };
@@ -88,7 +88,7 @@ pub(super) fn plan_builtin_pods(
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": { "matchLabels": worker_labels(owner) },
+                "labelSelector": worker_selector(&owner.run),
             }])
         },
         |given| json!(given),
@@ -103,7 +103,7 @@ pub(super) fn plan_builtin_pods(
         "containers": [container],
         "volumes": [{
             "name": CONFIGURATION,
-            "configMap": { "name": Part::ConfigMap.object_name(&owner.name) },
+            "configMap": { "name": Part::ConfigMap.object_name(&owner.run) },
         }],
     });
     let mut spec = fields(spec);

@@ -4,7 +4,7 @@ use serde_json::{Map, json};
 
 use super::{builtin_pods::WorkerDefaults, pods::plan_pods};
 use crate::{
-    controller::parts::{Desired, Owner, Part, worker_labels},
+    controller::parts::{Desired, Owner, Part, worker_selector},
     resolve::{Environment, Pods},
 };
 
@@ -22,7 +22,7 @@ pub fn plan_deployment(
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } })
     };
     let spec = json!({
-        "selector": { "matchLabels": worker_labels(owner) },
+        "selector": worker_selector(&owner.run),
         "strategy": strategy,
         "revisionHistoryLimit": 3,
         "template": plan_pods(pods, environment, owner, defaults),

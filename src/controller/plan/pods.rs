@@ -21,7 +21,7 @@ pub fn plan_pods(pods: &Pods, environment: &Environment, owner: &Owner, defaults
     };
     within(&mut metadata, "labels", |labels| {
         labels.entry(names::MANAGED_BY_LABEL).or_insert_with(|| json!(names::FIELD_MANAGER));
-        labels.extend(worker_labels(owner));
+        labels.extend(worker_labels(&owner.run).map(|(label, value)| (label.to_owned(), json!(value))));
     });
     secure_pod(&mut spec);
     let variables = variables(environment, owner);
@@ -89,8 +89,8 @@ fn variables(environment: &Environment, owner: &Owner) -> Vec<(String, Value)> {
     let value = |text: &str| json!({ "value": text });
     let field = json!({ "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } });
     let mut all = vec![
-        (worker_env::PROJECTION.to_owned(), value(&owner.name)),
-        (worker_env::NAMESPACE.to_owned(), value(&owner.namespace)),
+        (worker_env::PROJECTION.to_owned(), value(owner.name())),
+        (worker_env::NAMESPACE.to_owned(), value(owner.namespace())),
         (worker_env::WORKER.to_owned(), field),
     ];
     all.extend(shards.map(|shards| (worker_env::SHARDS.to_owned(), value(&shards.to_string()))));

@@ -61,7 +61,7 @@ impl Reports {
         version: &str,
         status: &ProjectionStatus,
     ) -> Result<Stored, Unwritten> {
-        let api: Api<Projection> = Api::namespaced(self.client.clone(), &owner.namespace);
+        let api: Api<Projection> = Api::namespaced(self.client.clone(), owner.namespace());
         let mut version = version.to_owned();
         let mut tries = 0;
         loop {
@@ -71,7 +71,7 @@ impl Reports {
                 Err(error) => return Err(Unwritten::Failed(error)),
             };
             // It may have another version, be another Projection, or be deleted: only a fresh read shows that.
-            let newer = match api.get_opt(&owner.name).await.map_err(Unwritten::Failed)? {
+            let newer = match api.get_opt(owner.name()).await.map_err(Unwritten::Failed)? {
                 Some(there) if there.metadata.uid.as_deref() == Some(owner.uid.as_str()) => {
                     there.metadata.resource_version
                 }
@@ -91,14 +91,14 @@ impl Reports {
         let reference = ObjectReference {
             api_version: Some(Projection::api_version(&()).into_owned()),
             kind: Some(Projection::kind(&()).into_owned()),
-            name: Some(owner.name.clone()),
-            namespace: Some(owner.namespace.clone()),
+            name: Some(owner.name().to_owned()),
+            namespace: Some(owner.namespace().to_owned()),
             uid: Some(owner.uid.clone()),
             ..ObjectReference::default()
         };
         for Announcement { warning, reason, action, note } in announcements {
             let type_ = if warning { EventType::Warning } else { EventType::Normal };
-            let (namespace, name) = (&owner.namespace, &owner.name);
+            let (namespace, name) = (owner.namespace(), owner.name());
             if warning {
                 tracing::warn!(%namespace, projection = %name, reason, "{note}");
             } else {
@@ -108,8 +108,8 @@ impl Reports {
             if let Err(error) = self.recorder.publish(&event, &reference).await {
                 tracing::warn!(
                     "an Event about {}/{} could not be published: {}",
-                    owner.namespace,
-                    owner.name,
+                    owner.namespace(),
+                    owner.name(),
                     in_words(&error)
                 );
             }
@@ -131,7 +131,7 @@ async fn replace(
     let operations: json_patch::Patch = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
     let parameters =
         PatchParams { field_manager: Some(names::STATUS_FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let stored = api.patch_status(&owner.name, &parameters, &Patch::Json::<Projection>(operations)).await?;
+    let stored = api.patch_status(owner.name(), &parameters, &Patch::Json::<Projection>(operations)).await?;
     Ok(Stored {
         version: stored.metadata.resource_version.unwrap_or_default(),
         status: stored.status.unwrap_or_default(),

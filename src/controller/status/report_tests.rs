@@ -9,7 +9,10 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::mock_api::{Server, failure};
+use crate::{
+    controller::mock_api::{Server, failure},
+    measure::RunKey,
+};
 
 fn server() -> (Server, Reports) {
     let (server, client) = Server::mocked();
@@ -17,7 +20,7 @@ fn server() -> (Server, Reports) {
 }
 
 fn owner() -> Owner {
-    Owner { namespace: "shop".to_owned(), name: "orders".to_owned(), uid: "ours".to_owned() }
+    Owner { run: RunKey::unversioned("shop", "orders"), uid: "ours".to_owned() }
 }
 
 fn projection(uid: &str, version: &str) -> Value {

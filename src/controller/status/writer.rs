@@ -122,5 +122,5 @@ impl StatusWriter {
 }
 
 fn not_written(owner: &Owner, why: &str) {
-    tracing::warn!("the status of {}/{} could not be written: {why}", owner.namespace, owner.name);
+    tracing::warn!("the status of {}/{} could not be written: {why}", owner.namespace(), owner.name());
 }

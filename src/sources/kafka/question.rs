@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     api::{KafkaIsolation, StoredOffset},
     clients::kafka::Isolation,
-    measure::ProjectionKey,
+    measure::RunKey,
     resolve::{KafkaProgress, KafkaTopics},
 };
 
@@ -30,7 +30,7 @@ pub enum Progress {
     /// The read store.
     Stored {
         /// Whose offsets they are: two projections on the same topics have come differently far.
-        of: ProjectionKey,
+        of: RunKey,
         /// What an offset means.
         meaning: StoredOffset,
     },
@@ -48,7 +48,7 @@ impl Progress {
 
 impl Question {
     /// What this projection asks.
-    pub fn new(key: &ProjectionKey, topics: &KafkaTopics) -> Self {
+    pub fn new(key: &RunKey, topics: &KafkaTopics) -> Self {
         Self {
             topics: topics.topics.clone(),
             progress: match &topics.progress {

@@ -111,10 +111,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{clients::kafka::Isolation, measure::ProjectionKey};
+    use crate::{clients::kafka::Isolation, measure::RunKey};
 
     fn question(meaning: StoredOffset) -> Question {
-        let of = ProjectionKey { namespace: "shop".into(), name: "list".into() };
+        let of = RunKey::unversioned("shop", "list");
         Question {
             topics: Arc::new(["a".into(), "a-1".into()]),
             progress: Progress::Stored { of, meaning },

@@ -24,7 +24,7 @@ use crate::{
     api::{CatchUpSubscription, PersistentSubscription, Reason},
     clients::kurrentdb::{Client, ConnectionSettings, Filter, Read},
     lag::{CheckpointState, Head, Note, Pending, Sample},
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     read_stores::Checkpoint,
     resolve::KurrentDbSubscriptions,
     sources::{Ask, Pace, Probe, Report, Target},
@@ -72,7 +72,7 @@ impl From<&KurrentDbSubscriptions> for Question {
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// Which.
-    pub key: &'a ProjectionKey,
+    pub key: &'a RunKey,
     /// What it reads.
     pub question: &'a Question,
     /// How far it has come; absent for persistent subscriptions.
@@ -87,7 +87,7 @@ pub struct KurrentDbProbe {
     /// Of streams, counted in events.
     streams: HashMap<String, Arrivals>,
     /// Of `$all`, whose end is counted in bytes.
-    logs: HashMap<ProjectionKey, Arrivals>,
+    logs: HashMap<RunKey, Arrivals>,
     started: std::time::Instant,
 }
 
@@ -129,7 +129,7 @@ impl KurrentDbProbe {
         reads
     }
 
-    fn last_end(&self, key: &ProjectionKey) -> Option<u64> {
+    fn last_end(&self, key: &RunKey) -> Option<u64> {
         self.logs.get(key).and_then(|arrivals| arrivals.end)
     }
 
@@ -226,7 +226,7 @@ impl Probe for KurrentDbProbe {
 
     /// What is remembered begins with the first look.
     fn follow(&mut self, asks: &[Arc<Ask<Question>>]) {
-        let keys: BTreeSet<&ProjectionKey> = asks.iter().map(|ask| &ask.key).collect();
+        let keys: BTreeSet<&RunKey> = asks.iter().map(|ask| &ask.key).collect();
         self.logs.retain(|key, _| keys.contains(key));
     }
 

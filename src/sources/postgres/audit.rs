@@ -25,7 +25,7 @@ use super::{
 use crate::{
     clients::postgres::Query,
     lag::{PassedOver, Position},
-    measure::ProjectionKey,
+    measure::RunKey,
 };
 
 /// The first look covers so many of the newest events.
@@ -46,10 +46,10 @@ pub(super) struct Audit {
     all_probed: Option<Instant>,
     late_probed: Option<Instant>,
     /// How far each projection had come when recent gaps, and when all gaps, were last seen to be empty.
-    passed: [HashMap<ProjectionKey, Position>; 2],
-    late: HashMap<ProjectionKey, Late>,
+    passed: [HashMap<RunKey, Position>; 2],
+    late: HashMap<RunKey, Late>,
     /// The projections of which it was taken over what was told before.
-    taken_over: HashMap<ProjectionKey, PassedOverMemory>,
+    taken_over: HashMap<RunKey, PassedOverMemory>,
 }
 
 /// What one projection has passed over.
@@ -113,7 +113,7 @@ impl Audit {
 
     /// What the projection has passed over, or where its checkpoint has several rows may have, as far as it is known. An event is told until all rows
     /// have gone back before it or it is deleted.
-    pub(super) fn passed_over(&self, key: &ProjectionKey) -> PassedOver {
+    pub(super) fn passed_over(&self, key: &RunKey) -> PassedOver {
         self.late.get(key).map_or_else(PassedOver::default, Late::told)
     }
 

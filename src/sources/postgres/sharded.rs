@@ -20,7 +20,7 @@ use crate::{
     api::{CheckpointRows, Reason},
     clients::postgres::{Query, classify},
     lag::{LogHead, Pending},
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
 };
 
 /// All walks of one statement together read no more events than this.
@@ -32,7 +32,7 @@ const KEPT_AT_MOST: usize = 200_000;
 
 /// What is remembered of the shards of all projections on one table.
 pub(super) struct ShardCounts {
-    kept: HashMap<ProjectionKey, Kept>,
+    kept: HashMap<RunKey, Kept>,
     /// When the server last took an expression. What it refuses is asked again at each poll.
     checked: HashMap<EventShard, Instant>,
     /// Events whose shard an expression could not tell, and when that was found.
@@ -70,7 +70,7 @@ pub(super) struct ShardsTold {
 
 /// One walk over a piece of the log.
 struct Ask<'a> {
-    key: &'a ProjectionKey,
+    key: &'a RunKey,
     low: i64,
     high: i64,
     limit: i64,
@@ -88,7 +88,7 @@ impl ShardCounts {
     }
 
     /// Forgets one projection.
-    pub(super) fn forget(&mut self, key: &ProjectionKey) {
+    pub(super) fn forget(&mut self, key: &RunKey) {
         self.kept.remove(key);
     }
 
@@ -98,7 +98,7 @@ impl ShardCounts {
     }
 
     /// What waits for a projection, or why that cannot be told.
-    pub(super) fn told(&self, key: &ProjectionKey, head: LogHead) -> Option<Result<ShardsTold, MeasureError>> {
+    pub(super) fn told(&self, key: &RunKey, head: LogHead) -> Option<Result<ShardsTold, MeasureError>> {
         let kept = self.kept.get(key)?;
         if let Some(refused) = &kept.refused {
             return Some(Err(refused.clone()));
@@ -140,7 +140,7 @@ impl ShardCounts {
         self.checked.retain(|shard, _| wanted.iter().any(|wanted| wanted.question.shard.as_ref() == Some(shard)));
         self.untold.retain(|shard, _| self.checked.contains_key(shard));
         self.room = (KEPT_AT_MOST / wanted.len()).clamp(100, usize::try_from(EXACT_UP_TO).unwrap_or(usize::MAX));
-        let mut groups: BTreeMap<&EventShard, Vec<&ProjectionKey>> = BTreeMap::new();
+        let mut groups: BTreeMap<&EventShard, Vec<&RunKey>> = BTreeMap::new();
         for wanted in wanted {
             let Some(shard) = &wanted.question.shard else { continue };
             let kept = self.kept.entry(wanted.ask.key.clone()).or_insert_with(|| Kept {
@@ -175,7 +175,7 @@ impl ShardCounts {
         client: &Client,
         columns: &Columns,
         shard: &EventShard,
-        keys: &[&ProjectionKey],
+        keys: &[&RunKey],
         head: LogHead,
     ) -> Result<Option<MeasureError>, Error> {
         client.batch_execute("savepoint by_shard").await?;
@@ -217,13 +217,13 @@ impl ShardCounts {
         client: &Client,
         columns: &Columns,
         shard: &EventShard,
-        keys: &[&ProjectionKey],
+        keys: &[&RunKey],
         head: LogHead,
     ) -> Result<Option<i64>, Error> {
         if let Some((_, found)) = self.untold.get(shard).filter(|(at, _)| at.elapsed() < TRUST_CHECKS_FOR) {
             return Ok(*found);
         }
-        let walked = |key: &&ProjectionKey| self.kept.get(*key)?.tally.next(head.safe.0, LONGEST_WALK, self.room);
+        let walked = |key: &&RunKey| self.kept.get(*key)?.tally.next(head.safe.0, LONGEST_WALK, self.room);
         let low = keys.iter().filter_map(walked).map(|(low, _)| low).fold(head.safe.0, i64::min);
         let found = first_untold(client, columns, shard, (low, head.raw.0)).await?;
         self.untold.insert(shard.clone(), (Instant::now(), found));
@@ -257,7 +257,7 @@ impl ShardCounts {
         client: &Client,
         columns: &Columns,
         shard: &EventShard,
-        keys: &[&ProjectionKey],
+        keys: &[&RunKey],
         head: LogHead,
     ) -> Result<(), Error> {
         let (safe, raw) = (head.safe.0, head.raw.0);

@@ -20,7 +20,7 @@ use crate::{
     api::{EventTable, Reason},
     clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
     lag::{BlockingWriter, CheckpointState, EventFaults, Head, LogHead, Note, Pending, Position, Sample},
-    measure::{MeasureError, ProjectionKey},
+    measure::{MeasureError, RunKey},
     read_stores::Checkpoint,
 };
 
@@ -44,7 +44,7 @@ pub(super) struct Table {
     arrivals: Arrivals,
     /// What waits between the safe head and the raw head, and when it was counted.
     above: (Vec<Segment>, Instant),
-    counted: HashMap<ProjectionKey, Counted>,
+    counted: HashMap<RunKey, Counted>,
     shards: ShardCounts,
     walking: bool,
     /// The safe head that does not move although the raw head is beyond it, and since when.
