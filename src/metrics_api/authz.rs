@@ -1,7 +1,6 @@
 //! Authorization: attributes of a request, and the cluster's answers, cached for a moment.
 
 use std::{
-    collections::HashMap,
     fmt,
     hash::Hash,
     sync::{Mutex, PoisonError},
@@ -10,11 +9,11 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{ReviewError, Reviews, User, authn::TOKEN_CACHED_FOR};
+use super::{ReviewError, Reviews, User, authn::TOKEN_CACHED_FOR, recent::RecentMap};
 
 /// How long an answer holds, allowed or not.
 const CACHED_FOR: Duration = Duration::from_secs(10);
-/// About how many answers are remembered; beyond that the older half is dropped.
+/// At most so many answers of each kind are remembered.
 const MOST_CACHED: usize = 4096;
 /// A review that takes longer has failed.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(6);
@@ -189,34 +188,24 @@ impl Questions {
     }
 }
 
-/// A bounded memory of answers: two halves, of which the older is dropped when the newer is full. So a flood of questions does not keep others from
-/// being remembered, and no entry has to be searched for to make room.
-struct Remembered<K, V>(Mutex<Halves<K, V>>);
+/// Answers, each with the time when it came.
+struct Remembered<K, V>(Mutex<RecentMap<K, (Instant, V)>>);
 
-struct Halves<K, V> {
-    newer: HashMap<K, (Instant, V)>,
-    older: HashMap<K, (Instant, V)>,
-}
-
-impl<K, V> Default for Remembered<K, V> {
+impl<K: Eq + Hash, V> Default for Remembered<K, V> {
     fn default() -> Self {
-        Self(Mutex::new(Halves { newer: HashMap::new(), older: HashMap::new() }))
+        Self(Mutex::new(RecentMap::new(MOST_CACHED)))
     }
 }
 
 impl<K: Eq + Hash, V: Clone> Remembered<K, V> {
     fn get(&self, key: &K, lasts: Duration) -> Option<V> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = answers.newer.get(key).or_else(|| answers.older.get(key));
-        answer.filter(|(since, _)| since.elapsed() < lasts).map(|(_, answer)| answer.clone())
+        answers.get(key).filter(|(since, _)| since.elapsed() < lasts).map(|(_, answer)| answer.clone())
     }
 
     fn put(&self, key: K, answer: V) {
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.newer.len() >= MOST_CACHED / 2 {
-            answers.older = std::mem::take(&mut answers.newer);
-        }
-        answers.newer.insert(key, (Instant::now(), answer));
+        answers.insert(key, (Instant::now(), answer));
     }
 }
 
@@ -359,8 +348,7 @@ mod tests {
             remembered.put(key, ());
             assert_eq!(remembered.get(&key, Duration::from_secs(60)), Some(()));
         }
-        let halves = remembered.0.lock().unwrap();
-        assert!(halves.newer.len() + halves.older.len() <= MOST_CACHED);
+        assert_eq!(remembered.get(&0, Duration::from_secs(60)), None);
     }
 
     #[test]

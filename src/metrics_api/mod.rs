@@ -25,6 +25,7 @@ mod peer;
 pub mod quantity;
 mod query;
 mod rate;
+mod recent;
 mod reply;
 mod routes;
 pub mod selector;

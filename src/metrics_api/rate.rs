@@ -3,13 +3,15 @@
 //! The caller is the user for whom a request is made, not the front proxy, which passes on the requests of all users. Time comes in as an argument.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::hash_map::RandomState,
     hash::BuildHasher,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
 
-/// About how many callers are remembered. Beyond that, those who have not asked for longest are forgotten, and start again.
+use super::recent::RecentMap;
+
+/// At most so many callers are remembered. Beyond that, those who have not asked for longest are forgotten, and start again.
 const MOST_CALLERS: usize = 4096;
 
 /// How often a caller may ask.
@@ -79,24 +81,17 @@ impl Bucket {
 
 /// The buckets of callers that asked recently.
 ///
-/// Callers are identified by a keyed hash of their names: a name may be long, and storing or copying it is not worth it here. There are two halves,
-/// of which the older is dropped when the newer is full; a caller that asks again moves to the newer one.
+/// Callers are identified by a keyed hash of their names: a name may be long, and storing or copying it is not worth it here.
 #[derive(Debug)]
 pub(super) struct Callers {
     rate: Rate,
     keys: RandomState,
-    halves: Mutex<Halves>,
-}
-
-#[derive(Debug, Default)]
-struct Halves {
-    newer: HashMap<u64, Bucket>,
-    older: HashMap<u64, Bucket>,
+    buckets: Mutex<RecentMap<u64, Bucket>>,
 }
 
 impl Callers {
     pub(super) fn new(rate: Rate) -> Self {
-        Self { rate, keys: RandomState::new(), halves: Mutex::default() }
+        Self { rate, keys: RandomState::new(), buckets: Mutex::new(RecentMap::new(MOST_CALLERS)) }
     }
 
     /// Counts a request of the user.
@@ -105,15 +100,8 @@ impl Callers {
             return Verdict::Granted;
         }
         let key = self.keys.hash_one(user);
-        let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
-        if !halves.newer.contains_key(&key) {
-            let bucket = halves.older.remove(&key).unwrap_or_else(|| Bucket::full(self.rate, now));
-            if halves.newer.len() >= MOST_CALLERS / 2 {
-                halves.older = std::mem::take(&mut halves.newer);
-            }
-            halves.newer.insert(key, bucket);
-        }
-        halves.newer.get_mut(&key).map_or(Verdict::Granted, |bucket| bucket.take(self.rate, now))
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.get_or_insert_with(key, || Bucket::full(self.rate, now)).take(self.rate, now)
     }
 }
 
@@ -180,7 +168,7 @@ mod tests {
                 assert_ne!(callers.take("wild", now), Verdict::Granted, "after {number} others");
             }
         }
-        let halves = callers.halves.lock().unwrap();
-        assert!(halves.newer.len() + halves.older.len() <= MOST_CALLERS);
+        let first = callers.keys.hash_one("user-0");
+        assert!(callers.buckets.lock().unwrap().get(&first).is_none(), "forgotten");
     }
 }
