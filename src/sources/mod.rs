@@ -102,3 +102,33 @@ pub trait Probe: Send + 'static {
         std::future::pending()
     }
 }
+
+/// A probe that asks all questions of a poll at once, of a source that keeps the checkpoints itself.
+pub trait BatchProbe: Send + 'static {
+    /// What there is to know of a projection in order to measure it.
+    type Question: Clone + Eq + Send + Sync + 'static;
+
+    /// Measures once for each of these questions, and answers in their order. What the source has not answered by `by` is `TimedOut`.
+    fn answer(
+        &mut self,
+        questions: &[&Self::Question],
+        by: Instant,
+    ) -> impl Future<Output = Vec<Result<Sample, MeasureError>>> + Send;
+}
+
+impl<P: BatchProbe> Probe for P {
+    type Question = P::Question;
+
+    async fn measure(
+        &mut self,
+        targets: Vec<Target<P::Question>>,
+        deadline: Instant,
+        report: Report<'_, P::Question>,
+    ) -> Pace {
+        let questions: Vec<&P::Question> = targets.iter().map(|target| &target.ask.question).collect();
+        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
+            report(&target.ask, answer);
+        }
+        Pace::Usual
+    }
+}

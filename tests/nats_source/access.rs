@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use projectionist::{
     api::Reason,
-    sources::nats::{NatsProbe, Question},
+    sources::{
+        BatchProbe as _,
+        nats::{NatsProbe, Question},
+    },
 };
 use test_cluster::Nats;
 

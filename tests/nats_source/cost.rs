@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use projectionist::sources::BatchProbe as _;
 use test_cluster::Nats;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

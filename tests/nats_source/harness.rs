@@ -9,7 +9,10 @@ use projectionist::{
     clients::nats::ConnectionSettings,
     lag::{CheckpointState, Pending, Sample},
     measure::MeasureError,
-    sources::nats::{NatsProbe, Question},
+    sources::{
+        BatchProbe as _,
+        nats::{NatsProbe, Question},
+    },
 };
 use test_cluster::Nats;
 use tokio::time::Instant;

@@ -6,7 +6,7 @@ use async_nats::jetstream::{
     self, AckKind,
     consumer::{AckPolicy, DeliverPolicy, pull, push},
 };
-use projectionist::api::Reason;
+use projectionist::{api::Reason, sources::BatchProbe as _};
 
 use crate::harness::{
     DEADLINE, acknowledge, ask, durable, exactly, fetch, handled, jetstream, probe, publish, question, server, stream,

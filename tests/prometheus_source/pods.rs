@@ -9,7 +9,10 @@ use projectionist::{
     lag::{CheckpointState, Sample},
     measure::{MeasureError, RunKey},
     resolve::{AskedMetric, Numbers},
-    sources::scrape::{LARGEST_POD_PAGE, PodsProbe, Question},
+    sources::{
+        BatchProbe as _,
+        scrape::{LARGEST_POD_PAGE, PodsProbe, Question},
+    },
     worker_pods::{PodStage, SeenPods, UnwatchedPods, WorkerPod, Workload},
 };
 use tokio::{

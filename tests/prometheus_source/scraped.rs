@@ -12,7 +12,10 @@ use projectionist::{
     measure::MeasureError,
     resolve::{AskedMetric, Numbers},
     snapshot::Observation,
-    sources::scrape::{Question, ScrapeProbe},
+    sources::{
+        BatchProbe as _,
+        scrape::{Question, ScrapeProbe},
+    },
 };
 use serde_json::{Value, json};
 use test_cluster::{Prometheus, PrometheusOptions};

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use projectionist::sources::rabbitmq::Question;
+use projectionist::sources::{BatchProbe as _, rabbitmq::Question};
 use serde_json::json;
 use test_cluster::RabbitMq;
 use tokio::{

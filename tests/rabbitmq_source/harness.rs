@@ -6,7 +6,10 @@ use projectionist::{
     clients::rabbitmq::ConnectionSettings,
     lag::{CheckpointState, Pending, Sample},
     measure::MeasureError,
-    sources::rabbitmq::{Question, RabbitMqProbe},
+    sources::{
+        BatchProbe as _,
+        rabbitmq::{Question, RabbitMqProbe},
+    },
 };
 use serde_json::{Value, json};
 use test_cluster::RabbitMq;

@@ -8,7 +8,10 @@ use projectionist::{
     clients::rabbitmq::ConnectionSettings,
     lag::Sample,
     measure::MeasureError,
-    sources::rabbitmq::{Question, RabbitMqProbe},
+    sources::{
+        BatchProbe as _,
+        rabbitmq::{Question, RabbitMqProbe},
+    },
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;

@@ -16,7 +16,10 @@ use projectionist::{
         CheckpointStore, RedisStore,
         switch::{PointerSwitch, Switched, VersionSwitch},
     },
-    sources::redis::{Question, RedisProbe},
+    sources::{
+        BatchProbe as _,
+        redis::{Question, RedisProbe},
+    },
 };
 use test_cluster::{Redis, RedisCluster, eventually_is};
 use tokio::{

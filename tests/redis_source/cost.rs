@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use projectionist::sources::BatchProbe as _;
 use test_cluster::Redis;
 
 use crate::harness::{DEADLINE, exactly, probe, question};

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use projectionist::{api::Reason, lag::Sample, measure::MeasureError};
+use projectionist::{api::Reason, lag::Sample, measure::MeasureError, sources::BatchProbe as _};
 use test_cluster::Redis;
 
 use crate::{

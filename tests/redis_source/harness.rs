@@ -11,7 +11,10 @@ use projectionist::{
     clients::redis::ConnectionSettings,
     lag::{CheckpointState, Pending, Sample},
     measure::MeasureError,
-    sources::redis::{Question, RedisProbe},
+    sources::{
+        BatchProbe as _,
+        redis::{Question, RedisProbe},
+    },
 };
 use test_cluster::{Redis, redis::Answer};
 use tokio::time::Instant;

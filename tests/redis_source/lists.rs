@@ -7,7 +7,10 @@ use projectionist::{
     api::RedisList,
     lag::Sample,
     measure::MeasureError,
-    sources::redis::{Question, RedisProbe},
+    sources::{
+        BatchProbe as _,
+        redis::{Question, RedisProbe},
+    },
 };
 use tokio::time::Instant;
 

@@ -16,7 +16,7 @@ use crate::{
     clients::nats::{Client, ConnectionSettings},
     lag::{CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
-    sources::{Pace, Probe, Report, Target},
+    sources::BatchProbe,
 };
 use round::{Asked, Looked, Memory};
 
@@ -47,9 +47,13 @@ impl NatsProbe {
     pub fn new(settings: ConnectionSettings, started: std::time::Instant) -> Self {
         Self { client: Client::new(settings), memory: Memory::default(), started }
     }
+}
 
-    /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
-    pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
+/// Not woken: a subscription to the stream's subjects would bring all messages with their bodies.
+impl BatchProbe for NatsProbe {
+    type Question = Question;
+
+    async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
         let asked: BTreeSet<Asked> = questions.iter().flat_map(|question| question.asked()).collect();
         let began = self.started.elapsed();
         let looked = round::look(&mut self.client, &mut self.memory, &asked, began, by).await;
@@ -58,24 +62,6 @@ impl NatsProbe {
         let answers =
             questions.iter().map(|question| sample(question, &looked, at).map_err(|unknown| unknown.about(&server)));
         answers.collect()
-    }
-}
-
-/// Not woken: a subscription to the stream's subjects would bring all messages with their bodies.
-impl Probe for NatsProbe {
-    type Question = Question;
-
-    async fn measure(
-        &mut self,
-        targets: Vec<Target<Question>>,
-        deadline: Instant,
-        report: Report<'_, Question>,
-    ) -> Pace {
-        let questions: Vec<&Question> = targets.iter().map(|target| &target.ask.question).collect();
-        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
-            report(&target.ask, answer);
-        }
-        Pace::Usual
     }
 }
 

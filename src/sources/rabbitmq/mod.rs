@@ -24,7 +24,7 @@ use crate::{
     clients::rabbitmq::{Answer, Client, ConnectionSettings, StreamClient},
     lag::{CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
-    sources::{Pace, Probe, Report, Target},
+    sources::BatchProbe,
 };
 use answers::{COLUMNS, Queue};
 use counters::{Counters, Seen, Totals};
@@ -97,46 +97,6 @@ impl RabbitMqProbe {
         Self { client, counters: HashMap::new(), addresses, streams: HashMap::new(), started }
     }
 
-    /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
-    pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
-        let mut asked: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for question in questions {
-            let queues = question.queues.iter().chain(&question.dead_letter_queues);
-            let streams = question.streams.iter().map(|one| &one.stream);
-            asked.entry(&question.vhost).or_default().extend(queues.chain(streams).map(String::as_str));
-        }
-        let mut looked: HashMap<&str, Result<Looked, MeasureError>> = HashMap::new();
-        for (vhost, queues) in &asked {
-            let answer = self.client.get(&path(vhost, queues), by).await;
-            let seen = match answer.and_then(|answer| self.look(vhost, queues, &answer)) {
-                Ok(seen) => Ok(Looked { streams: self.look_at_streams(vhost, questions, by).await, ..seen }),
-                Err(unknown) => Err(unknown),
-            };
-            looked.insert(*vhost, seen);
-        }
-        self.streams.retain(|vhost, _| {
-            questions.iter().any(|question| question.vhost == *vhost && !question.streams.is_empty())
-        });
-        self.counters.retain(|(vhost, queue), _| {
-            asked.get(vhost.as_str()).is_some_and(|queues| queues.contains(queue.as_str()))
-        });
-        let at = self.started.elapsed();
-        let server = self.client.settings();
-        let answers = questions.iter().map(|question| {
-            let vhost = &question.vhost;
-            let sample = match looked.get(vhost.as_str()) {
-                Some(Ok(looked)) => sample(question, looked, at),
-                Some(Err(unknown)) => Err(unknown.clone()),
-                None => Err(unknown(Reason::NotMeasuredYet, "not looked at yet")),
-            };
-            sample.map_err(|unknown| MeasureError {
-                reason: unknown.reason,
-                message: format!("{server}, vhost {vhost}: {}", unknown.message),
-            })
-        });
-        answers.collect()
-    }
-
     /// Asks about the streams of a virtual host, where there are some to ask about.
     async fn look_at_streams(&mut self, vhost: &str, questions: &[&Question], by: Instant) -> streams::Looked {
         let here = questions.iter().filter(|question| question.vhost == vhost);
@@ -182,20 +142,46 @@ impl RabbitMqProbe {
 }
 
 /// Not woken. The management API tells only what it is asked.
-impl Probe for RabbitMqProbe {
+impl BatchProbe for RabbitMqProbe {
     type Question = Question;
 
-    async fn measure(
-        &mut self,
-        targets: Vec<Target<Question>>,
-        deadline: Instant,
-        report: Report<'_, Question>,
-    ) -> Pace {
-        let questions: Vec<&Question> = targets.iter().map(|target| &target.ask.question).collect();
-        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
-            report(&target.ask, answer);
+    async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
+        let mut asked: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for question in questions {
+            let queues = question.queues.iter().chain(&question.dead_letter_queues);
+            let streams = question.streams.iter().map(|one| &one.stream);
+            asked.entry(&question.vhost).or_default().extend(queues.chain(streams).map(String::as_str));
         }
-        Pace::Usual
+        let mut looked: HashMap<&str, Result<Looked, MeasureError>> = HashMap::new();
+        for (vhost, queues) in &asked {
+            let answer = self.client.get(&path(vhost, queues), by).await;
+            let seen = match answer.and_then(|answer| self.look(vhost, queues, &answer)) {
+                Ok(seen) => Ok(Looked { streams: self.look_at_streams(vhost, questions, by).await, ..seen }),
+                Err(unknown) => Err(unknown),
+            };
+            looked.insert(*vhost, seen);
+        }
+        self.streams.retain(|vhost, _| {
+            questions.iter().any(|question| question.vhost == *vhost && !question.streams.is_empty())
+        });
+        self.counters.retain(|(vhost, queue), _| {
+            asked.get(vhost.as_str()).is_some_and(|queues| queues.contains(queue.as_str()))
+        });
+        let at = self.started.elapsed();
+        let server = self.client.settings();
+        let answers = questions.iter().map(|question| {
+            let vhost = &question.vhost;
+            let sample = match looked.get(vhost.as_str()) {
+                Some(Ok(looked)) => sample(question, looked, at),
+                Some(Err(unknown)) => Err(unknown.clone()),
+                None => Err(unknown(Reason::NotMeasuredYet, "not looked at yet")),
+            };
+            sample.map_err(|unknown| MeasureError {
+                reason: unknown.reason,
+                message: format!("{server}, vhost {vhost}: {}", unknown.message),
+            })
+        });
+        answers.collect()
     }
 }
 

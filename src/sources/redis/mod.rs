@@ -20,7 +20,7 @@ use crate::{
     clients::redis::{Client, ConnectionSettings},
     lag::{CheckpointState, Head, Pending, Sample},
     measure::MeasureError,
-    sources::{Pace, Probe, Report, Target},
+    sources::BatchProbe,
 };
 use backlog::{Bound, Lost};
 use round::{Looked, Memory};
@@ -46,9 +46,13 @@ impl RedisProbe {
     pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>, started: std::time::Instant) -> Self {
         Self { client: Client::new(settings, addresses), memory: Memory::default(), started }
     }
+}
 
-    /// Measures once for each of these questions; what the server has not answered by `by` is reported as `TimedOut`.
-    pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
+/// Not woken. Streams could wake a client only by a blocking read, which takes a connection for each.
+impl BatchProbe for RedisProbe {
+    type Question = Question;
+
+    async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
         let asked: BTreeSet<&StreamGroup> = questions.iter().flat_map(|question| &question.streams).collect();
         let lists: BTreeSet<&RedisList> = questions.iter().flat_map(|question| &question.lists).collect();
         let looked = round::look(&mut self.client, &mut self.memory, (&asked, &lists), by).await;
@@ -60,24 +64,6 @@ impl RedisProbe {
             sample.map_err(|unknown| unknown.about(&server))
         });
         answers.collect()
-    }
-}
-
-/// Not woken. Streams could wake a client only by a blocking read, which takes a connection for each.
-impl Probe for RedisProbe {
-    type Question = Question;
-
-    async fn measure(
-        &mut self,
-        targets: Vec<Target<Question>>,
-        deadline: Instant,
-        report: Report<'_, Question>,
-    ) -> Pace {
-        let questions: Vec<&Question> = targets.iter().map(|target| &target.ask.question).collect();
-        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
-            report(&target.ask, answer);
-        }
-        Pace::Usual
     }
 }
 

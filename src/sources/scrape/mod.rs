@@ -25,7 +25,7 @@ use crate::{
     measure::MeasureError,
     resolve::{AskedMetric, Numbers},
     sources::{
-        Pace, Probe, Report, Target,
+        BatchProbe,
         numbers::{Gauge, Reading},
     },
 };
@@ -46,9 +46,13 @@ impl ScrapeProbe {
     pub fn new(settings: HttpSettings, addresses: Arc<AddressRules>, started: std::time::Instant) -> Self {
         Self { client: Client::new(settings, addresses), gauges: HashMap::new(), started }
     }
+}
 
-    /// Measures once for each of these questions; a page that has not come by `by` is reported as `TimedOut`.
-    pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
+/// Not woken. A page tells only who asks.
+impl BatchProbe for ScrapeProbe {
+    type Question = Question;
+
+    async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
         let page = self.client.page(by).await.and_then(|page| series(&page, questions));
         self.gauges.retain(|question, _| questions.contains(&question));
         let (at, now) = (self.started.elapsed(), jiff::Timestamp::now().as_millisecond());
@@ -80,22 +84,4 @@ fn series(page: &[u8], questions: &[&Question]) -> Result<Vec<Series>, MeasureEr
         questions.iter().flat_map(|question| question.all()).map(|metric| metric.name.as_str()).collect();
     parse(text, |name| wanted.contains(name))
         .map_err(|unreadable| no_page(&format!("line {}: {}", unreadable.line, unreadable.why)))
-}
-
-/// Not woken. A page tells only who asks.
-impl Probe for ScrapeProbe {
-    type Question = Question;
-
-    async fn measure(
-        &mut self,
-        targets: Vec<Target<Question>>,
-        deadline: Instant,
-        report: Report<'_, Question>,
-    ) -> Pace {
-        let questions: Vec<&Question> = targets.iter().map(|target| &target.ask.question).collect();
-        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
-            report(&target.ask, answer);
-        }
-        Pace::Usual
-    }
 }

@@ -22,7 +22,7 @@ use crate::{
     measure::MeasureError,
     resolve::{AskedMetric, Numbers},
     sources::{
-        Pace, Probe, Report, Target,
+        BatchProbe,
         numbers::{Gauge, Reading},
     },
     worker_pods::{SeenPods, WorkerPod},
@@ -64,27 +64,6 @@ impl PodsProbe {
         Self { pages, pods, addresses, clients: HashMap::new(), memories: HashMap::new(), started }
     }
 
-    /// Measures once for each of these questions.
-    pub async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
-        let pods = self.pods.borrow().clone();
-        let pages = match pods {
-            Ok(pods) => Ok(self.read(&pods, questions, by).await),
-            Err(unknown) => Err(unknown),
-        };
-        self.memories.retain(|question, _| questions.contains(&question));
-        let (at, now) = (self.started.elapsed(), jiff::Timestamp::now().as_millisecond());
-        let mut taken: HashMap<&Question, Result<Sample, MeasureError>> = HashMap::new();
-        let mut answers = Vec::with_capacity(questions.len());
-        for question in questions {
-            let sample = taken.entry(question).or_insert_with(|| {
-                let pages = pages.as_ref().map_err(Clone::clone)?;
-                self.memories.entry((*question).clone()).or_default().take(question, pages, at, now)
-            });
-            answers.push(sample.clone().map_err(|unknown| unknown.about(&self.pages)));
-        }
-        answers
-    }
-
     /// The pages of all pods.
     async fn read(&mut self, pods: &[WorkerPod], questions: &[&Question], by: Instant) -> Vec<PodPage> {
         let there: HashSet<&Arc<str>> = pods.iter().map(|pod| &pod.uid).collect();
@@ -123,6 +102,31 @@ impl PodsProbe {
     }
 }
 
+/// Not woken. A page tells only who asks.
+impl BatchProbe for PodsProbe {
+    type Question = Question;
+
+    async fn answer(&mut self, questions: &[&Question], by: Instant) -> Vec<Result<Sample, MeasureError>> {
+        let pods = self.pods.borrow().clone();
+        let pages = match pods {
+            Ok(pods) => Ok(self.read(&pods, questions, by).await),
+            Err(unknown) => Err(unknown),
+        };
+        self.memories.retain(|question, _| questions.contains(&question));
+        let (at, now) = (self.started.elapsed(), jiff::Timestamp::now().as_millisecond());
+        let mut taken: HashMap<&Question, Result<Sample, MeasureError>> = HashMap::new();
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            let sample = taken.entry(question).or_insert_with(|| {
+                let pages = pages.as_ref().map_err(Clone::clone)?;
+                self.memories.entry((*question).clone()).or_default().take(question, pages, at, now)
+            });
+            answers.push(sample.clone().map_err(|unknown| unknown.about(&self.pages)));
+        }
+        answers
+    }
+}
+
 async fn page(client: &mut Client, questions: &[&Question], by: Instant) -> Result<Vec<Series>, MeasureError> {
     client.page(by).await.and_then(|page| series(&page, questions))
 }
@@ -140,23 +144,5 @@ impl Memory {
             _ => of_all(asked, pages, now).and_then(|told| told.number(asked.aggregate)),
         };
         self.gauge.take(Reading::of(question, number)?, at)
-    }
-}
-
-/// Not woken. A page tells only who asks.
-impl Probe for PodsProbe {
-    type Question = Question;
-
-    async fn measure(
-        &mut self,
-        targets: Vec<Target<Question>>,
-        deadline: Instant,
-        report: Report<'_, Question>,
-    ) -> Pace {
-        let questions: Vec<&Question> = targets.iter().map(|target| &target.ask.question).collect();
-        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
-            report(&target.ask, answer);
-        }
-        Pace::Usual
     }
 }
