@@ -1,6 +1,8 @@
-//! Where servers listen. Pure.
+//! Where servers listen, each with the name that its certificate must be for. Pure.
 
 use std::fmt;
+
+use crate::clients::address::{self, host_and_port};
 
 /// Where a node listens.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -22,14 +24,14 @@ impl Address {
     }
 }
 
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port, name: _ } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+impl From<address::Address> for Address {
+    fn from(address::Address { host, port }: address::Address) -> Self {
+        Self { host, port, name: None }
     }
 }
 
-/// Whether this can be a host's name or address.
-pub(super) fn is_host(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':'))
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&host_and_port(&self.host, self.port))
+    }
 }

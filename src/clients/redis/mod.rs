@@ -17,6 +17,7 @@ mod settings;
 mod slots;
 mod tls;
 mod words;
+mod written;
 
 pub use client::Client;
 pub use command::{Answered, Command};

@@ -4,12 +4,12 @@ use tokio::time::Instant;
 
 use super::{
     Command, Reply,
-    address::{Address, is_host},
+    address::Address,
     connection::{Access, Answers, timed_out},
     settings::Sentinels,
     words::refusal,
 };
-use crate::{api::Reason, measure::MeasureError};
+use crate::{api::Reason, clients::address::is_host, measure::MeasureError};
 
 /// Where the primary is, as the first Sentinel says that answers.
 pub(super) async fn primary(access: &Access, sentinels: &Sentinels, by: Instant) -> Result<Address, MeasureError> {

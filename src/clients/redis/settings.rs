@@ -5,14 +5,13 @@
 
 use std::{fmt, sync::Arc};
 
-use super::address::{Address, is_host};
+use super::{
+    address::Address,
+    written::{self, Part, Written},
+};
 use crate::{
     api::Reason,
-    clients::{
-        identity::Identity,
-        tls::ClientCertificate,
-        written::{percent_decoded_text, unreadable},
-    },
+    clients::{identity::Identity, tls::ClientCertificate, written::unreadable},
     measure::MeasureError,
     names::secret_key::REDIS,
 };
@@ -28,21 +27,6 @@ const PARTS: [(Part, &[&str]); 6] = [
     (Part::Database, &["database", "db"]),
     (Part::Tls, &["tls", "ssl"]),
 ];
-
-const NOTATION: &str = "write it as redis://user:password@host:6379/0, or rediss://… for TLS";
-const DEFAULT_PORT: u16 = 6379;
-/// Sentinels or nodes that one Secret may name.
-const MOST_NAMED: usize = 8;
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Part {
-    Host,
-    Port,
-    User,
-    Password,
-    Database,
-    Tls,
-}
 
 /// How to reach one server or cluster as one user. Shows host, port, database and user, and never the password.
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -93,34 +77,6 @@ impl fmt::Debug for ConnectionSettings {
     }
 }
 
-/// Parts as they were written; the port, database and `tls` still unread.
-#[derive(Default)]
-struct Written {
-    host: Option<String>,
-    port: Option<String>,
-    user: Option<String>,
-    password: Option<String>,
-    database: Option<String>,
-    tls: Option<String>,
-    /// The name of the primary, where `host` names Sentinels.
-    sentinels_of: Option<String>,
-    /// Whether `host` names nodes of a cluster.
-    is_cluster: bool,
-}
-
-impl Written {
-    fn part(&mut self, part: Part) -> &mut Option<String> {
-        match part {
-            Part::Host => &mut self.host,
-            Part::Port => &mut self.port,
-            Part::User => &mut self.user,
-            Part::Password => &mut self.password,
-            Part::Database => &mut self.database,
-            Part::Tls => &mut self.tls,
-        }
-    }
-}
-
 impl ConnectionSettings {
     /// Reads what `value` gives for keys. A URL is completed by the parts; without one, a host is required.
     ///
@@ -134,7 +90,7 @@ impl ConnectionSettings {
         let given = |key: &str| value(key).map(|text| trimmed(key, text)).filter(|text| !text.is_empty());
         let url = URLS.into_iter().find_map(|key| given(key).map(|text| (key, text)));
         let mut written = match url {
-            Some((key, text)) => parse(text).map_err(|why| unreadable(&format!("key {key}: {why}")))?,
+            Some((key, text)) => Written::parse(text).map_err(|why| unreadable(&format!("key {key}: {why}")))?,
             None => Written::default(),
         };
         for (part, keys) in PARTS {
@@ -164,7 +120,7 @@ impl ConnectionSettings {
         let Written { host, port, user, password, database, tls, sentinels_of, is_cluster } = written;
         let host = host.unwrap_or_default();
         let sentinels = sentinels_of.map(|primary| sentinels(primary, &host)).transpose()?;
-        let servers = if sentinels.is_some() { Vec::new() } else { servers(&host, port.as_deref())? };
+        let servers = if sentinels.is_some() { Vec::new() } else { written::servers(&host, port.as_deref())? };
         let is_cluster = is_cluster || servers.len() > 1;
         let database = match database.as_deref() {
             None | Some("") => 0,
@@ -252,119 +208,12 @@ fn sentinels(primary: String, hosts: &str) -> Result<Arc<Sentinels>, String> {
     if primary.is_empty() || primary.len() > 255 || primary.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(NOTATION.to_owned());
     }
-    let addresses: Option<Vec<_>> = hosts.split(',').map(|text| address(text.trim(), 26_379)).collect();
-    let addresses = addresses.filter(|addresses| addresses.len() <= MOST_NAMED).ok_or(NOTATION)?;
+    let addresses = written::sentinels(hosts).ok_or(NOTATION)?;
     Ok(Arc::new(Sentinels { primary, addresses }))
-}
-
-/// The server in `host` or `host:port`, or the nodes of a cluster in `host:port,host:port`. Returns what is wrong in words that repeat none of it.
-fn servers(hosts: &str, port: Option<&str>) -> Result<Vec<Address>, String> {
-    const PORT: &str = "port: must be a number from 1 to 65535; percent-encode a : or / in user or password (%3A, %2F)";
-    let default = match port {
-        None | Some("") => DEFAULT_PORT,
-        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or(PORT)?,
-    };
-    if hosts.starts_with('/') {
-        return Err("host: must be a name or an address, not the path of a socket".to_owned());
-    }
-    if hosts.split(',').count() > MOST_NAMED {
-        return Err(format!("host: names more than {MOST_NAMED} nodes: a few suffice, they tell of the others"));
-    }
-    let one = |text: &str| {
-        let text = text.trim();
-        // An IPv6 address may come without brackets, and then without a port.
-        let bare = text.matches(':').count() > 1 && !text.starts_with('[');
-        let address = if bare { is_host(text).then(|| Address::new(text, default)) } else { address(text, default) };
-        address.ok_or_else(|| match text.rsplit_once(':') {
-            Some((host, _)) if is_host(host) && !bare => PORT.to_owned(),
-            _ => "host: is no host name; percent-encode special characters in user and password".to_owned(),
-        })
-    };
-    hosts.split(',').map(one).collect()
-}
-
-/// An address in `host`, `host:port` or `[address]:port`.
-fn address(text: &str, default: u16) -> Option<Address> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, port) = bracketed.split_once(']')?;
-            (host, port.strip_prefix(':'))
-        }
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.map_or(Some(default), |port| port.parse().ok().filter(|port| *port > 0))?;
-    is_host(host).then(|| Address::new(host, port))
 }
 
 fn listed(addresses: &[Address]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Reads a URL. Returns what is wrong with it in words that repeat none of it.
-fn parse(text: &str) -> Result<Written, String> {
-    let text = text.trim_matches(['"', '\'']).trim();
-    if text.contains('\0') {
-        return Err("it holds a NUL byte".to_owned());
-    }
-    let Some((scheme, rest)) = text.split_once("://") else { return Err(NOTATION.to_owned()) };
-    let tls = match scheme.to_ascii_lowercase().as_str() {
-        "redis" | "valkey" => false,
-        "rediss" | "valkeys" => true,
-        "redis-sentinel" | "redis+sentinel" => false,
-        "rediss-sentinel" | "rediss+sentinel" => true,
-        "redis-cluster" | "redis+cluster" => false,
-        "rediss-cluster" | "rediss+cluster" => true,
-        "unix" | "redis+unix" | "redis-socket" => {
-            return Err(format!("a socket in the file system is not here: {NOTATION}"));
-        }
-        _ => return Err(NOTATION.to_owned()),
-    };
-    let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    if rest.contains('@') {
-        return Err("percent-encode a /, ? or # in user or password: %2F, %3F, %23".to_owned());
-    }
-    let mut written = Written { tls: Some(tls.to_string()), ..Written::default() };
-    let hosts = match authority.rsplit_once('@') {
-        None => authority,
-        Some((credentials, hosts)) => {
-            let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-            written.user = Some(percent_decoded_text(user)?).filter(|user| !user.is_empty());
-            written.password = Some(percent_decoded_text(password)?).filter(|password| !password.is_empty());
-            hosts
-        }
-    };
-    if !hosts.is_empty() {
-        written.host = Some(hosts.to_owned());
-    }
-    written.is_cluster = scheme.to_ascii_lowercase().ends_with("cluster");
-    if rest.contains('#') {
-        return Err("what follows # asks for TLS without verification, which is not supported: put the server's authority into a Secret and name it in connection.caSecretRef".to_owned());
-    }
-    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let mut path = path.trim_matches('/');
-    if scheme.to_ascii_lowercase().ends_with("sentinel") {
-        let (primary, database) = path.split_once('/').unwrap_or((path, ""));
-        written.sentinels_of = Some(percent_decoded_text(primary)?);
-        path = database;
-    }
-    written.database = Some(percent_decoded_text(path)?).filter(|path| !path.is_empty());
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match (name, value) {
-            ("db" | "database", value) => written.database = Some(percent_decoded_text(value)?),
-            // What drivers are told, and means nothing to this one.
-            ("protocol" | "client_name" | "timeout" | "socket_timeout" | "max_connections" | "decode_responses", _) => {
-            }
-            ("ssl_cert_reqs", "required") => {}
-            ("ssl_cert_reqs", _) => {
-                return Err("ssl_cert_reqs: TLS without verification is not supported: put the server's authority into a Secret and name it in connection.caSecretRef".to_owned());
-            }
-            _ => {
-                return Err("it has a parameter that is not known (known is db): leave it out, or percent-encode a ? or & in user or password (%3F, %26)".to_owned());
-            }
-        }
-    }
-    Ok(written)
 }
 
 #[cfg(test)]

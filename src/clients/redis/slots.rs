@@ -3,10 +3,8 @@
 //! A key has one of 16,384 slots, and each slot has one master. `CLUSTER SLOTS` tells the masters of all slots; a node that is asked about a key that it
 //! does not hold answers with a redirection.
 
-use super::{
-    Reply,
-    address::{Address, is_host},
-};
+use super::{Reply, address::Address};
+use crate::clients::address::is_host;
 
 /// Slots of a cluster.
 const SLOTS: u16 = 16_384;
