@@ -5,12 +5,14 @@
 //! before anything is kept, and of long payloads (messages come with their bodies) only the end is kept. Only requests that read are published.
 
 mod client;
+mod connection;
 mod nkeys;
 mod protocol;
 mod server_settings;
 mod settings;
 mod words;
 
-pub use client::{Client, Reply, Request};
+pub use client::Client;
+pub use connection::{Reply, Request};
 pub use protocol::Payload;
 pub use settings::{ConnectionIdentity, ConnectionSettings};

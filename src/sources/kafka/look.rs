@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    lag::{Committed, Nature, Offsets, TopicId},
+    partitions::{Committed, Nature, Offsets, TopicId},
     question::{Progress, Question},
     stored,
 };

@@ -5,6 +5,7 @@
 
 mod lag;
 mod look;
+mod partitions;
 mod question;
 mod stored;
 
@@ -23,8 +24,9 @@ use crate::{
     measure::MeasureError,
     sources::{Ask, Pace, Probe, Report, Target},
 };
-use lag::{Committed, Memory, Outlived};
+use lag::{Memory, Outlived};
 use look::Looker;
+use partitions::Committed;
 pub use question::{Progress, Question};
 
 /// So long before the sampler's deadline the probe gives up by itself, since it can say which broker did not answer.

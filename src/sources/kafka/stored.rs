@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    lag::{Committed, Offsets},
+    partitions::{Committed, Offsets},
     question::{Progress, Question},
 };
 use crate::{
