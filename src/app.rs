@@ -1,6 +1,7 @@
 //! The composition root: what the command line asks for is started with its settings; `operator` joins the parts of the operator.
 
 mod operator;
+mod shared;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -254,7 +254,7 @@ fn no_room_knows_what_it_must_not() {
 
 #[test]
 fn only_those_who_speak_to_servers_use_clients() {
-    // The sampler's planner and what it opens make what others ask with, and its secrets become settings.
+    // The sampler's tasks and what it opens make what others ask with, and its secrets become settings.
     let may = [
         "sources",
         "read_stores",
@@ -262,11 +262,11 @@ fn only_those_who_speak_to_servers_use_clients() {
         "app",
         "clients",
         "sampler::opened",
-        "sampler::planner",
+        "sampler::source_tasks",
         "sampler::secrets",
     ];
     // These tell servers apart, and speak to none.
-    let may_name = ["resolve", "sampler::grouping", "sampler::checkpoints", "sampler::stores"];
+    let may_name = ["resolve", "sampler::planner", "sampler::grouping", "sampler::checkpoints", "sampler::stores"];
     let modules = modules();
     for (module, code) in &modules {
         let used = paths(module, code).into_iter().filter(|path| within(path, "clients"));

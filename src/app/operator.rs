@@ -3,30 +3,25 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use kube::{
-    Client,
-    runtime::reflector::{self, Store, store::Writer},
-};
+use kube::{Client, runtime::reflector::store::Writer};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
 };
 
+use super::shared::{Shared, share};
 use crate::{
     addresses::AddressRules,
     api::Projection,
     cli::{DelegateArgs, OperatorArgs, Scope},
-    controller::{
-        self, ControllerInputs, ExistingWorkloads, LiveIndex, Part, PodWatches, ServerAbilities, WorkerCountsOfWatches,
-        WorkerDefaults,
-    },
+    controller::{self, ControllerInputs, Part, PodWatches, ServerAbilities, WorkerCountsOfWatches, WorkerDefaults},
     leader_required::{Disagreements, Following},
     measure::ProjectionKey,
     metrics::{ControllerMetrics, Metrics, ServedMetrics, measured_kind},
     metrics_api::{
-        self, ApiMetrics, ApiVersion, ClientAuthorities, Delegate, Delegates, MetricValues, Offer, Rate, Reviews,
-        ServeOptions, serving::ServingCertificate,
+        self, ApiMetrics, ApiVersion, Delegate, Delegates, MetricValues, Offer, Rate, Reviews, ServeOptions,
+        serving::ServingCertificate,
     },
     names,
     platform::{
@@ -44,28 +39,10 @@ use crate::{
         telemetry,
     },
     sampler::{self, SamplerInputs, SamplerMetrics},
-    snapshot::SharedSnapshot,
 };
 
-/// Changes that the sampler may have reported and the controller not yet taken; the sampler waits with more.
-const UNTAKEN_CHANGES: usize = 1_024;
 /// The Lease that determines which replica reconciles.
 const LEASE: &str = "projectionist";
-
-/// What several parts use.
-struct Shared {
-    client: Client,
-    identity: String,
-    projections: Store<Projection>,
-    index: LiveIndex,
-    existing: Arc<ExistingWorkloads>,
-    snapshot: SharedSnapshot,
-    /// This replica leads.
-    leading: watch::Receiver<bool>,
-    following: watch::Receiver<Following>,
-    unserved: watch::Receiver<Option<Unserved>>,
-    shutdown: Shutdown,
-}
 
 /// The parts that end on the signal, each in its own way.
 type Tasks = JoinSet<anyhow::Result<()>>;
@@ -99,34 +76,20 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
     let metrics_api_listener = listen(metrics_api_listen)
         .await
         .with_context(|| format!("the metrics API cannot listen on {metrics_api_listen}"))?;
-
-    // What is shared, and how the parts tell each other.
-    let (projections, projections_writer) = reflector::store::<Projection>();
-    let (trigger_tx, triggers_rx) = mpsc::unbounded_channel();
-    let (leading_tx, leading) = watch::channel(false);
-    let (following_tx, following) = watch::channel(Following::default());
-    let (unserved_tx, unserved) = watch::channel(unserved_by_choice(external_metrics));
-    let (certificate_tx, certificate_rx) = watch::channel(None);
-    let (authorities_tx, authorities_rx) = watch::channel(Arc::new(ClientAuthorities::default()));
-    let (first_round_tx, first_round_rx) = watch::channel(false);
-    let (change_tx, changes_rx) = mpsc::channel(UNTAKEN_CHANGES);
-    let existing = Arc::new(ExistingWorkloads::new(client.clone(), trigger_tx.clone()));
-    let (index, snapshot) = (LiveIndex::default(), SharedSnapshot::default());
-    let shared =
-        Shared { client, identity, projections, index, existing, snapshot, leading, following, unserved, shutdown };
+    let (shared, channels) = share(client, identity, unserved_by_choice(external_metrics), shutdown);
     let (sampler_metrics, controller_metrics) = (Arc::<SamplerMetrics>::default(), Arc::<ControllerMetrics>::default());
     let api_metrics = ApiMetrics::default();
 
     // The watches, and the page that says whether all is ready: they follow the cluster for as long as the process lives, and end with it.
     let mut readiness = Readiness::default();
     let authorities_known = readiness.condition("the request-header configuration of kube-system");
-    readiness.follow("the first round of samples", first_round_rx);
+    readiness.follow("the first round of samples", channels.first_round_rx);
     let has_certificate = readiness.condition("the serving certificate");
     let mut followers = JoinSet::new();
-    let namespaces = namespaces_of(&watch_namespace);
+    let (namespaces, triggers) = (namespaces_of(&watch_namespace), channels.triggers_tx);
     let (changed, synced) =
-        follow_cluster(&shared, &namespaces, projections_writer, &trigger_tx, &mut readiness, &mut followers);
-    followers.spawn(tell_of_certificate(certificate_rx.clone(), has_certificate));
+        follow_cluster(&shared, &namespaces, channels.projections, &triggers, &mut readiness, &mut followers);
+    followers.spawn(tell_of_certificate(channels.certificate_rx.clone(), has_certificate));
     let (snapshot, projections) = (shared.snapshot.clone(), shared.projections.clone());
     let page = Metrics::new(&controller_metrics, &api_metrics, Arc::clone(&sampler_metrics), snapshot, projections);
     followers.spawn(telemetry::serve(telemetry_listener, page, readiness, shared.shutdown.clone()));
@@ -145,28 +108,15 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
         api_services: offer.versions().into_iter().map(ApiVersion::api_service).collect(),
         take_over: take_over_api_services,
     };
-    hold_certificate(&shared, certificate_settings, certificate_tx, unserved_tx, &mut tasks);
+    hold_certificate(&shared, certificate_settings, channels.certificate_tx, channels.unserved_tx, &mut tasks);
     let asked = shared.shutdown.asked();
-    tasks.spawn(ok(follow_authorities(shared.client.clone(), authorities_tx, authorities_known, asked)));
-    sample(
-        &shared,
-        SamplerInputs {
-            projections: shared.projections.clone(),
-            changed,
-            following: shared.following.clone(),
-            secrets: Arc::new(ClusterSecrets::new(shared.client.clone())),
-            addresses: Arc::new(addresses),
-            snapshot: shared.snapshot.clone(),
-            changes: change_tx,
-            first_round: first_round_tx,
-            metrics: sampler_metrics,
-        },
-        &mut tasks,
-    );
+    tasks.spawn(ok(follow_authorities(shared.client.clone(), channels.authorities_tx, authorities_known, asked)));
+    let outputs = (channels.changes_tx, channels.first_round_tx);
+    sample(&shared, changed, addresses, outputs, sampler_metrics, &mut tasks);
     let values = ServedMetrics::new(shared.snapshot.clone()).knowing(shared.projections.clone());
     let serving = ServeOptions {
-        certificate: certificate_rx,
-        authorities: authorities_rx,
+        certificate: channels.certificate_rx,
+        authorities: channels.authorities_rx,
         offer,
         delegates,
         values: values.following(shared.following.clone()),
@@ -178,7 +128,50 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
     };
     serve(&shared, metrics_api_listener, serving, &serving_threads, &mut tasks);
     let workers = WorkerDefaults { image: worker_image, pull_policy: worker_image_pull_policy, pods: worker_defaults };
-    let controller = tokio::spawn(controller::run(
+    let inputs = (channels.triggers_rx, channels.changes_rx, synced);
+    let controller = control(&shared, inputs, workers, server, controller_metrics);
+    lead(&shared, namespace, channels.leading_tx, channels.following_tx, controller, &mut tasks);
+    until_all_have_ended(tasks, &shared.shutdown).await
+}
+
+/// Starts measuring, with the workers that the watches tell. `outputs`: which Projections have news, and whether all have been asked once.
+fn sample(
+    shared: &Shared,
+    changed: watch::Receiver<u64>,
+    addresses: AddressRules,
+    (changes, first_round): (mpsc::Sender<ProjectionKey>, watch::Sender<bool>),
+    metrics: Arc<SamplerMetrics>,
+    tasks: &mut Tasks,
+) {
+    let inputs = SamplerInputs {
+        projections: shared.projections.clone(),
+        changed,
+        following: shared.following.clone(),
+        secrets: Arc::new(ClusterSecrets::new(shared.client.clone())),
+        addresses: Arc::new(addresses),
+        snapshot: shared.snapshot.clone(),
+        changes,
+        first_round,
+        metrics,
+    };
+    let counts = WorkerCountsOfWatches { index: shared.index.clone(), existing: Arc::clone(&shared.existing) };
+    let pods = Arc::new(PodWatches::new(shared.client.clone()));
+    tasks.spawn(ok(sampler::run_with_watches(inputs, Some(Arc::new(counts)), pods, shared.shutdown.asked())));
+}
+
+/// Starts the controller. It gets `triggers` of the watches, `changes` of the sampler, and the word that all has been listed.
+fn control(
+    shared: &Shared,
+    (triggers, changes, synced): (
+        mpsc::UnboundedReceiver<ProjectionKey>,
+        mpsc::Receiver<ProjectionKey>,
+        watch::Receiver<bool>,
+    ),
+    workers: WorkerDefaults,
+    server: ServerAbilities,
+    metrics: Arc<ControllerMetrics>,
+) -> JoinHandle<()> {
+    tokio::spawn(controller::run(
         ControllerInputs {
             client: shared.client.clone(),
             identity: shared.identity.clone(),
@@ -186,26 +179,17 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
             index: shared.index.clone(),
             existing: Arc::clone(&shared.existing),
             snapshot: shared.snapshot.clone(),
-            triggers: triggers_rx,
-            changes: changes_rx,
+            triggers,
+            changes,
             leading: shared.leading.clone(),
             synced,
             workers,
             server,
             unserved: shared.unserved.clone(),
-            metrics: controller_metrics,
+            metrics,
         },
         shared.shutdown.asked(),
-    ));
-    lead(&shared, namespace, leading_tx, following_tx, controller, &mut tasks);
-    until_all_have_ended(tasks, &shared.shutdown).await
-}
-
-/// Starts measuring, with the workers that the watches tell.
-fn sample(shared: &Shared, inputs: SamplerInputs, tasks: &mut Tasks) {
-    let counts = WorkerCountsOfWatches { index: shared.index.clone(), existing: Arc::clone(&shared.existing) };
-    let pods = Arc::new(PodWatches::new(shared.client.clone()));
-    tasks.spawn(ok(sampler::run_with_watches(inputs, Some(Arc::new(counts)), pods, shared.shutdown.asked())));
+    ))
 }
 
 /// Starts answering the metrics API, on threads of its own.

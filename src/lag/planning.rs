@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Bounds, Required, Stage,
-    arrivals::ARRIVAL_TIME_CONSTANT,
+    arrivals::{ARRIVAL_TIME_CONSTANT, Arrivals},
     as_float,
     capacity::{SHORTEST_WINDOW, WARM_UP},
     model::{Model, QUEUED},
@@ -32,10 +32,55 @@ const PATIENT: f64 = 0.7;
 /// How long the operator waits at least for a first step of the checkpoint.
 const FIRST_STEP: Duration = Duration::from_secs(10);
 
+/// How many workers a model asks for before the read store's connections bound their number, and what the number follows from.
+struct Planned {
+    need: Need,
+    /// Events per second.
+    arrival: f64,
+    wanted: u32,
+    fit: Fit,
+    /// Nothing has arrived for so long that no worker is needed.
+    idle: bool,
+    stage: Stage,
+}
+
 impl Model {
+    /// The workers that are required now, and what they are required for.
     pub(super) fn require(&mut self, seen: &Seen, bounds: &Bounds) -> (Required, Stage) {
+        let load = self.load(seen, bounds, self.released.of(&self.arrivals));
+        let surely = self.surely_enough(seen, &load, bounds).unwrap_or(f64::INFINITY);
+        let most = self.most(seen, &load, bounds).min(surely);
+        let within = |need: Need| Need { workers: need.workers.min(most), ..need };
+        let live = within(load.need());
+        self.unproven |= live.why == Why::Doubling && !self.queue.knows_steps();
+        let uneven = seen.uneven(&load, live, bounds);
+        let live_fit = fit(live.workers, uneven, bounds, Stage::Live);
+        let suffices = matches!(live_fit.limit, Limit::None | Limit::Min);
+        let stage = self.phases.observe(seen.at, seen.waiting.age, bounds, suffices);
+        let (need, up, down) = if stage == Stage::Live {
+            let cautious = self.not_below(within(self.with_margin(load).need()), surely, bounds);
+            let uneven = seen.uneven(&load, cautious, bounds);
+            (live, live_fit, fit(cautious.workers.max(live.workers), uneven, bounds, stage))
+        } else {
+            let need = Load { stage, ..load }.need();
+            let uneven = seen.uneven(&load, need, bounds);
+            (need, fit(need.workers, uneven, bounds, stage), fit(need.workers * MARGIN, uneven, bounds, stage))
+        };
+        let arrival = load.arrival;
+        let idle = self.idle.enough(bounds);
+        let (wanted, fit) = if idle {
+            self.steadiness.force(0);
+            (0, Fit { workers: 0, limit: Limit::None })
+        } else {
+            self.steady(seen, bounds, stage, up, down)
+        };
+        (Planned { need, arrival, wanted, fit, idle, stage }.required(seen, bounds), stage)
+    }
+
+    /// What the workers have to do, and what is known of them. `arrivals`: what has come for them.
+    fn load<'a>(&self, seen: &Seen, bounds: &Bounds, arrivals: &'a Arrivals) -> Load<'a> {
         let asked = self.steadiness.before().unwrap_or(0);
-        let load = Load {
+        Load {
             arrival: self.arrival(seen, bounds),
             per_worker: seen.rates.per_worker,
             pending: seen.waiting.events,
@@ -54,66 +99,21 @@ impl Model {
             start_up: self.start_up.typical(),
             coming: self.start_up.left(seen.at).map(|left| (worth(asked, shards(bounds)), left)),
             standing: STANDING,
-            arrivals: self.released.of(&self.arrivals),
-        };
-        // At most the number that is being tried.
-        let most = self.trial.most(load.arrival).unwrap_or(f64::INFINITY);
-        let most = most.min(self.unconfirmed(seen, &load, bounds).unwrap_or(f64::INFINITY));
-        let surely = self.surely_enough(seen, &load, bounds).unwrap_or(f64::INFINITY);
-        let most = most.min(surely);
-        let within = |need: Need| Need { workers: need.workers.min(most), ..need };
-        let live = within(load.need());
-        self.unproven |= live.why == Why::Doubling && !self.queue.knows_steps();
-        let uneven = seen.uneven(&load, live, bounds);
-        let live_fit = fit(live.workers, uneven, bounds, Stage::Live);
-        let suffices = matches!(live_fit.limit, Limit::None | Limit::Min);
-        let stage = self.phases.observe(seen.at, seen.waiting.age, bounds, suffices);
-        let (need, up, down) = if stage == Stage::Live {
-            let mean = self.coming().mean(MARGIN_WINDOW).unwrap_or(0.0);
-            let measured = load.arrival.max(mean);
-            let arrival = measured * MARGIN + CHANCE * (measured / ARRIVAL_TIME_CONSTANT.as_secs_f64()).sqrt();
-            let cautious = within(Load { arrival, start_up: Duration::ZERO, standing: 0.0, ..load }.need());
-            let cautious = self.not_below(cautious, surely, bounds);
-            let uneven = seen.uneven(&load, cautious, bounds);
-            (live, live_fit, fit(cautious.workers.max(live.workers), uneven, bounds, stage))
-        } else {
-            let need = Load { stage, ..load }.need();
-            let uneven = seen.uneven(&load, need, bounds);
-            (need, fit(need.workers, uneven, bounds, stage), fit(need.workers * MARGIN, uneven, bounds, stage))
-        };
-        let arrival = load.arrival;
-        let idle = self.idle.enough(bounds);
-        let (wanted, fit) = if idle {
-            self.steadiness.force(0);
-            (0, Fit { workers: 0, limit: Limit::None })
-        } else {
-            self.steady(seen, bounds, stage, up, down)
-        };
-        let (workers, limit) = within_connections(wanted, fit.limit, bounds);
-        let hottest = seen.by_shard.iter().max().copied().unwrap_or(0);
-        let told = Told {
-            workers,
-            wanted,
-            fit: Fit { workers: fit.workers, limit },
-            need,
-            arrival,
-            expected: seen.expected.is_some_and(|expected| expected >= arrival && expected > 0.0),
-            per_worker: seen.rates.per_worker,
-            pending: seen.pending,
-            cadence: seen.cadence,
-            waiting: seen.waiting.events,
-            certain: seen.waiting.bound.then_some(seen.waiting.events),
-            idle_for: seen.idle_for,
-            idle,
-            stage,
-            hottest_share: Some(as_float(hottest) / as_float(seen.pending.events.max(1))),
-            saturated: seen.saturated,
-            stuck: seen.stuck,
-            rolling: seen.workers.rolling,
-            jump: seen.jump,
-            bounds,
-        };
-        (Required { workers, wanted, limit, reason: sentence(&told) }, stage)
+            arrivals,
+        }
+    }
+
+    /// The load that a smaller number of workers must suffice for.
+    fn with_margin<'a>(&self, load: Load<'a>) -> Load<'a> {
+        let measured = load.arrival.max(self.coming().mean(MARGIN_WINDOW).unwrap_or(0.0));
+        let arrival = measured * MARGIN + CHANCE * (measured / ARRIVAL_TIME_CONSTANT.as_secs_f64()).sqrt();
+        Load { arrival, start_up: Duration::ZERO, standing: 0.0, ..load }
+    }
+
+    /// The most full workers to ask for: the number that is being tried, and that of [`Self::unconfirmed`].
+    fn most(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> f64 {
+        let tried = self.trial.most(load.arrival).unwrap_or(f64::INFINITY);
+        tried.min(self.unconfirmed(seen, load, bounds).unwrap_or(f64::INFINITY))
     }
 
     /// Tries fewer workers where their number does not come from a learnt rate.
@@ -234,6 +234,38 @@ impl Model {
             self.steadiness.force(answer);
         }
         (answer, up)
+    }
+}
+
+impl Planned {
+    /// The number within the read store's connections, with the sentence that explains it.
+    fn required(self, seen: &Seen, bounds: &Bounds) -> Required {
+        let Self { need, arrival, wanted, fit, idle, stage } = self;
+        let (workers, limit) = within_connections(wanted, fit.limit, bounds);
+        let hottest = seen.by_shard.iter().max().copied().unwrap_or(0);
+        let told = Told {
+            workers,
+            wanted,
+            fit: Fit { workers: fit.workers, limit },
+            need,
+            arrival,
+            expected: seen.expected.is_some_and(|expected| expected >= arrival && expected > 0.0),
+            per_worker: seen.rates.per_worker,
+            pending: seen.pending,
+            cadence: seen.cadence,
+            waiting: seen.waiting.events,
+            certain: seen.waiting.bound.then_some(seen.waiting.events),
+            idle_for: seen.idle_for,
+            idle,
+            stage,
+            hottest_share: Some(as_float(hottest) / as_float(seen.pending.events.max(1))),
+            saturated: seen.saturated,
+            stuck: seen.stuck,
+            rolling: seen.workers.rolling,
+            jump: seen.jump,
+            bounds,
+        };
+        Required { workers, wanted, limit, reason: sentence(&told) }
     }
 }
 

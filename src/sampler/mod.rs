@@ -12,6 +12,7 @@ mod passed_over;
 mod planner;
 mod poll;
 mod secrets;
+mod source_tasks;
 mod store_board;
 mod stores;
 mod tasks;
@@ -132,13 +133,14 @@ pub async fn run_with_watches(
             return;
         },
     }
-    let (report, mut reports) = mpsc::unbounded_channel::<Reported>();
-    let (report_store, mut store_reports) = mpsc::unbounded_channel();
-    let (refused, refusals) = mpsc::unbounded_channel::<RunKey>();
-    let (known, known_here) = watch::channel(Vec::new());
-    let planner = planner::Planner::new(secrets, report, report_store, Arc::clone(&metrics), addresses, pods);
-    let _planner = AbortOnDrop(tokio::spawn(planner.run(known_here, refusals)));
-    let mut board = Board::with_workers(workers);
+    let (report_tx, mut reports_rx) = mpsc::unbounded_channel::<Reported>();
+    let (store_report_tx, mut store_reports_rx) = mpsc::unbounded_channel();
+    let (refused_tx, refused_rx) = mpsc::unbounded_channel::<RunKey>();
+    let (known_tx, known_rx) = watch::channel(Vec::new());
+    let planner = planner::Planner::new(secrets, report_tx, store_report_tx, Arc::clone(&metrics), addresses, pods);
+    let _planner = AbortOnDrop(tokio::spawn(planner.run(known_rx, refused_rx)));
+    let board = Board::with_workers(workers);
+    let mut observed = Observed { board, projections, snapshot, changes, first_round, metrics, known_tx, refused_tx };
     let mut publish_at = Some(Instant::now());
     let mut expired_until = std::time::Instant::now();
     let mut expire = interval(EXPIRE_EVERY);
@@ -148,10 +150,7 @@ pub async fn run_with_watches(
     loop {
         if std::mem::take(&mut resync) {
             changed.mark_unchanged();
-            let all = projections.state();
-            if board.sync(&all, following.borrow_and_update().clone()) {
-                known.send_replace(all);
-            }
+            observed.follow(following.borrow_and_update().clone());
         }
         tokio::select! {
             () = &mut shutdown => return,
@@ -164,40 +163,23 @@ pub async fn run_with_watches(
                 Ok(()) => resync = true,
                 Err(_) => return,
             },
-            count = reports.recv_many(&mut buffer, REPORTS_AT_ONCE) => {
+            count = reports_rx.recv_many(&mut buffer, REPORTS_AT_ONCE) => {
                 if count == 0 {
                     tracing::error!("the sampler's planner ended: nothing is sampled any more");
                     return;
                 }
-                for reported in buffer.drain(..) {
-                    if reported.result.as_ref().is_err_and(|unknown| unknown.reason == Reason::AuthenticationFailed) {
-                        // The planner ends only with this task.
-                        let _ = refused.send(reported.key.clone());
-                    }
-                    let reference = object_ref(&reported.key.projection);
-                    if let Some(projection) = projections.get(&reference) {
-                        board.take(reported, &projection, std::time::Instant::now());
-                    }
-                }
+                buffer.drain(..).for_each(|reported| observed.take(reported));
             }
-            Some(report) = store_reports.recv() => board.take_store(report, std::time::Instant::now()),
+            Some(report) = store_reports_rx.recv() => {
+                observed.board.take_store(report, std::time::Instant::now());
+            }
             () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
-                publish_at = None;
-                if let Some(newer) = board.snapshot() {
-                    snapshot.publish(newer);
-                    metrics.snapshots.fetch_add(1, Ordering::Relaxed);
-                    publish_at = Some(Instant::now() + PUBLISH_EVERY);
-                }
-                // Only after publishing: the receivers look there.
-                board.tell(|key| !matches!(changes.try_send(key), Err(mpsc::error::TrySendError::Full(_))));
-                if board.all_answered() {
-                    first_round.send_if_modified(|done| !std::mem::replace(done, true));
-                }
+                publish_at = observed.publish().then(|| Instant::now() + PUBLISH_EVERY);
                 continue;
             }
             _ = expire.tick() => {
                 let now = std::time::Instant::now();
-                board.expire(expired_until, now);
+                observed.board.expire(expired_until, now);
                 expired_until = now;
             }
         }
@@ -205,8 +187,57 @@ pub async fn run_with_watches(
     }
 }
 
-fn object_ref(ProjectionKey { namespace, name }: &ProjectionKey) -> ObjectRef<Projection> {
-    ObjectRef::new(name).within(namespace)
+/// What is known of all Projections, and who is told of it.
+struct Observed {
+    board: Board,
+    projections: Store<Projection>,
+    snapshot: SharedSnapshot,
+    changes: mpsc::Sender<ProjectionKey>,
+    first_round: watch::Sender<bool>,
+    metrics: Arc<SamplerMetrics>,
+    /// Tells the planner which Projections there are.
+    known_tx: watch::Sender<Vec<Arc<Projection>>>,
+    /// Tells the planner whose login was refused.
+    refused_tx: mpsc::UnboundedSender<RunKey>,
+}
+
+impl Observed {
+    /// Follows the Projections that there are now.
+    fn follow(&mut self, following: Following) {
+        let all = self.projections.state();
+        if self.board.sync(&all, following) {
+            self.known_tx.send_replace(all);
+        }
+    }
+
+    /// Takes in an answer.
+    fn take(&mut self, reported: Reported) {
+        if reported.result.as_ref().is_err_and(|unknown| unknown.reason == Reason::AuthenticationFailed) {
+            // The planner ends only with this task.
+            let _ = self.refused_tx.send(reported.key.clone());
+        }
+        let ProjectionKey { namespace, name } = &reported.key.projection;
+        if let Some(projection) = self.projections.get(&ObjectRef::new(name).within(namespace)) {
+            self.board.take(reported, &projection, std::time::Instant::now());
+        }
+    }
+
+    /// Publishes a snapshot where there is anything new, and tells who waits for that. Returns whether there was.
+    fn publish(&mut self) -> bool {
+        let newer = self.board.snapshot();
+        let is_newer = newer.is_some();
+        if let Some(newer) = newer {
+            self.snapshot.publish(newer);
+            self.metrics.snapshots.fetch_add(1, Ordering::Relaxed);
+        }
+        // Only after publishing: the receivers look there.
+        let changes = &self.changes;
+        self.board.tell(|key| !matches!(changes.try_send(key), Err(mpsc::error::TrySendError::Full(_))));
+        if self.board.all_answered() {
+            self.first_round.send_if_modified(|done| !std::mem::replace(done, true));
+        }
+        is_newer
+    }
 }
 
 /// Ends a task together with its owner.

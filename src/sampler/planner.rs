@@ -14,36 +14,21 @@ use tokio::{
 use super::{
     SamplerMetrics, Secrets,
     board::Reported,
-    grouping::{Group, Groups, group},
+    grouping::{Groups, group},
     opened::Opened,
     passed_over::Memories,
-    poll::Work,
     secrets::SecretCache,
+    source_tasks::SourceTasks,
     store_board::StoreReport,
     stores::StoreTasks,
-    tasks::Tasks,
 };
 use crate::{
     addresses::AddressRules,
-    api::{CheckpointRows, Projection},
-    clients::{
-        Endpoint, http_settings::HttpIdentity, kafka, kurrentdb, nats, postgres::ConnectionIdentity, rabbitmq, redis,
-        scrape,
-    },
+    api::Projection,
+    clients::Endpoint,
     measure::{MeasureError, RunKey},
-    resolve::{ConnectionName, Resolved, ResolvedSource, resolve, run_of},
+    resolve::{ConnectionName, Resolved, resolve, run_of},
     snapshot::valid_for,
-    sources::{
-        Ask, CheckpointQuery,
-        kafka::{KafkaProbe, Question as KafkaQuestion},
-        kurrentdb::{KurrentDbProbe, Question as KurrentDbQuestion},
-        nats::{self as nats_source, NatsProbe},
-        postgres::{PostgresProbe, Question},
-        prometheus::{self as prometheus_source, PrometheusProbe},
-        rabbitmq::{self as rabbitmq_source, RabbitMqProbe},
-        redis::{self as redis_source, RedisProbe},
-        scrape::{PodsProbe, ScrapeProbe},
-    },
     worker_pods::WorkerPods,
 };
 
@@ -60,21 +45,11 @@ pub(super) struct Planner {
     reports: mpsc::UnboundedSender<Reported>,
     metrics: Arc<SamplerMetrics>,
     addresses: Arc<AddressRules>,
-    started: Instant,
     resolved: Vec<Resolved>,
     opened: Opened,
     stores: StoreTasks,
-    postgres: Tasks<ConnectionIdentity, PostgresProbe>,
+    sources: SourceTasks,
     passed_over: Memories,
-    rabbitmq: Tasks<rabbitmq::ConnectionIdentity, RabbitMqProbe>,
-    redis: Tasks<redis::ConnectionIdentity, RedisProbe>,
-    kafka: Tasks<kafka::Settings, KafkaProbe>,
-    kurrentdb: Tasks<kurrentdb::ConnectionIdentity, KurrentDbProbe>,
-    nats: Tasks<nats::ConnectionIdentity, NatsProbe>,
-    prometheus: Tasks<HttpIdentity, PrometheusProbe>,
-    scrape: Tasks<HttpIdentity, ScrapeProbe>,
-    worker_pods: Tasks<scrape::PodPages, PodsProbe>,
-    pods: Arc<dyn WorkerPods>,
 }
 
 impl Planner {
@@ -89,24 +64,14 @@ impl Planner {
         Self {
             secrets,
             cache: SecretCache::default(),
-            reports,
-            metrics,
-            addresses,
-            started: Instant::now(),
+            reports: reports.clone(),
+            metrics: Arc::clone(&metrics),
+            addresses: Arc::clone(&addresses),
             resolved: Vec::new(),
             opened: Opened::default(),
             stores: StoreTasks::new(store_reports),
-            postgres: Tasks::default(),
+            sources: SourceTasks::new(reports, metrics, addresses, pods),
             passed_over: Memories::default(),
-            rabbitmq: Tasks::default(),
-            redis: Tasks::default(),
-            kafka: Tasks::default(),
-            kurrentdb: Tasks::default(),
-            nats: Tasks::default(),
-            prometheus: Tasks::default(),
-            scrape: Tasks::default(),
-            worker_pods: Tasks::default(),
-            pods,
         }
     }
 
@@ -170,16 +135,7 @@ impl Planner {
         for (Resolved { key, uid, generation, .. }, error) in failures {
             self.report(key, uid, generation, error);
         }
-        // A rotated password makes another endpoint: its tasks and connections end here, and only its.
-        self.postgres.retain(|identity| sources.contains_key(&Endpoint::Postgres(identity.clone())));
-        self.rabbitmq.retain(|identity| sources.contains_key(&Endpoint::RabbitMq(identity.clone())));
-        self.redis.retain(|identity| sources.contains_key(&Endpoint::Redis(identity.clone())));
-        self.kafka.retain(|settings| sources.contains_key(&Endpoint::Kafka(settings.clone())));
-        self.kurrentdb.retain(|identity| sources.contains_key(&Endpoint::KurrentDb(identity.clone())));
-        self.nats.retain(|identity| sources.contains_key(&Endpoint::Nats(identity.clone())));
-        self.worker_pods.retain(|pages| sources.contains_key(&Endpoint::WorkerPods(pages.clone())));
-        self.scrape.retain(|identity| sources.contains_key(&Endpoint::Scrape(identity.clone())));
-        self.prometheus.retain(|identity| sources.contains_key(&Endpoint::Prometheus(identity.clone())));
+        self.sources.retain(&sources);
         self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.opened.follow(endpoints, &self.addresses);
         let members = sources.values().flat_map(|group| &group.members);
@@ -187,142 +143,8 @@ impl Planner {
             members.filter_map(|(resolved, store)| Some((resolved.key.clone(), store.clone()?))).collect();
         self.stores.assign(&placed, |endpoint| self.opened.store(endpoint));
         for (endpoint, group) in sources {
-            self.start(endpoint, group);
+            self.sources.assign(endpoint, group, &self.opened, &self.passed_over);
         }
-    }
-
-    /// Sees to it that the projections of this server are measured: one arm a kind.
-    fn start(&mut self, endpoint: Endpoint, group: Group) {
-        let whole = endpoint.clone();
-        match endpoint {
-            // It holds no events.
-            Endpoint::Elasticsearch(_) => {}
-            Endpoint::Postgres(identity) => {
-                let work = self.work(&whole, group, |Resolved { key, source, checkpoint, .. }| match source {
-                    ResolvedSource::Postgres { question, .. } => {
-                        let rows = checkpoint.as_ref().map_or(CheckpointRows::One, |location| location.rows().clone());
-                        Some(Question::new(question, rows, self.passed_over.of(key)))
-                    }
-                    _ => None,
-                });
-                let Some(database) = self.opened.database(&identity) else { return };
-                let started = self.started;
-                let probe = || PostgresProbe::new(database, started);
-                self.postgres.assign(identity, work, probe, &self.reports, &self.metrics);
-            }
-            Endpoint::RabbitMq(identity) => {
-                let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::RabbitMq { vhost, queues, streams, dead_letter_queues, .. } => {
-                        Some(rabbitmq_source::Question {
-                            vhost: vhost.clone(),
-                            queues: queues.clone(),
-                            streams: streams.clone(),
-                            dead_letter_queues: dead_letter_queues.clone(),
-                        })
-                    }
-                    _ => None,
-                });
-                let (settings, addresses) = (identity.settings().clone(), Arc::clone(&self.addresses));
-                let started = self.started;
-                let probe = || RabbitMqProbe::new(settings, addresses, started);
-                self.rabbitmq.assign(identity, work, probe, &self.reports, &self.metrics);
-            }
-            Endpoint::Redis(identity) => {
-                let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::Redis { streams, lists, .. } => {
-                        Some(redis_source::Question { streams: streams.clone(), lists: lists.clone() })
-                    }
-                    _ => None,
-                });
-                let (settings, addresses) = (identity.settings().clone(), Arc::clone(&self.addresses));
-                let started = self.started;
-                let probe = || RedisProbe::new(settings, addresses, started);
-                self.redis.assign(identity, work, probe, &self.reports, &self.metrics);
-            }
-            Endpoint::Kafka(settings) => {
-                let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::Kafka { question, .. } => Some(KafkaQuestion::new(&resolved.key, question)),
-                    _ => None,
-                });
-                let (started, to) = (self.started, settings.clone());
-                let addresses = Arc::clone(&self.addresses);
-                let probe = || KafkaProbe::new(to, addresses, started);
-                self.kafka.assign(settings, work, probe, &self.reports, &self.metrics);
-            }
-            Endpoint::KurrentDb(identity) => {
-                let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::KurrentDb { subscriptions, .. } => Some(KurrentDbQuestion::from(subscriptions)),
-                    _ => None,
-                });
-                let (settings, started) = (identity.settings().clone(), self.started);
-                let addresses = Arc::clone(&self.addresses);
-                let probe = || KurrentDbProbe::new(settings, addresses, started);
-                self.kurrentdb.assign(identity, work, probe, &self.reports, &self.metrics);
-            }
-            Endpoint::Nats(identity) => {
-                let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::Nats { consumers, domain, .. } => {
-                        Some(nats_source::Question { consumers: consumers.clone(), domain: domain.clone() })
-                    }
-                    _ => None,
-                });
-                let (settings, started) = (identity.settings().clone(), self.started);
-                let probe = || NatsProbe::new(settings, started);
-                self.nats.assign(identity, work, probe, &self.reports, &self.metrics);
-            }
-            Endpoint::WorkerPods(pages) => {
-                let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::Scrape { metrics, .. } => Some(metrics.clone()),
-                    _ => None,
-                });
-                let (pods, addresses, started) = (&self.pods, Arc::clone(&self.addresses), self.started);
-                let to = pages.clone();
-                let probe = || PodsProbe::new(to.clone(), pods.follow(&to.workload), addresses, started);
-                self.worker_pods.assign(pages, work, probe, &self.reports, &self.metrics);
-            }
-            Endpoint::Scrape(identity) => {
-                let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::Scrape { metrics, .. } => Some(metrics.clone()),
-                    _ => None,
-                });
-                let (settings, addresses) = (identity.settings().clone(), Arc::clone(&self.addresses));
-                let started = self.started;
-                let probe = || ScrapeProbe::new(settings, addresses, started);
-                self.scrape.assign(identity, work, probe, &self.reports, &self.metrics);
-            }
-            Endpoint::Prometheus(identity) => {
-                let work = self.work(&whole, group, |resolved| match &resolved.source {
-                    ResolvedSource::Prometheus { tenant, queries, .. } => {
-                        Some(prometheus_source::Question { tenant: tenant.clone(), queries: queries.clone() })
-                    }
-                    _ => None,
-                });
-                let (settings, addresses) = (identity.settings().clone(), Arc::clone(&self.addresses));
-                let started = self.started;
-                let probe = || PrometheusProbe::new(&settings, &addresses, started);
-                self.prometheus.assign(identity, work, probe, &self.reports, &self.metrics);
-            }
-        }
-    }
-
-    /// What one server is asked: `question` makes it of a source of the server's kind.
-    fn work<Q>(
-        &self,
-        endpoint: &Endpoint,
-        Group { members, interval }: Group,
-        question: impl Fn(&Resolved) -> Option<Q>,
-    ) -> Work<Q> {
-        let asks = members.into_iter().filter_map(|(resolved, store)| {
-            let question = question(&resolved)?;
-            let Resolved { key, uid, generation, checkpoint, checkpoint_in_source: in_source, .. } = resolved;
-            let read_store = store.as_ref().map(|endpoint| endpoint.server().into());
-            let store = if in_source.is_some() { Some(endpoint.clone()) } else { store };
-            let store = store.and_then(|endpoint| self.opened.store(&endpoint));
-            let checkpoint =
-                checkpoint.zip(store).map(|(location, store)| CheckpointQuery { store, location, in_source });
-            Some(Arc::new(Ask { key, uid, generation, read_store, checkpoint, question }))
-        });
-        Work { asks: asks.collect(), interval }
     }
 
     fn report(&self, key: RunKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {
