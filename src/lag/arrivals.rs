@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_begins_anew_keeps_the_average() {
+    fn a_counter_that_was_reset_keeps_the_average() {
         let mut arrivals = after(&[100; 30]);
         arrivals.observe(Duration::from_secs(200), 0);
         assert!((arrivals.rate().unwrap() - 100.0).abs() < 0.1);

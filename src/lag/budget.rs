@@ -104,7 +104,7 @@ mod tests {
                 "one each, whatever there is",
             ),
             (10, vec![claim(0, 1), claim(20, 1)], vec![0, 10], "who sleeps takes nothing"),
-            (10, vec![], vec![], "nobody"),
+            (10, vec![], vec![], "no claims"),
         ] {
             assert_eq!(fair_shares(connections, &claims), expected, "{why}");
         }
@@ -112,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_budget_holds_and_nothing_that_somebody_could_use_is_left(
+        fn the_budget_holds_and_nothing_that_a_claim_could_use_is_left(
             connections in 0_u32..200,
             claims in prop::collection::vec((0_u32..30, 1_u32..6).prop_map(|(wanted, per_worker)| claim(wanted, per_worker)), 0..8),
         ) {

@@ -204,7 +204,7 @@ fn what_waits_for_nothing_is_not_frozen_however_long_it_stands() {
 }
 
 #[test]
-fn a_clock_that_begins_anew_takes_nothing_away() {
+fn a_clock_that_was_reset_takes_nothing_away() {
     let mut world = World::new(1);
     world.second(100, 50);
     world.now += 400;

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn another_period_and_a_counter_that_begins_anew_forget() {
+    fn another_period_and_a_counter_that_was_reset_forget() {
         let mut pattern = seen(1, peak, |_| true);
         pattern.observe(Some(LookAhead::Hourly), f64::from(HOUR + 5), 3);
         assert!(pattern.expected(f64::from(HOUR + 1_805), AHEAD).is_some(), "what is known stays");

@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(at(10, 1_200), Some(Prediction { expected: 100.0, came: 200.0 }));
         assert_eq!(at(15, 1_210).map(|last| last.ratio().round()), Some(2.0));
         assert_eq!(at(20, 1_300), Some(Prediction { expected: 100.0, came: 100.0 }));
-        assert_eq!(at(500, 1_400), None, "nobody looked for long");
+        assert_eq!(at(500, 1_400), None, "no sample for long");
         assert_eq!(at(510, 3), None, "the counter started over");
     }
 }

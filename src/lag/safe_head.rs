@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_without_gaps_needs_to_wait_for_nobody() {
+    fn a_log_without_gaps_needs_to_wait_for_no_writer() {
         let mut safe_head = SafeHead::default();
         safe_head.observe(Position(4), &[], None);
         assert_eq!(safe_head.observe(Position(9), &writers(&["a"]), Some(Position(7))), Some(Position(7)));

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_begins_anew_keeps_the_answer_and_no_time() {
+    fn a_clock_that_was_reset_keeps_the_answer_and_no_time() {
         let mut steadiness = Steadiness::default();
         run(&mut steadiness, &[(1_000, 2), (1_001, 8)]);
         assert_eq!(run(&mut steadiness, &[(5, 2)]), [2]);

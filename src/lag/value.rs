@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(rule.observe(flapping(0), &bounds(1, 100)).0.workers, 8);
         assert_eq!(rule.observe(flapping(299), &bounds(1, 100)).0.workers, 8);
         assert_eq!(rule.observe(flapping(300), &bounds(1, 100)).0.workers, 12);
-        assert_eq!(rule.observe(flapping(301), &bounds(1, 100)).0.workers, 8, "and then waits anew");
+        assert_eq!(rule.observe(flapping(301), &bounds(1, 100)).0.workers, 8, "and then waits again");
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn what_is_not_known_is_an_error_and_not_zero() {
 }
 
 #[test]
-fn a_fallback_answers_for_workers_that_nobody_can_compute_and_for_nothing_else() {
+fn a_fallback_answers_for_workers_that_cannot_be_computed_and_for_nothing_else() {
     assert_eq!(ask(Metric::RequiredWorkers.external_name(), "projection=careful"), Ok(vec!["careful=6".to_owned()]));
     assert!(matches!(
         ask(Metric::PendingEvents.external_name(), "projection=careful"),
@@ -155,7 +155,7 @@ fn a_list_is_complete_or_an_error() {
 fn what_does_not_exist_is_not_found() {
     for (metric, selector) in [
         ("nonexistent", ""),
-        (Metric::PendingEvents.external_name(), "projection=nobody"),
+        (Metric::PendingEvents.external_name(), "projection=missing"),
         (Metric::PendingEvents.external_name(), "tier=lead"),
         (Metric::PendingEvents.external_name(), "projection=orders,tier=tin"),
     ] {
@@ -173,7 +173,7 @@ fn a_set_of_names_is_complete_or_an_error_and_counts_each_once() {
         ask(Metric::PendingEvents.external_name(), "projection in (orders,still-good),tier=tin").unwrap(),
         ["still-good=5"]
     );
-    let lacking = ask(Metric::PendingEvents.external_name(), "projection in (orders,nobody)");
+    let lacking = ask(Metric::PendingEvents.external_name(), "projection in (orders,missing)");
     assert!(matches!(lacking, Err(ValueError::NotFound(_))), "{lacking:?}");
     let unknown = ask(Metric::PendingEvents.external_name(), "projection in (orders,new)");
     assert!(matches!(unknown, Err(ValueError::Unavailable(_))), "{unknown:?}");
@@ -234,8 +234,8 @@ fn a_projection_by_name_has_one_value_or_a_reason() {
         )
     );
     assert_eq!(
-        refusal("nobody/pending_events", "", ""),
-        ("not found", "there is no Projection \"nobody\" in the namespace \"shop\"".into())
+        refusal("missing/pending_events", "", ""),
+        ("not found", "there is no Projection \"missing\" in the namespace \"shop\"".into())
     );
     assert_eq!(
         refusal("orders/pending_events", "", "projection=still-good"),
@@ -257,7 +257,7 @@ fn all_projections_are_complete_or_an_error() {
         ["orders=9", "still-good=5"]
     );
     for (labels, metric_labels) in
-        [("tier=lead", ""), ("", "projection=nobody"), ("", "tier=gold"), ("projection=orders", "")]
+        [("tier=lead", ""), ("", "projection=missing"), ("", "tier=gold"), ("projection=orders", "")]
     {
         let answer = ask_objects("*/pending_events", labels, metric_labels);
         assert!(matches!(answer, Err(ValueError::NotFound(_))), "{labels} {metric_labels}: {answer:?}");
@@ -347,7 +347,7 @@ fn knowing(projections: Option<&[(&str, &str)]>, metric: &str, selector: &str) -
 }
 
 #[test]
-fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_nobody_created_is_not_found() {
+fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_does_not_exist_is_not_found() {
     let unavailable = |answer| matches!(answer, Err(ValueError::Unavailable(_)));
     let not_found = |answer| matches!(answer, Err(ValueError::NotFound(_)));
     let ask = |known: Option<&[(&str, &str)]>, selector: &str| {
@@ -358,7 +358,7 @@ fn a_projection_that_no_snapshot_holds_yet_is_unknown_and_one_that_nobody_create
     assert!(unavailable(ask(Some(&[("created", "c"), ("orders", "u")]), "")), "a list would lack one");
     assert!(unavailable(ask(Some(&[("orders", "another")]), "projection=orders")), "a namesake");
     assert!(unavailable(ask(Some(&[("orders", "another")]), "")), "a namesake");
-    assert!(not_found(ask(Some(&[("orders", "u")]), "projection=nobody")));
+    assert!(not_found(ask(Some(&[("orders", "u")]), "projection=missing")));
     assert!(not_found(ask(Some(&[("orders", "u")]), "projection=still-good")), "deleted, and still in the snapshot");
     assert_eq!(ask(Some(&[("orders", "u")]), "projection=orders"), Ok(1));
     assert_eq!(ask(Some(&[("orders", "u")]), ""), Ok(1), "the deleted ones do not count");

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_passed_on_without_a_name() {
+    fn no_user_is_passed_on_without_a_name() {
         let mut headers = HeaderMap::new();
         headers.append("x-remote-group", "system:masters".parse().unwrap());
         assert_eq!(with_headers().passed_on(&headers), None);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_config_believes_nobody_and_a_broken_one_is_refused_by_key() {
+    fn an_empty_config_trusts_no_proxy_and_a_broken_one_is_refused_by_key() {
         let empty = authorities(&[]).unwrap();
         assert!(empty.request_header.is_none() && empty.client_authorities.is_empty());
         let error = authorities(&[("requestheader-allowed-names", "front")]).unwrap_err();

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_token_is_nobodys() {
+    async fn a_wrong_token_has_no_user() {
         let gate = Gate::new(Cluster::default());
         assert_eq!(gate.user_of_token("bad").await.unwrap(), None);
         assert_eq!(gate.user_of_token("good").await.unwrap().unwrap().name, "ann");

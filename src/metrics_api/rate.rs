@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_pays_for_another() {
+    fn no_caller_pays_for_another() {
         let (callers, now) = (Callers::new(RATE), Instant::now());
         assert_eq!(granted(&callers, "wild", now), 20);
         assert_eq!(granted(&callers, "system:kube-aggregator", now), 20);

@@ -309,12 +309,12 @@ mod tests {
         assert_eq!(decide(Some(&theirs), "me", Some(&observed), seconds(65)), Decision::Wait);
         assert_eq!(decide(Some(&theirs), "me", Some(&observed), seconds(66)), Decision::Take);
         assert!(observed.is_held_by_another("me", seconds(65)), "it leads, as far as we know");
-        assert!(!observed.is_held_by_another("me", seconds(66)), "and no longer, though nobody has taken it yet");
+        assert!(!observed.is_held_by_another("me", seconds(66)), "and no longer, though no replica has taken it yet");
         assert!(!observed.is_held_by_another("other", seconds(50)));
     }
 
     #[test]
-    fn a_renewal_starts_the_wait_anew_and_an_unchanged_lease_does_not() {
+    fn a_renewal_restarts_the_wait_and_an_unchanged_lease_does_not() {
         let observed = seen(&spec("other", 100), 50);
         assert_eq!(Observed::update(Some(observed.clone()), &spec("other", 100), seconds(60)).since, seconds(50));
         assert_eq!(Observed::update(Some(observed), &spec("other", 101), seconds(60)).since, seconds(60));

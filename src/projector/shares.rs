@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_joins_in_the_middle_moves_no_more_than_its_share() {
+    fn a_worker_that_joins_in_the_middle_moves_no_more_than_its_share() {
         let mut owners = vec![None; 24];
         let before = vec!["b".to_owned(), "d".to_owned(), "e".to_owned()];
         settle(&before, &mut owners);

@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_but_the_worker_ends_the_transaction() {
+    fn only_the_worker_ends_the_transaction() {
         for sql in ["COMMIT", " /* */ rollback", "begin", "prepare transaction 'x'"] {
             assert!(matches!(parse(sql), Err(SqlError::TransactionControl(_))), "{sql}");
         }

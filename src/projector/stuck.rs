@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_begin_anew_with_another_event() {
+    fn pauses_double_up_to_a_bound_and_start_over_with_another_event() {
         let (mut stuck, now) = (StuckShards::default(), Instant::now());
         let pauses: Vec<u128> = (0..8).map(|_| stuck.fail(3, 50, now).as_millis()).collect();
         assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);

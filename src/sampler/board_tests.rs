@@ -49,7 +49,7 @@ fn reported(name: &str, uid: &str, result: Result<Sample, MeasureError>) -> Repo
 }
 
 fn refused() -> MeasureError {
-    MeasureError { reason: Reason::ConnectionRefused, message: "nobody listens".to_owned() }
+    MeasureError { reason: Reason::ConnectionRefused, message: "nothing listens".to_owned() }
 }
 
 fn told(board: &mut Board) -> Vec<String> {
@@ -122,7 +122,7 @@ fn a_failure_keeps_the_last_good_measurement_until_it_is_too_old() {
 }
 
 #[test]
-fn a_namesake_and_another_source_start_anew() {
+fn a_namesake_and_another_source_start_over() {
     for replacement in [projection("a", "2", "events"), projection("a", "1", "other")] {
         let mut board = Board::default();
         let a = projection("a", "1", "events");
@@ -187,7 +187,7 @@ fn what_asks_for_action_is_told_at_once_and_mere_numbers_now_and_then() {
 }
 
 #[test]
-fn whom_nobody_could_be_told_about_is_told_about_later() {
+fn a_projection_that_could_not_be_told_about_is_told_about_later() {
     let mut board = Board::default();
     board.sync(&[projection("a", "1", "events"), projection("b", "2", "events")], Following::default());
     board.tell(|_| false);

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn projections_share_a_store_and_nobody_elses() {
+    fn projections_share_their_store_and_no_other() {
         let (mut budgets, reads, other): (_, Arc<str>, Arc<str>) = (Budgets::default(), "reads".into(), "other".into());
         budgets.claim(&key("a"), &reads, wants(9));
         budgets.claim(&key("b"), &reads, wants(9));

@@ -73,7 +73,7 @@ fn a_new_worker_helps_after_its_start_up_and_only_by_whole_shards() {
     let run = run(&plan, &mut Foretold(vec![(0, 1), (10, 3), (20, 4)]));
     // A worker does 25/s, 100/s arrive. Three have 2, 1 and 1 of four shards: the first can do half of its own.
     let pending = |second| at(&run, second).pending;
-    assert!(pending(12).abs_diff(900) <= 4, "{}: nobody helps for two seconds", pending(12));
+    assert!(pending(12).abs_diff(900) <= 4, "{}: no worker helps for two seconds", pending(12));
     assert!((pending(22) - pending(12)).abs_diff(250) <= 8, "25/s too few: {} and {}", pending(12), pending(22));
     assert!(pending(40).abs_diff(pending(22)) <= 8, "four keep up, and no more: {} and {}", pending(22), pending(40));
 }

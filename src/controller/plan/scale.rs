@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn decides_about_the_number_of_workers_only_where_nobody_else_can() {
+    fn decides_about_the_number_of_workers_only_where_no_autoscaler_can() {
         use ScalePlan::{CreateWith, Leave, Set};
         for (suspended, autoscaled, seen, expected, why) in [
             (false, true, view(None, Some(5), false), CreateWith(2), "made with min"),
@@ -101,10 +101,10 @@ mod tests {
             (false, true, view(Some(0), Some(5), true), Set(2), "the autoscaler's own rules hold"),
             (false, true, free(view(Some(0), Some(99), true)), Set(8), "never above max"),
             (false, true, view(Some(0), Some(1), true), Set(2), "never below min"),
-            (false, false, view(Some(0), Some(5), true), Set(5), "resumed where nobody else scales"),
+            (false, false, view(Some(0), Some(5), true), Set(5), "resumed where no autoscaler scales"),
             (false, false, view(Some(0), None, true), Set(2), "resumed without an autoscaler: at least min"),
-            (false, false, view(Some(0), None, false), Leave, "somebody else's zero"),
-            (false, false, view(Some(40), None, true), Leave, "somebody else's number"),
+            (false, false, view(Some(0), None, false), Leave, "another client's zero"),
+            (false, false, view(Some(40), None, true), Leave, "another client's number"),
         ] {
             assert_eq!(plan_scale(&workers(suspended, autoscaled), seen), expected, "{why}");
         }
@@ -149,7 +149,7 @@ mod tests {
             ),
             (view(Some(0), None, false), Leave, "unknown is no work"),
             (view(Some(3), None, false), Leave, "and no reason to sleep"),
-            (view(Some(0), None, true), Set(1), "resumed, and nobody knows"),
+            (view(Some(0), None, true), Set(1), "resumed, and the number is unknown"),
             (view(Some(0), Some(0), true), Leave, "resumed, and nothing waits"),
         ] {
             assert_eq!(plan_scale(&sleepy, seen), expected, "{why}");

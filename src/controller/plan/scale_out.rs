@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_within_a_period_counts_against_it_whoever_added_it() {
+    fn what_was_added_within_a_period_counts_against_it_whichever_client_added_it() {
         let two_in_ten =
             rules_of(serde_json::json!({"scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 10}]}}));
         let mut workload = ScaleOut::default();

@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_api_service_is_to_trust_our_authority_and_nobody_else() {
+    fn an_api_service_is_to_trust_our_authority_alone() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let (ours, old) = (
             certificate::issue("projectionist", "system", now).unwrap(),

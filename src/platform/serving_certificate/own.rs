@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_kept_renewed_or_issued_anew() {
+    fn a_secret_is_kept_renewed_or_issued() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let bundle = certificate::issue("projectionist", "system", now).unwrap();
         let keep = |data: &[(&str, &str)]| {

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_is_made_as_the_chart_makes_it() {
+    fn a_missing_api_service_is_made_as_the_chart_makes_it() {
         let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
         let ca = certificate::issue("projectionist", "system", now).unwrap().ca_pem;
         let made = new("v1beta2.custom.metrics.k8s.io", &settings(), &[&ca]).unwrap();

@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_authority_is_trusted_beside_the_new_until_nobody_serves_with_it() {
+    fn the_old_authority_is_trusted_beside_the_new_until_no_replica_serves_with_it() {
         // The authorities that are trusted; those that are needed; lingering; those to write.
         type Row<'a> = (&'a [&'a str], &'a [&'a str], bool, Option<&'a [&'a str]>);
         let table: [Row<'_>; 9] = [

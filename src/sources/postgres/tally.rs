@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_goes_back_is_counted_anew() {
+    fn a_row_that_goes_back_is_counted_again() {
         let mut world = world(60);
         world.poll(1_000);
         world.rows[1].1 = 30;

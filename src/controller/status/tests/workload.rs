@@ -49,7 +49,7 @@ fn what_keeps_workers_away_is_told_where_a_person_looks() {
 }
 
 #[test]
-fn without_pods_nobody_is_sent_to_look_at_them() {
+fn without_pods_no_message_sends_a_reader_to_them() {
     let good = measured(9, 1.0, false);
     for (starting, expected) in [
         (None, "no worker is ready yet"),

@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_went_back_is_followed_anew() {
+    fn a_log_that_went_back_is_followed_from_the_start() {
         let mut follower = Follower::default();
         follower.observe(&look(40, &[]), None);
         let emptied = look(0, &[("3/7", Some(11))]);
@@ -380,7 +380,7 @@ mod tests {
         let busy = look(9, &[("3/7", Some(11))]);
         assert_eq!(follower.dense_from(&busy, None), None, "from where?");
         assert_eq!(follower.dense_from(&busy, Some(Position(5))), Some(Position(5)));
-        assert_eq!(follower.dense_from(&look(9, &[]), Some(Position(5))), None, "nobody writes");
+        assert_eq!(follower.dense_from(&look(9, &[]), Some(Position(5))), None, "no writer");
         follower.observe(&look(9, &[]), None);
         assert_eq!(follower.dense_from(&busy, Some(Position(5))), None, "all is safe");
         assert_eq!(follower.dense_from(&look(12, &[("3/8", Some(11))]), Some(Position(5))), Some(Position(9)));

@@ -210,7 +210,7 @@ fn read(
     }))
 }
 
-const RESTORED: &str = "events wait whose transaction_id the server has not reached: were they copied or restored from another server (pg_dump)? Emmett reads none of them before it has; set their transaction_id anew";
+const RESTORED: &str = "events wait whose transaction_id the server has not reached: were they copied or restored from another server (pg_dump)? Emmett reads none of them before it has; set their transaction_id again";
 
 fn writer(row: &Row, holds_for: Option<Duration>) -> Result<Option<BlockingWriter>, Error> {
     let (pid, prepared): (Option<i32>, Option<String>) = (row.try_get(16)?, row.try_get(21)?);
