@@ -114,7 +114,7 @@ async fn transaction_markers_and_aborted_transactions_are_no_records() {
     let mut client = open();
     client.topics(&set(&["markers"]), soon()).await.unwrap();
     ask(&["begin", "tx", "markers", "0", "3"]);
-    // The transaction is open: nobody who reads what is committed may see its records.
+    // The transaction is open: no reader of committed records may see its records.
     assert_eq!(end(&mut client, Isolation::ReadCommitted).await, 0);
     assert_eq!(end(&mut client, Isolation::ReadUncommitted).await, 3);
     ask(&["end", "tx", "commit"]);

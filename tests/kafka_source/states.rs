@@ -60,7 +60,7 @@ async fn an_empty_topic_a_backlog_and_a_group_that_has_caught_up() {
     let nearer = sampler.wait_pending("backlog", exactly(3)).await;
     let age = nearer.sample.staleness.unwrap();
     assert!((Duration::from_secs(100)..Duration::from_secs(220)).contains(&age), "{age:?}");
-    // Kafka's own consumer reads the rest, and nobody else was ever in the group.
+    // Kafka's own consumer reads the rest, and no other consumer was ever in the group.
     ask(&["consume", "backlog-group", "backlog,backlog-too", "3"]);
     let done = sampler.wait_pending("backlog", exactly(0)).await;
     assert_eq!(done.sample.staleness, Some(Duration::ZERO));

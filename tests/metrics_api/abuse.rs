@@ -113,12 +113,12 @@ async fn who_never_says_who_he_is_is_sent_away() {
         }
     })
     .await
-    .expect("a connection on which nobody ever identified himself is still open");
+    .expect("a connection on which no client ever identified itself is still open");
     assert_eq!(known.get(METRIC, &[]).await.0, 200, "who is known stays");
 }
 
 #[tokio::test]
-async fn rapid_resets_end_the_connection_of_who_sends_them_and_nobody_elses() {
+async fn rapid_resets_end_the_connection_of_their_sender_and_no_other() {
     let server = Server::start().await;
     let mut other = server.connect(Some(server.users.client("ann"))).await;
     let attacker = server.tls(Some(server.users.client("ann")), "h2").await;
@@ -134,7 +134,7 @@ async fn rapid_resets_end_the_connection_of_who_sends_them_and_nobody_elses() {
             stream.send_reset(h2::Reason::CANCEL);
             sent += 1;
         }
-        // The sender is kept: whoever ends the connection, it is not this side.
+        // The sender is kept: this side does not end the connection.
         let end = tokio::time::timeout(Duration::from_secs(120), connection).await;
         drop(sender);
         (sent, end)

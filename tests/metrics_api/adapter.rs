@@ -160,7 +160,7 @@ impl Adapter {
     }
 }
 
-/// Counts one request for as long as somebody waits for it.
+/// Counts one request for as long as a client waits for it.
 struct UnderWay<'a>(&'a AtomicUsize);
 
 impl<'a> UnderWay<'a> {

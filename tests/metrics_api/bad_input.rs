@@ -1,4 +1,4 @@
-//! Requests that nobody should make, each answered by what is wrong with it, cheaply.
+//! Malformed requests, each answered by what is wrong with it, cheaply.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 
 const EXTERNAL: &str = "/apis/external.metrics.k8s.io/v1beta1";
 const CUSTOM: &str = "/apis/custom.metrics.k8s.io/v1beta2";
-/// What the network itself may hold of a body that nobody reads, and then some.
+/// What the network itself may hold of a body that is not read, and then some.
 const UNREAD: usize = 64 << 20;
 
 async fn ann(server: &Server) -> Connection {
@@ -46,7 +46,7 @@ async fn what_does_not_exist_is_not_found() {
         format!("{CUSTOM}/namespaces/nowhere/things.example.org/first/lag"),
         format!("{CUSTOM}/namespaces/nowhere/things.example.org/*/lag"),
         format!("{CUSTOM}/namespaces/shop/others.example.org/first/lag"),
-        // Decoded once: what is still encoded then is a name that nobody has.
+        // Decoded once: what is still encoded then is no name that exists.
         format!("{EXTERNAL}/namespaces/shop/%252e%252e"),
         format!("{EXTERNAL}/namespaces/shop/lag;v=2"),
         format!("{EXTERNAL}/namespaces/shop//lag"),
@@ -79,7 +79,7 @@ async fn what_cannot_be_read_is_a_bad_request() {
 }
 
 #[tokio::test]
-async fn a_selector_of_a_mebibyte_is_refused_over_either_protocol_and_nobody_else_notices() {
+async fn a_selector_of_a_mebibyte_is_refused_over_either_protocol_and_no_other_client_notices() {
     let server = Server::start().await;
     let selector = "a%3Db%2C".repeat((1 << 20) / 8);
     let request = format!("GET {METRIC}?labelSelector={selector} HTTP/1.1\r\nHost: x\r\n\r\n");

@@ -1,4 +1,4 @@
-//! What judges that nobody here wrote say of us: h2spec of our HTTP/2, and two validators of our OpenAPI documents.
+//! What independent judges say of us: h2spec of our HTTP/2, and two validators of our OpenAPI documents.
 
 use std::{
     collections::BTreeMap,

@@ -113,7 +113,7 @@ async fn what_is_not_there_is_not_found_and_what_cannot_be_read_is_a_bad_request
                 404,
                 "no metric \"unknown\": there are lag, rate, hidden",
             ),
-            ("/namespaces/shop/things.example.org/nobody/lag", 404, "no such thing"),
+            ("/namespaces/shop/things.example.org/missing/lag", 404, "no such thing"),
             ("/namespaces/elsewhere/things.example.org/first/lag", 404, "no such thing"),
             ("/namespaces/elsewhere/things.example.org/*/lag", 404, "no such thing"),
             ("/namespaces/shop/things.example.org/*/lag?labelSelector=tier%3Dlead", 404, "no such thing"),

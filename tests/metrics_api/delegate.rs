@@ -84,7 +84,7 @@ async fn what_is_not_ours_is_asked_of_the_adapter_under_the_operators_own_name()
         assert_eq!((path, method.as_str()), (&passed_on, "GET"));
         assert_eq!(sent["authorization"], format!("Bearer {TOKEN}"));
         assert_eq!(sent["host"], "adapter.monitoring.svc");
-        assert!(!sent.keys().any(|name| name.as_str().starts_with("x-")), "nobody is passed on: {sent:?}");
+        assert!(!sent.keys().any(|name| name.as_str().starts_with("x-")), "no user is passed on: {sent:?}");
     }
     let count = DelegatedLabels { group: "external.metrics.k8s.io", outcome: Outcome::Answered };
     assert_eq!(server.metrics.delegates.requests.get_or_create(&count).get(), 3);
@@ -100,7 +100,7 @@ async fn what_is_ours_stays_ours_whether_there_is_such_a_metric_or_not() {
         (format!("{EXTERNAL}/namespaces/shop/lag-of-theirs"), 404),
         (format!("{CUSTOM}/namespaces/shop/things.example.org/*/lag"), 200),
         (format!("{CUSTOM}/namespaces/shop/things.example.org/first/theirs"), 404),
-        // Nobody's: no metric, or one that no role can grant.
+        // Of neither: no metric, or one that no role can grant.
         (format!("{EXTERNAL}/nonexistent"), 404),
         (format!("{EXTERNAL}/namespaces/shop/status"), 404),
         (format!("{CUSTOM}/namespaces/shop/pods/first"), 404),
@@ -164,7 +164,7 @@ async fn what_an_adapter_answers_badly_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn an_adapter_that_nobody_vouches_for_is_told_nothing() {
+async fn an_adapter_that_no_authority_vouches_for_is_told_nothing() {
     let adapter = Adapter::start().await;
     let stranger = certificate::issue("adapter", "monitoring", jiff::Timestamp::now()).unwrap();
     std::fs::write(&adapter.ca_file, &stranger.ca_pem).unwrap();
@@ -271,7 +271,7 @@ async fn an_adapter_that_is_not_there_is_named_and_then_left_alone() {
     adapter.task.abort();
     let mut client = ann(&server).await;
     let refused = || async { ann(&server).await.get(THEIRS, AS_ANN).await.0 == 503 };
-    until("nobody listens", refused).await;
+    until("nothing listens", refused).await;
     let mut messages = Vec::new();
     for _ in 0..8 {
         let (code, body, _) = client.get(THEIRS, AS_ANN).await;

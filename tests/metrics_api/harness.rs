@@ -147,7 +147,7 @@ pub(crate) struct Cluster {
     pub(crate) down: Arc<AtomicBool>,
     /// Keeps answers about access back while true.
     pub(crate) slow: Arc<AtomicBool>,
-    /// Keeps each answer about access back for so many milliseconds. It is an error then, which nobody remembers, so that the next
+    /// Keeps each answer about access back for so many milliseconds. It is an error then, which is not cached, so that the next
     /// one is kept back, too.
     pub(crate) held_for: Arc<AtomicU64>,
     /// Whom it was asked about.

@@ -88,7 +88,7 @@ async fn a_token_makes_its_owner_an_authenticated_user_and_is_asked_about_once()
 }
 
 #[tokio::test]
-async fn a_certificate_that_does_not_say_it_is_for_clients_is_nobodys() {
+async fn a_certificate_that_does_not_say_it_is_for_clients_names_no_user() {
     let server = Server::start().await;
     let silent = server.front.sign_changed("front-proxy-client", |params| params.extended_key_usages.clear());
     assert_eq!(server.get(Some(silent), METRIC, AS_MASTER).await.0, 401);
@@ -113,7 +113,7 @@ async fn a_front_proxy_whose_certificate_an_intermediate_authority_issued_vouche
         assert_eq!(server.get(Some(alone()), METRIC, AS_ANN).await.0, 200);
         assert_eq!(server.get(Some(with_chain()), METRIC, AS_ANN).await.0, 200);
     }
-    // An intermediate authority of users passes nobody on, and a certificate for servers is no client's.
+    // An intermediate authority of users passes no user on, and a certificate for servers is no client's.
     let other = server.users.intermediate();
     let own = CertificateDer::from_pem_slice(other.pem.as_bytes()).unwrap();
     let (leaf, key) = other.client("front-proxy-client");
@@ -124,7 +124,7 @@ async fn a_front_proxy_whose_certificate_an_intermediate_authority_issued_vouche
 }
 
 #[tokio::test]
-async fn expired_and_nameless_certificates_are_nobodys() {
+async fn expired_and_nameless_certificates_name_no_user() {
     let server = Server::start().await;
     let expired = server.users.sign_changed("ann", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     assert_eq!(server.get(Some(expired), METRIC, &[]).await.0, 401);
@@ -167,7 +167,7 @@ async fn a_rotated_authority_of_users_counts_at_once_on_open_connections() {
     assert_eq!(client.get(METRIC, &[]).await.0, 200, "both authorities count while they are exchanged");
 }
 
-/// Shows somebody else's certificate and signs with a key of its own.
+/// Shows another user's certificate and signs with a key of its own.
 #[derive(Debug)]
 struct Thief(Arc<CertifiedKey>);
 

@@ -46,13 +46,13 @@ async fn the_front_proxy_passes_callers_on_and_each_is_judged_by_himself() {
 }
 
 #[tokio::test]
-async fn forged_headers_are_nobody() {
+async fn forged_headers_name_no_user() {
     let server = Server::start().await;
     let stranger = Authority::new();
     for (what, identity) in [
         ("no certificate", None),
         ("a certificate of an unknown authority with the right name", Some(stranger.client("front-proxy-client"))),
-        ("the right authority and a name that is not allowed", Some(server.front.client("somebody-else"))),
+        ("the right authority and a name that is not allowed", Some(server.front.client("another-proxy"))),
         (
             "a certificate that is for servers",
             Some(server.front.sign("front-proxy-client", &[], ExtendedKeyUsagePurpose::ServerAuth)),
@@ -68,7 +68,7 @@ async fn forged_headers_are_nobody() {
 }
 
 #[tokio::test]
-async fn users_come_by_certificate_or_token_and_nobody_comes_without() {
+async fn users_come_by_certificate_or_token_and_none_comes_without() {
     let server = Server::start().await;
     assert_eq!(server.get(Some(server.users.client("ann")), METRIC, &[]).await.0, 200);
     let master = server.users.sign("admin", &["system:masters"], ExtendedKeyUsagePurpose::ClientAuth);
@@ -189,14 +189,14 @@ async fn headers_have_a_bound_and_others_are_served_meanwhile() {
     assert!(answer.is_empty() || answer.contains("431"), "{answer}");
     // Not for its slowness: who sent as little is waited for.
     let waited_for = tokio::time::timeout(Duration::from_millis(1), patient.read_u8()).await;
-    assert!(waited_for.is_err(), "nobody's headers were too long, and they ended both: {waited_for:?}");
+    assert!(waited_for.is_err(), "no client's headers were too long, and they ended both: {waited_for:?}");
     assert_eq!(server.get(Some(server.users.client("ann")), METRIC, &[]).await.0, 200);
 }
 
 #[tokio::test]
 async fn a_client_that_never_finishes_its_headers_is_cut_off() {
     let server = Server::start().await;
-    // Somebody who is known, so that nothing else ends his connection so soon.
+    // A client that is known, so that nothing else ends its connection so soon.
     let mut slow = server.tls(Some(server.users.client("ann")), "http/1.1").await;
     slow.write_all(b"GET /apis HTTP/1.1\r\nHost: x\r\n\r\nGET /apis HTTP/1.1\r\n").await.unwrap();
     let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! A client that has run wild is slowed, and nobody else.
+//! A client that has run wild is slowed, and no other.
 
 use projectionist::metrics_api::{Offer, Rate};
 
@@ -7,7 +7,7 @@ use crate::harness::{METRIC, Server, things};
 const DISCOVERY: &str = "/apis/external.metrics.k8s.io/v1beta1";
 
 #[tokio::test]
-async fn a_caller_that_asks_too_often_is_refused_by_itself_whoever_carries_its_requests() {
+async fn a_caller_that_asks_too_often_is_refused_alone_whichever_proxy_carries_its_requests() {
     // Practically no refill, so that only the burst counts and not how long the test takes.
     let offer = Offer { external: true, objects: Some(things()) };
     let server = Server::with(offer, |options| options.rate = Rate { per_second: 1, burst: 100 }).await;
@@ -21,7 +21,7 @@ async fn a_caller_that_asks_too_often_is_refused_by_itself_whoever_carries_its_r
             break;
         }
     }
-    let (code, body, headers) = refused.expect("nobody stops it");
+    let (code, body, headers) = refused.expect("it is not stopped");
     assert_eq!((code, body["code"].as_u64()), (429, Some(429)));
     assert_eq!((body["kind"].as_str(), body["status"].as_str()), (Some("Status"), Some("Failure")));
     assert_eq!(body["reason"], "TooManyRequests");
@@ -36,7 +36,7 @@ async fn a_caller_that_asks_too_often_is_refused_by_itself_whoever_carries_its_r
         assert_eq!(proxy.get(path, &as_user("system:kube-aggregator")).await.0, 200, "{path}");
     }
     assert_eq!(server.get(None, "/healthz", &[]).await.0, 200);
-    // The same user is the same by whichever door; a token or certificate that is nobody's costs nobody anything.
+    // The same user is the same by whichever door; a token or certificate without a user costs no user anything.
     let mut wild = server.connect(Some(server.users.client("wild"))).await;
     let mut spent = false;
     for _ in 0..100 {

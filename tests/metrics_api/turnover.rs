@@ -75,7 +75,7 @@ async fn a_caller_is_moved_from_connection_to_connection_and_no_request_fails() 
         Ok::<_, String>(asked)
     });
     let all = futures::future::try_join_all(callers);
-    let asked = tokio::time::timeout(Duration::from_secs(120), all).await.expect("nobody is moved");
+    let asked = tokio::time::timeout(Duration::from_secs(120), all).await.expect("no connection is moved");
     let asked: u64 = asked.expect("a request failed").into_iter().sum();
     assert!(asked > 100, "only {asked} requests were made: that shows nothing");
 }
@@ -124,7 +124,7 @@ async fn who_has_just_come_when_the_server_stops_gets_an_answer() {
 }
 
 #[tokio::test]
-async fn a_connection_on_which_nothing_happens_ends_when_it_is_old_whoever_has_it() {
+async fn a_connection_on_which_nothing_happens_ends_when_it_is_old_whichever_client_has_it() {
     let offer = Offer { external: true, objects: Some(things()) };
     let server = Server::with(offer, |options| options.connection_age = Duration::from_millis(300)).await;
     let mut idle = server.connect(Some(server.users.client("ann"))).await;

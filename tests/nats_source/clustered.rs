@@ -87,7 +87,7 @@ async fn a_stream_of_three_servers_is_unknown_while_it_has_no_leader_and_never_z
     let leader: usize = leader.strip_prefix('s').unwrap().parse().unwrap();
     servers[leader].kill();
     until(&mut probe, 3, "another leads", Result::is_ok).await.unwrap();
-    // Another one hangs: nobody leads.
+    // Another one hangs: there is no leader.
     let second = (leader + 1) % 3;
     servers[second].pause();
     let unknown = until(&mut probe, 3, "none leads", |found| found.is_err()).await.unwrap_err();

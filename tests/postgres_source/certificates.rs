@@ -259,7 +259,7 @@ async fn a_client_certificate_is_shown_to_a_server_that_asks_for_one() {
     };
     let (certificate, key) = me("postgres");
     assert_eq!(ours(&settings.clone().with_client_certificate(certificate.as_bytes(), key.as_bytes())).await, Ok(true));
-    let (other, other_key) = me("somebody");
+    let (other, other_key) = me("another");
     let wrong =
         ours(&settings.clone().with_client_certificate(other.as_bytes(), other_key.as_bytes())).await.unwrap_err();
     assert!(wrong.contains("certificate authentication failed"), "{wrong}");

@@ -46,7 +46,7 @@ async fn a_server_is_believed_only_with_a_certificate_of_the_authority_that_is_g
         ("unverified", &named),
         ("authority", &other.pem()),
     ]);
-    // Signed by somebody that nobody here trusts.
+    // Signed by an authority that no client here trusts.
     with_authority(&mut sampler, "a", "full");
     let refused = sampler.wait_unknown("a", Reason::TlsFailed).await;
     assert!(refused.message.contains("localhost"), "{}", refused.message);

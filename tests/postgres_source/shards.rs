@@ -87,7 +87,7 @@ async fn quiet_shards_of_a_long_log_are_no_lag_and_cost_one_walk() {
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let read = read_so_far(&client).await - before;
     assert!(read < 10_000, "{read} rows were read: the log of 300,000 events is not walked again");
-    // A row that goes back is counted anew, and exactly.
+    // A row that goes back is counted again, and exactly.
     row(&client, "a", "tenant-1", 299_000).await;
     let expected: i64 = client
         .query_one("select count(*) from events where stream = 'tenant-1' and position > 299000", &[])
@@ -233,7 +233,7 @@ async fn shards_beyond_an_open_transaction_have_handled_what_they_have_handled()
     }
     let held = sampler.wait_pending("a", 5).await;
     assert_eq!((held.sample.held_back, log_head(&held.sample).safe), (5, Position(2)));
-    // A reader that waits for nobody has handled two of them.
+    // A reader that waits for no writer has handled two of them.
     row(&client, "a", "y", 6).await;
     let passed = sampler.wait_pending("a", 3).await;
     assert_eq!(passed.sample.held_back, 3);

@@ -114,7 +114,7 @@ async fn events_that_are_gone_and_come_back_are_not_passed_over() {
     assert!(handled < 400, "nothing was left to pass over");
     let still = Duration::from_secs(2);
     let furthest = || shop.try_ask::<i64>("select max(position) from projectionist_checkpoints");
-    always_is(still, "nobody goes on beyond the end", |position| *position < 400, furthest).await.unwrap();
+    always_is(still, "no worker goes on beyond the end", |position| *position < 400, furthest).await.unwrap();
     events.batch_execute("insert into events overriding system value select * from newer").await.unwrap();
     shop.assert_exact(400).await;
     worker.stop().await;

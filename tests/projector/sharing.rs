@@ -121,18 +121,18 @@ async fn a_commit_is_refused_once_the_fence_has_moved() {
     // In the middle of the handler's second.
     tokio::time::sleep(Duration::from_millis(500)).await;
     shop.store
-        .batch_execute("update projectionist_checkpoints set owner = 'somebody else', fence = fence + 1")
+        .batch_execute("update projectionist_checkpoints set owner = 'another', fence = fence + 1")
         .await
         .unwrap();
     tokio::time::sleep(Duration::from_millis(800)).await;
     assert_eq!(shop.ask::<i64>("select count(*) from applied").await, 0, "the effect was rolled back");
-    // Somebody else is no live worker, so the shards are taken again and the event is handled after all.
+    // That owner is no live worker, so the shards are taken again and the event is handled after all.
     shop.assert_exact(1).await;
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_that_somebody_moved_back_is_believed() {
+async fn a_checkpoint_that_was_moved_back_is_believed() {
     let shop = Workshop::open("moved_back", APPLY).await;
     let worker = shop.start("a");
     shop.applied(0).await;

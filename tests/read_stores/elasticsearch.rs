@@ -150,8 +150,8 @@ async fn the_privilege_in_the_documentation_suffices_and_is_needed() {
     let wrong = read(&store(&format!("http://reader:hunter3@{}", server.address())), &place).await.unwrap_err();
     assert_eq!(wrong.reason, Reason::AuthenticationFailed, "{}", wrong.message);
     assert!(!wrong.message.contains("hunter3"), "{}", wrong.message);
-    let nobody = read(&store(&format!("http://{}", server.address())), &place).await.unwrap_err();
-    assert_eq!(nobody.reason, Reason::AuthenticationFailed, "{}", nobody.message);
+    let anonymous = read(&store(&format!("http://{}", server.address())), &place).await.unwrap_err();
+    assert_eq!(anonymous.reason, Reason::AuthenticationFailed, "{}", nobody.message);
 }
 
 #[tokio::test]

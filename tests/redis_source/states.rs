@@ -46,7 +46,7 @@ async fn an_empty_stream_a_group_that_is_behind_and_one_that_has_caught_up() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     let behind = ask(&mut probe, &["plain/shop"]).await.unwrap();
     assert_eq!((behind.pending, behind.arrived, handled(&behind)), (exactly(10), 10, 0));
-    assert!(behind.staleness.unwrap() > Duration::ZERO, "the first entry waits, and nobody was given it");
+    assert!(behind.staleness.unwrap() > Duration::ZERO, "the first entry waits, and no consumer was given it");
 
     let ids = deliver("plain", "shop", "a", 4);
     let given = ask(&mut probe, &["plain/shop"]).await.unwrap();
@@ -312,9 +312,9 @@ async fn several_streams_are_summed_and_one_that_is_unknown_makes_the_sum_unknow
     let both = ask(&mut probe, &["one/shop", "two/other"]).await.unwrap();
     assert_eq!((both.pending, both.arrived), (exactly(7), 7));
     assert!(both.pending_by_shard.is_empty(), "any number of consumers share a stream");
-    let half = ask(&mut probe, &["one/shop", "two/nobody"]).await.unwrap_err();
+    let half = ask(&mut probe, &["one/shop", "two/missing"]).await.unwrap_err();
     assert_eq!(half.reason, Reason::NeverCommitted);
-    assert!(half.message.contains("stream two, group nobody"), "{}", half.message);
+    assert!(half.message.contains("stream two, group missing"), "{}", half.message);
 }
 
 #[tokio::test]

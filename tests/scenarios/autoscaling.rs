@@ -80,8 +80,13 @@ fn a_suspended_projection_has_no_workers_and_is_still_measured() {
 
         shop.stage.cluster.kubectl(&["scale", "deployment/orders", "--replicas=3", "-n", &shop.namespace])?;
         eventually_is(PATIENCE, "the kill switch holds", |replicas| *replicas == 0, || shop.replicas("orders")).await?;
-        always_is(Duration::from_secs(5), "nobody wakes them", |replicas| *replicas == 0, || shop.replicas("orders"))
-            .await?;
+        always_is(
+            Duration::from_secs(5),
+            "no worker is started",
+            |replicas| *replicas == 0,
+            || shop.replicas("orders"),
+        )
+        .await?;
 
         shop.apply(&shop.projection("orders", &json!({"spec": {"suspend": false}})))?;
         shop.read_model_is_whole("orders").await

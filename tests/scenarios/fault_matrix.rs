@@ -29,7 +29,7 @@ fn a_checkpoint_that_goes_back_brings_workers_and_two_that_pull_at_it_do_not_swi
         shop.scaling_idle_workers("orders", &json!({}))?;
         commit_and_see(&shop, 1_990).await?;
         shop.replicas_stay(1).await?;
-        // The lag is known all the same, and whoever handles the events anew does it in time.
+        // The lag is known all the same, and the worker that handles the events again does it in time.
         commit_and_see(&shop, 40).await?;
         let message = shop.condition_is("orders", "LagKnown", "False", "CheckpointRewound").await?;
         ensure!(message.contains("from 1990 to 40"), "{message}");
@@ -142,7 +142,7 @@ fn what_never_committed_keeps_a_worker_and_may_sleep_afterwards() {
         let shop = Shop::open(stage, "never").await?;
         shop.commit("others", 0).await?;
         let sleepy = json!({"spec": {"scaling": {"minWorkers": 0, "idleFor": "2s"}}});
-        // Nobody's worker runs yet.
+        // No worker runs yet.
         shop.idle_workload("Deployment", "orders")?;
         shop.stage.cluster.kubectl(&["scale", "deployment/orders", "--replicas=0", "-n", &shop.namespace])?;
         shop.scaling_idle_workers("orders", &sleepy)?;

@@ -74,7 +74,7 @@ fn errors_are_status_objects_that_say_what_is_wrong() {
         let namespaced = format!("{GROUP}/namespaces/{}", shop.namespace);
         for (path, code) in [
             (format!("{namespaced}/nonexistent"), 404),
-            (format!("{namespaced}/projection_pending_events?labelSelector=projection%3Dnobody"), 404),
+            (format!("{namespaced}/projection_pending_events?labelSelector=projection%3Dmissing"), 404),
             (format!("{namespaced}/projection_pending_events?labelSelector=%3D%3D"), 400),
             (namespaced.clone(), 404),
             (format!("{namespaced}/group/metric"), 404),
@@ -112,7 +112,7 @@ fn who_has_no_right_gets_no_value() {
         };
         eventually(PATIENCE, "the autoscaler is answered", asked).await?;
 
-        // Past the aggregator, straight to a replica: forged headers without its certificate are nobody.
+        // Past the aggregator, straight to a replica: forged headers without its certificate name no user.
         let addresses = stage.cluster.kubectl(&[
             "get",
             "endpointslices",

@@ -23,7 +23,7 @@ pub(crate) fn raw(stage: &Stage, path: &str) -> Result<Value> {
     Ok(serde_json::from_str(&stage.cluster.kubectl(&["get", "--raw", path])?)?)
 }
 
-/// The Projection `orders`, which nobody of ours scales, with so many events pending.
+/// The Projection `orders`, which the operator does not scale, with so many events pending.
 async fn pending<'a>(stage: &'a Stage, name: &str, events: i64, change: &Value) -> Result<Shop<'a>> {
     available(stage)?;
     let shop = Shop::open(stage, name).await?;
@@ -145,8 +145,9 @@ fn a_metric_without_a_value_tells_a_person_why_and_the_workload_is_held() {
         };
         eventually(PATIENCE, "kubectl describe hpa says why there is no value", describe).await?;
         ensure!(shop.replicas("team").await? == 1);
-        let missing =
-            raw(stage, &objects(&shop, "v1beta2", "nobody/pending_events")).err().context("nobody has a value")?;
+        let missing = raw(stage, &objects(&shop, "v1beta2", "missing/pending_events"))
+            .err()
+            .context("a missing Projection has a value")?;
         ensure!(format!("{missing:#}").contains("there is no Projection"), "{missing:#}");
         Ok(())
     });

@@ -156,7 +156,7 @@ fn consumers_of_a_redis_stream_are_scaled_by_lag_and_every_entry_is_counted_and_
             ready = scaled_out => ready?,
         };
 
-        // All of them are stopped in the middle of their work: what they held and did not handle is counted like what nobody was given.
+        // All of them are stopped in the middle of their work: what they held and did not handle is counted like what no worker was given.
         stream.append(2_000)?;
         shop.apply(&projection(&shop.namespace, true))?;
         shop.consumers_are_gone().await?;

@@ -168,7 +168,7 @@ fn a_deleted_secret_is_named_and_a_new_one_is_taken_up() {
 }
 
 #[test]
-fn an_object_of_somebody_else_with_the_same_name_is_not_taken_over() {
+fn an_object_of_another_owner_with_the_same_name_is_not_taken_over() {
     let _turn = together();
     play(|stage| async move {
         let shop = Shop::open(stage, "foreign").await?;

@@ -29,7 +29,7 @@ const SETTLED: Duration = Duration::from_secs(20);
 /// The real controller's period, by the stage.
 const SYNC_PERIOD: Duration = Duration::from_secs(2);
 
-/// When the simulated controller looks first, in milliseconds. Nobody knows that of the real one.
+/// When the simulated controller looks first, in milliseconds. That of the real one is not known.
 const PHASES: [u64; 4] = [100, 700, 1_300, 1_900];
 
 /// An autoscaler and its workload.
@@ -76,9 +76,9 @@ fn cases() -> Vec<Case> {
     let threes = external("orders", &average("3"));
     let policy = |type_: &str, value: i32, period: i32| json!({"type": type_, "value": value, "periodSeconds": period});
     let mut several = case("one-metric-invalid", 2, &fours, &at_once());
-    several.spec["metrics"] = json!([fours, external("nobody", &average("1"))]);
+    several.spec["metrics"] = json!([fours, external("missing", &average("1"))]);
     let mut none_valid = case("no-metric-valid", 3, &fours, &at_once());
-    none_valid.spec["metrics"] = json!([external("nobody", &average("1"))]);
+    none_valid.spec["metrics"] = json!([external("missing", &average("1"))]);
     let mut two = case("two-metrics", 2, &fours, &at_once());
     two.spec["metrics"] = json!([object(&average("2500m")), fours]);
     let mut outside = case("outside-the-range", 9, &fours, &at_once());
@@ -177,8 +177,8 @@ impl Case {
         spec["scaleTargetRef"] = json!({"kind": "Deployment", "name": self.name});
         let autoscaler = Autoscaler::from_spec(&serde_json::from_value(spec)?)?;
         let readings = self.spec["metrics"].as_array().context("no metrics")?.iter().map(|metric| {
-            let nobody = metric.pointer("/external/metric/selector/matchLabels/projection") == Some(&json!("nobody"));
-            let kind = if nobody {
+            let missing = metric.pointer("/external/metric/selector/matchLabels/projection") == Some(&json!("missing"));
+            let kind = if missing {
                 Kind::Failed
             } else if metric["type"] == "Object" {
                 Kind::Object

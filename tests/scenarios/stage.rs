@@ -46,7 +46,7 @@ impl Stage {
         let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM);
         let lease = leases.get("projectionist").await?;
         let holder = lease.spec.and_then(|spec| spec.holder_identity).filter(|holder| !holder.is_empty());
-        holder.context("nobody holds the Lease")
+        holder.context("no replica holds the Lease")
     }
 
     /// The operator's pods.

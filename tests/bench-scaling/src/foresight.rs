@@ -1,4 +1,4 @@
-//! Perfect foresight: the fewest worker-seconds with which no event waits longer than the target, by somebody who knows all that will come.
+//! Perfect foresight: the fewest worker-seconds with which no event waits longer than the target, for a planner that knows all that will come.
 //!
 //! Found by looking back from the end, second by second (dynamic programming): for each backlog and each number of workers, what the rest costs at least. A
 //! worker that is added is paid for while it starts. Nothing keeps it from changing its mind at any time; where the target cannot be held, it is

@@ -60,7 +60,7 @@ pub fn kinds() -> Vec<(&'static str, Vec<Case>)> {
 pub enum Cost {
     /// It does.
     Known,
-    /// From the middle on it costs twice as much, and nobody is told.
+    /// From the middle on it costs twice as much, and no part is told.
     Doubles,
 }
 

@@ -168,7 +168,7 @@ async fn kill_leader(fixtures: &Fixtures<'_>) -> Result<()> {
     whole(fixtures).await
 }
 
-/// Somebody takes the Lease and lets it run out.
+/// Another client takes the Lease and lets it run out.
 async fn change_leader(fixtures: &Fixtures<'_>) -> Result<()> {
     let leases: Api<Lease> = Api::namespaced(fixtures.client.clone(), SYSTEM);
     let taken = json!({"spec": {"holderIdentity": "bench", "renewTime": MicroTime(Timestamp::now()), "leaseDurationSeconds": 5}});
@@ -179,7 +179,7 @@ async fn change_leader(fixtures: &Fixtures<'_>) -> Result<()> {
 async fn leader(fixtures: &Fixtures<'_>) -> Result<String> {
     let leases: Api<Lease> = Api::namespaced(fixtures.client.clone(), SYSTEM);
     let holder = leases.get("projectionist").await?.spec.and_then(|spec| spec.holder_identity);
-    holder.filter(|holder| !holder.is_empty()).context("nobody holds the Lease")
+    holder.filter(|holder| !holder.is_empty()).context("no replica holds the Lease")
 }
 
 async fn another_leads(fixtures: &Fixtures<'_>, before: &str) -> Result<()> {

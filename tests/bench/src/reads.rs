@@ -53,7 +53,7 @@ pub(crate) async fn compare(
     Ok(())
 }
 
-/// Requests that nobody should make cost as little as others: what a caller cannot read again and again, nobody pays for.
+/// Malformed requests cost as little as others.
 async fn bombs(fixtures: &Fixtures<'_>) -> Result<()> {
     let selectors = [
         format!("projection%20in%20({})", "x,".repeat(14_000)),

@@ -29,7 +29,7 @@ pub(crate) async fn under_load(fixtures: &Fixtures<'_>, projections: usize, rate
         println!("  after {minutes:.0} min: {} (p99 {p99:.2} ms)", memory::now()?);
     }
     let log = fixtures.cluster.log("kube-apiserver")?;
-    // A trace tells that a request took long on a busy machine, whoever's it was.
+    // A trace tells that a request took long on a busy machine, whichever program sent it.
     let lines = log.lines().skip(logged).filter(|line| !line.contains("Trace["));
     let about_us: Vec<&str> = lines.filter(|line| US.iter().any(|word| line.contains(word))).collect();
     println!("  lines of the API server's log about us meanwhile: {} (goal: 0)", about_us.len());

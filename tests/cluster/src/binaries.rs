@@ -1,6 +1,6 @@
 //! The cluster's programs, built from Go modules whose every version is pinned, once per machine.
 //!
-//! The cache is keyed by the hash of go.mod and go.sum, so that checkouts share it and a changed pin builds anew. Without Go this
+//! The cache is keyed by the hash of go.mod and go.sum, so that checkouts share it and a changed pin builds again. Without Go this
 //! fails: a test that needs the cluster must never pass by being skipped.
 
 use std::fs::{self, File};

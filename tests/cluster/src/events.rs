@@ -10,7 +10,7 @@ use crate::postgres::{Postgres, quoted};
 
 /// Announced after every statement that appended.
 pub const CHANNEL: &str = "events";
-/// The type of events that nobody chose a type for.
+/// The type of events without a chosen type.
 pub const DEFAULT_TYPE: &str = "Counted";
 /// How many streams [`EventStore::append_events`] spreads its events over.
 const STREAMS: i64 = 100;
@@ -113,7 +113,7 @@ impl EventStore {
         }
     }
 
-    /// The last position, 0 for an empty table. In tests nobody else appends, so it is safe.
+    /// The last position, 0 for an empty table. In tests no other writer appends, so it is safe.
     ///
     /// # Errors
     /// When the server is away.

@@ -52,7 +52,7 @@ fn make(target: &str) -> Result<String> {
     let mut make = Command::new("make");
     make.args(["--no-print-directory", target]).current_dir(workspace()).stdin(Stdio::null());
     // What cargo tells the program that it runs is no news to the cargo that builds: build scripts of dependencies look at it, and
-    // everything would be built anew for each test that asks.
+    // everything would be built again for each test that asks.
     for (name, _) in std::env::vars_os() {
         if OF_THE_RUNNING_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             make.env_remove(name);

@@ -274,7 +274,7 @@ impl Postgres {
             server.configure()?;
             match server.start() {
                 Ok(()) => break,
-                // Somebody may have taken the port between our asking and the server's.
+                // Another program may have taken the port between our asking and the server's.
                 Err(error) if attempt == 3 => return Err(error),
                 Err(_) => {}
             }

@@ -2,7 +2,7 @@
 //!
 //! It lives in a session of its own, so that Ctrl-C in a terminal does not reach it, and is told the end by its standard input: when the
 //! process at the other end of the pipe dies, however it dies, the pipe closes. Should the supervisor itself be killed, the
-//! kernel ends its programs, and whoever comes next removes the rest.
+//! kernel ends its programs, and the next program removes the rest.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -69,7 +69,7 @@ pub fn supervise(instance: &Instance, options: &ClusterOptions, until_stdin_clos
     };
     let mut programs = Programs { instance, binaries: &binaries, running: Vec::new() };
     let outcome = run(&mut programs, options, until_stdin_closes);
-    // Whoever asks to come down may not be asked to wait for what is reaped here.
+    // A client that asks to come down may not have to wait for what is reaped here.
     for (_, child) in &mut programs.running {
         let _ = child.kill();
     }
@@ -119,7 +119,7 @@ fn run(programs: &mut Programs<'_>, options: &ClusterOptions, until_stdin_closes
         let life = async {
             programs.bring_up(options).await?;
             if !Report::Ready.send() {
-                bail!("whoever asked for the cluster is gone");
+                bail!("the program that asked for the cluster is gone");
             }
             programs.watch().await
         };

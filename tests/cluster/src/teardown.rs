@@ -1,6 +1,6 @@
 //! Takes an instance down so that nothing stays but its logs and kubeconfig, whether it was running well or its owner was killed.
 //!
-//! Nobody is asked to end in an orderly way: all of it is thrown away. Each step works alone, so that half an instance goes too.
+//! No program is asked to end in an orderly way: all of it is thrown away. Each step works alone, so that half an instance goes too.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::instance::{Instance, Lock};
 use crate::processes;
 
-/// Takes the running or left-over instance down, whoever owns it.
+/// Takes the running or left-over instance down, whichever process owns it.
 ///
 /// # Errors
 /// When something would not go; the message lists it.

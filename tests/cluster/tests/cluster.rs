@@ -154,7 +154,7 @@ fn a_database_is_reached_from_tests_and_pods(cluster: &Cluster) -> Result<()> {
     })??;
     let address = server.address();
     ensure!(address.ip().to_string() == test_cluster::network::NODE_ADDRESS);
-    // The server hangs up on whoever speaks HTTP to it; an unreachable one would be an error instead.
+    // The server hangs up on a client that speaks HTTP to it; an unreachable one would be an error instead.
     cluster.kubectl(&[
         "run",
         "probe",

@@ -35,7 +35,7 @@ pub(crate) struct Shop<'a> {
     pub(crate) client: Client,
     /// The write side.
     pub(crate) events: tokio_postgres::Client,
-    /// The write side again, for whoever looks while it is written.
+    /// The write side again, for a reader that looks while it is written.
     pub(crate) onlooker: tokio_postgres::Client,
     /// The read side.
     pub(crate) reads: tokio_postgres::Client,

@@ -73,9 +73,9 @@ fn a_deleted_secret_and_a_new_authority_fail_no_metric_read() {
             let both = |ca: &String| ca.contains(new.authority().trim()) && ca.contains(old.trim());
             eventually_is(PATIENCE, "both authorities are trusted", both, trusted).await?;
             let alone = |ca: &String| ca.trim() == new.authority().trim();
-            eventually_is(PATIENCE, "the old authority is forgotten once nobody serves with it", alone, trusted)
+            eventually_is(PATIENCE, "the old authority is forgotten once no replica serves with it", alone, trusted)
                 .await?;
-            // The aggregator has begun anew with each change: who still served with the old one would be refused now.
+            // The aggregator has opened new connections with each change: a replica that still served with the old one would be refused now.
             tokio::time::sleep(Duration::from_secs(5)).await;
             Ok(())
         })
@@ -83,7 +83,7 @@ fn a_deleted_secret_and_a_new_authority_fail_no_metric_read() {
     });
 }
 
-/// Somebody who writes an APIService again and again, as an administrator's tools may.
+/// A client that writes an APIService again and again, as an administrator's tools may.
 async fn keep_writing(client: Client, name: String) -> Result<()> {
     let services: Api<APIService> = Api::all(client);
     for round in 0_u64.. {
@@ -136,7 +136,7 @@ fn of_many_replicas_that_start_at_once_one_issues_the_certificate_and_all_serve_
                 tokio::time::timeout(PATIENCE, one.wait_for(Option::is_some)).await.context("nothing is served")??;
             served.extend(one.clone());
         }
-        ensure!(!writing.is_finished(), "nobody wrote meanwhile");
+        ensure!(!writing.is_finished(), "no client wrote meanwhile");
         writing.abort();
         let data = secret.get("metrics-serving-cert").await?.data.unwrap_or_default();
         let part = |key: &str| String::from_utf8(data[key].0.clone());
@@ -218,7 +218,7 @@ async fn serves_what_cert_manager_issues(stage: &'static Stage, shop: &Shop<'_>)
     eventually_is(PATIENCE, "the new authority is trusted", |ca| *ca == second.ca_pem, || ca_bundle(client)).await?;
     shop.metric_is("projection_pending_events", "orders", |_| true).await?;
 
-    // Nobody but cert-manager writes: there is no right to.
+    // Only cert-manager writes: there is no right to.
     injector.abort();
     let now = secrets(client).get("projectionist-serving-tls").await?;
     ensure!(now.metadata.resource_version == written.metadata.resource_version, "the Secret was written");

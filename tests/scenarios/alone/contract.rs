@@ -22,7 +22,7 @@ const METRICS: usize = projectionist::metrics::Metric::ALL.len();
 const AUTHENTICATION: &str = "extension-apiserver-authentication";
 const AUTHORITY: &str = "requestheader-client-ca-file";
 
-/// A front proxy of an authority that nobody knows yet: the authority in PEM; certificate and key are written to files.
+/// A front proxy of an authority that is not known yet: the authority in PEM; certificate and key are written to files.
 fn front_proxy(directory: &Path) -> Result<String> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -211,7 +211,7 @@ fn the_api_server_logs_nothing_about_us() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let log = stage.cluster.log("kube-apiserver")?;
-        // A trace tells that a request took long on a busy machine, whoever's it was.
+        // A trace tells that a request took long on a busy machine, whichever program sent it.
         let lines = log.lines().skip(before).filter(|line| !line.contains("Trace["));
         let about_us = lines.filter(|line| US.iter().any(|word| line.contains(word)));
         let about_us: Vec<&str> = about_us.collect();

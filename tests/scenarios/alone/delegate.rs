@@ -65,7 +65,7 @@ impl<'a> Adapter<'a> {
                 "extension-apiserver-authentication-reader",
                 &account,
             ),
-            // What its chart ships for whoever reads its metrics, and the autoscaler's share in it.
+            // What its chart ships for clients that read its metrics, and the autoscaler's share in it.
             json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": reader}, "rules": [
                 {"apiGroups": ["external.metrics.k8s.io"], "resources": ["my-external-metric"], "verbs": ["list"]},
                 {"apiGroups": ["custom.metrics.k8s.io"], "resources": ["services/load"], "verbs": ["get"]},
@@ -269,7 +269,7 @@ fn another_adapter_is_taken_over_and_asked_and_its_silence_fails_no_read_of_ours
             adapter.scale(1)?;
             answered(stage, &external(shop, "my-external-metric"), "42").await?;
 
-            // Made anew, it has none of the tokens that were issued before.
+            // Made again, it has none of the tokens that were issued before.
             let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ASKING, "namespace": SYSTEM}});
             stage.cluster.kubectl(&["delete", "serviceaccount", ASKING, "-n", SYSTEM])?;
             stage.cluster.apply(&account.to_string())?;
@@ -279,10 +279,10 @@ fn another_adapter_is_taken_over_and_asked_and_its_silence_fails_no_read_of_ours
         })
         .await?;
 
-        // With the other adapter, its APIService may go: ours is made anew.
+        // With the other adapter, its APIService may go: ours is made again.
         stage.cluster.kubectl(&["delete", "apiservice", API_SERVICES[0]])?;
         let again = || async { Ok::<_, anyhow::Error>(leads_to(stage, API_SERVICES[0]).unwrap_or_default()) };
-        eventually_is(PATIENCE, "it is made anew", |led_to: &String| led_to.contains("projectionist"), again).await?;
+        eventually_is(PATIENCE, "it is made again", |led_to: &String| led_to.contains("projectionist"), again).await?;
         all_lead_here(stage).await?;
 
         stage.cluster.helm(&["uninstall", "projectionist", "--namespace", SYSTEM, "--wait", "--timeout=180s"])?;
@@ -322,7 +322,7 @@ async fn listed(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Past the API server, which would refuse by itself: a token of somebody without a role, straight at a replica.
+/// Past the API server, which would refuse by itself: a token of a user without a role, straight at a replica.
 fn who_may_not_is_refused_by_us(stage: &Stage, shop: &Shop<'_>) -> Result<()> {
     let token = stage.cluster.kubectl(&["create", "token", "default", "-n", &shop.namespace])?;
     let fields = "jsonpath={.items[0].endpoints[0].addresses[0]}:{.items[0].ports[?(@.port==6443)].port}";

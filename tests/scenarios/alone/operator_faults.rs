@@ -120,7 +120,7 @@ fn with_the_whole_operator_gone_the_workers_are_held_and_go_on() {
         shop.replicas_stay(4).await?;
         shop.events.append_events(100).await?;
         shop.read_model_is_whole("orders").await?;
-        ensure!(shop.replicas("orders").await? == 4, "workers were taken away because nobody measured");
+        ensure!(shop.replicas("orders").await? == 4, "workers were taken away because no replica measured");
         stage.cluster.kubectl(&["scale", "deployment/projectionist", "--replicas=2", "-n", SYSTEM])?;
         stage.operator_is_whole(&shop.client).await?;
         shop.metric_is("projection_pending_events", "orders", |value| value == "0").await
@@ -149,7 +149,7 @@ fn a_frozen_leader_leaves_a_working_autoscaler() {
 }
 
 #[test]
-fn a_new_operator_wakes_nobody_and_an_event_still_does() {
+fn a_new_operator_starts_no_worker_and_an_event_still_does() {
     let _turn = alone();
     play(|stage| async move {
         let shop = Shop::open(stage, "slumber").await?;
@@ -162,7 +162,7 @@ fn a_new_operator_wakes_nobody_and_an_event_still_does() {
         stage.operator_is_whole(&shop.client).await?;
         shop.metric_is("projection_required_workers", "orders", |value| value == "0").await?;
         let wanted = |replicas: &i32| *replicas == 0;
-        always_is(Duration::from_secs(8), "nobody wakes it", wanted, || shop.replicas("orders")).await?;
+        always_is(Duration::from_secs(8), "no worker is started", wanted, || shop.replicas("orders")).await?;
         shop.events.append_events(3).await?;
         shop.read_model_is_whole("orders").await
     });

@@ -1,4 +1,4 @@
-//! An APIService that somebody else holds: told wherever a person may look, and left alone.
+//! An APIService that leads to another adapter: told wherever an administrator may look, and left alone.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn event(stage: &Stage, reason: &str) -> Result<Option<Value>> {
 }
 
 #[test]
-fn an_api_service_of_somebody_else_is_told_and_left_alone_until_it_comes_back() {
+fn an_api_service_of_another_adapter_is_told_and_left_alone_until_it_comes_back() {
     let _turn = alone();
     play(|stage| async move {
         let shop = Shop::open(stage, "foreign").await?;
@@ -56,10 +56,10 @@ fn an_api_service_of_somebody_else_is_told_and_left_alone_until_it_comes_back() 
         let told = eventually_is(PATIENCE, "an Event tells", Option::is_some, told).await?.context("no Event")?;
         ensure!(told["type"] == "Warning" && told["message"].to_string().contains("another-adapter"), "{told}");
         ensure!(shop.events_about("scaled")?.contains_key("MetricsNotServed"), "no Event about the Projection");
-        // Nobody writes there, and who does not read there is none the worse.
+        // No replica writes there, and Projections that are not read there are unaffected.
         let as_they_left_it = |spec: &Value| *spec == theirs;
         let look = || async { spec(stage) };
-        always_is(Duration::from_secs(10), "nobody overwrites it", as_they_left_it, look).await?;
+        always_is(Duration::from_secs(10), "no replica overwrites it", as_they_left_it, look).await?;
         shop.condition_is("by-hand", "Ready", "True", "AsExpected").await?;
 
         // Also a replica that starts now says so in its log and overwrites nothing.
@@ -85,13 +85,13 @@ fn an_api_service_of_somebody_else_is_told_and_left_alone_until_it_comes_back() 
 }
 
 #[test]
-fn the_chart_leaves_a_group_alone_that_somebody_else_holds_and_takes_it_when_it_is_free() {
+fn the_chart_leaves_a_group_alone_that_another_adapter_holds_and_takes_it_when_it_is_free() {
     let _turn = alone();
     play(|stage| async move {
         let names = || stage.cluster.kubectl(&["get", "apiservices", "-o", "name"]);
         stage.cluster.install_operator(&["--set=customMetrics.enabled=false"])?;
         ensure!(!names()?.contains("custom.metrics.k8s.io"), "{}", names()?);
-        // Without a service it leads to the API server itself: somebody else's in any case.
+        // Without a service it leads to the API server itself, and not here in any case.
         let foreign = json!({
             "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
             "metadata": {"name": "v1beta1.custom.metrics.k8s.io"},
@@ -103,7 +103,7 @@ fn the_chart_leaves_a_group_alone_that_somebody_else_holds_and_takes_it_when_it_
         let held = stage.cluster.kubectl(&["get", "apiservice", "v1beta1.custom.metrics.k8s.io", "-o", "json"])?;
         stage.cluster.kubectl(&["delete", "apiservice", "v1beta1.custom.metrics.k8s.io"])?;
         upgraded?;
-        ensure!(!beside.contains("v1beta2.custom"), "one version was taken beside somebody else's: {beside}");
+        ensure!(!beside.contains("v1beta2.custom"), "one version was taken beside another adapter's: {beside}");
         let held: Value = serde_json::from_str(&held)?;
         ensure!(held["spec"]["service"].is_null() && held["spec"]["caBundle"].is_null(), "{held}");
 

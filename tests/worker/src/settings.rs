@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// Whoever holds this number of the advisory locks is the slow one. Shards have those below.
+/// The worker that holds this number of the advisory locks is the slow one. Shards have those below.
 pub(crate) const SLOW_ONE: i32 = 9_999;
 /// Members hold this and their own number.
 pub(crate) const MEMBER: i32 = 10_000;
