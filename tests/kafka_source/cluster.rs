@@ -125,9 +125,9 @@ type Answer = Result<Sample, MeasureError>;
 async fn poll(probe: &mut KafkaProbe, asks: &[Arc<Ask<Question>>]) -> Vec<Answer> {
     let targets = asks.iter().map(|ask| Target { ask: Arc::clone(ask), checkpoint: None }).collect();
     let mut answers = BTreeMap::new();
-    let mut report = |ask: &Ask<Question>, answer| drop(answers.insert(ask.key.name.clone(), answer));
+    let mut report = |ask: &Ask<Question>, answer| drop(answers.insert(ask.key.projection.name.clone(), answer));
     probe.measure(targets, Instant::now() + Duration::from_secs(5), &mut report).await;
-    asks.iter().map(|ask| answers.remove(&ask.key.name).unwrap()).collect()
+    asks.iter().map(|ask| answers.remove(&ask.key.projection.name).unwrap()).collect()
 }
 
 /// Polls until all answers are as they shall be. Until then each is unknown, or no less than it was or shall be: a coordinator that has just taken over may for a

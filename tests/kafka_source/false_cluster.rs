@@ -439,9 +439,9 @@ pub async fn poll(probe: &mut KafkaProbe, asks: &[Arc<Ask<Question>>], stored: &
     };
     let targets = asks.iter().map(target).collect();
     let mut answers = BTreeMap::new();
-    let mut report = |ask: &Ask<Question>, answer| drop(answers.insert(ask.key.name.clone(), answer));
+    let mut report = |ask: &Ask<Question>, answer| drop(answers.insert(ask.key.projection.name.clone(), answer));
     probe.measure(targets, Instant::now() + Duration::from_secs(20), &mut report).await;
-    asks.iter().map(|ask| answers.remove(&ask.key.name).unwrap()).collect()
+    asks.iter().map(|ask| answers.remove(&ask.key.projection.name).unwrap()).collect()
 }
 
 /// The answer for one Projection.

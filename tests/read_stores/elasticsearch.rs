@@ -151,7 +151,7 @@ async fn the_privilege_in_the_documentation_suffices_and_is_needed() {
     assert_eq!(wrong.reason, Reason::AuthenticationFailed, "{}", wrong.message);
     assert!(!wrong.message.contains("hunter3"), "{}", wrong.message);
     let anonymous = read(&store(&format!("http://{}", server.address())), &place).await.unwrap_err();
-    assert_eq!(anonymous.reason, Reason::AuthenticationFailed, "{}", nobody.message);
+    assert_eq!(anonymous.reason, Reason::AuthenticationFailed, "{}", anonymous.message);
 }
 
 #[tokio::test]
