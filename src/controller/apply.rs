@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     index::{CONFIRM_WITHIN, LiveIndex},
     known::Problem,
-    live::Live,
+    live::LiveObject,
     parts::{Desired, Owner, Part, contains, fingerprint, restrict},
     plan::Plan,
     plan::scale::ScalePlan,
@@ -116,10 +116,10 @@ impl Applier {
     }
 
     /// The object of this name if it is the operator's, read from the API server where the index does not know it for certain.
-    async fn find_ours(&self, owner: &Owner, desired: &Desired) -> Result<Option<Arc<Live>>, Unapplied> {
+    async fn find_ours(&self, owner: &Owner, desired: &Desired) -> Result<Option<Arc<LiveObject>>, Unapplied> {
         let Desired { part, name, body: _, hash: _ } = desired;
         let (now, namespace) = (Instant::now(), owner.namespace());
-        let ours = |live: &Live| live.controlled_by.as_deref() == Some(owner.uid.as_str());
+        let ours = |live: &LiveObject| live.controlled_by.as_deref() == Some(owner.uid.as_str());
         let doubtful =
             self.index.unconfirmed_for(*part, namespace, name, now).is_some_and(|since| since >= CONFIRM_WITHIN);
         let known = self.index.get(*part, namespace, name);
@@ -135,7 +135,7 @@ impl Applier {
             }
             return Ok(None);
         };
-        let live = Live::from_object(&object);
+        let live = LiveObject::from_object(&object);
         if known.is_some() {
             self.index.answered(*part, namespace, name, live.clone(), Instant::now());
         }
@@ -177,7 +177,13 @@ impl Applier {
         Ok(())
     }
 
-    async fn update(&self, owner: &Owner, desired: &Desired, live: &Live, memos: &mut Memos) -> Result<(), Unapplied> {
+    async fn update(
+        &self,
+        owner: &Owner,
+        desired: &Desired,
+        live: &LiveObject,
+        memos: &mut Memos,
+    ) -> Result<(), Unapplied> {
         if desired.part == Part::Deployment
             && live.replica_managers.iter().any(|manager| manager == names::FIELD_MANAGER)
         {
@@ -194,7 +200,7 @@ impl Applier {
         &self,
         owner: &Owner,
         desired: &Desired,
-        live: &Live,
+        live: &LiveObject,
         memos: &mut Memos,
     ) -> Result<(), Unapplied> {
         if live.replica_managers.iter().all(|manager| manager == names::FIELD_MANAGER) {
@@ -217,12 +223,12 @@ impl Applier {
         body: &Value,
         parameters: &PatchParams,
         memos: &mut Memos,
-    ) -> Result<Live, Unapplied> {
+    ) -> Result<LiveObject, Unapplied> {
         let Desired { part, name, body: _, hash } = desired;
         let patched = self.api(*part, owner.namespace()).patch(name, parameters, &Patch::Apply(body)).await;
         let object = patched.map_err(|error| failed("could not apply", *part, owner, name, &error))?;
         tracing::debug!("applied the {} {}/{name}", part.kind(), owner.namespace());
-        let live = Live::from_object(&object);
+        let live = LiveObject::from_object(&object);
         let seen = fingerprint(&restrict(&live.parsed(), &comparable(desired)));
         memos.insert(*part, Memo { hash: hash.clone(), resource_version: live.resource_version.clone(), seen });
         self.index.answered(*part, owner.namespace(), name, live.clone(), Instant::now());
@@ -230,7 +236,7 @@ impl Applier {
     }
 
     /// Makes the manager of the number of workers own it as it is.
-    async fn declare_replicas(&self, owner: &Owner, live: &Live) -> Result<(), Unapplied> {
+    async fn declare_replicas(&self, owner: &Owner, live: &LiveObject) -> Result<(), Unapplied> {
         let (part, name) = (Part::Deployment, Part::Deployment.object_name(&owner.run));
         let told = |error: &kube::Error| failed("could not scale", part, owner, &name, error);
         let api = self.api(part, owner.namespace());
@@ -245,13 +251,13 @@ impl Applier {
             let parameters = PatchParams::apply(names::SCALE_FIELD_MANAGER).force();
             match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
                 Ok(object) => {
-                    let live = Live::from_object(&object);
+                    let live = LiveObject::from_object(&object);
                     self.index.answered(part, owner.namespace(), &name, live, Instant::now());
                     return Ok(());
                 }
                 Err(kube::Error::Api(status)) if status.code == 409 && tries < CONFLICTS => {
                     let newer = api.get(&name).await.map_err(|error| told(&error))?;
-                    let newer = Live::from_object(&newer);
+                    let newer = LiveObject::from_object(&newer);
                     (version, replicas, tries) = (newer.resource_version, newer.workers.desired, tries + 1);
                 }
                 Err(error) => return Err(told(&error)),
@@ -272,7 +278,13 @@ impl Applier {
             Ok(answer) => match answer.left() {
                 // The object exists until its finalizers are removed.
                 Some(object) => {
-                    self.index.answered(part, owner.namespace(), &name, Live::from_object(&object), Instant::now());
+                    self.index.answered(
+                        part,
+                        owner.namespace(),
+                        &name,
+                        LiveObject::from_object(&object),
+                        Instant::now(),
+                    );
                 }
                 None => self.index.deleted(part, owner.namespace(), &name, &live.uid, Instant::now()),
             },
@@ -293,7 +305,7 @@ fn created_with(scale: ScalePlan) -> i32 {
 }
 
 /// Whether an object must be applied (again): it was applied differently, or another client changed what the operator owns in it.
-pub fn needs_apply(desired: &Desired, live: &Live, memo: Option<&Memo>) -> bool {
+pub fn needs_apply(desired: &Desired, live: &LiveObject, memo: Option<&Memo>) -> bool {
     if live.applied_hash.as_deref() != Some(desired.hash.as_str()) {
         return true;
     }

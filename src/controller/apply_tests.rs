@@ -17,14 +17,14 @@ fn desired(cpu: &str) -> Desired {
     Desired::new(Part::Deployment, &owner(), Map::from_iter([("spec".to_owned(), json!({ "cpu": cpu }))]))
 }
 
-fn live(desired: &Desired, version: &str, change: impl FnOnce(&mut Value)) -> Live {
+fn live(desired: &Desired, version: &str, change: impl FnOnce(&mut Value)) -> LiveObject {
     let mut body = desired.body.clone();
     body["metadata"]["resourceVersion"] = json!(version);
     change(&mut body);
-    Live::from_object(&serde_json::from_value(body).unwrap())
+    LiveObject::from_object(&serde_json::from_value(body).unwrap())
 }
 
-fn memo(desired: &Desired, live: &Live) -> Memo {
+fn memo(desired: &Desired, live: &LiveObject) -> Memo {
     let seen = fingerprint(&restrict(&live.parsed(), &comparable(desired)));
     Memo { hash: desired.hash.clone(), resource_version: live.resource_version.clone(), seen }
 }

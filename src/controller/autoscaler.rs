@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::live::Live;
+use super::live::LiveObject;
 
 /// Several looks of the autoscaler, which come every 15 s by default, and a change of the controller's leader.
 pub const SILENT_FOR: Duration = Duration::from_secs(90);
@@ -33,7 +33,7 @@ pub enum Standing {
 
 impl AutoscalerMemory {
     /// Judges the `autoscaler`, if there is one, of a workload with this number of pods, at `now`.
-    pub fn judge(&mut self, autoscaler: Option<&Live>, pods: i32, now: Duration) -> Standing {
+    pub fn judge(&mut self, autoscaler: Option<&LiveObject>, pods: i32, now: Duration) -> Standing {
         let sees = autoscaler.and_then(|live| live.autoscaler_sees);
         if let Some(why) = autoscaler.and_then(|live| live.autoscaler_inactive.as_deref()) {
             *self = Self { sees, wrong_since: None };
@@ -84,12 +84,12 @@ mod tests {
 
     use super::*;
 
-    fn autoscaler(status: &serde_json::Value) -> Live {
+    fn autoscaler(status: &serde_json::Value) -> LiveObject {
         let object = json!({"metadata": {"name": "orders", "namespace": "shop"}, "status": status});
-        Live::from_object(&serde_json::from_value(object).unwrap())
+        LiveObject::from_object(&serde_json::from_value(object).unwrap())
     }
 
-    fn sees(pods: i32) -> Live {
+    fn sees(pods: i32) -> LiveObject {
         let conditions =
             json!([{"type": "AbleToScale", "status": "True"}, {"type": "ScalingActive", "status": "True"}]);
         autoscaler(&json!({"currentReplicas": pods, "conditions": conditions}))
@@ -133,7 +133,7 @@ mod tests {
             let conditions = if type_ == "AbleToScale" { json!([condition]) } else { json!([able, condition]) };
             autoscaler(&json!({"currentReplicas": 1, "conditions": conditions}))
         };
-        let judge = |live: &Live| AutoscalerMemory::default().judge(Some(live), 1, at(0));
+        let judge = |live: &LiveObject| AutoscalerMemory::default().judge(Some(live), 1, at(0));
         for (type_, reason) in [("ScalingActive", "FailedGetExternalMetric"), ("AbleToScale", "FailedGetScale")] {
             let Standing::Broken(why) = judge(&with(type_, reason)) else { panic!("{reason}") };
             assert!(why.contains(reason), "{why}");

@@ -9,8 +9,8 @@ use super::{
     apply::Applier,
     gather::Gathered,
     known::Problem,
-    memory::{Memory, Outcome, Refusal, Tried},
-    obstacles::{Refused, uncollected},
+    memory::{FailedPlan, Memory, Outcome, Tried},
+    obstacles::{Obstacle, uncollected},
     parts::{Owner, Part},
     plan::{
         autoscaler::ServerAbilities,
@@ -53,7 +53,7 @@ impl Executor {
         memory: &mut Memory,
         jitter: f64,
     ) -> Result<Tried, Outcome> {
-        if let Some(Refused { problem, retry }) = gathered.obstacle.clone() {
+        if let Some(Obstacle { problem, retry }) = gathered.obstacle.clone() {
             return Err(Outcome { problem: Some(problem), retry, done: false });
         }
         let replicas = match &gathered.replicas {
@@ -116,7 +116,7 @@ impl Executor {
         let wait = BACKOFF.jittered(failures, jitter);
         if let Some(Tried { plan, seen, failures }) = tried {
             let problem: Option<Problem> = problem.clone();
-            memory.refusal = Some(Refusal { plan, seen, problem, failures, until: Instant::now() + wait });
+            memory.refusal = Some(FailedPlan { plan, seen, problem, failures, until: Instant::now() + wait });
         }
         Outcome { problem: problem.and_then(|problem| memory.told(problem)), retry: Some(wait), done: false }
     }

@@ -102,7 +102,7 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         writer: StatusWriter {
             reports: Reports::new(client, &identity),
             metrics: Arc::clone(&metrics),
-            pace: Mutex::default(),
+            slots: Mutex::default(),
         },
         began: Instant::now(),
         memory: Mutex::default(),

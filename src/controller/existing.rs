@@ -16,7 +16,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::live::Live;
+use super::live::LiveObject;
 use crate::{api::ExistingKind, measure::ProjectionKey, platform::errors::log_interrupted_watch};
 
 /// How the API server calls a kind of workload.
@@ -30,19 +30,19 @@ pub fn api_resource(kind: ExistingKind) -> ApiResource {
 
 /// What is known of a workload.
 #[derive(Clone, Debug)]
-pub enum Look {
+pub enum WorkloadState {
     /// The watch has only begun.
     NotYet,
     /// There is none of this name.
     Missing,
     /// As it is.
-    Found(Arc<Live>),
+    Found(Arc<LiveObject>),
 }
 
 struct Watched {
     kind: ExistingKind,
     name: String,
-    state: Arc<Mutex<Look>>,
+    state: Arc<Mutex<WorkloadState>>,
     task: tokio::task::AbortHandle,
 }
 
@@ -66,27 +66,27 @@ impl ExistingWorkloads {
     }
 
     /// What is known of the workload that a Projection names; starts to watch it at the first look.
-    pub fn look(&self, projection: &ProjectionKey, kind: ExistingKind, name: &str) -> Look {
+    pub fn look(&self, projection: &ProjectionKey, kind: ExistingKind, name: &str) -> WorkloadState {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let same = watched.get(projection).filter(|watched| watched.kind == kind && watched.name == name);
         if let Some(watched) = same {
             return watched.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         }
-        let state = Arc::new(Mutex::new(Look::NotYet));
+        let state = Arc::new(Mutex::new(WorkloadState::NotYet));
         let api = Api::namespaced_with(self.client.clone(), &projection.namespace, &api_resource(kind));
         let follow = follow(api, name.to_owned(), Arc::clone(&state), projection.clone(), self.triggers.clone());
         let task = tokio::spawn(follow).abort_handle();
         watched.insert(projection.clone(), Watched { kind, name: name.to_owned(), state, task });
-        Look::NotYet
+        WorkloadState::NotYet
     }
 
     /// The workload that is watched for a Projection, where it is there.
-    pub fn watched(&self, projection: &ProjectionKey) -> Option<Arc<Live>> {
+    pub fn watched(&self, projection: &ProjectionKey) -> Option<Arc<LiveObject>> {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let look = watched.get(projection)?.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match look {
-            Look::Found(live) => Some(live),
-            Look::NotYet | Look::Missing => None,
+            WorkloadState::Found(live) => Some(live),
+            WorkloadState::NotYet | WorkloadState::Missing => None,
         }
     }
 
@@ -104,7 +104,7 @@ impl ExistingWorkloads {
 async fn follow(
     api: Api<DynamicObject>,
     name: String,
-    state: Arc<Mutex<Look>>,
+    state: Arc<Mutex<WorkloadState>>,
     projection: ProjectionKey,
     triggers: mpsc::UnboundedSender<ProjectionKey>,
 ) {
@@ -120,10 +120,10 @@ async fn follow(
             }
             Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
                 listed = true;
-                Look::Found(Arc::new(Live::from_object(&object)))
+                WorkloadState::Found(Arc::new(LiveObject::from_object(&object)))
             }
             Ok(watcher::Event::InitDone) if listed => continue,
-            Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Look::Missing,
+            Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => WorkloadState::Missing,
             Err(error) => {
                 log_interrupted_watch(&format!("the workload {}/{name}", projection.namespace), &error);
                 continue;

@@ -15,12 +15,12 @@ use kube::{
 use tokio::sync::watch;
 
 use super::{
-    existing::{ExistingWorkloads, Look},
+    existing::{ExistingWorkloads, WorkloadState},
     index::{CONFIRM_WITHIN, LiveIndex},
     known::{ReadStoreView, WorkloadView},
-    live::{Live, is_older},
+    live::{LiveObject, is_older},
     memory::Memory,
-    obstacles::{Refused, obstacle},
+    obstacles::{Obstacle, obstacle},
     parts::{Owner, Part},
     scale::{ScaleTarget, Scaling},
     status::report::Stored,
@@ -63,13 +63,13 @@ pub(super) struct Gathered {
     /// The status in the cluster, as far as is known.
     pub(super) there: Stored,
     /// The objects of the run's names, in the order of [`Part::ALL`]; some may belong to another owner.
-    pub(super) objects: Vec<Option<Arc<Live>>>,
+    pub(super) objects: Vec<Option<Arc<LiveObject>>>,
     /// What runs the workers.
-    pub(super) workload: Look,
+    pub(super) workload: WorkloadState,
     /// Whose number of workers is set.
     pub(super) target: ScaleTarget,
     /// Why this workload must not be scaled.
-    pub(super) obstacle: Option<Refused>,
+    pub(super) obstacle: Option<Obstacle>,
     /// The number of workers that is asked for; absent where there is no workload.
     pub(super) replicas: Result<Option<i32>, Unapplied>,
     /// What was measured of the run of this very Projection.
@@ -106,7 +106,7 @@ impl Gatherer {
         let stated = Stated::of(&projection);
         let read_store = stated.has_read_store.then(|| read_store(&snapshot, observation.as_deref(), now));
         let obstacle = match (&workload, &target) {
-            (Look::NotYet, _) | (_, ScaleTarget::Own) => None,
+            (WorkloadState::NotYet, _) | (_, ScaleTarget::Own) => None,
             (workload, ScaleTarget::Existing(kind, name)) => {
                 obstacle(key, &self.projections, &projection, *kind, name, workload)
             }
@@ -137,7 +137,7 @@ impl Gatherer {
     }
 
     /// What runs the workers now: after a write, the API server's answer is in the index.
-    pub(super) fn workload_after(&self, gathered: &Gathered) -> Look {
+    pub(super) fn workload_after(&self, gathered: &Gathered) -> WorkloadState {
         let (objects, uid) = (self.objects(&gathered.owner.run), &gathered.owner.uid);
         self.workload(&gathered.key, gathered.spec.as_ref().ok(), &objects, uid).0
     }
@@ -152,7 +152,7 @@ impl Gatherer {
         waits.min()
     }
 
-    fn objects(&self, run: &RunKey) -> Vec<Option<Arc<Live>>> {
+    fn objects(&self, run: &RunKey) -> Vec<Option<Arc<LiveObject>>> {
         Part::ALL.map(|part| self.index.get(part, &run.projection.namespace, &part.object_name(run))).into()
     }
 
@@ -160,9 +160,9 @@ impl Gatherer {
         &self,
         key: &ProjectionKey,
         spec: Option<&Validated>,
-        objects: &[Option<Arc<Live>>],
+        objects: &[Option<Arc<LiveObject>>],
         uid: &str,
-    ) -> (Look, ScaleTarget) {
+    ) -> (WorkloadState, ScaleTarget) {
         match spec.map(|validated| &validated.workload) {
             Some(Workload::Existing { kind, name }) => {
                 (self.existing.look(key, *kind, name), ScaleTarget::Existing(*kind, name.clone()))
@@ -171,7 +171,10 @@ impl Gatherer {
                 if named.is_some() {
                     self.existing.forget(key);
                 }
-                (ours(objects, Part::Deployment, uid).map_or(Look::Missing, Look::Found), ScaleTarget::Own)
+                (
+                    ours(objects, Part::Deployment, uid).map_or(WorkloadState::Missing, WorkloadState::Found),
+                    ScaleTarget::Own,
+                )
             }
         }
     }
@@ -219,12 +222,12 @@ impl Gathered {
     }
 
     /// The autoscaler that the operator made.
-    pub(super) fn autoscaler(&self) -> Option<Arc<Live>> {
+    pub(super) fn autoscaler(&self) -> Option<Arc<LiveObject>> {
         ours(&self.objects, Part::HorizontalPodAutoscaler, &self.owner.uid)
     }
 
     /// The workload, as the status shows it.
-    pub(super) fn view(&self, workload: &Look) -> WorkloadView {
+    pub(super) fn view(&self, workload: &WorkloadState) -> WorkloadView {
         if matches!(&self.spec, Ok(Validated { workload: Workload::MeasureOnly, .. })) {
             return WorkloadView::NotWanted;
         }
@@ -234,7 +237,7 @@ impl Gathered {
 
     /// The workload that the spec names is not known yet: its watch has only begun.
     pub(super) fn workload_is_awaited(&self) -> bool {
-        matches!(self.workload, Look::NotYet)
+        matches!(self.workload, WorkloadState::NotYet)
     }
 
     /// `spec.suspend` has just been taken back, and there is a workload that may have to get its workers back.
@@ -246,15 +249,15 @@ impl Gathered {
 }
 
 /// The workload, where there is one.
-pub(super) fn found(workload: &Look) -> Option<&Arc<Live>> {
+pub(super) fn found(workload: &WorkloadState) -> Option<&Arc<LiveObject>> {
     match workload {
-        Look::Found(live) => Some(live),
-        Look::NotYet | Look::Missing => None,
+        WorkloadState::Found(live) => Some(live),
+        WorkloadState::NotYet | WorkloadState::Missing => None,
     }
 }
 
 /// The object of this kind, if the Projection with this UID controls it: one of a deleted namesake does not count.
-fn ours(objects: &[Option<Arc<Live>>], part: Part, uid: &str) -> Option<Arc<Live>> {
+fn ours(objects: &[Option<Arc<LiveObject>>], part: Part, uid: &str) -> Option<Arc<LiveObject>> {
     let position = Part::ALL.iter().position(|one| *one == part)?;
     objects.get(position)?.clone().filter(|live| live.controlled_by.as_deref() == Some(uid))
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{live::Live, parts::Part};
+use super::{live::LiveObject, parts::Part};
 
 /// An answer that the watch has not confirmed within this time is checked by a read.
 pub const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ type Address = (Part, String, String);
 
 #[derive(Debug)]
 struct Entry {
-    live: Arc<Live>,
+    live: Arc<LiveObject>,
     /// When the API server answered this replica's write with this object, while the watch has not shown it yet.
     unconfirmed: Option<Instant>,
 }
@@ -41,7 +41,7 @@ pub struct LiveIndex(Arc<RwLock<State>>);
 
 impl LiveIndex {
     /// One object.
-    pub fn get(&self, part: Part, namespace: &str, name: &str) -> Option<Arc<Live>> {
+    pub fn get(&self, part: Part, namespace: &str, name: &str) -> Option<Arc<LiveObject>> {
         self.read().objects.get(&address(part, namespace, name)).map(|entry| Arc::clone(&entry.live))
     }
 
@@ -53,7 +53,7 @@ impl LiveIndex {
     }
 
     /// Takes in what the watch says. Returns whether anything that matters changed.
-    pub fn watched(&self, part: Part, namespace: &str, name: &str, live: Live) -> bool {
+    pub fn watched(&self, part: Part, namespace: &str, name: &str, live: LiveObject) -> bool {
         let mut state = self.write();
         if state.deleted.contains_key(&live.uid) {
             return false;
@@ -70,7 +70,7 @@ impl LiveIndex {
     }
 
     /// Takes in the API server's answer to a read or write of this replica at `now`, unless the watch knows a newer state.
-    pub fn answered(&self, part: Part, namespace: &str, name: &str, live: Live, now: Instant) {
+    pub fn answered(&self, part: Part, namespace: &str, name: &str, live: LiveObject, now: Instant) {
         let mut state = self.write();
         if state.deleted.contains_key(&live.uid) {
             return;
@@ -103,9 +103,9 @@ impl LiveIndex {
         namespace: Option<&str>,
         listed: &HashSet<(String, String)>,
         now: Instant,
-    ) -> Vec<Arc<Live>> {
+    ) -> Vec<Arc<LiveObject>> {
         let mut state = self.write();
-        let mut gone: Vec<Arc<Live>> = Vec::new();
+        let mut gone: Vec<Arc<LiveObject>> = Vec::new();
         state.objects.retain(|(kind, space, name), entry| {
             let concerned = *kind == part && namespace.is_none_or(|namespace| namespace == space);
             // Written while the list was on its way: the watch or a read will show it.
@@ -149,8 +149,8 @@ mod tests {
 
     const PART: Part = Part::Deployment;
 
-    fn live(uid: &str, version: &str, ready: i32) -> Live {
-        Live::from_object(
+    fn live(uid: &str, version: &str, ready: i32) -> LiveObject {
+        LiveObject::from_object(
             &serde_json::from_value(json!({
                 "apiVersion": "apps/v1", "kind": "Deployment",
                 "metadata": {"name": "orders", "namespace": "shop", "uid": uid, "resourceVersion": version},

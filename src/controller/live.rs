@@ -7,7 +7,7 @@ use crate::{field_managers::managers_of, measure::ProjectionKey, names};
 
 /// One object, as far as the operator needs it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Live {
+pub struct LiveObject {
     /// The object's UID.
     pub uid: String,
     /// The version that the API server gave it.
@@ -55,7 +55,7 @@ pub struct WorkerCounts {
     pub stalled: bool,
 }
 
-impl Live {
+impl LiveObject {
     /// Reads an object as the API server gave it.
     pub fn from_object(object: &DynamicObject) -> Self {
         let metadata = &object.metadata;
@@ -232,18 +232,18 @@ mod tests {
 
     #[test]
     fn reads_what_matters_of_a_deployment() {
-        let live = Live::from_object(&deployment("10", 2));
+        let live = LiveObject::from_object(&deployment("10", 2));
         assert_eq!(live.controlled_by.as_deref(), Some("u-1"));
         assert_eq!(live.workers, WorkerCounts { desired: Some(2), ready: 2, existing: 2, ..WorkerCounts::default() });
         assert_eq!(live.replica_managers, ["kube-controller-manager"]);
-        assert!(Live::from_object(&deployment("10", 1)).workers.rolling);
+        assert!(LiveObject::from_object(&deployment("10", 1)).workers.rolling);
         assert_eq!(made_for(&deployment("10", 2)).unwrap().to_string(), "shop/orders");
     }
 
     #[test]
     fn an_autoscaler_that_cannot_scale_says_why_and_a_sleeping_one_nothing() {
         let autoscaler = |reason: &str| {
-            Live::from_object(&object(json!({
+            LiveObject::from_object(&object(json!({
                 "metadata": {"name": "orders", "namespace": "shop"},
                 "status": {"conditions": [{"type": "ScalingActive", "status": "False", "reason": reason, "message": "no metric"}]},
             })))

@@ -9,7 +9,7 @@ use super::{
     apply::Memos,
     autoscaler::AutoscalerMemory,
     known::Problem,
-    live::Live,
+    live::LiveObject,
     plan::{Plan, scale_out::ScaleOut},
     pod_look::PodMemory,
     status::due::StatusMemory,
@@ -24,7 +24,7 @@ pub struct Memory {
     pub(super) uid: String,
     pub(super) memos: Memos,
     pub(super) scale_out: ScaleOut,
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<FailedPlan>,
     /// Since when applying has failed each time.
     pub(super) failing: Option<Instant>,
     /// The hash of the operator's workload as it was last applied.
@@ -53,9 +53,9 @@ impl Memory {
 
 /// A plan that could not be carried out, and until when it is not tried again unless something changes.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct FailedPlan {
     pub(super) plan: Plan,
-    pub(super) seen: Vec<Option<Arc<Live>>>,
+    pub(super) seen: Vec<Option<Arc<LiveObject>>>,
     pub(super) problem: Option<Problem>,
     pub(super) failures: u32,
     pub(super) until: Instant,
@@ -64,7 +64,7 @@ pub(super) struct Refusal {
 /// A plan that was tried, on what was seen before, and how often it had failed until then.
 pub(super) struct Tried {
     pub(super) plan: Plan,
-    pub(super) seen: Vec<Option<Arc<Live>>>,
+    pub(super) seen: Vec<Option<Arc<LiveObject>>>,
     pub(super) failures: u32,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::runtime::reflector::Store;
 
 use super::{
-    existing::Look,
+    existing::WorkloadState,
     known::Problem,
     parts::{Owner, Part},
 };
@@ -20,7 +20,7 @@ const RIVAL_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a workload must not be scaled.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Refused {
+pub(super) struct Obstacle {
     pub(super) problem: Problem,
     /// When to look again, where no watch reports that it has changed.
     pub(super) retry: Option<Duration>,
@@ -33,17 +33,19 @@ pub(super) fn obstacle(
     projection: &Projection,
     kind: ExistingKind,
     name: &str,
-    workload: &Look,
-) -> Option<Refused> {
+    workload: &WorkloadState,
+) -> Option<Obstacle> {
     if let Some(problem) = rival(projections, projection, kind, name) {
-        return Some(Refused { problem, retry: Some(RIVAL_EVERY) });
+        return Some(Obstacle { problem, retry: Some(RIVAL_EVERY) });
     }
     let problem = match workload {
-        Look::Missing => missing(key, kind, name),
-        Look::Found(live) if live.controlled_by.is_some() && live.applied_hash.is_some() => made_by_us(key, kind, name),
-        Look::NotYet | Look::Found(_) => return None,
+        WorkloadState::Missing => missing(key, kind, name),
+        WorkloadState::Found(live) if live.controlled_by.is_some() && live.applied_hash.is_some() => {
+            made_by_us(key, kind, name)
+        }
+        WorkloadState::NotYet | WorkloadState::Found(_) => return None,
     };
-    Some(Refused { problem, retry: None })
+    Some(Obstacle { problem, retry: None })
 }
 
 /// Another Projection that names the same workload and did so earlier.

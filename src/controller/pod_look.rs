@@ -10,7 +10,7 @@ use kube::{Api, Client, api::ListParams, core::Selector};
 use tokio::time::timeout;
 
 use super::{
-    live::Live,
+    live::LiveObject,
     status::trouble::{Cause, Diagnosis, Lack, Looked, PodReport, Trouble, diagnose, read_pods},
 };
 use crate::platform::errors::in_words;
@@ -49,7 +49,7 @@ impl PodLook {
 
     /// What keeps the workers of this workload from running. `told` is the reason that the status gives now: it need not persist again before it is
     /// reported after a restart of the operator.
-    pub async fn look(&self, namespace: &str, live: &Live, told: Option<&str>, memory: &mut PodMemory) -> Looked {
+    pub async fn look(&self, namespace: &str, live: &LiveObject, told: Option<&str>, memory: &mut PodMemory) -> Looked {
         let counts = live.workers;
         let settled = counts.ready >= counts.desired.unwrap_or(0) && counts.outdated == 0 && live.refused.is_none();
         if settled || counts.desired == Some(0) {
@@ -87,7 +87,7 @@ impl PodLook {
         Looked { trouble, starting: memory.pods.as_ref().map(|pods| pods.starting), again: Some(every) }
     }
 
-    async fn read(&self, namespace: &str, live: &Live) -> Result<PodReport, String> {
+    async fn read(&self, namespace: &str, live: &LiveObject) -> Result<PodReport, String> {
         let body = live.parsed();
         let selector = body.pointer("/spec/selector").cloned().ok_or("it has no selector")?;
         let selector: LabelSelector = serde_json::from_value(selector).map_err(|error| error.to_string())?;

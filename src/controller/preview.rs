@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     parts::Part,
     plan::{
-        autoscaler::{ServerAbilities, Target, plan_autoscaler},
+        autoscaler::{ScaleTargetRef, ServerAbilities, plan_autoscaler},
         scale::{ScalePlan, ScaleView, plan_scale},
         scale_out::ScaleOut,
     },
@@ -42,7 +42,7 @@ impl Preview {
         }
         let Validated { owner, workload: _, workers } = validate(&projection)?;
         let name = Part::Deployment.object_name(&owner.run);
-        let target = Target { kind: "Deployment", name: &name };
+        let target = ScaleTargetRef { kind: "Deployment", name: &name };
         let planned = plan_autoscaler(&workers, target, &owner, server);
         let spec = planned.body.get("spec").cloned().unwrap_or(Value::Null);
         let autoscaler = serde_json::from_value(spec).map_err(|error| Invalid::Field {
@@ -75,7 +75,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::hpa::{Autoscaler, Metric, Policy, Range, Target, Unit};
+    use crate::hpa::{Autoscaler, Metric, Policy, Range, TargetValue, Unit};
 
     #[test]
     fn tells_the_autoscaler_that_the_operator_would_make() {
@@ -96,7 +96,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(range, Range { min: 1, max: 8 });
-        assert_eq!(metrics, [1_000, 1_500_000].map(|milli| Metric::External(Target::Average(milli))));
+        assert_eq!(metrics, [1_000, 1_500_000].map(|milli| Metric::External(TargetValue::Average(milli))));
         let up = behavior.unwrap().scale_up;
         assert_eq!(up.tolerance, Some(0.0));
         assert!(matches!(up.policies[..], [Policy { unit: Unit::Pods, value: 8, .. }]));

@@ -14,7 +14,7 @@ use super::{
     carry_out::{Executor, Wish, sooner},
     gather::{Gathered, Gatherer, found},
     known::{Known, Problem, WorkloadView},
-    live::{Live, is_older},
+    live::{LiveObject, is_older},
     memory::{Memory, Outcome},
     parts::Part,
     pod_look::PodLook,
@@ -273,7 +273,7 @@ fn known(gathered: &Gathered) -> Known<'_> {
 }
 
 /// The Deployment holds what was applied last.
-fn is_declared(live: &Live, memory: &Memory) -> bool {
+fn is_declared(live: &LiveObject, memory: &Memory) -> bool {
     memory.declared.is_none() || memory.declared == live.applied_hash
 }
 

@@ -117,13 +117,13 @@ impl Scene {
     fn shows(&self, part: Part, object: &Value, status: Value) {
         let mut object = object.clone();
         object["status"] = status;
-        let live = Live::from_object(&serde_json::from_value(object).unwrap());
+        let live = LiveObject::from_object(&serde_json::from_value(object).unwrap());
         self.index.watched(part, "shop", "orders", live);
     }
 }
 
 fn writer(client: Client, metrics: Arc<ControllerMetrics>) -> StatusWriter {
-    StatusWriter { reports: Reports::new(client, "replica-1"), metrics, pace: Mutex::default() }
+    StatusWriter { reports: Reports::new(client, "replica-1"), metrics, slots: Mutex::default() }
 }
 
 /// As the API server keeps what was applied.

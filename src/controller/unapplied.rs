@@ -2,7 +2,7 @@
 
 use super::{
     known::Problem,
-    live::Live,
+    live::LiveObject,
     parts::{Owner, Part},
 };
 use crate::{api::Reason, names, platform::errors::in_words};
@@ -57,7 +57,7 @@ fn is_of_a_terminating_namespace(status: &kube::core::Status) -> bool {
 }
 
 /// An object was made for a deleted Projection of the same name: the garbage collector will remove it.
-pub fn is_of_a_predecessor(live: &Live, owner: &Owner) -> bool {
+pub fn is_of_a_predecessor(live: &LiveObject, owner: &Owner) -> bool {
     let body = live.parsed();
     let controllers = body.pointer("/metadata/ownerReferences").and_then(serde_json::Value::as_array);
     controllers.into_iter().flatten().any(|reference| {
@@ -96,7 +96,7 @@ mod tests {
         let of = |kind: &str, name: &str, uid: &str| {
             let reference = json!({"apiVersion": "projectionist.dev/v1alpha1", "kind": kind, "name": name, "uid": uid, "controller": true});
             let object = json!({"metadata": {"name": "orders", "namespace": "shop", "ownerReferences": [reference]}});
-            is_of_a_predecessor(&Live::from_object(&serde_json::from_value(object).unwrap()), &owner)
+            is_of_a_predecessor(&LiveObject::from_object(&serde_json::from_value(object).unwrap()), &owner)
         };
         assert!(of("Projection", "orders", "old"));
         assert!(!of("Projection", "orders", "new"));

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     index::LiveIndex,
-    live::{Live, made_for},
+    live::{LiveObject, made_for},
     parts::Part,
 };
 use crate::{
@@ -188,7 +188,7 @@ fn address(object: &DynamicObject) -> (String, String) {
 /// Puts an object into the index; returns the Projection to reconcile if anything that matters changed.
 fn take(index: &LiveIndex, part: Part, object: &DynamicObject) -> Option<ProjectionKey> {
     let (namespace, name) = address(object);
-    let live = Live::from_object(object);
+    let live = LiveObject::from_object(object);
     let key = live.made_for.clone();
     index.watched(part, &namespace, &name, live).then_some(key).flatten()
 }

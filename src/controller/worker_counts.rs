@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{existing::ExistingWorkloads, index::LiveIndex, live::Live, parts::Part, status::trouble::rollout};
+use super::{existing::ExistingWorkloads, index::LiveIndex, live::LiveObject, parts::Part, status::trouble::rollout};
 use crate::{
     measure::RunKey,
     sampler::{WatchedWorkers, WorkerNumbers},
@@ -29,7 +29,7 @@ impl WatchedWorkers for WorkerCountsOfWatches {
     }
 }
 
-fn numbers(live: &Live) -> Option<WorkerNumbers> {
+fn numbers(live: &LiveObject) -> Option<WorkerNumbers> {
     let (counts, count) = (live.workers, |count: i32| u32::try_from(count).unwrap_or(0));
     let rolling = counts.rolling || rollout("", counts, true).is_some();
     let desired = count(counts.desired.unwrap_or(0));
@@ -67,7 +67,7 @@ mod tests {
                 Part::Deployment,
                 "shop",
                 "orders",
-                Live::from_object(&serde_json::from_value(object).unwrap()),
+                LiveObject::from_object(&serde_json::from_value(object).unwrap()),
             );
             counts.counts(&key, "u-1")
         };

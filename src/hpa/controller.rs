@@ -46,18 +46,18 @@ impl Default for Settings {
 
 /// What a look came to.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Look {
+pub struct Evaluation {
     /// What is written to the scale, if anything.
     pub scale_to: Option<i32>,
     /// Why.
-    pub verdict: Verdict,
+    pub decided_by: DecidedBy,
     /// What each metric asked for; empty where they were not asked.
     pub proposals: Vec<Result<Proposal, Invalid>>,
 }
 
 /// What decided.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub enum DecidedBy {
     /// At 0 replicas the autoscaler rests.
     Disabled,
     /// There were more than max, or fewer than min: set right, without asking the metrics.
@@ -83,27 +83,33 @@ impl Controller {
 
     /// Looks once. `readings` are the answers to `autoscaler.metrics`, in that order; one that is absent was not answered. What is to be
     /// scaled counts as done.
-    pub fn look(&mut self, autoscaler: &Autoscaler, scale: Scale<'_>, readings: &[Reading], now: Duration) -> Look {
+    pub fn look(
+        &mut self,
+        autoscaler: &Autoscaler,
+        scale: Scale<'_>,
+        readings: &[Reading],
+        now: Duration,
+    ) -> Evaluation {
         let Autoscaler { range, metrics, behavior } = autoscaler;
         let current = scale.spec;
         self.memory.begin(now, current);
-        let unasked = |verdict, scale_to| Look { scale_to, verdict, proposals: Vec::new() };
+        let unasked = |decided_by, scale_to| Evaluation { scale_to, decided_by, proposals: Vec::new() };
         let look = if current == 0 {
-            unasked(Verdict::Disabled, None)
+            unasked(DecidedBy::Disabled, None)
         } else if current > range.max {
-            unasked(Verdict::OutOfRange, Some(range.max))
+            unasked(DecidedBy::OutOfRange, Some(range.max))
         } else if current < range.min {
-            unasked(Verdict::OutOfRange, Some(range.min))
+            unasked(DecidedBy::OutOfRange, Some(range.min))
         } else {
             let proposals = self.ask(metrics, behavior.as_ref(), scale, readings, now);
             match together(&proposals, current) {
-                None => Look { scale_to: None, verdict: Verdict::Unknown, proposals },
+                None => Evaluation { scale_to: None, decided_by: DecidedBy::Unknown, proposals },
                 Some(desired) => {
                     let window = self.settings.downscale_stabilization;
                     let normalized =
                         self.memory.normalize(behavior.as_ref(), window, *range, now, current, desired.max(0));
                     let scale_to = Some(normalized.replicas).filter(|replicas| *replicas != current);
-                    Look { scale_to, verdict: Verdict::Metrics(normalized), proposals }
+                    Evaluation { scale_to, decided_by: DecidedBy::Metrics(normalized), proposals }
                 }
             }
         };

@@ -1,15 +1,21 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::hpa::{Pod, Target};
+use crate::hpa::{Pod, TargetValue};
 
-const AVERAGE: Metric = Metric::External(Target::Average(1_000));
+const AVERAGE: Metric = Metric::External(TargetValue::Average(1_000));
 
 fn autoscaler(metrics: &[Metric], behavior: Option<Behavior>) -> Autoscaler {
     Autoscaler { range: Range { min: 2, max: 20 }, metrics: metrics.to_vec(), behavior }
 }
 
-fn look(controller: &mut Controller, autoscaler: &Autoscaler, current: i32, readings: &[Reading], at: u64) -> Look {
+fn look(
+    controller: &mut Controller,
+    autoscaler: &Autoscaler,
+    current: i32,
+    readings: &[Reading],
+    at: u64,
+) -> Evaluation {
     let pods = vec![Pod::ready(Duration::ZERO); usize::try_from(current).unwrap()];
     let scale = Scale { spec: current, status: current, pods: &pods };
     controller.look(autoscaler, scale, readings, Duration::from_secs(at))
@@ -21,14 +27,14 @@ fn items(milli: i64) -> Reading {
 
 #[test]
 fn zero_over_max_and_under_min_are_decided_without_the_metrics() {
-    for (current, scale_to, verdict) in [
-        (0, None, Verdict::Disabled),
-        (21, Some(20), Verdict::OutOfRange),
-        (90, Some(20), Verdict::OutOfRange),
-        (1, Some(2), Verdict::OutOfRange),
+    for (current, scale_to, decided_by) in [
+        (0, None, DecidedBy::Disabled),
+        (21, Some(20), DecidedBy::OutOfRange),
+        (90, Some(20), DecidedBy::OutOfRange),
+        (1, Some(2), DecidedBy::OutOfRange),
     ] {
         let seen = look(&mut Controller::new(Settings::default()), &autoscaler(&[AVERAGE], None), current, &[], 0);
-        assert_eq!(seen, Look { scale_to, verdict, proposals: Vec::new() }, "{current}");
+        assert_eq!(seen, Evaluation { scale_to, decided_by, proposals: Vec::new() }, "{current}");
     }
 }
 
@@ -39,7 +45,7 @@ fn of_several_metrics_the_most_counts_and_an_invalid_one_blocks_scaling_in() {
         behavior.scale_down.window = Some(Duration::ZERO);
         behavior
     };
-    let three = [AVERAGE, Metric::External(Target::Value(1_000)), Metric::Object(Target::Average(1_000))];
+    let three = [AVERAGE, Metric::External(TargetValue::Value(1_000)), Metric::Object(TargetValue::Average(1_000))];
     for (readings, scale_to, why) in [
         (vec![items(5_000), items(1_500), Reading::Value(7_000)], Some(7), "7 of 5, 6 and 7"),
         (vec![items(3_000), items(500), Reading::Value(2_000)], Some(3), "all are below: the most of them"),
@@ -60,7 +66,7 @@ fn an_unknown_look_is_not_remembered_as_a_recommendation() {
     let mut controller = Controller::new(Settings::default());
     let autoscaler = autoscaler(&[AVERAGE], None);
     assert_eq!(look(&mut controller, &autoscaler, 8, &[items(8_000)], 0).scale_to, None);
-    assert_eq!(look(&mut controller, &autoscaler, 8, &[Reading::Failed], 290).verdict, Verdict::Unknown);
+    assert_eq!(look(&mut controller, &autoscaler, 8, &[Reading::Failed], 290).decided_by, DecidedBy::Unknown);
     // After an outage longer than the window the first low value is obeyed at once.
     assert_eq!(look(&mut controller, &autoscaler, 8, &[items(2_000)], 301).scale_to, Some(2));
 }
@@ -104,7 +110,7 @@ fn negative_metrics_end_at_min_or_max() {
     let mut behavior = Behavior::default();
     behavior.scale_down.window = Some(Duration::ZERO);
     behavior.scale_up.policies[0].value = 100;
-    for (metric, scale_to) in [(AVERAGE, 20), (Metric::External(Target::Value(1_000)), 2)] {
+    for (metric, scale_to) in [(AVERAGE, 20), (Metric::External(TargetValue::Value(1_000)), 2)] {
         let autoscaler = autoscaler(&[metric], Some(behavior.clone()));
         let seen = look(&mut Controller::new(Settings::default()), &autoscaler, 5, &[items(-1)], 0);
         assert_eq!(seen.scale_to, Some(scale_to), "{metric:?}");

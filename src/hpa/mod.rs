@@ -31,9 +31,9 @@ mod spec;
 
 pub use crate::quantity::{NotAQuantity, Quantity};
 pub use behavior::{Behavior, InvalidBehavior, Policy, Rules, Select, Unit};
-pub use controller::{Autoscaler, Controller, Look, Settings, Verdict};
+pub use controller::{Autoscaler, Controller, DecidedBy, Evaluation, Settings};
 pub use limits::{Scalings, scale_up_limit_without_behavior};
 pub use normalize::{Memory, Normalized, Range};
 pub use pods::{CpuUse, Phase, Pod};
-pub use proposal::{Invalid, Metric, Proposal, Reading, Scale, Target};
+pub use proposal::{Invalid, Metric, Proposal, Reading, Scale, TargetValue};
 pub use spec::InvalidAutoscaler;

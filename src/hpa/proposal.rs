@@ -11,9 +11,9 @@ use super::{
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Metric {
     /// Of `external.metrics.k8s.io`: the sum of its items.
-    External(Target),
+    External(TargetValue),
     /// Of `custom.metrics.k8s.io`, about one object.
-    Object(Target),
+    Object(TargetValue),
     /// CPU of the pods, in per cent of what they request.
     Cpu {
         /// `averageUtilization`.
@@ -23,7 +23,7 @@ pub enum Metric {
 
 /// A target in thousandths, greater than 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Target {
+pub enum TargetValue {
     /// `value`: for the whole metric, and so relative to the pods that are ready.
     Value(i64),
     /// `averageValue`: for each replica.
@@ -110,16 +110,16 @@ pub(super) fn propose(
     match (metric, reading) {
         (_, Reading::Failed) => Err(Invalid::NotAnswered),
         (Metric::External(_), Reading::Items(items)) if items.is_empty() => Err(Invalid::NoItems),
-        (Metric::External(Target::Value(target)), Reading::Items(items)) => {
+        (Metric::External(TargetValue::Value(target)), Reading::Items(items)) => {
             by_ready_pods(sum_of_values(items), target, scale, tolerances)
         }
-        (Metric::External(Target::Average(target)), Reading::Items(items)) => {
+        (Metric::External(TargetValue::Average(target)), Reading::Items(items)) => {
             Ok(for_each_replica(sum_for_averages(items), target, scale.status, tolerances, ceil_at_most_i32))
         }
-        (Metric::Object(Target::Value(target)), Reading::Value(usage)) => {
+        (Metric::Object(TargetValue::Value(target)), Reading::Value(usage)) => {
             by_ready_pods(*usage, target, scale, tolerances)
         }
-        (Metric::Object(Target::Average(target)), Reading::Value(usage)) => {
+        (Metric::Object(TargetValue::Average(target)), Reading::Value(usage)) => {
             Ok(for_each_replica(*usage, target, scale.status, tolerances, ceil_to_i32))
         }
         (Metric::Cpu { utilization }, Reading::OfPods) => by_utilization(utilization, scale, tolerances, youth, now),

@@ -21,7 +21,7 @@ fn asked(metric: Metric, reading: &Reading, replicas: i32, pods: &[Pod]) -> Resu
 #[test]
 fn external_and_object_metrics_ask_for_what_the_controller_computes() {
     use Metric::{External, Object};
-    use Target::{Average, Value};
+    use TargetValue::{Average, Value};
     let items = |milli: i64| Reading::Items(vec![milli]);
     // Replicas, of which ready; the metric; the answer; replicas asked for, value shown.
     let cases = [
@@ -73,14 +73,14 @@ fn averages_go_by_the_status_and_values_by_the_spec_and_the_ready_pods() {
     let look = |target, usage| {
         propose(Metric::External(target), &Reading::Items(vec![usage]), scale, TENTH, YOUTH, NOW).unwrap().replicas
     };
-    assert_eq!(look(Target::Average(1_000), 4_000), 4, "in tolerance: the status, not the spec");
-    assert_eq!(look(Target::Value(1_000), 1_000), 6, "in tolerance: the spec");
-    assert_eq!(look(Target::Value(1_000), 2_000), 8, "twice the ready pods");
+    assert_eq!(look(TargetValue::Average(1_000), 4_000), 4, "in tolerance: the status, not the spec");
+    assert_eq!(look(TargetValue::Value(1_000), 1_000), 6, "in tolerance: the spec");
+    assert_eq!(look(TargetValue::Value(1_000), 2_000), 8, "twice the ready pods");
 }
 
 #[test]
 fn what_is_not_answered_asks_for_nothing() {
-    let metric = Metric::External(Target::Value(1_000));
+    let metric = Metric::External(TargetValue::Value(1_000));
     for (metric, reading, pods, why) in [
         (metric, Reading::Failed, pods(1, 1), Invalid::NotAnswered),
         (metric, Reading::Items(vec![]), pods(1, 1), Invalid::NoItems),
@@ -176,7 +176,7 @@ proptest! {
         usage in 0..1_000_000_i64, target in 1..10_000_i64, replicas in 1..200_i32,
     ) {
         let pods = pods(1, 1);
-        let (asked, _) = asked(Metric::External(Target::Average(target)), &Reading::Items(vec![usage]), replicas, &pods).unwrap();
+        let (asked, _) = asked(Metric::External(TargetValue::Average(target)), &Reading::Items(vec![usage]), replicas, &pods).unwrap();
         prop_assert!(as_float(usage) <= as_float(target) * f64::from(asked) * 1.100_001, "{asked}");
     }
 }

@@ -6,7 +6,7 @@ use super::{
     behavior::{Behavior, InvalidBehavior},
     controller::Autoscaler,
     normalize::Range,
-    proposal::{Metric, Target},
+    proposal::{Metric, TargetValue},
 };
 use crate::quantity::Quantity;
 
@@ -82,15 +82,15 @@ fn metric(spec: &MetricSpec, path: &str) -> Result<Metric, InvalidAutoscaler> {
     }
 }
 
-fn target(target: &MetricTarget, path: &str) -> Result<Target, InvalidAutoscaler> {
+fn target(target: &MetricTarget, path: &str) -> Result<TargetValue, InvalidAutoscaler> {
     let read = |text: &str, name: &str| {
         let field = format!("{path}.{name}");
         let milli = Quantity::parse(text).map_err(|error| invalid(field.clone(), error.to_string()))?.milli();
         if milli > 0 { Ok(milli) } else { Err(invalid(field, "must be greater than 0")) }
     };
     match (&target.average_value, &target.value) {
-        (Some(average), _) => read(&average.0, "averageValue").map(Target::Average),
-        (None, Some(value)) => read(&value.0, "value").map(Target::Value),
+        (Some(average), _) => read(&average.0, "averageValue").map(TargetValue::Average),
+        (None, Some(value)) => read(&value.0, "value").map(TargetValue::Value),
         (None, None) => Err(invalid(path, "must have a value or an averageValue")),
     }
 }
@@ -121,10 +121,10 @@ mod tests {
         }});
         let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}});
         let full = read(&json!({"minReplicas": 2, "behavior": {}, "metrics": [object, cpu]})).unwrap();
-        assert_eq!(full.metrics, [Metric::Object(Target::Value(2_500)), Metric::Cpu { utilization: 60 }]);
+        assert_eq!(full.metrics, [Metric::Object(TargetValue::Value(2_500)), Metric::Cpu { utilization: 60 }]);
         assert_eq!((full.range.min, full.behavior), (2, Some(Behavior::default())));
         let average = read(&external(&json!({"type": "AverageValue", "averageValue": "1k"}))).unwrap();
-        assert_eq!(average.metrics, [Metric::External(Target::Average(1_000_000))]);
+        assert_eq!(average.metrics, [Metric::External(TargetValue::Average(1_000_000))]);
     }
 
     #[test]

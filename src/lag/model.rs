@@ -12,13 +12,13 @@ use super::{
     idle::Idle,
     pattern::Pattern,
     phases::Phases,
+    planning_input::PlanningInput,
     prediction::Predictions,
     progress::Progress,
     queue::{Able, Queue, rounded},
     read_store::ReadStoreWatch,
     released::Released,
     required::shards,
-    seen::Seen,
     shards::worth,
     start_up::StartUp,
     steadiness::Steadiness,
@@ -152,7 +152,7 @@ impl Model {
         let idle_for = self.idle.observe(at, pending.events, sample.arrived);
         let rates = Rates { arrival: self.arrivals.rate(), per_worker: self.per_worker(&bounds) };
         let jump = last.and_then(|last| faults::jump(sample.arrived - last.arrived, at - last.at, usual));
-        let seen = Seen {
+        let seen = PlanningInput {
             at,
             expected: self.pattern.expected(clock, self.start_up.typical() + LOOK),
             pending,

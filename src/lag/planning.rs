@@ -10,8 +10,8 @@ use super::{
     capacity::{SHORTEST_WINDOW, WARM_UP},
     model::{Model, QUEUED},
     need::{Load, Need, STANDING, Why},
+    planning_input::PlanningInput,
     required::{Fit, Limit, fit, shards, top},
-    seen::Seen,
     sentence::{Told, sentence},
     shards::{round_up, worth},
     trial::Looked,
@@ -46,7 +46,7 @@ struct Planned {
 
 impl Model {
     /// The workers that are required now, and what they are required for.
-    pub(super) fn require(&mut self, seen: &Seen, bounds: &Bounds) -> (Required, Stage) {
+    pub(super) fn require(&mut self, seen: &PlanningInput, bounds: &Bounds) -> (Required, Stage) {
         let load = self.load(seen, bounds, self.released.of(&self.arrivals));
         let surely = self.surely_enough(seen, &load, bounds).unwrap_or(f64::INFINITY);
         let most = self.most(seen, &load, bounds).min(surely);
@@ -78,7 +78,7 @@ impl Model {
     }
 
     /// What the workers have to do, and what is known of them. `arrivals`: what has come for them.
-    fn load<'a>(&self, seen: &Seen, bounds: &Bounds, arrivals: &'a Arrivals) -> Load<'a> {
+    fn load<'a>(&self, seen: &PlanningInput, bounds: &Bounds, arrivals: &'a Arrivals) -> Load<'a> {
         let asked = self.steadiness.before().unwrap_or(0);
         Load {
             arrival: self.arrival(seen, bounds),
@@ -111,13 +111,13 @@ impl Model {
     }
 
     /// The most full workers to ask for: the number that is being tried, and that of [`Self::unconfirmed`].
-    fn most(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> f64 {
+    fn most(&self, seen: &PlanningInput, load: &Load<'_>, bounds: &Bounds) -> f64 {
         let tried = self.trial.most(load.arrival).unwrap_or(f64::INFINITY);
         tried.min(self.unconfirmed(seen, load, bounds).unwrap_or(f64::INFINITY))
     }
 
     /// Tries fewer workers where their number does not come from a learnt rate.
-    pub(super) fn try_fewer(&mut self, seen: &Seen, bounds: &Bounds) {
+    pub(super) fn try_fewer(&mut self, seen: &PlanningInput, bounds: &Bounds) {
         let arrival = self.coming().rate().unwrap_or(0.0);
         let brief = seen.waiting.age.is_some_and(|age| age < QUEUED.max(self.queue.look() * 2) + self.queue.look());
         self.queue_since =
@@ -154,7 +154,7 @@ impl Model {
 
     /// The most workers while no rate is confirmed: a rate that an earlier run learnt adds no worker where there is no queue, nor while the rate is
     /// being learnt and the target is not in danger.
-    fn unconfirmed(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
+    fn unconfirmed(&self, seen: &PlanningInput, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
         let known = self.knows_rate(bounds);
         let danger = seen.waiting.age.is_none_or(|age| age >= bounds.target.mul_f64(STANDING));
         let holds = !known && (!load.queued || (load.learning && !danger));
@@ -164,7 +164,7 @@ impl Model {
 
     /// The number of full workers that certainly suffices where no rate was learnt from workers that were the bottleneck: enough even if each does no
     /// more than steps of the checkpoint have shown.
-    fn surely_enough(&self, seen: &Seen, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
+    fn surely_enough(&self, seen: &PlanningInput, load: &Load<'_>, bounds: &Bounds) -> Option<f64> {
         let known = self.knows_rate(bounds);
         let least = self.queue.least_each();
         let told = !known && !seen.waiting.bound && seen.cadence.is_some() && least > 0.0;
@@ -183,7 +183,7 @@ impl Model {
     }
 
     /// True when the next two steps of the checkpoint will show a worker's rate, in time for the target.
-    fn learns_from_steps(&self, seen: &Seen, bounds: &Bounds) -> bool {
+    fn learns_from_steps(&self, seen: &PlanningInput, bounds: &Bounds) -> bool {
         let in_time = seen.waiting.age.is_some_and(|age| age < bounds.target.mul_f64(PATIENT));
         let since = self.queue_since.unwrap_or(seen.at);
         let two_steps = self.queue.step() * 2 + self.queue.look() * 2;
@@ -195,7 +195,7 @@ impl Model {
 
     /// True when the waiting events are a queue, and not merely not committed yet. Before a step was seen, the two cannot be told apart: then workers
     /// are added once, and not before half of the target has passed.
-    fn is_queue(&self, seen: &Seen, bounds: &Bounds) -> bool {
+    fn is_queue(&self, seen: &PlanningInput, bounds: &Bounds) -> bool {
         let arrival = self.coming().rate().unwrap_or(0.0);
         if !self.queue.knows_steps() {
             let half_gone = seen.waiting.age.is_none_or(|age| age >= (bounds.target / 2).max(FIRST_STEP));
@@ -205,7 +205,7 @@ impl Model {
     }
 
     /// The arrival rate to plan with, in events per second: while events wait, the average over the target's time (3 to 10 s) counts, too.
-    fn arrival(&self, seen: &Seen, bounds: &Bounds) -> f64 {
+    fn arrival(&self, seen: &PlanningInput, bounds: &Bounds) -> f64 {
         let average = self.coming().rate().unwrap_or(0.0);
         let window = bounds.target.clamp(Duration::from_secs(3), Duration::from_secs(10));
         let waits = seen.waiting.age.is_none_or(|age| age >= QUEUED);
@@ -214,7 +214,7 @@ impl Model {
     }
 
     /// Keeps a number that rose for a while, and adds no worker where none would help.
-    fn steady(&mut self, seen: &Seen, bounds: &Bounds, stage: Stage, up: Fit, down: Fit) -> (u32, Fit) {
+    fn steady(&mut self, seen: &PlanningInput, bounds: &Bounds, stage: Stage, up: Fit, down: Fit) -> (u32, Fit) {
         let before = self.steadiness.before();
         let held = before.unwrap_or(seen.workers.ready).max(bounds.min).max(1);
         let mut up = up;
@@ -239,7 +239,7 @@ impl Model {
 
 impl Planned {
     /// The number within the read store's connections, with the sentence that explains it.
-    fn required(self, seen: &Seen, bounds: &Bounds) -> Required {
+    fn required(self, seen: &PlanningInput, bounds: &Bounds) -> Required {
         let Self { need, arrival, wanted, fit, idle, stage } = self;
         let (workers, limit) = within_connections(wanted, fit.limit, bounds);
         let hottest = seen.by_shard.iter().max().copied().unwrap_or(0);

@@ -47,7 +47,7 @@ pub(super) struct ValueRule {
 
 /// What the rule looks at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct ValueInput {
     pub(super) at: Duration,
     pub(super) value: f64,
     pub(super) target: ValueTarget,
@@ -60,8 +60,8 @@ pub(super) struct Seen {
 
 impl ValueRule {
     /// The number of workers within the bounds but for the read store's, and why.
-    pub(super) fn observe(&mut self, seen: Seen, bounds: &Bounds) -> (Fit, String) {
-        let Seen { at, value, target, workers, settled_for, before } = seen;
+    pub(super) fn observe(&mut self, seen: ValueInput, bounds: &Bounds) -> (Fit, String) {
+        let ValueInput { at, value, target, workers, settled_for, before } = seen;
         let value_shown = shown(value);
         let (needed, why) = match target {
             ValueTarget::PerWorker(each) => {
@@ -144,12 +144,12 @@ mod tests {
         }
     }
 
-    fn seen(value: f64, target: ValueTarget, ready: u32) -> Seen {
+    fn seen(value: f64, target: ValueTarget, ready: u32) -> ValueInput {
         let workers = Workers { ready, rolling: false };
-        Seen { at: seconds(100), value, target, workers, settled_for: seconds(60), before: Some(ready) }
+        ValueInput { at: seconds(100), value, target, workers, settled_for: seconds(60), before: Some(ready) }
     }
 
-    fn once(seen: Seen, bounds: &Bounds) -> (u32, Limit) {
+    fn once(seen: ValueInput, bounds: &Bounds) -> (u32, Limit) {
         let (fit, _) = ValueRule::default().observe(seen, bounds);
         (fit.workers, fit.limit)
     }
@@ -193,16 +193,16 @@ mod tests {
         let target = ValueTarget::Whole(1.0);
         let high = seen(3.0, target, 4);
         for unsettled in [
-            Seen { settled_for: seconds(14), ..high },
-            Seen { workers: Workers { ready: 4, rolling: true }, ..high },
-            Seen { workers: Workers { ready: 0, rolling: false }, ..high },
+            ValueInput { settled_for: seconds(14), ..high },
+            ValueInput { workers: Workers { ready: 4, rolling: true }, ..high },
+            ValueInput { workers: Workers { ready: 0, rolling: false }, ..high },
         ] {
-            let before = Seen { before: Some(8), ..unsettled };
+            let before = ValueInput { before: Some(8), ..unsettled };
             assert_eq!(once(before, &bounds(1, 100)), (8, Limit::None), "{before:?}");
-            let low = Seen { value: 0.1, ..before };
+            let low = ValueInput { value: 0.1, ..before };
             assert_eq!(once(low, &bounds(1, 100)), (8, Limit::None), "no worker goes while some start");
         }
-        let nothing_known = Seen { before: None, workers: Workers::default(), ..high };
+        let nothing_known = ValueInput { before: None, workers: Workers::default(), ..high };
         assert_eq!(once(nothing_known, &bounds(1, 100)).0, 1, "no ready worker is no reason for none");
     }
 
@@ -211,7 +211,7 @@ mod tests {
         let mut rule = ValueRule::default();
         let flapping = |at| {
             let workers = Workers { ready: 4, rolling: true };
-            Seen {
+            ValueInput {
                 at: seconds(at),
                 workers,
                 settled_for: Duration::ZERO,

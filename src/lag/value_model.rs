@@ -6,7 +6,7 @@ use super::{
     Assessment, Bounds, Fault, Limit, Pending, Rates, Required, Stage, ValueAssessment, Workers,
     model::Model,
     planning::within_connections,
-    value::{Seen, within},
+    value::{ValueInput, within},
 };
 
 impl Model {
@@ -25,7 +25,7 @@ impl Model {
         let settled_for = self.settled_for(at, workers);
         let idle_for = self.idle.observe(at, u64::from(number > 0.0), 0);
         let before = self.steadiness.before();
-        let seen = Seen { at, value: number, target, workers, settled_for, before };
+        let seen = ValueInput { at, value: number, target, workers, settled_for, before };
         let (fit, why) = self.value.observe(seen, bounds);
         let required = if self.idle.enough(bounds) {
             Required {

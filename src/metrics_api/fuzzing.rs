@@ -12,7 +12,7 @@ use super::{
     authz::Attributes,
     path as paths,
     query::Query,
-    target::Target,
+    requested::Requested,
 };
 
 /// Reads a path as the server does.
@@ -33,9 +33,9 @@ pub fn path(data: &[u8]) {
     let offer = Offer { external: true, objects: Some(kind) };
     let attributes = Attributes::of(&segments);
     // What is read must be what is authorised.
-    let (namespace, resource, name, subresource) = match Target::of(&segments, &offer) {
-        Target::External { namespace, metric } => (namespace, metric, "", ""),
-        Target::Objects(object) => (object.namespace, object.resource, object.name.unwrap_or("*"), object.metric),
+    let (namespace, resource, name, subresource) = match Requested::of(&segments, &offer) {
+        Requested::External { namespace, metric } => (namespace, metric, "", ""),
+        Requested::Objects(object) => (object.namespace, object.resource, object.name.unwrap_or("*"), object.metric),
         _ => return,
     };
     let Attributes::Resource(asked) = attributes else { panic!("{text:?} is read as a resource and judged as a path") };

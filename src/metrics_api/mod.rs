@@ -27,11 +27,11 @@ mod query;
 mod rate;
 mod recent;
 mod reply;
+mod requested;
 mod routes;
 pub mod selector;
 pub mod server;
 pub mod serving;
-mod target;
 pub mod tls;
 mod types;
 

@@ -43,7 +43,7 @@ impl Default for Rate {
 
 /// The result for a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum RateDecision {
     Granted,
     /// The caller exceeds its limit. `first` is true once for each time that the bucket runs empty, so that it can be logged without a flood.
     Refused {
@@ -63,7 +63,7 @@ impl Bucket {
         Self { tokens: f64::from(rate.burst), filled: now, dry: false }
     }
 
-    fn take(&mut self, rate: Rate, now: Instant) -> Verdict {
+    fn take(&mut self, rate: Rate, now: Instant) -> RateDecision {
         let size = f64::from(rate.burst);
         let since = now.saturating_duration_since(self.filled);
         self.tokens = (self.tokens + since.as_secs_f64() * f64::from(rate.per_second)).min(size);
@@ -73,9 +73,9 @@ impl Bucket {
         }
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
-            return Verdict::Granted;
+            return RateDecision::Granted;
         }
-        Verdict::Refused { first: !std::mem::replace(&mut self.dry, true) }
+        RateDecision::Refused { first: !std::mem::replace(&mut self.dry, true) }
     }
 }
 
@@ -95,9 +95,9 @@ impl Callers {
     }
 
     /// Counts a request of the user.
-    pub(super) fn take(&self, user: &str, now: Instant) -> Verdict {
+    pub(super) fn take(&self, user: &str, now: Instant) -> RateDecision {
         if self.rate.per_second == 0 {
-            return Verdict::Granted;
+            return RateDecision::Granted;
         }
         let key = self.keys.hash_one(user);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +114,7 @@ mod tests {
     const RATE: Rate = Rate { per_second: 10, burst: 20 };
 
     fn granted(callers: &Callers, user: &str, now: Instant) -> usize {
-        (0..1_000).filter(|_| callers.take(user, now) == Verdict::Granted).count()
+        (0..1_000).filter(|_| callers.take(user, now) == RateDecision::Granted).count()
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         let (callers, start) = (Callers::new(RATE), Instant::now());
         let told = |at: f64| {
             let now = start + Duration::from_secs_f64(at);
-            (0..100).filter(|_| callers.take("wild", now) == Verdict::Refused { first: true }).count()
+            (0..100).filter(|_| callers.take("wild", now) == RateDecision::Refused { first: true }).count()
         };
         assert_eq!([told(0.0), told(0.1), told(0.5), told(60.0)], [1, 0, 0, 1]);
     }
@@ -165,7 +165,7 @@ mod tests {
         for number in 0..3 * MOST_CALLERS {
             callers.take(&format!("user-{number}"), now);
             if number % 100 == 0 {
-                assert_ne!(callers.take("wild", now), Verdict::Granted, "after {number} others");
+                assert_ne!(callers.take("wild", now), RateDecision::Granted, "after {number} others");
             }
         }
         let first = callers.keys.hash_one("user-0");

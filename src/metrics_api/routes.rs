@@ -26,9 +26,9 @@ use super::{
     path,
     peer::Peer,
     query::Query,
-    rate::{Callers, Verdict},
+    rate::{Callers, RateDecision},
     reply::{self, Answer},
-    target::{ObjectPath, Target},
+    requested::{ObjectPath, Requested},
 };
 
 /// Names under which no role can grant a metric: `namespaces/status` and `namespaces/finalize` are subresources of the namespace itself.
@@ -99,8 +99,8 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
             Err(why) => return reply::failure(StatusCode::BAD_REQUEST, format!("the path cannot be read: {why}")),
         };
         let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-        let target = Target::of(&segments, &self.offer);
-        if target == Target::Health && method == Method::GET {
+        let target = Requested::of(&segments, &self.offer);
+        if target == Requested::Health && method == Method::GET {
             return reply::text("ok");
         }
         let mut request = Denied { from: peer.from(), user: audit::UNKNOWN_CALLER, method, path };
@@ -111,7 +111,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         request.user = &user.name;
         peer.identified();
         // The rate limit comes first, so that a refused request costs the cluster no access review.
-        if let Verdict::Refused { first } = self.callers.take(&user.name, Instant::now()) {
+        if let RateDecision::Refused { first } = self.callers.take(&user.name, Instant::now()) {
             return too_many(request, first, &self.metrics);
         }
         let attributes = Attributes::of(&segments);
@@ -143,15 +143,15 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
 
     /// The adapter that serves this target instead of the operator, and the API version to ask it for; `None` where there is none. Metrics that no
     /// role can grant (see `UNUSABLE`) are not forwarded.
-    fn elsewhere(&self, target: &Target<'_>) -> Option<(&Forwarder, ApiVersion)> {
+    fn elsewhere(&self, target: &Requested<'_>) -> Option<(&Forwarder, ApiVersion)> {
         match *target {
-            Target::External { metric, .. } if !UNUSABLE.contains(&metric) => {
+            Requested::External { metric, .. } if !UNUSABLE.contains(&metric) => {
                 self.forwarders.of_external(metric).map(|forwarder| (forwarder, ApiVersion::ExternalV1Beta1))
             }
-            Target::Objects(path) if !self.is_ours(path.resource) && !UNUSABLE.contains(&path.resource) => {
+            Requested::Objects(path) if !self.is_ours(path.resource) && !UNUSABLE.contains(&path.resource) => {
                 self.forwarders.of_objects().map(|forwarder| (forwarder, path.version))
             }
-            Target::OfAnother(version) => self.forwarders.of_objects().map(|forwarder| (forwarder, version)),
+            Requested::OfAnother(version) => self.forwarders.of_objects().map(|forwarder| (forwarder, version)),
             _ => None,
         }
     }
@@ -172,30 +172,30 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         true
     }
 
-    fn read(&self, target: &Target<'_>, path: &str, query: &str, headers: &HeaderMap) -> Answer {
+    fn read(&self, target: &Requested<'_>, path: &str, query: &str, headers: &HeaderMap) -> Answer {
         let nothing = || reply::failure(StatusCode::NOT_FOUND, format!("there is nothing at {path}"));
         match *target {
-            Target::Health => reply::text("ok"),
-            Target::Groups => self.discovery.load().groups(headers),
-            Target::Group(group) => self.discovery.load().group(group, headers).unwrap_or_else(nothing),
-            Target::Resources(version) => self.discovery.load().resources(version, headers).unwrap_or_else(nothing),
-            Target::OpenApiV2 => self.openapi.v2(headers),
-            Target::OpenApiV3 => self.openapi.v3(headers),
-            Target::OpenApiV3Group(version) => self.openapi.v3_group(version, headers).unwrap_or_else(nothing),
-            Target::OfAnother(_) | Target::Nothing => nothing(),
-            Target::External { namespace, metric } => answer_or_status(self.external(namespace, metric, query)),
-            Target::Objects(path) => answer_or_status(self.objects(&path, query)),
+            Requested::Health => reply::text("ok"),
+            Requested::Groups => self.discovery.load().groups(headers),
+            Requested::Group(group) => self.discovery.load().group(group, headers).unwrap_or_else(nothing),
+            Requested::Resources(version) => self.discovery.load().resources(version, headers).unwrap_or_else(nothing),
+            Requested::OpenApiV2 => self.openapi.v2(headers),
+            Requested::OpenApiV3 => self.openapi.v3(headers),
+            Requested::OpenApiV3Group(version) => self.openapi.v3_group(version, headers).unwrap_or_else(nothing),
+            Requested::OfAnother(_) | Requested::Nothing => nothing(),
+            Requested::External { namespace, metric } => answer_or_status(self.external(namespace, metric, query)),
+            Requested::Objects(path) => answer_or_status(self.objects(&path, query)),
         }
     }
 
-    fn external(&self, namespace: &str, metric: &str, query: &str) -> Result<Answer, Refusal> {
+    fn external(&self, namespace: &str, metric: &str, query: &str) -> Result<Answer, ErrorAnswer> {
         let query = Query::parse(query).map_err(|why| bad_query(&why))?;
         let values = self.values.external(namespace, metric, &query.labels)?;
         Ok(reply::json(&ExternalMetricValueList::of(metric, values)))
     }
-    fn objects(&self, path: &ObjectPath<'_>, query: &str) -> Result<Answer, Refusal> {
+    fn objects(&self, path: &ObjectPath<'_>, query: &str) -> Result<Answer, ErrorAnswer> {
         let ObjectPath { version, namespace, resource, name, metric } = *path;
-        let missing = |message: String| Refusal { code: StatusCode::NOT_FOUND, message };
+        let missing = |message: String| ErrorAnswer { code: StatusCode::NOT_FOUND, message };
         let measured = self.offer.objects.as_ref().filter(|measured| measured.resource == resource);
         let kind = measured.ok_or_else(|| missing(format!("the metrics of {resource:?} are not served here")))?;
         if !kind.metrics.iter().any(|known| known == metric) {
@@ -236,7 +236,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
             return Ok(user);
         }
         let address = peer.from().ip().to_string();
-        if let Verdict::Refused { first } = self.strangers.take(&address, Instant::now()) {
+        if let RateDecision::Refused { first } = self.strangers.take(&address, Instant::now()) {
             return Err(Unidentified::TooOften { first });
         }
         if is_stranger || token.is_none() {
@@ -253,7 +253,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
 
 /// Why the caller could not be identified.
 enum Unidentified {
-    /// `first` as in [`Verdict::Refused`].
+    /// `first` as in [`RateDecision::Refused`].
     TooOften {
         first: bool,
     },
@@ -289,12 +289,12 @@ impl Unidentified {
 }
 
 /// An error answer.
-struct Refusal {
+struct ErrorAnswer {
     code: StatusCode,
     message: String,
 }
 
-impl From<ValueError> for Refusal {
+impl From<ValueError> for ErrorAnswer {
     fn from(error: ValueError) -> Self {
         let (code, message) = match error {
             ValueError::NotFound(message) => (StatusCode::NOT_FOUND, message),
@@ -304,12 +304,12 @@ impl From<ValueError> for Refusal {
     }
 }
 
-fn bad_query(why: &str) -> Refusal {
-    Refusal { code: StatusCode::BAD_REQUEST, message: format!("the query cannot be read: {why}") }
+fn bad_query(why: &str) -> ErrorAnswer {
+    ErrorAnswer { code: StatusCode::BAD_REQUEST, message: format!("the query cannot be read: {why}") }
 }
 
-fn answer_or_status(answer: Result<Answer, Refusal>) -> Answer {
-    answer.unwrap_or_else(|Refusal { code, message }| reply::failure(code, message))
+fn answer_or_status(answer: Result<Answer, ErrorAnswer>) -> Answer {
+    answer.unwrap_or_else(|ErrorAnswer { code, message }| reply::failure(code, message))
 }
 
 /// Answers 429 to a caller that exceeds its rate limit. Logs only the first refusal (`first`) until the caller has paused; the metric

@@ -22,17 +22,17 @@ const FIRST_GUESS: Duration = Duration::from_millis(2);
 
 /// How long a handler takes, learnt from batch to batch.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct HandlerTime {
     per_event: f64,
 }
 
-impl Default for Pace {
+impl Default for HandlerTime {
     fn default() -> Self {
         Self { per_event: FIRST_GUESS.as_secs_f64() }
     }
 }
 
-impl Pace {
+impl HandlerTime {
     /// How many events to send at once.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn chunk(self) -> usize {
@@ -63,19 +63,19 @@ pub(super) async fn run(
     client: &Client,
     handlers: &Handlers,
     events: &[Event],
-    pace: &mut Pace,
+    handler_time: &mut HandlerTime,
     hurry: impl Fn() -> bool,
 ) -> Result<usize, Failed> {
     let started = Instant::now();
     let mut done = 0;
     while done < events.len() {
         let chunk = events.get(done..).unwrap_or_default();
-        let chunk = chunk.get(..pace.chunk().min(chunk.len())).unwrap_or_default();
+        let chunk = chunk.get(..handler_time.chunk().min(chunk.len())).unwrap_or_default();
         let began = Instant::now();
         send(client, handlers, chunk, done == 0)
             .await
             .map_err(|failed| Failed { index: done + failed.index, ..failed })?;
-        pace.learn(chunk.len(), began.elapsed());
+        handler_time.learn(chunk.len(), began.elapsed());
         done += chunk.len();
         if started.elapsed() > SLICE || hurry() {
             break;
@@ -117,13 +117,13 @@ mod tests {
 
     #[test]
     fn slow_handlers_are_sent_one_by_one_and_quick_ones_by_the_hundred() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.chunk(), 25);
-        pace.learn(25, Duration::from_secs(5));
-        assert_eq!(pace.chunk(), 1);
+        let mut handler_time = HandlerTime::default();
+        assert_eq!(handler_time.chunk(), 25);
+        handler_time.learn(25, Duration::from_secs(5));
+        assert_eq!(handler_time.chunk(), 1);
         for _ in 0..30 {
-            pace.learn(100, Duration::from_millis(3));
+            handler_time.learn(100, Duration::from_millis(3));
         }
-        assert_eq!(pace.chunk(), 500);
+        assert_eq!(handler_time.chunk(), 500);
     }
 }

@@ -31,7 +31,7 @@ const SESSION: &str = "set default_transaction_read_only = on; set statement_tim
 
 /// What a look at the log showed.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct LogState {
     /// The highest position that may be read up to, once that is known.
     pub(super) safe: Option<Position>,
     /// The highest committed position.
@@ -175,7 +175,7 @@ impl Reader {
     }
 
     /// Looks where the safe head is. `checkpoint` is a position that some worker has found safe before.
-    pub(super) async fn look(&mut self, checkpoint: Position) -> Result<Seen, ProjectorError> {
+    pub(super) async fn look(&mut self, checkpoint: Position) -> Result<LogState, ProjectorError> {
         let (log, client, follower) = (&self.log, &self.session.client, &mut self.follower);
         within("event source: looking at the head", DEADLINE, async {
             let look = log.look(client).await?;
@@ -184,7 +184,7 @@ impl Reader {
                 None => None,
             };
             let safe = follower.observe(&look, dense_until);
-            Ok(Seen { safe, head: look.head, blocked_by: follower.blocking(&look) })
+            Ok(LogState { safe, head: look.head, blocked_by: follower.blocking(&look) })
         })
         .await
     }

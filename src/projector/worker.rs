@@ -15,7 +15,7 @@ use tokio_postgres::Statement;
 use self::committing::COMMITTING;
 
 use super::{
-    batch::{self, Pace},
+    batch::{self, HandlerTime},
     checkpoint::{Held, Tables},
     error::ProjectorError,
     events::{Fetch, Range, Reader, Unreadable},
@@ -64,7 +64,7 @@ pub(super) struct Worker {
     idle_committed: Instant,
     contention: u32,
     pause: Duration,
-    pace: Pace,
+    handler_time: HandlerTime,
     warned: Option<Instant>,
 }
 
@@ -100,7 +100,7 @@ impl Worker {
             idle_committed: now,
             contention: 0,
             pause: SOON,
-            pace: Pace::default(),
+            handler_time: HandlerTime::default(),
             warned: None,
         })
     }
@@ -235,9 +235,9 @@ impl Worker {
             let releases = self.change(&views.borrow()).is_some_and(|change| !change.release.is_empty());
             releases || *stop.borrow()
         };
-        let mut pace = self.pace;
-        let ran = batch::run(&self.store.client, &self.handlers, &fetched.events, &mut pace, hurry).await;
-        self.pace = pace;
+        let mut handler_time = self.handler_time;
+        let ran = batch::run(&self.store.client, &self.handlers, &fetched.events, &mut handler_time, hurry).await;
+        self.handler_time = handler_time;
         match ran {
             Ok(count) => self.commit(&range, fetched, count).await?,
             Err(failed) => self.failed(&fetched.events, failed).await?,

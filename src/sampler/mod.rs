@@ -1,19 +1,19 @@
 //! Who is sampled when: groups Projections by server, polls each server in a task of its own, and publishes what it finds.
 //!
-//! Reads Projections and Secrets, never writes to the cluster. Everything that decides is in [`grouping`] and [`board`], which do no IO.
+//! Reads Projections and Secrets, never writes to the cluster. Everything that decides is in [`grouping`] and [`observation_store`], which do no IO.
 
 mod allowed_endpoints;
-mod board;
 mod budgets;
 mod checkpoints;
 mod grouping;
+mod known_stores;
+mod observation_store;
 mod opened;
 mod passed_over;
 mod planner;
 mod poll;
 mod secrets;
 mod source_tasks;
-mod store_board;
 mod stores;
 mod tasks;
 mod workers;
@@ -44,7 +44,7 @@ use crate::{
     snapshot::SharedSnapshot,
     worker_pods::{UnwatchedPods, WorkerPods},
 };
-use board::{Board, Reported};
+use observation_store::{ObservationStore, Reported};
 
 /// Snapshots are published no more often than this.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
@@ -139,8 +139,8 @@ pub async fn run_with_watches(
     let (known_tx, known_rx) = watch::channel(Vec::new());
     let planner = planner::Planner::new(secrets, report_tx, store_report_tx, Arc::clone(&metrics), addresses, pods);
     let _planner = AbortOnDrop(tokio::spawn(planner.run(known_rx, refused_rx)));
-    let board = Board::with_workers(workers);
-    let mut observed = Observed { board, projections, snapshot, changes, first_round, metrics, known_tx, refused_tx };
+    let store = ObservationStore::with_workers(workers);
+    let mut observed = Observed { store, projections, snapshot, changes, first_round, metrics, known_tx, refused_tx };
     let mut publish_at = Some(Instant::now());
     let mut expired_until = std::time::Instant::now();
     let mut expire = interval(EXPIRE_EVERY);
@@ -171,7 +171,7 @@ pub async fn run_with_watches(
                 buffer.drain(..).for_each(|reported| observed.take(reported));
             }
             Some(report) = store_reports_rx.recv() => {
-                observed.board.take_store(report, std::time::Instant::now());
+                observed.store.take_store(report, std::time::Instant::now());
             }
             () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
                 publish_at = observed.publish().then(|| Instant::now() + PUBLISH_EVERY);
@@ -179,7 +179,7 @@ pub async fn run_with_watches(
             }
             _ = expire.tick() => {
                 let now = std::time::Instant::now();
-                observed.board.expire(expired_until, now);
+                observed.store.expire(expired_until, now);
                 expired_until = now;
             }
         }
@@ -189,7 +189,7 @@ pub async fn run_with_watches(
 
 /// What is known of all Projections, and who is told of it.
 struct Observed {
-    board: Board,
+    store: ObservationStore,
     projections: Store<Projection>,
     snapshot: SharedSnapshot,
     changes: mpsc::Sender<ProjectionKey>,
@@ -205,7 +205,7 @@ impl Observed {
     /// Follows the Projections that there are now.
     fn follow(&mut self, following: Following) {
         let all = self.projections.state();
-        if self.board.sync(&all, following) {
+        if self.store.sync(&all, following) {
             self.known_tx.send_replace(all);
         }
     }
@@ -218,13 +218,13 @@ impl Observed {
         }
         let ProjectionKey { namespace, name } = &reported.key.projection;
         if let Some(projection) = self.projections.get(&ObjectRef::new(name).within(namespace)) {
-            self.board.take(reported, &projection, std::time::Instant::now());
+            self.store.take(reported, &projection, std::time::Instant::now());
         }
     }
 
     /// Publishes a snapshot where there is anything new, and tells who waits for that. Returns whether there was.
     fn publish(&mut self) -> bool {
-        let newer = self.board.snapshot();
+        let newer = self.store.snapshot();
         let is_newer = newer.is_some();
         if let Some(newer) = newer {
             self.snapshot.publish(newer);
@@ -232,8 +232,8 @@ impl Observed {
         }
         // Only after publishing: the receivers look there.
         let changes = &self.changes;
-        self.board.tell(|key| !matches!(changes.try_send(key), Err(mpsc::error::TrySendError::Full(_))));
-        if self.board.all_answered() {
+        self.store.tell(|key| !matches!(changes.try_send(key), Err(mpsc::error::TrySendError::Full(_))));
+        if self.store.all_answered() {
             self.first_round.send_if_modified(|done| !std::mem::replace(done, true));
         }
         is_newer

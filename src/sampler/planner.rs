@@ -13,13 +13,13 @@ use tokio::{
 
 use super::{
     SamplerMetrics, Secrets,
-    board::Reported,
     grouping::{Groups, group},
+    known_stores::StoreReport,
+    observation_store::Reported,
     opened::Opened,
     passed_over::Memories,
     secrets::SecretCache,
     source_tasks::SourceTasks,
-    store_board::StoreReport,
     stores::StoreTasks,
 };
 use crate::{

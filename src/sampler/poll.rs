@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{SamplerMetrics, board::Reported, checkpoints::CheckpointReader};
+use super::{SamplerMetrics, checkpoints::CheckpointReader, observation_store::Reported};
 use crate::{
     api::Reason,
     backoff::Backoff,

@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::mpsc;
 
 use super::{
-    SamplerMetrics, board::Reported, grouping::Group, opened::Opened, passed_over::Memories, poll::Work, tasks::Tasks,
+    SamplerMetrics, grouping::Group, observation_store::Reported, opened::Opened, passed_over::Memories, poll::Work,
+    tasks::Tasks,
 };
 use crate::{
     addresses::AddressRules,

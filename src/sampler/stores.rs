@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{AbortOnDrop, poll::next_poll, store_board::StoreReport};
+use super::{AbortOnDrop, known_stores::StoreReport, poll::next_poll};
 use crate::{
     api::Reason,
     clients::Endpoint,

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     AbortOnDrop, SamplerMetrics,
-    board::Reported,
+    observation_store::Reported,
     poll::{Work, poll},
 };
 use crate::sources::Probe;

@@ -9,7 +9,7 @@ use super::{
     log::Backlog,
     model::{InvalidProjection, ModelPolicy},
     outcome::Run,
-    run::{Plan, run},
+    run::{Scenario, run},
     trace::Trace,
 };
 use crate::{
@@ -193,7 +193,7 @@ pub fn simulate(
     let target = projection.spec.lag.target.0;
     let usual_sampling = (target / 10).clamp(Duration::from_millis(500), Duration::from_secs(5));
     let least = projection.spec.scaling.min_workers;
-    let plan = Plan {
+    let plan = Scenario {
         backlog: Backlog { events: as_float(options.backlog), age: options.backlog_age },
         shards,
         per_worker: options.worker_rate.unwrap_or(USUAL_WORKER_RATE),
@@ -203,7 +203,7 @@ pub fn simulate(
         sampling: options.sampling.unwrap_or(usual_sampling),
         sync_period: options.sync_period,
         phase: options.phase,
-        ..Plan::new(trace, target)
+        ..Scenario::new(trace, target)
     };
     let mut policy = ModelPolicy::on(&projection, options.learnt_rate, server)?;
     if let Some(given) = whole {

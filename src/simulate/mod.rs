@@ -50,6 +50,6 @@ pub use others::{CpuPolicy, QueryPolicy, QueueLengthPolicy};
 pub use outcome::{Moment, Run, Score};
 pub use policy::{Cpu, Policy, State};
 pub use report::{report, to_json};
-pub use run::{Plan, run};
+pub use run::{Scenario, run};
 pub use svg::svg;
 pub use trace::{InvalidTrace, Point, Trace};

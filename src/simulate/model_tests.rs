@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::simulate::{Plan, Point, Run, Trace, run};
+use crate::simulate::{Point, Run, Scenario, Trace, run};
 
 fn projection(scaling: &Value) -> Projection {
     serde_json::from_value(json!({
@@ -27,7 +27,7 @@ fn play(scaling: &Value, rates: &[f64], scale_out: &str) -> Run {
     let points = rates.iter().map(|arriving| Point { arriving: *arriving, per_worker: None }).collect();
     let trace = Trace::new(Duration::from_secs(10), points).unwrap();
     let mut policy = ModelPolicy::new(&projection(&scaling), Some(50.0)).unwrap();
-    run(&Plan { per_worker: 50.0, ..Plan::new(trace, Duration::from_secs(5)) }, &mut policy)
+    run(&Scenario { per_worker: 50.0, ..Scenario::new(trace, Duration::from_secs(5)) }, &mut policy)
 }
 
 #[test]

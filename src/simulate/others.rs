@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::policy::{Cpu, Policy, State};
-use crate::hpa::{Autoscaler, Behavior, CpuUse, Metric, Range, Reading, Target};
+use crate::hpa::{Autoscaler, Behavior, CpuUse, Metric, Range, Reading, TargetValue};
 
 fn range(workers: &RangeInclusive<i32>) -> Range {
     Range { min: *workers.start(), max: *workers.end() }
@@ -109,7 +109,7 @@ impl QueueLengthPolicy {
 
     /// The same with a behavior.
     pub fn with_behavior(workers: RangeInclusive<i32>, per_worker: u32, behavior: Option<Behavior>) -> Self {
-        let metrics = vec![Metric::External(Target::Average(i64::from(per_worker) * 1_000))];
+        let metrics = vec![Metric::External(TargetValue::Average(i64::from(per_worker) * 1_000))];
         Self { autoscaler: Autoscaler { range: range(&workers), metrics, behavior } }
     }
 }
@@ -137,7 +137,7 @@ pub struct QueryPolicy<Q> {
 
 impl<Q: FnMut(&State<'_>) -> Option<f64>> QueryPolicy<Q> {
     /// The autoscaler holds the query's answer against `target`.
-    pub fn new(workers: RangeInclusive<i32>, target: Target, behavior: Option<Behavior>, query: Q) -> Self {
+    pub fn new(workers: RangeInclusive<i32>, target: TargetValue, behavior: Option<Behavior>, query: Q) -> Self {
         let metrics = vec![Metric::External(target)];
         Self { autoscaler: Autoscaler { range: range(&workers), metrics, behavior }, query, latest: None }
     }

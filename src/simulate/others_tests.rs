@@ -1,10 +1,10 @@
 use super::*;
-use crate::simulate::{Plan, Point, Trace, run};
+use crate::simulate::{Point, Scenario, Trace, run};
 
-fn plan(rates: &[f64], per_worker: f64) -> Plan {
+fn plan(rates: &[f64], per_worker: f64) -> Scenario {
     let points = rates.iter().map(|arriving| Point { arriving: *arriving, per_worker: None }).collect();
     let trace = Trace::new(Duration::from_secs(60), points).unwrap();
-    Plan { shards: vec![], per_worker, ..Plan::new(trace, Duration::from_secs(5)) }
+    Scenario { shards: vec![], per_worker, ..Scenario::new(trace, Duration::from_secs(5)) }
 }
 
 #[test]
@@ -34,13 +34,13 @@ fn a_query_sees_all_and_remembers() {
         #[allow(clippy::cast_precision_loss)]
         Some((state.arrived - before.1) as f64 / seconds / state.per_worker)
     };
-    let mut policy = QueryPolicy::new(1..=10, Target::Average(1_000), None, query);
+    let mut policy = QueryPolicy::new(1..=10, TargetValue::Average(1_000), None, query);
     let run = run(&plan(&[380.0; 3], 100.0), &mut policy);
     assert_eq!(run.changes(), [(Duration::from_secs(7), 1, 4)]);
 }
 
 #[test]
 fn what_a_query_cannot_tell_holds_the_workers() {
-    let mut policy = QueryPolicy::new(1..=10, Target::Average(1_000), None, |_: &State<'_>| Some(f64::NAN));
+    let mut policy = QueryPolicy::new(1..=10, TargetValue::Average(1_000), None, |_: &State<'_>| Some(f64::NAN));
     assert_eq!(run(&plan(&[380.0; 3], 100.0), &mut policy).changes(), []);
 }

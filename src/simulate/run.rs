@@ -17,7 +17,7 @@ use crate::hpa::{Autoscaler, Controller, Phase, Pod, Scale, Settings};
 
 /// What is simulated, but for the policy.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Scenario {
     /// The arrivals.
     pub trace: Trace,
     /// What waits at the beginning.
@@ -50,7 +50,7 @@ pub struct Plan {
     pub tick: Duration,
 }
 
-impl Plan {
+impl Scenario {
     /// With what is usual: 24 equal shards, a start-up of 2 s, one ready worker to begin with, a sample every 500 ms, a look every 15 s, the first
     /// after 7 s, and 100 events per second for each worker. The grain is 100 ms, however long the trace is.
     pub fn new(trace: Trace, target: Duration) -> Self {
@@ -79,7 +79,7 @@ impl Plan {
 const LOOK_TAKES: Duration = Duration::from_millis(10);
 
 /// Runs the plan to the end of its trace.
-pub fn run(plan: &Plan, policy: &mut dyn Policy) -> Run {
+pub fn run(plan: &Scenario, policy: &mut dyn Policy) -> Run {
     let mut world = World::new(plan);
     let mut autoscaler = policy.autoscaler().map(|spec| (spec, Controller::new(plan.settings)));
     let tick = plan.tick.max(Duration::from_millis(1));
@@ -147,7 +147,7 @@ fn look(
 
 /// What is there, beside the policy.
 struct World<'a> {
-    plan: &'a Plan,
+    plan: &'a Scenario,
     arrivals: Arrivals,
     deals: Deals,
     shards: Vec<Shard>,
@@ -155,7 +155,7 @@ struct World<'a> {
 }
 
 /// What is seen at one moment. The workers are seen through the world, since they change within the moment.
-struct Seen {
+struct WorldState {
     arrived: u64,
     pending: u64,
     staleness: Duration,
@@ -164,7 +164,7 @@ struct Seen {
 }
 
 impl<'a> World<'a> {
-    fn new(plan: &'a Plan) -> Self {
+    fn new(plan: &'a Scenario) -> Self {
         let weights: Vec<f64> = plan.shards.iter().copied().filter(|weight| *weight > 0.0).collect();
         // One stands for the log that workers compete for.
         let weights = if weights.is_empty() { vec![1.0] } else { weights };
@@ -186,7 +186,7 @@ impl<'a> World<'a> {
         self.plan.trace.at(at).per_worker.unwrap_or(self.plan.per_worker)
     }
 
-    fn see(&mut self, now: Duration) -> Seen {
+    fn see(&mut self, now: Duration) -> WorldState {
         let seconds = now.as_secs_f64();
         let head = self.deals.deal(&mut self.shards, self.arrivals.until(seconds));
         let (mut pending, mut oldest) = (0, seconds);
@@ -194,7 +194,7 @@ impl<'a> World<'a> {
             pending += whole(shard.pending());
             oldest = shard.oldest(&self.arrivals).unwrap_or(oldest).min(oldest);
         }
-        Seen {
+        WorldState {
             arrived: whole(head),
             pending,
             staleness: since(oldest, seconds),
@@ -255,7 +255,7 @@ impl<'a> World<'a> {
     }
 }
 
-impl Seen {
+impl WorldState {
     fn state<'s>(&'s self, world: &'s World<'_>, measured: &'s Measured, now: Duration) -> State<'s> {
         State {
             now,

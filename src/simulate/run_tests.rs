@@ -1,5 +1,5 @@
 use super::*;
-use crate::hpa::{Behavior, Metric, Range, Reading, Target};
+use crate::hpa::{Behavior, Metric, Range, Reading, TargetValue};
 use crate::simulate::{Commits, trace::Point};
 
 fn seconds(seconds: u64) -> Duration {
@@ -35,7 +35,7 @@ struct Constant(i64, Vec<Duration>);
 
 impl Policy for Constant {
     fn autoscaler(&self) -> Option<Autoscaler> {
-        let metrics = vec![Metric::External(Target::Average(1_000))];
+        let metrics = vec![Metric::External(TargetValue::Average(1_000))];
         Some(Autoscaler { range: Range { min: 1, max: 100 }, metrics, behavior: Some(Behavior::default()) })
     }
 
@@ -53,7 +53,7 @@ fn at(run: &Run, second: u64) -> Moment {
 
 #[test]
 fn what_arrives_faster_than_it_is_handled_waits_and_grows_old_exactly() {
-    let plan = Plan { shards: vec![], per_worker: 50.0, ..Plan::new(trace(&[100.0, 0.0, 0.0]), seconds(5)) };
+    let plan = Scenario { shards: vec![], per_worker: 50.0, ..Scenario::new(trace(&[100.0, 0.0, 0.0]), seconds(5)) };
     let run = run(&plan, &mut Foretold(vec![(0, 1)]));
     // After t seconds 50 t are done, which had arrived by t / 2.
     for (second, pending, age) in [(4, 200, 2.0), (10, 500, 5.0), (15, 250, 7.5), (20, 0, 0.0)] {
@@ -69,7 +69,7 @@ fn what_arrives_faster_than_it_is_handled_waits_and_grows_old_exactly() {
 
 #[test]
 fn a_new_worker_helps_after_its_start_up_and_only_by_whole_shards() {
-    let plan = Plan { shards: vec![1.0; 4], per_worker: 25.0, ..Plan::new(trace(&[100.0; 6]), seconds(5)) };
+    let plan = Scenario { shards: vec![1.0; 4], per_worker: 25.0, ..Scenario::new(trace(&[100.0; 6]), seconds(5)) };
     let run = run(&plan, &mut Foretold(vec![(0, 1), (10, 3), (20, 4)]));
     // A worker does 25/s, 100/s arrive. Three have 2, 1 and 1 of four shards: the first can do half of its own.
     let pending = |second| at(&run, second).pending;
@@ -81,7 +81,7 @@ fn a_new_worker_helps_after_its_start_up_and_only_by_whole_shards() {
 #[test]
 fn a_backlog_waits_from_the_beginning() {
     let backlog = Backlog { events: 1_000.0, age: seconds(3_600) };
-    let plan = Plan { backlog, per_worker: 50.0, ..Plan::new(trace(&[0.0, 0.0, 0.0]), seconds(5)) };
+    let plan = Scenario { backlog, per_worker: 50.0, ..Scenario::new(trace(&[0.0, 0.0, 0.0]), seconds(5)) };
     let run = run(&plan, &mut Foretold(vec![(0, 2)]));
     let first = at(&run, 0);
     assert!(first.pending == 1_000 && first.staleness > seconds(3_590), "{first:?}");
@@ -91,7 +91,7 @@ fn a_backlog_waits_from_the_beginning() {
 #[test]
 fn the_autoscaler_looks_at_its_phase_and_then_every_period() {
     let mut policy = Constant(30_000, Vec::new());
-    let run = run(&Plan { phase: seconds(4), ..Plan::new(trace(&[1.0; 5]), seconds(5)) }, &mut policy);
+    let run = run(&Scenario { phase: seconds(4), ..Scenario::new(trace(&[1.0; 5]), seconds(5)) }, &mut policy);
     assert_eq!(policy.1, [4, 19, 34, 49].map(seconds));
     assert_eq!(run.changes(), [(seconds(4), 1, 5), (seconds(19), 5, 10), (seconds(34), 10, 20), (seconds(49), 20, 30)]);
 }
@@ -105,7 +105,7 @@ struct ByLook {
 
 impl Policy for ByLook {
     fn autoscaler(&self) -> Option<Autoscaler> {
-        let metrics = vec![Metric::External(Target::Average(1_000))];
+        let metrics = vec![Metric::External(TargetValue::Average(1_000))];
         Some(Autoscaler { range: Range { min: 1, max: 100 }, metrics, behavior: self.behavior.clone() })
     }
 
@@ -122,7 +122,7 @@ impl Policy for ByLook {
 fn what_is_one_window_or_one_period_old_is_already_older() {
     // Without behavior: a window of 300 s, which is 20 looks of 15 s.
     let mut usual = ByLook { behavior: None, wanted: vec![4, 1], looks: 0 };
-    let plan = Plan { workers: 4, phase: seconds(0), ..Plan::new(trace(&[1.0; 40]), seconds(5)) };
+    let plan = Scenario { workers: 4, phase: seconds(0), ..Scenario::new(trace(&[1.0; 40]), seconds(5)) };
     let changes = run(&plan, &mut usual).changes();
     assert!(changes.len() == 1 && changes[0].0 < seconds(301), "{changes:?}: not one look later");
     // What was taken away a period ago no longer counts, and is overwritten by what is taken away now.
@@ -132,20 +132,20 @@ fn what_is_one_window_or_one_period_old_is_already_older() {
     });
     let behavior = Some(Behavior::from_spec(&serde_json::from_value(spec).unwrap()).unwrap());
     let mut two_a_minute = ByLook { behavior, wanted: vec![12, 8, 4, 1, 24], looks: 0 };
-    let plan = Plan { workers: 12, phase: seconds(0), ..Plan::new(trace(&[1.0; 7]), seconds(5)) };
+    let plan = Scenario { workers: 12, phase: seconds(0), ..Scenario::new(trace(&[1.0; 7]), seconds(5)) };
     let reached: Vec<i32> = run(&plan, &mut two_a_minute).changes().iter().map(|change| change.2).collect();
     assert_eq!(reached, [8, 4, 1, 6]);
 }
 
 #[test]
 fn a_long_trace_is_sampled_as_a_short_one_is() {
-    let month = Plan::new(trace(&vec![30.0; 31 * 8_640]), seconds(5));
+    let month = Scenario::new(trace(&vec![30.0; 31 * 8_640]), seconds(5));
     assert_eq!((month.tick, month.sampling), (Duration::from_millis(100), Duration::from_millis(500)));
     let (short, long) = (trace(&[30.0; 60]), trace(&[30.0; 60 * 18]));
     let policy = || ByLook { behavior: None, wanted: vec![1], looks: 0 };
     let (mut few, mut many) = (policy(), policy());
-    let short = run(&Plan { per_worker: 50.0, ..Plan::new(short, seconds(5)) }, &mut few);
-    let long = run(&Plan { per_worker: 50.0, ..Plan::new(long, seconds(5)) }, &mut many);
+    let short = run(&Scenario { per_worker: 50.0, ..Scenario::new(short, seconds(5)) }, &mut few);
+    let long = run(&Scenario { per_worker: 50.0, ..Scenario::new(long, seconds(5)) }, &mut many);
     let hours = long.score().worker_seconds / short.score().worker_seconds;
     assert!((hours - 18.0).abs() < 1e-6, "{hours}");
     assert_eq!((few.looks, many.looks), (40, 720));
@@ -154,14 +154,14 @@ fn a_long_trace_is_sampled_as_a_short_one_is() {
 
 #[test]
 fn the_same_input_gives_the_same_output() {
-    let plan = Plan::new(trace(&[100.0, 900.0, 20.0]), seconds(5));
+    let plan = Scenario::new(trace(&[100.0, 900.0, 20.0]), seconds(5));
     let twice = [(); 2].map(|()| run(&plan, &mut Constant(3_000, Vec::new())));
     assert_eq!(twice[0], twice[1]);
 }
 
 /// 10 events/s for 24 shards, three workers of 50/s from the beginning: nothing ever waits for long.
 fn light(kind: WorkerKind) -> Run {
-    let plan = Plan { workers: 3, per_worker: 50.0, kind, ..Plan::new(trace(&[10.0; 12]), seconds(15)) };
+    let plan = Scenario { workers: 3, per_worker: 50.0, kind, ..Scenario::new(trace(&[10.0; 12]), seconds(15)) };
     run(&plan, &mut Foretold(vec![(0, 3)]))
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use kube::{ResourceExt, api::ListParams};
 use projectionist::{
     hpa::{Autoscaler, Reading},
-    simulate::{Plan, Point, Policy, State, Trace, run},
+    simulate::{Point, Policy, Scenario, State, Trace, run},
 };
 use serde_json::{Value, json};
 
@@ -201,8 +201,13 @@ impl Case {
         let nothing = Point { arriving: 0.0, per_worker: None };
         let trace = Trace::new(end, vec![nothing]).context("no steps")?;
         let start_up = if self.ready { Duration::from_secs(1) } else { Duration::from_secs(1_000_000) };
-        let mut plan =
-            Plan { start_up, workers: self.start, sync_period: SYNC_PERIOD, phase, ..Plan::new(trace, SETTLED) };
+        let mut plan = Scenario {
+            start_up,
+            workers: self.start,
+            sync_period: SYNC_PERIOD,
+            phase,
+            ..Scenario::new(trace, SETTLED)
+        };
         if !self.ready {
             plan.ready_at_first = false;
         }

@@ -41,7 +41,7 @@ const LARGEST_HEAD: u32 = 16 << 10;
 
 /// What goes into the head of each request.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct RequestHead {
     /// `host:port`, as the Secret writes it.
     pub(super) authority: String,
     pub(super) tls: bool,
@@ -58,7 +58,7 @@ pub(super) struct Candidate {
 
 pub(super) struct Connection {
     pub(super) requests: SendRequest<Full<Bytes>>,
-    pub(super) target: Target,
+    pub(super) target: RequestHead,
     pub(super) candidate: Candidate,
     /// Reads and writes; ends with the connection.
     driver: JoinHandle<()>,
@@ -97,7 +97,7 @@ impl Connection {
                 Some(value)
             }
         };
-        let target = Target { authority: candidate.server.to_string(), tls: settings.tls, credential };
+        let target = RequestHead { authority: candidate.server.to_string(), tls: settings.tls, credential };
         let stream = TcpStream::connect(candidate.at).await.map_err(|error| by_io(&error))?;
         stream.set_nodelay(true).map_err(|error| by_io(&error))?;
         let stream: Box<dyn Stream> =
@@ -156,7 +156,7 @@ pub(super) async fn resolve(
 }
 
 /// What a failure in the middle of a request means.
-pub(super) fn broken(error: &hyper::Error, target: &Target) -> Trouble {
+pub(super) fn broken(error: &hyper::Error, target: &RequestHead) -> Trouble {
     let h2 = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     let io = h2.and_then(h2::Error::get_io).or_else(|| error.source().and_then(|cause| cause.downcast_ref()));
     if let Some(cause) = io {

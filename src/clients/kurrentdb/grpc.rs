@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::{
-    connection::{Target, broken},
+    connection::{RequestHead, broken},
     words::{Trouble, by_http, by_status, not_the_api, refused},
 };
 use crate::api::Reason;
@@ -88,7 +88,7 @@ impl Deframer {
 
 /// One request.
 pub(super) struct Call<'a> {
-    pub(super) target: &'a Target,
+    pub(super) target: &'a RequestHead,
     /// Such as `/event_store.client.streams.Streams/Read`.
     pub(super) path: &'a str,
     /// Larger messages of the answer are passed over.

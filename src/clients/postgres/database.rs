@@ -42,7 +42,7 @@ pub struct Database {
     slot: tokio::sync::Mutex<Option<Live>>,
     wake: Arc<Notify>,
     channels: Mutex<BTreeSet<String>>,
-    refusals: Mutex<Option<Refusal>>,
+    refusals: Mutex<Option<RefusedLogin>>,
     opened: AtomicU64,
 }
 
@@ -65,7 +65,7 @@ pub struct Lease<'a> {
 }
 
 #[derive(Clone, Debug)]
-struct Refusal {
+struct RefusedLogin {
     retry_at: Instant,
     why: MeasureError,
 }
@@ -158,7 +158,7 @@ impl Database {
                 let why = MeasureError { reason: error.reason(), message: error.to_string() };
                 let retry_at = Instant::now() + pause(rand::random_range(0.0..1.0));
                 *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Refusal { retry_at, why: why.clone() });
+                    Some(RefusedLogin { retry_at, why: why.clone() });
                 Err(why)
             }
         }

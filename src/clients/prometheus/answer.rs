@@ -32,7 +32,7 @@ struct Sample {
 }
 
 #[derive(Default, Deserialize)]
-struct Refusal {
+struct ErrorBody {
     #[serde(default, rename = "errorType")]
     kind: String,
     #[serde(default)]
@@ -128,7 +128,7 @@ fn fresh(time: f64, at: Option<jiff::Timestamp>) -> Result<(), MeasureError> {
 
 /// What a status other than 200 means.
 pub(super) fn refusal(status: http::StatusCode, is_json: bool, body: &[u8]) -> MeasureError {
-    let said: Refusal = serde_json::from_slice(body).ok().filter(|_| is_json).unwrap_or_default();
+    let said: ErrorBody = serde_json::from_slice(body).ok().filter(|_| is_json).unwrap_or_default();
     let number = status.as_u16();
     let cannot =
         || unknown(Reason::SourceFailed, format!("status {number}: the server cannot answer now; its log says why"));

@@ -6,7 +6,7 @@ use crate::{api::Reason, measure::MeasureError};
 
 /// What the management API says of a refusal; compared, and never shown.
 #[derive(Default, Deserialize)]
-struct Refusal {
+struct ErrorBody {
     #[serde(default)]
     error: String,
     #[serde(default)]
@@ -15,9 +15,9 @@ struct Refusal {
 
 /// What this status means. The caller says where, and about which virtual host.
 pub(super) fn refusal(status: http::StatusCode, is_json: bool, body: &[u8]) -> MeasureError {
-    let said: Option<Refusal> = serde_json::from_slice(body).ok().filter(|_| is_json);
+    let said: Option<ErrorBody> = serde_json::from_slice(body).ok().filter(|_| is_json);
     let error = |reason, message: &str| MeasureError { reason, message: message.to_owned() };
-    let Some(Refusal { error: word, reason: why }) = said else {
+    let Some(ErrorBody { error: word, reason: why }) = said else {
         return match status.as_u16() {
             300..=399 => error(
                 Reason::InvalidAnswer,

@@ -13,7 +13,7 @@ use crate::{
 
 /// The workload that is scaled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Target<'a> {
+pub struct ScaleTargetRef<'a> {
     /// `Deployment` or `StatefulSet`, of apps/v1.
     pub kind: &'a str,
     /// Its name.
@@ -43,7 +43,12 @@ const LOOK_SECONDS: i32 = 15;
 const SCALE_IN_WINDOW_SECONDS: i32 = 15;
 
 /// The HorizontalPodAutoscaler.
-pub fn plan_autoscaler(workers: &WorkerBounds, target: Target<'_>, owner: &Owner, server: ServerAbilities) -> Desired {
+pub fn plan_autoscaler(
+    workers: &WorkerBounds,
+    target: ScaleTargetRef<'_>,
+    owner: &Owner,
+    server: ServerAbilities,
+) -> Desired {
     let external = |metric: Metric, average: &str| {
         json!({
             "type": "External",

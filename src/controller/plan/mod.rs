@@ -12,7 +12,7 @@ pub mod scale_out;
 mod tests;
 
 use self::{
-    autoscaler::{ServerAbilities, Target, plan_autoscaler},
+    autoscaler::{ScaleTargetRef, ServerAbilities, plan_autoscaler},
     budget::plan_budget,
     builtin_pods::WorkerDefaults,
     configuration::plan_configuration,
@@ -43,11 +43,12 @@ impl Plan {
 /// Plans.
 pub fn plan(validated: &Validated, view: ScaleView, defaults: &WorkerDefaults, server: ServerAbilities) -> Plan {
     let Validated { owner, workload, workers } = validated;
-    let autoscaler = |target: Target<'_>| workers.autoscaled.then(|| plan_autoscaler(workers, target, owner, server));
+    let autoscaler =
+        |target: ScaleTargetRef<'_>| workers.autoscaled.then(|| plan_autoscaler(workers, target, owner, server));
     match workload {
         Workload::MeasureOnly => Plan { desired: Vec::new(), scale: ScalePlan::Leave },
         Workload::Existing { kind, name } => Plan {
-            desired: autoscaler(Target { kind: kind.as_str(), name }).into_iter().collect(),
+            desired: autoscaler(ScaleTargetRef { kind: kind.as_str(), name }).into_iter().collect(),
             // The operator does not make this workload: without it there is nothing to scale.
             scale: if view.replicas.is_some() { plan_scale(workers, view) } else { ScalePlan::Leave },
         },
@@ -57,7 +58,7 @@ pub fn plan(validated: &Validated, view: ScaleView, defaults: &WorkerDefaults, s
                 Pods::Template { .. } => None,
             };
             let deployment = plan_deployment(pods, environment, *strict, owner, defaults);
-            let target = autoscaler(Target { kind: "Deployment", name: &deployment.name });
+            let target = autoscaler(ScaleTargetRef { kind: "Deployment", name: &deployment.name });
             let desired = configuration.into_iter().chain([deployment, plan_budget(owner)]).chain(target).collect();
             Plan { desired, scale: plan_scale(workers, view) }
         }

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
+    condition_state::{ConditionState, duration, fails, holds, remarkable, unknown},
     held_back::held_back,
     read_store,
     trouble::Trouble,
-    verdict::{Verdict, duration, fails, holds, remarkable, unknown},
 };
 use crate::{
     api::{ConditionStatus, ConditionType, HumanDuration, ProjectionStatus, Reason},
@@ -29,15 +29,15 @@ use crate::{
 pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Timestamp) -> Vec<Condition> {
     let all = ConditionType::ALL.into_iter().zip(verdicts(known, previous));
     let stands = read_store::said_before(known, previous);
-    all.map(|(type_, verdict)| match stands.filter(|_| type_ == ConditionType::ReadStoreReachable) {
+    all.map(|(type_, condition_state)| match stands.filter(|_| type_ == ConditionType::ReadStoreReachable) {
         Some(said) => said.clone(),
-        None => condition(type_, verdict, known.generation, previous, now),
+        None => condition(type_, condition_state, known.generation, previous, now),
     })
     .collect()
 }
 
 /// In the order of [`ConditionType::ALL`].
-fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [Verdict; 8] {
+fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [ConditionState; 8] {
     let reachable = reachable(known);
     let read_store = read_store::reachable(known.read_store.as_ref());
     let lag = lag_known(known);
@@ -49,7 +49,7 @@ fn verdicts(known: &Known<'_>, previous: &ProjectionStatus) -> [Verdict; 8] {
     [ready, reachable, read_store, lag, within, progressing, held_back, available]
 }
 
-fn within(known: &Known<'_>) -> Verdict {
+fn within(known: &Known<'_>) -> ConditionState {
     let measured = match &known.measured {
         Err(why) => return unknown(why),
         Ok(measured) => measured,
@@ -67,7 +67,7 @@ fn within(known: &Known<'_>) -> Verdict {
             "the oldest event waits longer than spec.lag.target, and no worker may read it before an open transaction has ended: see the condition HeldBack",
         ),
         Some(false) => fails(Reason::BehindTarget, broken),
-        None if measured.assessment.at_least.is_some() => Verdict {
+        None if measured.assessment.at_least.is_some() => ConditionState {
             status: ConditionStatus::Unknown,
             reason: Reason::OnlyUpperBound,
             message: measured.sample.upper_bound.as_deref().map_or_else(
@@ -75,7 +75,7 @@ fn within(known: &Known<'_>) -> Verdict {
                 |why| format!("what was done long ago, or asks for no work, may look as if it waited: {why}"),
             ),
         },
-        None => Verdict {
+        None => ConditionState {
             status: ConditionStatus::Unknown,
             reason: Reason::InvalidAnswer,
             message: "the age of the oldest waiting event is not known".to_owned(),
@@ -84,7 +84,7 @@ fn within(known: &Known<'_>) -> Verdict {
 }
 
 /// Workers that commit less often than the target allows let the checkpoint fall behind it again and again, however fast they are.
-fn cadence_breaks_target(cadence: Cadence, within: bool, target: Duration) -> Verdict {
+fn cadence_breaks_target(cadence: Cadence, within: bool, target: Duration) -> ConditionState {
     let every = HumanDuration(Duration::from_secs((cadence.every + Duration::from_millis(500)).as_secs().max(1)));
     let commits = match cadence.events {
         Some(events) => format!("after {events:.0} events each, at the present load every {every}"),
@@ -105,7 +105,7 @@ fn is_an_answer(reason: Reason) -> bool {
     )
 }
 
-fn reachable(known: &Known<'_>) -> Verdict {
+fn reachable(known: &Known<'_>) -> ConditionState {
     let why = known.failure.or(known.measured.as_ref().err());
     match why {
         None if known.measured.as_ref().is_ok_and(|measured| measured.sample.notes.contains(&Note::PooledConnection)) => remarkable(
@@ -119,7 +119,7 @@ fn reachable(known: &Known<'_>) -> Verdict {
     }
 }
 
-fn lag_known(known: &Known<'_>) -> Verdict {
+fn lag_known(known: &Known<'_>) -> ConditionState {
     let measured = match &known.measured {
         Ok(measured) => measured,
         Err(why) if is_an_answer(why.reason) => return fails(why.reason, &why.message),
@@ -174,7 +174,7 @@ fn lag_known(known: &Known<'_>) -> Verdict {
     holds(assessment.value.map_or("pending events and staleness are measured", |_| "the value is measured"))
 }
 
-fn progressing(known: &Known<'_>) -> Verdict {
+fn progressing(known: &Known<'_>) -> ConditionState {
     let measured = match &known.measured {
         Err(why) => return unknown(why),
         Ok(measured) => measured,
@@ -272,14 +272,14 @@ fn passed_over(PassedOver { positions, more }: &PassedOver) -> Option<String> {
     ))
 }
 
-fn available(known: &Known<'_>) -> Verdict {
+fn available(known: &Known<'_>) -> ConditionState {
     match known.workload {
-        WorkloadView::NotWanted => Verdict {
+        WorkloadView::NotWanted => ConditionState {
             status: ConditionStatus::True,
             reason: Reason::MeasureOnly,
             message: "there is no spec.projector: the Projection is only measured".to_owned(),
         },
-        _ if known.suspended => Verdict {
+        _ if known.suspended => ConditionState {
             status: ConditionStatus::True,
             reason: Reason::Suspended,
             message: "spec.suspend is set: no worker is wanted".to_owned(),
@@ -296,7 +296,7 @@ fn available(known: &Known<'_>) -> Verdict {
         },
         // Workers that are scaled to 0 stay so while the lag is unknown: there is no known work.
         WorkloadView::Present(WorkerCounts { desired: Some(0), .. }) if none_required(known) != Some(false) => {
-            Verdict {
+            ConditionState {
                 status: ConditionStatus::True,
                 reason: Reason::Idle,
                 message: "nothing waits, so that no worker runs: the first event wakes them".to_owned(),
@@ -306,7 +306,7 @@ fn available(known: &Known<'_>) -> Verdict {
     }
 }
 
-fn no_worker_ready(counts: WorkerCounts, known: &Known<'_>) -> Verdict {
+fn no_worker_ready(counts: WorkerCounts, known: &Known<'_>) -> ConditionState {
     if let Some(Trouble { reason, sentence, serious }) = &known.trouble {
         let reason = if *serious { *reason } else { Reason::NoWorkerReady };
         return fails(reason, format!("no worker is ready: {sentence}"));
@@ -323,7 +323,7 @@ fn no_worker_ready(counts: WorkerCounts, known: &Known<'_>) -> Verdict {
 }
 
 /// What is wrong with the workload though a worker may run: not the newest spec, or not as many workers as asked.
-fn not_as_asked(known: &Known<'_>) -> Option<Verdict> {
+fn not_as_asked(known: &Known<'_>) -> Option<ConditionState> {
     let WorkloadView::Present(counts) = known.workload else { return None };
     let serious = known.trouble.as_ref().filter(|trouble| trouble.serious);
     match (&known.rollout, serious) {
@@ -340,7 +340,7 @@ fn not_as_asked(known: &Known<'_>) -> Option<Verdict> {
     }
 }
 
-fn ready(parts: [&Verdict; 4], known: &Known<'_>, previous: &ProjectionStatus) -> Verdict {
+fn ready(parts: [&ConditionState; 4], known: &Known<'_>, previous: &ProjectionStatus) -> ConditionState {
     if let Some(problem) = &known.problem {
         return fails(problem.reason, &problem.message);
     }
@@ -370,7 +370,7 @@ fn ready(parts: [&Verdict; 4], known: &Known<'_>, previous: &ProjectionStatus) -
         return fails(Reason::AutoscalerInactive, why);
     }
     if known.suspended {
-        return Verdict {
+        return ConditionState {
             status: ConditionStatus::True,
             reason: Reason::Suspended,
             message: "spec.suspend is set: measured, without workers".to_owned(),
@@ -394,12 +394,12 @@ pub fn metrics_not_served(known: Option<&Unserved>, previous: &ProjectionStatus)
 
 fn condition(
     type_: ConditionType,
-    verdict: Verdict,
+    condition_state: ConditionState,
     generation: Option<i64>,
     previous: &ProjectionStatus,
     now: Timestamp,
 ) -> Condition {
-    let Verdict { status, reason, message } = verdict;
+    let ConditionState { status, reason, message } = condition_state;
     let before = previous.conditions.iter().find(|condition| condition.type_ == type_.as_str());
     let since =
         before.filter(|before| before.status == status.as_str()).map(|before| before.last_transition_time.clone());

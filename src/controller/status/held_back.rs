@@ -1,6 +1,6 @@
 //! The condition `HeldBack`: which open transaction keeps committed events from being read, and what to do about it. Pure.
 
-use super::verdict::{Verdict, duration, remarkable, unknown};
+use super::condition_state::{ConditionState, duration, remarkable, unknown};
 use crate::{
     api::{ConditionStatus, Reason},
     controller::known::Known,
@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Whether an open transaction keeps committed events from being read, and which.
-pub(super) fn held_back(known: &Known<'_>) -> Verdict {
+pub(super) fn held_back(known: &Known<'_>) -> ConditionState {
     let measured = match &known.measured {
         Err(why) => return unknown(why),
         Ok(measured) => measured,
@@ -22,7 +22,7 @@ pub(super) fn held_back(known: &Known<'_>) -> Verdict {
                 transaction(writer)
             ),
         ),
-        None => Verdict {
+        None => ConditionState {
             status: ConditionStatus::False,
             reason: Reason::AsExpected,
             message: "no event is held back by an open transaction for long".to_owned(),

@@ -3,6 +3,7 @@
 //! What is unknown is absent, never zero.
 
 pub mod announce;
+mod condition_state;
 pub mod conditions;
 pub mod due;
 mod foreign_message;
@@ -17,7 +18,6 @@ pub mod trouble;
 #[cfg(test)]
 mod trouble_tests;
 pub mod urgency;
-mod verdict;
 pub mod writer;
 
 use jiff::Timestamp;

@@ -2,14 +2,14 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::verdict::{Verdict, fails, holds, unknown};
+use super::condition_state::{ConditionState, fails, holds, unknown};
 use crate::{
     api::{ConditionType, ProjectionStatus, ReadStoreState, Reason},
     controller::known::{Known, ReadStoreView},
 };
 
 /// The condition ReadStoreReachable. Ready does not depend on it: workers may reach a store that the operator does not.
-pub(super) fn reachable(store: Option<&ReadStoreView>) -> Verdict {
+pub(super) fn reachable(store: Option<&ReadStoreView>) -> ConditionState {
     match store.map(|store| (store.status.state, store.why.as_ref())) {
         None => holds("there is no spec.readStore"),
         Some((_, None)) => holds("the read store answers"),

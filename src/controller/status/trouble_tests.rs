@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::trouble::{Cause, Diagnosis, Lack, diagnose, read_pods, rollout};
 use crate::{
     api::Reason,
-    controller::live::{Live, WorkerCounts},
+    controller::live::{LiveObject, WorkerCounts},
 };
 
 const NOW: &str = "2026-01-01T00:10:00Z";
@@ -263,7 +263,7 @@ status:
   - {{type: ReplicaFailure, status: 'True', reason: FailedCreate, message: '{message}'}}
 "
         );
-        Live::from_object(&serde_saphyr::from_str(&yaml).unwrap())
+        LiveObject::from_object(&serde_saphyr::from_str(&yaml).unwrap())
     };
     for (message, sentence) in [
         (
@@ -402,7 +402,7 @@ spec: {{replicas: 3, updateStrategy: {strategy}}}
 status: {{observedGeneration: 2, replicas: 3, readyReplicas: 3, updatedReplicas: 1, {revisions}}}
 "
         );
-        Live::from_object(&serde_saphyr::from_str(&yaml).unwrap()).workers.outdated
+        LiveObject::from_object(&serde_saphyr::from_str(&yaml).unwrap()).workers.outdated
     };
     let rolling = "currentRevision: a, updateRevision: b";
     assert_eq!(outdated("{type: RollingUpdate, rollingUpdate: {partition: 0}}", rolling), 2);

@@ -38,11 +38,11 @@ pub fn numbers_every(projections: usize) -> Duration {
 
 /// Deals out the moments at which numbers are written, so that Projections that were made together do not write together ever after.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pace {
+pub struct WriteSlots {
     last: Option<Instant>,
 }
 
-impl Pace {
+impl WriteSlots {
     /// The next moment that is free, from `now` on.
     pub fn next(&mut self, now: Instant) -> Instant {
         let free = self.last.map_or(now, |last| now.max(last + Duration::from_secs(1) / NUMBERS_A_SECOND));
@@ -140,11 +140,11 @@ mod tests {
 
     #[test]
     fn those_that_are_due_together_write_one_after_the_other() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
+        let (mut slots, now) = (WriteSlots::default(), Instant::now());
         let after = |moment: Instant| moment.duration_since(now).as_millis();
-        let herd: Vec<u128> = (0..3).map(|_| after(pace.next(now))).collect();
+        let herd: Vec<u128> = (0..3).map(|_| after(slots.next(now))).collect();
         assert_eq!(herd, [0, 50, 100]);
         let later = now + Duration::from_secs(9);
-        assert_eq!(pace.next(later), later, "who comes alone does not wait");
+        assert_eq!(slots.next(later), later, "who comes alone does not wait");
     }
 }

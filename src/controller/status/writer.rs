@@ -11,7 +11,7 @@ use super::{
     announce::announcements,
     due::{News, StatusMemory},
     report::{Reports, Stored, Unwritten},
-    urgency::{Pace, Urgency, has_only_begun, numbers_every, urgency},
+    urgency::{Urgency, WriteSlots, has_only_begun, numbers_every, urgency},
 };
 use crate::{
     api::{ProjectionStatus, WorkersStatus},
@@ -27,7 +27,7 @@ const REQUIRED_FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct StatusWriter {
     pub(in crate::controller) reports: Reports,
     pub(in crate::controller) metrics: Arc<ControllerMetrics>,
-    pub(in crate::controller) pace: Mutex<Pace>,
+    pub(in crate::controller) slots: Mutex<WriteSlots>,
 }
 
 /// What became of a status.
@@ -97,7 +97,7 @@ impl StatusWriter {
             }
             return Written::Yes;
         }
-        let slot = || self.pace.lock().unwrap_or_else(PoisonError::into_inner).next(now);
+        let slot = || self.slots.lock().unwrap_or_else(PoisonError::into_inner).next(now);
         let left = memory.wait(news, now, slot);
         if !left.is_zero() {
             return Written::Waits(left);

@@ -21,7 +21,7 @@ const CA_KEY: &str = "ca.key";
 
 /// What to do about the Secret.
 #[derive(Debug)]
-enum Plan {
+enum CertificateAction {
     /// The Secret holds a certificate that can be used.
     Keep(CertificateBundle),
     /// The Secret is missing or cannot be read, and the certificate that is served can still be used: write that one again, so that no API server has
@@ -43,13 +43,13 @@ impl Keeper {
             let secret = secrets.get_opt(&name).await.map_err(failed)?;
             let now = Timestamp::now();
             let (done, bundle) = match plan(secret.as_ref(), held, &self.settings, now) {
-                Plan::Keep(bundle) => return Ok(bundle),
-                Plan::Restore(bundle) => ("wrote the serving certificate's Secret again", bundle),
-                Plan::Issue => {
+                CertificateAction::Keep(bundle) => return Ok(bundle),
+                CertificateAction::Restore(bundle) => ("wrote the serving certificate's Secret again", bundle),
+                CertificateAction::Issue => {
                     let issued = certificate::issue(&self.settings.service, &self.settings.namespace, now)?;
                     ("issued a serving certificate", issued)
                 }
-                Plan::Renew(bundle) => {
+                CertificateAction::Renew(bundle) => {
                     let renewed = certificate::renew(&bundle, &self.settings.service, &self.settings.namespace, now)?;
                     ("renewed the serving certificate", renewed)
                 }
@@ -101,16 +101,16 @@ fn plan(
     held: Option<&CertificateBundle>,
     settings: &CertificateSettings,
     now: Timestamp,
-) -> Plan {
+) -> CertificateAction {
     let stored = secret.and_then(|secret| secret.data.as_ref()).and_then(read);
     let lasts =
         |bundle: &CertificateBundle| !certificate::needs_renewal(bundle, &settings.service, &settings.namespace, now);
     match (stored, held) {
-        (Some(bundle), _) if lasts(&bundle) => Plan::Keep(bundle),
-        (None, Some(held)) if lasts(held) => Plan::Restore(held.clone()),
-        (Some(bundle), _) => Plan::Renew(bundle),
-        (None, Some(held)) => Plan::Renew(held.clone()),
-        (None, None) => Plan::Issue,
+        (Some(bundle), _) if lasts(&bundle) => CertificateAction::Keep(bundle),
+        (None, Some(held)) if lasts(held) => CertificateAction::Restore(held.clone()),
+        (Some(bundle), _) => CertificateAction::Renew(bundle),
+        (None, Some(held)) => CertificateAction::Renew(held.clone()),
+        (None, None) => CertificateAction::Issue,
     }
 }
 
@@ -149,23 +149,23 @@ mod tests {
             (KEY, &bundle.key_pem),
         ]);
         let garbage = keep(&[(CA_CERTIFICATE, "garbage")]);
-        assert!(matches!(plan(Some(&whole), None, &settings(), now), Plan::Keep(_)));
+        assert!(matches!(plan(Some(&whole), None, &settings(), now), CertificateAction::Keep(_)));
         let later = now.checked_add(jiff::SignedDuration::from_hours(24 * 300)).unwrap();
-        assert!(matches!(plan(Some(&whole), None, &settings(), later), Plan::Renew(_)));
-        assert!(matches!(plan(None, None, &settings(), now), Plan::Issue));
-        assert!(matches!(plan(Some(&garbage), None, &settings(), now), Plan::Issue));
+        assert!(matches!(plan(Some(&whole), None, &settings(), later), CertificateAction::Renew(_)));
+        assert!(matches!(plan(None, None, &settings(), now), CertificateAction::Issue));
+        assert!(matches!(plan(Some(&garbage), None, &settings(), now), CertificateAction::Issue));
         // The Secret is deleted or unreadable while its certificate is served: the same certificate goes back, since the aggregator trusts its
         // authority.
         for secret in [None, Some(&garbage)] {
             assert!(
-                matches!(plan(secret, Some(&bundle), &settings(), now), Plan::Restore(held) if held.cert_pem == bundle.cert_pem)
+                matches!(plan(secret, Some(&bundle), &settings(), now), CertificateAction::Restore(held) if held.cert_pem == bundle.cert_pem)
             );
-            assert!(matches!(plan(secret, Some(&bundle), &settings(), later), Plan::Renew(_)));
+            assert!(matches!(plan(secret, Some(&bundle), &settings(), later), CertificateAction::Renew(_)));
         }
         // The certificate that another replica stored takes precedence over the one that this replica holds.
         let other = certificate::issue("projectionist", "system", now).unwrap();
         assert!(
-            matches!(plan(Some(&whole), Some(&other), &settings(), now), Plan::Keep(kept) if kept.cert_pem == bundle.cert_pem)
+            matches!(plan(Some(&whole), Some(&other), &settings(), now), CertificateAction::Keep(kept) if kept.cert_pem == bundle.cert_pem)
         );
     }
 }

@@ -31,7 +31,7 @@ type Ends = BTreeMap<Partition, Result<Offset, KafkaError>>;
 
 /// The last look at the record that a group reads next.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct KnownRecord {
     offset: i64,
     latest: i64,
     first: FirstRecord,
@@ -41,7 +41,7 @@ struct Look {
 pub(super) struct Looker {
     client: Client,
     coordinators: BTreeMap<Arc<str>, i32>,
-    looks: HashMap<(Isolation, Progress, Partition), Look>,
+    looks: HashMap<(Isolation, Progress, Partition), KnownRecord>,
     /// The identity of each topic: one that was created again is another.
     ids: HashMap<Arc<str>, TopicId>,
     compacted: BTreeMap<Arc<str>, bool>,
@@ -293,7 +293,7 @@ impl Looker {
                     if matches!(first, FirstRecord::Nothing | FirstRecord::Batch { transactional: true, .. }) {
                         self.transactional.insert(partition.0.clone());
                     }
-                    self.looks.insert(key.clone(), Look { offset: from, latest: one.latest, first: *first });
+                    self.looks.insert(key.clone(), KnownRecord { offset: from, latest: one.latest, first: *first });
                 }
                 one.first = self.looks.get(&key).filter(|look| look.holds(from, one.latest)).map(|look| look.first);
             }
@@ -316,7 +316,7 @@ impl Looker {
     }
 }
 
-impl Look {
+impl KnownRecord {
     /// A record stays where it is; that there is none may change with the end of the log.
     fn holds(&self, offset: i64, latest: i64) -> bool {
         self.offset == offset && (self.first != FirstRecord::Nothing || self.latest == latest)

@@ -30,7 +30,7 @@ use crate::{
     sources::{Ask, Pace, Probe, Report, Target},
 };
 use counters::{Arrivals, Counters};
-use persistent::{Seen, State};
+use persistent::{State, SubscriptionState};
 use positions::unknown;
 use round::{Pages, Subscriptions};
 
@@ -185,7 +185,7 @@ impl KurrentDbProbe {
         let (mut arrived, mut handled) = (0_u64, 0_u64);
         let (mut staleness, mut ahead) = (Some(Duration::ZERO), Duration::ZERO);
         let (mut parked, mut notes) = (0_u64, Vec::new());
-        let seen: Result<Vec<(&PersistentSubscription, Seen)>, MeasureError> = subscriptions
+        let seen: Result<Vec<(&PersistentSubscription, SubscriptionState)>, MeasureError> = subscriptions
             .iter()
             .map(|one| {
                 let state = states.get(one).cloned().unwrap_or_else(|| Err(not_looked_at()));

@@ -40,7 +40,7 @@ pub(super) struct State {
 
 /// What was seen of a subscription.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct SubscriptionState {
     pub(super) pending: Pending,
     /// Age of the oldest of what is pending; absent where it is not known.
     pub(super) age: Option<Duration>,
@@ -132,7 +132,7 @@ impl State {
     ///
     /// # Errors
     /// Why what it has before it cannot be told.
-    pub(super) fn seen(&self, pages: &Pages) -> Result<Seen, MeasureError> {
+    pub(super) fn seen(&self, pages: &Pages) -> Result<SubscriptionState, MeasureError> {
         let held = self.held;
         let count = self.seen.filter(|_| !self.all).map(|seen| seen.saturating_add(1));
         let exactly = |events| Pending { events, exact: true };
@@ -160,7 +160,7 @@ impl State {
         Ok(self.counted(pending, dated, Some(last.saturating_add(1))))
     }
 
-    fn seen_of_all(&self, page: &Page, pages: &Pages) -> Result<Seen, MeasureError> {
+    fn seen_of_all(&self, page: &Page, pages: &Pages) -> Result<SubscriptionState, MeasureError> {
         // Without a checkpoint, the event that it starts from is one of those that wait.
         let waits =
             |event: &&Option<Recorded>| event.is_none_or(|event| self.from.is_none_or(|from| event.commit > from));
@@ -181,9 +181,9 @@ impl State {
     }
 
     /// `dated`: age of the oldest of what is pending, and how far it is dated in the future, where that is known.
-    fn counted(&self, pending: Pending, dated: Option<(Duration, Duration)>, count: Option<u64>) -> Seen {
+    fn counted(&self, pending: Pending, dated: Option<(Duration, Duration)>, count: Option<u64>) -> SubscriptionState {
         let dated = if pending.events == 0 { Some((Duration::ZERO, Duration::ZERO)) } else { dated };
-        Seen {
+        SubscriptionState {
             pending,
             age: dated.map(|(age, _)| age),
             ahead: dated.map_or(Duration::ZERO, |(_, ahead)| ahead),

@@ -64,7 +64,7 @@ impl Consumer {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorBody {
     #[serde(default)]
     code: u32,
     #[serde(default)]
@@ -74,8 +74,8 @@ struct Refusal {
 }
 
 #[derive(Deserialize)]
-struct Refused {
-    error: Option<Refusal>,
+struct ErrorReply {
+    error: Option<ErrorBody>,
 }
 
 #[derive(Deserialize)]
@@ -133,7 +133,7 @@ pub(super) fn time_of_message(reply: &Reply) -> Result<Option<jiff::Timestamp>, 
     const NO_MESSAGE: u32 = 10_037;
     #[derive(Deserialize)]
     struct Got {
-        error: Option<Refusal>,
+        error: Option<ErrorBody>,
         message: Option<Message>,
     }
     #[derive(Deserialize)]
@@ -170,12 +170,12 @@ fn whole(reply: &Reply) -> Result<&[u8], MeasureError> {
         }
         Reply::Answered(Payload::Whole(text)) => text,
     };
-    let refused: Refused = serde_json::from_slice(text).map_err(|_| nonsense())?;
+    let refused: ErrorReply = serde_json::from_slice(text).map_err(|_| nonsense())?;
     refused.error.map_or(Ok(text.as_slice()), |error| Err(refusal(&error)))
 }
 
 /// What JetStream's refusal means.
-fn refusal(error: &Refusal) -> MeasureError {
+fn refusal(error: &ErrorBody) -> MeasureError {
     let (reason, advice) = match (error.err_code, error.code) {
         (10_059, _) => (Reason::StreamNotFound, "correct its name in the Projection, or create it"),
         // A consumer that is not there yet is how a projection begins whose workers create it.

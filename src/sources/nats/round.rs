@@ -41,7 +41,7 @@ impl Asked {
 
 /// What was seen of one consumer.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct ConsumerState {
     pub(super) pending: u64,
     /// When the oldest of what is pending was stored, where it is known.
     pub(super) oldest: Option<jiff::Timestamp>,
@@ -53,7 +53,7 @@ pub(super) struct Seen {
     pub(super) most_held: Option<u64>,
 }
 
-pub(super) type Looked = HashMap<Asked, Result<Seen, MeasureError>>;
+pub(super) type Looked = HashMap<Asked, Result<ConsumerState, MeasureError>>;
 
 /// What is kept from poll to poll.
 #[derive(Default)]
@@ -121,7 +121,7 @@ pub(super) async fn look(
             let oldest = oldest?;
             let totals = memory.counters.entry(one.clone()).or_default().take(&consumer, at);
             let now = consumer.now.unwrap_or_else(jiff::Timestamp::now);
-            Ok(Seen { pending: consumer.pending(), oldest, now, totals, most_held: consumer.most_held })
+            Ok(ConsumerState { pending: consumer.pending(), oldest, now, totals, most_held: consumer.most_held })
         });
         looked.insert(one.clone(), seen);
     }

@@ -11,7 +11,7 @@ use super::{
     audit::Audit,
     columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
     counting::{CUT, Oldest, Segment, Waiting, add, between, scan_limit, segments, waiting_between},
-    event_log::{Follower, Log, LogError, Look, check_event_columns},
+    event_log::{Follower, Log, LogError, LogReading, check_event_columns},
     parked::Parked,
     questions::Wanted,
     sharded::{ShardCounts, ShardsTold},
@@ -164,7 +164,7 @@ impl Table {
     }
 
     /// Takes note of whether the safe head stands still below the raw head, and says which transaction it waits for.
-    fn hold(&mut self, look: &Look, safe: Option<Position>) -> Option<BlockingWriter> {
+    fn hold(&mut self, look: &LogReading, safe: Option<Position>) -> Option<BlockingWriter> {
         if safe == Some(look.head) {
             self.held = None;
             return None;
@@ -226,7 +226,7 @@ impl Table {
         })
     }
 
-    async fn look(&mut self, client: &Client, wanted: &[Wanted]) -> Result<(Look, Option<Position>), LogError> {
+    async fn look(&mut self, client: &Client, wanted: &[Wanted]) -> Result<(LogReading, Option<Position>), LogError> {
         let (checked, log) = match self.log.take().filter(|(checked, _)| checked.elapsed() < TRUST_CHECKS_FOR) {
             Some(known) => known,
             None => {

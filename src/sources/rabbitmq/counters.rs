@@ -13,7 +13,7 @@ const UNATTENDED: Duration = Duration::from_secs(15);
 
 /// What a poll tells of a queue.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct QueueSample {
     /// When, on a clock that never goes back.
     pub(super) at: Duration,
     /// Messages in the queue, those that consumers hold included.
@@ -53,7 +53,7 @@ pub(super) struct Counters {
 
 impl Counters {
     /// Takes in what a poll tells.
-    pub(super) fn take(&mut self, now: Seen) -> Totals {
+    pub(super) fn take(&mut self, now: QueueSample) -> Totals {
         let Some((first, last)) = self.depths else {
             self.depths = Some((now.depth, now.depth));
             (self.published.known, self.handled.known) = (now.published, now.handled);
@@ -73,7 +73,7 @@ impl Counters {
     }
 
     /// For how long messages have waited with no consumer subscribed, while none was handled: a worker may fetch messages without subscribing.
-    fn unattended_for(&mut self, now: &Seen) -> Option<Duration> {
+    fn unattended_for(&mut self, now: &QueueSample) -> Option<Duration> {
         let handled = self.handled.total;
         let since = self.unattended.filter(|(_, before)| *before == handled).map_or(now.at, |(since, _)| since);
         self.unattended = now.unattended.then_some((since, handled));
@@ -124,7 +124,7 @@ mod tests {
     /// A poll a second after the one before.
     fn take(counters: &mut Counters, depth: u64, published: Option<u64>, handled: Option<u64>) -> (u64, u64) {
         let at = counters.by_depth.back().map_or(Duration::ZERO, |(last, _)| *last + Duration::from_secs(1));
-        let now = counters.take(Seen { at, depth, published, handled, unattended: false });
+        let now = counters.take(QueueSample { at, depth, published, handled, unattended: false });
         (now.arrived, now.handled)
     }
 
@@ -192,7 +192,7 @@ mod tests {
         let mut queue = Counters::default();
         let mut take = |second, handled, unattended| {
             let at = Duration::from_secs(second);
-            queue.take(Seen { at, depth: 5, published: Some(9), handled: Some(handled), unattended }).unattended
+            queue.take(QueueSample { at, depth: 5, published: Some(9), handled: Some(handled), unattended }).unattended
         };
         assert!(!take(0, 4, true) && !take(14, 4, true), "not yet");
         assert!(take(15, 4, true) && take(20, 4, true));

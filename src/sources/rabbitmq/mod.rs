@@ -27,7 +27,7 @@ use crate::{
     sources::BatchProbe,
 };
 use answers::{COLUMNS, Queue};
-use counters::{Counters, Seen, Totals};
+use counters::{Counters, QueueSample, Totals};
 use streams::Progress;
 
 /// So many queues are asked for by name; of more, all of the virtual host are listed.
@@ -130,7 +130,8 @@ impl RabbitMqProbe {
         let events = measurable(queue)?;
         let at = self.started.elapsed();
         let unattended = queue.consumers.0 == Some(0) && queue.ready.0.is_some_and(|ready| ready > 0);
-        let seen = Seen { at, depth: events, published: queue.published(), handled: queue.handled(), unattended };
+        let seen =
+            QueueSample { at, depth: events, published: queue.published(), handled: queue.handled(), unattended };
         let totals = self.counters.entry((vhost.to_owned(), name.to_owned())).or_default().take(seen);
         let oldest = queue.oldest.0.and_then(|seconds| jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
         let between = |from: jiff::Timestamp, to| Duration::try_from(from.duration_until(to)).unwrap_or_default();

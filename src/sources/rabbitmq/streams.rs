@@ -15,7 +15,7 @@ use crate::{
 
 /// What was seen of one consumer of a stream.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct StreamSample {
     /// Offsets beyond the stored one up to the last event.
     pub(super) events: u64,
     /// Whether these are events alone. The server gives offsets to what it writes into a stream between events as well, such as stored offsets.
@@ -28,7 +28,7 @@ pub(super) struct Seen {
 }
 
 /// What was seen of one virtual host's streams.
-pub(super) type Looked = HashMap<StreamReference, Result<Seen, MeasureError>>;
+pub(super) type Looked = HashMap<StreamReference, Result<StreamSample, MeasureError>>;
 
 /// What is remembered of one consumer from poll to poll: the events that were written and handled since measuring began.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,7 +87,7 @@ pub(super) async fn look(
         let seen = bounds.and_then(|bounds| {
             let first = if bounds.next < bounds.end { chunk(chunks.next())? } else { None };
             let (arrived, handled) = progress.entry(one.clone()).or_default().take(bounds.end, bounds.next);
-            Ok(Seen { arrived, handled, ..beyond(bounds, first) })
+            Ok(StreamSample { arrived, handled, ..beyond(bounds, first) })
         });
         let about =
             |unknown: MeasureError| unknown.about(format_args!("stream {}, reference {}", one.stream, one.reference));
@@ -129,12 +129,12 @@ fn bounds(stored: Result<Told, MeasureError>, newest: Result<Told, MeasureError>
 }
 
 /// What waits. `first`: the chunk where the consumer goes on, or the first beyond it: offsets before that are no events.
-fn beyond(Bounds { newest, end, next }: Bounds, first: Option<Chunk>) -> Seen {
+fn beyond(Bounds { newest, end, next }: Bounds, first: Option<Chunk>) -> StreamSample {
     let there = first.map_or(next, |chunk| chunk.first.max(next).min(end));
     let oldest = first.map(|chunk| chunk.written).filter(|_| there < end);
     // Within one chunk there are events alone.
     let exact = there == end || there >= newest;
-    Seen { events: end - there, exact, oldest, ..Seen::default() }
+    StreamSample { events: end - there, exact, oldest, ..StreamSample::default() }
 }
 
 fn chunk(told: Option<Result<Told, MeasureError>>) -> Result<Option<Chunk>, MeasureError> {
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(ahead.reason, Reason::CheckpointBeyondHead);
         let never = bounds(Ok(Told::Stored(None)), Ok(Told::Chunk(None))).unwrap_err();
         assert_eq!(never.reason, Reason::NeverCommitted);
-        let seen = |events, exact, oldest| Seen { events, exact, oldest, ..Seen::default() };
+        let seen = |events, exact, oldest| StreamSample { events, exact, oldest, ..StreamSample::default() };
         assert_eq!(beyond(from(5), Some(at(4, 3))), seen(5, false, Some(7)));
         assert_eq!(beyond(from(9), Some(at(8, 2))), seen(1, true, Some(7)));
         assert_eq!(beyond(from(5), Some(at(8, 2))), seen(2, true, Some(7)), "three stored offsets lie between");

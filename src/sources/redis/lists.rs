@@ -10,7 +10,7 @@ use crate::{
 
 /// What was seen of a list.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct ListState {
     /// Entries that wait, and those in the list of work in progress.
     pub(super) events: u64,
     /// Entries in the list of those that failed; absent where none is named.
@@ -34,7 +34,7 @@ pub(super) fn read(
     list: &RedisList,
     mut next: impl FnMut() -> Result<Reply, MeasureError>,
     lengths: &mut Lengths,
-) -> Result<Seen, MeasureError> {
+) -> Result<ListState, MeasureError> {
     // Each answer is taken off, also behind one that is a refusal.
     let answers: Vec<_> = keys(list).map(|key| (key, next())).collect();
     let mut found = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn read(
     let parked = list.dead_letter_key.as_ref().and_then(|_| found.pop());
     let events = found.into_iter().fold(0, u64::saturating_add);
     let (arrived, handled) = lengths.take(events);
-    Ok(Seen { events, parked, arrived, handled })
+    Ok(ListState { events, parked, arrived, handled })
 }
 
 fn length(reply: &Reply) -> Result<u64, MeasureError> {
@@ -91,7 +91,7 @@ mod tests {
         RedisList { key: owned("jobs"), processing_key: processing.map(owned), dead_letter_key: dead.map(owned) }
     }
 
-    fn told(list: &RedisList, replies: Vec<Reply>) -> Result<Seen, MeasureError> {
+    fn told(list: &RedisList, replies: Vec<Reply>) -> Result<ListState, MeasureError> {
         let mut replies = replies.into_iter();
         read(list, || Ok(replies.next().unwrap()), &mut Lengths::default())
     }

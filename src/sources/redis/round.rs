@@ -19,7 +19,7 @@ use crate::{
 
 /// What was seen of one group.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct GroupState {
     pub(super) backlog: Backlog,
     /// The newest entry that the stream ever had.
     pub(super) newest: EntryId,
@@ -32,8 +32,8 @@ pub(super) struct Seen {
 
 /// What was seen of a server, or of the nodes of a cluster.
 pub(super) struct Looked {
-    pub(super) groups: HashMap<StreamGroup, Result<Seen, MeasureError>>,
-    pub(super) lists: HashMap<RedisList, Result<lists::Seen, MeasureError>>,
+    pub(super) groups: HashMap<StreamGroup, Result<GroupState, MeasureError>>,
+    pub(super) lists: HashMap<RedisList, Result<lists::ListState, MeasureError>>,
 }
 
 /// What is kept from poll to poll.
@@ -217,7 +217,7 @@ async fn entries(
 }
 
 impl Memory {
-    fn take(&mut self, one: &StreamGroup, told: &Told, entries: Option<(u64, Option<EntryId>)>) -> Seen {
+    fn take(&mut self, one: &StreamGroup, told: &Told, entries: Option<(u64, Option<EntryId>)>) -> GroupState {
         let Told { now, stream, group, held, known } = told;
         let backlog = backlog::backlog(*known, entries, group, *held);
         match backlog::certain(*known, entries).and_then(|waiting| Placed::by(stream, group, waiting)) {
@@ -227,7 +227,7 @@ impl Memory {
         let arrived = self.arrived.entry(one.key.clone()).or_default().take(stream);
         let handled = self.handled.entry(one.clone()).or_default();
         let handled = handled.take(stream, group, &backlog, held.map(|(oldest, _)| oldest));
-        Seen { backlog, newest: stream.newest, now: *now, arrived, handled }
+        GroupState { backlog, newest: stream.newest, now: *now, arrived, handled }
     }
 
     /// Forgets what is not asked for any more.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use projectionist::{
     hpa::{Autoscaler, Reading},
-    simulate::{Plan, Point, Policy, State},
+    simulate::{Point, Policy, Scenario, State},
 };
 
 /// The numbers of workers that differ, of 24 shards, and what they are worth.
@@ -29,7 +29,7 @@ pub struct Foresight {
 
 impl Foresight {
     /// Plans for what comes.
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &Scenario) -> Self {
         let start_up = usize::try_from(plan.start_up.as_secs()).unwrap_or(0);
         // Seconds are coarse and shards are handled at their own pace: with a fifth to spare it is in time indeed.
         let target = usize::try_from((plan.target - plan.target / 5).as_secs()).unwrap_or(1);

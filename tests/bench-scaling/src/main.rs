@@ -12,7 +12,7 @@ use bench_scaling::{
     rivals::Rival,
     traces::{self, Case, Cost},
 };
-use projectionist::simulate::{Plan, Policy, Score, run};
+use projectionist::simulate::{Policy, Scenario, Score, run};
 
 /// When the autoscaler looks first. It looks every 15 s, and where in those a load rises changes the result.
 const PHASES: [u64; 3] = [1, 6, 11];
@@ -44,8 +44,8 @@ fn cell(scores: &[Score]) -> Cell {
     }
 }
 
-fn plan(case: &Case, target: Duration, phase: u64) -> Plan {
-    Plan {
+fn plan(case: &Case, target: Duration, phase: u64) -> Scenario {
+    Scenario {
         backlog: case.backlog,
         shards: case.shards.clone(),
         kind: case.kind,
@@ -54,7 +54,7 @@ fn plan(case: &Case, target: Duration, phase: u64) -> Plan {
         phase: Duration::from_secs(phase),
         // What the operator does for these targets.
         sampling: (target / 10).clamp(Duration::from_millis(500), Duration::from_secs(5)),
-        ..Plan::new(case.trace.clone(), target)
+        ..Scenario::new(case.trace.clone(), target)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use projectionist::{
-    hpa::{Behavior, Policy as HpaPolicy, Rules, Select, Target, Unit},
+    hpa::{Behavior, Policy as HpaPolicy, Rules, Select, TargetValue, Unit},
     simulate::{CpuPolicy, ModelPolicy, Policy, QueryPolicy, QueueLengthPolicy, State},
 };
 use serde_json::json;
@@ -69,7 +69,7 @@ impl Rival {
             Self::CountByDefault => Box::new(QueueLengthPolicy::new(WORKERS, 10)),
             Self::CountByTarget => Box::new(count(1.0)),
             Self::CountTuned => Box::new(count(1.0 / 3.0)),
-            Self::Query => Box::new(QueryPolicy::new(WORKERS, Target::Average(1_000), Some(at_once()), query())),
+            Self::Query => Box::new(QueryPolicy::new(WORKERS, TargetValue::Average(1_000), Some(at_once()), query())),
             Self::OursByAutoscaler => Box::new(ours(target, "Autoscaler")),
             Self::Ours => Box::new(ours(target, "Immediate")),
         }

@@ -6,7 +6,7 @@ use bench_scaling::{
     foresight::Foresight,
     traces::{Brief, PER_WORKER},
 };
-use projectionist::simulate::{Plan, Point, Score, Trace, run};
+use projectionist::simulate::{Point, Scenario, Score, Trace, run};
 
 use crate::{kinds::Kind, ways::Way};
 
@@ -41,8 +41,8 @@ impl Race {
         Trace::new(whole.step(), points).unwrap_or(whole)
     }
 
-    fn plan(&self, start_up: Duration, phase: u64) -> Plan {
-        Plan {
+    fn plan(&self, start_up: Duration, phase: u64) -> Scenario {
+        Scenario {
             shards: self.kind.weights(),
             kind: self.kind.simulated(),
             per_worker: PER_WORKER,
@@ -50,7 +50,7 @@ impl Race {
             phase: Duration::from_secs(phase),
             // What the operator does for these targets.
             sampling: (self.target / 10).clamp(Duration::from_millis(500), Duration::from_secs(5)),
-            ..Plan::new(self.arrivals(), self.target)
+            ..Scenario::new(self.arrivals(), self.target)
         }
     }
 
@@ -62,7 +62,7 @@ impl Race {
                 let took = SPREAD[(phase + sample) % DRAWS];
                 let plan = self.plan(start_up.mul_f64(took), PHASES[phase]);
                 let first_sample = plan.sampling.mul_f64(sample as f64 / DRAWS as f64);
-                run(&Plan { first_sample, ..plan }, way.simulated().policy(self.target).as_mut()).score()
+                run(&Scenario { first_sample, ..plan }, way.simulated().policy(self.target).as_mut()).score()
             })
             .collect();
         let sorted = |of: fn(&Score) -> f64| {

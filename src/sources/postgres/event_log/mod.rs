@@ -41,7 +41,7 @@ use crate::{
 
 /// One look at a log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Look {
+pub struct LogReading {
     /// The highest committed position; 0 while the table is empty.
     pub head: Position,
     /// Who may have been writing when the head was read.
@@ -183,7 +183,7 @@ impl Log {
     ///
     /// # Errors
     /// Those of the server, and `SourceIsReplica` on a standby, which does not see the writers of its primary.
-    pub async fn look(&self, client: &Client) -> Result<Look, LogError> {
+    pub async fn look(&self, client: &Client) -> Result<LogReading, LogError> {
         let failed = |source| LogError::Postgres { table: self.name.clone(), source };
         let row = self.head.row(client, &[]).await.map_err(failed)?;
         if row.try_get::<_, bool>(1).map_err(failed)? {
@@ -228,7 +228,7 @@ impl Log {
             })
             .collect::<Result<_, Error>>()
             .map_err(failed)?;
-        Ok(Look { head: Position(head.unwrap_or(0)), writers })
+        Ok(LogReading { head: Position(head.unwrap_or(0)), writers })
     }
 
     /// The end of the run of positions without a gap that begins right after `from`, looking at `limit` events at most. `None` when the
@@ -273,7 +273,7 @@ impl Follower {
 
     /// From where [`Log::dense_until`] should be asked before [`Self::observe`], if its answer can help: the last safe head, or else the
     /// checkpoint, a position that was found to be safe before.
-    pub fn dense_from(&self, look: &Look, checkpoint: Option<Position>) -> Option<Position> {
+    pub fn dense_from(&self, look: &LogReading, checkpoint: Option<Position>) -> Option<Position> {
         if look.writers.is_empty() || self.head.is_some_and(|before| look.head < before) {
             return None;
         }
@@ -281,12 +281,12 @@ impl Follower {
     }
 
     /// True when the look shows a head before the one seen last: the log was emptied or restored.
-    pub fn went_back(&self, look: &Look) -> bool {
+    pub fn went_back(&self, look: &LogReading) -> bool {
         self.head.is_some_and(|before| look.head < before)
     }
 
     /// The transaction to name while the safe head does not move: of those that must end first, the one that has been open for longest.
-    pub fn blocking(&self, look: &Look) -> Option<BlockingWriter> {
+    pub fn blocking(&self, look: &LogReading) -> Option<BlockingWriter> {
         let named = |writer: &&Writer| self.safe_head.waits_for().is_some_and(|ids| ids.contains(&writer.id));
         let oldest = |writers: Vec<&Writer>| writers.into_iter().max_by_key(|writer| writer.open_for).cloned();
         // One that was prepared meanwhile goes by another name.
@@ -297,7 +297,7 @@ impl Follower {
 
     /// Takes in a look, with the end of the run without a gap where that was asked for, and returns the safe head. Starts over when the
     /// log went back.
-    pub fn observe(&mut self, look: &Look, dense_until: Option<Position>) -> Option<Position> {
+    pub fn observe(&mut self, look: &LogReading, dense_until: Option<Position>) -> Option<Position> {
         if self.went_back(look) {
             *self = Self::default();
         }
@@ -331,7 +331,7 @@ impl Follower {
 mod tests {
     use super::*;
 
-    fn look(head: i64, writers: &[(&str, Option<i32>)]) -> Look {
+    fn look(head: i64, writers: &[(&str, Option<i32>)]) -> LogReading {
         let writers = writers
             .iter()
             .map(|(id, pid)| Writer {
@@ -341,7 +341,7 @@ mod tests {
                 session: SessionInfo::default(),
             })
             .collect();
-        Look { head: Position(head), writers }
+        LogReading { head: Position(head), writers }
     }
 
     #[test]

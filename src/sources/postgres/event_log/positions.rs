@@ -84,7 +84,7 @@ struct Facts {
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum Verdict {
+enum PositionCheck {
     /// The index proves it.
     Proven,
     /// It rests on the sequence.
@@ -101,15 +101,15 @@ pub(super) async fn objection(client: &Client, table: &EventTable) -> Result<Opt
     let facts_of = Query::new(FACTS, &[Type::TEXT, Type::TEXT]);
     let row = facts_of.row(client, &[&quote_table(&table.table), &table.position]).await?;
     match judge(&facts(&row)?, table) {
-        Verdict::Refused(message) => return Ok(Some(message)),
-        Verdict::Trusted => {
+        PositionCheck::Refused(message) => return Ok(Some(message)),
+        PositionCheck::Trusted => {
             if let Some(position) = standing_twice(client, table).await? {
                 return Ok(Some(format!(
                     "several events are at position {position}, so that all but one could be passed over unseen: give every event of the table a position of its own from one sequence"
                 )));
             }
         }
-        Verdict::Proven => {}
+        PositionCheck::Proven => {}
     }
     out_of_reach(client, table).await
 }
@@ -125,37 +125,37 @@ fn facts(row: &Row) -> Result<Facts, Error> {
     })
 }
 
-fn judge(facts: &Facts, table: &EventTable) -> Verdict {
+fn judge(facts: &Facts, table: &EventTable) -> PositionCheck {
     // An index of a table does not reach into those that inherit from it, one of a partitioned table does.
     if facts.unique && (facts.partitioned || !facts.in_parts) {
-        return Verdict::Proven;
+        return PositionCheck::Proven;
     }
     let (name, position) = (quote_table(&table.table), quote_identifier(&table.position));
     let danger = "so that of two events at one position the second could be passed over unseen";
     let by_position = facts.keys.iter().all(|key| *key == table.position);
     if !facts.in_parts && !facts.partitioned {
-        return Verdict::Refused(format!(
+        return PositionCheck::Refused(format!(
             "no valid unique index is on column {position} alone, {danger}: create unique index concurrently on {name} ({position})"
         ));
     }
     if facts.partitioned && by_position && !facts.keys.is_empty() {
-        return Verdict::Refused(format!(
+        return PositionCheck::Refused(format!(
             "no valid unique index is on column {position} alone, {danger}: create unique index on {name} ({position}); it is valid once each partition has it"
         ));
     }
     if !facts.one_sequence {
-        return Verdict::Refused(format!(
+        return PositionCheck::Refused(format!(
             "its parts are not divided by position, so that no index can keep column {position} unique, and not all its positions come from one sequence (without cycle) either, {danger}: let one sequence feed the column, and tell PostgreSQL so by a default or with alter sequence … owned by {name}.{position}"
         ));
     }
     match &facts.unvouched {
-        None => Verdict::Trusted,
+        None => PositionCheck::Trusted,
         Some(part) => {
             let others = facts.keys.iter().filter(|key| **key != table.position).map(|key| quote_identifier(key));
             let columns = std::iter::once(position).chain(others).collect::<Vec<_>>().join(", ");
             // A key made of expressions keeps PostgreSQL from such an index on the whole.
             let where_ = if facts.keys.is_empty() { "each part".to_owned() } else { name };
-            Verdict::Refused(format!(
+            PositionCheck::Refused(format!(
                 "no valid unique index keeps apart the positions within its part {part}, {danger}: create unique index on {where_} ({columns})"
             ))
         }
@@ -198,8 +198,8 @@ mod tests {
 
     fn refusal(facts: &Facts) -> String {
         match judge(facts, &EventTable::default()) {
-            Verdict::Refused(message) => message,
-            verdict => panic!("{facts:?}: {verdict:?}"),
+            PositionCheck::Refused(message) => message,
+            check => panic!("{facts:?}: {check:?}"),
         }
     }
 
@@ -210,9 +210,9 @@ mod tests {
     #[test]
     fn a_unique_index_on_the_position_proves_it_but_not_for_tables_that_inherit() {
         let unique = Facts { unique: true, ..Facts::default() };
-        assert_eq!(judge(&unique, &EventTable::default()), Verdict::Proven);
+        assert_eq!(judge(&unique, &EventTable::default()), PositionCheck::Proven);
         let partitioned = Facts { partitioned: true, in_parts: true, keys: keys(&["position"]), ..unique.clone() };
-        assert_eq!(judge(&partitioned, &EventTable::default()), Verdict::Proven);
+        assert_eq!(judge(&partitioned, &EventTable::default()), PositionCheck::Proven);
         let parent = Facts { in_parts: true, ..unique };
         assert!(refusal(&parent).contains("one sequence"));
     }
@@ -234,7 +234,7 @@ mod tests {
         let by_time = Facts { partitioned: true, in_parts: true, keys: keys(&["at"]), ..Facts::default() };
         assert!(refusal(&by_time).contains("owned by \"events\".\"position\""));
         let fed = Facts { one_sequence: true, ..by_time };
-        assert_eq!(judge(&fed, &EventTable::default()), Verdict::Trusted);
+        assert_eq!(judge(&fed, &EventTable::default()), PositionCheck::Trusted);
         let unvouched = Facts { unvouched: Some("events_2".to_owned()), ..fed };
         assert!(refusal(&unvouched).contains("events_2"));
     }

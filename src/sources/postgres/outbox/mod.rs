@@ -36,7 +36,7 @@ pub(super) struct Outbox {
 }
 
 /// One look.
-struct Look {
+struct OutboxState {
     table: (u32, u32),
     row_security: bool,
     waiting: u64,
@@ -97,12 +97,12 @@ impl Outbox {
         Ok(asks.iter().map(answer).collect())
     }
 
-    async fn look(&mut self, client: &Client) -> Result<Look, MeasureError> {
+    async fn look(&mut self, client: &Client) -> Result<OutboxState, MeasureError> {
         let checked = self.checked(client).await?;
         let statement = statement(&self.spec, &checked);
         let statement = Query::new(statement, &[Type::TEXT, Type::INT8]);
         let row = statement.row(client, &[&checked.table, &self.highest]).await;
-        let look = row.and_then(|row| Look::read(&row)).map_err(|error| self.failed(&error))?;
+        let look = row.and_then(|row| OutboxState::read(&row)).map_err(|error| self.failed(&error))?;
         if look.row_security {
             checks::check_visible(client, &self.spec, &checked.table).await?;
         }
@@ -120,7 +120,7 @@ impl Outbox {
         Ok(checked)
     }
 
-    fn take(&mut self, look: &Look) {
+    fn take(&mut self, look: &OutboxState) {
         if self.table.is_some_and(|before| before != look.table) {
             // Rows that went with the table were not sent.
             (self.flow, self.inserted, self.highest) = (Flow::default(), Counter::default(), None);
@@ -148,7 +148,7 @@ impl Outbox {
     }
 }
 
-impl Look {
+impl OutboxState {
     fn read(row: &Row) -> Result<Self, Error> {
         let unsigned = |count: Option<i64>| u64::try_from(count.unwrap_or(0)).unwrap_or(0);
         let (waiting, untimed): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);

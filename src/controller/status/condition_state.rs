@@ -9,30 +9,30 @@ use crate::{
 
 /// A condition before its times are known.
 #[derive(Clone, Debug)]
-pub(super) struct Verdict {
+pub(super) struct ConditionState {
     pub(super) status: ConditionStatus,
     pub(super) reason: Reason,
     pub(super) message: String,
 }
 
 /// The condition is true, and all is well.
-pub(super) fn holds(message: &str) -> Verdict {
-    Verdict { status: ConditionStatus::True, reason: Reason::AsExpected, message: message.to_owned() }
+pub(super) fn holds(message: &str) -> ConditionState {
+    ConditionState { status: ConditionStatus::True, reason: Reason::AsExpected, message: message.to_owned() }
 }
 
 /// The condition is true, but an administrator should look at it.
-pub(super) fn remarkable(reason: Reason, message: String) -> Verdict {
-    Verdict { status: ConditionStatus::True, reason, message }
+pub(super) fn remarkable(reason: Reason, message: String) -> ConditionState {
+    ConditionState { status: ConditionStatus::True, reason, message }
 }
 
 /// The condition is false.
-pub(super) fn fails(reason: Reason, message: impl Into<String>) -> Verdict {
-    Verdict { status: ConditionStatus::False, reason, message: message.into() }
+pub(super) fn fails(reason: Reason, message: impl Into<String>) -> ConditionState {
+    ConditionState { status: ConditionStatus::False, reason, message: message.into() }
 }
 
 /// Whether the condition holds is not known.
-pub(super) fn unknown(unknown: &MeasureError) -> Verdict {
-    Verdict { status: ConditionStatus::Unknown, reason: unknown.reason, message: unknown.message.clone() }
+pub(super) fn unknown(unknown: &MeasureError) -> ConditionState {
+    ConditionState { status: ConditionStatus::Unknown, reason: unknown.reason, message: unknown.message.clone() }
 }
 
 /// Coarse, so that the message does not change with each sample.

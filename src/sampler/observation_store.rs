@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::{
     budgets::Budgets,
-    store_board::{StoreBoard, StoreReport},
+    known_stores::{KnownStores, StoreReport},
     workers::{WatchedWorkers, WorkerNumbers},
 };
 use crate::{
@@ -51,12 +51,12 @@ pub(super) enum Taken {
 }
 
 #[derive(Default)]
-pub(super) struct Board {
+pub(super) struct ObservationStore {
     workers: Option<Arc<dyn WatchedWorkers>>,
     entries: HashMap<RunKey, Entry>,
     budgets: Budgets,
     following: Following,
-    stores: StoreBoard,
+    stores: KnownStores,
     syncs: u64,
     published: Snapshot,
     dirty: BTreeSet<Arc<str>>,
@@ -76,7 +76,7 @@ struct Entry {
     told: Option<Instant>,
 }
 
-impl Board {
+impl ObservationStore {
     /// Takes the numbers of workers from `workers`, and from the status where that knows none.
     pub(super) fn with_workers(workers: Option<Arc<dyn WatchedWorkers>>) -> Self {
         Self { workers, ..Self::default() }
@@ -356,5 +356,5 @@ fn compare(before: &Observation, after: &Observation, target: Duration) -> Taken
 }
 
 #[cfg(test)]
-#[path = "board_tests.rs"]
+#[path = "observation_store_tests.rs"]
 mod tests;

@@ -4,7 +4,7 @@ use super::offer::{ApiVersion, Offer};
 
 /// What a path names.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Target<'a> {
+pub(super) enum Requested<'a> {
     /// `/healthz`, `/livez`, `/readyz`
     Health,
     /// `/apis`
@@ -52,7 +52,7 @@ pub(super) struct ObjectPath<'a> {
 /// The name that stands for all objects.
 const ALL: &str = "*";
 
-impl<'a> Target<'a> {
+impl<'a> Requested<'a> {
     /// Finds what the segments of a path name.
     pub(super) fn of(segments: &[&'a str], offer: &Offer) -> Self {
         // A slash at the end means the same.
@@ -117,26 +117,26 @@ mod tests {
         Offer { external: true, objects: Some(kind) }
     }
 
-    fn target<'a>(path: &'a str, offer: &Offer) -> Target<'a> {
-        Target::of(&path.split('/').collect::<Vec<_>>(), offer)
+    fn target<'a>(path: &'a str, offer: &Offer) -> Requested<'a> {
+        Requested::of(&path.split('/').collect::<Vec<_>>(), offer)
     }
 
     #[test]
     fn each_path_names_its_target() {
         let object = |version, name| {
             let (namespace, resource, metric) = ("shop", "things.example.org", "lag");
-            Target::Objects(ObjectPath { version, namespace, resource, name, metric })
+            Requested::Objects(ObjectPath { version, namespace, resource, name, metric })
         };
         for (path, expected) in [
-            ("healthz".to_owned(), Target::Health),
-            ("apis".to_owned(), Target::Groups),
-            ("apis/".to_owned(), Target::Groups),
-            ("apis/external.metrics.k8s.io".to_owned(), Target::Group("external.metrics.k8s.io")),
-            ("apis/custom.metrics.k8s.io".to_owned(), Target::Group("custom.metrics.k8s.io")),
-            (EXTERNAL.to_owned(), Target::Resources(ApiVersion::ExternalV1Beta1)),
-            (format!("{EXTERNAL}/"), Target::Resources(ApiVersion::ExternalV1Beta1)),
-            (format!("openapi/v3/{CUSTOM}"), Target::OpenApiV3Group(ApiVersion::CustomV1Beta2)),
-            (format!("{EXTERNAL}/namespaces/shop/lag"), Target::External { namespace: "shop", metric: "lag" }),
+            ("healthz".to_owned(), Requested::Health),
+            ("apis".to_owned(), Requested::Groups),
+            ("apis/".to_owned(), Requested::Groups),
+            ("apis/external.metrics.k8s.io".to_owned(), Requested::Group("external.metrics.k8s.io")),
+            ("apis/custom.metrics.k8s.io".to_owned(), Requested::Group("custom.metrics.k8s.io")),
+            (EXTERNAL.to_owned(), Requested::Resources(ApiVersion::ExternalV1Beta1)),
+            (format!("{EXTERNAL}/"), Requested::Resources(ApiVersion::ExternalV1Beta1)),
+            (format!("openapi/v3/{CUSTOM}"), Requested::OpenApiV3Group(ApiVersion::CustomV1Beta2)),
+            (format!("{EXTERNAL}/namespaces/shop/lag"), Requested::External { namespace: "shop", metric: "lag" }),
             (
                 format!("{CUSTOM}/namespaces/shop/things.example.org/first/lag"),
                 object(ApiVersion::CustomV1Beta2, Some("first")),
@@ -145,8 +145,8 @@ mod tests {
                 "apis/custom.metrics.k8s.io/v1beta1/namespaces/shop/things.example.org/*/lag".to_owned(),
                 object(ApiVersion::CustomV1Beta1, None),
             ),
-            (format!("{CUSTOM}/nodes/foo/lag"), Target::OfAnother(ApiVersion::CustomV1Beta2)),
-            (format!("{CUSTOM}/namespaces/shop/metrics/lag"), Target::OfAnother(ApiVersion::CustomV1Beta2)),
+            (format!("{CUSTOM}/nodes/foo/lag"), Requested::OfAnother(ApiVersion::CustomV1Beta2)),
+            (format!("{CUSTOM}/namespaces/shop/metrics/lag"), Requested::OfAnother(ApiVersion::CustomV1Beta2)),
         ] {
             assert_eq!(target(&path, &everything()), expected, "{path}");
         }
@@ -172,7 +172,7 @@ mod tests {
             &format!("{CUSTOM}/namespaces/shop/things.example.org//lag"),
             &format!("{CUSTOM}/namespaces/shop/things.example.org/first/lag/more"),
         ] {
-            assert_eq!(target(path, &everything()), Target::Nothing, "{path}");
+            assert_eq!(target(path, &everything()), Requested::Nothing, "{path}");
         }
     }
 
@@ -180,9 +180,9 @@ mod tests {
     fn what_is_not_offered_is_nothing() {
         let only_external = Offer { external: true, objects: None };
         for path in ["apis/custom.metrics.k8s.io", CUSTOM, &format!("openapi/v3/{CUSTOM}")] {
-            assert_eq!(target(path, &only_external), Target::Nothing, "{path}");
+            assert_eq!(target(path, &only_external), Requested::Nothing, "{path}");
         }
-        assert_eq!(target("apis", &Offer::default()), Target::Groups);
-        assert_eq!(target(EXTERNAL, &Offer::default()), Target::Nothing);
+        assert_eq!(target("apis", &Offer::default()), Requested::Groups);
+        assert_eq!(target(EXTERNAL, &Offer::default()), Requested::Nothing);
     }
 }

@@ -24,14 +24,14 @@ pub(super) enum StoreReport {
 
 /// What is known of the stores, and of which of them changes are to be told. No IO.
 #[derive(Default)]
-pub(super) struct StoreBoard {
+pub(super) struct KnownStores {
     of: HashMap<RunKey, StoreId>,
     observations: Arc<StoreObservations>,
     /// What was told last.
     told: HashMap<StoreId, (ReadStoreStatus, Option<MeasureError>)>,
 }
 
-impl StoreBoard {
+impl KnownStores {
     /// Which store a Projection has.
     pub(super) fn of(&self, key: &RunKey) -> Option<StoreId> {
         self.of.get(key).copied()
@@ -102,18 +102,18 @@ mod tests {
 
     #[test]
     fn only_news_of_a_store_is_told_and_only_to_its_projections() {
-        let (mut board, now) = (StoreBoard::default(), Instant::now());
+        let (mut known, now) = (KnownStores::default(), Instant::now());
         let keys = |names: &[&str]| names.iter().map(|name| key(name)).collect::<BTreeSet<_>>();
-        assert_eq!(board.take(placed(&[("a", 1), ("b", 1), ("c", 2)]), now), keys(&["a", "b", "c"]));
-        assert_eq!(board.take(polled(1, answers(1), now), now), keys(&["a", "b"]));
-        assert_eq!(board.take(polled(1, answers(9), now), now), keys(&[]), "noise");
+        assert_eq!(known.take(placed(&[("a", 1), ("b", 1), ("c", 2)]), now), keys(&["a", "b", "c"]));
+        assert_eq!(known.take(polled(1, answers(1), now), now), keys(&["a", "b"]));
+        assert_eq!(known.take(polled(1, answers(9), now), now), keys(&[]), "noise");
         let refused = || Err(MeasureError { reason: Reason::ConnectionRefused, message: "refused".to_owned() });
-        assert_eq!(board.take(polled(1, refused(), now), now), keys(&["a", "b"]));
-        assert_eq!(board.take(polled(1, refused(), now), now), keys(&[]), "said already");
-        assert_eq!(board.take(polled(1, answers(1), now), now), keys(&["a", "b"]));
-        assert_eq!(board.take(placed(&[("a", 1), ("b", 2)]), now), keys(&["b", "c"]), "moved, gone");
-        assert_eq!(board.take(placed(&[("b", 2)]), now), keys(&["a"]));
-        assert_eq!(board.take(polled(1, refused(), now), now), keys(&[]), "a late answer of a store that is gone");
-        assert_eq!(board.observations().len(), 1);
+        assert_eq!(known.take(polled(1, refused(), now), now), keys(&["a", "b"]));
+        assert_eq!(known.take(polled(1, refused(), now), now), keys(&[]), "said already");
+        assert_eq!(known.take(polled(1, answers(1), now), now), keys(&["a", "b"]));
+        assert_eq!(known.take(placed(&[("a", 1), ("b", 2)]), now), keys(&["b", "c"]), "moved, gone");
+        assert_eq!(known.take(placed(&[("b", 2)]), now), keys(&["a"]));
+        assert_eq!(known.take(polled(1, refused(), now), now), keys(&[]), "a late answer of a store that is gone");
+        assert_eq!(known.observations().len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What the board makes of answers, by tables.
+//! What the store makes of answers, by tables.
 
 use super::*;
 use crate::lag::{CheckpointState, Head, Limit, Pending, Position};
@@ -52,9 +52,9 @@ fn refused() -> MeasureError {
     MeasureError { reason: Reason::ConnectionRefused, message: "nothing listens".to_owned() }
 }
 
-fn told(board: &mut Board) -> Vec<String> {
+fn told(store: &mut ObservationStore) -> Vec<String> {
     let mut told = Vec::new();
-    board.tell(|key| {
+    store.tell(|key| {
         told.push(key.name.to_string());
         true
     });
@@ -63,106 +63,106 @@ fn told(board: &mut Board) -> Vec<String> {
 
 #[test]
 fn a_projection_is_known_before_it_is_measured_and_the_round_ends_with_the_last_answer() {
-    let mut board = Board::default();
-    assert!(board.all_answered(), "none is known");
+    let mut store = ObservationStore::default();
+    assert!(store.all_answered(), "none is known");
     let (a, b) = (projection("a", "1", "events"), projection("b", "2", "events"));
-    board.sync(&[Arc::clone(&a), Arc::clone(&b)], Following::default());
-    assert!(!board.all_answered());
-    let snapshot = board.snapshot().unwrap();
+    store.sync(&[Arc::clone(&a), Arc::clone(&b)], Following::default());
+    assert!(!store.all_answered());
+    let snapshot = store.snapshot().unwrap();
     let observation = snapshot.get(&RunKey::unversioned("shop", "a")).unwrap();
     assert_eq!(observation.current(Instant::now()).unwrap_err().reason, Reason::NotMeasuredYet);
-    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
-    assert!(!board.all_answered());
-    board.take(reported("b", "2", Err(refused())), &b, Instant::now());
-    assert!(board.all_answered());
+    store.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+    assert!(!store.all_answered());
+    store.take(reported("b", "2", Err(refused())), &b, Instant::now());
+    assert!(store.all_answered());
 }
 
 #[test]
 fn an_observation_says_for_which_generation_it_holds_and_a_newer_spec_is_told() {
-    let mut board = Board::default();
+    let mut store = ObservationStore::default();
     let first = projection("a", "1", "events");
-    board.sync(&[Arc::clone(&first)], Following::default());
-    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &first, Instant::now());
-    told(&mut board);
+    store.sync(&[Arc::clone(&first)], Following::default());
+    store.take(reported("a", "1", Ok(sample(1, 90, 10))), &first, Instant::now());
+    told(&mut store);
     let newer = |table: &str, generation: i64| {
         let mut newer = (*projection("a", "1", table)).clone();
         newer.metadata.generation = Some(generation);
         Arc::new(newer)
     };
-    let seen = |board: &mut Board| {
-        let snapshot = board.snapshot().unwrap();
+    let seen = |store: &mut ObservationStore| {
+        let snapshot = store.snapshot().unwrap();
         let observation = snapshot.get(&RunKey::unversioned("shop", "a")).unwrap();
         (observation.generation, observation.measured.is_some())
     };
     let asked = first.metadata.generation.unwrap_or_default();
-    board.sync(&[newer("events", asked + 1)], Following::default());
-    assert_eq!(seen(&mut board), (asked + 1, true), "the same is measured");
-    assert_eq!(told(&mut board).len(), 1, "reconciling waits for it");
-    board.sync(&[newer("others", asked + 2)], Following::default());
-    assert_eq!(seen(&mut board), (asked + 2, false), "another table");
+    store.sync(&[newer("events", asked + 1)], Following::default());
+    assert_eq!(seen(&mut store), (asked + 1, true), "the same is measured");
+    assert_eq!(told(&mut store).len(), 1, "reconciling waits for it");
+    store.sync(&[newer("others", asked + 2)], Following::default());
+    assert_eq!(seen(&mut store), (asked + 2, false), "another table");
 }
 
 #[test]
 fn a_failure_keeps_the_last_good_measurement_until_it_is_too_old() {
-    let mut board = Board::default();
+    let mut store = ObservationStore::default();
     let a = projection("a", "1", "events");
-    board.sync(&[Arc::clone(&a)], Following::default());
-    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
-    assert_eq!(board.take(reported("a", "1", Err(refused())), &a, Instant::now()), Taken::Material);
-    let snapshot = board.snapshot().unwrap();
+    store.sync(&[Arc::clone(&a)], Following::default());
+    store.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+    assert_eq!(store.take(reported("a", "1", Err(refused())), &a, Instant::now()), Taken::Material);
+    let snapshot = store.snapshot().unwrap();
     let observation = snapshot.get(&RunKey::unversioned("shop", "a")).unwrap();
     assert_eq!(observation.current(Instant::now()).unwrap().assessment.pending.events, 10);
     let later = Instant::now() + Duration::from_secs(6);
     assert_eq!(observation.current(later).unwrap_err().reason, Reason::ConnectionRefused);
-    told(&mut board);
-    board.expire(Instant::now(), later);
-    assert_eq!(told(&mut board), ["a"], "that it is too old now asks for action");
-    board.expire(later, later + Duration::from_secs(1));
-    assert!(told(&mut board).is_empty());
+    told(&mut store);
+    store.expire(Instant::now(), later);
+    assert_eq!(told(&mut store), ["a"], "that it is too old now asks for action");
+    store.expire(later, later + Duration::from_secs(1));
+    assert!(told(&mut store).is_empty());
 }
 
 #[test]
 fn a_namesake_and_another_source_start_over() {
     for replacement in [projection("a", "2", "events"), projection("a", "1", "other")] {
-        let mut board = Board::default();
+        let mut store = ObservationStore::default();
         let a = projection("a", "1", "events");
-        board.sync(&[Arc::clone(&a)], Following::default());
-        board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
-        board.sync(&[Arc::clone(&replacement)], Following::default());
-        let snapshot = board.snapshot().unwrap();
+        store.sync(&[Arc::clone(&a)], Following::default());
+        store.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+        store.sync(&[Arc::clone(&replacement)], Following::default());
+        let snapshot = store.snapshot().unwrap();
         assert!(snapshot.get(&RunKey::unversioned("shop", "a")).unwrap().measured.is_none());
     }
-    let mut board = Board::default();
+    let mut store = ObservationStore::default();
     let a = projection("a", "2", "events");
-    board.sync(&[Arc::clone(&a)], Following::default());
-    assert_eq!(board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now()), Taken::Ignored);
-    assert_eq!(board.take(reported("b", "1", Ok(sample(1, 90, 10))), &a, Instant::now()), Taken::Ignored);
+    store.sync(&[Arc::clone(&a)], Following::default());
+    assert_eq!(store.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now()), Taken::Ignored);
+    assert_eq!(store.take(reported("b", "1", Ok(sample(1, 90, 10))), &a, Instant::now()), Taken::Ignored);
 }
 
 #[test]
 fn a_deleted_projection_leaves_nothing() {
-    let mut board = Board::default();
-    board.sync(&[projection("a", "1", "events")], Following::default());
-    board.snapshot();
-    board.sync(&[], Following::default());
-    assert!(board.snapshot().unwrap().namespaces.is_empty());
-    assert!(told(&mut board).is_empty());
-    assert!(board.snapshot().is_none(), "nothing new");
+    let mut store = ObservationStore::default();
+    store.sync(&[projection("a", "1", "events")], Following::default());
+    store.snapshot();
+    store.sync(&[], Following::default());
+    assert!(store.snapshot().unwrap().namespaces.is_empty());
+    assert!(told(&mut store).is_empty());
+    assert!(store.snapshot().is_none(), "nothing new");
 }
 
 #[test]
 fn what_the_model_refuses_is_unknown_with_its_reason() {
-    let mut board = Board::default();
+    let mut store = ObservationStore::default();
     let a = projection("a", "1", "events");
-    board.sync(&[Arc::clone(&a)], Following::default());
+    store.sync(&[Arc::clone(&a)], Following::default());
     let never = Sample { checkpoint: CheckpointState::NeverCommitted, pending: None, ..sample(1, 0, 0) };
     for (sample, reason) in [
         (never, Reason::NeverCommitted),
         (sample(2, 101, 0), Reason::CheckpointBeyondHead),
         (Sample { pending: None, ..sample(3, 90, 0) }, Reason::InvalidAnswer),
     ] {
-        board.take(reported("a", "1", Ok(sample)), &a, Instant::now());
-        let snapshot = board.snapshot().unwrap();
+        store.take(reported("a", "1", Ok(sample)), &a, Instant::now());
+        let snapshot = store.snapshot().unwrap();
         assert_eq!(
             snapshot.get(&RunKey::unversioned("shop", "a")).unwrap().current(Instant::now()).unwrap_err().reason,
             reason
@@ -172,38 +172,38 @@ fn what_the_model_refuses_is_unknown_with_its_reason() {
 
 #[test]
 fn what_asks_for_action_is_told_at_once_and_mere_numbers_now_and_then() {
-    let mut board = Board::default();
+    let mut store = ObservationStore::default();
     let a = projection("a", "1", "events");
-    board.sync(&[Arc::clone(&a)], Following::default());
+    store.sync(&[Arc::clone(&a)], Following::default());
     let start = Instant::now();
-    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, start);
-    assert_eq!(told(&mut board), ["a"]);
-    assert_eq!(board.take(reported("a", "1", Ok(sample(2, 91, 9))), &a, start), Taken::Numbers);
-    assert!(told(&mut board).is_empty());
-    board.take(reported("a", "1", Ok(sample(3, 92, 8))), &a, start + TELL_NUMBERS_EVERY);
-    assert_eq!(told(&mut board), ["a"]);
-    assert_eq!(board.take(reported("a", "1", Ok(sample(4, 92, 40))), &a, start + TELL_NUMBERS_EVERY), Taken::Material);
-    assert_eq!(told(&mut board), ["a"], "beyond the target");
+    store.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, start);
+    assert_eq!(told(&mut store), ["a"]);
+    assert_eq!(store.take(reported("a", "1", Ok(sample(2, 91, 9))), &a, start), Taken::Numbers);
+    assert!(told(&mut store).is_empty());
+    store.take(reported("a", "1", Ok(sample(3, 92, 8))), &a, start + TELL_NUMBERS_EVERY);
+    assert_eq!(told(&mut store), ["a"]);
+    assert_eq!(store.take(reported("a", "1", Ok(sample(4, 92, 40))), &a, start + TELL_NUMBERS_EVERY), Taken::Material);
+    assert_eq!(told(&mut store), ["a"], "beyond the target");
 }
 
 #[test]
 fn a_projection_that_could_not_be_told_about_is_told_about_later() {
-    let mut board = Board::default();
-    board.sync(&[projection("a", "1", "events"), projection("b", "2", "events")], Following::default());
-    board.tell(|_| false);
-    assert_eq!(told(&mut board), ["a", "b"]);
+    let mut store = ObservationStore::default();
+    store.sync(&[projection("a", "1", "events"), projection("b", "2", "events")], Following::default());
+    store.tell(|_| false);
+    assert_eq!(told(&mut store), ["a", "b"]);
 }
 
 #[test]
 fn other_namespaces_are_shared_between_snapshots() {
-    let mut board = Board::default();
+    let mut store = ObservationStore::default();
     let a = projection("a", "1", "events");
     let mut elsewhere = (*projection("b", "2", "events")).clone();
     elsewhere.metadata.namespace = Some("other".to_owned());
-    board.sync(&[Arc::clone(&a), Arc::new(elsewhere)], Following::default());
-    let before = board.snapshot().unwrap();
-    board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
-    let after = board.snapshot().unwrap();
+    store.sync(&[Arc::clone(&a), Arc::new(elsewhere)], Following::default());
+    let before = store.snapshot().unwrap();
+    store.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+    let after = store.snapshot().unwrap();
     assert!(Arc::ptr_eq(&before.namespaces["other"], &after.namespaces["other"]));
     assert!(!Arc::ptr_eq(&before.namespaces["shop"], &after.namespaces["shop"]));
 }
@@ -220,10 +220,10 @@ fn stuck_by_the_last_word_about_this_spec_is_stuck_from_the_first_sample_on() {
             }))
             .unwrap(),
         );
-        let mut board = Board::default();
-        board.sync(&[Arc::clone(&a)], Following::default());
-        board.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
-        let snapshot = board.snapshot().unwrap();
+        let mut store = ObservationStore::default();
+        store.sync(&[Arc::clone(&a)], Following::default());
+        store.take(reported("a", "1", Ok(sample(1, 90, 10))), &a, Instant::now());
+        let snapshot = store.snapshot().unwrap();
         snapshot.get(&RunKey::unversioned("shop", "a")).unwrap().measured.as_ref().unwrap().assessment.stuck
     };
     assert!(stuck_after_restart("90", 1, "CheckpointFrozen"));
@@ -242,9 +242,9 @@ fn a_fallback_never_asks_for_fewer_workers_than_run() {
             serde_json::from_value(serde_json::json!({ "workers": { "desired": desired, "boundBy": "None" } }))
                 .unwrap(),
         );
-        let mut board = Board::default();
-        board.sync(&[a], Following::default());
-        board.snapshot().unwrap().get(&RunKey::unversioned("shop", "a")).unwrap().fallback
+        let mut store = ObservationStore::default();
+        store.sync(&[a], Following::default());
+        store.snapshot().unwrap().get(&RunKey::unversioned("shop", "a")).unwrap().fallback
     };
     let wanted = serde_json::json!({ "target": "5s", "onUnknown": "Fallback", "fallbackWorkers": 3 });
     assert_eq!(fallback_of(wanted.clone(), None), Some(3));
@@ -264,16 +264,16 @@ fn projections_on_one_read_store_share_its_connections() {
         one
     };
     let (a, b) = (limited("a"), limited("b"));
-    let mut board = Board::default();
-    board.sync(&[Arc::clone(&a), Arc::clone(&b)], Following::default());
-    let required = |board: &mut Board, name: &str| {
-        let snapshot = board.snapshot().unwrap();
+    let mut store = ObservationStore::default();
+    store.sync(&[Arc::clone(&a), Arc::clone(&b)], Following::default());
+    let required = |store: &mut ObservationStore, name: &str| {
+        let snapshot = store.snapshot().unwrap();
         let measured = snapshot.get(&RunKey::unversioned("shop", name)).unwrap().measured.clone().unwrap();
         (measured.assessment.required.workers, measured.assessment.required.limit)
     };
     let mut asked = |name: &str, projection: &Projection, second: u64| {
-        board.take(reported(name, name, Ok(sample(second, 10, 90_000))), projection, Instant::now());
-        required(&mut board, name)
+        store.take(reported(name, name, Ok(sample(second, 10, 90_000))), projection, Instant::now());
+        required(&mut store, name)
     };
     asked("a", &a, 1);
     assert_eq!(asked("a", &a, 2), (6, Limit::Connections), "b has not been measured yet");
@@ -285,15 +285,15 @@ fn projections_on_one_read_store_share_its_connections() {
 #[test]
 fn a_follower_would_go_on_from_what_the_leader_asked_for() {
     for (follows, required) in [(true, 6), (false, 1)] {
-        let mut board = Board::default();
+        let mut store = ObservationStore::default();
         let mut a = projection("a", "1", "events");
-        board.sync(&[Arc::clone(&a)], Following { another_leads: follows, ..Following::default() });
-        board.take(reported("a", "1", Ok(sample(1, 90, 0))), &a, Instant::now());
+        store.sync(&[Arc::clone(&a)], Following { another_leads: follows, ..Following::default() });
+        store.take(reported("a", "1", Ok(sample(1, 90, 0))), &a, Instant::now());
         let said = serde_json::json!({"workers": {"required": 6, "boundBy": "None", "rolling": false}});
         Arc::make_mut(&mut a).status = Some(serde_json::from_value(said).unwrap());
-        board.sync(&[Arc::clone(&a)], Following { another_leads: follows, ..Following::default() });
-        board.take(reported("a", "1", Ok(sample(2, 90, 0))), &a, Instant::now());
-        let snapshot = board.snapshot().unwrap();
+        store.sync(&[Arc::clone(&a)], Following { another_leads: follows, ..Following::default() });
+        store.take(reported("a", "1", Ok(sample(2, 90, 0))), &a, Instant::now());
+        let snapshot = store.snapshot().unwrap();
         let measured = snapshot.get(&RunKey::unversioned("shop", "a")).unwrap().measured.clone().unwrap();
         assert_eq!(measured.assessment.required.workers, required, "follows: {follows}");
     }

@@ -17,7 +17,7 @@ use super::{
 const UNEVEN_FROM: f64 = 0.2;
 
 /// One sample, and what was learnt up to it.
-pub(super) struct Seen {
+pub(super) struct PlanningInput {
     pub(super) at: Duration,
     /// Events per second that the pattern of earlier hours or days expects before long.
     pub(super) expected: Option<f64>,
@@ -36,7 +36,7 @@ pub(super) struct Seen {
     pub(super) jump: Option<Jump>,
 }
 
-impl Seen {
+impl PlanningInput {
     /// Nothing waits, exactly counted, and nothing has come since the last look.
     pub(super) fn nothing_to_do(&self) -> bool {
         self.pending.exact && self.pending.events == 0 && !self.idle_for.is_zero()
