@@ -213,6 +213,13 @@ impl ProjectionSpec {
         if let Some(processor) = self.source.postgres.as_ref().and_then(|source| source.emmett.as_ref()) {
             names.push(("spec.source.postgres.emmett.schema", processor.schema.clone()));
         }
+        if let Some(akka) = self.source.postgres.as_ref().and_then(|source| source.akka.as_ref()) {
+            names.extend([
+                ("spec.source.postgres.akka.schema", akka.schema.clone()),
+                ("spec.source.postgres.akka.journalTable", akka.journal_table.clone()),
+                ("spec.source.postgres.akka.timestampOffsetTable", akka.timestamp_offset_table.clone()),
+            ]);
+        }
         if let Some(table) = checkpoint {
             names.extend(table_parts(&table.table).into_iter().map(|part| ("spec.checkpoint.readStore.table", part)));
             names.push(("spec.checkpoint.readStore.nameColumn", table.name_column.clone()));

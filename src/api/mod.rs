@@ -36,11 +36,11 @@ pub use read_store_status::{
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
 pub use source::{
-    Aggregate, AllFilter, CatchUpSubscription, CommandedSubscription, EmmettProcessor, EventTable, HttpConnection,
-    KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret,
-    NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource,
-    RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset,
-    StreamConsumer, StreamGroup, StreamReference,
+    Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedSubscription, EmmettProcessor, EventTable,
+    HttpConnection, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory,
+    NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, PrometheusSource,
+    RabbitMqSource, RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery,
+    StoredOffset, StreamConsumer, StreamGroup, StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -129,6 +129,8 @@ mod tests {
             ".source.nats.connection.secretRef",
             ".source.nats.connection.secretRef.name",
             ".source.nats.consumers",
+            ".source.postgres.akka.entityType",
+            ".source.postgres.akka.projection",
             ".source.postgres.commanded.subscription",
             ".source.postgres.connection",
             ".source.postgres.connection.caSecretRef.name",

@@ -26,6 +26,7 @@ fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
         notes: Vec::new(),
         beyond_all_rows: Some(beyond),
         upper_bound: None,
+        incomparable: false,
         pending_by_shard: Vec::new(),
         arrived,
         staleness: Some(seconds(86_400)),
@@ -116,7 +117,7 @@ fn a_scan_that_was_cut_shows_a_large_backlog_and_gets_its_workers() {
 
 #[test]
 fn no_rate_is_learnt_from_offsets_or_bytes_that_are_only_a_bound() {
-    let rate = |why: Option<&str>| {
+    let rate = |why: Option<&str>, incomparable: bool| {
         let mut model = Model::remembering(None, Some(1), None);
         let mut rate = None;
         for second in 0..40_u64 {
@@ -127,6 +128,7 @@ fn no_rate_is_learnt_from_offsets_or_bytes_that_are_only_a_bound() {
                 pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
                 beyond_all_rows: None,
                 upper_bound: why.map(Into::into),
+                incomparable,
                 arrived: 0,
                 ..quiet_shard(1_000 + second, 0, 0)
             };
@@ -135,8 +137,9 @@ fn no_rate_is_learnt_from_offsets_or_bytes_that_are_only_a_bound() {
         }
         rate
     };
-    assert_eq!(rate(Some("a compacted topic")), None);
-    assert!(rate(None).is_some(), "positions of a scan that was cut count events");
+    assert_eq!(rate(Some("a compacted topic"), false), None);
+    assert!(rate(None, false).is_some(), "positions of a scan that was cut count events where they have no gaps");
+    assert_eq!(rate(None, true), None, "with gaps they do not");
 }
 
 #[test]

@@ -237,6 +237,7 @@ impl Foreign {
             notes: Vec::new(),
             beyond_all_rows: None,
             upper_bound: None,
+            incomparable: false,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         };
@@ -249,6 +250,7 @@ impl Foreign {
                 pending_by_shard: Vec::new(),
                 beyond_all_rows: Some(beyond(highest)),
                 upper_bound: None,
+                incomparable: false,
                 staleness: Some(Duration::from_secs_f64(self.age_of(lowest))),
                 ..sample
             },

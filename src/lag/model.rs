@@ -343,9 +343,9 @@ impl Model {
     }
 }
 
-/// True when the source says why its count is an upper bound: then the difference of two says nothing of what was handled.
+/// True when the source says that its count is a bound, or no count: then the difference of two says nothing of what was handled.
 fn is_bound(sample: &Sample) -> bool {
-    sample.upper_bound.is_some() && sample.pending.is_none_or(|pending| !pending.exact)
+    (sample.upper_bound.is_some() || sample.incomparable) && sample.pending.is_none_or(|pending| !pending.exact)
 }
 
 /// The rate per worker that the spec gives, in events per second.

@@ -119,6 +119,7 @@ impl World {
             notes: Vec::new(),
             beyond_all_rows: None,
             upper_bound: None,
+            incomparable: false,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         }

@@ -110,6 +110,7 @@ impl Replay {
             notes: Vec::new(),
             beyond_all_rows: None,
             upper_bound: None,
+            incomparable: false,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         };

@@ -197,6 +197,9 @@ pub struct Sample {
     pub beyond_all_rows: Option<u64>,
     /// Why the checkpoint gives only an upper bound of what waits, and what to add to the spec.
     pub upper_bound: Option<Arc<str>>,
+    /// `pending` is not exact, and the difference of two such numbers does not tell how many events were handled: it is a lower bound, or a distance of
+    /// positions with gaps among them.
+    pub incomparable: bool,
     /// What waits in each shard, where the shards of events are known; empty where they are not.
     pub pending_by_shard: Vec<u64>,
     /// Committed events that came since measuring this source began, whether or not they may be read yet: a counter that only grows.
@@ -241,6 +244,7 @@ impl Sample {
             held_back: 0,
             beyond_all_rows: None,
             upper_bound: None,
+            incomparable: false,
             pending_by_shard: Vec::new(),
             arrived,
             staleness: None,

@@ -28,6 +28,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         notes: Vec::new(),
         beyond_all_rows: None,
         upper_bound: None,
+        incomparable: false,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     };

@@ -1,6 +1,6 @@
 //! Consumers of event stores in PostgreSQL, whose checkpoint the store keeps: one variant a store.
 
-use crate::api::{CommandedSubscription, EmmettProcessor};
+use crate::api::{AkkaProjection, CommandedSubscription, EmmettProcessor};
 
 /// A consumer, with the store that it reads.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -9,6 +9,8 @@ pub enum StoreConsumer {
     Commanded(CommandedSubscription),
     /// A processor of Emmett.
     Emmett(EmmettProcessor),
+    /// A projection of Akka or Pekko by slices.
+    Akka(AkkaProjection),
 }
 
 impl StoreConsumer {
@@ -25,5 +27,10 @@ impl StoreConsumer {
     /// The processor, where it is one of Emmett.
     pub fn emmett(&self) -> Option<&EmmettProcessor> {
         if let Self::Emmett(processor) = self { Some(processor) } else { None }
+    }
+
+    /// The projection, where it is one of Akka or Pekko.
+    pub fn akka(&self) -> Option<&AkkaProjection> {
+        if let Self::Akka(projection) = self { Some(projection) } else { None }
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn question(
         message_db,
         commanded,
         emmett,
+        akka,
         query,
         replication_slot,
     } = source;
@@ -73,6 +74,7 @@ pub(super) fn question(
         ("messageDb", message_db.is_some()),
         ("commanded", commanded.is_some()),
         ("emmett", emmett.is_some()),
+        ("akka", akka.is_some()),
         ("query", query.is_some()),
         ("replicationSlot", replication_slot.is_some()),
     ];
@@ -111,6 +113,10 @@ pub(super) fn question(
     }
     if let Some(processor) = emmett {
         let consumer = StoreConsumer::Emmett(processor.clone());
+        return Ok((PostgresQuestion::Consumer(Arc::new(consumer)), None));
+    }
+    if let Some(projection) = akka {
+        let consumer = StoreConsumer::Akka(projection.clone());
         return Ok((PostgresQuestion::Consumer(Arc::new(consumer)), None));
     }
     if let Some(query) = query {

@@ -37,6 +37,7 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
         notes: Vec::new(),
         beyond_all_rows: None,
         upper_bound: None,
+        incomparable: false,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     }

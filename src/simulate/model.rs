@@ -151,6 +151,7 @@ fn sample(state: &State<'_>) -> Sample {
         notes: Vec::new(),
         beyond_all_rows: checkpoints.iter().max().filter(|_| !exact).map(|row| state.arrived.saturating_sub(*row)),
         upper_bound: None,
+        incomparable: false,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     }

@@ -40,6 +40,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         notes: Vec::new(),
         beyond_all_rows: None,
         upper_bound: None,
+        incomparable: false,
         blocked_by: None,
         faults: projectionist::lag::EventFaults::default(),
     };

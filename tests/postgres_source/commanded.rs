@@ -10,7 +10,7 @@ use projectionist::{
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::harness::{Running, log_head, sampler_connections, server};
+use crate::harness::{Running, exactly_these_rights_suffice, log_head, sampler_connections, server};
 
 /// Tables, indexes and triggers that measuring and appending touch.
 pub const DDL: &str = "
@@ -286,19 +286,7 @@ async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
         "grant select (event_id, created_at) on own.events to commanded_reader",
         "grant select (subscription_id, stream_uuid, subscription_name, last_seen) on own.subscriptions to commanded_reader",
     ];
-    for grant in grants {
-        sampler.wait_unknown("a", Reason::PermissionDenied).await;
-        client.batch_execute(grant).await.unwrap();
-    }
-    sampler.wait_pending("a", 2).await;
-    for grant in grants {
-        let (right, _) = grant.rsplit_once(" to ").unwrap();
-        let revoke = format!("{} from commanded_reader", right.replacen("grant", "revoke", 1));
-        client.batch_execute(&revoke).await.unwrap();
-        sampler.wait_unknown("a", Reason::PermissionDenied).await;
-        client.batch_execute(grant).await.unwrap();
-        sampler.wait_pending("a", 2).await;
-    }
+    exactly_these_rights_suffice(&client, &sampler, "a", &grants, 2).await;
     client.batch_execute("alter table own.stream_events enable row level security").await.unwrap();
     let hidden = sampler.wait_unknown("a", Reason::PermissionDenied).await;
     assert!(hidden.message.contains("create policy") && hidden.message.contains("stream_events"), "{}", hidden.message);

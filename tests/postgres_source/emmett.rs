@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use test_cluster::Postgres;
 use tokio_postgres::Client;
 
-use crate::harness::{Running, log_head, sampler_connections};
+use crate::harness::{Running, exactly_these_rights_suffice, log_head, sampler_connections};
 
 /// A server for these tests alone: any transaction that runs on it holds messages back, whatever its database.
 fn server() -> &'static Postgres {
@@ -147,8 +147,14 @@ async fn messages_wait_beyond_the_checkpoint_in_either_of_its_forms() {
     sampler.wait_unknown("position", Reason::CheckpointBeyondHead).await;
     sampler.wait_pending("pair", 0).await;
     append(&client, "order-3", 20_000).await;
+    processed(&client, "position", &position(5)).await;
     let bound = |m: &Measured| m.assessment.pending == Pending { events: 20_000, exact: false };
-    sampler.wait_measured("an upper bound", "pair", bound).await;
+    sampler.wait_measured("an upper bound", "position", bound).await;
+    // The order of pairs is not that of positions, which therefore bound nothing.
+    let counted = |m: &Measured| m.assessment.pending == Pending { events: 10_001, exact: false };
+    let least = sampler.wait_measured("a lower bound", "pair", counted).await;
+    let says = |note: &Note| matches!(note, Note::Estimated(why) if why.contains("at least as many"));
+    assert!(least.sample.notes.iter().any(says), "{:?}", least.sample.notes);
     assert_eq!(sampler_connections(&client, "emmett_states").await, 1);
 }
 
@@ -250,19 +256,7 @@ async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
         "grant select (partition, is_archived, transaction_id, global_position, created) on own.emt_messages to emmett_reader",
         "grant select (processor_id, partition, version, last_processed_checkpoint) on own.emt_processors to emmett_reader",
     ];
-    for grant in grants {
-        sampler.wait_unknown("a", Reason::PermissionDenied).await;
-        client.batch_execute(grant).await.unwrap();
-    }
-    sampler.wait_pending("a", 2).await;
-    for grant in grants {
-        let (right, _) = grant.rsplit_once(" to ").unwrap();
-        let revoke = format!("{} from emmett_reader", right.replacen("grant", "revoke", 1));
-        client.batch_execute(&revoke).await.unwrap();
-        sampler.wait_unknown("a", Reason::PermissionDenied).await;
-        client.batch_execute(grant).await.unwrap();
-        sampler.wait_pending("a", 2).await;
-    }
+    exactly_these_rights_suffice(&client, &sampler, "a", &grants, 2).await;
     // Whose transaction it is that holds messages back the role may not see; that one does, it may.
     let slow = server().connect("emmett_rights").await.unwrap();
     slow.batch_execute("begin; select pg_current_xact_id()").await.unwrap();

@@ -175,6 +175,30 @@ impl Running {
     }
 }
 
+/// Gives rights one by one, of which the last makes the Projection measurable with so many events waiting, and then takes each away and gives it again:
+/// exactly these suffice. The Projection's connection has this role, which has none of them yet.
+pub async fn exactly_these_rights_suffice(
+    client: &Client,
+    sampler: &Running,
+    name: &str,
+    grants: &[&str],
+    pending: u64,
+) {
+    for grant in grants {
+        sampler.wait_unknown(name, Reason::PermissionDenied).await;
+        client.batch_execute(grant).await.unwrap();
+    }
+    sampler.wait_pending(name, pending).await;
+    for grant in grants {
+        let (right, role) = grant.rsplit_once(" to ").unwrap();
+        let revoke = format!("{} from {role}", right.replacen("grant", "revoke", 1));
+        client.batch_execute(&revoke).await.unwrap();
+        sampler.wait_unknown(name, Reason::PermissionDenied).await;
+        client.batch_execute(grant).await.unwrap();
+        sampler.wait_pending(name, pending).await;
+    }
+}
+
 pub const TABLES: &str = "
     create table events (position bigint generated always as identity primary key, stream text not null default 's',
         type text not null default 't', data jsonb not null default '{}', recorded_at timestamptz default clock_timestamp());

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod akka;
 mod certificates;
 mod columns;
 mod commanded;

@@ -43,6 +43,48 @@ pub struct EmmettProcessor {
     pub partition: String,
 }
 
+/// A projection of Akka or Pekko by slices, whose offsets are stored with R2DBC beside the journal that it reads.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AkkaProjection {
+    /// The schema with the journal and the offsets. Default: `public`.
+    #[serde(default = "public")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub schema: String,
+    /// The journal's table, `journal.table` in the configuration. Default: `event_journal`.
+    #[serde(default = "event_journal")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub journal_table: String,
+    /// The table with the offsets, `offset-store.timestamp-offset-table` in the configuration. Default: `akka_projection_timestamp_offset_store`; with
+    /// Pekko it is `projection_timestamp_offset_store`.
+    #[serde(default = "akka_offsets")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub timestamp_offset_table: String,
+    /// The projection's name: the first part of its `ProjectionId`, `projection_name` in the table of offsets.
+    #[schemars(length(min = 1, max = 255), regex(pattern = NAME))]
+    pub projection: String,
+    /// The entity type whose events it reads by slices, `entity_type` in the journal.
+    #[schemars(length(min = 1, max = 255), regex(pattern = NAME))]
+    pub entity_type: String,
+    /// How many ranges the 1,024 slices are split into, one for each instance of the projection, as in `sliceRanges`: a divisor of 1,024. Absent: the
+    /// ranges are read from the keys of the offsets (the second part of the `ProjectionId`), which end with the first and the last slice, as in
+    /// `carts-0-255`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024), extend("x-kubernetes-validations" = [{
+        "rule": "self > 0 && 1024 % self == 0",
+        "message": "must be a divisor of 1024, the number of slices",
+    }]))]
+    pub ranges: Option<i32>,
+}
+
+fn event_journal() -> String {
+    "event_journal".to_owned()
+}
+
+fn akka_offsets() -> String {
+    "akka_projection_timestamp_offset_store".to_owned()
+}
+
 fn first() -> i32 {
     1
 }

@@ -13,7 +13,7 @@ mod redis;
 mod replication_slot;
 mod scrape;
 
-pub use event_stores::{CommandedSubscription, EmmettProcessor};
+pub use event_stores::{AkkaProjection, CommandedSubscription, EmmettProcessor};
 pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset, StoredOffset};
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CommandedSubscription, EmmettProcessor, Outbox, ReplicationSlot, SqlQuery};
+use super::{AkkaProjection, CommandedSubscription, EmmettProcessor, Outbox, ReplicationSlot, SqlQuery};
 use crate::api::{
     Connection, HumanDuration,
     spec::{NAME, TABLE},
@@ -13,7 +13,7 @@ use crate::api::{
 /// Events in a PostgreSQL database. Exactly one kind beside the connection.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.eventTable), has(self.outbox), has(self.marten), has(self.messageDb), has(self.commanded), has(self.emmett), has(self.query), has(self.replicationSlot)].exists_one(x, x)").message("spec.source.postgres must name exactly one kind of source beside the connection: eventTable, outbox, marten, messageDb, commanded, emmett, query or replicationSlot"))]
+#[x_kube(validation = Rule::new("[has(self.eventTable), has(self.outbox), has(self.marten), has(self.messageDb), has(self.commanded), has(self.emmett), has(self.akka), has(self.query), has(self.replicationSlot)].exists_one(x, x)").message("spec.source.postgres must name exactly one kind of source beside the connection: eventTable, outbox, marten, messageDb, commanded, emmett, akka, query or replicationSlot"))]
 pub struct PostgresSource {
     /// How to reach the database.
     pub connection: Connection,
@@ -35,6 +35,9 @@ pub struct PostgresSource {
     /// A processor of Emmett 0.42 or newer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emmett: Option<EmmettProcessor>,
+    /// A projection of Akka or Pekko by slices, with its journal and its offsets in this database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub akka: Option<AkkaProjection>,
     /// A query of your own that says what waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<SqlQuery>,

@@ -52,6 +52,7 @@ pub(in crate::controller) fn measured(pending: u64, staleness: f64, stuck: bool)
             notes: Vec::new(),
             beyond_all_rows: None,
             upper_bound: None,
+            incomparable: false,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         },

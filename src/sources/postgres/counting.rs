@@ -70,6 +70,8 @@ pub(super) struct Segment {
     /// What was counted, or a bound.
     pub(super) events: Pending,
     pub(super) first: Oldest,
+    /// The count ended at its limit, and there are gaps among the positions that it read: what is told of the rest is no count.
+    pub(super) gaps: bool,
 }
 
 impl Segment {
@@ -82,8 +84,19 @@ impl Segment {
             (true, None) => Oldest::Unknown,
             (true, Some(age)) => Oldest::Age(age),
         };
-        Self { low, high, events: Pending { events: unsigned(events), exact }, first }
+        Self { low, high, events: Pending { events: unsigned(events), exact }, first, gaps: false }
     }
+
+    /// The same, where the count came to this position.
+    pub(super) fn up_to(self, last: Option<i64>, count: i64) -> Self {
+        let gaps = !self.events.exact && last.is_none_or(|last| has_gaps(last.saturating_sub(self.low), count));
+        Self { gaps, ..self }
+    }
+}
+
+/// So many positions hold clearly fewer events than positions. A few gaps, as failed appends leave them, distort no rate.
+pub(super) fn has_gaps(positions: i64, events: i64) -> bool {
+    positions.saturating_sub(events) > events / 20
 }
 
 /// Where to cut the log between the lowest of `points` and `head`.
@@ -166,6 +179,14 @@ mod tests {
             waiting_between(&[long, short], Position(0), END).pending,
             Pending { events: 1_000_004, exact: false }
         );
+    }
+
+    #[test]
+    fn gaps_matter_where_a_count_was_cut_and_they_are_many() {
+        let gaps = |count, limit, last| Segment::new((0, 1_000_000), count, limit, true, None).up_to(last, count).gaps;
+        assert!(!gaps(9, 10, Some(900)), "all were counted");
+        assert!(!gaps(10_001, 10_001, Some(10_001)) && !gaps(10_001, 10_001, Some(10_400)));
+        assert!(gaps(10_001, 10_001, Some(20_002)) && gaps(10_001, 10_001, None));
     }
 
     #[test]

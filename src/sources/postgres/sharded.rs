@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Error, types::Type};
 
 use super::{
     columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
-    counting::{EXACT_UP_TO, Oldest},
+    counting::{EXACT_UP_TO, Oldest, has_gaps},
     expression::{ExpressionError, check_expression},
     questions::{EventShard, Wanted},
     tally::{Found, ShardRow, Tally, Walk},
@@ -40,6 +40,8 @@ pub(super) struct ShardCounts {
     /// The zero of events' times.
     epoch: Instant,
     room: usize,
+    /// The last walk that ended at its limit met gaps among the positions.
+    gaps: bool,
 }
 
 struct Kept {
@@ -79,7 +81,14 @@ struct Ask<'a> {
 
 impl ShardCounts {
     pub(super) fn new() -> Self {
-        Self { kept: HashMap::new(), checked: HashMap::new(), untold: HashMap::new(), epoch: Instant::now(), room: 0 }
+        Self {
+            kept: HashMap::new(),
+            checked: HashMap::new(),
+            untold: HashMap::new(),
+            epoch: Instant::now(),
+            room: 0,
+            gaps: false,
+        }
     }
 
     /// Forgets all counts: the log was emptied or restored.
@@ -90,6 +99,11 @@ impl ShardCounts {
     /// Forgets one projection.
     pub(super) fn forget(&mut self, key: &RunKey) {
         self.kept.remove(key);
+    }
+
+    /// A walk that ended at its limit met gaps among the positions, so that the distance beyond it is no count.
+    pub(super) fn gaps(&self) -> bool {
+        self.gaps
     }
 
     /// There is more to walk over, soon.
@@ -288,6 +302,9 @@ impl ShardCounts {
                     first: walk.waiting.first().map(|first| first.born),
                 });
             } else {
+                if walk.events >= ask.limit {
+                    self.gaps = has_gaps(walk.last.saturating_sub(ask.low), walk.events);
+                }
                 kept.tally.take(walk, safe, ask.limit, self.room);
             }
         }

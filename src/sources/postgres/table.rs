@@ -47,6 +47,8 @@ pub(super) struct Table {
     counted: HashMap<RunKey, Counted>,
     shards: ShardCounts,
     walking: bool,
+    /// The last count that ended at its limit met gaps among the positions.
+    gaps: bool,
     /// The safe head that does not move although the raw head is beyond it, and since when.
     held: Option<(Option<Position>, Instant)>,
     audit: Audit,
@@ -78,6 +80,7 @@ impl Table {
             counted: HashMap::new(),
             shards: ShardCounts::new(),
             walking: false,
+            gaps: false,
             held: None,
             audit: Audit::default(),
             parked: Parked::default(),
@@ -146,6 +149,7 @@ impl Table {
                 held_back: told.as_ref().map_or(0, |told| told.held_back),
                 beyond_all_rows: told.as_ref().and_then(|told| told.certain),
                 upper_bound: wanted.checkpoint.bound.clone(),
+                incomparable: cut && (self.gaps || self.shards.gaps()),
                 blocked_by: blocked_by.clone(),
                 parked: wanted.question.parked.as_ref().and_then(|parked| self.parked.of(parked)),
                 notes: notes(pooled && wanted.wants_notifications(), cut),
@@ -287,6 +291,9 @@ impl Table {
         );
         let counted = if cut.is_empty() { Vec::new() } else { self.count_segments(client, &cut).await? };
         self.arrivals.take(&counted, head);
+        if counted.iter().any(|segment| !segment.events.exact) {
+            self.gaps = counted.iter().any(|segment| segment.gaps);
+        }
         for wanted in plain {
             let lowest = wanted.checkpoint.state.lowest().unwrap_or(safe);
             let beyond = highest_of_several(wanted).map(|highest| between(&counted, highest, safe).events);
@@ -317,20 +324,22 @@ impl Table {
             .zip(cut)
             .map(|(row, bounds)| {
                 let found: Option<bool> = row.try_get(1)?;
-                Ok(Segment::new(*bounds, row.try_get(0)?, limit, found.unwrap_or(false), row.try_get(2)?))
+                let (count, last) = (row.try_get(0)?, row.try_get(3)?);
+                let segment = Segment::new(*bounds, count, limit, found.unwrap_or(false), row.try_get(2)?);
+                Ok(segment.up_to(last, count))
             })
             .collect()
     }
 
-    /// One row a segment: events (at most the limit), whether there is one, and the age of the first.
+    /// One row a segment: events (at most the limit), whether there is one, the age of the first, and the position of the last that was counted.
     fn segments_sql(&self) -> String {
         let Columns { table, position, age } = self.columns();
         format!(
-            "select counted.n, first.found, first.age
+            "select counted.n, first.found, first.age, counted.last
              from unnest($1::bigint[], $2::bigint[]) with ordinality as s(low, high, i)
              cross join lateral (
-                 select count(*) as n from (
-                     select 1 from {table} where {position} > s.low and {position} <= s.high order by {position} limit $3::bigint
+                 select count(*) as n, max(e.p) as last from (
+                     select {position}::bigint as p from {table} where {position} > s.low and {position} <= s.high order by {position} limit $3::bigint
                  ) e
              ) counted
              left join lateral (

@@ -10,9 +10,12 @@ use super::{Look, Looks, count, counted, in_schema, oldest, regclass};
 use crate::{
     api::{CommandedSubscription, Reason},
     clients::postgres::Query,
-    lag::{LogHead, Note, Position},
+    lag::{Head, Note, Position},
     measure::MeasureError,
-    sources::postgres::{counting::scan_limit, event_log::event_time},
+    sources::postgres::{
+        counting::{CUT, scan_limit},
+        event_log::event_time,
+    },
 };
 
 /// What to say where a table or column is not there.
@@ -112,9 +115,11 @@ fn read(row: &Row, subscription: &CommandedSubscription, limit: i64) -> Result<R
     let without = pending.events > 0 && !held;
     Ok(Ok(Look {
         log: row.try_get(2)?,
-        head: LogHead { raw: head, safe: head },
-        checkpoint: subscribed.then_some(checkpoint),
+        head: Head::log(head, head),
+        checkpoint: subscribed.then_some(vec![checkpoint]),
         pending,
+        by_shard: Vec::new(),
+        cut: CUT,
         held_back: 0,
         blocked_by: None,
         oldest: oldest(row.try_get::<_, Option<bool>>(9)?.unwrap_or(false), row.try_get(8)?),

@@ -11,14 +11,14 @@ use std::{
 
 use tokio_postgres::{Client, Error, Row, types::Type};
 
-use super::{Look, Looks, count, counted, in_schema, regclass};
+use super::{AT_LEAST, Look, Looks, count, counted, in_schema, regclass};
 use crate::{
     api::{EmmettProcessor, Reason},
     clients::postgres::Query,
-    lag::{BlockingWriter, LogHead, Note, Position, SessionInfo},
+    lag::{BlockingWriter, Head, Note, Position, SessionInfo},
     measure::MeasureError,
     sources::postgres::{
-        counting::{Oldest, scan_limit},
+        counting::{CUT, Oldest, scan_limit},
         event_log::event_time,
     },
 };
@@ -190,6 +190,9 @@ fn read(
     let raw = row.try_get::<_, Option<i64>>(4)?.unwrap_or(0);
     let safe = row.try_get::<_, Option<i64>>(5)?.unwrap_or(0);
     let beyond = u64::try_from(raw.saturating_sub(position.unwrap_or(0))).unwrap_or(0);
+    // In the order of transactions a lower position may come later, so that the distance of positions says nothing.
+    let by_transaction = row.try_get::<_, Option<&str>>(9)?.is_some_and(|checkpoint| checkpoint.contains(':'));
+    let (beyond, cut) = if by_transaction { (0, AT_LEAST) } else { (beyond, CUT) };
     let (events, held_back, future, timed) = (count(row, 11)?, count(row, 12)?, count(row, 13)?, count(row, 14)?);
     let oldest = match row.try_get(15)? {
         _ if events == 0 => Oldest::None,
@@ -199,9 +202,11 @@ fn read(
     let blocked_by = if held_back > 0 { writer(row, written.map(|written| written.since.elapsed()))? } else { None };
     Ok(Ok(Look {
         log: row.try_get(2)?,
-        head: LogHead { raw: Position(raw), safe: Position(safe) },
-        checkpoint: position.map(Position),
+        head: Head::log(Position(raw), Position(safe)),
+        checkpoint: position.map(|position| vec![Position(position)]),
         pending: counted(events, limit, beyond),
+        by_shard: Vec::new(),
+        cut,
         held_back,
         blocked_by,
         oldest,

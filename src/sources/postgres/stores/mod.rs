@@ -1,6 +1,7 @@
 //! Event stores of libraries that number, read and check-point events by rules of their own: one statement a poll for all consumers in a schema, which reads
 //! checkpoint and events in one snapshot. One file a library holds the statement and what the answer means.
 
+mod akka;
 mod commanded;
 mod emmett;
 
@@ -12,17 +13,14 @@ use std::{
 
 use tokio_postgres::{Client, Error, Row};
 
-use super::{
-    Answer, AskRef,
-    counting::{CUT, Oldest},
-};
+use super::{Answer, AskRef, counting::Oldest};
 use crate::{
-    api::{CommandedSubscription, EmmettProcessor, Reason},
+    api::{AkkaProjection, CommandedSubscription, EmmettProcessor, Reason},
     clients::postgres::{
         Live, classify, quote_identifier,
         row_security::{self, Visibility},
     },
-    lag::{BlockingWriter, CheckpointState, Head, LogHead, Note, Pending, Position, Sample},
+    lag::{BlockingWriter, CheckpointState, Head, Note, Pending, Position, Sample},
     measure::MeasureError,
     resolve::StoreConsumer,
 };
@@ -34,6 +32,8 @@ pub(super) enum StoreKey {
     Commanded(String),
     /// An event store of Emmett, by its schema.
     Emmett(String),
+    /// A journal and a table of offsets of Akka or Pekko: schema, journal and offsets.
+    Akka(String, String, String),
 }
 
 impl StoreKey {
@@ -42,13 +42,18 @@ impl StoreKey {
         match consumer {
             StoreConsumer::Commanded(subscription) => Self::Commanded(subscription.schema.clone()),
             StoreConsumer::Emmett(processor) => Self::Emmett(processor.schema.clone()),
+            StoreConsumer::Akka(one) => {
+                Self::Akka(one.schema.clone(), one.journal_table.clone(), one.timestamp_offset_table.clone())
+            }
         }
     }
 
     /// The store in a message.
     fn shown(&self) -> String {
         match self {
-            Self::Commanded(schema) | Self::Emmett(schema) => format!("event store in schema {schema}"),
+            Self::Commanded(schema) | Self::Emmett(schema) | Self::Akka(schema, ..) => {
+                format!("event store in schema {schema}")
+            }
         }
     }
 
@@ -57,6 +62,7 @@ impl StoreKey {
         match self {
             Self::Commanded(_) => commanded::EXPECTED,
             Self::Emmett(_) => emmett::EXPECTED,
+            Self::Akka(..) => akka::EXPECTED,
         }
     }
 
@@ -65,6 +71,7 @@ impl StoreKey {
         match self {
             Self::Commanded(_) => "",
             Self::Emmett(_) => emmett::WHEN_SLOW,
+            Self::Akka(..) => akka::WHEN_SLOW,
         }
     }
 
@@ -73,6 +80,7 @@ impl StoreKey {
         match self {
             Self::Commanded(schema) => commanded::tables(schema),
             Self::Emmett(schema) => emmett::tables(schema),
+            Self::Akka(schema, journal, offsets) => [journal, offsets].map(|table| in_schema(schema, table)).into(),
         }
     }
 }
@@ -83,6 +91,8 @@ pub(super) struct Store {
     consumers: HashMap<Arc<StoreConsumer>, Seen>,
     /// Of Emmett.
     partitions: emmett::Partitions,
+    /// Of Akka.
+    entities: akka::Entities,
 }
 
 /// What was seen of one consumer's events at the last look.
@@ -98,10 +108,14 @@ struct Seen {
 struct Look {
     /// The identity of the table that numbers events: another one after it was made again.
     log: u32,
-    head: LogHead,
-    /// Absent where the store knows no such consumer.
-    checkpoint: Option<Position>,
+    head: Head,
+    /// Of each shard. Absent where the store knows no such consumer.
+    checkpoint: Option<Vec<Position>>,
     pending: Pending,
+    /// What waits in each shard; empty where the store has none.
+    by_shard: Vec<u64>,
+    /// What a count means that is not exact.
+    cut: &'static str,
     /// The part of it that no consumer may read yet.
     held_back: u64,
     /// The transaction that must end before they may.
@@ -124,7 +138,7 @@ struct Looks {
 impl Store {
     /// A store that was not looked at yet.
     pub(super) fn new(key: StoreKey) -> Self {
-        Self { key, consumers: HashMap::new(), partitions: HashMap::new() }
+        Self { key, consumers: HashMap::new(), partitions: HashMap::new(), entities: HashMap::new() }
     }
 
     /// One answer for each projection.
@@ -169,6 +183,12 @@ impl Store {
                     consumers.iter().filter_map(|consumer| consumer.emmett()).collect();
                 emmett::look(client, schema, &processors, &mut self.partitions).await
             }
+            StoreKey::Akka(schema, journal, offsets) => {
+                let projections: Vec<&AkkaProjection> =
+                    consumers.iter().filter_map(|consumer| consumer.akka()).collect();
+                let [journal, offsets] = [journal, offsets].map(|table| in_schema(schema, table));
+                akka::look(client, &journal, &offsets, &projections, &mut self.entities).await
+            }
         };
         let Looks { replica, row_security, looks } = asked.map_err(|error| self.failed(&error))?;
         if replica {
@@ -201,14 +221,14 @@ impl Store {
         });
         seen.take(look.log, look.written);
         let arrived = seen.arrived;
-        let head = Head::Log(look.head);
+        let head = look.head;
         let Some(checkpoint) = look.checkpoint else {
             let never = Sample::new(at, head, CheckpointState::NeverCommitted, None, arrived);
             return Sample { taken: jiff::Timestamp::now(), ..never };
         };
         let (staleness, ahead_of_clock) = look.oldest.after(Duration::ZERO);
         let mut notes = look.notes;
-        notes.extend((!look.pending.exact).then(|| Note::Estimated(CUT.into())));
+        notes.extend((!look.pending.exact).then(|| Note::Estimated(look.cut.into())));
         Sample {
             taken: jiff::Timestamp::now(),
             staleness,
@@ -216,7 +236,9 @@ impl Store {
             held_back: look.held_back,
             blocked_by: look.blocked_by,
             notes,
-            ..Sample::new(at, head, CheckpointState::Committed(vec![checkpoint]), Some(look.pending), arrived)
+            incomparable: !look.pending.exact && look.cut == AT_LEAST,
+            pending_by_shard: look.by_shard,
+            ..Sample::new(at, head, CheckpointState::Committed(checkpoint), Some(look.pending), arrived)
         }
     }
 
@@ -248,6 +270,10 @@ impl Seen {
         (self.log, self.written) = (log, written);
     }
 }
+
+/// What a count means that ended at its limit, where positions give no bound of the rest.
+const AT_LEAST: &str =
+    "more events wait than are counted at a time, and how many more cannot be told: at least as many wait";
 
 /// What waits, where the server counted up to `limit` events, of which there cannot be more than `bound`.
 fn counted(events: u64, limit: i64, bound: u64) -> Pending {
