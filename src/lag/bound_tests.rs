@@ -4,7 +4,7 @@ use super::{
     foreign::{Commits, Foreign, Rows, bounds},
     *,
 };
-use crate::lag::{CheckpointState, Head, Limit, Pending, Position, RetentionRisk, Sample, Stage};
+use crate::lag::{Certain, CheckpointState, Head, Limit, Pending, Position, RetentionRisk, Sample, Stage};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -24,9 +24,9 @@ fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
         held_back: 0,
         parked: None,
         notes: Vec::new(),
-        beyond_all_rows: Some(beyond),
+        certain: Some(Certain::Newest(beyond)),
+        tells_rates: false,
         upper_bound: None,
-        incomparable: false,
         pending_by_shard: Vec::new(),
         arrived,
         staleness: Some(seconds(86_400)),
@@ -104,7 +104,8 @@ fn a_scan_that_was_cut_shows_a_large_backlog_and_gets_its_workers() {
             head: Head::log(Position(1_000_000), Position(1_000_000)),
             checkpoint: CheckpointState::Committed(vec![Position(done)]),
             pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
-            beyond_all_rows: None,
+            certain: Some(Certain::Oldest(10_000)),
+            tells_rates: true,
             upper_bound: None,
             arrived: 0,
             ..quiet_shard(1_000 + second, 0, 0)
@@ -117,7 +118,7 @@ fn a_scan_that_was_cut_shows_a_large_backlog_and_gets_its_workers() {
 
 #[test]
 fn no_rate_is_learnt_from_offsets_or_bytes_that_are_only_a_bound() {
-    let rate = |why: Option<&str>, incomparable: bool| {
+    let rate = |tells_rates: bool| {
         let mut model = Model::remembering(None, Some(1), None);
         let mut rate = None;
         for second in 0..40_u64 {
@@ -126,9 +127,9 @@ fn no_rate_is_learnt_from_offsets_or_bytes_that_are_only_a_bound() {
                 head: Head::log(Position(1_000_000), Position(1_000_000)),
                 checkpoint: CheckpointState::Committed(vec![Position(done)]),
                 pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
-                beyond_all_rows: None,
-                upper_bound: why.map(Into::into),
-                incomparable,
+                certain: Some(Certain::Oldest(10)),
+                tells_rates,
+                upper_bound: None,
                 arrived: 0,
                 ..quiet_shard(1_000 + second, 0, 0)
             };
@@ -137,9 +138,8 @@ fn no_rate_is_learnt_from_offsets_or_bytes_that_are_only_a_bound() {
         }
         rate
     };
-    assert_eq!(rate(Some("a compacted topic"), false), None);
-    assert!(rate(None, false).is_some(), "positions of a scan that was cut count events where they have no gaps");
-    assert_eq!(rate(None, true), None, "with gaps they do not");
+    assert_eq!(rate(false), None);
+    assert!(rate(true).is_some(), "positions of a scan that was cut count events");
 }
 
 #[test]
@@ -149,7 +149,8 @@ fn what_is_held_back_waits_for_its_writer_and_not_for_a_worker() {
         checkpoint: CheckpointState::Committed(vec![Position(100_000)]),
         pending: Some(Pending { events: pending, exact: true }),
         held_back,
-        beyond_all_rows: None,
+        certain: None,
+        tells_rates: false,
         upper_bound: None,
         staleness: Some(seconds(second)),
         ..quiet_shard(1_000 + second, 500, 0)
@@ -182,7 +183,8 @@ fn a_burst_behind_an_open_transaction_comes_when_it_is_released() {
             checkpoint: CheckpointState::Committed(vec![Position(i64::try_from(arrived - pending).unwrap())]),
             pending: Some(Pending { events: pending, exact: true }),
             held_back,
-            beyond_all_rows: None,
+            certain: None,
+            tells_rates: false,
             upper_bound: None,
             staleness: Some(seconds(if pending > 0 { second - 100 } else { 0 })),
             arrived,
@@ -222,7 +224,8 @@ fn a_short_hold_is_a_backlog_when_it_ends_and_no_burst() {
             checkpoint: CheckpointState::Committed(vec![Position(head.0 - i64::try_from(100 * waits).unwrap())]),
             pending: Some(Pending { events: 100 * waits, exact: true }),
             held_back: if second < 110 { 100 * waits } else { 0 },
-            beyond_all_rows: None,
+            certain: None,
+            tells_rates: false,
             upper_bound: None,
             staleness: Some(seconds(waits)),
             arrived,

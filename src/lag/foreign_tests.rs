@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::lag::{Assessment, Bounds, CheckpointState, Head, Pending, Position, Sample, Workers};
+use crate::lag::{Assessment, Bounds, Certain, CheckpointState, Head, Pending, Position, Sample, Workers};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Commits {
@@ -21,6 +21,10 @@ pub(super) enum Rows {
     Exact,
     /// The lowest row counts for all.
     Lowest,
+    /// Each shard is counted beyond its own row, as so many times its events: most of what is counted is none.
+    Times(u64),
+    /// All together, with so many more that never wait and never go away; which events wait is known for as long as any do.
+    Phantoms(u64),
 }
 
 struct Event {
@@ -235,22 +239,41 @@ impl Foreign {
             held_back: 0,
             parked: None,
             notes: Vec::new(),
-            beyond_all_rows: None,
+            certain: None,
+            tells_rates: false,
             upper_bound: None,
-            incomparable: false,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         };
         let beyond = |position: Position| (self.head.cast_signed() - position.0).unsigned_abs();
         match self.rows {
             Rows::Exact => sample,
+            Rows::Times(times) => {
+                let certain = sample.pending_by_shard.iter().filter(|waiting| **waiting > 0).count();
+                let by_shard: Vec<u64> = sample.pending_by_shard.iter().map(|waiting| waiting * times).collect();
+                let events = by_shard.iter().sum();
+                Sample {
+                    pending: Some(Pending { events, exact: events == 0 }),
+                    pending_by_shard: by_shard,
+                    certain: Some(Certain::oldest(u64::try_from(certain).unwrap())),
+                    ..sample
+                }
+            }
+            Rows::Phantoms(more) => {
+                let waiting: u64 = sample.pending_by_shard.iter().sum();
+                Sample {
+                    pending: Some(Pending { events: waiting + more, exact: false }),
+                    pending_by_shard: Vec::new(),
+                    certain: Some(Certain::oldest(waiting.min(1))),
+                    ..sample
+                }
+            }
             Rows::Lowest => Sample {
                 checkpoint: CheckpointState::Committed(vec![lowest, highest]),
                 pending: Some(Pending { events: beyond(lowest), exact: false }),
                 pending_by_shard: Vec::new(),
-                beyond_all_rows: Some(beyond(highest)),
+                certain: Some(Certain::Newest(beyond(highest))),
                 upper_bound: None,
-                incomparable: false,
                 staleness: Some(Duration::from_secs_f64(self.age_of(lowest))),
                 ..sample
             },

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    Assessment, AtLeast, Bounds, Cadence, Pending, Rates, Sample, Workers,
+    Assessment, Bounds, Cadence, Certain, Pending, Rates, Sample, Workers,
     arrivals::Arrivals,
     as_float,
     capacity::{Busy, Capacity, Interval, WARM_UP},
@@ -65,8 +65,8 @@ pub(super) struct Last {
     uncommitted: Waiting,
     held_back: u64,
     workers: Workers,
-    /// `pending` is an upper bound.
-    bound: bool,
+    /// The difference of `pending` and the next one says how many events were handled.
+    teaches: bool,
 }
 
 /// While the oldest event is younger than this, the workers are not known to be busy: one of them may be handling that event right now.
@@ -140,11 +140,14 @@ impl Model {
         let last = self.last.filter(|last| !stepped_back && at > last.at && sample.arrived >= last.arrived);
         let ahead_of_clock = faults::ahead_of_clock(sample);
         let staleness = match ahead_of_clock {
-            Some(_) => Some(self.arrivals.known_for(pending.events).max(sample.staleness.unwrap_or_default())),
+            Some(_) => {
+                let waits = sample.certain().map_or(pending.events, Certain::events);
+                Some(self.arrivals.known_for(waits).max(sample.staleness.unwrap_or_default()))
+            }
             None => sample.staleness,
         };
         let uncommitted = Waiting::of(sample, pending, staleness, &self.arrivals);
-        let waiting = self.queue(last, sample, uncommitted, workers, &bounds);
+        let waiting = self.queue(last, sample, uncommitted, workers, &bounds).planned(bounds.target);
         let busy = self.learn(last, sample, pending, uncommitted, workers, settled_for);
         let saturated = self.read_store.observe(at, busy);
         self.start_up.observe(at, workers.ready);
@@ -157,7 +160,13 @@ impl Model {
             expected: self.pattern.expected(clock, self.start_up.typical() + LOOK),
             pending,
             waiting,
-            by_shard: self.queue.cadence().map_or_else(|| sample.pending_by_shard.clone(), |_| self.queue.by_shard()),
+            by_shard: match self.queue.cadence() {
+                // Which of the shards have what waits for certain is not known.
+                _ if waiting.bound => Vec::new(),
+                Some(_) => self.queue.by_shard(),
+                None => sample.pending_by_shard.clone(),
+            },
+            teaches: sample.teaches(),
             cadence: self.queue.cadence(),
             rates,
             workers,
@@ -171,8 +180,8 @@ impl Model {
         let (required, stage) = self.require(&seen, &bounds);
         self.start_up.asked(at, required.workers, workers.ready);
         let held_back = sample.held_back;
-        let bound = is_bound(sample);
-        self.last = Some(Last { at, arrived: sample.arrived, pending, uncommitted, held_back, workers, bound });
+        let teaches = sample.teaches();
+        self.last = Some(Last { at, arrived: sample.arrived, pending, uncommitted, held_back, workers, teaches });
         // Events that are only possible, by an upper bound, are no risk by themselves.
         let (surely, surely_for) =
             if waiting.bound { (waiting.events, waiting.age) } else { (pending.events, staleness) };
@@ -181,7 +190,7 @@ impl Model {
         Ok(Assessment {
             value: None,
             pending,
-            at_least: waiting.bound.then_some(AtLeast { events: waiting.events, age: waiting.age }),
+            at_least: uncommitted.at_least(waiting),
             staleness,
             rates,
             drain,
@@ -258,18 +267,21 @@ impl Model {
         let exact = |pending: Pending, waiting: Waiting| pending.exact && !waiting.bound;
         let counted = last.is_some_and(|last| exact(last.pending, last.uncommitted))
             && sample.pending.is_some_and(|pending| exact(pending, uncommitted));
-        let able = Able { arrival, capacity, ready: workers.ready, counted };
+        // Of an upper bound that teaches nothing only the age is known.
+        let by_age = uncommitted.certain.is_some() && !sample.teaches();
+        let oldest = by_age.then(|| uncommitted.age.unwrap_or(Duration::MAX));
+        let able = Able { arrival, capacity, ready: workers.ready, counted, oldest };
         self.queue.observe(sample, uncommitted.events, arrived, able);
         let Some(cadence) = self.queue.cadence() else { return uncommitted };
         let events = rounded(self.queue.events()).min(uncommitted.events);
-        let known = self.coming().known_for(events);
+        let known = if by_age { Duration::ZERO } else { self.coming().known_for(events) };
         // An event is committed at the latest one step after it was handled.
         let age = match uncommitted.age {
             _ if events == 0 => Some(Duration::ZERO),
             Some(age) => Some(age.saturating_sub(cadence.every + self.queue.look()).max(known)),
             None => None,
         };
-        Waiting { events, age, bound: uncommitted.bound }
+        Waiting { events, age, ..uncommitted }
     }
 
     fn learn(
@@ -281,9 +293,8 @@ impl Model {
         workers: Workers,
         settled_for: Duration,
     ) -> Option<Busy> {
-        // Nothing is learnt from an upper bound.
-        let bound = uncommitted.bound || is_bound(sample);
-        let Some(last) = last.filter(|last| !last.uncommitted.bound && !last.bound && !bound) else {
+        // Nothing is learnt from an upper bound whose differences say nothing of what was handled.
+        let Some(last) = last.filter(|last| last.teaches && sample.teaches()) else {
             self.capacity.interrupt();
             return None;
         };
@@ -343,11 +354,6 @@ impl Model {
     }
 }
 
-/// True when the source says that its count is a bound, or no count: then the difference of two says nothing of what was handled.
-fn is_bound(sample: &Sample) -> bool {
-    (sample.upper_bound.is_some() || sample.incomparable) && sample.pending.is_none_or(|pending| !pending.exact)
-}
-
 /// The rate per worker that the spec gives, in events per second.
 pub(super) fn given(bounds: &Bounds) -> Option<f64> {
     bounds.given_rate.filter(|rate| rate.is_finite() && *rate > 0.0)
@@ -385,6 +391,10 @@ mod foreign;
 #[cfg(test)]
 #[path = "bound_tests.rs"]
 mod bound;
+
+#[cfg(test)]
+#[path = "upper_bound_tests.rs"]
+mod upper_bound;
 
 #[cfg(test)]
 #[path = "cadence_world_tests.rs"]

@@ -49,9 +49,9 @@ impl World {
             held_back: 0,
             parked: None,
             notes: Vec::new(),
-            beyond_all_rows: None,
+            certain: None,
+            tells_rates: false,
             upper_bound: None,
-            incomparable: false,
             blocked_by: None,
             faults: crate::lag::EventFaults::default(),
         }

@@ -134,7 +134,10 @@ impl Model {
             at: seen.at,
             known: self.knows_rate(bounds),
             // Where no events arrive, no step has to confirm the number.
-            calm: seen.nothing_to_do() || (brief && self.queue.knows_steps() && self.queue.calm(arrival)),
+            calm: seen.nothing_to_do()
+                || (brief && self.queue.knows_steps() && self.queue.calm(arrival))
+                // However much an upper bound counts, the oldest that waits for certain has only come.
+                || (brief && seen.waiting.certain.is_some()),
             danger,
             workers: self.steadiness.before().unwrap_or(seen.workers.ready),
             ready: seen.workers.ready,
@@ -189,6 +192,7 @@ impl Model {
         let two_steps = self.queue.step() * 2 + self.queue.look() * 2;
         in_time
             && !seen.waiting.bound
+            && seen.teaches
             && seen.cadence.is_some_and(|cadence| cadence.every < bounds.target / 2)
             && seen.at.saturating_sub(since) < two_steps
     }
@@ -197,6 +201,15 @@ impl Model {
     /// are added once, and not before half of the target has passed.
     fn is_queue(&self, seen: &PlanningInput, bounds: &Bounds) -> bool {
         let arrival = self.coming().rate().unwrap_or(0.0);
+        let by_age = !seen.teaches && seen.waiting.certain.is_some();
+        if by_age {
+            // Where counts say nothing, the age does: what a step of the checkpoint leaves and is so old is a queue, whatever its number. Shards that
+            // go from one worker to another wait for up to two steps.
+            let two_steps = (self.queue.step() + self.queue.look()) * 2;
+            let patience = (bounds.target / 2).max(two_steps);
+            let old = seen.waiting.age.is_none_or(|age| age >= patience);
+            return old && self.queue.stepped() && seen.settled_for >= two_steps;
+        }
         if !self.queue.knows_steps() {
             let half_gone = seen.waiting.age.is_none_or(|age| age >= (bounds.target / 2).max(FIRST_STEP));
             return half_gone && (!self.unproven || self.queue.outgrown(arrival, seen.workers.ready));
@@ -254,7 +267,8 @@ impl Planned {
             pending: seen.pending,
             cadence: seen.cadence,
             waiting: seen.waiting.events,
-            certain: seen.waiting.bound.then_some(seen.waiting.events),
+            certain: seen.waiting.certain.or(seen.waiting.bound.then_some(seen.waiting.events)),
+            by_certain: seen.waiting.bound,
             idle_for: seen.idle_for,
             idle,
             stage,

@@ -24,6 +24,8 @@ pub(super) struct PlanningInput {
     pub(super) pending: Pending,
     /// What is planned with.
     pub(super) waiting: Waiting,
+    /// The difference of two counts of what waits says how many events were handled.
+    pub(super) teaches: bool,
     /// The same by shard, where shards are counted.
     pub(super) by_shard: Vec<u64>,
     pub(super) cadence: Option<Cadence>,

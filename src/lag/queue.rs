@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    CheckpointState, Position, Sample, as_float,
+    Certain, CheckpointState, Position, Sample, as_float,
     cadence::{Cadence, Steps},
 };
 
@@ -77,6 +77,8 @@ pub(super) struct Able {
     pub(super) ready: u32,
     /// The uncommitted events were counted one by one, now and at the look before.
     pub(super) counted: bool,
+    /// Where the number of uncommitted events says nothing: the age of the oldest.
+    pub(super) oldest: Option<Duration>,
 }
 
 impl Queue {
@@ -186,7 +188,10 @@ impl Queue {
 
     /// Learns from the rows that moved, and takes the events that they left as their queue.
     fn learn(&mut self, at: Duration, taken: u64, arrived: u64, able: Able) {
-        let calm = self.is_calm(able.arrival);
+        let calm = match able.oldest {
+            Some(age) => age.as_secs_f64() < (self.busy_step + self.look) * 2.0,
+            None => self.is_calm(able.arrival),
+        };
         let mut waited: Vec<f64> = Vec::new();
         let mut moved_rows = 0;
         for row in self.rows.iter_mut().filter(|row| row.moved) {
@@ -382,7 +387,7 @@ fn rows(sample: &Sample, uncommitted: u64) -> Vec<(Position, u64)> {
     if positions.len() > 1 && positions.len() == sample.pending_by_shard.len() {
         return positions.iter().copied().zip(sample.pending_by_shard.iter().copied()).collect();
     }
-    if let (Some(_), Some(highest)) = (sample.beyond_all_rows, sample.checkpoint.highest()) {
+    if let (Some(Certain::Newest(_)), Some(highest)) = (sample.certain(), sample.checkpoint.highest()) {
         return vec![(highest, uncommitted)];
     }
     // Any row that moves is a step.

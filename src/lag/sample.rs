@@ -96,6 +96,29 @@ pub struct Pending {
     pub exact: bool,
 }
 
+/// What of an upper bound waits for certain. What else it counts may have been handled long ago, or be no events at all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Certain {
+    /// So many of the newest events, and none before them is known to wait: then `staleness` is a bound as well. Zero where nothing is known to wait.
+    Newest(u64),
+    /// At least so many, at least one, with the oldest among them: `staleness` is the age of an event that waits, and only the number is a bound.
+    Oldest(u64),
+}
+
+impl Certain {
+    /// The oldest wait, and `events` of them for certain; where there are none, nothing is known to wait.
+    pub fn oldest(events: u64) -> Self {
+        if events == 0 { Self::Newest(0) } else { Self::Oldest(events) }
+    }
+
+    /// How many events.
+    pub fn events(self) -> u64 {
+        match self {
+            Self::Newest(events) | Self::Oldest(events) => events,
+        }
+    }
+}
+
 /// What the server reports of the session behind a transaction. Each part is absent where the server does not show it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SessionInfo {
@@ -191,15 +214,13 @@ pub struct Sample {
     pub value: Option<f64>,
     /// The part of `pending` above the safe head: these events wait, and no worker may read them yet.
     pub held_back: u64,
-    /// Where the lowest of several rows stands for all of them, and it is not known which event is whose: the events beyond the highest row, which
-    /// wait for certain. Then `pending` counts from the lowest row, so that what quiet shards have done long ago is in it. Absent where each row is
-    /// counted by itself.
-    pub beyond_all_rows: Option<u64>,
+    /// What waits for certain where `pending` is an upper bound. Absent where it is exact; absent with an upper bound, nothing is known to wait.
+    pub certain: Option<Certain>,
+    /// Although `pending` is an upper bound, the difference of two of them is a number of events, or nearly so: rates may be learnt from it. That is
+    /// not so of a lower bound, nor of a distance of positions with gaps among them.
+    pub tells_rates: bool,
     /// Why the checkpoint gives only an upper bound of what waits, and what to add to the spec.
     pub upper_bound: Option<Arc<str>>,
-    /// `pending` is not exact, and the difference of two such numbers does not tell how many events were handled: it is a lower bound, or a distance of
-    /// positions with gaps among them.
-    pub incomparable: bool,
     /// What waits in each shard, where the shards of events are known; empty where they are not.
     pub pending_by_shard: Vec<u64>,
     /// Committed events that came since measuring this source began, whether or not they may be read yet: a counter that only grows.
@@ -242,9 +263,9 @@ impl Sample {
             pending,
             value: None,
             held_back: 0,
-            beyond_all_rows: None,
+            certain: None,
+            tells_rates: false,
             upper_bound: None,
-            incomparable: false,
             pending_by_shard: Vec::new(),
             arrived,
             staleness: None,
@@ -253,6 +274,21 @@ impl Sample {
             parked: None,
             notes: Vec::new(),
             faults: EventFaults::default(),
+        }
+    }
+
+    /// What waits for certain, where `pending` is an upper bound.
+    pub(super) fn certain(&self) -> Option<Certain> {
+        let bound = self.pending.is_some_and(|pending| !pending.exact);
+        bound.then(|| self.certain.unwrap_or(Certain::Newest(0)))
+    }
+
+    /// The difference of two such counts says how many events were handled.
+    pub(super) fn teaches(&self) -> bool {
+        match self.certain() {
+            None => true,
+            Some(Certain::Oldest(_)) => self.tells_rates,
+            Some(Certain::Newest(_)) => false,
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Told<'a> {
     pub(super) waiting: u64,
     /// Where `pending` is an upper bound: what waits for certain.
     pub(super) certain: Option<u64>,
+    /// Only that is planned with.
+    pub(super) by_certain: bool,
     pub(super) idle_for: Duration,
     pub(super) idle: bool,
     pub(super) stage: Stage,
@@ -63,11 +65,18 @@ pub(super) fn sentence(told: &Told<'_>) -> String {
         let _ = write!(text, ", so that {} of the pending events wait for a worker", thousands(told.waiting));
     }
     if let Some(certain) = told.certain {
-        let _ = write!(
-            text,
-            "; planned by an upper bound: only {} of the pending events are known to wait (status.pending.reason says why, and what to do)",
-            thousands(certain)
-        );
+        let certain = thousands(certain);
+        let _ = if told.by_certain {
+            write!(
+                text,
+                "; planned by an upper bound: only {certain} of the pending events are known to wait (the condition LagKnown says why, and what to do)"
+            )
+        } else {
+            write!(
+                text,
+                "; at least {certain} of the pending events wait, and the oldest so long that all which may wait are planned for (the condition LagKnown says why the number is a bound)"
+            )
+        };
     }
     if let Some(jump) = told.jump {
         let _ = write!(

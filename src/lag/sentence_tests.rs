@@ -38,6 +38,7 @@ fn told(bounds: &Bounds) -> Told<'_> {
         cadence: None,
         waiting: 9_200,
         certain: None,
+        by_certain: false,
         idle_for: Duration::ZERO,
         idle: false,
         stage: Stage::Live,

@@ -1,12 +1,18 @@
 //! What waits for a worker, as far as that is known: what the model plans with, where that is not what is reported.
 //!
-//! Reported is what is not committed. Of that, what is held back waits for its writers and not for a worker, and where the lowest of several rows
-//! stands for all of them the count is an upper bound: what quiet shards did long ago is in it. An upper bound is not a measurement; what lies beyond
-//! the highest row is one.
+//! Reported is what is not committed. Of that, what is held back waits for its writers and not for a worker, and where the count is an upper bound
+//! some of it may have been handled long ago, or be no events at all. An upper bound is not a measurement. Of each source that has no more than a
+//! bound it is known how much of it waits for certain ([`Certain`]), and one rule holds for all:
+//!
+//! - What waits for certain is planned with.
+//! - What else the bound counts is planned with only while the oldest event that waits for certain waits too long: then something is behind, and
+//!   the bound says how much that may be. Where the certain events are the newest, their age says nothing of others, and the bound is never planned
+//!   with.
+//! - Once the oldest that waits for certain is young again, or nothing waits for certain, the bound keeps no worker.
 
 use std::time::Duration;
 
-use super::{Pending, Sample, arrivals::Arrivals};
+use super::{AtLeast, Certain, Pending, Sample, arrivals::Arrivals, need::STANDING};
 
 /// What waits for a worker.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,23 +23,53 @@ pub(super) struct Waiting {
     pub(super) age: Option<Duration>,
     /// No more than what waits for certain, since what is reported is an upper bound.
     pub(super) bound: bool,
+    /// Where `events` is an upper bound of which the oldest events wait for certain: so many of them.
+    pub(super) certain: Option<u64>,
 }
 
 impl Waiting {
     /// From a sample with `pending` events of which the oldest is as old as `staleness` says. The counter of arrivals has been taken in by
     /// `arrivals`.
     pub(super) fn of(sample: &Sample, pending: Pending, staleness: Option<Duration>, arrivals: &Arrivals) -> Self {
-        let bound = sample.beyond_all_rows.is_some();
-        let certain = sample.beyond_all_rows.unwrap_or(pending.events).min(pending.events);
-        let events = certain.saturating_sub(sample.held_back);
-        let age = match staleness {
+        let readable = |events: u64| events.min(pending.events).saturating_sub(sample.held_back);
+        let certain = sample.certain();
+        let events = readable(match certain {
+            Some(Certain::Newest(newest)) => newest,
+            Some(Certain::Oldest(_)) | None => pending.events,
+        });
+        let bound = matches!(certain, Some(Certain::Newest(_)));
+        let age = match (staleness, certain) {
             _ if events == 0 => Some(Duration::ZERO),
-            // They are the newest.
-            age if bound => Some(arrivals.known_for(certain)).map(|known| age.map_or(known, |age| age.min(known))),
+            (age, Some(Certain::Newest(newest))) => {
+                let known = arrivals.known_for(newest.min(pending.events));
+                Some(age.map_or(known, |age| age.min(known)))
+            }
             // The oldest has the lowest position, so that it is the last to be held back.
-            age => age,
+            (age, _) => age,
         };
-        Self { events, age, bound }
+        let certain = match certain {
+            Some(Certain::Oldest(oldest)) => Some(readable(oldest)),
+            Some(Certain::Newest(_)) | None => None,
+        };
+        Self { events, age, bound, certain }
+    }
+
+    /// What is planned with: of an upper bound only what waits for certain, unless the oldest of it has waited for a share of the target at which
+    /// the target is in danger.
+    pub(super) fn planned(self, target: Duration) -> Self {
+        let well = self.age.is_some_and(|age| age < target.mul_f64(STANDING));
+        match self.certain.filter(|_| well) {
+            Some(certain) => Self { events: self.events.min(certain), bound: true, ..self },
+            None => self,
+        }
+    }
+
+    /// What waits for certain, where what is reported is an upper bound. `planned`: what was made of it.
+    pub(super) fn at_least(self, planned: Self) -> Option<AtLeast> {
+        match self.certain {
+            Some(events) => Some(AtLeast { events, age: self.age }),
+            None => planned.bound.then_some(AtLeast { events: planned.events, age: planned.age }),
+        }
     }
 
     /// True when events wait for a worker; absent where that is not known.

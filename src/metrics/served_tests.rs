@@ -26,9 +26,9 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         held_back: 0,
         parked: (pending == 5).then_some(2),
         notes: Vec::new(),
-        beyond_all_rows: None,
+        certain: None,
+        tells_rates: false,
         upper_bound: None,
-        incomparable: false,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     };

@@ -35,9 +35,9 @@ fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
         held_back: 0,
         parked: None,
         notes: Vec::new(),
-        beyond_all_rows: None,
+        certain: None,
+        tells_rates: false,
         upper_bound: None,
-        incomparable: false,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     }

@@ -10,7 +10,7 @@ use crate::{
     api::Projection,
     controller::{Invalid, Preview, ServerAbilities},
     hpa::{Autoscaler, InvalidAutoscaler, Metric, Reading},
-    lag::{Assessment, Bounds, CheckpointState, Head, Model, Pending, Position, Sample},
+    lag::{Assessment, Bounds, Certain, CheckpointState, Head, Model, Pending, Position, Sample},
     resolve::bounds,
 };
 
@@ -149,9 +149,10 @@ fn sample(state: &State<'_>) -> Sample {
         held_back: 0,
         parked: None,
         notes: Vec::new(),
-        beyond_all_rows: checkpoints.iter().max().filter(|_| !exact).map(|row| state.arrived.saturating_sub(*row)),
+        certain: (checkpoints.iter().max().filter(|_| !exact))
+            .map(|row| Certain::Newest(state.arrived.saturating_sub(*row))),
+        tells_rates: false,
         upper_bound: None,
-        incomparable: false,
         blocked_by: None,
         faults: crate::lag::EventFaults::default(),
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use projectionist::{
     api::Reason,
-    lag::{CheckpointState, Pending, Position},
+    lag::{AtLeast, Certain, CheckpointState, Limit, Pending, Position},
 };
 use serde_json::json;
 use test_cluster::kafka::Listener;
@@ -75,7 +75,11 @@ async fn transaction_markers_are_no_lag() {
     let mut sampler = Running::start();
     commit("marked-group", "marked", 0, 1);
     sampler.declare("marked", &["marked"], "marked-group", |_| {});
-    sampler.wait_pending("marked", Pending { events: 3, exact: false }).await;
+    let marked = sampler.wait_pending("marked", Pending { events: 3, exact: false }).await;
+    // The marker is none of the events that wait for certain. Offsets go on as records do.
+    assert_eq!((marked.sample.certain, marked.sample.tells_rates), (Some(Certain::Oldest(2)), true));
+    let at_least = marked.assessment.at_least.unwrap();
+    assert_eq!((at_least.events, at_least.age), (2, marked.sample.staleness));
     // Where the last record ends; the marker behind it is never read by anybody.
     commit("marked-group", "marked", 0, 3);
     let done = sampler.wait_pending("marked", exactly(0)).await;
@@ -107,7 +111,7 @@ async fn what_retention_deleted_before_it_was_handled_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_compacted_topic_is_counted_as_an_upper_bound() {
+async fn a_compacted_topic_is_counted_as_an_upper_bound_and_planned_by_the_records_that_are_there() {
     topic("compacted", 1, "cleanup.policy=compact");
     for _ in 0..5 {
         ask(&["produce", "compacted", "0", "3", "0", "one-key"]);
@@ -115,7 +119,36 @@ async fn a_compacted_topic_is_counted_as_an_upper_bound() {
     commit("compacted-group", "compacted", 0, 0);
     let mut sampler = Running::start();
     sampler.declare("compacted", &["compacted"], "compacted-group", |_| {});
-    sampler.wait_pending("compacted", Pending { events: 15, exact: false }).await;
+    let whole = sampler.wait_pending("compacted", Pending { events: 15, exact: false }).await;
+    // Nothing is removed yet, which the records show.
+    assert_eq!((whole.sample.certain, whole.sample.tells_rates), (Some(Certain::Oldest(15)), true));
+
+    topic("holes", 1, "cleanup.policy=compact,segment.ms=100,min.cleanable.dirty.ratio=0.01");
+    commit("holes-group", "holes", 0, 0);
+    sampler.declare("holes", &["holes"], "holes-group", |_| {});
+    let mut end = 0;
+    let holes = loop {
+        ask(&["produce", "holes", "0", "50", "0", "one-key"]);
+        end += 50;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let seen = sampler.wait_measured("what was appended", "holes", |m| m.assessment.pending.events == end).await;
+        if !seen.sample.tells_rates {
+            break seen;
+        }
+        assert!(end < 10_000, "the broker compacts nothing: {seen:?}");
+    };
+    // Most of what is counted is gone. What is left waits, and its age is that of a record.
+    let certain = holes.sample.certain.unwrap();
+    assert!(matches!(certain, Certain::Oldest(1..)) && certain.events() < end, "{certain:?} of {end}");
+    let at_least = AtLeast { events: certain.events(), age: holes.sample.staleness };
+    assert_eq!(holes.assessment.at_least, Some(at_least));
+    assert!(holes.sample.staleness.is_some_and(|age| age < Duration::from_secs(120)), "{holes:?}");
+    // All is handled: nothing waits, and nothing keeps a worker.
+    commit("holes-group", "holes", 0, i64::try_from(end).unwrap());
+    let done = sampler.wait_pending("holes", exactly(0)).await;
+    assert_eq!((done.sample.upper_bound.as_ref(), done.assessment.at_least), (None, None));
+    let required = &done.assessment.required;
+    assert!(required.workers <= 1 || required.limit == Limit::Min, "{required:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,9 +38,9 @@ fn observation(uid: &str) -> Arc<Observation> {
         held_back: 0,
         parked: None,
         notes: Vec::new(),
-        beyond_all_rows: None,
+        certain: None,
+        tells_rates: false,
         upper_bound: None,
-        incomparable: false,
         blocked_by: None,
         faults: projectionist::lag::EventFaults::default(),
     };

@@ -8,6 +8,7 @@ mod columns;
 mod commanded;
 mod connections;
 mod emmett;
+mod faults;
 mod harness;
 mod held_back;
 mod late;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use harness::{Running, append, commit, database, log_head, sampler_connections, server};
 use projectionist::{
     api::Reason,
-    lag::{Pending, Position},
+    lag::{Certain, Pending, Position},
 };
 use serde_json::{Value, json};
 use test_cluster::Postgres;
@@ -359,7 +360,7 @@ async fn several_rows_of_one_name_give_the_lowest_and_no_exact_count() {
     sampler.declare("a", |_| {});
     let seen = sampler.wait_measured("measured", "a", |_| true).await;
     assert_eq!(seen.assessment.pending, Pending { events: 6, exact: false });
-    assert_eq!(seen.sample.beyond_all_rows, Some(2), "8 and 9 wait for certain");
+    assert_eq!(seen.sample.certain, Some(Certain::Newest(2)), "8 and 9 wait for certain");
 }
 
 #[tokio::test]

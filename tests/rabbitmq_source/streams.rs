@@ -96,6 +96,9 @@ async fn what_is_beyond_the_stored_offset_is_pending_and_nothing_is_known_withou
     let more = until(&mut probe, &list, many).await.unwrap();
     let pending = more.pending.unwrap();
     assert!(!pending.exact && more.arrived >= behind.arrived + 5 && handled(&more) == 0, "{more:?}");
+    // The messages themselves wait, and none of the offsets between them.
+    let certain = more.certain.unwrap().events();
+    assert!((1..=11).contains(&certain) && more.upper_bound.is_some() && more.tells_rates, "{more:?}");
     server().store_offset("events", "list", 3 + pending.events).unwrap();
     let done = until_pending(&mut probe, &list, 0).await;
     assert_eq!((done.pending, done.staleness), (exactly(0), Some(Duration::ZERO)));

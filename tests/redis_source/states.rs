@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use projectionist::{api::Reason, lag::Pending};
+use projectionist::{
+    api::Reason,
+    lag::{Certain, Pending},
+};
 
 use crate::harness::{ask, exactly, handled, probe, run, server};
 
@@ -250,6 +253,7 @@ async fn where_the_server_has_lost_count_entries_are_counted_up_to_a_bound() {
     add("middle", 1);
     let bound = ask(&mut probe, &["middle/shop"]).await.unwrap();
     assert_eq!(bound.pending, Some(Pending { events: 1_006, exact: false }), "no more than the stream holds");
+    assert_eq!(bound.certain, Some(Certain::Oldest(1_001)), "those that were counted are there");
     let why = bound.upper_bound.as_deref().unwrap();
     assert!(why.contains("stream middle, group shop: the server has lost count"), "{why}");
     assert!(bound.staleness.unwrap() > Duration::ZERO, "the first is known all the same");
@@ -276,6 +280,7 @@ async fn a_group_that_is_set_back_says_that_entries_are_counted_twice() {
     let mut probe = probe(&server().url());
     let back = ask(&mut probe, &["back/shop"]).await.unwrap();
     assert_eq!(back.pending, Some(Pending { events: 14, exact: false }));
+    assert_eq!(back.certain, Some(Certain::Oldest(10)), "those that are held come again");
     assert!(back.upper_bound.as_deref().unwrap().contains("XGROUP SETID"), "{:?}", back.upper_bound);
     run("XGROUP SETID back shop 0 ENTRIESREAD 999");
     let wrong = ask(&mut probe, &["back/shop"]).await.unwrap();

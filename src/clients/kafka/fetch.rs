@@ -30,6 +30,12 @@ pub enum FirstRecord {
         offset: i64,
         /// What the broker sent with it holds transactions, or one is open, so that markers which no reader gets stand between records.
         transactional: bool,
+        /// Records from the offset asked for on that the broker sent, without those of aborted transactions where only committed ones are asked for:
+        /// so many wait for certain. Only headers are read, so that records at the end of a batch with gaps, which may lie before that offset, are
+        /// not counted.
+        records: u64,
+        /// Each offset from the one asked for up to the last of these has a record or a marker, as in a log of which nothing was removed.
+        gapless: bool,
     },
     /// Nothing but transaction markers and aborted transactions, up to the end that was given in the same answer.
     Nothing,
@@ -202,11 +208,12 @@ fn step(answer: &PartitionData, offset: i64, isolation: Isolation) -> Result<Opt
     let mut next = offset;
     let mut transactions = (0..answer.high_watermark).contains(&answer.last_stable_offset);
     let mut found: Option<Batch> = None;
+    let (mut counted, mut gapless) = (0_u64, true);
     let mut records = answer.records.clone().unwrap_or_default();
     loop {
         let batch = match Batch::read(&mut records) {
             Ok(Some(batch)) => batch,
-            // What is behind the first record only tells of transactions.
+            // What is behind the first record tells only how many follow, and of transactions.
             Err(why) if found.is_none() => return Err(why),
             Ok(None) | Err(_) => break,
         };
@@ -215,9 +222,7 @@ fn step(answer: &PartitionData, offset: i64, isolation: Isolation) -> Result<Opt
             continue;
         }
         transactions |= batch.transactional || batch.control;
-        if found.is_some() {
-            continue;
-        }
+        gapless &= batch.base <= next && batch.is_whole();
         if isolation == Isolation::ReadCommitted {
             let begun = aborted.iter().take_while(|(first, _)| *first <= last).count();
             aborting.extend(aborted.drain(..begun).map(|(_, producer)| producer));
@@ -229,8 +234,11 @@ fn step(answer: &PartitionData, offset: i64, isolation: Isolation) -> Result<Opt
         } else {
             batch.count > 0 && !(batch.transactional && aborting.contains(&batch.producer))
         };
+        if readable {
+            counted = counted.saturating_add(batch.records_from(offset));
+        }
         next = last.saturating_add(1);
-        found = readable.then_some(batch);
+        found = found.or(readable.then_some(batch));
     }
     if let Some(batch) = found {
         return Ok(Some(Step::Told(Ok(FirstRecord::Batch {
@@ -238,6 +246,8 @@ fn step(answer: &PartitionData, offset: i64, isolation: Isolation) -> Result<Opt
             newest: batch.newest,
             offset: batch.base.max(offset),
             transactional: transactions,
+            records: counted,
+            gapless,
         }))));
     }
     if next >= end {
@@ -258,6 +268,24 @@ struct Batch {
 }
 
 impl Batch {
+    /// No record of it was removed.
+    fn is_whole(&self) -> bool {
+        i64::from(self.count) == i64::from(self.last_delta) + 1
+    }
+
+    /// So many of its records have this offset or a later one for certain.
+    fn records_from(&self, offset: i64) -> u64 {
+        let records = if self.is_whole() {
+            let last = self.base.saturating_add(i64::from(self.last_delta));
+            last.saturating_add(1).saturating_sub(self.base.max(offset))
+        } else if self.base >= offset {
+            i64::from(self.count)
+        } else {
+            0
+        };
+        u64::try_from(records).unwrap_or(0)
+    }
+
     /// The next batch's header; its records are passed over. `None` at the end, which may cut a batch short.
     fn read(records: &mut Bytes) -> Result<Option<Self>, &'static str> {
         if records.remaining() < HEADER_BYTES {

@@ -20,6 +20,7 @@ use crate::{
         live::WorkerCounts,
     },
     lag::{Cadence, FailedEvent, Note, PassedOver, RetentionRisk, Rewound},
+    measure::MeasureError,
     names,
     platform::registration::Unserved,
     snapshot::Measured,
@@ -27,6 +28,15 @@ use crate::{
 
 /// All of them, in the order of [`ConditionType::ALL`].
 pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Timestamp) -> Vec<Condition> {
+    let without_workers = read_from_workers_that_do_not_run(known);
+    let known = &match &without_workers {
+        Some(why) => Known {
+            measured: known.measured.as_ref().map(|measured| *measured).map_err(|_| why.clone()),
+            failure: Some(why),
+            ..known.clone()
+        },
+        None => known.clone(),
+    };
     let all = ConditionType::ALL.into_iter().zip(verdicts(known, previous));
     let stands = read_store::said_before(known, previous);
     all.map(|(type_, condition_state)| match stands.filter(|_| type_ == ConditionType::ReadStoreReachable) {
@@ -34,6 +44,15 @@ pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Ti
         None => condition(type_, condition_state, known.generation, previous, now),
     })
     .collect()
+}
+
+/// Where the lag is read from the workers themselves and none runs, since the Projection is suspended, that it cannot be read is as it should be.
+fn read_from_workers_that_do_not_run(known: &Known<'_>) -> Option<MeasureError> {
+    let why = known.failure.or(known.measured.as_ref().err())?;
+    (known.suspended && why.reason == Reason::NoWorkerReady).then(|| MeasureError {
+        reason: Reason::Suspended,
+        message: "spec.suspend is set, and the lag is read from the workers' own pages: it is unknown until workers run again".to_owned(),
+    })
 }
 
 /// In the order of [`ConditionType::ALL`].
@@ -114,7 +133,7 @@ fn reachable(known: &Known<'_>) -> ConditionState {
         ),
         None => holds("the event source and the read store answer"),
         Some(why) if is_an_answer(why.reason) => holds("the event source and the read store answer"),
-        Some(why) if matches!(why.reason, Reason::NotMeasuredYet | Reason::SampleTooOld) => unknown(why),
+        Some(why) if matches!(why.reason, Reason::NotMeasuredYet | Reason::SampleTooOld | Reason::Suspended) => unknown(why),
         Some(why) => fails(why.reason, &why.message),
     }
 }
@@ -363,7 +382,8 @@ fn ready(parts: [&ConditionState; 4], known: &Known<'_>, previous: &ProjectionSt
     if let Some(why) = known.metrics_not_served.as_ref().filter(|_| !known.suspended) {
         return fails(Reason::MetricsNotServed, why);
     }
-    if let Some(open) = parts.into_iter().find(|part| part.status == ConditionStatus::Unknown) {
+    let open = |part: &&ConditionState| part.status == ConditionStatus::Unknown && part.reason != Reason::Suspended;
+    if let Some(open) = parts.into_iter().find(open) {
         return open.clone();
     }
     if let Some(why) = known.autoscaler_inactive.as_ref().filter(|_| !known.suspended) {

@@ -9,7 +9,7 @@ use std::{
 use super::partitions::{Counts, Nature, Offsets, TopicId, difference};
 use crate::{
     clients::kafka::Partition,
-    lag::{CheckpointState, Head, Pending, Position, Sample},
+    lag::{Certain, CheckpointState, Head, Pending, Position, Sample},
 };
 
 /// What is remembered of a question from poll to poll.
@@ -111,8 +111,13 @@ impl Memory {
         sample.staleness = told.staleness;
         sample.ahead_of_clock = told.ahead;
         sample.faults.deleted = told.lost;
-        // What no commit tells of is no queue to plan with.
-        sample.beyond_all_rows = told.uncommitted.as_ref().map(|_| told.certain);
+        sample.certain = (!pending.exact).then(|| match told.uncommitted {
+            // What no commit tells of is no queue to plan with, and its age is not that of an event that waits.
+            Some(_) => Certain::Newest(told.certain),
+            None => Certain::oldest(told.certain),
+        });
+        // Where the log has no gaps at the committed offsets, offsets are handled as records are, with markers spread among them.
+        sample.tells_rates = told.gapless && told.uncommitted.is_none();
         let uncommitted = told.uncommitted.map(|(topic, number)| {
             format!(
                 "nothing is committed for partition {number} of topic {topic}, which is counted from its first record on: set spec.source.kafka.offsetReset to Earliest if that is where the consumers begin"

@@ -6,7 +6,7 @@ use crate::clients::kafka::FirstRecord;
 const NOW: i64 = 1_000_000;
 
 fn record(offset: i64, age: i64) -> Option<FirstRecord> {
-    Some(FirstRecord::Batch { oldest: NOW - age, newest: NOW, offset, transactional: false })
+    Some(FirstRecord::Batch { oldest: NOW - age, newest: NOW, offset, transactional: false, records: 1, gapless: true })
 }
 
 fn offsets(committed: Option<i64>, earliest: i64, latest: i64, first: Option<FirstRecord>) -> Offsets {
@@ -56,7 +56,14 @@ fn what_is_not_known_is_never_told_as_known() {
 #[test]
 fn markers_are_no_events_and_make_a_count_of_others_an_upper_bound() {
     assert_eq!(pending(&[("a", 0, offsets(Some(3), 0, 4, Some(FirstRecord::Nothing)))], false).0, 0);
-    let first = Some(FirstRecord::Batch { oldest: NOW, newest: NOW, offset: 3, transactional: true });
+    let first = Some(FirstRecord::Batch {
+        oldest: NOW,
+        newest: NOW,
+        offset: 3,
+        transactional: true,
+        records: 2,
+        gapless: true,
+    });
     assert_eq!(pending(&[("a", 0, offsets(Some(3), 0, 9, first))], false), (6, false, Some(Duration::ZERO)));
     // Or they were seen at another time or in another partition.
     assert!(!pending(&[("transactional", 0, offsets(Some(3), 0, 9, record(3, 0)))], false).1);
@@ -94,7 +101,7 @@ fn one_partition_without_a_commit_is_an_upper_bound_that_names_it_unless_it_is_e
     let one_waits = ("a", 0, offsets(Some(4), 0, 5, record(4, 0)));
     let mut memory = Memory::default();
     let told = sample(&mut memory, &[one_waits, ("a", 1, offsets(None, 2, 9, record(2, 0)))], false).unwrap();
-    assert_eq!((told.pending.unwrap(), told.beyond_all_rows), (Pending { events: 8, exact: false }, Some(1)));
+    assert_eq!((told.pending.unwrap(), told.certain), (Pending { events: 8, exact: false }, Some(Certain::Newest(1))));
     assert!(told.upper_bound.unwrap().contains("partition 1 of topic a"));
     let told = sample(&mut memory, &[one_waits, ("a", 1, offsets(None, 0, 0, None))], false).unwrap();
     assert_eq!((told.pending.unwrap(), told.upper_bound), (Pending { events: 1, exact: true }, None));

@@ -74,8 +74,10 @@ pub(super) struct Counts {
     pub(super) staleness: Option<Duration>,
     pub(super) ahead: Duration,
     pub(super) lost: u64,
-    /// What waits in partitions with a commit.
+    /// What waits for certain in partitions with a commit.
     pub(super) certain: u64,
+    /// No look at records beyond a committed offset has found offsets without any.
+    pub(super) gapless: bool,
     pub(super) uncommitted: Option<Partition>,
     /// Why what is counted may be more than the records.
     pub(super) bound: Option<String>,
@@ -91,6 +93,7 @@ impl Default for Counts {
             ahead: Duration::ZERO,
             lost: 0,
             certain: 0,
+            gapless: true,
             uncommitted: None,
             bound: None,
         }
@@ -119,19 +122,23 @@ impl Counts {
         let only_markers = offsets.first == Some(FirstRecord::Nothing);
         let pending = if only_markers { 0 } else { difference(offsets.latest, from) };
         self.by_partition.push(pending);
-        self.certain += known.map_or(0, |_| pending);
         if pending == 0 {
             return;
         }
         let seen = matches!(offsets.first, Some(FirstRecord::Batch { transactional: true, .. }));
         let nature = Nature { transactional: nature.transactional || seen, ..nature };
-        if let Some(why) = nature.bound(&partition.0) {
+        let bound = nature.bound(&partition.0);
+        let counts_records = bound.is_none();
+        if let Some(why) = bound {
             self.exact = false;
             self.bound.get_or_insert(why);
         }
         match offsets.first {
-            Some(FirstRecord::Batch { oldest, offset, .. }) => {
+            Some(FirstRecord::Batch { oldest, offset, records, gapless, .. }) => {
                 self.exact &= offset <= from;
+                let certain = if counts_records && offset <= from { pending } else { records.min(pending) };
+                self.certain += known.map_or(0, |_| certain);
+                self.gapless &= gapless;
                 // A client that sets no time leaves -1 or 0: such a record is not as old as 1970.
                 match now.checked_sub(oldest).filter(|_| oldest > 0) {
                     Some(age) => {
@@ -144,8 +151,10 @@ impl Counts {
                 }
             }
             _ => {
-                // Without a look at the records, markers may be among what is counted.
+                // Without a look at the records, markers may be among what is counted: in a topic in which none were seen, few if any.
                 self.exact = false;
+                self.certain += known.filter(|_| counts_records).map_or(0, |_| pending);
+                self.gapless &= counts_records;
                 self.staleness = None;
             }
         }

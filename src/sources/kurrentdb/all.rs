@@ -33,6 +33,12 @@ pub(super) fn reaches_end(page: &Page) -> bool {
     page.whole && u64::try_from(page.events.len()).is_ok_and(|read| read < MOST_EVENTS)
 }
 
+/// The events of the page beyond this commit position: these wait for certain.
+pub(super) fn counted(page: &Page, position: u64) -> u64 {
+    let beyond = page.events.iter().filter(|event| event.is_none_or(|event| event.commit > position));
+    u64::try_from(beyond.count()).unwrap_or(u64::MAX)
+}
+
 /// Events beyond this commit position, up to the end of the log. Where the page does not reach that far, the rest is estimated by its bytes: as many events a
 /// byte as in the page.
 pub(super) fn beyond(page: &Page, position: u64, end: u64) -> Pending {

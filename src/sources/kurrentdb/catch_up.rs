@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::Reason,
     clients::kurrentdb::{Filter, Page, Read, Start},
-    lag::{CheckpointState, Head, Pending, Position, Sample},
+    lag::{Certain, CheckpointState, Head, Pending, Position, Sample},
     measure::MeasureError,
     read_stores::Checkpoint,
 };
@@ -75,7 +75,8 @@ pub(super) fn of_stream(
         None => (last.saturating_add(1).max(from), true),
     };
     let events = last.saturating_add(1).saturating_sub(first);
-    let mut sample = sampled(head, committed, Pending { events, exact }, arrived, at);
+    // The last of them is there.
+    let mut sample = sampled(head, committed, (Pending { events, exact }, events.min(1)), arrived, at);
     (sample.staleness, sample.ahead_of_clock) = oldest(there.flatten().and_then(|event| event.created), events, page);
     // Where nothing is left, what the checkpoint had not reached yet is gone as well.
     let kept_from = first.min(last.saturating_add(1));
@@ -139,7 +140,8 @@ pub(super) fn of_log(
     let pending = beyond(from);
     let first = page.and_then(|page| page.events.iter().find(|event| event.is_none_or(|event| event.commit > from)));
     let created = first.and_then(|event| event.as_ref()).and_then(|event| event.created);
-    let mut sample = sampled(head, committed, pending, arrived, at);
+    let counted = page.map_or(0, |page| all::counted(page, from));
+    let mut sample = sampled(head, committed, (pending, counted), arrived, at);
     (sample.staleness, sample.ahead_of_clock) = oldest(created, pending.events, page.unwrap_or(end_page));
     Ok(sample)
 }
@@ -155,11 +157,12 @@ fn never(head: Position, arrived: u64, at: Duration) -> Sample {
     Sample { taken: jiff::Timestamp::now(), ..sample }
 }
 
-fn sampled(head: Position, committed: i64, pending: Pending, arrived: u64, at: Duration) -> Sample {
+fn sampled(head: Position, committed: i64, (pending, counted): (Pending, u64), arrived: u64, at: Duration) -> Sample {
     let checkpoint = CheckpointState::Committed(vec![Position(committed)]);
     let sample = Sample::new(at, Head::log(head, head), checkpoint, Some(pending), arrived);
     let upper_bound = (!pending.exact).then(|| BYTES.into());
-    Sample { taken: jiff::Timestamp::now(), upper_bound, ..sample }
+    let certain = (!pending.exact).then(|| Certain::oldest(counted));
+    Sample { taken: jiff::Timestamp::now(), upper_bound, certain, ..sample }
 }
 
 /// Why what waits is an estimate, for people.

@@ -23,7 +23,7 @@ use crate::{
     addresses::AddressRules,
     api::{CatchUpSubscription, PersistentSubscription, Reason},
     clients::kurrentdb::{Client, ConnectionSettings, Filter, Read},
-    lag::{CheckpointState, Head, Note, Pending, Sample},
+    lag::{Certain, CheckpointState, Head, Note, Pending, Sample},
     measure::{MeasureError, RunKey},
     read_stores::Checkpoint,
     resolve::KurrentDbSubscriptions,
@@ -181,7 +181,7 @@ impl KurrentDbProbe {
         pages: &Pages,
         at: Duration,
     ) -> Result<Sample, MeasureError> {
-        let mut pending = Pending { events: 0, exact: true };
+        let (mut pending, mut certain) = (Pending { events: 0, exact: true }, 0_u64);
         let (mut arrived, mut handled) = (0_u64, 0_u64);
         let (mut staleness, mut ahead) = (Some(Duration::ZERO), Duration::ZERO);
         let (mut parked, mut notes) = (0_u64, Vec::new());
@@ -198,6 +198,7 @@ impl KurrentDbProbe {
             let (came, done) = counters.take(at, seen.count, seen.pending.events, seen.completed);
             pending.events = pending.events.saturating_add(seen.pending.events);
             pending.exact &= seen.pending.exact;
+            certain = certain.saturating_add(if seen.pending.exact { seen.pending.events } else { seen.held });
             arrived = arrived.saturating_add(came);
             handled = handled.saturating_add(done);
             staleness = staleness.zip(seen.age).map(|(oldest, age)| oldest.max(age));
@@ -215,6 +216,7 @@ impl KurrentDbProbe {
             parked: Some(parked),
             notes,
             upper_bound: (!pending.exact).then(|| Arc::from(UNTOLD)),
+            certain: (!pending.exact).then(|| Certain::oldest(certain)),
             ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), Some(pending), arrived)
         })
     }

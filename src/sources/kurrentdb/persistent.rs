@@ -42,6 +42,8 @@ pub(super) struct State {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct SubscriptionState {
     pub(super) pending: Pending,
+    /// So many of them wait for certain: those in its buffers and with its consumers.
+    pub(super) held: u64,
     /// Age of the oldest of what is pending; absent where it is not known.
     pub(super) age: Option<Duration>,
     pub(super) ahead: Duration,
@@ -185,6 +187,7 @@ impl State {
         let dated = if pending.events == 0 { Some((Duration::ZERO, Duration::ZERO)) } else { dated };
         SubscriptionState {
             pending,
+            held: self.held.min(pending.events),
             age: dated.map(|(age, _)| age),
             ahead: dated.map_or(Duration::ZERO, |(_, ahead)| ahead),
             count,

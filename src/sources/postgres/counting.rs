@@ -26,6 +26,8 @@ pub(super) fn scan_limit(scans: usize) -> i64 {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Waiting {
     pub(super) pending: Pending,
+    /// So many of them were counted one by one.
+    pub(super) counted: u64,
     pub(super) oldest: Oldest,
 }
 
@@ -69,6 +71,8 @@ pub(super) struct Segment {
     pub(super) high: i64,
     /// What was counted, or a bound.
     pub(super) events: Pending,
+    /// What was counted one by one.
+    pub(super) counted: u64,
     pub(super) first: Oldest,
     /// The count ended at its limit, and there are gaps among the positions that it read: what is told of the rest is no count.
     pub(super) gaps: bool,
@@ -84,7 +88,14 @@ impl Segment {
             (true, None) => Oldest::Unknown,
             (true, Some(age)) => Oldest::Age(age),
         };
-        Self { low, high, events: Pending { events: unsigned(events), exact }, first, gaps: false }
+        Self {
+            low,
+            high,
+            events: Pending { events: unsigned(events), exact },
+            counted: unsigned(count),
+            first,
+            gaps: false,
+        }
     }
 
     /// The same, where the count came to this position.
@@ -116,8 +127,9 @@ pub(super) fn between(segments: &[Segment], low: Position, high: Position) -> Pe
 /// What waits beyond `checkpoint` up to `end`. The log was cut at both, as far as it was counted there.
 pub(super) fn waiting_between(segments: &[Segment], checkpoint: Position, end: Position) -> Waiting {
     let first = segments.iter().filter(|segment| segment.low >= checkpoint.0 && segment.high <= end.0);
+    let counted = first.clone().fold(0_u64, |sum, segment| sum.saturating_add(segment.counted));
     let oldest = first.map(|segment| segment.first).find(|first| *first != Oldest::None).unwrap_or(Oldest::None);
-    Waiting { pending: between(segments, checkpoint, end), oldest }
+    Waiting { pending: between(segments, checkpoint, end), counted, oldest }
 }
 
 const NONE: Pending = Pending { events: 0, exact: true };
@@ -139,7 +151,7 @@ mod tests {
     const END: Position = Position(i64::MAX);
 
     fn nothing() -> Waiting {
-        Waiting { pending: NONE, oldest: Oldest::None }
+        Waiting { pending: NONE, counted: 0, oldest: Oldest::None }
     }
 
     fn segment(low: i64, high: i64, count: i64, first: Oldest) -> Segment {

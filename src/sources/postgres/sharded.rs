@@ -66,6 +66,8 @@ pub(super) struct ShardsTold {
     pub(super) oldest: Oldest,
     /// The part of `pending` that waits for certain, where the rest may have been handled long ago.
     pub(super) certain: Option<u64>,
+    /// So many were looked at one by one, from the oldest on.
+    pub(super) counted: u64,
     /// Above the safe head, where that differs from what there is.
     pub(super) above: Option<(Pending, Oldest)>,
 }
@@ -131,6 +133,7 @@ impl ShardCounts {
             by_shard: kept.tally.by_shard(safe),
             oldest: kept.tally.oldest(safe, now),
             certain: kept.tally.certain(safe, self.room),
+            counted: kept.tally.counted(),
             above,
         }))
     }

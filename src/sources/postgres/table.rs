@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::{EventTable, Reason},
     clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
-    lag::{BlockingWriter, CheckpointState, EventFaults, Head, LogHead, Note, Pending, Position, Sample},
+    lag::{BlockingWriter, Certain, CheckpointState, EventFaults, Head, LogHead, Note, Pending, Position, Sample},
     measure::{MeasureError, RunKey},
     read_stores::Checkpoint,
 };
@@ -147,9 +147,10 @@ impl Table {
                 staleness: told.as_ref().and_then(|told| told.staleness),
                 ahead_of_clock: told.as_ref().map_or(Duration::ZERO, |told| told.ahead_of_clock),
                 held_back: told.as_ref().map_or(0, |told| told.held_back),
-                beyond_all_rows: told.as_ref().and_then(|told| told.certain),
+                certain: told.as_ref().and_then(|told| told.certain),
+                // Positions beyond the counted events count events, but for gaps.
+                tells_rates: cut && !self.gaps && !self.shards.gaps(),
                 upper_bound: wanted.checkpoint.bound.clone(),
-                incomparable: cut && (self.gaps || self.shards.gaps()),
                 blocked_by: blocked_by.clone(),
                 parked: wanted.question.parked.as_ref().and_then(|parked| self.parked.of(parked)),
                 notes: notes(pooled && wanted.wants_notifications(), cut),
@@ -195,11 +196,18 @@ impl Table {
         });
         let oldest = if told.oldest == Oldest::None { oldest_above } else { told.oldest };
         let (staleness, ahead_of_clock) = oldest.after(Duration::ZERO);
+        let pending = add(told.pending, above);
+        let above_counted = if above.exact { above.events } else { 0 };
         Told {
-            pending: add(told.pending, above),
+            pending,
             by_shard: told.by_shard,
             held_back: above.events,
-            certain: told.certain.map(|below| below.saturating_add(above.events)),
+            certain: match told.certain {
+                // What the walk has not come to may have been handled long ago.
+                Some(below) => Some(Certain::Newest(below.saturating_add(above.events))),
+                None if pending.exact => None,
+                None => Some(Certain::oldest(told.counted.saturating_add(above_counted))),
+            },
             staleness,
             ahead_of_clock,
         }
@@ -211,10 +219,12 @@ impl Table {
         let (segments, above_at) = &self.above;
         let above = waiting_between(segments, wanted.checkpoint.state.lowest()?.max(head.safe), head.raw);
         let pending = add(counted.waiting.pending, above.pending);
-        let certain = counted.beyond_all_rows.map(|below| {
+        let several = counted.beyond_all_rows.map(|below| {
             let highest = wanted.checkpoint.state.highest().unwrap_or_default().max(head.safe);
-            below.saturating_add(between(segments, highest, head.raw).events)
+            Certain::Newest(below.saturating_add(between(segments, highest, head.raw).events))
         });
+        let cut = || Certain::oldest(counted.waiting.counted.saturating_add(above.counted));
+        let certain = several.or_else(|| (!pending.exact).then(cut));
         let (oldest, at) = match counted.waiting.oldest {
             Oldest::None => (above.oldest, *above_at),
             oldest => (oldest, counted.at),
@@ -422,8 +432,8 @@ struct Told {
     pending: Pending,
     by_shard: Vec<u64>,
     held_back: u64,
-    /// The part of `pending` that waits for certain, where the rest may have been handled long ago.
-    certain: Option<u64>,
+    /// What of it waits for certain, where it is not exact.
+    certain: Option<Certain>,
     staleness: Option<Duration>,
     ahead_of_clock: Duration,
 }

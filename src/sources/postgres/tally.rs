@@ -119,7 +119,7 @@ impl Tally {
 
     /// What waits up to `safe`.
     pub(super) fn pending(&self, safe: i64) -> Pending {
-        let kept = u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
+        let kept = self.counted();
         let exact = self.until >= safe;
         let beyond = if exact { 0 } else { unsigned(safe.saturating_sub(self.until)) };
         Pending { events: kept.saturating_add(beyond), exact }
@@ -127,7 +127,12 @@ impl Tally {
 
     /// What waits for certain, where [`Self::pending`] is a bound only since the walk over events that may be done long ago has not ended.
     pub(super) fn certain(&self, safe: i64, room: usize) -> Option<u64> {
-        self.is_walking(safe, room).then(|| u64::try_from(self.waiting.len()).unwrap_or(u64::MAX))
+        self.is_walking(safe, room).then(|| self.counted())
+    }
+
+    /// The waiting events that the walk has come to.
+    pub(super) fn counted(&self) -> u64 {
+        u64::try_from(self.waiting.len()).unwrap_or(u64::MAX)
     }
 
     /// What waits in each shard: those of the checkpoint in its order, then others that have events. What lies beyond the walk is taken as spread evenly.

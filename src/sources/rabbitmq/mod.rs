@@ -22,7 +22,7 @@ use crate::{
     addresses::AddressRules,
     api::{Reason, StreamReference},
     clients::rabbitmq::{Answer, Client, ConnectionSettings, StreamClient},
-    lag::{CheckpointState, Head, Note, Pending, Sample},
+    lag::{Certain, CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
     sources::BatchProbe,
 };
@@ -258,13 +258,14 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         staleness = staleness.zip(depth.age).map(|(oldest, age)| oldest.max(age));
         ahead = ahead.max(depth.ahead);
     }
-    let mut exact = true;
+    let (mut exact, mut certain) = (true, events);
     for asked in &question.streams {
         let seen = looked.streams.get(asked).cloned().unwrap_or_else(|| Err(no_queue()))?;
         events = events.saturating_add(seen.events);
         arrived = arrived.saturating_add(seen.arrived);
         handled = handled.saturating_add(seen.handled);
         exact &= seen.exact;
+        certain = certain.saturating_add(seen.certain);
         let written = seen.oldest.and_then(|written| jiff::Timestamp::from_millisecond(written).ok());
         let dated = written.zip(looked.at);
         let age = dated.map(|(written, now)| Duration::try_from(written.duration_until(now)).unwrap_or_default());
@@ -295,9 +296,16 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         ahead_of_clock: ahead,
         parked,
         notes,
+        upper_bound: (!exact).then(|| Arc::from(BETWEEN)),
+        certain: (!exact).then(|| Certain::oldest(certain)),
+        // What lies between events is little, and much alike everywhere in a stream.
+        tells_rates: true,
         ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), pending, arrived)
     })
 }
+
+/// Why the number is a bound, for people.
+const BETWEEN: &str = "a stream is counted by its offsets, and the server gives offsets to what it writes between events as well, such as the offsets that consumers store: the number is exact when all that waits is in one chunk";
 
 /// What the dead-letter queues hold; absent where the spec names none.
 fn parked(

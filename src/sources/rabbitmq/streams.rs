@@ -20,6 +20,8 @@ pub(super) struct StreamSample {
     pub(super) events: u64,
     /// Whether these are events alone. The server gives offsets to what it writes into a stream between events as well, such as stored offsets.
     pub(super) exact: bool,
+    /// So many events wait for certain: those in the chunks that were looked at.
+    pub(super) certain: u64,
     /// When the first of them was written, by the server's clock in milliseconds since 1970.
     pub(super) oldest: Option<i64>,
     /// Since measuring began.
@@ -134,7 +136,9 @@ fn beyond(Bounds { newest, end, next }: Bounds, first: Option<Chunk>) -> StreamS
     let oldest = first.map(|chunk| chunk.written).filter(|_| there < end);
     // Within one chunk there are events alone.
     let exact = there == end || there >= newest;
-    StreamSample { events: end - there, exact, oldest, ..StreamSample::default() }
+    let in_first = first.map_or(0, |chunk| chunk.last().saturating_add(1).min(end).saturating_sub(there));
+    let certain = if exact { end - there } else { in_first.saturating_add(end - newest) };
+    StreamSample { events: end - there, exact, certain, oldest, ..StreamSample::default() }
 }
 
 fn chunk(told: Option<Result<Told, MeasureError>>) -> Result<Option<Chunk>, MeasureError> {
@@ -176,12 +180,15 @@ mod tests {
         assert_eq!(ahead.reason, Reason::CheckpointBeyondHead);
         let never = bounds(Ok(Told::Stored(None)), Ok(Told::Chunk(None))).unwrap_err();
         assert_eq!(never.reason, Reason::NeverCommitted);
-        let seen = |events, exact, oldest| StreamSample { events, exact, oldest, ..StreamSample::default() };
-        assert_eq!(beyond(from(5), Some(at(4, 3))), seen(5, false, Some(7)));
+        let seen =
+            |events, exact, oldest| StreamSample { events, exact, certain: events, oldest, ..StreamSample::default() };
+        let bound = StreamSample { certain: 4, ..seen(5, false, Some(7)) };
+        assert_eq!(beyond(from(5), Some(at(4, 3))), bound, "5, 6, and the newest chunk's 8 and 9");
         assert_eq!(beyond(from(9), Some(at(8, 2))), seen(1, true, Some(7)));
         assert_eq!(beyond(from(5), Some(at(8, 2))), seen(2, true, Some(7)), "three stored offsets lie between");
         assert_eq!(beyond(from(10), None), seen(0, true, None));
-        assert_eq!(beyond(from(5), None), seen(5, false, None), "unknown age, and not zero");
+        let bound = StreamSample { certain: 2, ..seen(5, false, None) };
+        assert_eq!(beyond(from(5), None), bound, "unknown age, and not zero");
     }
 
     #[test]

@@ -88,7 +88,7 @@ mod tests {
                 delivered: EntryId { milliseconds: delivered, sequence: 0 },
                 ..Group::default()
             };
-            handled.take(&stream(100), &group, &Backlog { events, bound, oldest: None }, None)
+            handled.take(&stream(100), &group, &Backlog { events, bound, certain: 0, oldest: None }, None)
         };
         assert_eq!(take(Some(10), 2, 92, None, 10), 0, "what was handled before is not ours to count");
         assert_eq!(take(Some(20), 5, 85, None, 20), 7);

@@ -18,7 +18,7 @@ use crate::{
     addresses::AddressRules,
     api::{Reason, RedisList, StreamGroup},
     clients::redis::{Client, ConnectionSettings},
-    lag::{CheckpointState, Head, Pending, Sample},
+    lag::{Certain, CheckpointState, Head, Pending, Sample},
     measure::MeasureError,
     sources::BatchProbe,
 };
@@ -70,11 +70,12 @@ impl BatchProbe for RedisProbe {
 /// Sums what was seen of each stream.
 fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, MeasureError> {
     let (mut events, mut arrived, mut handled) = (0_u64, 0_u64, 0_u64);
-    let (mut bounds, mut ahead) = (Vec::new(), Duration::ZERO);
+    let (mut certain, mut bounds, mut ahead) = (0_u64, Vec::new(), Duration::ZERO);
     let mut staleness = Some(Duration::ZERO);
     for asked in &question.streams {
         let seen = looked.groups.get(asked).cloned().unwrap_or_else(|| Err(not_asked()))?;
         events = events.saturating_add(seen.backlog.events);
+        certain = certain.saturating_add(seen.backlog.certain);
         arrived = arrived.saturating_add(seen.arrived);
         handled = handled.saturating_add(seen.handled);
         if let Some(bound) = seen.backlog.bound {
@@ -93,6 +94,7 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
     for asked in &question.lists {
         let seen = looked.lists.get(asked).cloned().unwrap_or_else(|| Err(not_asked()))?;
         events = events.saturating_add(seen.events);
+        certain = certain.saturating_add(seen.events);
         arrived = arrived.saturating_add(seen.arrived);
         handled = handled.saturating_add(seen.handled);
         parked = seen.parked.map(|more| parked.unwrap_or(0_u64).saturating_add(more)).or(parked);
@@ -107,6 +109,7 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         ahead_of_clock: ahead,
         parked,
         upper_bound: (!exact).then(|| Arc::from(bounds.join("; "))),
+        certain: (!exact).then(|| Certain::oldest(certain)),
         ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), Some(Pending { events, exact }), arrived)
     })
 }

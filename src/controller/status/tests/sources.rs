@@ -20,6 +20,29 @@ fn an_upper_bound_says_why_and_what_to_add() {
     assert_eq!(events.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>(), ["OnlyUpperBound"]);
 }
 
+#[test]
+fn without_workers_that_tell_the_lag_a_suspended_projection_is_suspended_and_no_failure() {
+    let good = measured(9, 1.0, false);
+    let silent = unknown(Reason::NoWorkerReady);
+    for (measured, lag_known) in [
+        (Err(silent.clone()), ("Unknown", Reason::Suspended)),
+        (Err(unknown(Reason::SampleTooOld)), ("Unknown", Reason::Suspended)),
+        (Ok(&good), ("True", Reason::AsExpected)),
+    ] {
+        let failing = Known { failure: Some(&silent), workload: present(0, 0), ..known(measured) };
+        let suspended = status(&Known { suspended: true, ..failing.clone() });
+        is(&suspended, "Ready", "True", Reason::Suspended);
+        is(&suspended, "SourceReachable", "Unknown", Reason::Suspended);
+        is(&suspended, "LagKnown", lag_known.0, lag_known.1);
+        assert_eq!(suspended.phase, Some(Phase::Suspended));
+        is(&status(&failing), "SourceReachable", "False", Reason::NoWorkerReady);
+    }
+    // What is wrong with the page all the same is told.
+    let away = unknown(Reason::ConnectionRefused);
+    let failing = Known { suspended: true, failure: Some(&away), workload: present(0, 0), ..known(Err(away.clone())) };
+    is(&status(&failing), "SourceReachable", "False", Reason::ConnectionRefused);
+}
+
 fn noted(note: Note) -> Measured {
     let mut measured = measured(9, 1.0, false);
     measured.sample.notes = vec![note];

@@ -15,12 +15,13 @@ use tokio_postgres::{Client, Error, error::SqlState, types::Type};
 use super::{
     Answer as Answers, AskRef,
     columns::TRUST_CHECKS_FOR,
+    counting::Oldest,
     flow::{Counter, Flow},
 };
 use crate::{
     api::Reason,
     clients::postgres::{Live, Query, classify},
-    lag::{CheckpointState, Head, Note, Pending, Position, Sample},
+    lag::{Certain, CheckpointState, Head, Note, Pending, Position, Sample},
     measure::MeasureError,
 };
 use answer::Answer;
@@ -142,13 +143,15 @@ impl SqlProbe {
             staleness: staleness.filter(|_| !never),
             ahead_of_clock,
             upper_bound: (!never && !answer.exact).then(|| Arc::from(DISTANCE)),
+            // Positions that no event has look as if one waited; the age of the oldest is that of an event.
+            certain: (!never && !answer.exact && matches!(answer.oldest, Oldest::Age(_))).then_some(Certain::Oldest(1)),
             ..Sample::new(at, head, checkpoint, pending, arrived)
         }
     }
 }
 
 /// Why the number is a bound, for people.
-const DISTANCE: &str = "the query tells the distance between the columns head and checkpoint, and positions may have gaps: add a column pending that counts the events which wait";
+const DISTANCE: &str = "the query tells the distance between the columns head and checkpoint, and positions may have gaps: add a column pending that counts the events which wait, or oldest with the time of the oldest of them, without which none is known to wait";
 
 /// The server's own functions that have effects, other than those which only tell the time or the server's state. What the user's own functions do is theirs;
 /// the transaction is read-only for them as well.

@@ -13,7 +13,7 @@ use super::{Answer, AskRef};
 use crate::{
     api::Reason,
     clients::postgres::{Live, Query, classify},
-    lag::{CheckpointState, Head, Note, Pending, Position, Sample},
+    lag::{Certain, CheckpointState, Head, Note, Pending, Position, Sample},
     measure::MeasureError,
 };
 use timeline::Timeline;
@@ -97,7 +97,7 @@ impl Slots {
             staleness: self.timeline.age_beyond(confirmed),
             notes: slot.notes(bytes),
             // Which of the bytes concern the consumer is not known: perhaps none.
-            beyond_all_rows: (bytes > 0).then_some(0),
+            certain: (bytes > 0).then_some(Certain::Newest(0)),
             upper_bound: (bytes > 0).then(|| Arc::from(BYTES)),
             ..Sample::new(at, head, CheckpointState::Committed(vec![confirmed]), pending, arrived)
         })

@@ -219,6 +219,7 @@ fn read(
         head: Head::Unnumbered,
         checkpoint: None,
         pending: Pending { events: 0, exact: true },
+        counted: 0,
         by_shard: Vec::new(),
         cut: AT_LEAST,
         held_back: 0,

@@ -110,7 +110,8 @@ fn read(row: &Row, subscription: &CommandedSubscription, limit: i64) -> Result<R
     let checkpoint = Position(row.try_get::<_, Option<i64>>(6)?.unwrap_or(0));
     let subscribed: bool = row.try_get(5)?;
     let beyond = u64::try_from(head.0.saturating_sub(checkpoint.0)).unwrap_or(0);
-    let pending = counted(count(row, 7)?, limit, beyond);
+    let events = count(row, 7)?;
+    let pending = counted(events, limit, beyond);
     let held: bool = row.try_get(10)?;
     let without = pending.events > 0 && !held;
     Ok(Ok(Look {
@@ -118,6 +119,7 @@ fn read(row: &Row, subscription: &CommandedSubscription, limit: i64) -> Result<R
         head: Head::log(head, head),
         checkpoint: subscribed.then_some(vec![checkpoint]),
         pending,
+        counted: events,
         by_shard: Vec::new(),
         cut: CUT,
         held_back: 0,

@@ -205,6 +205,7 @@ fn read(
         head: Head::log(Position(raw), Position(safe)),
         checkpoint: position.map(|position| vec![Position(position)]),
         pending: counted(events, limit, beyond),
+        counted: events,
         by_shard: Vec::new(),
         cut,
         held_back,

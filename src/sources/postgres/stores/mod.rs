@@ -20,7 +20,7 @@ use crate::{
         Live, classify, quote_identifier,
         row_security::{self, Visibility},
     },
-    lag::{BlockingWriter, CheckpointState, Head, Note, Pending, Position, Sample},
+    lag::{BlockingWriter, Certain, CheckpointState, Head, Note, Pending, Position, Sample},
     measure::MeasureError,
     resolve::StoreConsumer,
 };
@@ -112,6 +112,8 @@ struct Look {
     /// Of each shard. Absent where the store knows no such consumer.
     checkpoint: Option<Vec<Position>>,
     pending: Pending,
+    /// So many of them were counted one by one, from the oldest on; means nothing with [`AT_LEAST`].
+    counted: u64,
     /// What waits in each shard; empty where the store has none.
     by_shard: Vec<u64>,
     /// What a count means that is not exact.
@@ -228,7 +230,8 @@ impl Store {
         };
         let (staleness, ahead_of_clock) = look.oldest.after(Duration::ZERO);
         let mut notes = look.notes;
-        notes.extend((!look.pending.exact).then(|| Note::Estimated(look.cut.into())));
+        let inexact = !look.pending.exact;
+        notes.extend(inexact.then(|| Note::Estimated(look.cut.into())));
         Sample {
             taken: jiff::Timestamp::now(),
             staleness,
@@ -236,7 +239,9 @@ impl Store {
             held_back: look.held_back,
             blocked_by: look.blocked_by,
             notes,
-            incomparable: !look.pending.exact && look.cut == AT_LEAST,
+            certain: inexact
+                .then(|| Certain::oldest(if look.cut == AT_LEAST { look.pending.events } else { look.counted })),
+            tells_rates: look.cut != AT_LEAST,
             pending_by_shard: look.by_shard,
             ..Sample::new(at, head, CheckpointState::Committed(checkpoint), Some(look.pending), arrived)
         }
