@@ -145,19 +145,14 @@ fn said(projection: &Projection) -> Option<u32> {
 }
 
 fn asked_for(projection: &Projection, snapshot: &Snapshot, now: Instant) -> Option<u32> {
-    let observation = snapshot.get(&key_of(projection).into())?;
+    let observation = snapshot.get(&ProjectionKey::of(projection).into())?;
     let same = projection.metadata.uid.as_deref() == Some(&observation.uid);
     let measured = observation.current(now).ok().filter(|_| same)?;
     Some(measured.assessment.required.workers)
 }
 
-fn key_of(projection: &Projection) -> ProjectionKey {
-    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
-    ProjectionKey { namespace: text(&projection.metadata.namespace), name: text(&projection.metadata.name) }
-}
-
 fn name_of(projection: &Projection) -> String {
-    key_of(projection).to_string()
+    ProjectionKey::of(projection).to_string()
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::api::Reason;
+use kube::ResourceExt as _;
+
+use crate::api::{Projection, Reason};
 
 /// Namespace and name of a Projection.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -11,6 +13,13 @@ pub struct ProjectionKey {
     pub namespace: Arc<str>,
     /// The name.
     pub name: Arc<str>,
+}
+
+impl ProjectionKey {
+    /// The key of this Projection.
+    pub fn of(projection: &Projection) -> Self {
+        Self { namespace: projection.namespace().unwrap_or_default().into(), name: projection.name_any().into() }
+    }
 }
 
 impl fmt::Display for ProjectionKey {
@@ -37,6 +46,7 @@ impl RunKey {
 }
 
 impl From<ProjectionKey> for RunKey {
+    /// The run without a version.
     fn from(projection: ProjectionKey) -> Self {
         Self { projection, version: None }
     }

@@ -229,19 +229,14 @@ fn vanished(store: &Store<Projection>, scope: Option<&str>, listed: &[Projection
     gone.map(|known| (*known).clone()).collect()
 }
 
-fn key_of(projection: &Projection) -> Option<ProjectionKey> {
-    let namespace = projection.namespace()?;
-    Some(ProjectionKey { namespace: namespace.as_str().into(), name: projection.name_any().as_str().into() })
-}
-
 /// The Projection to reconcile after an event. A changed status counts, too: another client may have changed it, or a write of this replica that had
 /// been given up has arrived.
 fn concerned(store: &Store<Projection>, event: &Event<Projection>) -> Option<ProjectionKey> {
     match event {
         Event::Init | Event::InitDone => None,
-        Event::InitApply(projection) | Event::Delete(projection) => key_of(projection),
+        Event::InitApply(projection) | Event::Delete(projection) => Some(ProjectionKey::of(projection)),
         Event::Apply(projection) => {
-            let key = key_of(projection)?;
+            let key = ProjectionKey::of(projection);
             let before = store.get(&ObjectRef::new(&key.name).within(&key.namespace));
             before.is_none_or(|before| !same_to_reconcile(&before, projection)).then_some(key)
         }

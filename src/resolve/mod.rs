@@ -171,12 +171,7 @@ impl Resolved {
 
 /// The run of a Projection that is measured.
 pub fn run_of(projection: &Projection) -> RunKey {
-    key_of(projection).into()
-}
-
-/// Key of a Projection.
-pub fn key_of(projection: &Projection) -> ProjectionKey {
-    ProjectionKey { namespace: projection.namespace().unwrap_or_default().into(), name: projection.name_any().into() }
+    ProjectionKey::of(projection).into()
 }
 
 /// What measuring this Projection takes.
@@ -184,7 +179,7 @@ pub fn key_of(projection: &Projection) -> ProjectionKey {
 /// # Errors
 /// `InvalidSpec` where the API server's rules were not in force when it was written.
 pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
-    let key = key_of(projection);
+    let key = ProjectionKey::of(projection);
     let spec = &projection.spec;
     let (source, checkpoint) = source(spec, &key)?;
     let checkpoint_in_source = match &source {

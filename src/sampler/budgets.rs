@@ -86,6 +86,12 @@ mod tests {
         assert_eq!(budgets.share(&key("a"), 10), Some(8), "what one leaves the other gets");
         budgets.claim(&key("b"), &other, wants(2));
         assert_eq!(budgets.share(&key("a"), 10), Some(9), "moved away");
+        // Two runs of one projection have a claim each.
+        let second = RunKey { version: Some("v2".into()), ..key("a") };
+        budgets.claim(&second, &reads, wants(9));
+        assert_eq!([&key("a"), &second].map(|run| budgets.share(run, 10)), [Some(5), Some(5)]);
+        budgets.forget(&second);
+        assert_eq!(budgets.share(&key("a"), 10), Some(9));
         budgets.forget(&key("c"));
         assert_eq!(budgets.share(&key("c"), 10), None);
     }

@@ -6,8 +6,8 @@ use crate::{
     api::{EventTable, Projection},
     lag::{PassedOver, Position},
     leader_required::passed_over_by_operator,
-    measure::RunKey,
-    resolve::{Resolved, ResolvedSource, key_of, run_of},
+    measure::{ProjectionKey, RunKey},
+    resolve::{Resolved, ResolvedSource, run_of},
     sources::postgres::PassedOverMemory,
 };
 
@@ -53,7 +53,7 @@ fn told_before(projection: &Projection, event_table: &str) -> PassedOver {
     let told = passed_over_by_operator(projection).filter(|told| told.event_table == event_table);
     let Some(told) = told else {
         if there.is_some() {
-            let projection = key_of(projection);
+            let projection = ProjectionKey::of(projection);
             tracing::warn!(%projection, "status.passedOver is left: another writer wrote it, or it is about another event table");
         }
         return PassedOver::default();
