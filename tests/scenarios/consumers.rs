@@ -132,7 +132,7 @@ impl Shop<'_> {
     }
 
     /// Checks that the recorded events are those of the source, each handled once. Returns how many consumers handled some.
-    async fn each_was_handled_once(&self, names: &BTreeSet<String>) -> Result<i64> {
+    pub(crate) async fn each_was_handled_once(&self, names: &BTreeSet<String>) -> Result<i64> {
         let client = self.events.client();
         let rows = client.query("select event, count(*) from handled group by event", &[]).await?;
         let often: Vec<(String, i64)> =
@@ -143,6 +143,11 @@ impl Shop<'_> {
         Ok(client.query_one("select count(distinct worker) from handled", &[]).await?.get(0))
     }
 
+    /// Several tests print side by side.
+    fn tells(&self, begun: Instant, what: &str) {
+        eprintln!("{} {:5.1} s: {what}", self.namespace, begun.elapsed().as_secs_f64());
+    }
+
     /// Follows what is asked for, for as long as it is polled; fails where that is more than the most.
     async fn asked_at_most(&self, most: i32, begun: Instant) -> Result<()> {
         let mut last = (-1, String::new());
@@ -151,7 +156,7 @@ impl Shop<'_> {
             let said = self.projections().get("orders").await.ok().and_then(|one| one.status);
             let said = said.and_then(|status| status.workers).and_then(|workers| workers.reason).unwrap_or_default();
             if asked != last.0 {
-                eprintln!("{:5.1} s: {asked} asked for: {said}", begun.elapsed().as_secs_f64());
+                self.tells(begun, &format!("{asked} asked for: {said}"));
                 last = (asked, said);
             }
             ensure!(asked <= most, "{asked} workers are asked for: {}", last.1);
@@ -183,7 +188,6 @@ impl Shop<'_> {
         projection: impl Fn(bool) -> Value,
         begun: Instant,
     ) -> Result<()> {
-        let since = || begun.elapsed().as_secs_f64();
         // Before any consumer runs.
         source.append(course.first).await?;
         let first = i64::try_from(course.first)?;
@@ -209,7 +213,7 @@ impl Shop<'_> {
             error = arrivals => return Err(error.context("appending")),
             ready = scaled_out => ready?,
         };
-        eprintln!("{:5.1} s: {most} consumers are ready", since());
+        self.tells(begun, &format!("{most} consumers are ready"));
 
         // All of them are stopped in the middle of their work: what they held or had not committed is counted like what no consumer was given.
         source.append(course.burst).await?;
@@ -222,18 +226,18 @@ impl Shop<'_> {
         eventually_is(PATIENCE, &what, |own| *own == unhandled, own_number).await?;
         self.projection_is("orders", "what is not handled is pending", pending_exactly(unhandled)).await?;
         self.metric_is("projection_pending_events", "orders", |value| value == unhandled.to_string()).await?;
-        eprintln!("{:5.1} s: while none runs, {unhandled} are pending, as counted", since());
+        self.tells(begun, &format!("while none runs, {unhandled} are pending, as counted"));
 
         // They come back, and are sent away again when there is nothing to do.
         self.apply(&projection(false))?;
         let whole = i64::try_from(source.names().await?.len())?;
         eventually_is(PATIENCE * 2, "every event is handled", |done| *done == whole, || self.recorded()).await?;
-        eprintln!("{:5.1} s: every event is handled", since());
+        self.tells(begun, "every event is handled");
         self.projection_is("orders", "nothing is pending", pending_exactly(0)).await?;
         self.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
         self.replicas_become(course.least).await?;
         self.workers_are("orders", "quiet has left the fewest", |ready| ready == course.least).await?;
-        eprintln!("{:5.1} s: {} asked for", since(), course.least);
+        self.tells(begun, &format!("{} asked for", course.least));
         for condition in ["LagKnown", "WithinTarget", "Ready"] {
             self.condition_is("orders", condition, "True", "").await?;
         }
@@ -242,7 +246,8 @@ impl Shop<'_> {
             .await?;
         let consumers = self.each_was_handled_once(&source.names().await?).await?;
         ensure!(source.unfinished().await? == 0, "the source still holds {}", source.unfinished().await?);
-        eprintln!("{whole} events, each handled once, by {consumers} consumers (first {most} at a time)");
+        let told = format!("{whole} events, each handled once, by {consumers} consumers (first {most} at a time)");
+        self.tells(begun, &told);
         Ok(())
     }
 }

@@ -4,9 +4,10 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::kept::{self, Kept};
 use crate::{network, packages};
@@ -15,6 +16,8 @@ use crate::{network, packages};
 #[derive(Debug)]
 pub struct Prometheus {
     address: SocketAddr,
+    /// The file in which it finds its targets.
+    targets: PathBuf,
     kept: Kept,
 }
 
@@ -55,8 +58,11 @@ impl Prometheus {
     fn create(network: Option<&Path>, host: &str, target: SocketAddr, options: &PrometheusOptions) -> Result<Self> {
         let root = kept::directory("prometheus")?;
         let address = kept::free_address(network, host)?;
+        let targets = root.join("targets.json");
+        write_targets(&targets, &[target])?;
         let configuration = format!(
-            "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs:\n- job_name: test\n  static_configs: [{{targets: [\"{target}\"]}}]\n"
+            "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs:\n- job_name: test\n  file_sd_configs: [{{files: [\"{}\"], refresh_interval: 1s}}]\n",
+            targets.display()
         );
         fs::write(root.join("prometheus.yml"), configuration)?;
         fs::write(root.join("web.yml"), options.web.replace("{root}", &root.display().to_string()))?;
@@ -74,7 +80,15 @@ impl Prometheus {
             network.map_or_else(listens, |network| network::inside(network, listens).unwrap_or(false))
                 && kept.log().contains("Server is ready to receive")
         })?;
-        Ok(Self { address, kept })
+        Ok(Self { address, targets, kept })
+    }
+
+    /// From now on it scrapes these targets and no others. Debian's build cannot find pods by itself.
+    ///
+    /// # Errors
+    /// When the file with the targets cannot be written.
+    pub fn scrape(&self, targets: &[SocketAddr]) -> Result<()> {
+        write_targets(&self.targets, targets)
     }
 
     /// Where the server listens.
@@ -109,4 +123,12 @@ impl Prometheus {
     pub fn log(&self) -> String {
         self.kept.log()
     }
+}
+
+/// Writes the file whole or not at all: the server looks at any time.
+fn write_targets(file: &Path, targets: &[SocketAddr]) -> Result<()> {
+    let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    let partial = file.with_extension("partial");
+    fs::write(&partial, json!([{"targets": targets}]).to_string())?;
+    fs::rename(&partial, file).with_context(|| format!("writing {}", file.display()))
 }

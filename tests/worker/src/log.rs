@@ -1,14 +1,15 @@
-//! The statements: events, checkpoints, and the advisory locks by which workers of a group know of each other.
+//! The statements: events, checkpoints, and what was handled.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result};
 use tokio_postgres::{Client, NoTls, Statement};
 
-use crate::settings::{MEMBER, Settings};
+use crate::{group::Group, settings::Settings};
 
 /// Events that one fetch brings at most: about as many as a worker handles in a second.
 const FETCHED: i64 = 50;
@@ -21,11 +22,10 @@ pub(crate) struct Event {
     pub(crate) cost: Duration,
 }
 
-/// The tables, through a connection whose end lets go of all locks.
+/// The tables.
 pub(crate) struct Log {
-    client: Client,
-    group: i32,
-    me: i32,
+    client: Arc<Client>,
+    pub(crate) group: Group,
     one_row: bool,
     statements: Statements,
 }
@@ -37,9 +37,6 @@ struct Statements {
     commit: Statement,
     commit_lowest: Option<Statement>,
     handled: Statement,
-    members: Statement,
-    takes: Statement,
-    gives_up: Statement,
 }
 
 impl Log {
@@ -48,33 +45,10 @@ impl Log {
             tokio_postgres::connect(&settings.database, NoTls).await.context("connecting to the database")?;
         // The client reports what happens to its connection.
         tokio::spawn(connection);
-        let me: i32 = client.query_one("select pg_backend_pid()", &[]).await?.get(0);
         let statements = Statements::prepare(&client, settings).await?;
-        let log = Self {
-            client,
-            group: settings.group,
-            me: MEMBER.saturating_add(me),
-            one_row: settings.one_row,
-            statements,
-        };
-        log.takes(log.me).await?;
-        Ok(log)
-    }
-
-    /// The members of the group, and which of them this one is.
-    pub(crate) async fn members(&self) -> Result<(BTreeSet<i32>, i32)> {
-        let rows = self.client.query(&self.statements.members, &[&self.group, &MEMBER]).await?;
-        Ok((rows.iter().map(|row| row.get(0)).collect(), self.me))
-    }
-
-    /// Takes a number of the group's, such as a shard's; false where another holds it.
-    pub(crate) async fn takes(&self, number: i32) -> Result<bool> {
-        Ok(self.client.query_one(&self.statements.takes, &[&self.group, &number]).await?.get(0))
-    }
-
-    pub(crate) async fn gives_up(&self, number: i32) -> Result<()> {
-        self.client.execute(&self.statements.gives_up, &[&self.group, &number]).await?;
-        Ok(())
+        let client = Arc::new(client);
+        let group = Group::join(Arc::clone(&client), settings.group).await?;
+        Ok(Self { client, group, one_row: settings.one_row, statements })
     }
 
     /// How far a shard has come.
@@ -154,15 +128,10 @@ impl Statements {
             ))
             .await?,
             commit_lowest: if settings.one_row { Some(prepare(lowest).await?) } else { None },
-            handled: prepare(format!("insert into {schema}.handled select * from unnest($1::bigint[], $2::timestamptz[])")).await?,
-            members: prepare(
-                "select objid::int from pg_locks where locktype = 'advisory' and granted and classid = $1::int::oid and objid::int >= $2
-                 and objsubid = 2 and database = (select oid from pg_database where datname = current_database())"
-                    .to_owned(),
-            )
+            handled: prepare(format!(
+                "insert into {schema}.handled select * from unnest($1::bigint[], $2::timestamptz[])"
+            ))
             .await?,
-            takes: prepare("select pg_try_advisory_lock($1, $2)".to_owned()).await?,
-            gives_up: prepare("select pg_advisory_unlock($1, $2)".to_owned()).await?,
         })
     }
 }

@@ -4,13 +4,18 @@
 //! Whatever it needs is in a schema of its own (`SCHEMA`): `events (position, shard, cost_ms, recorded_at)`, `checkpoints`, `handled`, and where there
 //! is one row for all shards also `progress`.
 //!
-//! With one of these in its environment it consumes something else: `STREAM` a stream in Redis ([`stream`]), `KAFKA_BROKERS` topics in Kafka ([`topics`]),
-//! `NATS_URL` a consumer of JetStream ([`jetstream`]), `AMQP_URL` a queue in RabbitMQ ([`queue`]).
+//! With one of these in its environment it consumes something else: `STREAM` a stream in Redis ([`stream`]), `LIST` a list in Redis ([`list`]),
+//! `KAFKA_BROKERS` topics in Kafka ([`topics`]), `NATS_URL` a consumer of JetStream ([`jetstream`]), `AMQP_URL` a queue in RabbitMQ ([`queue`]), `OUTBOX`
+//! an outbox in PostgreSQL ([`relay`]). With `PAGE_PORT` it shows a page besides ([`page`]), or does nothing else.
 
+mod group;
 mod jetstream;
+mod list;
 mod log;
+mod page;
 mod queue;
 mod record;
+mod relay;
 mod settings;
 mod share;
 mod stream;
@@ -42,6 +47,7 @@ const MAKES_UP: Duration = Duration::from_millis(500);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    let shows_page = page::show().await?;
     if let Some(settings) = stream::Settings::from_environment()? {
         return stream::consume(&settings).await;
     }
@@ -53,6 +59,16 @@ async fn main() -> Result<()> {
     }
     if let Ok(server) = std::env::var("AMQP_URL") {
         return queue::consume(&server).await;
+    }
+    if let Ok(list) = std::env::var("LIST") {
+        return list::consume(&list).await;
+    }
+    if let Ok(table) = std::env::var("OUTBOX") {
+        return relay::send(&table).await;
+    }
+    if shows_page && std::env::var_os("SCHEMA").is_none() {
+        signal(SignalKind::terminate())?.recv().await;
+        return Ok(());
     }
     let settings = Settings::from_environment()?;
     let mut ends = signal(SignalKind::terminate())?;
@@ -207,10 +223,9 @@ impl<'a> Worker<'a> {
     /// Sees who is there, gives up what is another's, and takes what is free of its own.
     async fn look(&mut self) -> Result<()> {
         if self.settings.slow_one > 1.0 && !self.slow {
-            self.slow = self.log.takes(settings::SLOW_ONE).await?;
+            self.slow = self.log.group.takes(settings::SLOW_ONE).await?;
         }
-        let (members, me) = self.log.members().await?;
-        let wanted = share::of(me, &members, self.settings.shards);
+        let wanted = self.log.group.share(self.settings.shards).await?;
         let lost: Vec<i32> = self.shards.keys().copied().filter(|shard| !wanted.contains(shard)).collect();
         if !lost.is_empty() {
             self.commit().await?;
@@ -218,10 +233,10 @@ impl<'a> Worker<'a> {
         }
         for shard in lost {
             self.shards.remove(&shard);
-            self.log.gives_up(shard).await?;
+            self.log.group.gives_up(shard).await?;
         }
         for shard in wanted {
-            if !self.shards.contains_key(&shard) && self.log.takes(shard).await? {
+            if !self.shards.contains_key(&shard) && self.log.group.takes(shard).await? {
                 let position = self.log.checkpoint(shard).await?;
                 self.shards.insert(shard, position);
                 // What it comes after is fetched with the rest, in order.

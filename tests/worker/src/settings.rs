@@ -6,8 +6,6 @@ use anyhow::{Context, Result, bail};
 
 /// The worker that holds this number of the advisory locks is the slow one. Shards have those below.
 pub(crate) const SLOW_ONE: i32 = 9_999;
-/// Members hold this and their own number.
-pub(crate) const MEMBER: i32 = 10_000;
 
 /// When progress is committed.
 #[derive(Clone, Copy, Debug, PartialEq)]
