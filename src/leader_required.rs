@@ -17,6 +17,7 @@ use crate::{
     field_managers::managers_of,
     measure::ProjectionKey,
     names,
+    resolve::run_of,
     snapshot::Snapshot,
 };
 
@@ -145,7 +146,7 @@ fn said(projection: &Projection) -> Option<u32> {
 }
 
 fn asked_for(projection: &Projection, snapshot: &Snapshot, now: Instant) -> Option<u32> {
-    let observation = snapshot.get(&ProjectionKey::of(projection).into())?;
+    let observation = snapshot.get(&run_of(projection))?;
     let same = projection.metadata.uid.as_deref() == Some(&observation.uid);
     let measured = observation.current(now).ok().filter(|_| same)?;
     Some(measured.assessment.required.workers)

@@ -31,7 +31,7 @@ use crate::{
     measure::{MeasureError, ProjectionKey, RunKey},
     platform::registration::Unserved,
     required_workers::RequiredWorkers,
-    resolve::{Invalid, Stated, Validated, Workload, validate},
+    resolve::{Invalid, Stated, Validated, Workload, run_of, validate},
     snapshot::{Measured, Observation, SharedSnapshot, Snapshot},
 };
 
@@ -98,7 +98,7 @@ impl Gatherer {
         }
         let (previous, there) = statuses(&projection, memory);
         let spec = validate(&projection);
-        let run = RunKey::from(key.clone());
+        let run = run_of(&projection);
         let objects = self.objects(&run);
         let (workload, target) = self.workload(key, spec.as_ref().ok(), &objects, &uid);
         let (snapshot, now) = (self.snapshot.load(), Instant::now());
@@ -143,10 +143,10 @@ impl Gatherer {
     }
 
     /// How long to wait at most before another round: some object is only known by the API server's answer, and the watch has not shown it yet.
-    pub(super) fn unconfirmed_wait(&self, key: &ProjectionKey) -> Option<Duration> {
-        let (run, now) = (RunKey::from(key.clone()), Instant::now());
+    pub(super) fn unconfirmed_wait(&self, run: &RunKey) -> Option<Duration> {
+        let (namespace, now) = (&run.projection.namespace, Instant::now());
         let waits = Part::ALL.into_iter().filter_map(|part| {
-            let since = self.index.unconfirmed_for(part, &key.namespace, &part.object_name(&run), now)?;
+            let since = self.index.unconfirmed_for(part, namespace, &part.object_name(run), now)?;
             Some(CONFIRM_WITHIN.saturating_sub(since).max(CONFIRM_EVERY))
         });
         waits.min()

@@ -61,7 +61,7 @@ impl Reconciler {
         };
         let ended = self.round(&gathered, &mut memory, jitter).await;
         self.put_memory(key, memory);
-        match (ended, self.gatherer.unconfirmed_wait(key)) {
+        match (ended, self.gatherer.unconfirmed_wait(&gathered.owner.run)) {
             (Ended::Settled, Some(wait)) => Ended::Again(wait),
             (Ended::Again(after), Some(wait)) => Ended::Again(after.min(wait)),
             (ended, _) => ended,

@@ -23,7 +23,9 @@ use prometheus_client::{
 use super::{Metric, read_stores::ReadStorePage};
 use crate::{
     api::{Projection, WorkersStatus},
+    measure::{ProjectionKey, RunKey},
     metrics_api::ApiMetrics,
+    resolve::run_of,
     sampler::SamplerMetrics,
     snapshot::{Measured, SharedSnapshot},
 };
@@ -220,8 +222,13 @@ impl ProjectionPage {
         ("projection_ready_workers", "Workers that are ready", |workers| workers.ready),
     ];
 
-    fn count(&self, namespace: &str, name: &str, count: Count) -> Option<f64> {
+    /// The number in the status, which is about the run that serves readers.
+    fn count(&self, run: &RunKey, count: Count) -> Option<f64> {
+        let ProjectionKey { namespace, name } = &run.projection;
         let projection = self.projections.get(&ObjectRef::new(name).within(namespace))?;
+        if run_of(&projection) != *run {
+            return None;
+        }
         count(projection.status.as_ref()?.workers.as_ref()?).map(f64::from)
     }
 }
@@ -229,28 +236,23 @@ impl ProjectionPage {
 impl Collector for ProjectionPage {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (snapshot, now) = (self.snapshot.load(), Instant::now());
-        let all = || {
-            snapshot
-                .namespaces
-                .iter()
-                .flat_map(|(namespace, all)| all.iter().map(move |(run, seen)| (namespace, &run.projection.name, seen)))
-        };
+        let all = || snapshot.namespaces.values().flat_map(|runs| runs.iter());
         let of_metrics = Metric::ALL
             .into_iter()
             .filter_map(|metric| shown(metric).map(|(help, reading)| (metric.external_name(), help, reading)));
         for (metric, help, reading) in of_metrics.chain(Self::READINGS) {
             let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
-            for (namespace, name, observation) in all() {
+            for (run, observation) in all() {
                 if let Some(value) = observation.current(now).ok().and_then(reading) {
-                    family.encode_family(&labels(namespace, name))?.encode_gauge(&value)?;
+                    family.encode_family(&labels(run))?.encode_gauge(&value)?;
                 }
             }
         }
         for (metric, help, count) in Self::COUNTS {
             let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
-            for (namespace, name, _) in all() {
-                if let Some(value) = self.count(namespace, name, count) {
-                    family.encode_family(&labels(namespace, name))?.encode_gauge(&value)?;
+            for (run, _) in all() {
+                if let Some(value) = self.count(run, count) {
+                    family.encode_family(&labels(run))?.encode_gauge(&value)?;
                 }
             }
         }
@@ -258,6 +260,22 @@ impl Collector for ProjectionPage {
     }
 }
 
-fn labels<'a>(namespace: &'a str, name: &'a str) -> [(&'static str, &'a str); 2] {
-    [("namespace", namespace), ("projection", name)]
+/// The labels of a run's metrics: no two runs have the same.
+fn labels(RunKey { projection, version }: &RunKey) -> Vec<(&'static str, &str)> {
+    let ProjectionKey { namespace, name } = projection;
+    let version = version.as_deref().map(|version| ("version", version));
+    [("namespace", &**namespace), ("projection", &**name)].into_iter().chain(version).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_runs_of_one_projection_have_metrics_of_their_own() {
+        let only = RunKey::unversioned("shop", "orders");
+        let second = RunKey { version: Some("v2".into()), ..only.clone() };
+        assert_eq!(labels(&only), [("namespace", "shop"), ("projection", "orders")]);
+        assert_eq!(labels(&second), [("namespace", "shop"), ("projection", "orders"), ("version", "v2")]);
+    }
 }

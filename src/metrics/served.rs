@@ -28,6 +28,7 @@ use crate::{
     },
     names::METRIC_PROJECTION_LABEL,
     required_workers::RequiredWorkers,
+    resolve::run_of,
     snapshot::{Measured, Observation, SharedSnapshot, Snapshot},
 };
 
@@ -210,19 +211,18 @@ impl ServedMetrics {
         let namespace = search.namespace;
         let mut values = Vec::with_capacity(names.len());
         for name in names {
-            let observation = snapshot.get(&RunKey::unversioned(namespace, *name));
-            let mut word = None;
-            match &self.known {
-                None => {}
-                Some(known) => match known.get(&ObjectRef::new(name).within(namespace)) {
-                    None => return Err(missing_projection(namespace, name)),
-                    Some(projection) if observation.is_some_and(|it| is_of(it, &projection)) => {
-                        word = self.leader_required(&projection);
+            let (observation, word) = match &self.known {
+                None => (snapshot.get(&RunKey::unversioned(namespace, *name)), None),
+                Some(known) => {
+                    let projection = known.get(&ObjectRef::new(name).within(namespace));
+                    let projection = projection.ok_or_else(|| missing_projection(namespace, name))?;
+                    match snapshot.get(&run_of(&projection)) {
+                        Some(it) if is_of(it, &projection) => (Some(it), self.leader_required(&projection)),
+                        _ if !search.selects.wants(&projection) => continue,
+                        _ => return Err(not_measured(search, name)),
                     }
-                    Some(projection) if !search.selects.wants(&projection) => continue,
-                    Some(_) => return Err(not_measured(search, name)),
-                },
-            }
+                }
+            };
             let observation = observation.ok_or_else(|| missing_projection(namespace, name))?;
             if search.selects.holds(name, &observation.labels) {
                 values.push(value(search, (*name).into(), snapshot, observation, word, now)?);
@@ -235,24 +235,24 @@ impl ServedMetrics {
         let here = snapshot.namespaces.get(search.namespace).map(Arc::as_ref);
         if let Some(known) = &self.known {
             let unseen = known.find(|projection| {
-                let measured = |name| {
-                    let run = RunKey::unversioned(search.namespace, name);
-                    here.and_then(|here| here.get(&run)).is_some_and(|it| is_of(it, projection))
-                };
+                let measured = || here.and_then(|here| here.get(&run_of(projection)));
                 projection.metadata.namespace.as_deref() == Some(search.namespace)
-                    && !measured(projection.metadata.name.as_deref().unwrap_or_default())
+                    && !measured().is_some_and(|it| is_of(it, projection))
                     && search.selects.wants(projection)
             });
             if let Some(projection) = unseen {
                 return Err(not_measured(search, projection.metadata.name.as_deref().unwrap_or_default()));
             }
         }
-        let named = here.into_iter().flatten().map(|(run, observation)| (&run.projection.name, observation));
-        let matching = named.filter(|(name, it)| search.selects.holds(name, &it.labels));
-        let existing = matching.filter_map(|(name, observation)| {
-            let Some(known) = &self.known else { return Some((name, observation, None)) };
+        let named = here.into_iter().flatten();
+        let matching = named.filter(|(run, it)| search.selects.holds(&run.projection.name, &it.labels));
+        let existing = matching.filter_map(|(run, observation)| {
+            let name = &run.projection.name;
+            let Some(known) = &self.known else {
+                return run.version.is_none().then_some((name, observation, None));
+            };
             let projection = known.get(&ObjectRef::new(name).within(search.namespace))?;
-            Some((name, observation, self.leader_required(&projection)))
+            (*run == run_of(&projection)).then(|| (name, observation, self.leader_required(&projection)))
         });
         existing
             .map(|(name, observation, word)| value(search, name.clone(), snapshot, observation, word, now))

@@ -71,6 +71,8 @@ fn served(now: Instant) -> ServedMetrics {
     };
     let shop = BTreeMap::from([
         (run("orders"), observation("gold", Some(measured(9, fresh)), None)),
+        // Another run, as while the read model is rebuilt: metrics by the Projection's name are not about it.
+        (RunKey { version: Some("v2".into()), ..run("orders") }, observation("gold", Some(measured(800, fresh)), None)),
         (run("stale"), observation("gold", Some(measured(7, now)), Some("nothing listens at db:5432"))),
         (run("still-good"), observation("tin", Some(measured(5, fresh)), Some("nothing listens at db:5432"))),
         (run("new"), observation("new", None, None)),

@@ -169,7 +169,7 @@ impl Resolved {
     }
 }
 
-/// The run of a Projection that is measured.
+/// The run of a Projection that serves readers: what metrics by the Projection's name, its status and its number of workers are about.
 pub fn run_of(projection: &Projection) -> RunKey {
     ProjectionKey::of(projection).into()
 }

@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde_json::{Map, Value, json};
 
+use super::run_of;
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,
@@ -152,10 +153,12 @@ fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
 /// Checks a Projection.
 pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
     let metadata = &projection.metadata;
-    let namespace = metadata.namespace.as_deref().ok_or(Invalid::Incomplete("metadata.namespace"))?;
-    let name = metadata.name.as_deref().ok_or(Invalid::Incomplete("metadata.name"))?;
+    let complete = [("metadata.namespace", &metadata.namespace), ("metadata.name", &metadata.name)];
+    if let Some((missing, _)) = complete.into_iter().find(|(_, value)| value.is_none()) {
+        return Err(Invalid::Incomplete(missing));
+    }
     let uid = metadata.uid.clone().ok_or(Invalid::Incomplete("metadata.uid"))?;
-    let owner = Owner { run: RunKey::unversioned(namespace, name), uid };
+    let owner = Owner { run: run_of(projection), uid };
     let spec = &projection.spec;
     // Label values and the names of pods are made from it.
     if owner.name().len() > 52 {
