@@ -26,6 +26,9 @@ const TRY_RIGHTS_EVERY: Duration = Duration::from_secs(60);
 /// Groups at so many different places of one partition are looked at in one poll; the others' turn comes with the next.
 const MOST_PLACES: usize = 32;
 
+/// A record may be removed from a compacted topic: what was seen of it is believed for so long.
+const COMPACTED_HOLDS: Duration = Duration::from_secs(5);
+
 type Found = HashMap<Partition, Offsets>;
 type Ends = BTreeMap<Partition, Result<Offset, KafkaError>>;
 
@@ -35,6 +38,7 @@ struct KnownRecord {
     offset: i64,
     latest: i64,
     first: FirstRecord,
+    at: Instant,
 }
 
 /// A client with what it remembers of the cluster.
@@ -244,7 +248,11 @@ impl Looker {
                     continue;
                 }
                 let key = (question.isolation, question.progress.clone(), partition.clone());
-                if self.looks.get(&key).is_some_and(|look| look.holds(from, one.latest)) {
+                let stays = self.compacted.get(&partition.0) == Some(&false);
+                let holds = |look: &KnownRecord| {
+                    look.holds(from, one.latest) && (stays || now.duration_since(look.at) < COMPACTED_HOLDS)
+                };
+                if self.looks.get(&key).is_some_and(holds) {
                     continue;
                 }
                 let place = (question.isolation, partition.clone());
@@ -293,7 +301,8 @@ impl Looker {
                     if matches!(first, FirstRecord::Nothing | FirstRecord::Batch { transactional: true, .. }) {
                         self.transactional.insert(partition.0.clone());
                     }
-                    self.looks.insert(key.clone(), KnownRecord { offset: from, latest: one.latest, first: *first });
+                    self.looks
+                        .insert(key.clone(), KnownRecord { offset: from, latest: one.latest, first: *first, at: now });
                 }
                 one.first = self.looks.get(&key).filter(|look| look.holds(from, one.latest)).map(|look| look.first);
             }
@@ -317,7 +326,7 @@ impl Looker {
 }
 
 impl KnownRecord {
-    /// A record stays where it is; that there is none may change with the end of the log.
+    /// A record stays where it is, unless the topic is compacted; that there is none may change with the end of the log.
     fn holds(&self, offset: i64, latest: i64) -> bool {
         self.offset == offset && (self.first != FirstRecord::Nothing || self.latest == latest)
     }
