@@ -136,44 +136,42 @@ fn statement(journal: &str, offsets: &str) -> String {
                          select j.db_timestamp as at from {journal} j where j.slice = h.slice and j.entity_type = t.entity
                              and j.db_timestamp > t.since and j.deleted = false order by j.db_timestamp limit {MOST_NEW}) e
                      where h.type = t.type and h.at > t.since limit {MOST_NEW}) w) c),
-         latest as materialized (
-             select a.index, a.type, a.ranges, s.slice, l.* from asked a cross join slices s left join lateral (
-                 select pg_catalog.hashtextextended(o.projection_key, 0) as key, o.projection_key as name, o.timestamp_offset as at,
-                     o.timestamp_consumed as consumed, o.persistence_id as id, o.seq_nr as number
-                 from {offsets} o where o.slice = s.slice and o.projection_name = a.projection
-                 order by o.timestamp_offset desc, o.persistence_id desc, o.seq_nr desc limit 1) l on true),
-         keys as materialized (
-             select k.index, k.name, k.consumed, case when k.part[1]::int <= k.part[2]::int and k.part[2]::int < 1024 then k.part[1]::int end as first,
-                 k.part[2]::int as last
-             from (select l.index, min(l.name) as name, max(l.consumed) as consumed,
-                       regexp_match(min(l.name), '(?:^|[^0-9])([0-9]{{1,4}})-([0-9]{{1,4}})$') as part
-                   from latest l where l.ranges = 0 and l.key is not null group by l.index, l.key) k),
-         odd as materialized (select index, min(name) as key from keys where first is null group by index),
-         owned as materialized (
-             select distinct on (k.index, s.slice) k.index, s.slice, k.first * 1024 + k.last as owner
-             from keys k join slices s on s.slice between k.first and k.last
-             order by k.index, s.slice, k.consumed desc, k.first),
-         bounds as materialized (
-             select b.*, coalesce(b.reached, min(b.reached) over (partition by b.index, b.owner)) - {LATE} as settled from (
-                 select l.index, l.type, l.slice, l.at, l.id, l.number, case when l.at is not null then max(l.at) over (partition by l.index, l.key) end as reached,
-                     case when l.ranges > 0 then l.slice * l.ranges / 1024 else coalesce(o.owner, -1) end as owner
-                 from latest l left join owned o on o.index = l.index and o.slice = l.slice) b),
          spread as materialized (
-             select b.index, b.owner, max(b.at) as reached, max(h.at) as head,
-                 array_agg(b.slice) filter (where h.at > b.start) as slices, array_agg(b.start) filter (where h.at > b.start) as starts,
-                 array_agg(b.slice) filter (where b.at > b.settled) as recent, array_agg(b.settled) filter (where b.at > b.settled) as since,
-                 array_agg(b.at) filter (where b.at > b.settled) as until, array_agg(b.id) filter (where b.at > b.settled) as ids,
-                 array_agg(b.number) filter (where b.at > b.settled) as numbers
-             from (select *, coalesce(greatest(at, settled), '-infinity') as start from bounds) b
-             left join heads h on h.type = b.type and h.slice = b.slice
-             group by b.index, b.owner),
+             select a.index, a.projection, a.entity, a.type, x.* from asked a cross join lateral (
+                 with latest as materialized (
+                     select s.slice, l.* from slices s left join lateral (
+                         select pg_catalog.hashtextextended(o.projection_key, 0) as key, o.projection_key as name, o.timestamp_offset as at,
+                             o.timestamp_consumed as consumed, o.persistence_id as id, o.seq_nr as number
+                         from {offsets} o where o.slice = s.slice and o.projection_name = a.projection
+                         order by o.timestamp_offset desc, o.persistence_id desc, o.seq_nr desc limit 1) l on true),
+                 keys as materialized (
+                     select k.name, k.consumed, k.part[2]::int as last,
+                         case when k.part[1]::int <= k.part[2]::int and k.part[2]::int < 1024 then k.part[1]::int end as first
+                     from (select min(l.name) as name, max(l.consumed) as consumed,
+                               regexp_match(min(l.name), '(?:^|[^0-9])([0-9]{{1,4}})-([0-9]{{1,4}})$') as part
+                           from latest l where a.ranges = 0 and l.key is not null group by l.key) k),
+                 owned as materialized (
+                     select distinct on (s.slice) s.slice, k.first * 1024 + k.last as owner
+                     from keys k join slices s on s.slice between k.first and k.last order by s.slice, k.consumed desc, k.first),
+                 bounds as (
+                     select b.*, coalesce(b.reached, min(b.reached) over (partition by b.owner)) - {LATE} as settled from (
+                         select l.slice, l.at, l.id, l.number, case when l.at is not null then max(l.at) over (partition by l.key) end as reached,
+                             case when a.ranges > 0 then l.slice * a.ranges / 1024 else coalesce(o.owner, -1) end as owner
+                         from latest l left join owned o on o.slice = l.slice) b)
+                 select b.owner, max(b.at) as reached, max(h.at) as head, (select min(name) from keys where first is null) as odd,
+                     array_agg(b.slice) filter (where h.at > b.start) as slices, array_agg(b.start) filter (where h.at > b.start) as starts,
+                     array_agg(b.slice) filter (where b.at > b.settled) as recent, array_agg(b.settled) filter (where b.at > b.settled) as since,
+                     array_agg(b.at) filter (where b.at > b.settled) as until, array_agg(b.id) filter (where b.at > b.settled) as ids,
+                     array_agg(b.number) filter (where b.at > b.settled) as numbers
+                 from (select *, coalesce(greatest(at, settled), '-infinity') as start from bounds) b
+                 left join heads h on h.type = a.type and h.slice = b.slice
+                 group by b.owner) x),
          shards as materialized (
-             select s.*, a.projection, a.entity, a.type, greatest($5 / count(*) over (partition by s.index), 100) as most
-             from spread s join asked a on a.index = s.index)
+             select s.*, greatest($5 / count(*) over (partition by s.index), 100) as most from spread s)
          select pg_catalog.pg_is_in_recovery(), {secured}, {log}::oid, s.index, {head}, s.reached is not null, {reached},
              c.events, s.most, l.events, o.oldest is not null, extract(epoch from pg_catalog.clock_timestamp() - ({measurable}))::float8,
-             w.after_before, w.after, {settled}, odd.key
-         from shards s cross join now n join written w on w.type = s.type left join odd on odd.index = s.index
+             w.after_before, w.after, {settled}, s.odd
+         from shards s cross join now n join written w on w.type = s.type
          left join lateral (
              select count(*) as events, min(x.at) as first from (
                  select e.at from unnest(s.slices, s.starts) u(slice, start) cross join lateral (
