@@ -36,11 +36,11 @@ pub use read_store_status::{
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
 pub use source::{
-    Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedSubscription, EmmettProcessor, EventTable,
-    HttpConnection, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory,
-    NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, PrometheusSource,
-    RabbitMqSource, RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery,
-    StoredOffset, StreamConsumer, StreamGroup, StreamReference,
+    Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedSubscription, ConsumerGroupMember,
+    EmmettProcessor, EventTable, HttpConnection, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource,
+    MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription,
+    PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot, ScrapeSource,
+    ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset, StreamConsumer, StreamGroup, StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -140,6 +140,8 @@ mod tests {
             ".source.postgres.emmett.processor",
             ".source.postgres.marten.projection",
             ".source.postgres.messageDb.category",
+            ".source.postgres.messageDb.consumerGroup.member",
+            ".source.postgres.messageDb.consumerGroup.size",
             ".source.postgres.query.sql",
             ".source.postgres.replicationSlot.name",
             ".source.prometheus.connection",

@@ -1,7 +1,8 @@
 //! The event tables of libraries whose schema is known, and where they keep how far a projection has come.
 
 use crate::api::{
-    CheckpointLocation, CheckpointRows, EventTable, MartenStore, MessageDbCategory, TableLocation, table_part,
+    CheckpointLocation, CheckpointRows, ConsumerGroupMember, EventTable, MartenStore, MessageDbCategory, TableLocation,
+    table_part,
 };
 
 /// The event table of a library.
@@ -55,16 +56,21 @@ pub(super) fn marten(MartenStore { schema, projection, tenant }: &MartenStore) -
 
 /// A category of a Message DB, with the stream of its consumer's positions where the spec names one.
 pub(super) fn message_db(store: &MessageDbCategory) -> (LibraryTable, Option<CheckpointLocation>) {
-    let MessageDbCategory { schema, category, position_stream } = store;
+    let MessageDbCategory { schema, category, position_stream, consumer_group } = store;
     let table = in_schema(schema, "messages");
     let checkpoint = position_stream
         .clone()
         .map(|stream| location(table.clone(), "stream_name", "position", stream, CheckpointRows::LastMessage));
+    let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
     let library = LibraryTable {
         expected: format!(
             "Message DB 1.2 or newer makes {table}: is spec.source.postgres.messageDb.schema its schema, and does the connection name its database (message_store by default)?"
         ),
-        only: format!("\"{}\".category(stream_name) = {}", schema.replace('"', "\"\""), literal(category)),
+        only: format!(
+            "{quoted}.category(stream_name) = {}{}",
+            literal(category),
+            consumer_group.map(|member| of_member(&quoted, member)).unwrap_or_default()
+        ),
         table: EventTable {
             table,
             position: "global_position".to_owned(),
@@ -76,6 +82,13 @@ pub(super) fn message_db(store: &MessageDbCategory) -> (LibraryTable, Option<Che
         parked: None,
     };
     (library, checkpoint)
+}
+
+/// Which streams fall to a member of a consumer group, as Message DB reads them. The cardinal id is what lies between the first `-` and the `+` after it;
+/// the store's own function for it finds its other functions only with its schema in the search path.
+fn of_member(schema: &str, ConsumerGroupMember { member, size }: ConsumerGroupMember) -> String {
+    let id = "split_part(substring(stream_name from nullif(strpos(stream_name, '-'), 0) + 1), '+', 1)";
+    format!(" and mod(@ {schema}.hash_64(({id})::varchar), {size}) = {member}")
 }
 
 fn location(table: String, name: &str, position: &str, value: String, rows: CheckpointRows) -> CheckpointLocation {

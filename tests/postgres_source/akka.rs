@@ -1,7 +1,7 @@
 //! Journal and offsets as the scripts of akka-persistence-r2dbc 1.2 and akka-projection-r2dbc 1.5 make them (Pekko's 1.0 differ in the names of the
 //! offsets' tables), with the statements by which they append, clean up and store offsets.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use projectionist::{
     api::Reason,
@@ -11,10 +11,10 @@ use projectionist::{
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::harness::{Running, exactly_these_rights_suffice, sampler_connections, server};
+use crate::harness::{Running, SOON, exactly_these_rights_suffice, sampler_connections, server};
 
 /// Tables and indexes that measuring, appending and storing offsets touch.
-pub const DDL: &str = "
+const DDL: &str = "
     create table event_journal (slice int not null, entity_type varchar(255) not null, persistence_id varchar(255) not null, seq_nr bigint not null,
         db_timestamp timestamp with time zone not null, event_ser_id integer not null, event_ser_manifest varchar(255) not null,
         event_payload bytea not null, deleted boolean default false not null, writer varchar(255) not null, adapter_manifest varchar(255),
@@ -338,6 +338,16 @@ async fn one_statement_a_poll_serves_all_projections_and_a_locked_table_only_del
     }
     sampler.wait_pending("other", 0).await;
     assert_eq!(sampler_connections(&client, "akka_many").await, 1);
+    // Each slice is found by index: the pages that a poll touches grow with the projections, and not with the tables.
+    let polls = || sampler.metrics.samples.load(Relaxed) / 51;
+    let pages = "select blks_hit + blks_read from pg_stat_database where datname = 'akka_many'";
+    let (began, before): (u64, i64) = (polls(), client.query_one(pages, &[]).await.unwrap().get(0));
+    let enough = || async { Ok::<_, std::convert::Infallible>(polls()) };
+    test_cluster::eventually_is(SOON, "polled", |now| *now >= began + 5, enough).await.unwrap();
+    let after: i64 = client.query_one(pages, &[]).await.unwrap().get(0);
+    let each = (after - before) / i64::try_from(polls() - began).unwrap();
+    println!("51 projections: about {each} pages a poll");
+    assert!(each < 51 * 25_000, "{each}");
     let holder = server().connect("akka_many").await.unwrap();
     holder.batch_execute("begin; lock table other.event_journal").await.unwrap();
     let locked = sampler.wait_unknown("other", Reason::TimedOut).await;

@@ -20,6 +20,20 @@ const DDL: &str = "
     begin return split_part(category.stream_name, '-', 1); end; $$ language plpgsql immutable;
     create function message_store.hash_64(value varchar) returns bigint as $$
     begin return ('x' || substr(md5(hash_64.value), 1, 16))::bit(64)::bigint; end; $$ language plpgsql immutable;
+    create function message_store.id(stream_name varchar) returns varchar as $$
+    declare _id_separator_position integer;
+    begin
+        _id_separator_position := strpos(id.stream_name, '-');
+        if _id_separator_position = 0 then return null; end if;
+        return substring(id.stream_name, _id_separator_position + 1);
+    end; $$ language plpgsql immutable;
+    create function message_store.cardinal_id(stream_name varchar) returns varchar as $$
+    declare _id varchar;
+    begin
+        _id := id(cardinal_id.stream_name);
+        if _id is null then return null; end if;
+        return split_part(_id, '+', 1);
+    end; $$ language plpgsql immutable;
     set search_path to message_store;
     create index messages_category on messages (
         category(stream_name), global_position, category(metadata->>'correlationStreamName'));
@@ -97,6 +111,40 @@ async fn messages_of_a_category_wait_beyond_the_recorded_position() {
     sampler.wait_pending("a", 0).await;
     client.batch_execute("truncate message_store.messages restart identity").await.unwrap();
     sampler.wait_unknown("a", Reason::NeverCommitted).await;
+}
+
+#[tokio::test]
+async fn a_member_of_a_consumer_group_counts_the_streams_that_fall_to_it() {
+    let (url, client) = store("message_db_group").await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    for stream in ["orders-1", "orders-2", "orders-3+a", "orders-3+b-c", "orders-é-ü", "orders-", "bills-1", "orders"]
+    {
+        write(&client, stream).await;
+    }
+    for n in 10..30 {
+        write(&client, &format!("orders-{n}")).await;
+    }
+    let mut told = 0;
+    for member in 0..3 {
+        let position = format!("orders:position-member{member}");
+        record(&client, &position, &json!(1)).await;
+        let name = format!("m{member}");
+        sampler.declare(
+            &name,
+            category(json!({
+                "category": "orders", "positionStream": position, "consumerGroup": { "member": member, "size": 3 },
+            })),
+        );
+        // As get_category_messages reads them.
+        client.batch_execute("set search_path to message_store").await.unwrap();
+        let read = "select count(*) from messages where category(stream_name) = 'orders' and global_position >= 2
+            and mod(@hash_64(cardinal_id(stream_name)), 3) = $1";
+        let expected: i64 = client.query_one(read, &[&i64::from(member)]).await.unwrap().get(0);
+        assert!(expected > 1, "each has some");
+        sampler.wait_pending(&name, expected.unsigned_abs()).await;
+        told += expected;
+    }
+    assert_eq!(told, 25, "each stream with an id falls to one of them");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, Offse
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};
 pub use outbox::Outbox;
-pub use postgres::{EventTable, MartenStore, MessageDbCategory, PostgresSource};
+pub use postgres::{ConsumerGroupMember, EventTable, MartenStore, MessageDbCategory, PostgresSource};
 pub use prometheus::{HttpConnection, PrometheusSource};
 pub use query::SqlQuery;
 pub use rabbitmq::{RabbitMqSource, StreamReference};

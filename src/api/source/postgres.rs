@@ -80,6 +80,22 @@ pub struct MessageDbCategory {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub position_stream: Option<String>,
+    /// Which member of a consumer group the consumer is: only the messages of streams that fall to it count. Absent: it reads the whole category.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumer_group: Option<ConsumerGroupMember>,
+}
+
+/// A member of a consumer group of Message DB, which reads the streams whose cardinal id falls to it by its hash.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.member < self.size").message("spec.source.postgres.messageDb.consumerGroup.member must be below size: members are numbered from 0"))]
+pub struct ConsumerGroupMember {
+    /// The member's number, from 0 on (`consumer_group_member`).
+    #[schemars(range(min = 0))]
+    pub member: i32,
+    /// How many members the group has (`consumer_group_size`).
+    #[schemars(range(min = 1))]
+    pub size: i32,
 }
 
 fn public() -> String {
