@@ -146,6 +146,34 @@ async fn an_open_append_holds_the_safe_head_and_archived_events_and_other_tenant
 }
 
 #[tokio::test]
+async fn positions_that_rich_appends_draw_before_their_transaction_count_late_and_are_told_where_they_are_passed() {
+    let (url, client) = store("marten_rich", "public", false).await;
+    for name in ["Behind:All", "Ahead:All"] {
+        mark(&client, name, 0).await;
+    }
+    let mut sampler = Running::start(&[("db", &url)]);
+    for name in ["Behind", "Ahead"] {
+        sampler.declare(name, marten(json!({ "projection": name })));
+        sampler.wait_pending(name, 0).await;
+    }
+    // With `EventAppendMode.Rich` each position is drawn by a statement of its own, and no lock shows it.
+    let drawn: i64 = client.query_one("select nextval('mt_events_sequence')", &[]).await.unwrap().get(0);
+    append(&client, 3).await;
+    for name in ["Behind", "Ahead"] {
+        sampler.wait_pending(name, 3).await;
+    }
+    mark(&client, "Ahead:All", 4).await;
+    sampler.wait_pending("Ahead", 0).await;
+    let insert = "insert into mt_events (seq_id, id, stream_id, version, data, type, is_archived)
+        values ($1, gen_random_uuid(), gen_random_uuid(), 1, '{}', 'ordered', false)";
+    client.execute(insert, &[&drawn]).await.unwrap();
+    sampler.wait_pending("Behind", 4).await;
+    let passed = |m: &projectionist::snapshot::Measured| m.sample.faults.passed_over.positions == [Position(drawn)];
+    sampler.wait_measured("passed over", "Ahead", passed).await;
+    sampler.wait_pending("Ahead", 0).await;
+}
+
+#[tokio::test]
 async fn dead_letters_are_told_for_their_projection_alone_and_many_projections_share_one_connection() {
     let (url, client) = store("marten_parked", "public", false).await;
     client.batch_execute(DEAD_LETTERS).await.unwrap();
