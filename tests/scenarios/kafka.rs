@@ -11,6 +11,7 @@ use test_cluster::{
 };
 
 use crate::consumers::{Course, Setting, Source, projection};
+use crate::secrets::CANARY;
 use crate::shop::Shop;
 use crate::stage::{play, together};
 
@@ -26,7 +27,7 @@ impl Topic {
     /// Makes the topic, and users with the rights that each needs: the operator those that its page lists.
     fn make(broker: Kafka) -> Result<Self> {
         broker.ask(&["create", "orders", &PARTITIONS.to_string(), ""])?;
-        broker.ask(&["scram", "projectionist", "SCRAM-SHA-512", "measures"])?;
+        broker.ask(&["scram", "projectionist", "SCRAM-SHA-512", CANARY])?;
         for right in ["DESCRIBE", "READ", "DESCRIBE_CONFIGS"] {
             broker.ask(&["allow", "projectionist", "topic", "orders", right])?;
         }
@@ -67,16 +68,18 @@ fn consumers_of_a_kafka_topic_are_scaled_by_lag_up_to_its_partitions_and_every_r
         let shop = Shop::open(stage, "topics").await?;
         shop.make_record().await?;
         let brokers = topic.broker.address(Listener::Sasl).to_string();
-        shop.secret(
-            "orders-kafka",
-            &[
-                ("bootstrapServers", brokers.as_str()),
-                ("securityProtocol", "SASL_PLAINTEXT"),
-                ("saslMechanism", "SCRAM-SHA-512"),
-                ("username", "projectionist"),
-                ("password", "measures"),
-            ],
-        )?;
+        for (secret, password) in [("orders-kafka", CANARY), ("wrong", &format!("{CANARY}-wrong"))] {
+            shop.secret(
+                secret,
+                &[
+                    ("bootstrapServers", brokers.as_str()),
+                    ("securityProtocol", "SASL_PLAINTEXT"),
+                    ("saslMechanism", "SCRAM-SHA-512"),
+                    ("username", "projectionist"),
+                    ("password", password),
+                ],
+            )?;
+        }
         shop.secret("workers-kafka", &[("user", PLAIN_USER), ("password", PLAIN_PASSWORD)])?;
         let environment = [
             ("KAFKA_BROKERS", Setting::Value(&brokers)),
@@ -87,13 +90,17 @@ fn consumers_of_a_kafka_topic_are_scaled_by_lag_up_to_its_partitions_and_every_r
         ];
         // 150 a second would take four consumers, and more to clear what waits.
         let course = Course { first: 600, arriving: 30, scaled_out: 3, most: 3, burst: 1_500, least: 1 };
+        let source = |secret: &str| {
+            json!({"kafka": {
+                "connection": {"secretRef": {"name": secret}},
+                "topics": ["orders"], "group": "order-list", "offsetReset": "Earliest",
+            }})
+        };
+        shop.a_stranger_is_refused(&source("wrong")).await?;
         let change = |suspend| {
             json!({"spec": {
                 "suspend": suspend,
-                "source": {"kafka": {
-                    "connection": {"secretRef": {"name": "orders-kafka"}},
-                    "topics": ["orders"], "group": "order-list", "offsetReset": "Earliest",
-                }},
+                "source": source("orders-kafka"),
                 "lag": {"target": "15s"},
                 "scaling": {"ordering": "PerKey"},
             }})
@@ -101,6 +108,7 @@ fn consumers_of_a_kafka_topic_are_scaled_by_lag_up_to_its_partitions_and_every_r
         shop.consumers_follow_the_lag(&topic, &course, |suspend| {
             projection(&shop.namespace, &environment, &change(suspend))
         })
-        .await
+        .await?;
+        shop.no_secret_is_told()
     });
 }

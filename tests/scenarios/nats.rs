@@ -13,6 +13,7 @@ use futures::future::try_join_all;
 use serde_json::json;
 
 use crate::consumers::{Course, Setting, Source, projection};
+use crate::secrets::CANARY;
 use crate::shop::Shop;
 use crate::stage::{play, together};
 
@@ -21,7 +22,7 @@ const USERS: &str = r#"
 jetstream: {store_dir: {root}/jetstream}
 authorization: {users: [
   {user: shop, password: handles}
-  {user: projectionist, password: measures, permissions: {
+  {user: projectionist, password: "{measures}", permissions: {
     publish: ["$JS.API.CONSUMER.INFO.orders.list", "$JS.API.STREAM.MSG.GET.orders"]
     subscribe: ["_INBOX.projectionist.>"]
   }}
@@ -75,9 +76,11 @@ fn workers_on_a_jetstream_consumer_are_scaled_by_lag_and_every_message_is_counte
     play(|stage| async move {
         let shop = Shop::open(stage, "jetstream").await?;
         shop.make_record().await?;
-        let server = stage.cluster.nats(USERS)?;
+        let server = stage.cluster.nats(&USERS.replace("{measures}", CANARY))?;
         let stream = Stream::make(&server.url()).await?;
-        shop.secret("orders-nats", &[("url", server.url_as("projectionist", "measures").as_str())])?;
+        shop.secret("orders-nats", &[("url", server.url_as("projectionist", CANARY).as_str())])?;
+        let wrong = server.url_as("projectionist", &format!("{CANARY}-wrong"));
+        shop.secret("wrong", &[("url", wrong.as_str())])?;
         shop.secret("workers-nats", &[("user", "shop"), ("password", "handles")])?;
         let url = server.url();
         let environment = [
@@ -88,18 +91,17 @@ fn workers_on_a_jetstream_consumer_are_scaled_by_lag_and_every_message_is_counte
             ("NATS_CONSUMER", Setting::Value("list")),
         ];
         let course = Course { first: 500, arriving: 12, scaled_out: 2, most: 6, burst: 1_500, least: 1 };
-        let change = |suspend| {
-            json!({"spec": {
-                "suspend": suspend,
-                "source": {"nats": {
-                    "connection": {"secretRef": {"name": "orders-nats"}},
-                    "consumers": [{"stream": "orders", "consumer": "list"}],
-                }},
+        let source = |secret: &str| {
+            json!({"nats": {
+                "connection": {"secretRef": {"name": secret}}, "consumers": [{"stream": "orders", "consumer": "list"}],
             }})
         };
+        shop.a_stranger_is_refused(&source("wrong")).await?;
+        let change = |suspend| json!({"spec": {"suspend": suspend, "source": source("orders-nats")}});
         shop.consumers_follow_the_lag(&stream, &course, |suspend| {
             projection(&shop.namespace, &environment, &change(suspend))
         })
-        .await
+        .await?;
+        shop.no_secret_is_told()
     });
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use test_cluster::RabbitMq;
 
 use crate::consumers::{Course, Setting, Source, projection};
+use crate::secrets::CANARY;
 use crate::shop::Shop;
 use crate::stage::{play, together};
 
@@ -23,7 +24,7 @@ impl Queue {
         let queue = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
         server.run("PUT", "queues/%2F/orders", &queue)?;
         for (user, password, tags, read) in
-            [("projectionist", "measures", "management", "^$"), ("worker", "handles", "", "^orders$")]
+            [("projectionist", CANARY, "management", "^$"), ("worker", "handles", "", "^orders$")]
         {
             server.run("PUT", &format!("users/{user}"), &json!({"password": password, "tags": tags}))?;
             let rights = json!({"configure": "^$", "write": "^$", "read": read});
@@ -56,23 +57,27 @@ fn consumers_of_a_rabbitmq_queue_are_scaled_by_lag_from_zero_and_every_message_i
         let queue = Queue::make(stage.cluster.rabbitmq()?)?;
         let shop = Shop::open(stage, "queues").await?;
         shop.make_record().await?;
-        shop.secret("orders-rabbitmq", &[("url", queue.server.url_as("projectionist", "measures").as_str())])?;
+        shop.secret("orders-rabbitmq", &[("url", queue.server.url_as("projectionist", CANARY).as_str())])?;
+        let wrong = queue.server.url_as("projectionist", &format!("{CANARY}-wrong"));
+        shop.secret("wrong", &[("url", wrong.as_str())])?;
         shop.secret("workers-rabbitmq", &[("url", queue.server.amqp_url_as("worker", "handles").as_str())])?;
         let environment =
             [("AMQP_URL", Setting::Secret("workers-rabbitmq", "url")), ("QUEUE", Setting::Value("orders"))];
         let course = Course { first: 500, arriving: 12, scaled_out: 2, most: 6, burst: 1_500, least: 0 };
+        let source =
+            |secret: &str| json!({"rabbitmq": {"connection": {"secretRef": {"name": secret}}, "queues": ["orders"]}});
+        shop.a_stranger_is_refused(&source("wrong")).await?;
         let change = |suspend| {
             json!({"spec": {
                 "suspend": suspend,
-                "source": {"rabbitmq": {
-                    "connection": {"secretRef": {"name": "orders-rabbitmq"}}, "queues": ["orders"],
-                }},
+                "source": source("orders-rabbitmq"),
                 "scaling": {"minWorkers": 0, "idleFor": "5s"},
             }})
         };
         shop.consumers_follow_the_lag(&queue, &course, |suspend| {
             projection(&shop.namespace, &environment, &change(suspend))
         })
-        .await
+        .await?;
+        shop.no_secret_is_told()
     });
 }

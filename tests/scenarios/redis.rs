@@ -9,6 +9,7 @@ use test_cluster::{Redis, eventually_is, images::WORKER_IMAGE, redis::Answer};
 use tokio::time::sleep;
 
 use crate::consumers::pending_exactly;
+use crate::secrets::CANARY;
 use crate::shop::{Shop, phase};
 use crate::stage::{PATIENCE, play, together};
 
@@ -24,9 +25,9 @@ struct Stream(Redis);
 impl Stream {
     /// Makes the group, and users with the rights that each needs: the operator those that its page lists.
     fn make(server: Redis) -> Result<Self> {
-        server.run(
-            "ACL SETUSER projectionist on >measures ~orders +xinfo|stream +xinfo|groups +xpending +xrange +time",
-        )?;
+        server.run(&format!(
+            "ACL SETUSER projectionist on >{CANARY} ~orders +xinfo|stream +xinfo|groups +xpending +xrange +time"
+        ))?;
         server.run("ACL SETUSER worker on >handles ~orders* +@stream +@hash +@transaction +client")?;
         server.run("XGROUP CREATE orders order-list 0 MKSTREAM")?;
         Ok(Self(server))
@@ -90,6 +91,12 @@ impl Stream {
     }
 }
 
+fn source(secret: &str) -> Value {
+    json!({"redis": {
+        "connection": {"secretRef": {"name": secret}}, "streams": [{"key": "orders", "group": "order-list"}],
+    }})
+}
+
 /// The Projection `orders` of the stream's consumers.
 fn projection(namespace: &str, suspend: bool) -> Value {
     let variable = |name: &str, value: &str| json!({"name": name, "value": value});
@@ -98,10 +105,7 @@ fn projection(namespace: &str, suspend: bool) -> Value {
         "metadata": {"name": "orders", "namespace": namespace},
         "spec": {
             "suspend": suspend,
-            "source": {"redis": {
-                "connection": {"secretRef": {"name": "orders-redis"}},
-                "streams": [{"key": "orders", "group": "order-list"}],
-            }},
+            "source": source("orders-redis"),
             "lag": {"target": "5s"},
             "scaling": {
                 "minWorkers": 1, "maxWorkers": 4, "ordering": "None",
@@ -130,12 +134,15 @@ fn consumers_of_a_redis_stream_are_scaled_by_lag_and_every_entry_is_counted_and_
     play(|stage| async move {
         let shop = Shop::open(stage, "streams").await?;
         let stream = Stream::make(stage.cluster.redis()?)?;
-        for (secret, user, password) in
-            [("orders-redis", "projectionist", "measures"), ("workers-redis", "worker", "handles")]
-        {
-            let url = format!("--from-literal=url={}", stream.0.url_as(user, password));
-            stage.cluster.kubectl(&["create", "secret", "generic", secret, "-n", &shop.namespace, &url])?;
+        let wrong = format!("{CANARY}-wrong");
+        for (secret, user, password) in [
+            ("orders-redis", "projectionist", CANARY),
+            ("workers-redis", "worker", "handles"),
+            ("wrong", "projectionist", wrong.as_str()),
+        ] {
+            shop.secret(secret, &[("url", stream.0.url_as(user, password).as_str())])?;
         }
+        shop.a_stranger_is_refused(&source("wrong")).await?;
 
         // Before any consumer runs. Twenty entries are held by one that never comes back: they wait as well.
         stream.append(500)?;
@@ -183,6 +190,7 @@ fn consumers_of_a_redis_stream_are_scaled_by_lag_and_every_entry_is_counted_and_
         shop.projection_is("orders", "it is live", |one| phase(one) == Some(Phase::Live)).await?;
         stream.each_was_handled_once()?;
         ensure!(stream.held()? == 0, "{} entries are still held", stream.held()?);
+        shop.no_secret_is_told()?;
 
         let (entries, consumers) = (stream.number("XLEN orders")?, stream.number("HLEN orders:handled-by")?);
         println!(
