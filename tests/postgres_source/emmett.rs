@@ -149,12 +149,18 @@ async fn messages_wait_beyond_the_checkpoint_in_either_of_its_forms() {
     append(&client, "order-3", 20_000).await;
     processed(&client, "position", &position(5)).await;
     let bound = |m: &Measured| m.assessment.pending == Pending { events: 20_000, exact: false };
-    sampler.wait_measured("an upper bound", "position", bound).await;
+    let dense = sampler.wait_measured("an upper bound", "position", bound).await;
+    assert!(dense.sample.tells_rates, "its positions have no gaps");
     // The order of pairs is not that of positions, which therefore bound nothing.
     let counted = |m: &Measured| m.assessment.pending == Pending { events: 10_001, exact: false };
     let least = sampler.wait_measured("a lower bound", "pair", counted).await;
     let says = |note: &Note| matches!(note, Note::Estimated(why) if why.contains("at least as many"));
-    assert!(least.sample.notes.iter().any(says), "{:?}", least.sample.notes);
+    assert!(!least.sample.tells_rates && least.sample.notes.iter().any(says), "{:?}", least.sample.notes);
+    // Another partition has drawn every second position.
+    let spread = "update emt_messages set global_position = 2 * global_position where global_position > 5";
+    client.batch_execute(spread).await.unwrap();
+    let gaps = |m: &Measured| !m.assessment.pending.exact && !m.sample.tells_rates;
+    sampler.wait_measured("with gaps", "position", gaps).await;
     assert_eq!(sampler_connections(&client, "emmett_states").await, 1);
 }
 

@@ -220,6 +220,7 @@ fn read(
         counted: 0,
         by_shard: Vec::new(),
         cut: AT_LEAST,
+        gaps: false,
         held_back: 0,
         blocked_by: None,
         oldest: Oldest::None,

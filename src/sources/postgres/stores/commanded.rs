@@ -122,6 +122,8 @@ fn read(row: &Row, subscription: &CommandedSubscription, limit: i64) -> Result<R
         counted: events,
         by_shard: Vec::new(),
         cut: CUT,
+        // None but those that hard deletes leave.
+        gaps: false,
         held_back: 0,
         blocked_by: None,
         oldest: oldest(row.try_get::<_, Option<bool>>(9)?.unwrap_or(false), row.try_get(8)?),

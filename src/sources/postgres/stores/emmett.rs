@@ -18,7 +18,7 @@ use crate::{
     lag::{BlockingWriter, Head, Note, Position, SessionInfo},
     measure::MeasureError,
     sources::postgres::{
-        counting::{CUT, Oldest, scan_limit},
+        counting::{CUT, Oldest, has_gaps, scan_limit},
         event_log::event_time,
     },
 };
@@ -117,7 +117,7 @@ fn statement(schema: &str) -> String {
         .join(" or ");
     let created = event_time("created", None).measurable;
     let waiting = format!(
-        "select m.transaction_id as tx, extract(epoch from pg_catalog.clock_timestamp() - ({created}))::float8 as age
+        "select m.transaction_id as tx, m.global_position as position, extract(epoch from pg_catalog.clock_timestamp() - ({created}))::float8 as age
          from {messages} m where m.partition = r.partition and m.is_archived = false"
     );
     format!(
@@ -154,11 +154,11 @@ fn statement(schema: &str) -> String {
              limit 1)
          select pg_catalog.pg_is_in_recovery(), {secured}, {log}::oid, t.oldest::text, t.raw, t.safe, t.since_before, t.since_now,
              r.known, r.checkpoint, r.position, w.events, w.held, w.future, w.timed, w.age,
-             b.pid, b.open_for, b.application_name, b.statement, b.idle, b.gid
+             b.pid, b.open_for, b.application_name, b.statement, b.idle, b.gid, w.last
          from r join parts t on t.partition = r.partition cross join now n left join writer b on true
          left join lateral (
              select count(*) as events, count(*) filter (where x.tx >= n.oldest) as held, count(*) filter (where x.tx >= n.next) as future,
-                 count(x.age) as timed, max(x.age) as age
+                 count(x.age) as timed, max(x.age) as age, max(x.position) as last
              from (
                  ({waiting} and r.transaction is null and m.global_position > r.position order by m.global_position limit $5)
                  union all
@@ -194,6 +194,9 @@ fn read(
     let by_transaction = row.try_get::<_, Option<&str>>(9)?.is_some_and(|checkpoint| checkpoint.contains(':'));
     let (beyond, cut) = if by_transaction { (0, AT_LEAST) } else { (beyond, CUT) };
     let (events, held_back, future, timed) = (count(row, 11)?, count(row, 12)?, count(row, 13)?, count(row, 14)?);
+    // Other partitions draw from the same sequence.
+    let spanned = row.try_get::<_, Option<i64>>(22)?.unwrap_or(0).saturating_sub(position.unwrap_or(0));
+    let gaps = has_gaps(spanned, i64::try_from(events).unwrap_or(i64::MAX));
     let oldest = match row.try_get(15)? {
         _ if events == 0 => Oldest::None,
         Some(age) if timed == events => Oldest::Age(age),
@@ -208,6 +211,7 @@ fn read(
         counted: events,
         by_shard: Vec::new(),
         cut,
+        gaps,
         held_back,
         blocked_by,
         oldest,

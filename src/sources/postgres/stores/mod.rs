@@ -118,6 +118,8 @@ struct Look {
     by_shard: Vec<u64>,
     /// What a count means that is not exact.
     cut: &'static str,
+    /// Among the positions that were counted are many gaps.
+    gaps: bool,
     /// The part of it that no consumer may read yet.
     held_back: u64,
     /// The transaction that must end before they may.
@@ -241,7 +243,7 @@ impl Store {
             notes,
             certain: inexact
                 .then(|| Certain::oldest(if look.cut == AT_LEAST { look.pending.events } else { look.counted })),
-            tells_rates: look.cut != AT_LEAST,
+            tells_rates: look.cut != AT_LEAST && !look.gaps,
             pending_by_shard: look.by_shard,
             ..Sample::new(at, head, CheckpointState::Committed(checkpoint), Some(look.pending), arrived)
         }
