@@ -1,11 +1,14 @@
-//! A server that is cut off in the middle of an answer, hangs there or talks nonsense: a relay before the real one.
+//! A server that is cut off in the middle of an answer, hangs there, talks nonsense or without end: a relay before the real one.
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
-use projectionist::api::Reason;
+use projectionist::{api::Reason, snapshot::Observation};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -23,12 +26,18 @@ enum Answer {
     Hangs(usize),
     /// Bytes that are none of the protocol.
     Garbage,
+    /// A message of 2 GiB.
+    LongMessage,
+    /// Messages without end.
+    ManyMessages,
 }
 
 /// A way to the server, which does to its answers what it is told.
 struct Relay {
     address: SocketAddr,
     answer: Arc<Mutex<Answer>>,
+    /// The most bytes without end that one connection has taken.
+    taken: Arc<AtomicUsize>,
 }
 
 impl Relay {
@@ -36,14 +45,15 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answer = Arc::new(Mutex::new(Answer::Whole));
-        let does = Arc::clone(&answer);
+        let taken = Arc::<AtomicUsize>::default();
+        let (does, counts) = (Arc::clone(&answer), Arc::clone(&taken));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(server).await.unwrap();
-                tokio::spawn(relay(client, server, Arc::clone(&does)));
+                tokio::spawn(relay(client, server, Arc::clone(&does), Arc::clone(&counts)));
             }
         });
-        Self { address, answer }
+        Self { address, answer, taken }
     }
 
     fn answers(&self, answer: Answer) {
@@ -51,7 +61,7 @@ impl Relay {
     }
 }
 
-async fn relay(client: TcpStream, server: TcpStream, does: Arc<Mutex<Answer>>) {
+async fn relay(client: TcpStream, server: TcpStream, does: Arc<Mutex<Answer>>, taken: Arc<AtomicUsize>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let asks = async {
@@ -61,16 +71,23 @@ async fn relay(client: TcpStream, server: TcpStream, does: Arc<Mutex<Answer>>) {
         let mut piece = vec![0; 16 << 10];
         while let Ok(length @ 1..) = from_server.read(&mut piece).await {
             let answer = *does.lock().unwrap();
-            let bytes: &[u8] = match answer {
-                Answer::Whole => &piece[..length],
-                Answer::Cut(after) | Answer::Hangs(after) => &piece[..after.min(length)],
-                Answer::Garbage => b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            let (bytes, then): (&[u8], &[u8]) = match answer {
+                Answer::Whole => (&piece[..length], b""),
+                Answer::Cut(after) | Answer::Hangs(after) => (&piece[..after.min(length)], b""),
+                Answer::Garbage => (b"HTTP/1.1 400 Bad Request\r\n\r\n", b""),
+                Answer::LongMessage => (b"D\x7f\xff\xff\xff", &[0; 1_024]),
+                Answer::ManyMessages => (b"", b"D\0\0\0\x0a\0\x01\0\0\0\0"),
             };
             if to_client.write_all(bytes).await.is_err() || matches!(answer, Answer::Cut(_)) {
                 return;
             }
             if matches!(answer, Answer::Hangs(_)) {
                 std::future::pending::<()>().await;
+            }
+            let (then, mut sent) = (then.repeat(1_024), 0);
+            while !then.is_empty() && to_client.write_all(&then).await.is_ok() {
+                sent += then.len();
+                taken.fetch_max(sent, Relaxed);
             }
         }
     };
@@ -79,6 +96,9 @@ async fn relay(client: TcpStream, server: TcpStream, does: Arc<Mutex<Answer>>) {
         () = answers => {}
     }
 }
+
+/// 64 MiB are taken in, and some more wait in the sockets.
+const MOST: usize = 80 << 20;
 
 #[tokio::test]
 async fn whatever_becomes_of_an_answer_on_its_way_the_lag_is_unknown_and_comes_back() {
@@ -101,6 +121,15 @@ async fn whatever_becomes_of_an_answer_on_its_way_the_lag_is_unknown_and_comes_b
         let unknown = sampler.wait_unknown("a", reason).await;
         assert!(unknown.message.contains("127.0.0.1:"), "{answer:?}: {}", unknown.message);
         assert!(sampler.observation("a").unwrap().measured.is_some(), "{answer:?}: the last measurement is kept");
+        relay.answers(Answer::Whole);
+        sampler.wait_pending("a", 2).await;
+    }
+    for answer in [Answer::LongMessage, Answer::ManyMessages] {
+        relay.answers(answer);
+        let failed = |seen: &Observation| seen.failure.is_some();
+        sampler.wait(&format!("{answer:?}"), "a", failed).await;
+        let taken = relay.taken.swap(0, Relaxed);
+        assert!(taken < MOST, "{answer:?}: {taken} bytes were taken in");
         relay.answers(Answer::Whole);
         sampler.wait_pending("a", 2).await;
     }

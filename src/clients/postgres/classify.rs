@@ -4,6 +4,7 @@ use std::{error::Error as _, io};
 
 use tokio_postgres::{Error, error::SqlState};
 
+use super::socket::TOO_MUCH;
 use super::words::{named, repeatable, shortened};
 use crate::api::Reason;
 
@@ -22,6 +23,12 @@ pub fn classify(error: &Error) -> (Reason, String) {
         return (reason, message);
     }
     by_kind(error)
+}
+
+/// The same for a connection that did not come about.
+pub(super) fn classify_io(error: &io::Error) -> (Reason, String) {
+    by_io(error, "")
+        .unwrap_or_else(|| (Reason::SourceFailed, joined("error connecting to server", &shortened(&error.to_string()))))
 }
 
 fn by_code(code: &SqlState) -> (Reason, &'static str) {
@@ -71,6 +78,9 @@ fn by_io(error: &io::Error, context: &str) -> Option<(Reason, String)> {
         return None;
     }
     let text = error.to_string();
+    if text == TOO_MUCH {
+        return Some((Reason::InvalidAnswer, text));
+    }
     if text.contains("lookup address") || text.contains("resolve any addresses") {
         return Some((
             Reason::HostNotFound,

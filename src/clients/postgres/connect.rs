@@ -1,6 +1,6 @@
 //! One connection to one database, with the task that drives it.
 
-use std::{future::poll_fn, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -12,13 +12,16 @@ use tokio_postgres::{
     AsyncMessage, CancelToken, Client, Config, Connection, Error,
     config::{ChannelBinding, LoadBalanceHosts, SslMode as Mode},
     error::SqlState,
+    tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     ConnectionSettings, classify,
+    classify::classify_io,
     pooled::is_ours_alone,
     settings::{Host, SslMode, Wanted},
+    socket::Socket,
     tls,
 };
 use crate::{api::Reason, clients::address::host_and_port};
@@ -84,8 +87,27 @@ pub struct Session {
     /// left behind on it, and neither `LISTEN` nor locks of the session work.
     pub ours_alone: bool,
     cancel: CancelToken,
-    tls: MakeRustlsConnect,
+    /// Where its server was reached, and how.
+    reached: Reached,
     driver: JoinHandle<()>,
+}
+
+/// Where a server was reached.
+struct Reached {
+    host: String,
+    address: SocketAddr,
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+
+impl Reached {
+    /// The TLS of one connection.
+    fn tls(&self) -> Tls {
+        let Ok(tls) = MakeTlsConnect::<Socket>::make_tls_connect(&mut self.tls.clone(), &self.host);
+        tls
+    }
 }
 
 impl Drop for Session {
@@ -111,7 +133,12 @@ impl Session {
     /// hangs does not get it.
     pub async fn cancel(&self, deadline: Duration) {
         // The answer does not matter: the caller closes the connection next.
-        let _ = timeout(deadline, self.cancel.cancel_query(self.tls.clone())).await;
+        let _ = timeout(deadline, async {
+            if let Ok(socket) = Socket::connect_to(self.reached.address, &self.reached.config).await {
+                let _ = self.cancel.cancel_query_raw(socket, self.reached.tls()).await;
+            }
+        })
+        .await;
     }
 }
 
@@ -139,7 +166,7 @@ pub async fn connect(
         // One that does not answer leaves time for the others.
         let left = until.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(hosts.len() - index).unwrap_or(u32::MAX);
-        match connect_to(settings, config, &tls, share).await {
+        match connect_to(settings, host, config, &tls, share).await {
             Ok(session) => return Ok(session),
             Err(error) if hosts.len() == 1 => return Err(error),
             Err(error) => failed = Some(at(host, error)),
@@ -162,6 +189,7 @@ fn at((host, _, port): &Host, error: ConnectError) -> ConnectError {
 /// One server, in the order in which `sslmode` wants TLS.
 async fn connect_to(
     settings: &ConnectionSettings,
+    host: &Host,
     mut config: Config,
     tls: &MakeRustlsConnect,
     deadline: Duration,
@@ -178,10 +206,19 @@ async fn connect_to(
     for mode in attempts {
         config.ssl_mode(*mode);
         let left = until.saturating_duration_since(Instant::now());
-        config.connect_timeout(left);
-        let (error, again) = match timeout(left, config.connect(tls.clone())).await {
-            Ok(Ok((client, connection))) => return open(settings, client, connection, tls, until).await,
-            Ok(Err(error)) => {
+        let reach = async {
+            let (socket, address) = Socket::connect(host, &config).await.map_err(Unreached::Network)?;
+            let reached = Reached { host: host.0.clone(), address, config: config.clone(), tls: tls.clone() };
+            let (client, connection) = config.connect_raw(socket, reached.tls()).await.map_err(Unreached::Server)?;
+            Ok((client, connection, reached))
+        };
+        let (error, again) = match timeout(left, reach).await {
+            Ok(Ok((client, connection, reached))) => return open(settings, client, connection, reached, until).await,
+            Ok(Err(Unreached::Network(error))) => {
+                let (reason, message) = classify_io(&error);
+                (ConnectError::Refused { reason, database: settings.to_string(), message }, false)
+            }
+            Ok(Err(Unreached::Server(error))) => {
                 let again = may_differ(&error);
                 (refused(settings, &error), again)
             }
@@ -199,6 +236,14 @@ async fn connect_to(
         }
     }
     Err(first.unwrap_or_else(|| ConnectError::Invalid("it names no host".to_owned())))
+}
+
+/// Why a server was not reached.
+enum Unreached {
+    /// There is no connection.
+    Network(io::Error),
+    /// The server, or TLS, refused.
+    Server(Error),
 }
 
 /// Whether the other way, with or without TLS, may end differently: TLS itself failed, or the server has rules for either.
@@ -230,7 +275,7 @@ async fn open<S, T>(
     settings: &ConnectionSettings,
     client: Client,
     mut connection: Connection<S, T>,
-    tls: &MakeRustlsConnect,
+    reached: Reached,
     until: Instant,
 ) -> Result<Session, ConnectError>
 where
@@ -247,7 +292,7 @@ where
         }
     });
     let cancel = client.cancel_token();
-    let mut session = Session { cancel, client, notifications, ours_alone: false, tls: tls.clone(), driver };
+    let mut session = Session { cancel, client, notifications, ours_alone: false, reached, driver };
     let left = until.saturating_duration_since(Instant::now());
     session.ours_alone = within(left, settings, is_ours_alone(&session.client)).await?;
     if settings.wanted != Wanted::Any {

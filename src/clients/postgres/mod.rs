@@ -17,6 +17,7 @@ pub(crate) mod row_security;
 mod secret_keys;
 mod server_settings;
 mod settings;
+mod socket;
 mod sqlstate;
 mod statement;
 mod tls;
