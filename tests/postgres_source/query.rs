@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use projectionist::{
     api::Reason,
-    lag::{CheckpointState, Pending, Position},
+    lag::{Certain, CheckpointState, Pending, Position},
 };
 use serde_json::json;
 use test_cluster::{Pooler, Pooling};
@@ -48,7 +48,13 @@ async fn one_row_says_what_waits_and_since_when() {
         "positions",
         "select coalesce(max(id), 0) as head, coalesce(max(id) filter (where done), 0) as checkpoint from jobs",
     );
-    for name in ["count", "same", "oldest", "positions"] {
+    declare(
+        &mut sampler,
+        "positions-aged",
+        "select coalesce(max(id), 0) as head, coalesce(max(id) filter (where done), 0) as checkpoint,
+             min(created_at) filter (where not done) as oldest from jobs",
+    );
+    for name in ["count", "same", "oldest", "positions", "positions-aged"] {
         sampler.wait_pending(name, 0).await;
     }
     client
@@ -64,12 +70,41 @@ async fn one_row_says_what_waits_and_since_when() {
     let bound = sampler.wait_measured("behind", "positions", |m| m.assessment.pending.events == 5).await;
     assert_eq!(bound.assessment.pending, Pending { events: 5, exact: false }, "positions may have gaps");
     assert_eq!(log_head(&bound.sample).raw, Position(5));
+    assert_eq!((bound.sample.certain, bound.assessment.at_least.unwrap().events), (None, 0), "perhaps none waits");
+    let dated = sampler.wait_measured("behind", "positions-aged", |m| m.assessment.pending.events == 5).await;
+    assert_eq!(dated.sample.certain, Some(Certain::Oldest(1)), "the oldest waits, which has an age");
+    assert_eq!(dated.assessment.at_least.unwrap().age, dated.sample.staleness);
     client.batch_execute("update jobs set done = true where id <= 3").await.unwrap();
     let done = sampler.wait_pending("count", 2).await;
     assert_eq!(done.sample.checkpoint, CheckpointState::Handled(3));
     let moved = sampler.wait_measured("moved", "positions", |m| m.assessment.pending.events == 2).await;
     assert_eq!(moved.sample.checkpoint, CheckpointState::Committed(vec![Position(3)]));
     assert_eq!(sampler_connections(&client, "query_rows").await, 1);
+}
+
+#[tokio::test]
+async fn a_place_that_is_none_a_clock_that_is_wrong_and_a_table_that_goes_and_comes_are_told() {
+    let (url, client) = database("query_states").await;
+    client.batch_execute("insert into jobs (done) select false from generate_series(1, 5)").await.unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    declare(&mut sampler, "jobs", "select count(*) from jobs where not done");
+    declare(&mut sampler, "never", "select 5 as head, null::bigint as checkpoint");
+    declare(&mut sampler, "beyond", "select 3 as head, 5 as checkpoint");
+    declare(&mut sampler, "ahead", "select 1 as pending, now() + interval '1 hour' as oldest");
+    sampler.wait_pending("jobs", 5).await;
+    sampler.wait_unknown("never", Reason::NeverCommitted).await;
+    sampler.wait_unknown("beyond", Reason::CheckpointBeyondHead).await;
+    let ahead = sampler.wait_pending("ahead", 1).await;
+    assert!(ahead.sample.ahead_of_clock > Duration::from_secs(3_500), "{ahead:?}");
+    assert!(ahead.assessment.staleness.is_some_and(|age| age < Duration::from_secs(600)), "{ahead:?}");
+    client.batch_execute("alter table jobs rename to gone").await.unwrap();
+    sampler.wait_unknown("jobs", Reason::TableNotFound).await;
+    client
+        .batch_execute("create table jobs (like gone including all); insert into jobs (id) values (1), (2)")
+        .await
+        .unwrap();
+    let made_again = sampler.wait_pending("jobs", 2).await;
+    assert_eq!(made_again.assessment.pending, Pending { events: 2, exact: true });
 }
 
 #[tokio::test]
