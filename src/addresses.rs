@@ -1,6 +1,6 @@
-//! Which addresses the operator asks over HTTP, or because a server announces them, on behalf of a Projection's author. Pure.
+//! Which addresses the operator asks on behalf of a Projection's author. Pure.
 //!
-//! A Projection names a server, and the operator connects to it from its own place in the network. Addresses that are reachable from there and that
+//! A Projection or its Secret names a server, or a server announces others, and the operator connects to it from its own place in the network. Addresses that are reachable from there and that
 //! a team could not reach by itself are refused: the operator's own machine, the machine's cloud metadata, and the API server. An administrator can
 //! allow ranges of them.
 

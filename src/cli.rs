@@ -112,8 +112,7 @@ pub struct OperatorArgs {
     /// `spec.projector.builtin`.
     #[arg(long, env = "PROJECTIONIST_WORKER_DEFAULTS", default_value = "{}")]
     pub worker_defaults: PodDefaults,
-    /// Addresses that sources may be asked at over HTTP, or as brokers and nodes that Kafka and Redis announce, although they are refused by
-    /// default: ranges such as `127.0.0.0/8` of loopback addresses, link-local ones (where clouds serve the credentials of machines), and the API
+    /// Addresses that sources and read stores may be asked at although they are refused by default: ranges such as `127.0.0.0/8` of loopback addresses, link-local ones (where clouds serve the credentials of machines), and the API
     /// server's.
     #[arg(long, env = "PROJECTIONIST_ALLOW_SOURCE_ADDRESSES", value_delimiter = ',')]
     pub allow_source_addresses: Vec<AddressRange>,

@@ -278,6 +278,16 @@ fn only_those_who_speak_to_servers_use_clients() {
 }
 
 #[test]
+fn every_address_is_judged_before_it_is_connected_to() {
+    for (module, code) in modules().into_iter().filter(|(module, _)| within(module, "clients")) {
+        // Names are resolved in one place, where what they lead to is judged.
+        let resolves =
+            ["lookup_host", "TcpStream::connect((", "ToSocketAddrs"].iter().find(|word| code.contains(**word));
+        assert!(module == "clients::address" || resolves.is_none(), "{module} resolves names ({resolves:?})");
+    }
+}
+
+#[test]
 fn what_is_pure_knows_no_io() {
     for (module, code) in modules() {
         let writes = ["controller::status::report", "controller::status::writer"].contains(&module.as_str());

@@ -82,7 +82,7 @@ pub struct MemoryStatus {
     pub limit_bytes: Option<i64>,
 }
 
-/// Writes that wait for a thread, and those that were refused since the queue was full.
+/// Writes that wait for a thread, and those that were refused for want of room.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WriteQueueStatus {

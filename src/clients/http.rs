@@ -4,7 +4,7 @@
 //! Deadlines, sizes of heads and bodies, and the addresses that may be asked are held here. Redirections are not followed and no proxy is used, so
 //! that a credential goes only to the server that it came with. Nothing of an answer is repeated in a message: a URL may lead to any server.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -15,14 +15,13 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
-    address::host_and_port,
+    address::{connect as connect_to, host_and_port},
     tls::{ClientCertificate, verifying},
     words::{by_io, shortened},
 };
@@ -246,20 +245,19 @@ impl HttpClient {
             let advice = if self.server.tls { "" } else { ", or does the server want TLS (https://)" };
             return (self.not_this_server)(&format!("not HTTP{advice}"));
         }
-        MeasureError { reason: Reason::SourceFailed, message: "the connection broke".to_owned() }
+        let advice = if self.server.tls { "" } else { " at once: does the server want TLS (https://)?" };
+        let advice = if error.is_incomplete_message() { advice } else { "" };
+        MeasureError { reason: Reason::SourceFailed, message: format!("the connection broke{advice}") }
     }
 }
 
-/// Connects and agrees on TLS. The name is resolved once for the connection, what was judged is what is connected to: a name that leads elsewhere
-/// a moment later changes nothing.
+/// Connects and agrees on TLS.
 ///
 /// # Errors
 /// Why there is no connection, or that the address is refused. Does not say where.
 pub async fn connect(server: &Server, addresses: &AddressRules) -> Result<Box<dyn Stream>, MeasureError> {
     let Server { host, port, tls, ca, client } = server;
-    let resolved = lookup_host((host.as_str(), *port)).await.map_err(|error| by_io(&error))?;
-    let stream = TcpStream::connect(permitted(resolved, addresses)?.as_slice()).await.map_err(|error| by_io(&error))?;
-    stream.set_nodelay(true).map_err(|error| by_io(&error))?;
+    let stream = connect_to(host, *port, addresses).await?;
     if !tls {
         return Ok(Box::new(stream));
     }
@@ -269,30 +267,6 @@ pub async fn connect(server: &Server, addresses: &AddressRules) -> Result<Box<dy
     let config = verifying(ca.as_deref(), client.as_deref()).map_err(failed)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     Ok(Box::new(stream.map_err(|error| tls_failed(&error))?))
-}
-
-/// Those of the addresses that may be asked, at least one.
-pub(super) fn permitted(
-    resolved: impl Iterator<Item = SocketAddr>,
-    addresses: &AddressRules,
-) -> Result<Vec<SocketAddr>, MeasureError> {
-    let mut refused = None;
-    let mut permitted = Vec::new();
-    for at in resolved {
-        match addresses.refused(at) {
-            None => permitted.push(at),
-            Some(kind) => refused = Some(kind),
-        }
-    }
-    match refused {
-        Some(kind) if permitted.is_empty() => Err(MeasureError {
-            reason: Reason::AddressRefused,
-            message: format!(
-                "the host leads to {kind}, which the operator does not ask: correct it, or have the administrator allow the address (chart value allowSourceAddresses)"
-            ),
-        }),
-        _ => Ok(permitted),
-    }
 }
 
 fn timed_out(tls: bool) -> MeasureError {
@@ -329,21 +303,5 @@ fn tls_failed(error: &io::Error) -> MeasureError {
     MeasureError {
         reason: Reason::TlsFailed,
         message: format!("TLS failed: {}: {advice}", shortened(&error.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_several_addresses_the_refused_ones_are_left_out() {
-        let at = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
-        let rules = AddressRules::default();
-        let mixed = at(&["127.0.0.1:80", "10.0.0.1:80"]);
-        assert_eq!(permitted(mixed.into_iter(), &rules).unwrap(), at(&["10.0.0.1:80"]));
-        let refused = permitted(at(&["169.254.169.254:80"]).into_iter(), &rules).unwrap_err();
-        assert_eq!(refused.reason, Reason::AddressRefused);
-        assert!(refused.message.contains("allowSourceAddresses") && !refused.message.contains("169.254"));
     }
 }

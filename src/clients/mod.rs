@@ -2,6 +2,7 @@
 //! errors into words. Knows nothing of Projections.
 
 mod address;
+pub mod blamed;
 pub mod elasticsearch;
 pub mod http;
 pub mod http_settings;

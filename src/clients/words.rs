@@ -10,10 +10,10 @@ const LONGEST_REPEATED: usize = 200;
 /// What a failure on the way to the server means.
 pub(super) fn by_io(error: &io::Error) -> MeasureError {
     let text = error.to_string();
+    if text.contains("lookup address") || text.contains("resolve any addresses") {
+        return no_address();
+    }
     let (reason, message) = match error.kind() {
-        _ if text.contains("lookup address") || text.contains("resolve any addresses") => {
-            (Reason::HostNotFound, "the host name has no address: correct it in the Secret, or the DNS".to_owned())
-        }
         io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => (
             Reason::ConnectionRefused,
             "nothing listens at the address: is the server up, and do host and port in the Secret and the network policies fit?"
@@ -27,6 +27,14 @@ pub(super) fn by_io(error: &io::Error) -> MeasureError {
         _ => (Reason::SourceFailed, shortened(&text)),
     };
     MeasureError { reason, message }
+}
+
+/// What it means that a name leads nowhere.
+pub(super) fn no_address() -> MeasureError {
+    MeasureError {
+        reason: Reason::HostNotFound,
+        message: "the host name has no address: correct it in the Secret, or the DNS".to_owned(),
+    }
 }
 
 /// The text without control characters, cut where it is long.

@@ -112,7 +112,7 @@ const TOTALS: [Total; 3] = [
     }),
     (
         "read_store_rejected_writes",
-        "Writes that a read store refused since its queue was full (Elasticsearch, OpenSearch)",
+        "Writes that a read store refused for want of room (Elasticsearch, OpenSearch)",
         |sample| sample.writes.map(|writes| writes.rejected),
     ),
 ];

@@ -13,11 +13,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Checkpoint, blamed::Blamed};
+use super::Checkpoint;
 use crate::{
     addresses::AddressRules,
     api::{DocumentLocation, Reason},
-    clients::elasticsearch::{Client, ConnectionIdentity, error_type, is_too_large, refusal},
+    clients::{
+        blamed::Blamed,
+        elasticsearch::{Client, ConnectionIdentity, error_type, is_too_large, refusal},
+    },
     lag::{CheckpointState, Position},
     measure::MeasureError,
 };

@@ -1,7 +1,6 @@
 //! Where projections keep how far they have come, how the store is, and which version of a read model readers see: one module a store. Reads only, but
 //! for [`switch`].
 
-mod blamed;
 mod elasticsearch;
 mod health;
 mod postgres;

@@ -7,11 +7,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Checkpoint, blamed::Blamed};
+use super::Checkpoint;
 use crate::{
     addresses::AddressRules,
     api::{Reason, RedisLocation, RedisPart},
-    clients::redis::{Client, Command, ConnectionIdentity, Reply, refusal},
+    clients::{
+        blamed::Blamed,
+        redis::{Client, Command, ConnectionIdentity, Reply, refusal},
+    },
     lag::{CheckpointState, Position},
     measure::MeasureError,
 };

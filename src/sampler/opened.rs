@@ -32,7 +32,9 @@ impl Opened {
         for endpoint in endpoints {
             match endpoint {
                 Endpoint::Postgres(identity) => {
-                    self.databases.entry(identity.clone()).or_insert_with(|| Arc::new(Database::new(identity)));
+                    self.databases
+                        .entry(identity.clone())
+                        .or_insert_with(|| Arc::new(Database::new(identity, Arc::clone(addresses))));
                 }
                 Endpoint::Redis(identity) => {
                     self.redis

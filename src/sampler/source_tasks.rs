@@ -123,7 +123,8 @@ impl SourceTasks {
             }
             Endpoint::Nats(identity) => {
                 let (work, settings) = (work(opened, &whole, group, nats_question), identity.settings().clone());
-                self.nats.assign(identity, work, || NatsProbe::new(settings, started), reports, metrics);
+                let probe = || NatsProbe::new(settings, addresses(), started);
+                self.nats.assign(identity, work, probe, reports, metrics);
             }
             Endpoint::WorkerPods(pages) => {
                 let (work, to) = (work(opened, &whole, group, scrape_question), pages.clone());

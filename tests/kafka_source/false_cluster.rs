@@ -123,7 +123,7 @@ impl FalseBroker {
 
 /// A listener that only counts who comes.
 pub async fn trap() -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let came = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&came);

@@ -22,7 +22,7 @@ fn at_most(events: u64) -> Option<Pending> {
 }
 
 #[tokio::test]
-async fn addresses_that_brokers_announce_are_judged_and_those_refused_are_not_connected_to() {
+async fn addresses_are_judged_whether_the_secret_names_them_or_brokers_announce_them() {
     let says = || {
         let mut says = Says::default();
         says.topics.insert("judged", plain(&[&[Batch::Records(3)]]));
@@ -30,14 +30,17 @@ async fn addresses_that_brokers_announce_are_judged_and_those_refused_are_not_co
         says
     };
     let group = of_group("group", &["judged"]);
-    // What the Secret names is asked wherever it leads.
     let named = FalseBroker::start(says()).await;
-    assert_eq!(poll_one(&mut named.probe(AddressRules::default()), &group, &[]).await.unwrap().pending, exactly(2));
+    let refused = poll_one(&mut named.probe(AddressRules::default()), &group, &[]).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::AddressRefused, "{}", refused.message);
+    assert!(!refused.message.contains("advertised.listeners"), "{}", refused.message);
+    let narrow = || AddressRules::default().allowing(["127.0.0.1".parse().unwrap()]);
+    assert_eq!(poll_one(&mut named.probe(narrow()), &group, &[]).await.unwrap().pending, exactly(2));
     let (elsewhere, came) = trap().await;
     let leads = FalseBroker::start(Says { leaders_at: Some(elsewhere), ..says() }).await;
     let coordinates = FalseBroker::start(Says { coordinator_at: Some(elsewhere), ..says() }).await;
     for broker in [&leads, &coordinates] {
-        let mut probe = broker.probe(AddressRules::default());
+        let mut probe = broker.probe(narrow());
         for _ in 0..2 {
             let refused = poll_one(&mut probe, &group, &[]).await.unwrap_err();
             assert_eq!(refused.reason, Reason::AddressRefused, "{}", refused.message);

@@ -15,6 +15,7 @@ use crate::certificates::{Authority, Files, authority, signed};
 use crate::harness::{
     DEADLINE, ask, ask_within, durable, exactly, jetstream, probe, publish, question, server, settings, stream,
 };
+use crate::sampler::loopback;
 
 /// The rights that docs/sources/nats.md lists.
 const PUBLISH: [&str; 2] = ["$JS.API.CONSUMER.INFO.orders.list", "$JS.API.STREAM.MSG.GET.orders"];
@@ -137,7 +138,7 @@ async fn tls_is_verified_and_a_client_certificate_is_shown() {
         settings(url).with_ca(ca.pem().as_bytes()).with_client_certificate(mine.as_bytes(), mine_key.as_bytes())
     };
     let asked = async |settings| {
-        let mut probe = NatsProbe::new(settings, std::time::Instant::now());
+        let mut probe = NatsProbe::new(settings, loopback(), std::time::Instant::now());
         ask(&mut probe, &["s/c"]).await.unwrap_err()
     };
     for url in [named.clone(), named.replace("tls://", "nats://")] {

@@ -16,6 +16,7 @@ use crate::harness::{
     DEADLINE, acknowledge, ask, ask_within, durable, exactly, fetch, handled, jetstream, probe, publish, server,
     settings,
 };
+use crate::sampler::loopback;
 
 /// Three servers of one cluster.
 fn cluster() -> Vec<Nats> {
@@ -81,7 +82,7 @@ async fn a_stream_of_three_servers_is_unknown_while_it_has_no_leader_and_never_z
         until(&mut probe(url), 3, "each server knows", Result::is_ok).await.unwrap();
     }
     // One is lost: the two that are left elect a leader.
-    let mut probe = NatsProbe::new(settings(&all), std::time::Instant::now());
+    let mut probe = NatsProbe::new(settings(&all), loopback(), std::time::Instant::now());
     until(&mut probe, 3, "all three", Result::is_ok).await.unwrap();
     let leader = orders.get_info().await.unwrap().cluster.unwrap().leader.unwrap();
     let leader: usize = leader.strip_prefix('s').unwrap().parse().unwrap();

@@ -17,6 +17,8 @@ use projectionist::{
 use test_cluster::Nats;
 use tokio::time::Instant;
 
+use crate::sampler::loopback;
+
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn server() -> &'static Nats {
@@ -82,7 +84,7 @@ pub fn question(consumers: &[&str]) -> Question {
 }
 
 pub fn probe(url: &str) -> NatsProbe {
-    NatsProbe::new(settings(url), std::time::Instant::now())
+    NatsProbe::new(settings(url), loopback(), std::time::Instant::now())
 }
 
 /// Asks for one Projection.

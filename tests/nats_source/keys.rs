@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use test_cluster::Nats;
 
 use crate::harness::{ask, durable, exactly, jetstream, publish, stream};
+use crate::sampler::loopback;
 
 const OPERATOR: u8 = 14 << 3;
 const ACCOUNT: u8 = 0;
@@ -66,7 +67,7 @@ fn settings(own: &Nats, key: &str, value: &str) -> Result<ConnectionSettings, Me
 }
 
 fn probe(own: &Nats, key: &str, value: &str) -> NatsProbe {
-    NatsProbe::new(settings(own, key, value).unwrap(), std::time::Instant::now())
+    NatsProbe::new(settings(own, key, value).unwrap(), loopback(), std::time::Instant::now())
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use kube::runtime::{
     watcher::Event,
 };
 use projectionist::{
+    addresses::AddressRules,
     api::{Projection, Reason},
     lag::{Head, LogHead, Pending, Sample},
     leader_required::Following,
@@ -31,6 +32,11 @@ pub const SOON: Duration = Duration::from_secs(120);
 pub fn server() -> &'static Postgres {
     static SERVER: OnceLock<Postgres> = OnceLock::new();
     SERVER.get_or_init(|| Postgres::on_loopback().unwrap())
+}
+
+/// The servers of these tests are on this machine.
+fn loopback() -> Arc<AddressRules> {
+    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
 }
 
 #[derive(Default)]
@@ -87,7 +93,7 @@ impl Running {
                 changed: changed_there,
                 following,
                 secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,
-                addresses: Arc::default(),
+                addresses: loopback(),
                 snapshot: snapshot.clone(),
                 changes,
                 first_round,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use projectionist::{
     lag::{CheckpointState, Position},
     measure::MeasureError,
     read_stores::{Checkpoint, CheckpointStore, ElasticsearchStore},
+    store_health::StoreObservation,
 };
 use serde_json::{Value, json};
 use test_cluster::elasticsearch::Distribution::{self, Elasticsearch, OpenSearch};
@@ -22,14 +23,25 @@ use tokio::{
 };
 
 use crate::{
+    certificates,
     fake::{Says, fake},
-    harness::{PRIVILEGE, append, declare, events, sampler_with, search_server},
+    harness::{append, declare, events, sampler_with, search_server},
     sampler::loopback,
 };
 
 pub fn search_store(url: &str) -> Arc<ElasticsearchStore> {
-    let settings = ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap();
+    let settings = settings(url);
+    let settings = if settings.uses_tls() { settings.with_ca(authority().as_bytes()) } else { settings };
     Arc::new(ElasticsearchStore::new(settings.identity(), loopback()))
+}
+
+fn settings(url: &str) -> ConnectionSettings {
+    ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap()
+}
+
+/// That signed the certificate of the shared Elasticsearch.
+fn authority() -> &'static str {
+    search_server(Elasticsearch).authority().unwrap()
 }
 
 fn store(url: &str) -> CheckpointStore {
@@ -109,7 +121,7 @@ async fn states(server: Distribution) {
         let unknown = read(&store, &location).await.expect_err(words);
         assert_eq!(unknown.reason, reason, "{location:?}: {}", unknown.message);
         assert!(unknown.message.contains(words) && !unknown.message.contains("hunter2"), "{}", unknown.message);
-        assert!(unknown.message.contains(&search_server(server).address().to_string()), "{}", unknown.message);
+        assert!(unknown.message.contains(&search_server(server).place()), "{}", unknown.message);
     }
     // What was just written is read, without a refresh of the index.
     for position in 42..47 {
@@ -136,22 +148,132 @@ async fn a_position_is_read_from_a_field_of_a_document_in_opensearch() {
 }
 
 #[tokio::test]
-async fn the_privilege_in_the_documentation_suffices_and_is_needed() {
-    let page = include_str!("../../docs/read-stores.md");
-    assert!(page.contains(&format!("\"privileges\": [\"{PRIVILEGE}\"]")), "the page lists it");
+async fn the_role_in_the_documentation_suffices_and_is_needed() {
     put(Elasticsearch, "checkpoints", "orders", &json!({"position": 7}));
     let place = plain("checkpoints", "orders", "position");
     let server = search_server(Elasticsearch);
+    let documented = store(&server.url_as("documented"));
+    assert_eq!(read(&documented, &place).await.unwrap().state, committed(&[7]));
+    let health = documented.health(Instant::now() + Duration::from_secs(60)).await.unwrap();
+    assert!(health.missing.is_none() && health.writes.is_some(), "the role is enough for both: {health:?}");
+    // What is in it for the figures is not needed for checkpoints.
     assert_eq!(read(&store(&server.url_as("reader")), &place).await.unwrap().state, committed(&[7]));
-    for user in ["elsewhere", "none"] {
+    for user in ["elsewhere", "monitor"] {
         let refused = read(&store(&server.url_as(user)), &place).await.unwrap_err();
         assert_eq!(refused.reason, Reason::PermissionDenied, "{user}: {}", refused.message);
     }
-    let wrong = read(&store(&format!("http://reader:hunter3@{}", server.address())), &place).await.unwrap_err();
-    assert_eq!(wrong.reason, Reason::AuthenticationFailed, "{}", wrong.message);
-    assert!(!wrong.message.contains("hunter3"), "{}", wrong.message);
-    let anonymous = read(&store(&format!("http://{}", server.address())), &place).await.unwrap_err();
-    assert_eq!(anonymous.reason, Reason::AuthenticationFailed, "{}", anonymous.message);
+    for credential in ["reader:hunter3@", "nobody:hunter3@", ""] {
+        let refused = read(&store(&server.url_with(credential)), &place).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::AuthenticationFailed, "{credential}: {}", refused.message);
+        assert!(!refused.message.contains("hunter3"), "{}", refused.message);
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_is_verified_and_what_speaks_no_tls_is_said_to() {
+    let server = search_server(Elasticsearch);
+    put(Elasticsearch, "encrypted", "orders", &json!({"position": 7}));
+    let place = plain("encrypted", "orders", "position");
+    let asked = async |settings: ConnectionSettings| {
+        let store = ElasticsearchStore::new(settings.identity(), loopback());
+        read(&CheckpointStore::Elasticsearch(Arc::new(store)), &place).await
+    };
+    let url = server.url();
+    let right = |url: &str| settings(url).with_ca(authority().as_bytes());
+    assert_eq!(asked(right(&url)).await.unwrap().state, committed(&[7]));
+    let other = certificates::authority().pem();
+    for (what, settings) in [
+        ("an authority that signed nothing here", settings(&url).with_ca(other.as_bytes())),
+        ("another name", right(&url.replace("localhost", "127.0.0.1"))),
+        ("the public authorities", settings(&url)),
+        ("an authority that is none", settings(&url).with_ca(b"hello")),
+    ] {
+        let refused = asked(settings).await.expect_err(what);
+        assert_eq!(refused.reason, Reason::TlsFailed, "{what}: {}", refused.message);
+        assert!(!refused.message.contains("hunter2"), "{}", refused.message);
+    }
+    let plain_port = answering("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+    let refused = asked(right(&plain_port.replace("http://", "https://"))).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::TlsFailed, "{}", refused.message);
+    assert!(refused.message.contains("Write http:// where it does not"), "{}", refused.message);
+    let refused = asked(settings(&url.replace("https://", "http://"))).await.unwrap_err();
+    assert!(refused.message.contains("https://"), "{}", refused.message);
+}
+
+#[tokio::test]
+async fn a_rotated_password_takes_effect_without_a_restart() {
+    let server = search_server(Elasticsearch);
+    let (url, client) = events("search_rotation").await;
+    append(&client, &["a", "a"]).await;
+    put(Elasticsearch, "checkpoints", "rotated", &json!({"position": 1}));
+    let mut sampler = sampler_with(&[("events", &url), ("search", &server.url_with("reader:hunter3@"))]);
+    sampler.secret("authority", &json!({"ca.crt": authority()}));
+    let connection = json!({"secretRef": {"name": "search"}, "caSecretRef": {"name": "authority"}});
+    let read_store = json!({"elasticsearch": {"connection": connection}});
+    declare(&mut sampler, "rotated", &json!({"readStore": read_store, "checkpoint": {"elasticsearch": {}}}));
+    let reached = |store: &StoreObservation| store.current(std::time::Instant::now()).is_ok();
+    sampler.wait_unknown("rotated", Reason::AuthenticationFailed).await;
+    sampler.wait_store("refused", "rotated", |store| store.newest.is_some() && !reached(store)).await;
+    sampler.secret("search", &json!({"url": server.url_as("reader")}));
+    sampler.wait_pending("rotated", 1).await;
+    sampler.wait_store("reached", "rotated", reached).await;
+    // So does another authority: the old one's connections end, however well they work.
+    sampler.secret("authority", &json!({"ca.crt": certificates::authority().pem()}));
+    sampler.wait_unknown("rotated", Reason::TlsFailed).await;
+}
+
+/// A server that knows these API keys and no users, and answers that each document holds the position 1.
+async fn with_api_keys(keys: Arc<Mutex<Vec<&'static str>>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let keys = Arc::clone(&keys);
+            tokio::spawn(async move {
+                let mut request = vec![0; 64 << 10];
+                while let Ok(length @ 1..) = stream.read(&mut request).await {
+                    let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                    let shows = |key: &&str| request.lines().any(|line| line == format!("authorization: ApiKey {key}"));
+                    let (status, body) = match keys.lock().unwrap().iter().any(shows) {
+                        true if request.contains("_mget") => {
+                            ("200 OK", json!({"docs": [{"found": true, "_source": {"position": 1}}]}))
+                        }
+                        true => ("200 OK", json!({"nodes": {}})),
+                        false => ("401 Unauthorized", json!({"error": {"type": "security_exception"}})),
+                    };
+                    let body = body.to_string();
+                    let head = format!(
+                        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}",
+                        body.len()
+                    );
+                    let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn an_api_key_counts_before_a_user_and_a_rotated_one_takes_effect_without_a_restart() {
+    let (url, client) = events("api_keys").await;
+    append(&client, &["a", "a", "a"]).await;
+    let keys = Arc::new(Mutex::new(vec!["b2xkOmNhbmFyeQ=="]));
+    let there = with_api_keys(Arc::clone(&keys)).await;
+    let mut sampler = sampler_with(&[("events", &url)]);
+    let secret = |key: &str| json!({"url": there, "apiKey": key, "username": "shop", "password": "canary"});
+    sampler.secret("search", &secret("b2xkOmNhbmFyeQ=="));
+    let read_store = json!({"elasticsearch": {"connection": {"secretRef": {"name": "search"}}}});
+    declare(&mut sampler, "orders", &json!({"readStore": read_store, "checkpoint": {"elasticsearch": {}}}));
+    sampler.wait_pending("orders", 2).await;
+    *keys.lock().unwrap() = vec!["bmV3OmNhbmFyeQ=="];
+    let refused = sampler.wait_unknown("orders", Reason::AuthenticationFailed).await;
+    assert!(!refused.message.contains("b2xk"), "{}", refused.message);
+    sampler.secret("search", &secret("bmV3OmNhbmFyeQ=="));
+    sampler.wait_pending("orders", 2).await;
+    let reached = |store: &StoreObservation| store.current(std::time::Instant::now()).is_ok();
+    sampler.wait_store("reached", "orders", reached).await;
 }
 
 #[tokio::test]
@@ -160,15 +282,17 @@ async fn events_are_counted_beyond_a_checkpoint_in_a_document() {
     append(&client, &["a", "a", "b"]).await;
     put(Elasticsearch, "views", "started", &json!({"position": 0}));
     let mut sampler = sampler_with(&[("events", &url), ("search", &search_server(Elasticsearch).url())]);
+    sampler.secret("authority", &json!({ "ca.crt": authority() }));
+    let connection = json!({ "secretRef": { "name": "search" }, "caSecretRef": { "name": "authority" } });
     let spec = json!({
-        "readStore": { "elasticsearch": { "connection": { "secretRef": { "name": "search" } } } },
+        "readStore": { "elasticsearch": { "connection": connection } },
         "checkpoint": { "elasticsearch": { "index": "views" } },
     });
     declare(&mut sampler, "orders", &spec);
     sampler.wait_unknown("orders", Reason::NeverCommitted).await;
     put(Elasticsearch, "views", "orders", &json!({"position": 2}));
     sampler.wait_pending("orders", 1).await;
-    sampler.secret("search", &json!({ "url": "http://127.0.0.1:1" }));
+    sampler.secret("search", &json!({ "url": "https://127.0.0.1:1" }));
     // Another address is another server: the old one is asked no more.
     sampler.wait_unknown("orders", Reason::ConnectionRefused).await;
 }
@@ -213,6 +337,13 @@ async fn whatever_a_server_answers_instead_nothing_is_known_of_the_checkpoint() 
             "_cat/thread_pool",
         ),
         (json("503 Service Unavailable", "{}"), Reason::SourceFailed, "cannot answer now"),
+        // As OpenSearch refuses a login, and a proxy in front of a server that is away.
+        (
+            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 12\r\n\r\nUnauthorized",
+            Reason::AuthenticationFailed,
+            "API key",
+        ),
+        ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>", Reason::SourceFailed, "cannot answer now"),
         (json("302 Found", "{}"), Reason::InvalidAnswer, "not followed"),
     ] {
         let url = answering(answer).await;
@@ -223,9 +354,8 @@ async fn whatever_a_server_answers_instead_nothing_is_known_of_the_checkpoint() 
         assert!(unknown.message.contains(words) && !unknown.message.contains("hunter2"), "{}", unknown.message);
     }
     // Loopback is asked only where the administrator allows it.
-    let settings = ConnectionSettings::from_keys(|key| (key == "url").then_some("http://127.0.0.1:9200")).unwrap();
-    let guarded =
-        CheckpointStore::Elasticsearch(Arc::new(ElasticsearchStore::new(settings.identity(), Arc::default())));
+    let guarded = ElasticsearchStore::new(settings("http://127.0.0.1:9200").identity(), Arc::default());
+    let guarded = CheckpointStore::Elasticsearch(Arc::new(guarded));
     let refused = read(&guarded, &plain("a", "b", "c")).await.unwrap_err();
     assert_eq!(refused.reason, Reason::AddressRefused, "{}", refused.message);
 }

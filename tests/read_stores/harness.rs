@@ -13,7 +13,7 @@ pub fn redis_server() -> &'static Redis {
     SERVER.get_or_init(|| Redis::on_loopback().unwrap())
 }
 
-/// Elasticsearch has a user who may only read checkpoints; OpenSearch comes without users.
+/// Elasticsearch has users with the rights of docs/read-stores.md (`documented`), a part of them, or others; OpenSearch comes without users.
 pub fn search_server(distribution: Distribution) -> &'static Elasticsearch {
     static ELASTICSEARCH: OnceLock<Elasticsearch> = OnceLock::new();
     static OPENSEARCH: OnceLock<Elasticsearch> = OnceLock::new();
@@ -21,19 +21,24 @@ pub fn search_server(distribution: Distribution) -> &'static Elasticsearch {
         Distribution::Elasticsearch => &ELASTICSEARCH,
         Distribution::OpenSearch => &OPENSEARCH,
     };
-    let role = |index: &str| format!("  indices: [{{names: ['{index}'], privileges: [{PRIVILEGE}]}}]");
-    let (reader, elsewhere) = (role("checkpoints"), role("invoices"));
+    let role = |index: &str| format!("  indices: [{{names: ['{index}'], privileges: [read]}}]");
+    let (reader, elsewhere, documented) = (role("checkpoints"), role("invoices"), documented_role());
     let users = [
         ("reader", reader.as_str()),
+        ("documented", documented.as_str()),
         ("elsewhere", elsewhere.as_str()),
-        ("none", "  indices: []"),
         ("monitor", "  cluster: [monitor]"),
     ];
     server.get_or_init(|| Elasticsearch::on_loopback(distribution, &users).unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// The privilege on an index that docs/read-stores.md lists.
-pub const PRIVILEGE: &str = "read";
+/// The role that docs/read-stores.md says to make, as lines of `roles.yml`.
+fn documented_role() -> String {
+    let page = include_str!("../../docs/read-stores.md");
+    let mut lines = page.lines().skip_while(|line| *line != "PUT /_security/role/projectionist");
+    let role: Value = serde_json::from_str(lines.nth(1).unwrap()).unwrap();
+    role.as_object().unwrap().iter().map(|(field, value)| format!("  {field}: {value}\n")).collect()
+}
 
 pub fn postgres_server() -> &'static Postgres {
     static SERVER: OnceLock<Postgres> = OnceLock::new();

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod elasticsearch;
 #[path = "../support/fake.rs"]
 mod fake;
 mod harness;
 mod health;
+mod postgres;
 mod redis;
 #[path = "../support/sampler.rs"]
 mod sampler;

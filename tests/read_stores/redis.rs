@@ -13,11 +13,14 @@ use serde_json::json;
 use test_cluster::Redis;
 use tokio::time::Instant;
 
-use crate::harness::{append, declare, events, redis_server, sampler_with};
+use crate::{
+    harness::{append, declare, events, redis_server, sampler_with},
+    sampler::loopback,
+};
 
 fn store(url: &str) -> CheckpointStore {
     let settings = ConnectionSettings::from_keys(|key| (key == "url").then_some(url)).unwrap();
-    CheckpointStore::Redis(Arc::new(RedisStore::new(settings.identity(), Arc::default())))
+    CheckpointStore::Redis(Arc::new(RedisStore::new(settings.identity(), loopback())))
 }
 
 fn by_shard() -> CheckpointRows {

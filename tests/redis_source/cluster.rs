@@ -206,16 +206,22 @@ async fn a_master_that_hangs_or_ends_leaves_the_others_and_its_replica_is_follow
 }
 
 #[tokio::test]
-async fn addresses_that_the_cluster_announces_are_judged_and_those_refused_get_no_credential() {
+async fn addresses_that_the_cluster_announces_are_judged_like_the_one_in_the_secret_and_those_refused_get_no_credential()
+ {
     let named = &cluster().nodes[0];
     for node in &cluster().nodes {
         node.run("ACL SETUSER guarded on >hunter2 ~* +@all").unwrap();
     }
-    let (here, elsewhere) = (stream(cluster(), 0, "judged", 1), stream(cluster(), 1, "judged", 1));
-    let rules = Arc::new(AddressRules::default());
+    let elsewhere = stream(cluster(), 1, "judged", 1);
     let url = named.url_as("guarded", "hunter2");
+    let mut probe = RedisProbe::new(settings(&url), Arc::default(), std::time::Instant::now());
+    let refused = ask(&mut probe, &[&of_group(&elsewhere)]).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::AddressRefused, "{}", refused.message);
+    assert_eq!(our_clients(named, "guarded"), 0);
+    // At an address that is allowed it is asked, and leads to others that are not.
+    let rules = only(SECOND);
+    let url = format!("redis://guarded:hunter2@{}", second_address(named.address()).await);
     let mut probe = RedisProbe::new(settings(&url), Arc::clone(&rules), std::time::Instant::now());
-    assert_eq!(ask(&mut probe, &[&of_group(&here)]).await.unwrap().pending, exactly(1), "the Secret names it itself");
     let refused = ask(&mut probe, &[&of_group(&elsewhere)]).await.unwrap_err();
     assert_eq!(refused.reason, Reason::AddressRefused, "{}", refused.message);
     let place = format!("the node {} of the Redis Cluster: the host leads to a loopback", cluster().nodes[1].address());
@@ -300,10 +306,10 @@ async fn with_tls_a_node_is_verified_by_the_name_that_it_announces_or_else_by_it
     let with_name = measured(loopback()).await;
     assert_eq!(with_name.reason, Reason::StreamNotFound, "reached by address: {}", with_name.message);
     set("CONFIG SET cluster-preferred-endpoint-type hostname");
-    let by_name = measured(Arc::new(AddressRules::default())).await;
+    let by_name = measured(loopback()).await;
     assert_eq!(by_name.reason, Reason::StreamNotFound, "as the Secret names it: {}", by_name.message);
     set("CONFIG SET cluster-preferred-endpoint-type unknown-endpoint");
-    let as_asked = measured(Arc::new(AddressRules::default())).await;
+    let as_asked = measured(loopback()).await;
     assert_eq!(as_asked.reason, Reason::StreamNotFound, "the host that was asked: {}", as_asked.message);
 }
 
@@ -320,9 +326,31 @@ fn redis_over_tls(port: u16, files: &Files, command: &str) -> String {
 /// What logging in to a node comes to.
 const HELLO: &str = "*4\r\n$4\r\nmode\r\n$7\r\ncluster\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
 
+/// Another loopback address than the one on which servers listen.
+const SECOND: &str = "127.0.0.2";
+
+/// Allows this address alone.
+fn only(address: &str) -> Arc<AddressRules> {
+    Arc::new(AddressRules::default().allowing([address.parse().unwrap()]))
+}
+
+/// Leads to `server` from another address.
+async fn second_address(server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind((SECOND, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut there = tokio::net::TcpStream::connect(server).await.unwrap();
+            tokio::spawn(async move { drop(tokio::io::copy_bidirectional(&mut stream, &mut there).await) });
+        }
+    });
+    address
+}
+
 /// A fake node that answers each round trip with the next of these, `{port}` standing for its own, and then hangs.
 async fn node(says: Vec<String>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind((SECOND, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
@@ -384,7 +412,7 @@ async fn whatever_a_node_tells_of_its_cluster_the_lag_is_unknown_and_no_secret_i
         let says: Vec<String> = std::iter::once(HELLO.to_owned()).chain(says).collect();
         let address = node(says).await;
         let url = format!("redis://:hunter2@{address}");
-        let mut probe = RedisProbe::new(settings(&url), Arc::new(AddressRules::default()), std::time::Instant::now());
+        let mut probe = RedisProbe::new(settings(&url), only(SECOND), std::time::Instant::now());
         let unknown = ask_within(&mut probe, &["s/g"], Duration::from_secs(2)).await.expect_err(what);
         assert_eq!(unknown.reason, reason, "{what}: {}", unknown.message);
         assert!(!unknown.message.contains("hunter2"), "{what}: {}", unknown.message);

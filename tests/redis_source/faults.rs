@@ -102,24 +102,41 @@ async fn a_server_that_is_away_or_hangs_is_unknown_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_stream_whose_answer_is_too_large_spoils_the_others_once_at_most() {
+async fn streams_whose_answers_are_too_large_spoil_no_other_and_are_read_once_they_are_right() {
     let own = Redis::on_loopback().unwrap();
     let body = "x".repeat(34 << 20);
-    for stream in ["a", "b"] {
+    let streams = ["a", "b", "c", "d"];
+    for stream in streams {
         own.run(&format!("XGROUP CREATE {stream} g 0 MKSTREAM")).unwrap();
     }
-    own.run_all(&[&["XADD", "a", "*", "body", &body], &["XADD", "b", "*", "body", "small"]]).unwrap();
+    for (stream, body) in [("a", body.as_str()), ("b", "small"), ("c", &body), ("d", "small")] {
+        own.run_all(&[&["XADD", stream, "*", "body", body]]).unwrap();
+    }
     let mut probe = probe(&own.url());
-    let questions = [question(&["a/g"]), question(&["b/g"])];
-    for round in 0..2 {
+    let questions = streams.map(|stream| question(&[&format!("{stream}/g")]));
+    let mut look = async || {
         let questions: Vec<_> = questions.iter().collect();
-        let mut answers = probe.answer(&questions, tokio::time::Instant::now() + crate::harness::DEADLINE).await;
-        let (small, large) = (answers.pop().unwrap(), answers.pop().unwrap());
-        let large = large.unwrap_err();
-        assert_eq!(large.reason, Reason::InvalidAnswer, "{}", large.message);
-        assert!(large.message.contains("stream a, group g: the answer is larger than 32 MiB"), "{}", large.message);
-        if round == 1 {
-            assert_eq!(small.unwrap().pending, exactly(1), "asked for before the large one");
+        probe.answer(&questions, tokio::time::Instant::now() + crate::harness::DEADLINE).await
+    };
+    for round in 0..3 {
+        let answers = look().await;
+        for (place, stream) in [(0, "a"), (2, "c")] {
+            let large = answers[place].as_ref().unwrap_err();
+            assert_eq!(large.reason, Reason::InvalidAnswer, "{round}: {}", large.message);
+            let words = format!("stream {stream}, group g: the answer is larger than 32 MiB");
+            assert!(large.message.contains(&words), "{round}: {}", large.message);
+        }
+        for place in [1, 3] {
+            let small = answers[place].as_ref().unwrap_or_else(|why| panic!("{round}: {}", why.message));
+            assert_eq!(small.pending, exactly(1), "{round}");
         }
     }
+    own.run("XTRIM c MAXLEN 0").unwrap();
+    for last in [false, true] {
+        let answers = look().await;
+        assert!(answers[0].is_err() && answers[1].is_ok() && answers[3].is_ok());
+        assert!(!last || answers[2].is_ok(), "each of them is asked in turn: {:?}", answers[2]);
+    }
+    own.run("XTRIM a MAXLEN 0").unwrap();
+    assert!(look().await.iter().all(Result::is_ok));
 }

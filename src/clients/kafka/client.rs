@@ -49,7 +49,7 @@ pub(super) trait Talk: Sync {
 struct Access {
     settings: Settings,
     tls: Option<TlsConnector>,
-    /// Which of the addresses that brokers announce may be asked.
+    /// Which addresses may be asked.
     rules: Arc<AddressRules>,
 }
 
@@ -66,7 +66,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to nothing yet. `rules` say which of the addresses that brokers announce are connected to; those in the settings are always.
+    /// Connects to nothing yet. `rules` say which addresses are connected to, in the settings and as brokers announce them.
     ///
     /// # Errors
     /// The authority or the client certificate cannot be read.
@@ -293,10 +293,13 @@ impl Client {
 }
 
 impl Access {
-    /// A connection to one broker, which knows then who we are. An address that the Secret does not name was announced by a broker, and is judged.
+    /// A connection to one broker, which knows then who we are.
     async fn connect(&self, server: (&str, u16), by: Instant) -> Result<Connection, KafkaError> {
-        let rules = (!self.settings.names(server)).then_some(&*self.rules);
-        let mut connection = Connection::connect(self.tls.as_ref(), server, rules, by).await?;
+        let connected = Connection::connect(self.tls.as_ref(), server, &self.rules, by).await;
+        let mut connection = connected.map_err(|error| match error.reason {
+            Reason::AddressRefused if !self.settings.names(server) => error.of_announced(),
+            _ => error,
+        })?;
         if let Some(user) = &self.settings.sasl {
             sasl::authenticate(&mut connection, user, by).await?;
         }

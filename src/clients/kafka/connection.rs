@@ -23,7 +23,7 @@ use super::{
 use crate::{
     addresses::AddressRules,
     api::Reason,
-    clients::{address::host_and_port, http::permitted},
+    clients::address::{host_and_port, look_up},
 };
 
 /// What brokers show for us in their logs and quotas.
@@ -49,18 +49,18 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, agrees on TLS, and asks for the broker's versions. `announced` are the rules that an address must fit which a broker announced.
+    /// Connects, agrees on TLS, and asks for the broker's versions. `rules` say which addresses may be asked.
     ///
     /// # Errors
     /// Whatever the broker or the way to it refuses, `AddressRefused` by the rules, and `TimedOut` at `by`.
     pub async fn connect(
         tls: Option<&TlsConnector>,
         (host, port): (&str, u16),
-        announced: Option<&AddressRules>,
+        rules: &AddressRules,
         by: Instant,
     ) -> Result<Self, KafkaError> {
         let place = host_and_port(host, port);
-        let opened = timeout_at(by, Self::open_stream(tls, (host, port), announced, &place)).await;
+        let opened = timeout_at(by, Self::open_stream(tls, (host, port), rules, &place)).await;
         let stream = opened.map_err(|_| KafkaError::timed_out(&place, "connecting"))??;
         let mut connection = Self {
             stream,
@@ -83,23 +83,17 @@ impl Connection {
     async fn open_stream(
         tls: Option<&TlsConnector>,
         (host, port): (&str, u16),
-        announced: Option<&AddressRules>,
+        rules: &AddressRules,
         place: &str,
     ) -> Result<Box<dyn Stream>, KafkaError> {
-        let mut addresses = tokio::net::lookup_host((host, port)).await.map(Vec::from_iter).unwrap_or_default();
-        if addresses.is_empty() {
-            return Err(KafkaError::new(
-                Reason::HostNotFound,
-                format!(
-                    "{place}: the host name has no address: correct the bootstrap servers, the brokers' advertised.listeners, or the DNS"
-                ),
-            ));
-        }
-        // What was judged is what is connected to.
-        if let Some(rules) = announced {
-            addresses = permitted(addresses.into_iter(), rules)
-                .map_err(|refused| KafkaError::announced(place, refused.reason, &refused.message))?;
-        }
+        let addresses = look_up(host, port, rules).await.map_err(|unknown| {
+            let message = match unknown.reason {
+                Reason::AddressRefused => unknown.message,
+                _ => "the host name has no address: correct the bootstrap servers, the brokers' advertised.listeners, or the DNS".to_owned(),
+            };
+            let reason = if unknown.reason == Reason::AddressRefused { unknown.reason } else { Reason::HostNotFound };
+            KafkaError::new(reason, format!("{place}: {message}"))
+        })?;
         let stream =
             TcpStream::connect(addresses.as_slice()).await.map_err(|error| KafkaError::io(place, &error, false))?;
         let _ = stream.set_nodelay(true);

@@ -43,9 +43,10 @@ impl KafkaError {
         Self::new(Reason::SourceFailed, message)
     }
 
-    /// The address of a broker, as brokers announce it, may not be asked.
-    pub(super) fn announced(place: &str, reason: Reason, why: &str) -> Self {
-        Self::new(reason, format!("{place}, which the cluster's brokers announce (advertised.listeners): {why}"))
+    /// Says in addition that the address is one that brokers announce.
+    pub(super) fn of_announced(mut self) -> Self {
+        self.message.push_str("; the cluster's brokers announce it (advertised.listeners)");
+        self
     }
 
     pub(super) fn timed_out(place: &str, what: &str) -> Self {

@@ -145,7 +145,7 @@ impl Settings {
         Ok(Self { bootstrap, tls: tls.unwrap_or(false), sasl, ca: None, client: None }.decide_tls(tls))
     }
 
-    /// Whether the Secret names this address itself.
+    /// Whether the Secret names this address itself, and no broker announced it.
     pub(super) fn names(&self, (host, port): (&str, u16)) -> bool {
         self.bootstrap.iter().any(|(named, at)| named.eq_ignore_ascii_case(host) && *at == port)
     }

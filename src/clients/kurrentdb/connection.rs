@@ -10,7 +10,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::{
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -24,8 +24,8 @@ use crate::{
     addresses::AddressRules,
     api::Reason,
     clients::{
-        address::Address,
-        http::{Stream, permitted},
+        address::{Address, look_up},
+        http::Stream,
         tls::verifying,
         words::{by_io, shortened},
     },
@@ -141,15 +141,12 @@ pub(super) async fn resolve(
 ) -> (Vec<Candidate>, Option<MeasureError>) {
     let (mut candidates, mut failed) = (Vec::new(), None);
     for server in servers {
-        match timeout_at(by, lookup_host((server.host.as_str(), server.port))).await {
+        match timeout_at(by, look_up(&server.host, server.port, rules)).await {
             Err(_) => failed = Some(timed_out(false)),
-            Ok(Err(error)) => failed = Some(by_io(&error)),
-            Ok(Ok(addresses)) => match permitted(addresses, rules) {
-                Ok(addresses) => {
-                    candidates.extend(addresses.into_iter().map(|at| Candidate { server: server.clone(), at }));
-                }
-                Err(error) => failed = Some(error),
-            },
+            Ok(Err(error)) => failed = Some(error),
+            Ok(Ok(addresses)) => {
+                candidates.extend(addresses.into_iter().map(|at| Candidate { server: server.clone(), at }));
+            }
         }
     }
     (candidates, failed)

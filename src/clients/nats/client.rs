@@ -1,5 +1,7 @@
 //! One connection to one cluster: opened when it is needed, asked many requests at once, closed as soon as an answer makes no sense.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     connection::{Answer, Connection, Request, timed_out},
     protocol::is_subject,
 };
-use crate::{api::Reason, measure::MeasureError};
+use crate::{addresses::AddressRules, api::Reason, measure::MeasureError};
 
 /// Requests that are under way at the same time: a server drops those beyond its queue (10,000 by default for all its clients).
 const MOST_AT_ONCE: usize = 1_000;
@@ -15,15 +17,17 @@ const MOST_AT_ONCE: usize = 1_000;
 /// Asks one server of a cluster. Keeps its connection from call to call; one that broke is opened again by the next call.
 pub struct Client {
     settings: ConnectionSettings,
+    /// Which may be asked.
+    addresses: Arc<AddressRules>,
     connection: Option<Connection>,
     /// The server that is tried first: the one that answered last.
     preferred: usize,
 }
 
 impl Client {
-    /// Not connected yet.
-    pub fn new(settings: ConnectionSettings) -> Self {
-        Self { settings, connection: None, preferred: 0 }
+    /// Not connected yet. `addresses`: which may be asked.
+    pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>) -> Self {
+        Self { settings, addresses, connection: None, preferred: 0 }
     }
 
     /// Where it asks.
@@ -90,7 +94,8 @@ impl Client {
             let place = (self.preferred + turn) % count;
             let left = by.saturating_duration_since(Instant::now());
             let share = u32::try_from(count - turn).unwrap_or(1);
-            match Connection::open(&self.settings, &self.settings.servers[place], Instant::now() + left / share).await {
+            let until = Instant::now() + left / share;
+            match Connection::open(&self.settings, &self.settings.servers[place], &self.addresses, until).await {
                 Ok(connection) => {
                     self.preferred = place;
                     return Ok(connection);

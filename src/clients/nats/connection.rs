@@ -7,7 +7,6 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    net::TcpStream,
     time::{Instant, sleep_until, timeout_at},
 };
 use tokio_rustls::TlsConnector;
@@ -19,9 +18,10 @@ use super::{
     words::refusal,
 };
 use crate::{
+    addresses::AddressRules,
     api::Reason,
     clients::{
-        address::Address,
+        address::{self, Address},
         tls::verifying,
         words::{by_io, shortened},
     },
@@ -87,11 +87,11 @@ impl Connection {
     pub(super) async fn open(
         settings: &ConnectionSettings,
         address: &Address,
+        rules: &AddressRules,
         by: Instant,
     ) -> Result<Self, MeasureError> {
-        let stream = timeout_at(by, TcpStream::connect((address.host.as_str(), address.port))).await;
-        let stream = stream.map_err(|_| timed_out())?.map_err(|error| by_io(&error))?;
-        stream.set_nodelay(true).map_err(|error| by_io(&error))?;
+        let stream = timeout_at(by, address::connect(&address.host, address.port, rules)).await;
+        let stream = stream.map_err(|_| timed_out())??;
         let inbox = format!("{INBOX}.{:032x}", rand::random::<u128>());
         let mut connection = Self { stream: Box::new(stream), decoder: Decoder::default(), inbox, sent: 0 };
         let info = timeout_at(by, connection.read_info()).await.map_err(|_| timed_out())??;

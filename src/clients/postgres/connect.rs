@@ -24,7 +24,12 @@ use super::{
     socket::Socket,
     tls,
 };
-use crate::{api::Reason, clients::address::host_and_port};
+use crate::{
+    addresses::AddressRules,
+    api::Reason,
+    clients::address::{host_and_port, permitted, resolve},
+    measure::MeasureError,
+};
 
 /// The most notifications that wait to be taken. Further ones are dropped: a client with so many waiting is awake already.
 const MOST_NOTIFICATIONS: usize = 256;
@@ -144,12 +149,32 @@ impl Session {
 
 /// Opens a connection; `application_name` is what `pg_stat_activity` will show.
 ///
-/// Tries each server that the settings name, with and without TLS as `sslmode` says.
+/// Tries each server that the settings name, with and without TLS as `sslmode` says. Wherever they lead to: for a worker, which runs in a pod of the
+/// namespace whose Secret it reads.
 ///
 /// # Errors
 /// Whatever keeps the last server from accepting us, and `TimedOut` after `deadline`.
 pub async fn connect(
     settings: &ConnectionSettings,
+    application_name: &str,
+    deadline: Duration,
+) -> Result<Session, ConnectError> {
+    try_each(settings, None, application_name, deadline).await
+}
+
+/// As [`connect`], at addresses that `rules` allow only.
+pub(super) async fn connect_within(
+    settings: &ConnectionSettings,
+    rules: &AddressRules,
+    application_name: &str,
+    deadline: Duration,
+) -> Result<Session, ConnectError> {
+    try_each(settings, Some(rules), application_name, deadline).await
+}
+
+async fn try_each(
+    settings: &ConnectionSettings,
+    rules: Option<&AddressRules>,
     application_name: &str,
     deadline: Duration,
 ) -> Result<Session, ConnectError> {
@@ -161,12 +186,10 @@ pub async fn connect(
     }
     let mut failed = None;
     for (index, host) in hosts.iter().enumerate() {
-        let mut config = settings.config_for(host);
-        config.application_name(application_name);
         // One that does not answer leaves time for the others.
         let left = until.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(hosts.len() - index).unwrap_or(u32::MAX);
-        match connect_to(settings, host, config, &tls, share).await {
+        match connect_to(settings, (host, rules), application_name, &tls, share).await {
             Ok(session) => return Ok(session),
             Err(error) if hosts.len() == 1 => return Err(error),
             Err(error) => failed = Some(at(host, error)),
@@ -189,12 +212,21 @@ fn at((host, _, port): &Host, error: ConnectError) -> ConnectError {
 /// One server, in the order in which `sslmode` wants TLS.
 async fn connect_to(
     settings: &ConnectionSettings,
-    host: &Host,
-    mut config: Config,
+    (host, rules): (&Host, Option<&AddressRules>),
+    application_name: &str,
     tls: &MakeRustlsConnect,
     deadline: Duration,
 ) -> Result<Session, ConnectError> {
     let until = Instant::now() + deadline;
+    let timed_out = || ConnectError::TimedOut { database: settings.to_string(), seconds: deadline.as_secs_f64() };
+    let found = timeout(deadline, addresses_of(host, rules)).await.map_err(|_| timed_out())?;
+    let addresses = found.map_err(|MeasureError { reason, message }| ConnectError::Refused {
+        reason,
+        database: settings.to_string(),
+        message,
+    })?;
+    let mut config = settings.config_for(host);
+    config.application_name(application_name);
     let needs_tls = config.get_channel_binding() == ChannelBinding::Require;
     let attempts: &[Mode] = match settings.ssl_mode {
         SslMode::Disable => &[Mode::Disable],
@@ -207,7 +239,7 @@ async fn connect_to(
         config.ssl_mode(*mode);
         let left = until.saturating_duration_since(Instant::now());
         let reach = async {
-            let (socket, address) = Socket::connect(host, &config).await.map_err(Unreached::Network)?;
+            let (socket, address) = Socket::connect(&addresses, &config).await.map_err(Unreached::Network)?;
             let reached = Reached { host: host.0.clone(), address, config: config.clone(), tls: tls.clone() };
             let (client, connection) = config.connect_raw(socket, reached.tls()).await.map_err(Unreached::Server)?;
             Ok((client, connection, reached))
@@ -222,10 +254,7 @@ async fn connect_to(
                 let again = may_differ(&error);
                 (refused(settings, &error), again)
             }
-            Err(_) => {
-                let seconds = deadline.as_secs_f64();
-                (ConnectError::TimedOut { database: settings.to_string(), seconds }, false)
-            }
+            Err(_) => (timed_out(), false),
         };
         first = Some(match first {
             None => error,
@@ -244,6 +273,21 @@ enum Unreached {
     Network(io::Error),
     /// The server, or TLS, refused.
     Server(Error),
+}
+
+/// The addresses of a server, those alone that may be asked where there are rules: what is judged here is what is connected to.
+async fn addresses_of(
+    (name, address, port): &Host,
+    rules: Option<&AddressRules>,
+) -> Result<Vec<SocketAddr>, MeasureError> {
+    let found = match address {
+        Some(address) => vec![SocketAddr::new(*address, *port)],
+        None => resolve(name, *port).await?,
+    };
+    match rules {
+        Some(rules) => permitted(found.into_iter(), rules),
+        None => Ok(found),
+    }
 }
 
 /// Whether the other way, with or without TLS, may end differently: TLS itself failed, or the server has rules for either.

@@ -18,9 +18,10 @@ use tokio::{
 use tokio_postgres::Error;
 
 use super::{
-    ConnectError, ConnectionIdentity, Session, classify, connect, quote_identifier, reading, reading_and_undoing,
+    ConnectError, ConnectionIdentity, Session, classify, connect::connect_within, quote_identifier, reading,
+    reading_and_undoing,
 };
-use crate::{api::Reason, measure::MeasureError};
+use crate::{addresses::AddressRules, api::Reason, measure::MeasureError};
 
 /// The name that `pg_stat_activity` shows for the sampler's connections.
 pub const APPLICATION_NAME: &str = "projectionist-sampler";
@@ -39,6 +40,7 @@ const CANCEL_DEADLINE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Database {
     identity: ConnectionIdentity,
+    addresses: Arc<AddressRules>,
     slot: tokio::sync::Mutex<Option<Live>>,
     wake: Arc<Notify>,
     channels: Mutex<BTreeSet<String>>,
@@ -71,10 +73,11 @@ struct RefusedLogin {
 }
 
 impl Database {
-    /// A database to which no connection was made yet.
-    pub fn new(identity: ConnectionIdentity) -> Self {
+    /// A database to which no connection was made yet. `addresses`: which may be asked.
+    pub fn new(identity: ConnectionIdentity, addresses: Arc<AddressRules>) -> Self {
         Self {
             identity,
+            addresses,
             slot: tokio::sync::Mutex::default(),
             wake: Arc::default(),
             channels: Mutex::default(),
@@ -166,7 +169,7 @@ impl Database {
 
     async fn connect(&self, deadline: Duration) -> Result<Live, ConnectError> {
         let settings = self.identity.settings();
-        let mut session = connect(settings, APPLICATION_NAME, deadline).await?;
+        let mut session = connect_within(settings, &self.addresses, APPLICATION_NAME, deadline).await?;
         self.opened.fetch_add(1, Ordering::Relaxed);
         let mut notifications = session.take_notifications();
         let wake = Arc::clone(&self.wake);

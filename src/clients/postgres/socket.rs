@@ -12,11 +12,9 @@ use rand::seq::SliceRandom as _;
 use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
 };
 use tokio_postgres::{Config, config::LoadBalanceHosts};
-
-use super::settings::Host;
 
 /// So much may come without anything having been asked since, in bytes.
 const MOST: usize = 64 << 20;
@@ -33,12 +31,9 @@ impl Socket {
     /// Connects to the first of a server's addresses that accepts, and says which.
     ///
     /// # Errors
-    /// That the name has no address, or what the last address answered.
-    pub(super) async fn connect((name, address, port): &Host, config: &Config) -> io::Result<(Self, SocketAddr)> {
-        let mut addresses: Vec<SocketAddr> = match address {
-            Some(address) => vec![SocketAddr::new(*address, *port)],
-            None => lookup_host((&**name, *port)).await?.collect(),
-        };
+    /// That there is no address, or what the last address answered.
+    pub(super) async fn connect(addresses: &[SocketAddr], config: &Config) -> io::Result<(Self, SocketAddr)> {
+        let mut addresses = addresses.to_vec();
         if config.get_load_balance_hosts() == LoadBalanceHosts::Random {
             addresses.shuffle(&mut rand::rng());
         }

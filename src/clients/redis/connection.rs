@@ -5,7 +5,6 @@ use std::{io, sync::Arc};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    net::{TcpStream, lookup_host},
     time::{Instant, timeout_at},
 };
 
@@ -20,7 +19,7 @@ use crate::{
     addresses::AddressRules,
     api::Reason,
     clients::{
-        http::permitted,
+        address,
         words::{by_io, shortened},
     },
     measure::MeasureError,
@@ -52,25 +51,16 @@ pub(super) struct LoggedIn {
 /// Who connects, and to which addresses.
 pub(super) struct Access {
     pub(super) settings: ConnectionSettings,
-    /// Which of the addresses that servers tell may be asked.
+    /// Which addresses may be asked.
     pub(super) rules: Arc<AddressRules>,
 }
 
 impl Access {
-    /// Connects and agrees on TLS. An address that the Secret does not name was told by a server, and is judged: what was judged is what is connected to.
+    /// Connects and agrees on TLS.
     pub(super) async fn connect(&self, at: &Address, by: Instant) -> Result<Connection, MeasureError> {
         let settings = &self.settings;
         let Address { host, port, name } = at;
-        let stream = async {
-            if settings.names(at) {
-                return TcpStream::connect((host.as_str(), *port)).await.map_err(|error| by_io(&error));
-            }
-            let resolved = lookup_host((host.as_str(), *port)).await.map_err(|error| by_io(&error))?;
-            let permitted = permitted(resolved, &self.rules)?;
-            TcpStream::connect(permitted.as_slice()).await.map_err(|error| by_io(&error))
-        };
-        let stream = timeout_at(by, stream).await.map_err(|_| timed_out())??;
-        stream.set_nodelay(true).map_err(|error| by_io(&error))?;
+        let stream = timeout_at(by, address::connect(host, *port, &self.rules)).await.map_err(|_| timed_out())??;
         if !settings.tls {
             return Ok(Box::new(stream));
         }

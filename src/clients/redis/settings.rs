@@ -185,12 +185,6 @@ impl ConnectionSettings {
         self.user.as_deref()
     }
 
-    /// Whether the Secret names this address itself.
-    pub(super) fn names(&self, address: &Address) -> bool {
-        let sentinels = self.sentinels.iter().flat_map(|sentinels| &sentinels.addresses);
-        self.servers.iter().chain(sentinels).any(|named| named.is_at(address))
-    }
-
     /// True with TLS: then the server's certificate is verified, and a client certificate may be shown.
     pub fn uses_tls(&self) -> bool {
         self.tls
@@ -262,7 +256,6 @@ mod tests {
         let sentinels = found.sentinels.as_deref().unwrap();
         let addresses = [Address::new("one", 26_379), Address::new("two", 26_379), Address::new("::1", 7_000)];
         assert_eq!(sentinels.addresses, addresses);
-        assert!(found.names(&addresses[1]) && !found.names(&Address::new("two", 1)));
         assert_eq!((sentinels.primary.as_str(), found.database, found.uses_tls()), ("my-primary", 2, false));
         assert!(read(&[("url", "rediss-sentinel://one/p")]).unwrap().uses_tls());
         assert!(

@@ -10,6 +10,10 @@ use super::{
 /// The least time between two corrections of a status that another client changes.
 const CORRECT_EVERY: Duration = Duration::from_secs(1);
 
+/// A turn that has come is kept for this long. A server that goes away and comes back all the time gives each Projection news at each change: if each of
+/// them took another turn, the turns would be ever further away.
+const TURN_KEPT: Duration = Duration::from_secs(5);
+
 /// What is remembered of one Projection's status between two rounds.
 #[derive(Debug, Default)]
 pub struct StatusMemory {
@@ -21,6 +25,8 @@ pub struct StatusMemory {
     begun: Option<Instant>,
     /// When the numbers that are due may be written.
     numbers_at: Option<Instant>,
+    /// When the turn of its news is, or was.
+    news_at: Option<Instant>,
     /// The API server permanently refuses the status that records the suspension, which then goes unrecorded.
     pub unrecordable: bool,
 }
@@ -39,7 +45,8 @@ pub struct News {
 }
 
 impl StatusMemory {
-    /// How long the status still waits at `now`; zero when it is to be written. `slot` gives the next moment that is free for writing numbers.
+    /// How long the status still waits at `now`; zero when it is to be written. `slot` gives the next moment that is free for writing what is of this
+    /// urgency: numbers (`Soon`) or news (`InTurn`).
     pub fn wait(&mut self, news: News, now: Instant, slot: impl FnOnce() -> Instant) -> Duration {
         let since_written = self.written.as_ref().map(|(_, at)| now.saturating_duration_since(*at));
         let after_write = |every: Duration| since_written.map_or(Duration::ZERO, |since| every.saturating_sub(since));
@@ -57,8 +64,12 @@ impl StatusMemory {
                 let since = now.saturating_duration_since(*self.counts_since.get_or_insert(now));
                 COUNTS_SETTLE.saturating_sub(since).max(after_write(COUNTS_EVERY))
             }
-            Urgency::Now if news.only_begun => {
+            Urgency::InTurn | Urgency::Now if news.only_begun => {
                 FIRST_WORD.saturating_sub(now.saturating_duration_since(*self.begun.get_or_insert(now)))
+            }
+            Urgency::InTurn => {
+                let turn = self.news_at.filter(|at| now.saturating_duration_since(*at) < TURN_KEPT);
+                self.news_at.insert(turn.unwrap_or_else(slot)).saturating_duration_since(now)
             }
             Urgency::Now => Duration::ZERO,
         }
@@ -67,7 +78,7 @@ impl StatusMemory {
     /// The status was written at `now`.
     pub fn was_written(&mut self, stored: Stored, now: Instant) {
         self.written = Some((stored, now));
-        (self.numbers_at, self.counts_since, self.unrecordable) = (None, None, false);
+        (self.numbers_at, self.news_at, self.counts_since, self.unrecordable) = (None, None, None, false);
     }
 }
 
@@ -123,6 +134,19 @@ mod tests {
         assert_eq!(memory.wait(news(Urgency::Soon), start, || slot), Duration::from_millis(150));
         let later = start + Duration::from_millis(100);
         assert_eq!(memory.wait(news(Urgency::Soon), later, || later + EVERY), Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_turn_is_kept_until_it_has_come_and_for_a_moment_longer() {
+        let (start, mut memory) = (Instant::now(), StatusMemory::default());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut wait = |now: u64, slot: u64| memory.wait(news(Urgency::InTurn), at(now), || at(slot)).as_secs();
+        assert_eq!(wait(0, 7), 7);
+        assert_eq!(wait(3, 30), 4, "there was no news in between, and now there is again");
+        assert_eq!(wait(9, 30), 0, "its turn has come");
+        assert_eq!(wait(13, 30), 17, "it was not used, and others have had news since");
+        memory.was_written(Stored { status: ProjectionStatus::default(), version: "2".to_owned() }, at(30));
+        assert_eq!(memory.wait(news(Urgency::InTurn), at(31), || at(50)), Duration::from_secs(19), "another turn");
     }
 
     #[test]

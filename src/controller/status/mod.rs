@@ -19,6 +19,8 @@ pub mod trouble;
 mod trouble_tests;
 pub mod urgency;
 pub mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 use jiff::Timestamp;
 

@@ -17,7 +17,7 @@ use crate::{
     store_health::{Polled, StoreName, StoreObservation, StoreSample},
 };
 
-fn store(result: Option<Result<u64, Reason>>) -> ReadStoreView {
+pub(super) fn store(result: Option<Result<u64, Reason>>) -> ReadStoreView {
     let now = Instant::now();
     let newest = result.map(|result| Polled {
         result: result
@@ -31,7 +31,7 @@ fn store(result: Option<Result<u64, Reason>>) -> ReadStoreView {
     ReadStoreView { status: observation.status(now), why: observation.current(now).err() }
 }
 
-fn next(known: &Known<'_>, view: Option<ReadStoreView>, previous: &ProjectionStatus) -> ProjectionStatus {
+pub(super) fn next(known: &Known<'_>, view: Option<ReadStoreView>, previous: &ProjectionStatus) -> ProjectionStatus {
     next_status(&Known { read_store: view, ..known.clone() }, previous, Timestamp::UNIX_EPOCH)
 }
 
@@ -48,7 +48,7 @@ fn a_read_store_is_healthy_only_where_it_answered_and_ready_does_not_depend_on_i
     is(&away, "Ready", "True", Reason::AsExpected);
     assert_eq!(away.read_store.as_ref().map(|store| store.state), Some(ReadStoreState::Unreachable));
     assert_eq!(away.read_store.as_ref().and_then(|store| store.latency_seconds), None, "no number stays");
-    assert_eq!(urgency(&healthy, &away), Urgency::Now);
+    assert_eq!(urgency(&healthy, &away), Urgency::InTurn, "it is the same for all Projections on the store");
     let told = announcements(&healthy, &away);
     let notes: Vec<_> = told.iter().map(|one| (one.warning, one.note.as_str())).collect();
     assert_eq!(notes, [(true, "read store: Redis at db:6379: no process listens")]);

@@ -347,13 +347,13 @@ fn a_transition_time_changes_only_with_the_status() {
 }
 
 #[test]
-fn nothing_is_written_for_nothing_numbers_soon_and_changes_now() {
+fn nothing_is_written_for_nothing_numbers_soon_news_in_turn_and_changes_of_counts_and_spec_now() {
     let good = measured(9, 1.0, false);
     let before = status(&known(Ok(&good)));
     let next = |known: &Known<'_>| next_status(known, &before, at(500));
     assert_eq!(urgency(&before, &next(&known(Ok(&good)))), Urgency::Never);
     assert_eq!(urgency(&before, &next(&known(Ok(&measured(10, 1.2, false))))), Urgency::Soon);
-    assert_eq!(urgency(&before, &next(&known(Ok(&measured(10, 31.0, false))))), Urgency::Now);
+    assert_eq!(urgency(&before, &next(&known(Ok(&measured(10, 31.0, false))))), Urgency::InTurn);
     assert_eq!(urgency(&before, &next(&Known { workload: present(3, 2), ..known(Ok(&good)) })), Urgency::Now);
     // Pods come and go one after the other; that they begin to is news.
     let rolling = next(&Known { workload: present(2, 1), ..known(Ok(&good)) });
@@ -370,9 +370,9 @@ fn an_age_that_grows_is_told_again_when_it_has_grown_by_a_quarter() {
     {
         assert_eq!(urgency(&before, &at_age(age)), wanted, "{age}");
     }
-    // Small ages differ by less than a user would notice; crossing the target is reported at once.
+    // Small ages differ by less than a user would notice; crossing the target is news.
     assert_eq!(urgency(&at_age(0.1), &at_age(0.3)), Urgency::Never);
-    assert_eq!(urgency(&at_age(29.9), &at_age(30.1)), Urgency::Now);
+    assert_eq!(urgency(&at_age(29.9), &at_age(30.1)), Urgency::InTurn);
     // An age that is not known any more, or again.
     let unknown = ProjectionStatus { staleness_seconds: None, ..before.clone() };
     assert_eq!((urgency(&before, &unknown), urgency(&unknown, &before)), (Urgency::Soon, Urgency::Soon));

@@ -13,7 +13,10 @@ pub enum Urgency {
     Soon,
     /// Within seconds: only counts of workers changed, and more changes are likely to follow.
     Shortly,
-    /// Now: something that people or the sampler act on changed.
+    /// In its turn: something changed that people act on. Usually that is at once. What many Projections share, such as a server that went away, is news
+    /// of all of them at the same moment, and their writes come one after the other.
+    InTurn,
+    /// Now: the spec was acted on, or something changed that other replicas or the next process act on.
     Now,
 }
 
@@ -27,6 +30,10 @@ const FIRST_SAMPLE: Duration = Duration::from_secs(15);
 pub const NUMBERS_EVERY: Duration = Duration::from_secs(10);
 /// The most writes per second of the measured numbers of all Projections together, so that a thousand busy ones do not overload the API server.
 const NUMBERS_A_SECOND: u32 = 20;
+/// So many statuses a second are written in their turn, where more than [`NEWS_AT_ONCE`] Projections have news.
+const NEWS_A_SECOND: u32 = 50;
+/// So many Projections may have news at once without waiting: writes as few as these are no burden for an API server.
+pub const NEWS_AT_ONCE: u32 = 100;
 /// A number that follows from time alone is written again when it differs by this share.
 const WORTH_TELLING: f64 = 0.25;
 
@@ -36,18 +43,33 @@ pub fn numbers_every(projections: usize) -> Duration {
     NUMBERS_EVERY.max(Duration::from_secs(1) * projections / NUMBERS_A_SECOND)
 }
 
-/// Deals out the moments at which numbers are written, so that Projections that were made together do not write together ever after.
-#[derive(Clone, Copy, Debug, Default)]
+/// Deals out moments for writing, so that Projections with something to write at the same moment write one after the other.
+#[derive(Clone, Copy, Debug)]
 pub struct WriteSlots {
-    last: Option<Instant>,
+    every: Duration,
+    /// So much may be dealt out ahead of its time.
+    ahead: Duration,
+    /// When everything that was dealt out has had its time.
+    even: Option<Instant>,
 }
 
 impl WriteSlots {
+    /// For numbers.
+    pub fn of_numbers() -> Self {
+        Self { every: Duration::from_secs(1) / NUMBERS_A_SECOND, ahead: Duration::ZERO, even: None }
+    }
+
+    /// For news.
+    pub fn of_news() -> Self {
+        let every = Duration::from_secs(1) / NEWS_A_SECOND;
+        Self { every, ahead: every * (NEWS_AT_ONCE - 1), even: None }
+    }
+
     /// The next moment that is free, from `now` on.
     pub fn next(&mut self, now: Instant) -> Instant {
-        let free = self.last.map_or(now, |last| now.max(last + Duration::from_secs(1) / NUMBERS_A_SECOND));
-        self.last = Some(free);
-        free
+        let even = self.even.map_or(now, |even| even.max(now));
+        self.even = Some(even + self.every);
+        even.checked_sub(self.ahead).map_or(now, |free| free.max(now))
     }
 }
 
@@ -65,31 +87,48 @@ pub fn urgency(before: &ProjectionStatus, after: &ProjectionStatus) -> Urgency {
     if *before == with_small_differences_of(after, before) {
         return Urgency::Never;
     }
-    let acted_on = |status: &ProjectionStatus| {
-        let conditions: Vec<_> = status
-            .conditions
-            .iter()
-            .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone()))
-            .collect();
-        let workers = status.workers.clone().map(|workers| WorkersStatus { reason: None, ..workers });
-        let counts = workers.as_ref().map(|workers| (workers.ready, workers.rolling));
-        let workers = workers.map(|workers| WorkersStatus { ready: None, summary: None, rolling: false, ..workers });
-        let spec = (status.observed_generation, status.suspended);
-        // Read again by the next process.
-        let passed_over = status.passed_over.as_ref().map(|passed_over| passed_over.positions.clone());
-        ((spec, status.phase, workers, status.pending.is_some(), passed_over, conditions), counts)
-    };
-    let ((said, counts_said), (says, counts)) = (acted_on(before), acted_on(after));
-    let rolls = |counts: Option<(_, bool)>| counts.is_some_and(|(_, rolling)| rolling);
+    let (said, says) = (before.workers.as_ref(), after.workers.as_ref());
+    let rolls = |workers: Option<&WorkersStatus>| workers.is_some_and(|workers| workers.rolling);
     // While pods come and go no rates are learnt: that begins at once.
-    let begins_to_roll = rolls(counts) && !rolls(counts_said);
-    if said != says || begins_to_roll {
+    let begins_to_roll = rolls(says) && !rolls(said);
+    if acted_on(before, after) != acted_on(after, before) || begins_to_roll {
         Urgency::Now
-    } else if counts_said == counts {
+    } else if news(before) != news(after) {
+        Urgency::InTurn
+    } else if counts(said) == counts(says) {
         Urgency::Soon
     } else {
         Urgency::Shortly
     }
+}
+
+/// What other replicas, the next process, or a client that has just changed the spec act on. Where one of both statuses names no required workers, other
+/// replicas serve their own number meanwhile, so that it is news only.
+fn acted_on(status: &ProjectionStatus, other: &ProjectionStatus) -> impl PartialEq + use<> {
+    let names_required = |status: &ProjectionStatus| status.required_workers().is_some();
+    let both = names_required(status) && names_required(other);
+    let workers = status.workers.as_ref();
+    let required = workers.filter(|_| both).map(|workers| (workers.required, workers.bound_by));
+    let desired = workers.map(|workers| workers.desired);
+    // Read again by the next process.
+    let passed_over = status.passed_over.as_ref().map(|passed_over| passed_over.positions.clone());
+    (status.observed_generation, status.suspended, required, desired, passed_over)
+}
+
+/// What people act on.
+fn news(status: &ProjectionStatus) -> impl PartialEq + use<> {
+    let conditions: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone()))
+        .collect();
+    let workers = status.workers.as_ref().map(|workers| (workers.required, workers.bound_by));
+    (status.phase, workers, status.pending.is_some(), conditions)
+}
+
+/// Counts of workers that follow from what happens in the cluster.
+fn counts(workers: Option<&WorkersStatus>) -> Option<(Option<i32>, bool)> {
+    workers.map(|workers| (workers.ready, workers.rolling))
 }
 
 /// How long the status `before` stands though `after` is all that is known, `since_start`: a process that has just begun has measured nothing, and
@@ -140,11 +179,26 @@ mod tests {
 
     #[test]
     fn those_that_are_due_together_write_one_after_the_other() {
-        let (mut slots, now) = (WriteSlots::default(), Instant::now());
+        let (mut slots, now) = (WriteSlots::of_numbers(), Instant::now());
         let after = |moment: Instant| moment.duration_since(now).as_millis();
         let herd: Vec<u128> = (0..3).map(|_| after(slots.next(now))).collect();
         assert_eq!(herd, [0, 50, 100]);
         let later = now + Duration::from_secs(9);
         assert_eq!(slots.next(later), later, "who comes alone does not wait");
+    }
+
+    #[test]
+    fn a_few_with_news_write_at_once_and_a_thousand_in_their_turn() {
+        let (mut pace, now) = (WriteSlots::of_news(), Instant::now());
+        let waits: Vec<Duration> = (0..1_000).map(|_| pace.next(now).duration_since(now)).collect();
+        let at_once = waits.iter().filter(|wait| wait.is_zero()).count();
+        assert_eq!(at_once, usize::try_from(NEWS_AT_ONCE).unwrap());
+        assert!(waits.windows(2).all(|two| two[0] <= two[1]));
+        let in_a_second = |from: u64| waits.iter().filter(|wait| wait.as_secs() == from && !wait.is_zero()).count();
+        assert!((0..18).all(|second| (49..=50).contains(&in_a_second(second))), "{waits:?}");
+        assert_eq!(waits.last(), Some(&Duration::from_secs(18)));
+        let later = now + Duration::from_secs(19);
+        let few: Vec<Duration> = (0..60).map(|_| pace.next(later).duration_since(later)).collect();
+        assert!(few.iter().filter(|wait| wait.is_zero()).count() >= 50, "{few:?}");
     }
 }

@@ -27,7 +27,25 @@ const REQUIRED_FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct StatusWriter {
     pub(in crate::controller) reports: Reports,
     pub(in crate::controller) metrics: Arc<ControllerMetrics>,
-    pub(in crate::controller) slots: Mutex<WriteSlots>,
+    pub(in crate::controller) slots: Mutex<Slots>,
+}
+
+/// When the next status may be written of those that many Projections want to write at once.
+pub struct Slots {
+    numbers: WriteSlots,
+    news: WriteSlots,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { numbers: WriteSlots::of_numbers(), news: WriteSlots::of_news() }
+    }
+}
+
+impl Slots {
+    fn next(&mut self, urgency: Urgency, now: Instant) -> Instant {
+        if urgency == Urgency::InTurn { self.news.next(now) } else { self.numbers.next(now) }
+    }
 }
 
 /// What became of a status.
@@ -97,7 +115,7 @@ impl StatusWriter {
             }
             return Written::Yes;
         }
-        let slot = || self.slots.lock().unwrap_or_else(PoisonError::into_inner).next(now);
+        let slot = || self.slots.lock().unwrap_or_else(PoisonError::into_inner).next(news.urgency, now);
         let left = memory.wait(news, now, slot);
         if !left.is_zero() {
             return Written::Waits(left);

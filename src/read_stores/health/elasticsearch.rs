@@ -1,4 +1,4 @@
-//! The write thread pools and connections of all nodes of Elasticsearch or OpenSearch.
+//! The write thread pools, the memory for writes and the connections of all nodes of Elasticsearch or OpenSearch.
 
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -13,7 +13,14 @@ use crate::{
 };
 
 /// A few hundred bytes a node. A node that hangs is left out after two seconds.
-const STATISTICS: &str = "/_nodes/stats/thread_pool,http?timeout=2s&filter_path=_nodes.failed,nodes.*.thread_pool.write.queue,nodes.*.thread_pool.write.rejected,nodes.*.http.current_open";
+const STATISTICS: &str = "/_nodes/stats/thread_pool,http,indexing_pressure?timeout=2s&filter_path=_nodes.failed,nodes.*.thread_pool.write.queue,nodes.*.thread_pool.write.rejected,nodes.*.http.current_open,nodes.*.indexing_pressure.memory.total.*_rejections";
+/// Where a node counts the writes that it has refused: since the queue was full, or since those under way take too much memory, where the client or another
+/// node sent them. Replicas' are writes that were accepted.
+const REJECTED: [&str; 3] = [
+    "/thread_pool/write/rejected",
+    "/indexing_pressure/memory/total/coordinating_rejections",
+    "/indexing_pressure/memory/total/primary_rejections",
+];
 
 pub(in crate::read_stores) async fn health(
     store: &ElasticsearchStore,
@@ -64,7 +71,9 @@ fn interpret(status: StatusCode, answer: &Value) -> Result<StoreSample, MeasureE
         // A sum that lacks a node is too small.
         return Ok(missing(format!("write rejections and queue: {failed} nodes do not tell their statistics")));
     }
-    let queue = sum("/thread_pool/write/queue").zip(sum("/thread_pool/write/rejected"));
+    let rejected: Option<Vec<u64>> = REJECTED.into_iter().map(sum).collect();
+    let rejected = rejected.map(|each| each.into_iter().fold(0, u64::saturating_add));
+    let queue = sum("/thread_pool/write/queue").zip(rejected);
     let why = queue.is_none().then(|| "write rejections and queue: the nodes do not tell them".into());
     Ok(StoreSample {
         connections: sum("/http/current_open").map(|used| Connections {
@@ -87,9 +96,17 @@ mod tests {
 
     #[test]
     fn nodes_are_summed_and_a_sum_that_lacks_one_is_not_told() {
-        let node = |queue: u64, rejected: u64| json!({"thread_pool": {"write": {"queue": queue, "rejected": rejected}}, "http": {"current_open": 2}});
+        let node = |queue: u64, rejected: u64| {
+            let memory =
+                json!({"total": {"coordinating_rejections": 10, "primary_rejections": 100, "replica_rejections": 7}});
+            json!({
+                "thread_pool": {"write": {"queue": queue, "rejected": rejected}},
+                "http": {"current_open": 2},
+                "indexing_pressure": {"memory": memory},
+            })
+        };
         let all = interpret(StatusCode::OK, &json!({"nodes": {"a": node(1, 5), "b": node(2, 0)}})).unwrap();
-        assert_eq!(all.writes, Some(WriteQueue { queued: 3, rejected: 5 }));
+        assert_eq!(all.writes, Some(WriteQueue { queued: 3, rejected: 225 }));
         assert_eq!(all.connections.map(|it| (it.used, it.limit)), Some((4, None)));
         for lacking in [
             json!({"nodes": {"a": node(1, 5), "b": {}}}),

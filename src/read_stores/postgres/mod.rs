@@ -97,23 +97,13 @@ impl InTable for TableLocation {
                 let positions: Vec<Option<i64>> = row.try_get(1)?;
                 let row = match table.rows {
                     Rows::Numbered => (row.try_get(0)?, Row::Numbered { positions, shards: row.try_get(2)? }),
-                    _ if keyed => (row.try_get(0)?, Row::Keyed { positions, shards: row.try_get(2)? }),
+                    _ if keyed => (row.try_get(0)?, keyed_row(positions, row.try_get(2)?, row.try_get(3)?)),
                     _ => (row.try_get(0)?, Row::Plain { positions, count: row.try_get(2)? }),
                 };
                 Ok(row)
             };
             let (name, row) = read().map_err(|error| refused(table, &error))?;
             found.insert(name, row);
-        }
-        let read: usize = found.values().map(Row::shards).sum();
-        if read > MOST_ROWS {
-            return Err(MeasureError {
-                reason: Reason::InvalidAnswer,
-                message: format!(
-                    "checkpoint table {}: it has more than {MOST_ROWS} rows for the Projections that name it: is spec.checkpoint.readStore.nameColumn the right one?",
-                    table.table
-                ),
-            });
         }
         let row = |location: &TableLocation| names.canonical(&location.name).and_then(|name| found.get(&name));
         let mut answers: Answers =
@@ -141,8 +131,8 @@ impl InTable for TableLocation {
     }
 }
 
-/// How many rows of all projections on a table are read shard by shard at most.
-const MOST_ROWS: usize = 200_000;
+/// How many rows of all projections on a table are read shard by shard at most: first those of the projections that have the fewest.
+const MOST_ROWS: i64 = 200_000;
 
 /// `column` is the one with the shard, where each row is asked for.
 fn statement(table: &Table, column: Option<&str>, names: &NameType) -> String {
@@ -154,14 +144,20 @@ fn statement(table: &Table, column: Option<&str>, names: &NameType) -> String {
             "select {name}::text, array_agg({position}::bigint order by shard), array_agg(shard::int order by shard)
              from {from} where {name} = any({wanted}) group by {name}"
         ),
-        // Of several rows of a shard the one that has come least far counts.
+        // Of several rows of a shard the one that has come least far counts. Where there are too many, only what fits is sent; it is sorted here.
         (Rows::Keyed(_), Some(shard)) => format!(
-            "select r.name, array_agg(r.position order by r.shard), array_agg(r.shard order by r.shard)
-             from (
+            "with sizes as (
+                 select {name}::text as name, count(*) as rows, sum(count(*)) over (order by count(*), {name}::text) as up_to
+                 from {from} where {name} = any({wanted}) and {position} is not null group by 1
+             )
+             select z.name, array_agg(r.position), array_agg(r.shard), z.rows
+             from sizes z left join (
                  select {name}::text as name, coalesce({shard}::text, '') as shard, min({position})::bigint as position
-                 from {from} where {name} = any({wanted}) and {position} is not null group by 1, 2 limit {MOST_ROWS} + 1
-             ) r
-             group by r.name"
+                 from {from} where {name} = any({wanted}) and {position} is not null
+                     and {name}::text in (select name from sizes where up_to <= {MOST_ROWS})
+                 group by 1, 2
+             ) r on r.name = z.name
+             group by z.name, z.rows"
         ),
         // What is no number is no position: then it is not known how far the consumer has come.
         (Rows::LastMessage, _) => format!(
@@ -241,18 +237,32 @@ fn seems_missing(answer: &Result<Checkpoint, MeasureError>) -> bool {
 /// What the server answered for one name.
 #[derive(Clone, Debug)]
 enum Row {
-    Plain { positions: Vec<Option<i64>>, count: i64 },
-    Numbered { positions: Vec<Option<i64>>, shards: Vec<i32> },
-    Keyed { positions: Vec<Option<i64>>, shards: Vec<String> },
+    Plain {
+        positions: Vec<Option<i64>>,
+        count: i64,
+    },
+    Numbered {
+        positions: Vec<Option<i64>>,
+        shards: Vec<i32>,
+    },
+    Keyed {
+        positions: Vec<Option<i64>>,
+        shards: Vec<String>,
+    },
+    /// More than can be read, or more than the others leave.
+    TooMany {
+        alone: bool,
+    },
 }
 
-impl Row {
-    fn shards(&self) -> usize {
-        match self {
-            Self::Keyed { shards, .. } => shards.len(),
-            Self::Plain { .. } | Self::Numbered { .. } => 0,
-        }
-    }
+/// A projection's rows, of which there are `rows`; the shards are NULL where they were not read.
+fn keyed_row(positions: Vec<Option<i64>>, shards: Vec<Option<String>>, rows: i64) -> Row {
+    let shards: Option<Vec<String>> = shards.into_iter().collect();
+    let Some(shards) = shards else { return Row::TooMany { alone: rows > MOST_ROWS } };
+    let mut pairs: Vec<(String, Option<i64>)> = shards.into_iter().zip(positions).collect();
+    pairs.sort_unstable();
+    let (shards, positions) = pairs.into_iter().unzip();
+    Row::Keyed { positions, shards }
 }
 
 fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, MeasureError> {
@@ -282,6 +292,19 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
                 bound: None,
                 failed: Vec::new(),
             })
+        }
+        Some(Row::TooMany { alone }) => {
+            let TableLocation { table, name, .. } = location;
+            let why = if *alone {
+                format!(
+                    "it has more than {MOST_ROWS} rows for {name:?}: is spec.checkpoint.readStore.nameColumn the right one?"
+                )
+            } else {
+                format!(
+                    "it has more than {MOST_ROWS} rows for the Projections that name it, and those of {name:?}, which are many, are left out: keep them in another table"
+                )
+            };
+            Err(MeasureError { reason: Reason::InvalidAnswer, message: format!("checkpoint table {table}: {why}") })
         }
         Some(Row::Numbered { positions, shards }) => {
             let expected = match location.rows {

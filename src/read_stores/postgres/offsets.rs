@@ -18,8 +18,8 @@ use crate::{
 
 type Answers = super::tables::Answers<OffsetsLocation>;
 
-/// More partitions of all projections on a table are not read.
-const MOST_ROWS: usize = 200_000;
+/// How many partitions of all projections on a table are read at most: first those of the topics that have the fewest.
+const MOST_ROWS: i64 = 200_000;
 
 /// A table and what its columns hold.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -40,8 +40,8 @@ struct Stored {
     rows: i64,
 }
 
-/// The rows of one projection, by topic.
-type Rows = BTreeMap<String, Vec<Stored>>;
+/// The rows of one projection, by topic; `None` where they are more than can be read.
+type Rows = BTreeMap<String, Option<Vec<Stored>>>;
 
 impl InTable for OffsetsLocation {
     type Table = Table;
@@ -71,26 +71,19 @@ impl InTable for OffsetsLocation {
         });
         let (names, rows, visibility) = outcome.await.map_err(|error| refused(table, &error))??;
         let mut found: HashMap<String, Rows> = HashMap::new();
-        let mut read = 0;
         for row in &rows {
-            let parts = || -> Result<(String, String, Vec<Stored>), Error> {
+            let parts = || -> Result<(String, String, Option<Vec<Stored>>), Error> {
                 let (partitions, offsets): (Vec<Option<i64>>, Vec<Option<i64>>) = (row.try_get(2)?, row.try_get(3)?);
-                let counts: Vec<i64> = row.try_get(4)?;
-                let stored = partitions.into_iter().zip(offsets).zip(counts);
-                let stored = stored.map(|((partition, offset), rows)| Stored { partition, offset, rows });
-                Ok((row.try_get(0)?, row.try_get(1)?, stored.collect()))
+                // NULL where they were not read.
+                let counts: Option<Vec<i64>> = row.try_get::<_, Vec<Option<i64>>>(4)?.into_iter().collect();
+                let stored = counts.map(|counts| {
+                    let stored = partitions.into_iter().zip(offsets).zip(counts);
+                    stored.map(|((partition, offset), rows)| Stored { partition, offset, rows }).collect()
+                });
+                Ok((row.try_get(0)?, row.try_get(1)?, stored))
             };
             let (name, topic, stored) = parts().map_err(|error| refused(table, &error))?;
-            read += stored.len();
             found.entry(name).or_default().insert(topic, stored);
-        }
-        if read > MOST_ROWS {
-            return Err(invalid(
-                table,
-                &format!(
-                    "it has offsets for more than {MOST_ROWS} partitions of the Projections that name it: is spec.checkpoint.kafkaOffsets.nameColumn the right one?"
-                ),
-            ));
         }
         let none = Rows::new();
         let rows_of = |location: &OffsetsLocation| {
@@ -120,13 +113,20 @@ fn statement(table: &Table, names: Option<&NameType>) -> String {
         }
         _ => ("''::text".to_owned(), "$1::text[] is not null".to_owned()),
     };
+    let asked = format!("{wanted} and {topic}::text = any($2::text[])");
+    // Where there are too many, only what fits is sorted and sent.
     format!(
-        "select r.name, r.topic, array_agg(r.part order by r.part), array_agg(r.next order by r.part), array_agg(r.rows order by r.part)
-         from (
+        "with sizes as (
+             select {name} as name, {topic}::text as topic, sum(count(*)) over (order by count(*), {name}, {topic}::text) as up_to
+             from {from} where {asked} group by 1, 2
+         )
+         select z.name, z.topic, array_agg(r.part order by r.part), array_agg(r.next order by r.part), array_agg(r.rows order by r.part)
+         from sizes z left join (
              select {name} as name, {topic}::text as topic, {partition}::bigint as part, min({offset})::bigint as next, count(*) as rows
-             from {from} where {wanted} and {topic}::text = any($2::text[]) group by 1, 2, 3 limit {MOST_ROWS} + 1
-         ) r
-         group by r.name, r.topic"
+             from {from} where {asked} and ({name}, {topic}::text) in (select name, topic from sizes where up_to <= {MOST_ROWS})
+             group by 1, 2, 3
+         ) r on r.name = z.name and r.topic = z.topic
+         group by z.name, z.topic"
     )
 }
 
@@ -143,7 +143,19 @@ fn interpret(table: &Table, location: &OffsetsLocation, rows: &Rows) -> Result<C
     let (mut shards, mut positions) = (Vec::new(), Vec::new());
     let column = &table.offset_column;
     for topic in location.topics.iter() {
-        for Stored { partition, offset, rows } in rows.get(topic).into_iter().flatten() {
+        let stored = match rows.get(topic) {
+            Some(None) => {
+                return Err(invalid(
+                    table,
+                    &format!(
+                        "it has more than {MOST_ROWS} rows for the Projections that name it, and those of topic {topic}, which are many, are left out: is spec.checkpoint.kafkaOffsets.partitionColumn the right one? Else keep them in another table"
+                    ),
+                ));
+            }
+            Some(Some(stored)) => stored.as_slice(),
+            None => &[],
+        };
+        for Stored { partition, offset, rows } in stored {
             let place = match &location.name {
                 Some((name_column, name)) => format!("where {name_column} is {name:?} and the topic is {topic}"),
                 None => format!("where the topic is {topic}"),

@@ -12,6 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    addresses::AddressRules,
     api::{Reason, StreamConsumer},
     clients::nats::{Client, ConnectionSettings},
     lag::{CheckpointState, Head, Note, Pending, Sample},
@@ -43,9 +44,9 @@ pub struct NatsProbe {
 }
 
 impl NatsProbe {
-    /// Not connected yet. `started`: where the clock of samples begins.
-    pub fn new(settings: ConnectionSettings, started: std::time::Instant) -> Self {
-        Self { client: Client::new(settings), memory: Memory::default(), started }
+    /// Not connected yet. `addresses`: which may be asked; `started`: where the clock of samples begins.
+    pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>, started: std::time::Instant) -> Self {
+        Self { client: Client::new(settings, addresses), memory: Memory::default(), started }
     }
 }
 

@@ -5,6 +5,7 @@
 //! entries themselves have to be looked at.
 
 mod answers;
+mod ask;
 mod backlog;
 mod counters;
 mod lists;

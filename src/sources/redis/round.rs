@@ -7,13 +7,17 @@ use std::{
 
 use super::{
     answers::{self, EntryId, Group, Stream},
+    ask::{Answer, OfStream, ask, judge, no_group, nonsense, refused},
     backlog::{self, Backlog, Known, MOST_COUNTED, Placed},
     counters::{Arrived, Handled},
     lists::{self, Lengths},
 };
 use crate::{
     api::{Reason, RedisList, StreamGroup},
-    clients::redis::{Answered, Client, Command, Reply, refusal},
+    clients::{
+        blamed::Blamed,
+        redis::{Client, Command, Reply},
+    },
     measure::MeasureError,
 };
 
@@ -45,14 +49,17 @@ pub(super) struct Memory {
     entries: HashMap<StreamGroup, Entries>,
     /// Where groups were at the last look, if the server's counters were right about it.
     places: HashMap<StreamGroup, Placed>,
-    /// Streams whose answer ended the connection: they are asked for last, so that they spoil no other's.
-    last: HashSet<String>,
+    /// Streams whose answers ended the connection, or came too late.
+    blamed: Blamed<String>,
     /// Groups whose entries were too large to be counted, and when.
     given_up: HashMap<StreamGroup, Instant>,
 }
 
 /// Entries that were too large are asked for again after so long.
 const GIVE_UP_FOR: Duration = Duration::from_secs(60);
+
+/// So often at most is asked at one look for what an answer that ended the connection kept from being read.
+const MOST_ROUND_TRIPS: usize = 3;
 
 /// What was found when entries were asked for.
 #[derive(Clone, Copy)]
@@ -84,8 +91,6 @@ impl Told {
     }
 }
 
-type Answer = Result<Reply, MeasureError>;
-
 /// Looks once.
 ///
 /// # Errors
@@ -96,57 +101,50 @@ pub(super) async fn look(
     (asked, asked_lists): (&BTreeSet<&StreamGroup>, &BTreeSet<&RedisList>),
     by: tokio::time::Instant,
 ) -> Result<Looked, MeasureError> {
-    let mut streams: BTreeMap<&str, Vec<&StreamGroup>> = BTreeMap::new();
-    asked.iter().for_each(|one| streams.entry(&one.key).or_default().push(one));
-    let mut streams: Vec<(&str, Vec<&StreamGroup>)> = streams.into_iter().collect();
-    streams.sort_by_key(|(stream, _)| memory.last.contains(*stream));
-    // Before the streams, whose answers may be large enough to end the connection.
-    let mut commands: Vec<Command> = asked_lists.iter().flat_map(|list| lists::commands(list)).collect();
-    for (stream, groups) in &streams {
-        commands.push(Command::about_key(2, ["XINFO", "STREAM", stream]));
-        commands.push(Command::about_key(2, ["XINFO", "GROUPS", stream]));
-        commands.extend(groups.iter().map(|one| Command::about_key(1, ["XPENDING", stream, &one.group])));
-    }
-    let of_each = [Command::new(["HELLO"]), Command::new(["TIME"])];
-    let Answered { servers, replies } = client.ask_each(&of_each, &commands, by).await;
-    let clocks: Vec<Result<u64, MeasureError>> = servers.into_iter().map(clock).collect();
-    if let [Err(unknown)] = clocks.as_slice() {
-        // A primary that became a replica: Sentinels know which server is the primary now.
-        client.disconnect();
-        return Err(unknown.clone());
-    }
-    if let ([], Some((Err(unknown), _))) = (clocks.as_slice(), replies.first()) {
-        return Err(unknown.clone());
-    }
-    let mut answers = replies.into_iter();
-    // The reply, and the time by the clock of the server that gave it.
-    let mut unread = || -> Result<(Reply, u64), MeasureError> {
-        let (reply, server) = answers.next().unwrap_or_else(|| (Err(nonsense("the server")), None));
-        let clock = server.and_then(|server| clocks.get(server).cloned());
-        // Why the server is not to be believed says more than what it said.
-        clock.unwrap_or_else(|| Err(nonsense("the server"))).and_then(|now| Ok((reply?, now)))
-    };
-    let mut lists = HashMap::new();
-    for list in asked_lists {
-        let lengths = memory.lengths.entry((*list).clone()).or_default();
-        lists.insert((*list).clone(), lists::read(list, || unread().map(|(reply, _)| reply), lengths));
-    }
-    let mut next = || unread().and_then(|(reply, now)| Ok((refused(reply)?, now)));
-
-    let mut told: Vec<(&StreamGroup, Result<Told, MeasureError>)> = Vec::new();
-    for (stream, groups) in &streams {
-        let (of_stream, now) = next().map_or_else(|unknown| (Err(unknown), 0), |(reply, now)| (Ok(reply), now));
-        let of_groups = next().map(|(reply, _)| reply);
-        for one in groups {
-            let held = next().map(|(reply, _)| reply);
-            let placed = memory.places.get(*one).copied();
-            told.push((one, tell(one, now, &of_stream, (&of_groups, placed), held)));
+    let mut streams: BTreeMap<String, Vec<&StreamGroup>> = BTreeMap::new();
+    asked.iter().for_each(|one| streams.entry(one.key.clone()).or_default().push(one));
+    let names: Vec<String> = streams.keys().cloned().collect();
+    let (mut unread, last) = memory.blamed.part(&names);
+    unread.extend(last);
+    let (mut lists, mut told) = (HashMap::new(), BTreeMap::new());
+    for turn in 0..MOST_ROUND_TRIPS {
+        let of_lists: Vec<&RedisList> = asked_lists.iter().copied().filter(|_| turn == 0).collect();
+        let of_streams: Vec<(&str, &[&StreamGroup])> =
+            unread.iter().map(|stream| (stream.as_str(), streams[*stream].as_slice())).collect();
+        let answers = match ask(client, &of_lists, &of_streams, by).await {
+            Ok(answers) => answers,
+            Err(unknown) if turn == 0 => return Err(unknown),
+            // What the first round trip told stands.
+            Err(_) => break,
+        };
+        let mut of_lists = answers.lists.into_iter();
+        for list in asked_lists.iter().filter(|_| turn == 0) {
+            let lengths = memory.lengths.entry((*list).clone()).or_default();
+            let next = || of_lists.next().unwrap_or_else(|| Err(nonsense("the server")));
+            lists.insert((*list).clone(), lists::read(list, next, lengths));
         }
-        let spoilt = |answer: &Answer| answer.as_ref().is_err_and(|unknown| unknown.reason == Reason::InvalidAnswer);
-        if spoilt(&of_stream) || spoilt(&of_groups) {
-            memory.last.insert((*stream).to_owned());
+        let answered: Vec<(&String, OfStream)> = unread.into_iter().zip(answers.streams).collect();
+        unread = judge(&answered, &mut memory.blamed);
+        for (stream, OfStream { now, stream: of_stream, groups, held }) in answered {
+            // Why a stream is blamed says more than that another one came before it.
+            let why = memory.blamed.why(stream);
+            let why = |answer: Answer| {
+                answer.map_err(|error| match why {
+                    Some(why) if error.reason == Reason::SourceFailed => why.clone(),
+                    _ => error,
+                })
+            };
+            let (of_stream, groups) = (why(of_stream), why(groups));
+            for (one, held) in streams[stream].iter().zip(held) {
+                let placed = memory.places.get(*one).copied();
+                told.insert(*one, tell(one, now, &of_stream, (&groups, placed), why(held)));
+            }
+        }
+        if unread.is_empty() {
+            break;
         }
     }
+    let told: Vec<(&StreamGroup, Result<Told, MeasureError>)> = told.into_iter().collect();
     let entries = entries(client, memory, &told, by).await;
     memory.forget(asked);
     memory.lengths.retain(|list, _| asked_lists.contains(list));
@@ -234,7 +232,6 @@ impl Memory {
     fn forget(&mut self, asked: &BTreeSet<&StreamGroup>) {
         let streams: HashSet<&str> = asked.iter().map(|one| one.key.as_str()).collect();
         self.arrived.retain(|stream, _| streams.contains(stream.as_str()));
-        self.last.retain(|stream| streams.contains(stream.as_str()));
         self.handled.retain(|one, _| asked.contains(one));
         self.entries.retain(|one, _| asked.contains(one));
         self.places.retain(|one, _| asked.contains(one));
@@ -257,67 +254,6 @@ fn tell(
         .ok_or_else(|| unknown(&no_group()))?;
     let held = answers::held(&held.map_err(|refused| unknown(&refused))?);
     Ok(Told { now, stream, group, held, known: backlog::undelivered(&stream, &group, placed) })
-}
-
-/// The server's clock in milliseconds since 1970, where the server can tell, from its replies to `HELLO` and `TIME`.
-fn clock(replies: Vec<Answer>) -> Result<u64, MeasureError> {
-    let mut replies = replies.into_iter();
-    let mut next = || replies.next().unwrap_or_else(|| Err(nonsense("the server"))).and_then(refused);
-    serves(&next()?)?;
-    answers::time(&next()?).ok_or_else(|| nonsense("TIME"))
-}
-
-/// Whether this server can tell: a primary that holds data.
-fn serves(hello: &Reply) -> Result<(), MeasureError> {
-    let field = |name| hello.field(name).and_then(Reply::as_str);
-    if field("mode") == Some("sentinel") {
-        return Err(MeasureError {
-            reason: Reason::SourceFailed,
-            message: "this is a Redis Sentinel, which holds no streams: write redis-sentinel://…/NAME in the Secret, with the name by which it knows the primary"
-                .to_owned(),
-        });
-    }
-    match field("role") {
-        Some("master") => Ok(()),
-        // A replica in a cluster answers about keys with a redirection.
-        Some(_) if field("mode") == Some("cluster") => Ok(()),
-        Some(_) => Err(MeasureError {
-            reason: Reason::SourceIsReplica,
-            message: "the server is a replica, whose numbers stand still without a sign when it loses its primary: name the primary in the Secret, or a Service that follows it"
-                .to_owned(),
-        }),
-        None => Err(nonsense("HELLO")),
-    }
-}
-
-/// A refusal of the server in words.
-fn refused(reply: Reply) -> Answer {
-    match reply {
-        Reply::Error(error) if error.contains("no such key") => Err(MeasureError {
-            reason: Reason::StreamNotFound,
-            message: "there is no such stream: correct its key in the Projection, or create it with the group (XGROUP CREATE … MKSTREAM). A stream that was deleted took its groups with it"
-                .to_owned(),
-        }),
-        Reply::Error(error) if error.starts_with("NOGROUP") => Err(no_group()),
-        Reply::Error(error) => Err(refusal(&error)),
-        reply => Ok(reply),
-    }
-}
-
-/// A group that is not there yet is how a projection begins whose workers create it.
-fn no_group() -> MeasureError {
-    MeasureError {
-        reason: Reason::NeverCommitted,
-        message: "the stream has no such group, so that how much is pending cannot be told: correct its name in the Projection, or create it (XGROUP CREATE)"
-            .to_owned(),
-    }
-}
-
-fn nonsense(what: &str) -> MeasureError {
-    MeasureError {
-        reason: Reason::InvalidAnswer,
-        message: format!("the answer to {what} makes no sense: Redis 7.0 or newer is needed"),
-    }
 }
 
 fn about(one: &StreamGroup, unknown: &MeasureError) -> MeasureError {

@@ -1,7 +1,7 @@
 //! A real Elasticsearch or OpenSearch of a test's own on loopback, from the zips that their makers publish on Maven Central for tests.
 //!
 //! Runs on Java 17, as an unprivileged user where the test runs as root, and ends with the process that started it, however that ends. These zips hold
-//! the server without most of its modules; that of Elasticsearch has the module for users and roles, which are kept in files here.
+//! the server without most of its modules; that of Elasticsearch has the module for users and roles, which are kept in files here, and speaks TLS.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -9,10 +9,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::fs::{FlockOperation, flock};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
 use crate::binaries::cache_dir;
@@ -70,8 +74,39 @@ pub struct Elasticsearch {
     root: PathBuf,
     port: u16,
     distribution: Distribution,
+    tls: Option<Tls>,
     keeper: Child,
 }
+
+/// How a server is reached that shows a certificate for `localhost`.
+#[derive(Debug)]
+struct Tls {
+    /// Of the authority, in PEM.
+    authority: String,
+    client: Arc<ClientConfig>,
+}
+
+impl Tls {
+    /// Writes a certificate and its key into a directory.
+    fn prepare(config: &Path) -> Result<Self> {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &authority)?;
+        fs::write(config.join("http.crt"), certificate.pem())?;
+        fs::write(config.join("http.key"), key.serialize_pem())?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
+        Ok(Self { authority: authority.pem(), client })
+    }
+}
+
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
 
 impl Elasticsearch {
     /// A new server on 127.0.0.1. Elasticsearch has the user `admin`, who may do everything, and each of `users` with the privileges given as lines of
@@ -99,14 +134,16 @@ impl Elasticsearch {
         let at = root.display();
         let mut settings = format!(
             "discovery.type: single-node\nhttp.port: {}\ntransport.port: {}\nnetwork.host: 127.0.0.1\npath.data: {at}/data\npath.logs: {at}/logs\n\
-             cluster.routing.allocation.disk.threshold_enabled: false\n",
+             cluster.routing.allocation.disk.threshold_enabled: false\nindexing_pressure.memory.limit: 16mb\n",
             ports[0], ports[1]
         );
+        let tls = (distribution == Distribution::Elasticsearch).then(|| Tls::prepare(&config)).transpose()?;
         let mut java =
             format!("-Xms512m\n-Xmx512m\n-XX:+UseSerialGC\n-XX:TieredStopAtLevel=1\n-Djava.io.tmpdir={at}/tmp\n");
         match distribution {
             Distribution::Elasticsearch => {
-                settings.push_str("xpack.security.enabled: true\nxpack.security.http.ssl.enabled: false\nxpack.security.transport.ssl.enabled: false\n");
+                settings.push_str("xpack.security.enabled: true\nxpack.security.transport.ssl.enabled: false\nxpack.security.authc.api_key.enabled: true\n");
+                settings.push_str("xpack.security.http.ssl: {enabled: true, certificate: http.crt, key: http.key}\n");
                 let names = std::iter::once("admin").chain(users.iter().map(|(user, _)| *user));
                 fs::write(config.join("users"), names.map(|user| format!("{user}:{HASH}\n")).collect::<String>())?;
                 let own = users.iter().map(|(user, _)| format!("{user}:{user}\n"));
@@ -136,7 +173,7 @@ impl Elasticsearch {
         }
         keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let keeper = keeper.spawn().with_context(|| format!("starting the keeper of {name}"))?;
-        let server = Self { root, port: ports[0], distribution, keeper };
+        let server = Self { root, port: ports[0], distribution, tls, keeper };
         server.wait_until_it_answers()?;
         Ok(server)
     }
@@ -165,16 +202,35 @@ impl Elasticsearch {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// `http://…` for the user `admin`.
+    /// The authority that signed the server's certificate for `localhost`, in PEM; absent where it speaks no TLS.
+    #[must_use]
+    pub fn authority(&self) -> Option<&str> {
+        self.tls.as_ref().map(|tls| tls.authority.as_str())
+    }
+
+    /// `localhost` and the port.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+
+    /// `https://…` or `http://…` for the user `admin`.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_as("admin")
     }
 
-    /// `http://…` for another user.
+    /// The same for another user.
     #[must_use]
     pub fn url_as(&self, user: &str) -> String {
-        format!("http://{user}:{PASSWORD}@{}", self.address())
+        self.url_with(&format!("{user}:{PASSWORD}@"))
+    }
+
+    /// The same with another credential, which ends with an `@`, or none.
+    #[must_use]
+    pub fn url_with(&self, credential: &str) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{credential}{}", self.place())
     }
 
     /// Asks the server as `admin`; returns the status and the JSON.
@@ -182,16 +238,36 @@ impl Elasticsearch {
     /// # Errors
     /// When the server is away.
     pub fn call(&self, method: &str, path: &str, body: &Value) -> Result<(u16, Value)> {
-        let mut stream = TcpStream::connect(self.address())?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, path, &body)
+    }
+
+    /// As [`Elasticsearch::call`], with this text.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub fn send(&self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
+        let stream = TcpStream::connect(self.address())?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut stream: Box<dyn Stream> = match &self.tls {
+            None => Box::new(stream),
+            Some(tls) => {
+                let name = ServerName::try_from("localhost")?;
+                Box::new(StreamOwned::new(ClientConnection::new(Arc::clone(&tls.client), name)?, stream))
+            }
+        };
         let request = format!(
             "{method} {path} HTTP/1.0\r\nHost: test\r\nAuthorization: {ADMIN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            // It hangs up without a word of TLS.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
+            read => drop(read?),
+        }
+        let answer = String::from_utf8(answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no answer in HTTP")?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
         Ok((status, serde_json::from_str(body).unwrap_or_default()))

@@ -118,7 +118,7 @@ fn an_autoscaler_that_reads_elsewhere_makes_it_not_ready_until_it_reads_here() {
     assert_eq!(told.phase, Some(Phase::Live), "what is measured is as good as before");
     let message = &told.conditions[0].message;
     assert!(message.contains("it leads to keda") && message.contains("autoscaler: None"), "{message}");
-    assert_eq!(urgency(&well, &told), Urgency::Now);
+    assert_eq!(urgency(&well, &told), Urgency::InTurn);
     let events: Vec<_> = announcements(&well, &told).into_iter().map(|one| (one.warning, one.reason)).collect();
     assert_eq!(events, [(true, "MetricsNotServed".to_owned())]);
     assert_eq!(condition(&report(Some(&elsewhere), true, &well), "Ready").0, "True", "it does not scale anyhow");

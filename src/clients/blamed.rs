@@ -1,4 +1,4 @@
-//! Which places of checkpoints have spoilt the reading of others, so that they are asked last. Pure.
+//! Which places on a server have spoilt the reading of others, so that they are asked for last. Pure.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -7,7 +7,7 @@ use crate::measure::MeasureError;
 /// Places whose answers ended a connection, were too large or did not come in time, with what was said of each. One of them may be right again at any
 /// time, so that they go on being asked: after all others, and among themselves in turn, since each may keep those after it from being read.
 #[derive(Debug)]
-pub(super) struct Blamed<P> {
+pub struct Blamed<P> {
     turn: u64,
     places: HashMap<P, (u64, MeasureError)>,
 }
@@ -19,8 +19,8 @@ impl<P> Default for Blamed<P> {
 }
 
 impl<P: Clone + Eq + Hash> Blamed<P> {
-    /// Forgets what is not asked for any more. Returns the places that are not blamed, and the others, that which was blamed longest ago first.
-    pub(super) fn part<'a>(&mut self, asked: &'a [P]) -> (Vec<&'a P>, Vec<&'a P>) {
+    /// Forgets what is not in `asked`, and so is not asked for any more. Returns the places that are not blamed, and the others, that which was blamed longest ago first.
+    pub fn part<'a>(&mut self, asked: &'a [P]) -> (Vec<&'a P>, Vec<&'a P>) {
         if self.places.is_empty() {
             return (asked.iter().collect(), Vec::new());
         }
@@ -36,18 +36,18 @@ impl<P: Clone + Eq + Hash> Blamed<P> {
     }
 
     /// This place has kept others from being read, or may have: it is the last from now on.
-    pub(super) fn blame(&mut self, place: &P, why: &MeasureError) {
+    pub fn blame(&mut self, place: &P, why: &MeasureError) {
         self.turn += 1;
         self.places.insert(place.clone(), (self.turn, why.clone()));
     }
 
     /// This place was read.
-    pub(super) fn clear(&mut self, place: &P) {
+    pub fn clear(&mut self, place: &P) {
         self.places.remove(place);
     }
 
     /// Why this place is blamed, where it is.
-    pub(super) fn why(&self, place: &P) -> Option<&MeasureError> {
+    pub fn why(&self, place: &P) -> Option<&MeasureError> {
         self.places.get(place).map(|(_, why)| why)
     }
 }
