@@ -24,7 +24,7 @@ use super::{
     steadiness::Steadiness,
     trial::Trial,
     value::ValueRule,
-    waiting::Waiting,
+    waiting::{Extent, Waiting},
 };
 
 /// Follows one projection from sample to sample.
@@ -183,8 +183,11 @@ impl Model {
         let teaches = sample.teaches();
         self.last = Some(Last { at, arrived: sample.arrived, pending, uncommitted, held_back, workers, teaches });
         // Events that are only possible, by an upper bound, are no risk by themselves.
-        let (surely, surely_for) =
-            if waiting.bound { (waiting.events, waiting.age) } else { (pending.events, staleness) };
+        let (surely, surely_for) = match waiting.extent {
+            _ if waiting.bound => (waiting.events, waiting.age),
+            Extent::AtLeast => (waiting.events, staleness),
+            _ => (pending.events, staleness),
+        };
         let drain = drain(surely, rates, workers);
         let arrival = rates.arrival.unwrap_or(0.0);
         Ok(Assessment {

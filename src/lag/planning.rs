@@ -269,6 +269,7 @@ impl Planned {
             waiting: seen.waiting.events,
             certain: seen.waiting.certain.or(seen.waiting.bound.then_some(seen.waiting.events)),
             by_certain: seen.waiting.bound,
+            extent: seen.waiting.extent,
             idle_for: seen.idle_for,
             idle,
             stage,

@@ -92,17 +92,21 @@ impl CheckpointState {
 pub struct Pending {
     /// How many.
     pub events: u64,
-    /// False when it is an upper bound.
+    /// False when it is a bound: an upper one, unless `Sample::certain` says that it is a lower one.
     pub exact: bool,
 }
 
-/// What of an upper bound waits for certain. What else it counts may have been handled long ago, or be no events at all.
+/// What waits for certain where `pending` is no exact count. What else it counts may have been handled long ago, or be no events at all.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Certain {
     /// So many of the newest events, and none before them is known to wait: then `staleness` is a bound as well. Zero where nothing is known to wait.
     Newest(u64),
     /// At least so many, at least one, with the oldest among them: `staleness` is the age of an event that waits, and only the number is a bound.
     Oldest(u64),
+    /// So many were counted, the oldest among them, and more may wait: `pending` is a lower bound.
+    AtLeast(u64),
+    /// It was looked for and not found out: what is counted may wait, all or none of it, for any time.
+    Unknown,
 }
 
 impl Certain {
@@ -111,10 +115,16 @@ impl Certain {
         if events == 0 { Self::Newest(0) } else { Self::Oldest(events) }
     }
 
+    /// The same where a part could not be looked at: that nothing else was found then says nothing.
+    pub fn oldest_of_part(events: u64) -> Self {
+        if events == 0 { Self::Unknown } else { Self::Oldest(events) }
+    }
+
     /// How many events.
     pub fn events(self) -> u64 {
         match self {
-            Self::Newest(events) | Self::Oldest(events) => events,
+            Self::Newest(events) | Self::Oldest(events) | Self::AtLeast(events) => events,
+            Self::Unknown => 0,
         }
     }
 }
@@ -214,7 +224,7 @@ pub struct Sample {
     pub value: Option<f64>,
     /// The part of `pending` above the safe head: these events wait, and no worker may read them yet.
     pub held_back: u64,
-    /// What waits for certain where `pending` is an upper bound. Absent where it is exact; absent with an upper bound, nothing is known to wait.
+    /// What waits for certain where `pending` is a bound. Absent where it is exact; absent with an upper bound, nothing is known to wait.
     pub certain: Option<Certain>,
     /// Although `pending` is an upper bound, the difference of two of them is a number of events, or nearly so: rates may be learnt from it. That is
     /// not so of a lower bound, nor of a distance of positions with gaps among them.
@@ -277,7 +287,7 @@ impl Sample {
         }
     }
 
-    /// What waits for certain, where `pending` is an upper bound.
+    /// What waits for certain, where `pending` is a bound.
     pub(super) fn certain(&self) -> Option<Certain> {
         let bound = self.pending.is_some_and(|pending| !pending.exact);
         bound.then(|| self.certain.unwrap_or(Certain::Newest(0)))
@@ -287,8 +297,8 @@ impl Sample {
     pub(super) fn teaches(&self) -> bool {
         match self.certain() {
             None => true,
-            Some(Certain::Oldest(_)) => self.tells_rates,
-            Some(Certain::Newest(_)) => false,
+            Some(Certain::Oldest(_) | Certain::Unknown) => self.tells_rates,
+            Some(Certain::Newest(_) | Certain::AtLeast(_)) => false,
         }
     }
 

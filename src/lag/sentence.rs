@@ -10,6 +10,7 @@ use super::{
     queue::rounded,
     read_store::Saturated,
     required::{self, Fit, Limit},
+    waiting::Extent,
 };
 
 /// All that the sentence is made of.
@@ -30,6 +31,8 @@ pub(super) struct Told<'a> {
     pub(super) certain: Option<u64>,
     /// Only that is planned with.
     pub(super) by_certain: bool,
+    /// What kind of number what waits is.
+    pub(super) extent: Extent,
     pub(super) idle_for: Duration,
     pub(super) idle: bool,
     pub(super) stage: Stage,
@@ -66,16 +69,24 @@ pub(super) fn sentence(told: &Told<'_>) -> String {
     }
     if let Some(certain) = told.certain {
         let certain = thousands(certain);
-        let _ = if told.by_certain {
-            write!(
+        let _ = match told.extent {
+            _ if told.by_certain => write!(
                 text,
                 "; planned by an upper bound: only {certain} of the pending events are known to wait (the condition LagKnown says why, and what to do)"
-            )
-        } else {
-            write!(
+            ),
+            Extent::AtLeast => write!(
+                text,
+                "; {certain} events were counted, and planned for are those that came while the oldest has waited, {} (the condition LagKnown says why more may wait)",
+                thousands(told.waiting)
+            ),
+            Extent::Nearly => write!(
+                text,
+                "; at least {certain} of the pending events wait, and all are planned for, since few others are among them (the condition LagKnown says why the number is a bound)"
+            ),
+            Extent::AtMost | Extent::Exact => write!(
                 text,
                 "; at least {certain} of the pending events wait, and the oldest so long that all which may wait are planned for (the condition LagKnown says why the number is a bound)"
-            )
+            ),
         };
     }
     if let Some(jump) = told.jump {

@@ -39,6 +39,7 @@ fn told(bounds: &Bounds) -> Told<'_> {
         waiting: 9_200,
         certain: None,
         by_certain: false,
+        extent: Extent::Exact,
         idle_for: Duration::ZERO,
         idle: false,
         stage: Stage::Live,

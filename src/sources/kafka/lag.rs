@@ -114,6 +114,7 @@ impl Memory {
         sample.certain = (!pending.exact).then(|| match told.uncommitted {
             // What no commit tells of is no queue to plan with, and its age is not that of an event that waits.
             Some(_) => Certain::Newest(told.certain),
+            None if told.unseen => Certain::oldest_of_part(told.certain),
             None => Certain::oldest(told.certain),
         });
         // Where the log has no gaps at the committed offsets, offsets are handled as records are, with markers spread among them.

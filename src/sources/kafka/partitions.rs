@@ -76,6 +76,8 @@ pub(super) struct Counts {
     pub(super) lost: u64,
     /// What waits for certain in partitions with a commit.
     pub(super) certain: u64,
+    /// In a partition with a commit, the records could not be looked at, and not all offsets there need be records.
+    pub(super) unseen: bool,
     /// No look at records beyond a committed offset has found offsets without any.
     pub(super) gapless: bool,
     pub(super) uncommitted: Option<Partition>,
@@ -93,6 +95,7 @@ impl Default for Counts {
             ahead: Duration::ZERO,
             lost: 0,
             certain: 0,
+            unseen: false,
             gapless: true,
             uncommitted: None,
             bound: None,
@@ -154,6 +157,7 @@ impl Counts {
                 // Without a look at the records, markers may be among what is counted: in a topic in which none were seen, few if any.
                 self.exact = false;
                 self.certain += known.filter(|_| counts_records).map_or(0, |_| pending);
+                self.unseen |= known.is_some() && !counts_records;
                 self.gapless &= counts_records;
                 self.staleness = None;
             }

@@ -197,7 +197,6 @@ impl Table {
         let oldest = if told.oldest == Oldest::None { oldest_above } else { told.oldest };
         let (staleness, ahead_of_clock) = oldest.after(Duration::ZERO);
         let pending = add(told.pending, above);
-        let above_counted = if above.exact { above.events } else { 0 };
         Told {
             pending,
             by_shard: told.by_shard,
@@ -206,7 +205,8 @@ impl Table {
                 // What the walk has not come to may have been handled long ago.
                 Some(below) => Some(Certain::Newest(below.saturating_add(above.events))),
                 None if pending.exact => None,
-                None => Some(Certain::oldest(told.counted.saturating_add(above_counted))),
+                // What is held back waits as well, and no worker may read it.
+                None => Some(Certain::oldest(told.counted)),
             },
             staleness,
             ahead_of_clock,
@@ -223,7 +223,8 @@ impl Table {
             let highest = wanted.checkpoint.state.highest().unwrap_or_default().max(head.safe);
             Certain::Newest(below.saturating_add(between(segments, highest, head.raw).events))
         });
-        let cut = || Certain::oldest(counted.waiting.counted.saturating_add(above.counted));
+        // What is held back waits as well, and no worker may read it.
+        let cut = || Certain::oldest(counted.waiting.counted);
         let certain = several.or_else(|| (!pending.exact).then(cut));
         let (oldest, at) = match counted.waiting.oldest {
             Oldest::None => (above.oldest, *above_at),

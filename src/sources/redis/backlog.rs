@@ -91,6 +91,8 @@ pub(super) struct Backlog {
     pub(super) bound: Option<Bound>,
     /// So many wait for certain: all, where `events` is no bound.
     pub(super) certain: u64,
+    /// Entries that may wait could not be looked at.
+    pub(super) unseen: bool,
     /// The oldest of them, where it is known.
     pub(super) oldest: Option<EntryId>,
 }
@@ -142,6 +144,7 @@ pub(super) fn backlog(
         bound: bound.or(set_back.then_some(Bound::SetBack)),
         // What consumers hold may come again among those that wait.
         certain: if set_back { seen.max(group.pending) } else { seen.saturating_add(group.pending) },
+        unseen: bound.is_some() && counted.is_none(),
         oldest: first.into_iter().chain(oldest_held).min().filter(|_| all_known),
     }
 }
@@ -226,14 +229,18 @@ mod tests {
     fn the_oldest_is_what_a_consumer_holds_or_the_first_that_waits() {
         let held = Some((id(2), id(4)));
         let behind = backlog(Known::Exactly(6, None), None, &group(4, 2, Some(4), Some(6)), held);
-        assert_eq!(behind, Backlog { events: 8, bound: None, certain: 8, oldest: Some(id(2)) });
+        assert_eq!(behind, Backlog { events: 8, bound: None, certain: 8, unseen: false, oldest: Some(id(2)) });
         let idle = group(4, 0, Some(4), Some(6));
         assert!(needs_first(Known::Exactly(6, None), &idle, None));
         assert!(
             !needs_first(Known::Exactly(6, None), &idle, held) && !needs_first(Known::Exactly(0, None), &idle, None)
         );
         let unasked = backlog(Known::Exactly(6, None), None, &idle, None);
-        assert_eq!(unasked, Backlog { events: 6, bound: None, certain: 6, oldest: None }, "unknown, not now");
+        assert_eq!(
+            unasked,
+            Backlog { events: 6, bound: None, certain: 6, unseen: false, oldest: None },
+            "unknown, not now"
+        );
         let asked = backlog(Known::Exactly(6, None), Some((1, Some(id(5)))), &idle, None);
         assert_eq!(asked.oldest, Some(id(5)));
     }
@@ -244,14 +251,14 @@ mod tests {
         let counted = |count| backlog(Known::AtMost(5_000, Lost::Null), count, &lost, Some((id(3), id(3))));
         assert_eq!(
             counted(Some((7, Some(id(4))))),
-            Backlog { events: 8, bound: None, certain: 8, oldest: Some(id(3)) }
+            Backlog { events: 8, bound: None, certain: 8, unseen: false, oldest: Some(id(3)) }
         );
         let more = counted(Some((MOST_COUNTED + 1, Some(id(4)))));
         assert_eq!((more.events, more.bound), (5_001, Some(Bound::TooManyToCount(Lost::Null))));
         assert_eq!(more.certain, MOST_COUNTED + 2, "those that were seen, and the one that is held");
         let unanswered = counted(None);
         assert_eq!((unanswered.events, unanswered.bound), (more.events, more.bound), "not answered: the bound");
-        assert_eq!(unanswered.certain, 1);
+        assert_eq!((unanswered.certain, unanswered.unseen, more.unseen), (1, true, false));
     }
 
     #[test]
@@ -260,6 +267,9 @@ mod tests {
         let held = Some((id(4), id(9)));
         assert!(needs_first(Known::Exactly(8, None), &back, held));
         let found = backlog(Known::Exactly(8, None), Some((1, Some(id(3)))), &back, held);
-        assert_eq!(found, Backlog { events: 11, bound: Some(Bound::SetBack), certain: 8, oldest: Some(id(3)) });
+        assert_eq!(
+            found,
+            Backlog { events: 11, bound: Some(Bound::SetBack), certain: 8, unseen: false, oldest: Some(id(3)) }
+        );
     }
 }

@@ -71,12 +71,13 @@ impl BatchProbe for RedisProbe {
 /// Sums what was seen of each stream.
 fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, MeasureError> {
     let (mut events, mut arrived, mut handled) = (0_u64, 0_u64, 0_u64);
-    let (mut certain, mut bounds, mut ahead) = (0_u64, Vec::new(), Duration::ZERO);
+    let (mut certain, mut unseen, mut bounds, mut ahead) = (0_u64, false, Vec::new(), Duration::ZERO);
     let mut staleness = Some(Duration::ZERO);
     for asked in &question.streams {
         let seen = looked.groups.get(asked).cloned().unwrap_or_else(|| Err(not_asked()))?;
         events = events.saturating_add(seen.backlog.events);
         certain = certain.saturating_add(seen.backlog.certain);
+        unseen |= seen.backlog.unseen;
         arrived = arrived.saturating_add(seen.arrived);
         handled = handled.saturating_add(seen.handled);
         if let Some(bound) = seen.backlog.bound {
@@ -110,7 +111,7 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         ahead_of_clock: ahead,
         parked,
         upper_bound: (!exact).then(|| Arc::from(bounds.join("; "))),
-        certain: (!exact).then(|| Certain::oldest(certain)),
+        certain: (!exact).then(|| if unseen { Certain::oldest_of_part(certain) } else { Certain::oldest(certain) }),
         ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), Some(Pending { events, exact }), arrived)
     })
 }

@@ -241,8 +241,10 @@ impl Store {
             held_back: look.held_back,
             blocked_by: look.blocked_by,
             notes,
-            certain: inexact
-                .then(|| Certain::oldest(if look.cut == AT_LEAST { look.pending.events } else { look.counted })),
+            certain: inexact.then(|| match look.cut {
+                AT_LEAST => Certain::AtLeast(look.pending.events),
+                _ => Certain::oldest(look.counted),
+            }),
             tells_rates: look.cut != AT_LEAST && !look.gaps,
             pending_by_shard: look.by_shard,
             ..Sample::new(at, head, CheckpointState::Committed(checkpoint), Some(look.pending), arrived)
