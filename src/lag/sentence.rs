@@ -103,6 +103,7 @@ fn load(told: &Told<'_>) -> String {
     let noun = if told.workers == 1 { "worker" } else { "workers" };
     let bound = match (told.pending.exact, told.certain) {
         (true, _) => "",
+        (false, Some(_)) if told.extent == Extent::AtLeast => "at least ",
         (false, Some(_)) => "at most ",
         // An estimate, which may be too low, too.
         (false, None) => "about ",

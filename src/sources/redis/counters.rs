@@ -88,7 +88,12 @@ mod tests {
                 delivered: EntryId { milliseconds: delivered, sequence: 0 },
                 ..Group::default()
             };
-            handled.take(&stream(100), &group, &Backlog { events, bound, certain: 0, oldest: None }, None)
+            handled.take(
+                &stream(100),
+                &group,
+                &Backlog { events, bound, certain: 0, unseen: false, oldest: None },
+                None,
+            )
         };
         assert_eq!(take(Some(10), 2, 92, None, 10), 0, "what was handled before is not ours to count");
         assert_eq!(take(Some(20), 5, 85, None, 20), 7);
