@@ -12,7 +12,7 @@ use super::{AT_LEAST, Look, Looks, count, oldest, regclass};
 use crate::{
     api::{AkkaProjection, Reason},
     clients::postgres::Query,
-    lag::{Head, Pending, Position},
+    lag::{Head, Note, Pending, Position},
     measure::MeasureError,
     sources::postgres::{
         counting::{Oldest, scan_limit},
@@ -24,8 +24,12 @@ use crate::{
 /// (`backtracking.behind-current-time`), and keeps the numbers for 5 minutes (`offset-store.time-window`).
 const LATE: &str = "interval '20 seconds'";
 
-/// No more events that came since shortly before the last look are counted: beyond them arrivals are counted late.
-const MOST_NEW: i64 = 200_000;
+/// No more events that came since shortly before the last look are counted. Where more come, in some 20 s, arrivals are counted too low, and a note says so.
+const MOST_NEW: u32 = 200_000;
+const MANY_NEW: &str =
+    "more than 200,000 events came within some 20 s, and only so many are counted: what arrives is more than is told";
+
+const MANY_LATE: &str = "so many events came in the 20 s before the offset that not all are compared with the stored sequence numbers: one that was committed late may be missed";
 
 /// What to say where a table or column is not there.
 pub(super) const EXPECTED: &str = "akka-persistence-r2dbc 1.0 or newer has event_journal, and akka-projection-r2dbc akka_projection_timestamp_offset_store (Pekko: projection_timestamp_offset_store): do schema, journalTable and timestampOffsetTable of spec.source.postgres.akka name them?";
@@ -45,6 +49,8 @@ pub(super) struct Written {
     /// Events after it, at the last look.
     after: u64,
     total: u64,
+    /// More came than are counted.
+    cut: bool,
 }
 
 impl Written {
@@ -54,6 +60,7 @@ impl Written {
             self.total = self.total.saturating_add(after_before.saturating_sub(self.after));
         }
         (self.log, self.since, self.after) = (log, since, after);
+        self.cut = after_before >= u64::from(MOST_NEW);
     }
 }
 
@@ -89,7 +96,7 @@ pub(super) async fn look(
     }
     for (entity, row) in by_type {
         let (log, after_before, after, since) = (row.try_get(2)?, count(row, 12)?, count(row, 13)?, row.try_get(14)?);
-        let first = || Written { log, since, after, total: 0 };
+        let first = || Written { log, since, after, total: 0, cut: false };
         entities.entry(entity.to_owned()).or_insert_with(first).take(log, after_before, since, after);
     }
     entities.retain(|entity, _| types.contains(&entity.as_str()));
@@ -170,7 +177,7 @@ fn statement(journal: &str, offsets: &str) -> String {
              select s.*, greatest($5 / count(*) over (partition by s.index), 100) as most from spread s)
          select pg_catalog.pg_is_in_recovery(), {secured}, {log}::oid, s.index, {head}, s.reached is not null, {reached},
              c.events, s.most, l.events, o.oldest is not null, extract(epoch from pg_catalog.clock_timestamp() - ({measurable}))::float8,
-             w.after_before, w.after, {settled}, s.odd
+             w.after_before, w.after, {settled}, s.odd, l.looked
          from shards s cross join now n join written w on w.type = s.type
          left join lateral (
              select count(*) as events, min(x.at) as first from (
@@ -183,7 +190,8 @@ fn statement(journal: &str, offsets: &str) -> String {
                  select j.db_timestamp as at from {journal} j where c.events >= s.most and j.slice = u.slice and j.entity_type = s.entity
                      and j.db_timestamp > u.start and j.deleted = false order by j.db_timestamp limit 1) e) f on true
          left join lateral (
-             select count(*) as events, min(e.at) as first from (
+             select count(*) filter (where o.stored is null and not e.last) as events, count(*) as looked,
+                 min(e.at) filter (where o.stored is null and not e.last) as first from (
                  select x.* from unnest(s.recent, s.since, s.until, s.ids, s.numbers) u(slice, since, until, id, number) cross join lateral (
                      select u.slice, j.db_timestamp as at, j.persistence_id, j.seq_nr, j.persistence_id = u.id and j.seq_nr <= u.number as last
                      from {journal} j where j.slice = u.slice and j.entity_type = s.entity and j.db_timestamp > u.since and j.db_timestamp <= u.until
@@ -192,8 +200,7 @@ fn statement(journal: &str, offsets: &str) -> String {
                  limit s.most) e
              left join lateral (
                  select true as stored from {offsets} o where o.slice = e.slice and o.projection_name = s.projection
-                     and o.timestamp_offset >= e.at and o.persistence_id = e.persistence_id and o.seq_nr >= e.seq_nr limit 1) o on not e.last
-             where o.stored is null and not e.last) l on true
+                     and o.timestamp_offset >= e.at and o.persistence_id = e.persistence_id and o.seq_nr >= e.seq_nr limit 1) o on not e.last) l on true
          cross join lateral (select least(c.first, f.first, l.first) as oldest) o
          order by s.index, s.owner",
         log = regclass(journal),
@@ -225,7 +232,7 @@ fn read(
         blocked_by: None,
         oldest: Oldest::None,
         written: written.map_or(0, |written| written.total),
-        notes: Vec::new(),
+        notes: written.filter(|written| written.cut).map(|_| Note::Estimated(MANY_NEW.into())).into_iter().collect(),
     };
     let (mut heads, mut reached, mut known) = (Vec::new(), Vec::new(), false);
     for row in rows {
@@ -252,6 +259,9 @@ fn read(
         look.by_shard.push(after.saturating_add(late));
         look.pending.events = look.pending.events.saturating_add(after).saturating_add(late);
         look.pending.exact &= after < most;
+        if count(row, 16)? >= most && look.notes.is_empty() {
+            look.notes.push(Note::Estimated(MANY_LATE.into()));
+        }
         look.oldest = older(look.oldest, oldest(row.try_get(10)?, row.try_get(11)?));
     }
     look.head = Head::Shards(heads);
@@ -274,7 +284,7 @@ mod tests {
 
     #[test]
     fn what_came_shortly_before_a_look_is_counted_once() {
-        let mut written = Written { log: 7, since: 100, after: 2, total: 0 };
+        let mut written = Written { log: 7, since: 100, after: 2, total: 0, cut: false };
         let mut look = |log, after_before, since, after| {
             written.take(log, after_before, since, after);
             written.total
@@ -284,6 +294,10 @@ mod tests {
         assert_eq!(look(7, 3, 130, 3), 5, "one of the two late");
         assert_eq!(look(8, 400, 140, 400), 5, "made again");
         assert_eq!(look(8, 0, 150, 0), 5, "emptied");
+        assert_eq!(look(8, 200_000, 160, 150_000), 200_005, "as many as are counted");
+        assert!(written.cut);
+        written.take(8, 150_010, 170, 10);
+        assert!(!written.cut);
     }
 
     #[test]
