@@ -10,12 +10,12 @@
 //! perfect foresight, answers `None` from [`Policy::autoscaler`] and sets the scale by [`Policy::scale_to`].
 //! ```
 //! use std::time::Duration;
-//! use projectionist::simulate::{Plan, QueueLengthPolicy, Trace, run};
+//! use projectionist::simulate::{QueueLengthPolicy, Scenario, Trace, run};
 //!
 //! let trace = Trace::read("seconds,events_per_second\n0,100\n60,400\n").unwrap();
-//! let plan = Plan { per_worker: 100.0, ..Plan::new(trace, Duration::from_secs(5)) };
+//! let scenario = Scenario { per_worker: 100.0, ..Scenario::new(trace, Duration::from_secs(5)) };
 //! let mut policy = QueueLengthPolicy::new(1..=10, 500);
-//! let run = run(&plan, &mut policy);
+//! let run = run(&scenario, &mut policy);
 //! assert!(run.score().lateness > 0.0);
 //! ```
 
