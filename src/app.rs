@@ -11,14 +11,14 @@ use kube::CustomResourceExt as _;
 use crate::{
     api::Projection,
     cli::{Cli, Command, ProjectorArgs, Scope, UninstallArgs},
-    clients::{self, postgres::ConnectionSettings},
+    clients::{self, postgres::ConnectionSettings, redis},
     names::{secret_key, worker_env},
     platform::{
         shutdown::Shutdown,
         telemetry,
         uninstall::{self, UninstallSettings},
     },
-    projector::{self, ProjectorConfig, RunOptions},
+    projector::{self, Output, ProjectorConfig, RunOptions, StoreConnection},
     simulation,
 };
 
@@ -100,10 +100,14 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
         let value = std::env::var(name).ok().filter(|value| !value.is_empty());
         value.with_context(|| format!("the environment variable {name} is not set: the operator sets it for workers"))
     };
+    let store = match config.output {
+        Output::Postgres(_) => connection(worker_env::READ_STORE).map(Box::new).map(StoreConnection::Postgres),
+        Output::Redis(_) => redis_connection(worker_env::READ_STORE).map(StoreConnection::Redis),
+    };
     let options = RunOptions {
         config,
         source: connection(worker_env::EVENT_SOURCE).context("the event source")?,
-        store: connection(worker_env::READ_STORE).context("the read store")?,
+        store: store.context("the read store")?,
         worker_name: variable(worker_env::WORKER)?,
         health_listen: Some(health_listen),
     };
@@ -111,20 +115,53 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     Ok(projector::run(options, shutdown.asked()).await?)
 }
 
-/// What the environment says about a connection: see [`worker_env`].
+/// What the environment says about a connection to PostgreSQL: see [`worker_env`].
 fn connection(prefix: &str) -> anyhow::Result<ConnectionSettings> {
-    let named = |name: &str| std::env::var(format!("{prefix}{name}")).ok().filter(|value| !value.is_empty());
-    let of_keys: BTreeMap<&str, String> =
-        secret_key::all().filter_map(|key| Some((key, std::env::var(worker_env::of_key(prefix, key)).ok()?))).collect();
-    let settings = ConnectionSettings::from_keys(|key| of_keys.get(key).map(String::as_str));
-    let mut settings = settings.with_context(|| {
-        format!("read from the environment variables {prefix}…, which the operator sets for workers")
-    })?;
-    if let Some(ca) = named(worker_env::CA) {
+    let of_keys = Environment::read(prefix, secret_key::all());
+    let settings = ConnectionSettings::from_keys(|key| of_keys.keys.get(key).map(String::as_str));
+    let mut settings = settings.with_context(|| said_by(prefix))?;
+    if let Some(ca) = of_keys.ca {
         settings = settings.with_ca(ca.as_bytes());
     }
-    if let (Some(certificate), Some(key)) = (named(worker_env::CLIENT_CERTIFICATE), named(worker_env::CLIENT_KEY)) {
+    if let Some((certificate, key)) = of_keys.client {
         settings = settings.with_client_certificate(certificate.as_bytes(), key.as_bytes());
     }
     Ok(settings)
+}
+
+/// The same of a connection to Redis.
+fn redis_connection(prefix: &str) -> anyhow::Result<redis::ConnectionSettings> {
+    let of_keys = Environment::read(prefix, secret_key::REDIS);
+    let settings = redis::ConnectionSettings::from_keys(|key| of_keys.keys.get(key).map(String::as_str));
+    let mut settings = settings.map_err(|error| anyhow::anyhow!(error.message)).with_context(|| said_by(prefix))?;
+    if let Some(ca) = of_keys.ca {
+        settings = settings.with_ca(ca.as_bytes());
+    }
+    if let Some((certificate, key)) = of_keys.client {
+        settings = settings.with_client_certificate(certificate.as_bytes(), key.as_bytes());
+    }
+    Ok(settings)
+}
+
+fn said_by(prefix: &str) -> String {
+    format!("read from the environment variables {prefix}…, which the operator sets for workers")
+}
+
+/// What a Secret says, as it arrives in a worker's environment.
+struct Environment {
+    keys: BTreeMap<&'static str, String>,
+    ca: Option<String>,
+    client: Option<(String, String)>,
+}
+
+impl Environment {
+    fn read(prefix: &str, keys: impl IntoIterator<Item = &'static str>) -> Self {
+        let named = |name: &str| std::env::var(format!("{prefix}{name}")).ok().filter(|value| !value.is_empty());
+        let of_key = |key| Some((key, std::env::var(worker_env::of_key(prefix, key)).ok()?));
+        Self {
+            keys: keys.into_iter().filter_map(of_key).collect(),
+            ca: named(worker_env::CA),
+            client: named(worker_env::CLIENT_CERTIFICATE).zip(named(worker_env::CLIENT_KEY)),
+        }
+    }
 }

@@ -166,3 +166,21 @@ pub const CHECKPOINT_TABLE: &str = "projectionist_checkpoints";
 
 /// The APIService of the metrics that the operator's own HorizontalPodAutoscalers read.
 pub const EXTERNAL_API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
+
+/// What the built-in projector keeps in a read store in Redis.
+pub mod redis_state {
+    /// What the name of a field with the position of a shard begins with.
+    pub const POSITION: &str = "position:";
+    /// What the name of a field begins with that says before which event a shard waits: its position, a blank, and why.
+    pub const FAILURE: &str = "failure:";
+
+    /// The key of the hash. What is in braces lets handlers name keys that a Redis Cluster keeps together with it.
+    pub fn key(projection: &str) -> String {
+        format!("projectionist:{}", braces(projection))
+    }
+
+    /// What keys must hold to be in the same slot of a Redis Cluster.
+    pub fn braces(projection: &str) -> String {
+        format!("{{{projection}}}")
+    }
+}

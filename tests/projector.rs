@@ -1,4 +1,4 @@
-//! The built-in projector against a real PostgreSQL: nothing lost, nothing twice, everything in order.
+//! The built-in projector against real servers: nothing lost, nothing twice, everything in order.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -10,6 +10,14 @@ mod faults;
 mod handlers;
 #[path = "projector/positions.rs"]
 mod positions;
+#[path = "projector/redis.rs"]
+mod redis;
+#[path = "projector/redis_cluster.rs"]
+mod redis_cluster;
+#[path = "projector/redis_refusals.rs"]
+mod redis_refusals;
+#[path = "projector/redis_state.rs"]
+mod redis_state;
 #[path = "projector/rows.rs"]
 mod rows;
 #[path = "projector/sharing.rs"]

@@ -5,7 +5,7 @@ use super::{
     PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
-use crate::names::secret_key;
+use crate::names::{CHECKPOINT_TABLE, redis_state, secret_key};
 
 impl ProjectionSpec {
     /// How many shards the built-in projector has where the spec does not say.
@@ -48,12 +48,21 @@ impl ProjectionSpec {
     /// Where in the read store the checkpoint of the Projection `namespace/name` is, or `None` when the spec does not say.
     pub fn checkpoint_location(&self, namespace: &str, name: &str) -> Option<CheckpointLocation> {
         let store = self.read_store.as_ref()?;
+        let projection = format!("{namespace}/{name}");
+        if self.is_builtin() && store.redis.is_some() {
+            let shards = self.shard_count().unwrap_or(1);
+            return Some(CheckpointLocation::Redis(RedisLocation {
+                key: redis_state::key(&projection),
+                part: RedisPart::Builtin,
+                rows: CheckpointRows::Numbered(shards),
+            }));
+        }
         if self.is_builtin() {
             return Some(CheckpointLocation::Table(TableLocation {
-                table: in_schema(store.postgres.as_ref()?, crate::names::CHECKPOINT_TABLE),
+                table: in_schema(store.postgres.as_ref()?, CHECKPOINT_TABLE),
                 name_column: default_name_column(),
                 position_column: default_position_column(),
-                name: format!("{namespace}/{name}"),
+                name: projection,
                 rows: CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
             }));
         }

@@ -24,7 +24,7 @@ pub use byte_size::{ByteSize, NotAByteSize};
 pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use derived::{table_part, table_parts};
 pub use duration::{HumanDuration, ParseDurationError};
-pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector};
+pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector, RedisHandlers};
 pub use read_store::{
     Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, DocumentLocation, ElasticsearchCheckpoint,
     ElasticsearchReadStore, KafkaOffsetsTable, OffsetsLocation, PostgresReadStore, ReadStore, ReadStoreLimits,
@@ -90,7 +90,7 @@ mod tests {
         let expected = [
             ".catchUp.within",
             ".lag.target",
-            ".projector.builtin.handlers",
+            ".projector.builtin.redis.handlers",
             ".projector.existing.kind",
             ".projector.existing.name",
             ".projector.template.spec",

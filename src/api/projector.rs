@@ -78,19 +78,27 @@ impl JsonSchema for PodTemplate {
     }
 }
 
-/// SQL for each type of event, run against the read store in the same transaction as the checkpoint.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+/// What to do in the read store for each type of event, in one step with the checkpoint.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.handlers) != has(self.redis)").message("spec.projector.builtin must have exactly one of handlers (SQL, for a read store in PostgreSQL) and redis (commands, for one in Redis)"),
+    validation = Rule::new("!has(self.setup) || has(self.handlers)").message("spec.projector.builtin.setup is SQL and has no meaning without spec.projector.builtin.handlers"),
+)]
 pub struct BuiltinProjector {
     /// SQL that makes the read model's tables; run at the start of every worker, so it must be repeatable (`create table if not exists`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65_536))]
     pub setup: Option<String>,
-    /// One SQL statement for each type of event. `:position :type :stream :recorded_at :data` are bound as parameters.
-    /// Events of other types are passed over.
+    /// One SQL statement for each type of event, for a read store in PostgreSQL. `:position :type :stream :recorded_at :data` are bound as
+    /// parameters. Events of other types are passed over.
     // Not `on`: YAML 1.1, which kubectl reads, takes that key for the boolean true.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("minProperties" = 1, "maxProperties" = 1000))]
     pub handlers: BTreeMap<String, String>,
+    /// Commands for each type of event, for a read store in Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisHandlers>,
     /// How many events one transaction handles at most. Default: 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 10_000))]
@@ -107,6 +115,40 @@ pub struct BuiltinProjector {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "resources")]
     pub resources: Option<ResourceRequirements>,
+}
+
+/// Commands for each type of event, run against Redis in one script with the checkpoint.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct RedisHandlers {
+    /// For each type of event a list of commands, each a list of words: the command, the key that it writes, and further arguments. A word may hold
+    /// `{position}`, `{type}`, `{stream}`, `{recorded_at}`, `{data}`, and paths in the event's body such as `{data.total}`; `{{` and `}}` are braces.
+    /// Whatever an event holds, it stays one argument. Events of other types are passed over.
+    #[schemars(schema_with = "commands")]
+    pub handlers: BTreeMap<String, Vec<Vec<String>>>,
+}
+
+/// A text with places for what an event holds.
+const TEMPLATE: &str = r"^([^{}]|\{\{|\}\}|\{(position|type|stream|recorded_at|data(\.[^{}.]+)*)\})*$";
+
+fn commands(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1000,
+        "additionalProperties": {
+            "description": "Commands, run in this order.",
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 100,
+            "items": {
+                "description": "A command, the key that it writes, and further arguments.",
+                "type": "array",
+                "minItems": 2,
+                "maxItems": 1000,
+                "items": { "type": "string", "maxLength": 65_536, "pattern": TEMPLATE },
+            },
+        },
+    })
 }
 
 /// A quantity as Kubernetes reads it. Source: the grammar in `k8s.io/apimachinery/pkg/api/resource`.

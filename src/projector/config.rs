@@ -26,20 +26,46 @@ pub struct ProjectorConfig {
     pub projection: String,
     /// Where the events are.
     pub event_table: EventTable,
-    /// The read model's schema; the user's own search path where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schema: Option<String>,
     /// How many shards the streams are hashed to.
     pub shards: u32,
     /// How many events one transaction handles at most.
     pub batch_size: u32,
     /// An event whose body and stream come to more bytes is not read: its shard waits there.
     pub max_event_bytes: u64,
+    /// Where the read model is, and what to do there for each type of event.
+    pub output: Output,
+}
+
+/// Where the read model is, and what to do there for each type of event.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Output {
+    /// In PostgreSQL.
+    Postgres(PostgresOutput),
+    /// In Redis.
+    Redis(RedisOutput),
+}
+
+/// A read model in PostgreSQL.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PostgresOutput {
+    /// The read model's schema; the user's own search path where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     /// SQL that makes the read model's tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<String>,
     /// One SQL statement for each type of event.
     pub handlers: BTreeMap<String, String>,
+}
+
+/// A read model in Redis.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RedisOutput {
+    /// For each type of event a list of commands, each a list of words.
+    pub handlers: BTreeMap<String, Vec<Vec<String>>>,
 }
 
 /// Why a configuration cannot be used.
@@ -65,19 +91,17 @@ impl ProjectorConfig {
     pub fn new(
         projection: String,
         event_table: EventTable,
-        schema: Option<String>,
+        output: Output,
         shards: u32,
         projector: &BuiltinProjector,
     ) -> Self {
         Self {
             projection,
             event_table,
-            schema,
+            output,
             shards,
             batch_size: projector.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
             max_event_bytes: projector.max_event_bytes.as_ref().map_or(DEFAULT_MAX_EVENT_BYTES, ByteSize::bytes),
-            setup: projector.setup.clone(),
-            handlers: projector.handlers.clone(),
         }
     }
 
@@ -96,6 +120,10 @@ impl ProjectorConfig {
     /// # Errors
     /// Names the field that is not.
     pub fn check(&self) -> Result<(), ConfigError> {
+        let is_empty = match &self.output {
+            Output::Postgres(output) => output.handlers.is_empty(),
+            Output::Redis(output) => output.handlers.is_empty(),
+        };
         let rules = [
             (
                 "projection",
@@ -105,7 +133,7 @@ impl ProjectorConfig {
             ("shards", "must be from 1 to 1024", (1..=Shards::MOST).contains(&self.shards)),
             ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
             ("maxEventBytes", "must be from 1Ki to 1Gi", (1_024..=LARGEST_EVENT).contains(&self.max_event_bytes)),
-            ("handlers", "must name at least one type of event", !self.handlers.is_empty()),
+            ("handlers", "must name at least one type of event", !is_empty),
         ];
         match rules.into_iter().find(|(_, _, holds)| !holds) {
             Some((field, rule, _)) => Err(ConfigError::Invalid { field, rule }),
@@ -122,12 +150,13 @@ mod tests {
         ProjectorConfig {
             projection: "shop/orders".to_owned(),
             event_table: EventTable::default(),
-            schema: None,
             shards: 24,
             batch_size: DEFAULT_BATCH_SIZE,
             max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
-            setup: None,
-            handlers: BTreeMap::from([("OrderPlaced".to_owned(), "select 1".to_owned())]),
+            output: Output::Postgres(PostgresOutput {
+                handlers: BTreeMap::from([("OrderPlaced".to_owned(), "select 1".to_owned())]),
+                ..PostgresOutput::default()
+            }),
         }
     }
 
@@ -139,6 +168,15 @@ mod tests {
     }
 
     #[test]
+    fn commands_for_redis_survive_the_way_to_the_worker() {
+        let handlers = BTreeMap::from([("Placed".to_owned(), vec![vec!["SET".to_owned(), "{stream}".to_owned()]])]);
+        let config = ProjectorConfig { output: Output::Redis(RedisOutput { handlers }), ..config() };
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains(r#""output":{"redis":{"handlers":{"Placed":[["SET","{stream}"]]}}}"#), "{text}");
+        assert_eq!(ProjectorConfig::from_json(&text), Ok(config));
+    }
+
+    #[test]
     fn a_value_out_of_range_is_refused_by_its_name() {
         for (broken, field) in [
             (ProjectorConfig { projection: "orders".to_owned(), ..config() }, "projection"),
@@ -146,7 +184,7 @@ mod tests {
             (ProjectorConfig { shards: 1025, ..config() }, "shards"),
             (ProjectorConfig { batch_size: 0, ..config() }, "batchSize"),
             (ProjectorConfig { max_event_bytes: 1_023, ..config() }, "maxEventBytes"),
-            (ProjectorConfig { handlers: BTreeMap::new(), ..config() }, "handlers"),
+            (ProjectorConfig { output: Output::Redis(RedisOutput::default()), ..config() }, "handlers"),
         ] {
             assert!(broken.check().unwrap_err().to_string().contains(field), "{broken:?}");
         }

@@ -3,11 +3,16 @@
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use tokio::time::timeout;
-use tokio_postgres::{Error, error::SqlState};
+use tokio_postgres::Error;
 
-use super::{config::ConfigError, sql::SqlError};
+use super::{
+    config::ConfigError,
+    event::SourceIdentity,
+    output::{postgres::SqlError, redis::CommandError},
+    postgres_errors::database_message,
+};
 use crate::{
-    clients::postgres::{ConnectError, ConnectionSettings, Session, classify, is_stale_plan, named, repeatable},
+    clients::postgres::{ConnectError, ConnectionSettings, Session},
     sources::postgres::event_log::LogError,
 };
 
@@ -17,6 +22,9 @@ pub enum ProjectorError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The connection string is for another kind of store.
+    #[error("the connection string of the read store is for another kind of store than the configuration is")]
+    OtherStore,
     /// A handler is no statement that can be run.
     #[error("handler of event type {event_type}: {source}")]
     Handler {
@@ -24,6 +32,14 @@ pub enum ProjectorError {
         event_type: String,
         /// Why.
         source: SqlError,
+    },
+    /// A handler holds a command that cannot be run.
+    #[error("handler of event type {event_type}: {source}")]
+    Commands {
+        /// The type it is for.
+        event_type: String,
+        /// Why.
+        source: CommandError,
     },
     /// The read store does not accept a handler.
     #[error("handler of event type {event_type}: the read store refuses it: {message}")]
@@ -72,6 +88,34 @@ pub enum ProjectorError {
         /// What the configuration says.
         configured: u32,
     },
+    /// The checkpoints are gone while the worker worked.
+    #[error(
+        "{projection}: the state of its workers is gone from {at} (key {key}): it was deleted, evicted, or went with the whole database. The workers begin again at the first event. Where the read model did not go with it, effects come twice: set spec.suspend, delete the read model and this key, and take it back"
+    )]
+    StateGone {
+        /// The projection.
+        projection: String,
+        /// Where.
+        at: String,
+        /// The key.
+        key: String,
+    },
+    /// The checkpoints are of another source.
+    #[error(
+        "{projection}: the state of its workers at {at} (key {key}) is of {found}, and this worker reads {configured}: positions of one mean nothing in the other. Do two clusters or sources use this Redis for a Projection of the same name? Give one of them another database of Redis or another name. If these are the same events at a new place, with the positions they had: HDEL {key} source server"
+    )]
+    OtherSource {
+        /// The projection.
+        projection: String,
+        /// Where.
+        at: String,
+        /// The key.
+        key: String,
+        /// Whose positions they are.
+        found: Box<SourceIdentity>,
+        /// What the worker is told to read.
+        configured: Box<SourceIdentity>,
+    },
     /// There is no connection.
     #[error("{what}: {source}")]
     Connection {
@@ -100,6 +144,16 @@ pub enum ProjectorError {
         doing: &'static str,
         /// Why.
         source: Error,
+    },
+    /// A store that is no database with SQL refused something, or could not be asked.
+    #[error("{doing}: {at}: {message}")]
+    Store {
+        /// What it was for.
+        doing: &'static str,
+        /// Where.
+        at: String,
+        /// Why.
+        message: String,
     },
     /// A database does not answer.
     #[error("{doing}: no answer within {seconds} s: is the database overloaded or stopped, or the network cut?")]
@@ -133,84 +187,29 @@ impl ProjectorError {
         matches!(
             self,
             Self::Config(_)
+                | Self::OtherStore
                 | Self::Handler { .. }
+                | Self::Commands { .. }
                 | Self::ShardsChanged { .. }
+                | Self::OtherSource { .. }
                 | Self::Health { .. }
                 | Self::DrainTimedOut { .. }
         )
     }
-
-    /// Refuses a connection that others share, before anything is left behind on it.
-    pub(super) fn unless_pooled(
-        what: &'static str,
-        settings: &ConnectionSettings,
-        session: Session,
-    ) -> Result<Session, Self> {
-        if session.ours_alone { Ok(session) } else { Err(Self::Pooled { what, database: settings.to_string() }) }
-    }
-
-    /// For `map_err` behind a statement.
-    pub(super) fn doing(doing: &'static str) -> impl Fn(Error) -> Self {
-        move |source| Self::Statement { doing, source }
-    }
 }
 
-/// The database's own words with its code, or where they might quote an event or a row, what kind of error it is and how to read them.
-pub(super) fn database_message(error: &Error) -> String {
-    let Some(answer) = error.as_db_error() else { return classify(error).1 };
-    let code = answer.code().code();
-    match repeatable(answer) {
-        Some(mut words) => {
-            if let Some(constraint) = answer.constraint().filter(|name| !words.contains(name)) {
-                words.push_str(&format!(", constraint {constraint}"));
-            }
-            format!("{words} (SQLSTATE {code})")
-        }
-        None => format!(
-            "{} (SQLSTATE {code}; the database's words may quote values and are left out: to read them, run the SQL by hand in psql with the same values)",
-            named(answer)
-        ),
-    }
+/// Refuses a connection that others share, before anything is left behind on it.
+pub(super) fn unless_pooled(
+    what: &'static str,
+    settings: &ConnectionSettings,
+    session: Session,
+) -> Result<Session, ProjectorError> {
+    if session.ours_alone { Ok(session) } else { Err(ProjectorError::Pooled { what, database: settings.to_string() }) }
 }
 
-/// What to do after a failed statement of a handler.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Failure {
-    /// Another transaction got in the way: the same again may succeed at once.
-    Contention,
-    /// The statement does not suit the event.
-    Handler,
-    /// The connection, the server or a prepared statement can no longer be used.
-    Connection,
-}
-
-/// What caused a failure.
-pub(super) fn failure(error: &Error) -> Failure {
-    let Some(answer) = error.as_db_error() else { return Failure::Connection };
-    let code = answer.code();
-    match code.code() {
-        c if c.starts_with("40") => Failure::Contention,
-        c if c.starts_with("08") || c.starts_with("53") || c.starts_with("57P") || c.starts_with("58") => {
-            Failure::Connection
-        }
-        _ if *code == SqlState::READ_ONLY_SQL_TRANSACTION
-            || *code == SqlState::INVALID_SQL_STATEMENT_NAME
-            || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
-            // A user altered a table while the worker ran. Other errors with that code, such as a unit that `date_trunc` does not know, are an
-            // event's.
-            || is_stale_plan(answer) =>
-        {
-            Failure::Connection
-        }
-        _ => Failure::Handler,
-    }
-}
-
-/// True when a statement that reads events may have failed because of what stands in one of the rows, so that it is worth finding out which.
-pub(super) fn may_be_a_row(error: &Error) -> bool {
-    // Data exceptions, functions that raise, limits of the program, and corrupted or otherwise unexpected data.
-    let code = error.code().map(SqlState::code).unwrap_or_default();
-    ["22", "38", "39", "54", "P0", "XX"].iter().any(|class| code.starts_with(class))
+/// For `map_err` behind a statement.
+pub(super) fn doing(doing: &'static str) -> impl Fn(Error) -> ProjectorError {
+    move |source| ProjectorError::Statement { doing, source }
 }
 
 /// Holds a deadline.

@@ -1,24 +1,27 @@
-//! The built-in projector: a worker that runs the user's SQL for each event against the read store, effects and checkpoint in
-//! one transaction.
+//! The built-in projector: a worker that runs what the user wrote for each event against the read store, effects and checkpoint in one step.
 //!
-//! Uses no Kubernetes API: its input is a file and two connection strings, and it shares the work with the other workers through leases in the read
+//! One loop (`worker`) between two seams: `input` reads events, one file a kind of source, and `output` keeps effects and checkpoints, one a kind of
+//! store. No pair of them has code of its own.
+//!
+//! Uses no Kubernetes API: what it needs is a file and two connection strings, and it shares the work with the other workers through leases in the read
 //! store alone.
 
-mod batch;
-mod checkpoint;
 mod config;
 mod error;
-mod events;
+mod event;
 mod health;
-mod mapping;
-mod members;
+mod input;
+mod output;
+mod postgres_errors;
+mod postgres_values;
 mod run;
 mod shares;
-mod sql;
 mod stuck;
+mod template;
 mod worker;
 
-pub use config::{ConfigError, DEFAULT_BATCH_SIZE, ProjectorConfig};
+pub use config::{ConfigError, DEFAULT_BATCH_SIZE, Output, PostgresOutput, ProjectorConfig, RedisOutput};
 pub use error::ProjectorError;
-pub use run::{RunOptions, run};
-pub use sql::SqlError;
+pub use output::{postgres::SqlError, redis::CommandError};
+pub use run::{RunOptions, StoreConnection, check_commands, run};
+pub use template::TemplateError;

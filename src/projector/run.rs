@@ -1,6 +1,6 @@
 //! A worker from start to end: connects, sets up, works, and starts again after growing pauses when a database fails.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{fmt, future::Future, net::SocketAddr, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -8,18 +8,20 @@ use tokio::{
 };
 
 use super::{
-    checkpoint::Tables,
-    config::ProjectorConfig,
-    error::{ProjectorError, database_message},
-    events::{CONNECT_DEADLINE, Reader},
+    config::{Output, PostgresOutput, ProjectorConfig, RedisOutput},
+    error::ProjectorError,
     health::{self, Health},
-    mapping::Mapping,
-    members::{LEASE, Membership, View},
+    input::{EventReader, postgres::PostgresReader},
+    output::{
+        Membership, ReadModel, View,
+        postgres::{Mapping, PostgresReadModel},
+        redis::{Commands, RedisReadModel},
+    },
     worker::Worker,
 };
 use crate::{
     backoff::Backoff,
-    clients::postgres::{ConnectionSettings, Session, connect, quote_identifier},
+    clients::{postgres::ConnectionSettings, redis},
 };
 
 /// Pauses between attempts.
@@ -36,21 +38,34 @@ pub struct RunOptions {
     pub config: ProjectorConfig,
     /// How to reach the event source.
     pub source: ConnectionSettings,
-    /// How to reach the read store.
-    pub store: ConnectionSettings,
+    /// How to reach the read store: of the kind that the configuration says.
+    pub store: StoreConnection,
     /// Distinguishes this worker from the others of the projection: the pod's name.
     pub worker_name: String,
     /// Where to serve `/healthz` and `/readyz`.
     pub health_listen: Option<SocketAddr>,
 }
 
+/// How to reach a read store.
+#[derive(Clone, Debug)]
+pub enum StoreConnection {
+    /// PostgreSQL.
+    Postgres(Box<ConnectionSettings>),
+    /// Redis.
+    Redis(redis::ConnectionSettings),
+}
+
+/// A read store and what to do there, understood.
+enum Target {
+    Postgres { settings: Box<ConnectionSettings>, sql: PostgresOutput, mapping: Mapping },
+    Redis { settings: redis::ConnectionSettings, commands: Commands },
+}
+
 /// What all runs of a worker share.
 struct Life {
     config: ProjectorConfig,
-    mapping: Mapping,
-    tables: Tables,
+    target: Target,
     source: ConnectionSettings,
-    store: ConnectionSettings,
     name: String,
     application: String,
     health: Health,
@@ -65,10 +80,8 @@ pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Res
     let RunOptions { config, source, store, worker_name, health_listen } = options;
     config.check()?;
     let life = Life {
-        mapping: Mapping::parse(&config.handlers)?,
-        tables: Tables::of(&config),
+        target: Target::of(&config.output, store)?,
         source,
-        store,
         application: application_name(&config.projection),
         name: worker_name,
         health: Health::default(),
@@ -95,6 +108,14 @@ pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Res
             std::future::pending::<()>().await;
         } => Ok(()),
     }
+}
+
+/// Checks the commands of handlers for Redis, before a worker is started with them.
+///
+/// # Errors
+/// Names the type of event whose handler is wrong, and why.
+pub fn check_commands(output: &RedisOutput) -> Result<(), ProjectorError> {
+    Commands::parse(&output.handlers).map(drop)
 }
 
 /// What `pg_stat_activity` shows; the server cuts it at 63 bytes.
@@ -124,89 +145,73 @@ impl Life {
         }
     }
 
+    /// One run, with a name of its own, so that what an earlier one left behind counts as a dead worker's.
     async fn live(&self, stop: &mut watch::Receiver<bool>) -> Result<(), ProjectorError> {
+        let me = &format!("{}:{:08x}", self.name, rand::random::<u32>());
+        let (application, config) = (&self.application, &self.config);
+        match &self.target {
+            Target::Postgres { settings, sql, mapping } => {
+                let model = PostgresReadModel::open(settings, application, config, sql, mapping, me);
+                self.work(model, mapping.event_types(), me, stop).await
+            }
+            Target::Redis { settings, commands } => {
+                let model = RedisReadModel::open(settings, config, commands.clone(), me);
+                self.work(model, commands.event_types(), me, stop).await
+            }
+        }
+    }
+
+    async fn work<M: ReadModel>(
+        &self,
+        model: impl Future<Output = Result<M, ProjectorError>>,
+        types: Vec<String>,
+        me: &str,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), ProjectorError> {
+        let Self { source, application, config, name, .. } = self;
+        let begin = async {
+            let mut model = model.await?;
+            let mut reader = PostgresReader::open(source, application, config, types).await?;
+            model.of_source(&reader.identity().await?).await?;
+            let membership = model.join(name).await?;
+            tracing::info!(projection = config.projection, worker = me, %source, store = %self.target, "joined");
+            Ok::<_, ProjectorError>((model, reader, membership))
+        };
         let mut early_stop = stop.clone();
-        let (mut worker, membership) = tokio::select! {
-            begun = self.begin() => begun?,
+        let (model, reader, membership) = tokio::select! {
+            begun = begin => begun?,
             () = stopped(&mut early_stop) => return Ok(()),
         };
+        let size = (config.shards, config.batch_size);
+        let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), size);
         let (views, mut seen) = watch::channel(View::default());
         tokio::select! {
             ended = worker.run(&mut seen, stop) => ended,
             error = membership.keep(&views) => Err(error),
         }
     }
+}
 
-    async fn begin(&self) -> Result<(Worker, Membership), ProjectorError> {
-        let store = connect(&self.store, &self.application, CONNECT_DEADLINE)
-            .await
-            .map_err(|source| ProjectorError::Connection { what: "read store", source })?;
-        let store = ProjectorError::unless_pooled("read store", &self.store, store)?;
-        self.prepare(&store).await?;
-        let handlers = self.mapping.prepare(&store.client).await?;
-        let types = self.mapping.event_types();
-        let reader = Reader::open(&self.source, &self.application, &self.config, types).await?;
-        // Each run has a name of its own, so that what an earlier one left behind counts as a dead worker's.
-        let me = format!("{}:{:08x}", self.name, rand::random::<u32>());
-        let worker = Worker::new(
-            me.clone(),
-            self.tables.clone(),
-            store,
-            reader,
-            handlers,
-            self.health.clone(),
-            (self.config.shards, self.config.batch_size),
-        )
-        .await?;
-        let membership = Membership::join(&self.store, &self.application, &self.tables, &me, &self.name).await?;
-        tracing::info!(projection = self.config.projection, worker = me, source = %self.source, store = %self.store, "joined");
-        Ok((worker, membership))
+impl Target {
+    fn of(output: &Output, store: StoreConnection) -> Result<Self, ProjectorError> {
+        match (output, store) {
+            (Output::Postgres(sql), StoreConnection::Postgres(settings)) => {
+                Ok(Self::Postgres { settings, sql: sql.clone(), mapping: Mapping::parse(&sql.handlers)? })
+            }
+            (Output::Redis(output), StoreConnection::Redis(settings)) => {
+                Ok(Self::Redis { settings, commands: Commands::parse(&output.handlers)? })
+            }
+            _ => Err(ProjectorError::OtherStore),
+        }
     }
+}
 
-    /// Makes the checkpoint table and runs the user's setup, one worker at a time.
-    async fn prepare(&self, store: &Session) -> Result<(), ProjectorError> {
-        let client = &store.client;
-        client.batch_execute(&self.session_sql()).await.map_err(ProjectorError::doing("read store: preparing"))?;
-        self.tables.create(client, self.config.shards).await?;
-        let path = match &self.config.schema {
-            Some(schema) => format!("set search_path = {}", quote_identifier(schema)),
-            None => "reset search_path".to_owned(),
-        };
-        client.batch_execute(&path).await.map_err(ProjectorError::doing("read store: preparing"))?;
-        self.set_up(store).await?;
-        // The setup may have changed it.
-        client.batch_execute(&path).await.map_err(ProjectorError::doing("read store: preparing"))
-    }
-
-    async fn set_up(&self, store: &Session) -> Result<(), ProjectorError> {
-        let Some(setup) = &self.config.setup else { return Ok(()) };
-        let client = &store.client;
-        let failed = ProjectorError::doing("read store: waiting for the setup of another worker");
-        // A lock of the session and not of a transaction: the setup may hold statements that want to begin their own.
-        let key = "hashtextextended('projectionist setup ' || $1::text, 0)";
-        client
-            .execute(&format!("select pg_advisory_lock({key})"), &[&self.config.projection])
-            .await
-            .map_err(&failed)?;
-        client.batch_execute(setup).await.map_err(|error| ProjectorError::Setup(database_message(&error)))?;
-        // After the setup, in case that it changed them.
-        client.batch_execute(&self.session_sql()).await.map_err(&failed)?;
-        client
-            .execute(&format!("select pg_advisory_unlock({key})"), &[&self.config.projection])
-            .await
-            .map_err(&failed)?;
-        Ok(())
-    }
-
-    /// A worker that is stopped or cut off in the middle of a batch must not keep its locks for longer than its lease. The last setting, which
-    /// servers before version 14 lack, ends a long statement whose worker is gone.
-    fn session_sql(&self) -> String {
-        format!(
-            "set standard_conforming_strings = on; set idle_in_transaction_session_timeout = '{}s'; \
-             set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3; \
-             select set_config(name, '2000', false) from pg_catalog.pg_settings where name = 'client_connection_check_interval'",
-            LEASE.as_secs()
-        )
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres { settings, .. } => settings.fmt(f),
+            Self::Redis { settings, .. } => settings.fmt(f),
+        }
     }
 }
 

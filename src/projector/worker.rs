@@ -10,22 +10,15 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
-use tokio_postgres::Statement;
-
-use self::committing::COMMITTING;
 
 use super::{
-    batch::{self, HandlerTime},
-    checkpoint::{Held, Tables},
     error::ProjectorError,
-    events::{Fetch, Range, Reader, Unreadable},
     health::Health,
-    mapping::Handlers,
-    members::{self, View},
+    input::{EventReader, Fetch, Horizon, Range, Unreadable},
+    output::{Held, ReadModel, View},
     shares::{self, Change},
     stuck::StuckShards,
 };
-use crate::{clients::postgres::Session, lag::Position};
 
 /// How often to look at a source that does not notify of new events.
 const POLL: Duration = Duration::from_millis(250);
@@ -45,64 +38,63 @@ enum Step {
     Rest(Duration),
 }
 
-pub(super) struct Worker {
-    pub(super) me: String,
-    pub(super) tables: Tables,
-    pub(super) store: Session,
-    pub(super) reader: Reader,
-    pub(super) handlers: Handlers,
-    pub(super) health: Health,
-    advance: Statement,
-    shards: u32,
+pub(super) struct Worker<R, M> {
+    reader: R,
+    model: M,
+    health: Health,
+    sharing: Sharing,
     batch_size: usize,
     limit: usize,
     held: BTreeMap<u32, Held>,
     stuck: StuckShards,
-    safe: i64,
-    /// Views of the others from before this moment do not show what this worker did.
-    changed: Instant,
+    /// For each shard the highest position that may be read up to; empty while that is not known.
+    safe: Vec<i64>,
     idle_committed: Instant,
     contention: u32,
     pause: Duration,
-    handler_time: HandlerTime,
+    /// How long to wait before the checkpoints are read again for want of success; doubles up to [`POLL`].
+    pause_again: Duration,
     warned: Option<Instant>,
 }
 
-impl Worker {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) async fn new(
-        me: String,
-        tables: Tables,
-        store: Session,
-        reader: Reader,
-        handlers: Handlers,
-        health: Health,
-        (shards, batch_size): (u32, u32),
-    ) -> Result<Self, ProjectorError> {
-        let advance = store.client.prepare(&tables.advance()).await.map_err(ProjectorError::doing(COMMITTING))?;
-        let batch_size = batch_size as usize;
-        let now = Instant::now();
-        Ok(Self {
-            me,
-            tables,
-            store,
+/// What decides which shards a worker should have.
+struct Sharing {
+    me: String,
+    shards: u32,
+    /// Views of the others from before this moment do not show what this worker did.
+    changed: Instant,
+}
+
+impl Sharing {
+    /// Compares what this worker has with what it should have.
+    fn change(&self, view: &View) -> Option<Change> {
+        if view.since.is_none_or(|since| since < self.changed) || view.owners.len() != self.shards as usize {
+            return None;
+        }
+        Some(shares::change(&self.me, &view.members, &view.owners)).filter(|change| !change.is_empty())
+    }
+}
+
+impl<R: EventReader, M: ReadModel> Worker<R, M> {
+    /// A worker with the name `me`, which holds no shard yet.
+    pub(super) fn new(me: String, reader: R, model: M, health: Health, (shards, batch_size): (u32, u32)) -> Self {
+        let (batch_size, now) = (batch_size as usize, Instant::now());
+        Self {
             reader,
-            handlers,
+            model,
             health,
-            advance,
-            shards,
+            sharing: Sharing { me, shards, changed: now },
             batch_size,
             limit: batch_size,
             held: BTreeMap::new(),
             stuck: StuckShards::default(),
-            safe: i64::MIN,
-            changed: now,
+            safe: Vec::new(),
             idle_committed: now,
             contention: 0,
             pause: SOON,
-            handler_time: HandlerTime::default(),
+            pause_again: SOON,
             warned: None,
-        })
+        }
     }
 
     /// Works until it is asked to stop, then gives everything back.
@@ -128,10 +120,9 @@ impl Worker {
     }
 
     async fn drain(&mut self) -> Result<(), ProjectorError> {
-        let failed = ProjectorError::doing("read store: giving the shards back");
         let all: Vec<(u32, Held)> = std::mem::take(&mut self.held).into_iter().collect();
-        self.tables.release(&self.store.client, &self.me, &all).await.map_err(&failed)?;
-        members::leave(&self.store.client, &self.tables, &self.me).await.map_err(&failed)?;
+        self.model.release(&all).await?;
+        self.model.leave().await?;
         tracing::info!(shards = all.len(), "gave all shards back");
         Ok(())
     }
@@ -142,35 +133,28 @@ impl Worker {
         }
     }
 
-    /// Compares what this worker has with what it should have.
-    fn change(&self, view: &View) -> Option<Change> {
-        if view.since.is_none_or(|since| since < self.changed) || view.owners.len() != self.shards as usize {
-            return None;
-        }
-        Some(shares::change(&self.me, &view.members, &view.owners)).filter(|change| !change.is_empty())
-    }
-
     async fn rebalance(&mut self, view: &View) -> Result<(), ProjectorError> {
-        let failed = ProjectorError::doing("read store: sharing the shards");
-        let Some(since) = view.since.filter(|since| *since >= self.changed) else { return Ok(()) };
-        let mine =
-            (0_u32..).zip(&view.owners).filter(|(_, owner)| owner.as_ref() == Some(&self.me)).map(|(shard, _)| shard);
+        let Some(since) = view.since.filter(|since| *since >= self.sharing.changed) else { return Ok(()) };
+        let mine = (0_u32..)
+            .zip(&view.owners)
+            .filter(|(_, owner)| owner.as_ref() == Some(&self.sharing.me))
+            .map(|(shard, _)| shard);
         if !mine.eq(self.held.keys().copied()) {
-            tracing::warn!(since = ?since.elapsed(), "the checkpoint table names other owners of shards: reading it again");
+            tracing::warn!(since = ?since.elapsed(), "the read store names other owners of shards: reading the checkpoints again");
             return self.reload().await;
         }
-        let Some(change) = self.change(view) else { return Ok(()) };
+        let Some(change) = self.sharing.change(view) else { return Ok(()) };
         if !change.release.is_empty() {
             let back: Vec<(u32, Held)> =
                 change.release.iter().filter_map(|shard| self.held.remove_entry(shard)).collect();
             self.settle_stuck();
-            self.tables.release(&self.store.client, &self.me, &back).await.map_err(&failed)?;
+            self.model.release(&back).await?;
         }
         if !change.take.is_empty() {
-            let taken = self.tables.take(&self.store.client, &self.me, &change.take).await.map_err(&failed)?;
+            let taken = self.model.take(&change.take).await?;
             self.held.extend(taken);
         }
-        self.changed = Instant::now();
+        self.sharing.changed = Instant::now();
         tracing::info!(
             gave = change.release.len(),
             asked = change.take.len(),
@@ -181,12 +165,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Believes the table.
+    /// Takes over what the read store says.
     async fn reload(&mut self) -> Result<(), ProjectorError> {
-        let mine = self.tables.mine(&self.store.client, &self.me).await;
-        self.held = mine.map_err(ProjectorError::doing("read store: reading the checkpoints"))?.into_iter().collect();
+        self.held = self.model.mine().await?.into_iter().collect();
         self.settle_stuck();
-        self.changed = Instant::now();
+        self.sharing.changed = Instant::now();
         Ok(())
     }
 
@@ -195,13 +178,13 @@ impl Worker {
         views: &watch::Receiver<View>,
         stop: &watch::Receiver<bool>,
     ) -> Result<Step, ProjectorError> {
-        let Some(highest) = self.held.values().map(|held| held.position).max() else {
+        if self.held.is_empty() {
             return Ok(Step::Rest(POLL_LISTENING));
-        };
+        }
         let (mut range, mut retrying) = self.range();
         let mut blocked = false;
-        if range.bounds().is_none() {
-            blocked = self.look(highest).await?;
+        if range.is_empty() {
+            blocked = self.look().await?;
             (range, retrying) = self.range();
         }
         let limit = if retrying { 1 } else { self.limit };
@@ -217,7 +200,7 @@ impl Worker {
             }
             Fetch::WentBack => {
                 // It is determined again before anything else is read.
-                self.safe = i64::MIN;
+                self.safe.clear();
                 return Ok(Step::Rest(self.rest(false)));
             }
         };
@@ -227,64 +210,60 @@ impl Worker {
             self.limit = fetched.events.len().max(1);
         }
         if fetched.events.is_empty() {
-            self.reached(&range, fetched.reach);
+            self.reached(&range, &fetched.reach);
             self.commit_idle().await?;
             return Ok(Step::Worked);
         }
-        let hurry = || {
-            let releases = self.change(&views.borrow()).is_some_and(|change| !change.release.is_empty());
-            releases || *stop.borrow()
-        };
-        let mut handler_time = self.handler_time;
-        let ran = batch::run(&self.store.client, &self.handlers, &fetched.events, &mut handler_time, hurry).await;
-        self.handler_time = handler_time;
-        match ran {
-            Ok(count) => self.commit(&range, fetched, count).await?,
-            Err(failed) => self.failed(&fetched.events, failed).await?,
-        }
-        Ok(Step::Worked)
+        self.apply(&range, &fetched, views, stop).await
     }
 
     /// What to read next, and whether that is the one event of a stuck shard that is due to be tried again. Otherwise all events up to the safe head,
     /// and of stuck shards those before the failed event.
     fn range(&self) -> (Range, bool) {
-        let mut range = Range::nothing(self.shards);
+        let mut range = Range::nothing(self.sharing.shards);
         if let Some((shard, position)) = self.stuck.due(Instant::now(), |shard| self.position(shard)) {
             range.add(shard, position - 1, position);
             return (range, true);
         }
         for (shard, held) in &self.held {
-            let until = self.stuck.last_before(*shard).map_or(self.safe, |last| self.safe.min(last));
+            let safe = self.safe.get(*shard as usize).copied().unwrap_or(i64::MIN);
+            let until = self.stuck.last_before(*shard).map_or(safe, |last| safe.min(last));
             range.add(*shard, held.position, until);
         }
         (range, false)
     }
 
-    /// Looks for the safe head; returns whether a writer holds it back.
-    async fn look(&mut self, highest: i64) -> Result<bool, ProjectorError> {
-        let seen = self.reader.look(Position(highest)).await?;
-        if seen.head.0 < highest && self.may_warn() {
+    /// Looks how far may be read; returns whether a writer holds that back.
+    async fn look(&mut self) -> Result<bool, ProjectorError> {
+        let reached: Vec<(u32, i64)> = self.held.iter().map(|(shard, held)| (*shard, held.position)).collect();
+        let Horizon { safe, head, blocked_by } = self.reader.look(&reached).await?;
+        let of = |positions: &[i64], shard: u32| positions.get(shard as usize).copied().unwrap_or(i64::MIN);
+        let beyond = reached.iter().copied().find(|(shard, position)| of(&head, *shard) < *position);
+        if let Some((shard, checkpoint)) = beyond
+            && self.may_warn()
+        {
             tracing::warn!(
-                checkpoint = highest,
-                head = seen.head.0,
+                shard,
+                checkpoint,
+                head = of(&head, shard),
                 "the checkpoint is beyond the source's head: was the source restored or replaced? Nothing is read until its head passes the checkpoint, and what comes before is skipped"
             );
         }
-        self.safe = seen.safe.map_or(i64::MIN, |safe| safe.0);
-        let blocked = seen.safe.is_none_or(|safe| safe < seen.head);
-        if let Some(writer) =
-            seen.blocked_by.filter(|writer| blocked && writer.open_for.is_some_and(|open| open > WARN_EVERY))
+        let held_back = reached.iter().copied().find(|(shard, _)| of(&safe, *shard) < of(&head, *shard));
+        if let Some((shard, _)) = held_back
+            && let Some(writer) = blocked_by.filter(|writer| writer.open_for.is_some_and(|open| open > WARN_EVERY))
             && self.may_warn()
         {
             tracing::warn!(
                 pid = writer.pid,
                 open_seconds = writer.open_for.unwrap_or_default().as_secs(),
-                safe = self.safe,
-                head = seen.head.0,
+                safe = of(&safe, shard),
+                head = of(&head, shard),
                 "a transaction that may still append holds the safe head back; see pg_stat_activity"
             );
         }
-        Ok(blocked)
+        self.safe = safe;
+        Ok(held_back.is_some())
     }
 
     fn may_warn(&mut self) -> bool {
@@ -296,7 +275,7 @@ impl Worker {
     }
 
     fn rest(&mut self, blocked: bool) -> Duration {
-        let usual = if self.reader.listens() { POLL_LISTENING } else { POLL }.mul_f64(rand::random_range(0.8..1.2));
+        let usual = if self.reader.notifies() { POLL_LISTENING } else { POLL }.mul_f64(rand::random_range(0.8..1.2));
         let mut pause = usual;
         if blocked {
             pause = self.pause;
@@ -320,13 +299,20 @@ impl Worker {
         }
     }
 
-    /// Every shard that was read is done up to `reach`.
-    fn reached(&mut self, range: &Range, reach: i64) {
+    /// Every shard that was read is done as far as `reach` says.
+    fn reached(&mut self, range: &Range, reach: &[i64]) {
         for (shard, held) in &mut self.held {
-            if let Some(until) = range.until.get(*shard as usize) {
-                held.position = held.position.max(reach.min(*until));
-            }
+            held.position = new_position(*shard, *held, range, reach).unwrap_or(held.position);
         }
         self.settle_stuck();
     }
 }
+
+/// Where a shard stands after the events of `range` up to `reach`.
+fn new_position(shard: u32, held: Held, range: &Range, reach: &[i64]) -> Option<i64> {
+    let (until, reach) = (range.until.get(shard as usize)?, reach.get(shard as usize)?);
+    Some(held.position.max(*reach.min(until)))
+}
+
+#[cfg(test)]
+mod tests;

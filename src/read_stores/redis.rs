@@ -1,6 +1,10 @@
 //! Checkpoints in Redis: those of all projections in one round trip.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use tokio::{
     sync::Mutex,
@@ -10,17 +14,22 @@ use tokio::{
 use super::Checkpoint;
 use crate::{
     addresses::AddressRules,
-    api::{Reason, RedisLocation, RedisPart},
+    api::{CheckpointRows, Reason, RedisLocation, RedisPart},
     clients::{
         blamed::Blamed,
         redis::{Client, Command, ConnectionIdentity, Reply, refusal},
     },
-    lag::{CheckpointState, Position},
+    lag::{CheckpointState, FailedEvent, Position},
     measure::MeasureError,
+    names::redis_state,
 };
 
 /// More fields of a hash are not read as shards.
 const MOST_SHARDS: usize = 20_000;
+/// So many failed events of a projection are told,
+const MOST_FAILED: usize = 8;
+/// with so many characters each.
+const LONGEST_FAILURE: usize = 500;
 /// So often at most is asked at one read for what an answer that ended the connection kept from being read.
 const MOST_ROUND_TRIPS: usize = 3;
 
@@ -143,7 +152,7 @@ fn commands(RedisLocation { key, part, rows: _ }: &RedisLocation) -> Vec<Command
     match part {
         RedisPart::Value => vec![Command::about_key(1, ["GET", key])],
         RedisPart::Field(field) => vec![Command::about_key(1, ["HGET", key, field])],
-        RedisPart::Fields => vec![Command::about_key(1, ["HGETALL", key])],
+        RedisPart::Fields | RedisPart::Builtin => vec![Command::about_key(1, ["HGETALL", key])],
         // GET and not MGET, which takes a key of another type for one that is missing.
         RedisPart::Keys(shards) => {
             (0..*shards).map(|shard| Command::about_key(1, ["GET", &format!("{key}{shard}")])).collect()
@@ -155,7 +164,7 @@ fn shown(RedisLocation { key, part, rows: _ }: &RedisLocation) -> String {
     match part {
         RedisPart::Value => format!("key {key}"),
         RedisPart::Field(field) => format!("key {key}, field {field}"),
-        RedisPart::Fields => format!("the fields of key {key}"),
+        RedisPart::Fields | RedisPart::Builtin => format!("the fields of key {key}"),
         RedisPart::Keys(shards) => format!("keys {key}0 to {key}{}", shards.saturating_sub(1)),
     }
 }
@@ -185,6 +194,7 @@ fn interpret(location: &RedisLocation, replies: &[Reply]) -> Result<Checkpoint, 
                 shards.extend(at.map(|at| (Arc::from(shard), at)));
             }
         }
+        (RedisPart::Builtin, [state]) => return of_workers(location, state),
         (RedisPart::Fields, [Reply::Oversized]) => return Err(too_many(MOST_SHARDS)),
         (RedisPart::Keys(_), replies) => {
             for (shard, reply) in replies.iter().enumerate() {
@@ -198,6 +208,55 @@ fn interpret(location: &RedisLocation, replies: &[Reply]) -> Result<Checkpoint, 
         _ => return Err(invalid("the answer makes no sense for this question")),
     }
     Ok(Checkpoint::of_shards(shards, &location.rows, &shown(location)))
+}
+
+/// What workers of the built-in projector keep: a position for each shard, and the events that they cannot handle.
+fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, MeasureError> {
+    const NO_SENSE: &str = "it holds what the built-in projector does not write: did something else write there?";
+    let CheckpointRows::Numbered(shards) = location.rows else { return Err(invalid(NO_SENSE)) };
+    let fields = match state {
+        Reply::Array(fields) => fields,
+        Reply::Oversized => {
+            let why =
+                "it is larger than 4 MiB, or what was read before it has taken 32 MiB: did something else write there?";
+            return Err(invalid(why));
+        }
+        _ => return Err(invalid(NO_SENSE)),
+    };
+    if fields.is_empty() {
+        return Ok(Checkpoint::plain(CheckpointState::NeverCommitted));
+    }
+    let (mut by_shard, mut failures) = (BTreeMap::new(), Vec::new());
+    for pair in fields.chunks_exact(2) {
+        let name = pair[0].as_str().unwrap_or_default();
+        if let Some(shard) = name.strip_prefix(redis_state::POSITION) {
+            let shard: u32 = shard.parse().map_err(|_| invalid(NO_SENSE))?;
+            let at = position(&pair[1])
+                .map_err(|error| MeasureError { message: format!("field {name}: {}", error.message), ..error })?;
+            by_shard.extend(at.map(|at| (shard, at)));
+        } else if let Some(shard) = name.strip_prefix(redis_state::FAILURE) {
+            let failure = pair[1].as_str().and_then(|text| text.split_once(' '));
+            if let (Ok(shard), Some((Ok(at), why))) = (shard.parse(), failure.map(|(at, why)| (at.parse(), why))) {
+                let why = why.chars().take(LONGEST_FAILURE).collect();
+                failures.push(FailedEvent { shard, position: Position(at), why });
+            }
+        }
+    }
+    let complete: Vec<Position> = (0..shards).filter_map(|shard| by_shard.get(&shard).copied()).collect();
+    if complete.len() != by_shard.len() || u32::try_from(complete.len()) != Ok(shards) {
+        return Err(invalid(&format!(
+            "it holds positions of {} shards, and spec.scaling.shards says {shards}: set it back, or create the Projection under another name to rebuild",
+            by_shard.len()
+        )));
+    }
+    // A worker that ended before it could forget one that has been handled meanwhile.
+    let mut failed: Vec<FailedEvent> = failures
+        .into_iter()
+        .filter(|event| by_shard.get(&event.shard).is_some_and(|done| *done < event.position))
+        .collect();
+    failed.sort_by_key(|event| event.position);
+    failed.truncate(MOST_FAILED);
+    Ok(Checkpoint { failed, ..Checkpoint::plain(CheckpointState::Committed(complete)) })
 }
 
 /// The position that a text holds; `None` where there is none. The text itself is not repeated: a wrong key may hold anything.
@@ -233,7 +292,7 @@ fn refused(location: &RedisLocation, error: &str) -> MeasureError {
     let (reason, advice) = if error.starts_with("WRONGTYPE") {
         let wanted = match location.part {
             RedisPart::Value | RedisPart::Keys(_) => "a text, as SET makes it",
-            RedisPart::Field(_) | RedisPart::Fields => "a hash, as HSET makes it",
+            RedisPart::Field(_) | RedisPart::Fields | RedisPart::Builtin => "a hash, as HSET makes it",
         };
         (Reason::InvalidSpec, format!("the key does not hold {wanted}: correct spec.checkpoint.redis.key or layout"))
     } else if error.starts_with("NOPERM") {
@@ -259,6 +318,48 @@ mod tests {
         let replies = vec![Err(failed(Reason::TimedOut)), text("5"), text("7"), text("9")];
         let each = of_each(replies, [3, 1].into_iter());
         assert_eq!(each, [Err(failed(Reason::TimedOut)), Ok(vec![Reply::Text(b"9".to_vec())])]);
+    }
+
+    #[test]
+    fn what_workers_of_the_built_in_projector_keep_is_read_shard_by_shard() {
+        let location = RedisLocation {
+            key: "projectionist:{shop/orders}".to_owned(),
+            part: RedisPart::Builtin,
+            rows: CheckpointRows::Numbered(11),
+        };
+        let hash = |fields: &[(String, &str)]| {
+            let text = |text: &str| Reply::Text(text.as_bytes().to_vec());
+            Reply::Array(fields.iter().flat_map(|(name, value)| [text(name), text(value)]).collect())
+        };
+        // In the order in which a hash comes, which is none.
+        let positions: Vec<(String, String)> =
+            (0..11).rev().map(|shard| (format!("position:{shard}"), (shard * 10).to_string())).collect();
+        let mut all: Vec<(String, &str)> = positions.iter().map(|(name, at)| (name.clone(), at.as_str())).collect();
+        for (name, value) in [
+            ("shards", "11"),
+            ("owner:3", "a:1"),
+            ("fence:3", "7"),
+            ("worker:a:1", "1795714859000"),
+            ("begun:3", "31:1:00ff"),
+            ("failure:3", "31 it failed, and why"),
+            ("failure:1", "12 so did this"),
+            ("failure:5", "50 it is handled"),
+        ] {
+            all.push((name.to_owned(), value));
+        }
+        let read = interpret(&location, &[hash(&all)]).unwrap();
+        assert_eq!(read.state, CheckpointState::Committed((0..11).map(|shard| Position(shard * 10)).collect()));
+        let failed: Vec<(u32, Position, &str)> =
+            read.failed.iter().map(|event| (event.shard, event.position, event.why.as_str())).collect();
+        assert_eq!(failed, [(1, Position(12), "so did this"), (3, Position(31), "it failed, and why")]);
+        let none = Reply::Array(Vec::new());
+        assert_eq!(interpret(&location, &[none]).unwrap().state, CheckpointState::NeverCommitted);
+        for (wrong, expected) in [(&all[1..], "10 shards"), (&[("position:0".to_owned(), "x")][..], "no integer")] {
+            let unknown = interpret(&location, &[hash(wrong)]).unwrap_err();
+            assert!(unknown.message.contains(expected), "{}", unknown.message);
+        }
+        let unknown = interpret(&location, &[Reply::Oversized]).unwrap_err();
+        assert!(unknown.message.contains("4 MiB"), "{}", unknown.message);
     }
 
     #[test]

@@ -10,12 +10,12 @@ use super::run_of;
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,
-        Projector, ScaleOut, Scaling, WorkerPod,
+        Projector, RedisHandlers, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
     names,
-    projector::ProjectorConfig,
+    projector::{Output, PostgresOutput, ProjectorConfig, RedisOutput, check_commands},
 };
 
 /// The run that an object is made for, and the very Projection that controls the object.
@@ -200,12 +200,10 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     let table = spec.event_table().ok_or_else(|| {
         invalid("spec.source.postgres.eventTable", "is required with spec.projector.builtin, which reads event tables")
     })?;
-    let store = read_store(spec).ok_or_else(|| {
-        invalid("spec.readStore.postgres", "is required with spec.projector.builtin, which writes there")
-    })?;
+    let (output, store) = output_of(builtin, spec)?;
     // Its workers send the credential themselves, and cannot see whether the Secret allows these servers.
     let source = spec.source.postgres.as_ref().map(|source| ("spec.source.postgres.connection", &source.connection));
-    for (field, connection) in source.into_iter().chain([("spec.readStore.postgres.connection", &store.connection)]) {
+    for (field, connection) in source.into_iter().chain([store]) {
         if connection.host.is_some() || connection.port.is_some() {
             return Err(invalid(
                 field,
@@ -216,7 +214,7 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     let configuration = ProjectorConfig::new(
         owner.run.projection.to_string(),
         table.clone(),
-        store.schema.clone(),
+        output,
         spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS),
         builtin,
     );
@@ -228,6 +226,31 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     }
     let resources = builtin.resources.clone();
     Ok(Pods::Builtin(Box::new(BuiltinPods { configuration: json!(configuration), resources, pod })))
+}
+
+/// What the workers do where, and the connection to it with its field.
+fn output_of<'a>(
+    builtin: &BuiltinProjector,
+    spec: &'a ProjectionSpec,
+) -> Result<(Output, (&'static str, &'a Connection)), Invalid> {
+    if let Some(RedisHandlers { handlers }) = &builtin.redis {
+        let store = spec.read_store.as_ref().and_then(|store| store.redis.as_ref()).ok_or_else(|| {
+            invalid("spec.readStore.redis", "is required with spec.projector.builtin.redis, whose commands write there")
+        })?;
+        let output = RedisOutput { handlers: handlers.clone() };
+        check_commands(&output)
+            .map_err(|error| invalid("spec.projector.builtin.redis", format!("cannot be run: {error}")))?;
+        return Ok((Output::Redis(output), ("spec.readStore.redis.connection", &store.connection)));
+    }
+    let store = read_store(spec).ok_or_else(|| {
+        invalid("spec.readStore.postgres", "is required with spec.projector.builtin.handlers, which write there")
+    })?;
+    let output = PostgresOutput {
+        schema: store.schema.clone(),
+        setup: builtin.setup.clone(),
+        handlers: builtin.handlers.clone(),
+    };
+    Ok((Output::Postgres(output), ("spec.readStore.postgres.connection", &store.connection)))
 }
 
 fn pods_of(template: &PodTemplate) -> Result<Pods, Invalid> {

@@ -36,10 +36,10 @@ const SETUP: &str = "create table if not exists told (n bigint);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_event_is_named_by_position_and_code_and_nothing_of_it_is_told() {
     let mut shop = Workshop::open("discretion", "").await;
-    shop.config.setup = Some(SETUP.to_owned());
+    shop.sql.setup = Some(SETUP.to_owned());
     // So many that each stream has a shard of its own: a failed event holds those behind it in its shard.
     shop.config.shards = 1_000;
-    shop.config.handlers = FAILING
+    shop.sql.handlers = FAILING
         .iter()
         .map(|(name, _, handler, ..)| ((*name).to_owned(), (*handler).to_owned()))
         .collect::<BTreeMap<_, _>>();
@@ -73,7 +73,7 @@ async fn a_setup_that_fails_on_a_row_does_not_tell_it() {
         .batch_execute("create table people (age text); insert into people values ('canary_4711')")
         .await
         .unwrap();
-    shop.config.setup = Some("alter table people alter column age type bigint using age::bigint".to_owned());
+    shop.sql.setup = Some("alter table people alter column age type bigint using age::bigint".to_owned());
     let worker = shop.start("a");
     let answer = worker.says("invalid_text_representation (SQLSTATE 22P02").await;
     assert!(answer.contains("the setup SQL failed on the read store") && !answer.contains(CANARY), "{answer}");

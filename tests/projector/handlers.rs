@@ -10,8 +10,8 @@ use crate::workshop::{APPLY, PATIENCE, Workshop, server};
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_an_event_holds_stays_data() {
     let mut shop = Workshop::open("injection", "").await;
-    shop.config.setup = Some("create table if not exists seen (position bigint, type text, stream text, at timestamptz, id text, data jsonb, plain json)".to_owned());
-    shop.config.handlers = BTreeMap::from([(
+    shop.sql.setup = Some("create table if not exists seen (position bigint, type text, stream text, at timestamptz, id text, data jsonb, plain json)".to_owned());
+    shop.sql.handlers = BTreeMap::from([(
         "It's \"quoted\"".to_owned(),
         "insert into seen values (:position, :type, :stream, :recorded_at, :data->>'id', :data, :data::json) -- :nothing".to_owned(),
     )]);
@@ -62,7 +62,7 @@ async fn a_role_that_may_only_read_events_and_own_its_schema_suffices_and_one_da
         .batch_execute("revoke create on schema public from public; grant select on events to modest; create schema reads authorization modest")
         .await
         .unwrap();
-    shop.config.schema = Some("reads".to_owned());
+    shop.sql.schema = Some("reads".to_owned());
     let url = server().url_as("modest", "modest", "modest_events");
     (shop.source_url, shop.store_url) = (url.clone(), url);
     shop.store = server().connect("modest_events").await.unwrap();
@@ -112,7 +112,7 @@ async fn an_event_that_fails_holds_its_shard_and_no_other_and_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_constraint_that_speaks_at_the_commit_is_brought_home_to_its_event() {
     let mut shop = Workshop::open("deferred", APPLY).await;
-    shop.config.setup = Some("create table if not exists applied (seq bigserial, position bigint, stream text, n bigint unique deferrable initially deferred)".to_owned());
+    shop.sql.setup = Some("create table if not exists applied (seq bigserial, position bigint, stream text, n bigint unique deferrable initially deferred)".to_owned());
     shop.events.append_events(20).await.unwrap();
     let twice = shop.events.append("cart", "Counted", &json!({"n": 7})).await.unwrap();
     let worker = shop.start("a");
@@ -131,7 +131,7 @@ async fn a_constraint_that_speaks_at_the_commit_is_brought_home_to_its_event() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_the_read_store_refuses_is_named_and_tried_again() {
     let mut shop = Workshop::open("refused", APPLY).await;
-    shop.config.handlers.insert("OrderPlaced".to_owned(), "insert into orders values (:data->>'id')".to_owned());
+    shop.sql.handlers.insert("OrderPlaced".to_owned(), "insert into orders values (:data->>'id')".to_owned());
     let worker = shop.start("a");
     let answer = worker.says("OrderPlaced").await;
     assert!(answer.contains("503") && answer.contains("relation \"orders\" does not exist"), "{answer}");
@@ -148,7 +148,7 @@ async fn a_handler_that_is_no_statement_ends_the_worker_with_its_name() {
         ("delete from a; delete from b", ["more than one statement", "with"]),
         ("rollback", ["rollback", "one transaction"]),
     ] {
-        shop.config.handlers = BTreeMap::from([("OrderPlaced".to_owned(), sql.to_owned())]);
+        shop.sql.handlers = BTreeMap::from([("OrderPlaced".to_owned(), sql.to_owned())]);
         let message = shop.start("a").ended().await.to_string();
         assert!(message.contains("OrderPlaced") && parts.iter().all(|part| message.contains(part)), "{message}");
     }
@@ -164,7 +164,7 @@ async fn workers_whose_handlers_get_in_each_others_way_still_count_right() {
          insert into applied (position, stream, n) select :position, :stream, n from event, touch((event.n + 1 + event.n / 3 % 2) % 3)",
     )
     .await;
-    shop.config.setup = Some(format!(
+    shop.sql.setup = Some(format!(
         "{};
          create table if not exists counters (id bigint primary key, events bigint not null);
          insert into counters select n, 0 from generate_series(0, 2) n on conflict do nothing;
@@ -179,5 +179,30 @@ async fn workers_whose_handlers_get_in_each_others_way_still_count_right() {
     for worker in [a, b, c] {
         worker.says("200 OK").await;
         worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_always_in_the_way_of_others_is_the_one_that_waits() {
+    let mut shop = Workshop::open("contention", APPLY).await;
+    // So many that they are not tried one by one before it is held.
+    shop.config.batch_size = 10_000;
+    let setup = "create or replace function checked(n bigint) returns bigint language plpgsql as $$ begin
+         if n = 3 then raise exception 'in the way' using errcode = '40001'; end if; return n; end $$;";
+    shop.sql.setup = shop.sql.setup.map(|tables| format!("{tables}; {setup}"));
+    let handler =
+        "insert into applied (position, stream, n) values (:position, :stream, checked((:data->>'n')::bigint))";
+    shop.sql.handlers = BTreeMap::from([("Counted".to_owned(), handler.to_owned())]);
+    for n in 1..=4 {
+        shop.events.append(&format!("stream-{n}"), "Counted", &json!({"n": n})).await.unwrap();
+    }
+    let worker = shop.start_process("a");
+    let said = || async { Ok::<_, anyhow::Error>(worker.output()) };
+    let failed = |said: &String| said.contains("failed on the event at position 3");
+    let said = eventually_is(PATIENCE, "the worker says it", failed, said).await.unwrap();
+    assert!(said.contains("40001"), "{said}");
+    shop.applied(3).await;
+    for position in [1, 2, 4] {
+        assert!(!worker.output().contains(&format!("failed on the event at position {position}")), "{position}");
     }
 }

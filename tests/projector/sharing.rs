@@ -198,7 +198,7 @@ async fn projections_share_a_table_and_a_schema_of_their_own_is_made() {
     let one = shop.start("a");
     shop.applied(0).await;
     shop.config.projection = "shop/other".to_owned();
-    shop.config.schema = Some("Orders_v1".to_owned());
+    shop.sql.schema = Some("Orders_v1".to_owned());
     let two = shop.start("a");
     shop.events.append_events(50).await.unwrap();
     shop.applied(50).await;

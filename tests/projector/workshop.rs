@@ -10,8 +10,10 @@ use std::{
 
 use projectionist::{
     api::EventTable,
-    clients::postgres::ConnectionSettings,
-    projector::{ProjectorConfig, ProjectorError, RunOptions, run},
+    clients::{postgres::ConnectionSettings, redis},
+    projector::{
+        Output, PostgresOutput, ProjectorConfig, ProjectorError, RedisOutput, RunOptions, StoreConnection, run,
+    },
 };
 use test_cluster::{EventStore, Postgres, eventually_is};
 use tokio::{
@@ -44,11 +46,22 @@ pub(crate) fn server() -> &'static Postgres {
     })
 }
 
+/// A read model in Redis.
+#[derive(Clone, Debug)]
+pub(crate) struct RedisTarget {
+    pub(crate) url: String,
+    pub(crate) handlers: BTreeMap<String, Vec<Vec<String>>>,
+}
+
 /// Two databases and what is to be done between them.
 pub(crate) struct Workshop {
     pub(crate) events: EventStore,
     pub(crate) store: Client,
+    /// All but what is done with the events: see [`Workshop::config`].
     pub(crate) config: ProjectorConfig,
+    pub(crate) sql: PostgresOutput,
+    /// Where that is set, the read model is there.
+    pub(crate) redis: Option<RedisTarget>,
     pub(crate) source_url: String,
     pub(crate) store_url: String,
 }
@@ -68,23 +81,41 @@ impl Workshop {
             config: ProjectorConfig {
                 projection: format!("shop/{name}"),
                 event_table: EventTable { notify_channel: Some("events".to_owned()), ..EventTable::default() },
-                schema: None,
                 shards: 12,
                 batch_size: 100,
                 max_event_bytes: 1 << 20,
+                output: Output::Postgres(PostgresOutput::default()),
+            },
+            sql: PostgresOutput {
+                schema: None,
                 setup: Some(SETUP.to_owned()),
                 handlers: BTreeMap::from([("Counted".to_owned(), handler.to_owned())]),
             },
+            redis: None,
             source_url,
             store_url,
         }
     }
 
+    /// What workers are told.
+    pub(crate) fn config(&self) -> ProjectorConfig {
+        let output = match &self.redis {
+            Some(redis) => Output::Redis(RedisOutput { handlers: redis.handlers.clone() }),
+            None => Output::Postgres(self.sql.clone()),
+        };
+        ProjectorConfig { output, ..self.config.clone() }
+    }
+
     pub(crate) fn options(&self, worker: &str) -> RunOptions {
+        let redis = |redis: &RedisTarget| {
+            let url = |key: &str| (key == "url").then_some(redis.url.as_str());
+            StoreConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap())
+        };
+        let postgres = || StoreConnection::Postgres(Box::new(ConnectionSettings::parse(&self.store_url).unwrap()));
         RunOptions {
-            config: self.config.clone(),
+            config: self.config(),
             source: ConnectionSettings::parse(&self.source_url).unwrap(),
-            store: ConnectionSettings::parse(&self.store_url).unwrap(),
+            store: self.redis.as_ref().map_or_else(postgres, redis),
             worker_name: worker.to_owned(),
             health_listen: None,
         }
@@ -107,13 +138,13 @@ impl Workshop {
         let files = tempfile::tempdir().unwrap();
         let output = std::fs::File::create(files.path().join("output")).unwrap();
         let config = files.path().join("projector.json");
-        std::fs::write(&config, serde_json::to_string(&self.config).unwrap()).unwrap();
+        std::fs::write(&config, serde_json::to_string(&self.config()).unwrap()).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_projectionist"))
             .args(["projector", &format!("--health-listen={health}"), "--config"])
             .arg(&config)
             .env("PROJECTIONIST_LOG_LEVEL", "trace")
             .env("EVENT_SOURCE_URL", &self.source_url)
-            .env("READ_STORE_URL", &self.store_url)
+            .env("READ_STORE_URL", self.redis.as_ref().map_or(&self.store_url, |redis| &redis.url))
             .env("PROJECTION_WORKER", worker)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())

@@ -6,6 +6,7 @@
 
 mod alone;
 mod autoscaling;
+mod cards;
 mod causes;
 mod consumers;
 mod fault_matrix;

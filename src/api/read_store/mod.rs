@@ -146,13 +146,29 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_projector_writes_to_postgres_only() {
-        let mut object = projection("redis", &json!({"redis": {}}));
-        object["spec"].as_object_mut().unwrap().remove("checkpoint");
-        object["spec"]["projector"] = json!({"builtin": {"handlers": {"Ordered": "select 1"}}});
-        let found = admit(object).unwrap_err();
-        let expected = "spec.readStore.postgres is required with spec.projector.builtin, which writes there";
-        assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{found:?}");
+    fn the_built_in_projector_writes_where_its_handlers_are_for() {
+        let with = |store: &str, builtin: Value| {
+            let mut object = projection(store, &json!({"redis": {}}));
+            object["spec"].as_object_mut().unwrap().remove("checkpoint");
+            object["spec"]["projector"] = json!({"builtin": builtin});
+            admit(object)
+        };
+        let commands = |word: &str| json!({"redis": {"handlers": {"Ordered": [["SET", "order:{stream}", word]]}}});
+        with("postgres", json!({"handlers": {"Ordered": "select 1"}})).unwrap();
+        with("redis", commands("{data.total} {{braces}}")).unwrap();
+        for (store, builtin, expected) in [
+            ("redis", json!({"handlers": {"Ordered": "select 1"}}), "spec.readStore.postgres is required"),
+            ("postgres", commands("x"), "spec.readStore.redis is required with spec.projector.builtin.redis"),
+            ("elasticsearch", commands("x"), "spec.readStore.redis is required"),
+            ("redis", json!({}), "spec.projector.builtin must have exactly one of handlers"),
+            ("redis", json!({"setup": "x", "redis": commands("x")["redis"]}), "spec.projector.builtin.setup is SQL"),
+            ("redis", commands("{total}"), "spec.projector.builtin.redis.handlers"),
+            ("redis", commands("{data.}"), "spec.projector.builtin.redis.handlers"),
+            ("redis", json!({"redis": {"handlers": {"Ordered": [["SET"]]}}}), "spec.projector.builtin.redis.handlers"),
+        ] {
+            let found = with(store, builtin.clone()).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{builtin}: {found:?}");
+        }
     }
 
     #[test]

@@ -73,4 +73,6 @@ pub enum RedisPart {
     Fields,
     /// So many keys, numbered from 0.
     Keys(u32),
+    /// What workers of the built-in projector keep in the hash: positions of shards, numbered from 0, and the events that they cannot handle.
+    Builtin,
 }

@@ -101,7 +101,8 @@ impl Cluster {
                     if let Some(Redirection::Moved(_)) = redirection {
                         moved_by = Some(node.clone());
                     }
-                    match redirection.filter(|_| pass + 1 < MOST_PASSES) {
+                    let waits = commands[place].waits_for_slot() && matches!(redirection, Some(Redirection::Ask(_)));
+                    match redirection.filter(|_| pass + 1 < MOST_PASSES && !waits) {
                         Some(to) => pending.push(Pending { place, to: Some(to) }),
                         None => answered.replies[place] = (reply, Some(server)),
                     }

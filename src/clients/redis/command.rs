@@ -9,17 +9,33 @@ pub struct Command {
     words: Vec<Vec<u8>>,
     /// Which of the words is the key that it is about.
     key: Option<usize>,
+    waits_for_slot: bool,
 }
 
 impl Command {
     /// About no key, from its words, such as `["TIME"]`.
     pub fn new<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { words: words.into_iter().map(|word| word.as_bytes().to_vec()).collect(), key: None }
+        Self {
+            words: words.into_iter().map(|word| word.as_bytes().to_vec()).collect(),
+            key: None,
+            waits_for_slot: false,
+        }
     }
 
     /// About a key, from its words, such as `["XINFO", "GROUPS", key]`, where the key is at place 2. A cluster's node is chosen by it.
     pub fn about_key<'a>(place: usize, words: impl IntoIterator<Item = &'a str>) -> Self {
         Self { key: Some(place), ..Self::new(words) }
+    }
+
+    /// Is not sent on (`ASK`) to the node that its slot is being moved to, which has only some of the slot's keys: for a script that writes keys which
+    /// it does not name, and would make them there a second time.
+    #[must_use]
+    pub fn waiting_for_its_slot(self) -> Self {
+        Self { waits_for_slot: true, ..self }
+    }
+
+    pub(super) fn waits_for_slot(&self) -> bool {
+        self.waits_for_slot
     }
 
     pub(super) fn words(&self) -> &[Vec<u8>] {

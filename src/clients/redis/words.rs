@@ -23,6 +23,10 @@ pub fn refusal(error: &str) -> MeasureError {
             "the nodes of the Redis Cluster redirect to each other: do they agree on who holds the slot (redis-cli --cluster check)?",
         ),
         "TRYAGAIN" => (Reason::SourceFailed, "the slot of the key is being moved to another node"),
+        "OOM" => (
+            Reason::SourceFailed,
+            "the server has reached its maxmemory: raise it or remove what is not needed. What waits to be written is written then",
+        ),
         "BUSY" => (Reason::SourceFailed, "a script keeps the server busy"),
         "DENIED" => (
             Reason::AuthenticationFailed,
@@ -43,7 +47,8 @@ pub fn refusal(error: &str) -> MeasureError {
         }
         _ => (Reason::SourceFailed, ""),
     };
-    let said = shortened(error);
+    // A script's own lines are of no use to those who did not write it.
+    let said = shortened(error.split(" script: ").next().unwrap_or(error));
     let message = if advice.is_empty() { said } else { format!("{said}: {advice}") };
     MeasureError { reason, message }
 }

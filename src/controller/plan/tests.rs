@@ -277,8 +277,8 @@ fn a_changed_configuration_rolls_the_workers() {
     let configuration: Value = serde_json::from_str(file).unwrap();
     assert_eq!(configuration["projection"], "shop/orders");
     assert_eq!(configuration["shards"], 24);
-    assert_eq!(configuration["handlers"], json!({"Placed": "insert"}));
-    assert_eq!(configuration["schema"], "sales");
+    assert_eq!(configuration["output"]["postgres"]["handlers"], json!({"Placed": "insert"}));
+    assert_eq!(configuration["output"]["postgres"]["schema"], "sales");
 }
 
 #[test]

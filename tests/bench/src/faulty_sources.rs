@@ -1,6 +1,12 @@
 //! Fifty sources that work beside fifty that do not: what these change for the others.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -216,8 +222,23 @@ async fn values(client: &kube::Client, selector: &str) -> Result<Vec<u64>> {
     items.iter().map(|item| Ok(item["value"].as_str().context("an item without a value")?.parse()?)).collect()
 }
 
+/// The value of one Projection; `None` while it is unknown, as on a machine that has too much to do.
+async fn known(client: &kube::Client, selector: &str) -> Result<Option<u64>> {
+    match values(client, selector).await {
+        Ok(values) => Ok(values.first().copied()),
+        Err(error) if is_unknown(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_unknown(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<kube::Error>(), Some(kube::Error::Api(status)) if status.code == 503)
+}
+
 /// What was seen in a while.
 struct Measured {
+    /// Reads that were answered with 503, since the value was unknown.
+    unknown: usize,
     /// How long metric reads took.
     reads: Latencies,
     /// From an append to a source that works until the metric shows it.
@@ -229,7 +250,7 @@ struct Measured {
 impl Measured {
     fn print(&self, what: &str, alone: Option<&Self>) {
         let of = |measured: &Self| {
-            let Self { reads, shown, interval } = measured;
+            let Self { unknown: _, reads, shown, interval } = measured;
             [reads.percentile(50), reads.percentile(99), shown.percentile(50), shown.percentile(99), *interval]
                 .map(|time| time.as_secs_f64() * 1e3)
         };
@@ -239,6 +260,9 @@ impl Measured {
         };
         let mine = of(self);
         row(what, "ms", mine);
+        if self.unknown > 0 {
+            println!("  {} reads found the value unknown: is the machine busy with something else?", self.unknown);
+        }
         if let Some(alone) = alone {
             let mut ratios = mine;
             for (ratio, its) in ratios.iter_mut().zip(of(alone)) {
@@ -256,10 +280,14 @@ async fn measure(client: &kube::Client, sources: &[Client], length: Duration) ->
             index.wrapping_mul(7919) % HEALTHY
         )
     };
+    let unknown = Arc::new(AtomicUsize::new(0));
     let reads = load::run(RATE, length, |index| {
-        let (client, path) = (client.clone(), path(index));
+        let (client, path, unknown) = (client.clone(), path(index), unknown.clone());
         async move {
-            client.request_text(http::Request::get(path).body(Vec::new())?).await?;
+            match client.request_text(http::Request::get(path).body(Vec::new())?).await.map_err(anyhow::Error::from) {
+                Err(error) if is_unknown(&error) => drop(unknown.fetch_add(1, Ordering::Relaxed)),
+                other => drop(other?),
+            }
             Ok(())
         }
     });
@@ -273,6 +301,7 @@ async fn measure(client: &kube::Client, sources: &[Client], length: Duration) ->
     let samples = u32::try_from(after.sum - before.sum)?.max(1);
     let projections = u32::try_from(HEALTHY * after.replicas)?;
     Ok(Measured {
+        unknown: unknown.load(Ordering::Relaxed),
         reads: reads?,
         shown: Latencies::of(shown?.into_iter().flatten().collect()),
         interval: elapsed * projections / samples,
@@ -291,10 +320,10 @@ async fn appends(client: &kube::Client, sources: &[Client], writer: usize, lengt
         tokio::time::sleep(Duration::from_millis((all.len() as u64 * 37) % 400)).await;
         let selector = format!("projection%3Dhealthy-{index}");
         let source = sources.get(index).context("no such source")?;
-        let before: u64 = values(client, &selector).await?.iter().sum();
+        let Some(before) = known(client, &selector).await? else { continue };
         source.execute("insert into events default values", &[]).await?;
         let appended = Instant::now();
-        while values(client, &selector).await?.iter().sum::<u64>() <= before {
+        while known(client, &selector).await?.is_none_or(|shown| shown <= before) {
             ensure!(
                 appended.elapsed() < Duration::from_secs(60),
                 "the metric never showed an append to healthy-{index}"

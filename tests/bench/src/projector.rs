@@ -9,7 +9,7 @@ use anyhow::Result;
 use projectionist::{
     api::EventTable,
     clients::postgres::ConnectionSettings,
-    projector::{ProjectorConfig, RunOptions, run},
+    projector::{Output, PostgresOutput, ProjectorConfig, RunOptions, StoreConnection, run},
 };
 use test_cluster::{Cluster, EventStore, eventually_is};
 
@@ -26,15 +26,17 @@ pub(crate) async fn events_per_second(cluster: &Cluster) -> Result<()> {
         config: ProjectorConfig {
             projection: "bench/throughput".to_owned(),
             event_table: EventTable::default(),
-            schema: None,
             shards: 24,
             batch_size: 500,
             max_event_bytes: 1 << 20,
-            setup: Some("create table totals (stream text primary key, sum numeric, events bigint)".to_owned()),
-            handlers: BTreeMap::from([("Counted".to_owned(), UPSERT.to_owned())]),
+            output: Output::Postgres(PostgresOutput {
+                schema: None,
+                setup: Some("create table totals (stream text primary key, sum numeric, events bigint)".to_owned()),
+                handlers: BTreeMap::from([("Counted".to_owned(), UPSERT.to_owned())]),
+            }),
         },
         source: ConnectionSettings::parse(&url)?,
-        store: ConnectionSettings::parse(&url)?,
+        store: StoreConnection::Postgres(Box::new(ConnectionSettings::parse(&url)?)),
         worker_name: "bench".to_owned(),
         health_listen: None,
     };

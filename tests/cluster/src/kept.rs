@@ -125,6 +125,19 @@ impl Kept {
         let _ = self.server.wait();
     }
 
+    /// Ends the server at once and starts it again with `command`, on the files that it left.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn restart(&mut self, command: &mut Command) -> Result<()> {
+        self.kill();
+        // The keeper would remove the files.
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+        std::mem::forget(std::mem::replace(self, Self::start(self.root.clone(), command)?));
+        Ok(())
+    }
+
     /// What the server wrote to its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.root.join("log")).unwrap_or_default()

@@ -1,6 +1,6 @@
 //! A real Redis server of a test's own: in a cluster's network, where pods reach it, or on loopback for tests without a cluster.
 //!
-//! It runs in a temporary directory and ends with the process that started it, however that ends. Nothing is written to disk.
+//! It runs in a temporary directory and ends with the process that started it, however that ends. Nothing is written to disk unless a test asks for it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -46,6 +46,7 @@ impl Answer {
 pub struct Redis {
     network: Option<PathBuf>,
     address: SocketAddr,
+    arguments: Vec<String>,
     kept: Kept,
 }
 
@@ -105,12 +106,30 @@ impl Redis {
             configuration.replace("{port}", &port),
         );
         fs::write(root.join("redis.conf"), settings)?;
-        let mut command = kept::command(network.as_deref(), packages::redis_server()?);
-        let mut kept = Kept::start(root.clone(), command.arg(root.join("redis.conf")).args(arguments))?;
-        kept.wait_until(&format!("redis-server does not listen at {address}"), |_| {
-            dial(network.as_deref(), address).is_ok()
-        })?;
-        Ok(Self { network, address, kept })
+        let arguments =
+            [vec![root.join("redis.conf").display().to_string()], arguments.iter().map(ToString::to_string).collect()];
+        let mut server = Self {
+            kept: Kept::start(root, &mut program(network.as_deref(), &arguments.concat())?)?,
+            network,
+            address,
+            arguments: arguments.concat(),
+        };
+        server.wait()?;
+        Ok(server)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let (network, address) = (self.network.as_deref(), self.address);
+        self.kept.wait_until(&format!("redis-server does not listen at {address}"), |_| dial(network, address).is_ok())
+    }
+
+    /// Ends the server at once and starts it again. Its data is what it has written to disk, which must be asked for: `appendonly yes`.
+    ///
+    /// # Errors
+    /// As [`Redis::on_loopback`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.kept.restart(&mut program(self.network.as_deref(), &self.arguments)?)?;
+        self.wait()
     }
 
     /// Where the server listens.
@@ -179,6 +198,12 @@ impl Redis {
     pub fn log(&self) -> String {
         self.kept.log()
     }
+}
+
+fn program(network: Option<&Path>, arguments: &[String]) -> Result<std::process::Command> {
+    let mut program = kept::command(network, packages::redis_server()?);
+    program.args(arguments);
+    Ok(program)
 }
 
 /// Connects from whichever network the caller is in: a socket stays in the network that it was made in.

@@ -5,7 +5,10 @@
 
 use tokio_postgres::{Client, Error, Row};
 
-use super::{config::ProjectorConfig, error::ProjectorError};
+use super::super::{
+    super::error::{ProjectorError, doing},
+    Advance, Held,
+};
 use crate::{
     api::table_part,
     clients::postgres::{quote_identifier, quote_table},
@@ -19,17 +22,6 @@ const WORKER_TABLE: &str = "projectionist_workers";
 const FORGET_PASSED: &str = "failed_position = case when c.failed_position > u.position then c.failed_position end, \
      failure = case when c.failed_position > u.position then c.failure end";
 
-/// A shard that this worker holds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Held {
-    /// Counts how often the shard has changed its owner.
-    pub(super) fence: i64,
-    /// The position in the checkpoint table.
-    pub(super) committed: i64,
-    /// The position up to which nothing is left to do: beyond `committed` when there was nothing to do in between.
-    pub(super) position: i64,
-}
-
 /// Both tables' names, ready for SQL, and the projection's.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
@@ -42,23 +34,23 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn of(config: &ProjectorConfig) -> Self {
-        let named = |table: &str| match &config.schema {
+    pub(super) fn of(projection: &str, schema: Option<&str>) -> Self {
+        let named = |table: &str| match schema {
             Some(schema) => format!("{}.{table}", table_part(schema)),
             None => table.to_owned(),
         };
         Self {
             checkpoints: quote_table(&named(CHECKPOINT_TABLE)),
             workers: quote_table(&named(WORKER_TABLE)),
-            projection: config.projection.clone(),
+            projection: projection.to_owned(),
             shown: named(CHECKPOINT_TABLE),
-            schema: config.schema.clone(),
+            schema: schema.map(str::to_owned),
         }
     }
 
     /// Makes schema, tables and rows where they are missing. Asks for the right to create only if something must be created.
     pub(super) async fn create(&self, client: &Client, shards: u32) -> Result<(), ProjectorError> {
-        let failed = ProjectorError::doing("read store: making the checkpoint table");
+        let failed = doing("read store: making the checkpoint table");
         // Two workers that create the same table at once would both fail.
         client
             .batch_execute("begin; select pg_advisory_xact_lock(hashtextextended('projectionist tables', 0))")
@@ -110,7 +102,7 @@ impl Tables {
     }
 
     async fn create_rows(&self, client: &Client, shards: u32) -> Result<(), ProjectorError> {
-        let failed = ProjectorError::doing("read store: making the checkpoints");
+        let failed = doing("read store: making the checkpoints");
         let count = i32::try_from(shards).unwrap_or(i32::MAX);
         let other = format!(
             "select shards from {} where projection = $1 and (shards <> $2 or shard >= $2) limit 1",
@@ -179,7 +171,7 @@ impl Tables {
              where c.projection = $1 and c.shard = u.shard and c.owner = $2 and c.fence = u.fence",
             self.checkpoints
         );
-        let rows = Rows::of(shards.iter().map(|(shard, held)| (*shard, *held, held.position)));
+        let rows = Rows::of(shards.iter().map(|(shard, held)| Advance::to(held.position, *shard, *held)));
         client
             .execute(&release, &[&self.projection, &me, &rows.shards, &rows.fences, &rows.before, &rows.positions])
             .await?;
@@ -232,13 +224,13 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Each shard with its new position.
-    pub(super) fn of(rows: impl Iterator<Item = (u32, Held, i64)>) -> Self {
+    /// Each step of a shard.
+    pub(super) fn of(advances: impl IntoIterator<Item = Advance>) -> Self {
         let mut columns = Self::default();
-        for (shard, held, position) in rows {
+        for Advance { shard, fence, before, position } in advances {
             columns.shards.extend(signed(&[shard]));
-            columns.fences.push(held.fence);
-            columns.before.push(held.committed);
+            columns.fences.push(fence);
+            columns.before.push(before);
             columns.positions.push(position);
         }
         columns

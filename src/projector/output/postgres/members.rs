@@ -1,6 +1,6 @@
 //! Which workers there are: announces this one, keeps its lease, and lists the others.
 //!
-//! Uses a connection of its own, so that the lease is kept while a long statement of the user's runs. Decides nothing: the receiver of the [`View`]
+//! Uses a connection of its own, so that the lease is kept while a long statement of the user's runs. Decides nothing: the receiver of the view
 //! does.
 
 use std::{future::Future, time::Duration};
@@ -12,9 +12,12 @@ use tokio::{
 use tokio_postgres::{Client, Error, Statement, types::ToSql};
 
 use super::{
+    super::{
+        super::error::{ProjectorError, doing as for_statement, unless_pooled, within},
+        Membership, View,
+    },
+    CONNECT_DEADLINE,
     checkpoint::Tables,
-    error::{ProjectorError, within},
-    events::CONNECT_DEADLINE,
 };
 use crate::clients::postgres::{ConnectionSettings, Session, connect, quote_identifier};
 
@@ -29,20 +32,9 @@ const DEADLINE: Duration = LEASE;
 /// A worker that has been dead for this long is forgotten.
 const FORGET_AFTER: &str = "1 minute";
 
-/// The live workers, and the owner of each shard.
-#[derive(Clone, Debug, Default)]
-pub(super) struct View {
-    /// The view shows everything that happened before; absent before the first look.
-    pub(super) since: Option<Instant>,
-    /// Live workers.
-    pub(super) members: Vec<String>,
-    /// Each shard's owner.
-    pub(super) owners: Vec<Option<String>>,
-}
-
 /// This worker among the others.
 #[derive(Debug)]
-pub(super) struct Membership {
+pub(in crate::projector) struct PostgresMembership {
     session: Session,
     projection: String,
     me: String,
@@ -52,7 +44,7 @@ pub(super) struct Membership {
     owners: Statement,
 }
 
-impl Membership {
+impl PostgresMembership {
     /// Connects, forgets earlier runs of the worker `name`, and announces `me`, its present one.
     pub(super) async fn join(
         settings: &ConnectionSettings,
@@ -64,7 +56,7 @@ impl Membership {
         let session = connect(settings, application, CONNECT_DEADLINE)
             .await
             .map_err(|source| ProjectorError::Connection { what: "read store", source })?;
-        let session = ProjectorError::unless_pooled("read store", settings, session)?;
+        let session = unless_pooled("read store", settings, session)?;
         let Tables { workers, checkpoints, projection, .. } = tables;
         let joined = asked("read store: joining the workers", async {
             let client = &session.client;
@@ -106,8 +98,30 @@ impl Membership {
         Ok(member)
     }
 
-    /// Renews the lease and publishes what it sees, until something fails.
-    pub(super) async fn keep(mut self, views: &watch::Sender<View>) -> ProjectorError {
+    async fn renew(&self) -> Result<(), ProjectorError> {
+        asked("read store: renewing the worker's lease", async {
+            let parameters: [&(dyn ToSql + Sync); 4] = [&self.projection, &self.me, &self.name, &LEASE.as_secs_f64()];
+            self.session.client.execute(&self.renew, &parameters).await.map(drop)
+        })
+        .await
+    }
+
+    async fn look(&self, since: Instant) -> Result<View, ProjectorError> {
+        asked("read store: looking at the other workers", async {
+            let client = &self.session.client;
+            let parameters: [&(dyn ToSql + Sync); 1] = [&self.projection];
+            let (members, owners) =
+                tokio::try_join!(client.query(&self.members, &parameters), client.query(&self.owners, &parameters))?;
+            let members = members.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+            let owners = owners.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+            Ok(View { since: Some(since), members, owners })
+        })
+        .await
+    }
+}
+
+impl Membership for PostgresMembership {
+    async fn keep(mut self, views: &watch::Sender<View>) -> ProjectorError {
         let mut renewed = Instant::now();
         loop {
             let since = Instant::now();
@@ -133,27 +147,6 @@ impl Membership {
             }
         }
     }
-
-    async fn renew(&self) -> Result<(), ProjectorError> {
-        asked("read store: renewing the worker's lease", async {
-            let parameters: [&(dyn ToSql + Sync); 4] = [&self.projection, &self.me, &self.name, &LEASE.as_secs_f64()];
-            self.session.client.execute(&self.renew, &parameters).await.map(drop)
-        })
-        .await
-    }
-
-    async fn look(&self, since: Instant) -> Result<View, ProjectorError> {
-        asked("read store: looking at the other workers", async {
-            let client = &self.session.client;
-            let parameters: [&(dyn ToSql + Sync); 1] = [&self.projection];
-            let (members, owners) =
-                tokio::try_join!(client.query(&self.members, &parameters), client.query(&self.owners, &parameters))?;
-            let members = members.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-            let owners = owners.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-            Ok(View { since: Some(since), members, owners })
-        })
-        .await
-    }
 }
 
 /// Ends a worker's membership, so that the others need not wait for its lease.
@@ -165,5 +158,5 @@ pub(super) async fn leave(client: &Client, tables: &Tables, me: &str) -> Result<
 
 /// Holds the deadline and says what the work was for.
 async fn asked<T>(doing: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, ProjectorError> {
-    within(doing, DEADLINE, async { work.await.map_err(ProjectorError::doing(doing)) }).await
+    within(doing, DEADLINE, async { work.await.map_err(for_statement(doing)) }).await
 }

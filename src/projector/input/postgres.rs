@@ -1,4 +1,6 @@
-//! Reads the events of the shards that this worker holds, in the order of their positions and never beyond the safe head.
+//! Reads the events of a PostgreSQL table, in the order of their positions and never beyond the safe head.
+//!
+//! The shards are hashes of the stream, and all share the order of the table.
 
 use std::time::Duration;
 
@@ -6,18 +8,22 @@ use futures::{StreamExt, pin_mut};
 use tokio_postgres::{Error, Row, RowStream, Statement, types::ToSql};
 
 use super::{
-    config::ProjectorConfig,
-    error::{ProjectorError, database_message, may_be_a_row, within},
-    mapping::{Event, JsonText},
+    super::{
+        config::ProjectorConfig,
+        error::{ProjectorError, doing, unless_pooled, within},
+        event::{Event, JsonText, SourceIdentity, Timestamp},
+        postgres_errors::{database_message, may_be_a_row},
+    },
+    EventReader, Fetch, Fetched, Horizon, Range, Unreadable,
 };
 use crate::{
     clients::postgres::{ConnectionSettings, Session, connect, quote_identifier, quote_table, shard_expression},
-    lag::{BlockingWriter, Position},
+    lag::Position,
     sources::postgres::event_log::{EventTime, Follower, Log, check_event_columns},
 };
 
 /// For opening a connection.
-pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// For one statement on the source; the server's own limit is a little shorter.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The most events that one statement looks at in search of those of the worker's shards: this limits its time.
@@ -29,86 +35,11 @@ const MOST_BYTES: u64 = 4 << 20;
 const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '25s'; set lock_timeout = '5s'; \
      set idle_in_transaction_session_timeout = '10s'; set jit = off; set enable_seqscan = off; set enable_bitmapscan = off";
 
-/// What a look at the log showed.
-#[derive(Clone, Debug)]
-pub(super) struct LogState {
-    /// The highest position that may be read up to, once that is known.
-    pub(super) safe: Option<Position>,
-    /// The highest committed position.
-    pub(super) head: Position,
-    /// The transaction that holds the safe head back.
-    pub(super) blocked_by: Option<BlockingWriter>,
-}
-
-/// Which events to read.
-#[derive(Clone, Debug)]
-pub(super) struct Range {
-    /// For each shard, whether the worker holds it or not, the position after which to read.
-    pub(super) after: Vec<i64>,
-    /// For each shard the last position to read.
-    pub(super) until: Vec<i64>,
-}
-
-impl Range {
-    /// Nothing of any shard.
-    pub(super) fn nothing(shards: u32) -> Self {
-        let shards = shards as usize;
-        Self { after: vec![i64::MAX; shards], until: vec![i64::MIN; shards] }
-    }
-
-    /// Adds one shard. One that has nothing to read is left out.
-    pub(super) fn add(&mut self, shard: u32, after: i64, until: i64) {
-        if let (Some(a), Some(u)) = (self.after.get_mut(shard as usize), self.until.get_mut(shard as usize))
-            && after < until
-        {
-            (*a, *u) = (after, until);
-        }
-    }
-
-    /// The positions before the first and at the last to look at; `None` when there is nothing to read.
-    pub(super) fn bounds(&self) -> Option<(i64, i64)> {
-        let (from, until) = (self.after.iter().min()?, self.until.iter().max()?);
-        (from < until).then_some((*from, *until))
-    }
-}
-
-/// What came of reading.
-#[derive(Debug)]
-pub(super) enum Fetch {
-    /// There was nothing to read.
-    Nothing,
-    /// The log ends before the position up to which it was to be read: events were deleted since the look. They may come back, so that nothing is
-    /// done with the rest.
-    WentBack,
-    /// Events, or none in a range that has none.
-    Events(Fetched),
-    /// The first event of the range that cannot be read. Nothing of the range is to be taken as read.
-    Unreadable(Unreadable),
-}
-
-/// An event that cannot be read.
-#[derive(Debug)]
-pub(super) struct Unreadable {
-    pub(super) position: i64,
-    pub(super) shard: u32,
-    /// Why, without anything of what the event holds.
-    pub(super) why: String,
-}
-
-/// What was read.
-#[derive(Debug)]
-pub(super) struct Fetched {
-    /// The events with a handler, in order.
-    pub(super) events: Vec<Event>,
-    /// The position up to which these are all.
-    pub(super) reach: i64,
-    /// Their bodies are so large that no more were read.
-    pub(super) cut: bool,
-}
-
 /// A connection to the event source.
-pub(super) struct Reader {
+pub(in crate::projector) struct PostgresReader {
     session: Session,
+    /// As SQL writes it.
+    table: String,
     log: Log,
     follower: Follower,
     window: Statement,
@@ -121,10 +52,12 @@ pub(super) struct Reader {
     listens: bool,
     types: Vec<String>,
     dense_limit: u32,
+    shards: u32,
 }
 
-impl Reader {
-    pub(super) async fn open(
+impl PostgresReader {
+    /// Connects, and checks that the table can be followed. `types` are the types of event that are wanted.
+    pub(in crate::projector) async fn open(
         settings: &ConnectionSettings,
         application: &str,
         config: &ProjectorConfig,
@@ -133,10 +66,10 @@ impl Reader {
         let session = connect(settings, application, CONNECT_DEADLINE)
             .await
             .map_err(|source| ProjectorError::Connection { what: "event source", source })?;
-        let session = ProjectorError::unless_pooled("event source", settings, session)?;
+        let session = unless_pooled("event source", settings, session)?;
         within("event source: preparing", DEADLINE, async {
             let table = &config.event_table;
-            let failed = ProjectorError::doing("event source: preparing to read");
+            let failed = doing("event source: preparing to read");
             session.client.batch_execute(SESSION).await.map_err(&failed)?;
             let mut log = Log::check(&session.client, table).await?;
             log.prepare(&session.client).await?;
@@ -155,6 +88,7 @@ impl Reader {
         .await
         .map(|(log, window, fetch, keys, reaches)| Self {
             session,
+            table: quote_table(&config.event_table.table),
             log,
             follower: Follower::default(),
             window,
@@ -166,37 +100,75 @@ impl Reader {
             listens: config.event_table.notify_channel.is_some(),
             types,
             dense_limit: config.batch_size.saturating_mul(2).max(1_000),
+            shards: config.shards,
         })
     }
+}
 
-    /// True when the source notifies of new events.
-    pub(super) fn listens(&self) -> bool {
+impl EventReader for PostgresReader {
+    fn notifies(&self) -> bool {
         self.listens
     }
 
-    /// Looks where the safe head is. `checkpoint` is a position that some worker has found safe before.
-    pub(super) async fn look(&mut self, checkpoint: Position) -> Result<LogState, ProjectorError> {
-        let (log, client, follower) = (&self.log, &self.session.client, &mut self.follower);
-        within("event source: looking at the head", DEADLINE, async {
-            let look = log.look(client).await?;
-            let dense_until = match follower.dense_from(&look, Some(checkpoint)) {
-                Some(from) => log.dense_until(client, from, self.dense_limit).await?,
-                None => None,
+    async fn identity(&mut self) -> Result<SourceIdentity, ProjectorError> {
+        const WHERE: &str = "select format('database %s, table %I.%I', current_database(), n.nspname, c.relname)
+             from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = $1::text::regclass";
+        // The same on a primary and its replicas.
+        const SERVER: &str = "select system_identifier::text from pg_catalog.pg_control_system()";
+        let what = "event source: reading which it is";
+        within(what, DEADLINE, async {
+            let client = &self.session.client;
+            let row = client.query_one(WHERE, &[&self.table]).await.map_err(doing(what))?;
+            let place = row.try_get(0).map_err(doing(what))?;
+            let server = match client.query_one(SERVER, &[]).await {
+                Ok(row) => Some(row.try_get(0).map_err(doing(what))?),
+                // A database that keeps it to itself, or is only like PostgreSQL.
+                Err(error) if error.as_db_error().is_some() => None,
+                Err(error) => return Err(doing(what)(error)),
             };
-            let safe = follower.observe(&look, dense_until);
-            Ok(LogState { safe, head: look.head, blocked_by: follower.blocking(&look) })
+            Ok(SourceIdentity { place, server })
         })
         .await
     }
 
-    /// Reads up to `limit` events. `range` must not reach beyond the safe head.
-    pub(super) async fn fetch(&mut self, range: &Range, limit: usize) -> Result<Fetch, ProjectorError> {
-        let Some(bounds) = range.bounds() else { return Ok(Fetch::Nothing) };
-        let doing = "event source: reading events";
-        within(doing, DEADLINE, async { self.read(range, bounds, limit).await.map_err(ProjectorError::doing(doing)) })
-            .await
+    async fn look(&mut self, reached: &[(u32, i64)]) -> Result<Horizon, ProjectorError> {
+        let checkpoint = reached.iter().map(|(_, position)| Position(*position)).max();
+        let (log, client, follower) = (&self.log, &self.session.client, &mut self.follower);
+        within("event source: looking at the head", DEADLINE, async {
+            let look = log.look(client).await?;
+            let dense_until = match follower.dense_from(&look, checkpoint) {
+                Some(from) => log.dense_until(client, from, self.dense_limit).await?,
+                None => None,
+            };
+            let safe = follower.observe(&look, dense_until).map(|safe| vec![safe.0; self.shards as usize]);
+            Ok(Horizon {
+                safe: safe.unwrap_or_default(),
+                head: vec![look.head.0; self.shards as usize],
+                blocked_by: follower.blocking(&look),
+            })
+        })
+        .await
     }
 
+    async fn fetch(&mut self, range: &Range, limit: usize) -> Result<Fetch, ProjectorError> {
+        let Some(bounds) = range.bounds() else { return Ok(Fetch::Nothing) };
+        let what = "event source: reading events";
+        within(what, DEADLINE, async { self.read(range, bounds, limit).await.map_err(doing(what)) }).await
+    }
+
+    async fn woken(&mut self) {
+        if !self.listens {
+            std::future::pending::<()>().await;
+        }
+        // At the end of the connection too: the next statement says why.
+        if self.session.notifications.recv().await.is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        while self.session.notifications.try_recv().is_ok() {}
+    }
+}
+
+impl PostgresReader {
     async fn read(&mut self, range: &Range, (from, until): (i64, i64), limit: usize) -> Result<Fetch, Error> {
         let end = self.window_end(from, until).await?;
         // Sent together, and answered one after the other: a log that reaches the end afterwards did so when it was read.
@@ -229,7 +201,7 @@ impl Reader {
         let parameters: [&(dyn ToSql + Sync); 7] =
             [&from, &end, &self.types, &range.after, &range.until, &limit_sql, &self.max_event_bytes];
         let rows = self.session.client.query_raw(&self.fetch, parameters).await?;
-        collect(rows, limit, end, self.max_event_bytes).await
+        collect(rows, limit, end, self.max_event_bytes, self.shards).await
     }
 
     /// Finds the first event that a failed statement cannot have read. The events up to some position are read or not read as a whole, so
@@ -281,18 +253,6 @@ impl Reader {
         self.known_window = (from, end);
         Ok(end)
     }
-
-    /// Returns when the source has notified of new events; never for a source that does not notify.
-    pub(super) async fn woken(&mut self) {
-        if !self.listens {
-            std::future::pending::<()>().await;
-        }
-        // At the end of the connection too: the next statement says why.
-        if self.session.notifications.recv().await.is_none() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        while self.session.notifications.try_recv().is_ok() {}
-    }
 }
 
 /// Takes rows up to a limit of number and size; `end` is how far they would go. An event that is too large ends the batch before it, or is what
@@ -302,8 +262,10 @@ async fn collect(
     limit: usize,
     end: i64,
     max_event_bytes: i64,
+    shards: u32,
 ) -> Result<Result<Fetched, Unreadable>, Error> {
     pin_mut!(rows);
+    let reach = |position: i64| vec![position; shards as usize];
     let (mut events, mut bytes): (Vec<Event>, u64) = (Vec::new(), 0);
     while let Some(row) = rows.next().await {
         let row = row?;
@@ -318,7 +280,7 @@ async fn collect(
                     bytes = bytes.saturating_add(u64::try_from(size).unwrap_or_default());
                     events.push(event);
                     if bytes > MOST_BYTES {
-                        return Ok(Ok(Fetched { events, reach: position, cut: true }));
+                        return Ok(Ok(Fetched { events, reach: reach(position), cut: true }));
                     }
                     continue;
                 }
@@ -328,11 +290,11 @@ async fn collect(
         return Ok(if events.is_empty() {
             Err(Unreadable { position, shard, why })
         } else {
-            Ok(Fetched { events, reach: position - 1, cut: false })
+            Ok(Fetched { events, reach: reach(position - 1), cut: false })
         });
     }
     let last = events.last().filter(|_| events.len() >= limit).map(|last| last.position);
-    Ok(Ok(Fetched { events, reach: last.unwrap_or(end), cut: false }))
+    Ok(Ok(Fetched { events, reach: reach(last.unwrap_or(end)), cut: false }))
 }
 
 struct Statements {
@@ -387,7 +349,7 @@ fn event(row: &Row, position: i64, shard: u32) -> Result<Event, Error> {
         shard,
         event_type: row.try_get(2)?,
         stream: row.try_get(3)?,
-        recorded_at: row.try_get(4)?,
+        recorded_at: row.try_get::<_, Option<Timestamp>>(4)?,
         data: row.try_get::<_, Option<String>>(5)?.map(JsonText),
     })
 }

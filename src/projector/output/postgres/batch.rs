@@ -9,7 +9,7 @@ use futures::future::maybe_done;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Error};
 
-use super::mapping::{Event, Handlers};
+use super::{super::super::event::Event, handlers::Handlers};
 
 /// A transaction is committed after this long even if events of the batch are left: others wait for the locks it holds, and the checkpoint shows how
 /// far it has come.

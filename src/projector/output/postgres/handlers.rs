@@ -2,81 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::BytesMut;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio_postgres::{
-    Client,
-    types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
-};
+use tokio_postgres::{Client, types::ToSql};
 
 use super::{
-    error::{Failure, ProjectorError, database_message, failure},
+    super::super::{
+        error::ProjectorError,
+        event::Event,
+        postgres_errors::{Failure, database_message, failure},
+    },
     sql::{self, Parameter},
 };
 
 /// Statements that are being prepared at the same time.
 const PREPARED_AT_ONCE: usize = 16;
-
-type Failed = Box<dyn std::error::Error + Sync + Send>;
-
-/// A `timestamptz` as the server counts it, passed on without a look at it: infinity and the years before Christ included.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Timestamp([u8; 8]);
-
-impl<'a> FromSql<'a> for Timestamp {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Failed> {
-        Ok(Self(raw.try_into()?))
-    }
-
-    fn accepts(type_: &Type) -> bool {
-        *type_ == Type::TIMESTAMPTZ
-    }
-}
-
-impl ToSql for Timestamp {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Failed> {
-        out.extend_from_slice(&self.0);
-        Ok(IsNull::No)
-    }
-
-    fn accepts(type_: &Type) -> bool {
-        *type_ == Type::TIMESTAMPTZ
-    }
-
-    to_sql_checked!();
-}
-
-/// JSON as text, passed on without a look at it: large numbers keep all their digits.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct JsonText(pub(super) String);
-
-/// The first byte of a `jsonb` on the wire.
-const JSONB_VERSION: u8 = 1;
-
-impl ToSql for JsonText {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Failed> {
-        out.extend_from_slice(&[JSONB_VERSION]);
-        out.extend_from_slice(self.0.as_bytes());
-        Ok(IsNull::No)
-    }
-
-    fn accepts(type_: &Type) -> bool {
-        *type_ == Type::JSONB
-    }
-
-    to_sql_checked!();
-}
-
-/// One event, as it goes from the source to the read store.
-#[derive(Clone, Debug)]
-pub(super) struct Event {
-    pub(super) position: i64,
-    pub(super) shard: u32,
-    pub(super) event_type: String,
-    pub(super) stream: Option<String>,
-    pub(super) recorded_at: Option<Timestamp>,
-    pub(super) data: Option<JsonText>,
-}
 
 impl Event {
     fn value(&self, parameter: Parameter) -> &(dyn ToSql + Sync) {
@@ -92,14 +31,14 @@ impl Event {
 
 /// The handlers, understood.
 #[derive(Clone, Debug)]
-pub(super) struct Mapping(BTreeMap<String, sql::Statement>);
+pub(in crate::projector) struct Mapping(BTreeMap<String, sql::Statement>);
 
 impl Mapping {
     /// Reads the handlers.
     ///
     /// # Errors
     /// Names the type of event whose handler is wrong, and why.
-    pub(super) fn parse(handlers: &BTreeMap<String, String>) -> Result<Self, ProjectorError> {
+    pub(in crate::projector) fn parse(handlers: &BTreeMap<String, String>) -> Result<Self, ProjectorError> {
         let parsed = handlers.iter().map(|(event_type, text)| match sql::parse(text) {
             Ok(statement) => Ok((event_type.clone(), statement)),
             Err(source) => Err(ProjectorError::Handler { event_type: event_type.clone(), source }),
@@ -108,7 +47,7 @@ impl Mapping {
     }
 
     /// The types of event that have a handler.
-    pub(super) fn event_types(&self) -> Vec<String> {
+    pub(in crate::projector) fn event_types(&self) -> Vec<String> {
         self.0.keys().cloned().collect()
     }
 

@@ -1,0 +1,124 @@
+//! Where events come from: the seam between the worker and the kinds of event source.
+
+pub(in crate::projector) mod postgres;
+
+use std::future::Future;
+
+use super::{
+    error::ProjectorError,
+    event::{Event, SourceIdentity},
+};
+use crate::lag::BlockingWriter;
+
+/// Reads the events of one source, in the order of their positions within each shard.
+pub(in crate::projector) trait EventReader: Send {
+    /// True when the source notifies of new events.
+    fn notifies(&self) -> bool;
+
+    /// What tells this source from another.
+    fn identity(&mut self) -> impl Future<Output = Result<SourceIdentity, ProjectorError>> + Send;
+
+    /// Looks how far events may be read. `reached` are the worker's shards and their positions, which some worker has found safe before.
+    fn look(&mut self, reached: &[(u32, i64)]) -> impl Future<Output = Result<Horizon, ProjectorError>> + Send;
+
+    /// Reads up to `limit` events. `range` must not reach beyond the safe head.
+    fn fetch(&mut self, range: &Range, limit: usize) -> impl Future<Output = Result<Fetch, ProjectorError>> + Send;
+
+    /// Returns when the source has notified of new events; never for a source that does not notify. Can be dropped at any time.
+    fn woken(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// What a look at the source showed.
+#[derive(Clone, Debug)]
+pub(in crate::projector) struct Horizon {
+    /// For each shard the highest position that may be read up to; empty while that is not known.
+    pub(in crate::projector) safe: Vec<i64>,
+    /// For each shard the highest committed position.
+    pub(in crate::projector) head: Vec<i64>,
+    /// The transaction that holds the safe head back.
+    pub(in crate::projector) blocked_by: Option<BlockingWriter>,
+}
+
+/// Which events to read.
+#[derive(Clone, Debug)]
+pub(in crate::projector) struct Range {
+    /// For each shard, whether the worker holds it or not, the position after which to read.
+    pub(in crate::projector) after: Vec<i64>,
+    /// For each shard the last position to read.
+    pub(in crate::projector) until: Vec<i64>,
+}
+
+impl Range {
+    /// Nothing of any shard.
+    pub(in crate::projector) fn nothing(shards: u32) -> Self {
+        let shards = shards as usize;
+        Self { after: vec![i64::MAX; shards], until: vec![i64::MIN; shards] }
+    }
+
+    /// Adds one shard. One that has nothing to read is left out.
+    pub(in crate::projector) fn add(&mut self, shard: u32, after: i64, until: i64) {
+        if let (Some(a), Some(u)) = (self.after.get_mut(shard as usize), self.until.get_mut(shard as usize))
+            && after < until
+        {
+            (*a, *u) = (after, until);
+        }
+    }
+
+    /// True when no shard has anything to read.
+    pub(in crate::projector) fn is_empty(&self) -> bool {
+        self.bounds().is_none()
+    }
+
+    /// The positions before the first and at the last to look at, where all shards share one order; `None` when there is nothing to read.
+    pub(in crate::projector) fn bounds(&self) -> Option<(i64, i64)> {
+        let (from, until) = (self.after.iter().min()?, self.until.iter().max()?);
+        (from < until).then_some((*from, *until))
+    }
+}
+
+impl Fetched {
+    /// How far each shard is done when the first `count` of the events are: before the first of its events that is not, or as far as was read.
+    pub(in crate::projector) fn reach_of(&self, count: usize) -> Vec<i64> {
+        let mut reach = self.reach.clone();
+        for event in self.events.iter().skip(count).rev() {
+            if let Some(reach) = reach.get_mut(event.shard as usize) {
+                *reach = (*reach).min(event.position - 1);
+            }
+        }
+        reach
+    }
+}
+
+/// What came of reading.
+#[derive(Debug)]
+pub(in crate::projector) enum Fetch {
+    /// There was nothing to read.
+    Nothing,
+    /// The source ends before the position up to which it was to be read: events were deleted since the look. They may come back, so that nothing
+    /// is done with the rest.
+    WentBack,
+    /// Events, or none in a range that has none.
+    Events(Fetched),
+    /// The first event of the range that cannot be read. Nothing of the range is to be taken as read.
+    Unreadable(Unreadable),
+}
+
+/// An event that cannot be read.
+#[derive(Debug)]
+pub(in crate::projector) struct Unreadable {
+    pub(in crate::projector) position: i64,
+    pub(in crate::projector) shard: u32,
+    /// Why, without anything of what the event holds.
+    pub(in crate::projector) why: String,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(in crate::projector) struct Fetched {
+    /// The events with a handler, in the order in which they are to be handled.
+    pub(in crate::projector) events: Vec<Event>,
+    /// For each shard the position up to which these are all.
+    pub(in crate::projector) reach: Vec<i64>,
+    /// Their bodies are so large that no more were read.
+    pub(in crate::projector) cut: bool,
+}

@@ -1,0 +1,138 @@
+//! Where effects go: the seam between the worker and the kinds of read store.
+
+pub(super) mod postgres;
+pub(super) mod redis;
+
+use std::future::Future;
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    error::ProjectorError,
+    event::{Event, SourceIdentity},
+};
+
+/// A read model with its checkpoints: the effects of events and the checkpoints of their shards are kept together, or neither is.
+///
+/// Every change of a shard is guarded by owner and fence. The fence grows whenever the owner changes, so that a worker that was thought dead and
+/// comes back changes nothing.
+pub(super) trait ReadModel: Send {
+    /// What keeps this worker among the others.
+    type Membership: Membership;
+
+    /// Announces this worker, on a connection of its own, and forgets earlier runs of it. `name` is the same for all runs.
+    fn join(&self, name: &str) -> impl Future<Output = Result<Self::Membership, ProjectorError>> + Send;
+
+    /// Notes which events the checkpoints are of, and refuses others. Comes before [`ReadModel::join`]. A read model that keeps none does nothing.
+    fn of_source(&mut self, source: &SourceIdentity) -> impl Future<Output = Result<(), ProjectorError>> + Send {
+        let _ = source;
+        std::future::ready(Ok(()))
+    }
+
+    /// Takes those of `shards` that are free, and returns their positions.
+    fn take(&mut self, shards: &[u32]) -> impl Future<Output = Result<Vec<(u32, Held)>, ProjectorError>> + Send;
+
+    /// The shards that the store says are this worker's.
+    fn mine(&mut self) -> impl Future<Output = Result<Vec<(u32, Held)>, ProjectorError>> + Send;
+
+    /// Gives shards back, with the positions reached, and notifies the other workers.
+    fn release(&mut self, shards: &[(u32, Held)]) -> impl Future<Output = Result<(), ProjectorError>> + Send;
+
+    /// Ends this worker's membership, so that the others need not wait for its lease.
+    fn leave(&mut self) -> impl Future<Output = Result<(), ProjectorError>> + Send;
+
+    /// Runs the handlers of `events` in order until all are done, time is up or `hurry` says so, and commits their effects together with the
+    /// checkpoints: `advances` says which, for the number of events that were done.
+    fn apply(
+        &mut self,
+        events: &[Event],
+        advances: &(dyn Fn(usize) -> Vec<Advance> + Sync),
+        hurry: &(dyn Fn() -> bool + Sync),
+    ) -> impl Future<Output = Result<Applied, ApplyError>> + Send;
+
+    /// Writes the checkpoints of shards that had nothing to do. Returns whether all of them were still this worker's.
+    fn advance(&mut self, advances: &[Advance]) -> impl Future<Output = Result<bool, ProjectorError>> + Send;
+
+    /// Records that the shard waits before the event at `position`, and why: the operator reads it there.
+    fn record_failure(
+        &mut self,
+        shard: (u32, Held),
+        position: i64,
+        why: &str,
+    ) -> impl Future<Output = Result<(), ProjectorError>> + Send;
+}
+
+/// A worker among the others of its projection. Has a connection of its own, so that the lease is kept while a long batch runs.
+pub(super) trait Membership: Send {
+    /// Renews the lease and publishes what it sees, until something fails.
+    fn keep(self, views: &watch::Sender<View>) -> impl Future<Output = ProjectorError> + Send;
+}
+
+/// The live workers, and the owner of each shard.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    /// The view shows everything that happened before; absent before the first look.
+    pub(super) since: Option<Instant>,
+    /// Live workers.
+    pub(super) members: Vec<String>,
+    /// Each shard's owner.
+    pub(super) owners: Vec<Option<String>>,
+}
+
+/// A shard that this worker holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Held {
+    /// Counts how often the shard has changed its owner.
+    pub(super) fence: i64,
+    /// The checkpoint in the read store.
+    pub(super) committed: i64,
+    /// The position up to which nothing is left to do: beyond `committed` when there was nothing to do in between.
+    pub(super) position: i64,
+}
+
+/// A step of a shard's checkpoint, from where its owner found it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Advance {
+    pub(super) shard: u32,
+    pub(super) fence: i64,
+    pub(super) before: i64,
+    pub(super) position: i64,
+}
+
+/// How a batch ended that did not fail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Applied {
+    /// The effects of so many events, and the checkpoints, are committed: at least one event.
+    Committed(usize),
+    /// The checkpoints are to be read again.
+    ReadAgain(Again),
+}
+
+/// Why the checkpoints are to be read again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Again {
+    /// One belongs to another worker, or is not where this one found it: nothing is done.
+    Lost,
+    /// An event failed that is not the first: those before it are done, and it comes first in what is read next.
+    LaterFailed,
+}
+
+/// Why a batch is not committed. The checkpoints have not moved, and the connection can be used again unless it is the store itself that fails.
+#[derive(Debug)]
+pub(super) enum ApplyError {
+    /// Another transaction got in the way of an event's handler: the same again may succeed at once.
+    Contention { index: usize, message: String },
+    /// An event's handler failed: the event's index in the batch, and what the store says, as far as it may be repeated.
+    Event { index: usize, message: String },
+    /// One of the events is refused, and the store does not say which.
+    OneOf { message: String },
+    /// The connection or the store.
+    Store(ProjectorError),
+}
+
+impl Advance {
+    /// A step of a shard to `position`.
+    pub(super) fn to(position: i64, shard: u32, held: Held) -> Self {
+        Self { shard, fence: held.fence, before: held.committed, position }
+    }
+}

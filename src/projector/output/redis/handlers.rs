@@ -1,0 +1,307 @@
+//! The commands of each type of event, and how an event fills them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use sha2::{Digest, Sha256};
+
+use super::super::super::{
+    error::ProjectorError,
+    event::Event,
+    template::{Template, TemplateError},
+};
+
+/// Commands that write one key, which is their first argument, wait for nothing and take no script. `PUBLISH` names a channel there.
+const ALLOWED: [&str; 58] = [
+    "APPEND",
+    "DECR",
+    "DECRBY",
+    "DEL",
+    "EXPIRE",
+    "EXPIREAT",
+    "GEOADD",
+    "HDEL",
+    "HINCRBY",
+    "HINCRBYFLOAT",
+    "HMSET",
+    "HSET",
+    "HSETNX",
+    "INCR",
+    "INCRBY",
+    "INCRBYFLOAT",
+    "LINSERT",
+    "LPOP",
+    "LPUSH",
+    "LPUSHX",
+    "LREM",
+    "LSET",
+    "LTRIM",
+    "PERSIST",
+    "PEXPIRE",
+    "PEXPIREAT",
+    "PFADD",
+    "PSETEX",
+    "PUBLISH",
+    "RPOP",
+    "RPUSH",
+    "RPUSHX",
+    "SADD",
+    "SET",
+    "SETBIT",
+    "SETEX",
+    "SETNX",
+    "SETRANGE",
+    "SREM",
+    "UNLINK",
+    "XADD",
+    "XDEL",
+    "XTRIM",
+    "ZADD",
+    "ZINCRBY",
+    "ZREM",
+    "ZREMRANGEBYLEX",
+    "ZREMRANGEBYRANK",
+    "ZREMRANGEBYSCORE",
+    "JSON.SET",
+    "JSON.DEL",
+    "JSON.MERGE",
+    "JSON.NUMINCRBY",
+    "JSON.ARRAPPEND",
+    "JSON.CLEAR",
+    "JSON.STRAPPEND",
+    "JSON.TOGGLE",
+    "JSON.ARRTRIM",
+];
+/// What Lua can hand over to a command is limited.
+const MOST_WORDS: usize = 1_000;
+/// What our own keys begin with.
+const RESERVED: &str = "projectionist:";
+/// Commands whose further words are keys as well.
+const OF_MANY_KEYS: [&str; 2] = ["DEL", "UNLINK"];
+
+/// Why a command cannot be run.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CommandError {
+    /// A handler without commands, or a command without words.
+    #[error(
+        "it must have at least one command, and each command a name and a key: [[HSET, \"order:{{stream}}\", …], …]"
+    )]
+    Empty,
+    /// A command that reads, waits, or names its keys elsewhere.
+    #[error(
+        "{0} is not a command that a handler may use: there are those that write the key that comes first, such as SET, HSET, HINCRBY, SADD, ZADD, LPUSH, XADD, DEL, EXPIRE and JSON.SET"
+    )]
+    NotAllowed(String),
+    /// Too long.
+    #[error("a command {0} has more than 1000 words: split it")]
+    TooLong(String),
+    /// A word is no template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// The handlers, understood.
+#[derive(Clone, Debug)]
+pub(in crate::projector) struct Commands(BTreeMap<String, Vec<Command>>);
+
+/// A command of a handler.
+#[derive(Clone, Debug)]
+struct Command {
+    words: Vec<Template>,
+    /// Of this command as it is written and those before it: tells whether a changed handler begins as it did.
+    fingerprint: Arc<str>,
+}
+
+/// A command for an event.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Filled {
+    pub(super) words: Vec<String>,
+    /// Of the command as it is written and those before it in the handler.
+    pub(super) fingerprint: Arc<str>,
+}
+
+impl Filled {
+    #[cfg(test)]
+    pub(super) fn new(words: Vec<String>, fingerprint: &str) -> Self {
+        Self { words, fingerprint: fingerprint.into() }
+    }
+
+    /// Its first word in capitals.
+    pub(super) fn name(&self) -> String {
+        self.words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default()
+    }
+
+    /// In bytes.
+    pub(super) fn size(&self) -> usize {
+        self.words.iter().map(String::len).sum()
+    }
+
+    fn writes_reserved(&self) -> bool {
+        let keys = if OF_MANY_KEYS.contains(&self.name().as_str()) { usize::MAX } else { 1 };
+        self.words.iter().skip(1).take(keys).any(|key| key.starts_with(RESERVED))
+    }
+}
+
+impl Commands {
+    /// Reads the handlers.
+    ///
+    /// # Errors
+    /// Names the type of event whose handler is wrong, and why.
+    pub(in crate::projector) fn parse(handlers: &BTreeMap<String, Vec<Vec<String>>>) -> Result<Self, ProjectorError> {
+        let parsed = handlers.iter().map(|(event_type, commands)| {
+            let commands = handler(commands);
+            let commands =
+                commands.map_err(|source| ProjectorError::Commands { event_type: event_type.clone(), source })?;
+            Ok((event_type.clone(), commands))
+        });
+        Ok(Self(parsed.collect::<Result<_, ProjectorError>>()?))
+    }
+
+    /// The types of event that have a handler.
+    pub(in crate::projector) fn event_types(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// The commands for an event, which may have so many bytes in all.
+    ///
+    /// # Errors
+    /// Why they cannot be run for this event, without anything of what it holds.
+    pub(super) fn of(&self, event: &Event, most_bytes: usize) -> Result<Vec<Filled>, String> {
+        let (mut left, mut filled) = (most_bytes, Vec::new());
+        for (number, command) in (1..).zip(self.0.get(&event.event_type).into_iter().flatten()) {
+            let mut words = Vec::new();
+            for word in &command.words {
+                let word = word
+                    .fill_within(event, left)
+                    .map_err(|missing| format!("command {number}: {missing}"))?
+                    .ok_or_else(|| too_large(number, most_bytes))?;
+                left -= word.len();
+                words.push(word);
+            }
+            let command = Filled { words, fingerprint: Arc::clone(&command.fingerprint) };
+            if command.writes_reserved() {
+                return Err(format!(
+                    "command {number} ({}) writes a key that begins with {RESERVED}, where the checkpoints are",
+                    command.name()
+                ));
+            }
+            filled.push(command);
+        }
+        Ok(filled)
+    }
+}
+
+fn too_large(number: i32, most_bytes: usize) -> String {
+    format!(
+        "with command {number} the commands for this event have more than {most_bytes} bytes, which is 16 MiB and spec.projector.builtin.maxEventBytes: let the handler write less of the event, or raise that and the workers' memory"
+    )
+}
+
+fn handler(commands: &[Vec<String>]) -> Result<Vec<Command>, CommandError> {
+    if commands.is_empty() {
+        return Err(CommandError::Empty);
+    }
+    let mut hash = Sha256::new();
+    let parsed = commands.iter().map(|words| {
+        let templates = command(words)?;
+        for word in words {
+            hash.update((word.len() as u64).to_be_bytes());
+            hash.update(word);
+        }
+        hash.update([0]);
+        let digest = hash.clone().finalize();
+        let fingerprint = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into();
+        Ok(Command { words: templates, fingerprint })
+    });
+    parsed.collect()
+}
+
+fn command(words: &[String]) -> Result<Vec<Template>, CommandError> {
+    let [name, _, ..] = words else { return Err(CommandError::Empty) };
+    if !ALLOWED.contains(&name.to_ascii_uppercase().as_str()) {
+        return Err(CommandError::NotAllowed(name.clone()));
+    }
+    if words.len() > MOST_WORDS {
+        return Err(CommandError::TooLong(name.clone()));
+    }
+    Ok(words.iter().map(|word| Template::parse(word)).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Commands, String> {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        Commands::parse(&BTreeMap::from([("Placed".to_owned(), vec![words])])).map_err(|error| error.to_string())
+    }
+
+    fn event(stream: &str) -> Event {
+        Event {
+            position: 1,
+            shard: 0,
+            event_type: "Placed".to_owned(),
+            stream: Some(stream.to_owned()),
+            recorded_at: None,
+            data: Some(super::super::super::super::event::JsonText(r#"{"total": "a b\nc"}"#.to_owned())),
+        }
+    }
+
+    #[test]
+    fn commands_that_write_one_key_are_taken_and_others_are_refused_by_name() {
+        assert!(parse(&["hset", "order:{stream}", "total", "{data.total}"]).is_ok());
+        for words in [
+            &["EVAL", "return 1", "0"][..],
+            &["BLPOP", "q", "0"],
+            &["KEYS", "*"],
+            &["MSET", "a", "1"],
+            &["{type}", "a"],
+        ] {
+            let why = parse(words).unwrap_err();
+            assert!(why.contains("event type Placed") && why.contains(words[0]) && why.contains("HSET"), "{why}");
+        }
+        for words in [&["SET"][..], &[]] {
+            assert!(parse(words).unwrap_err().contains("at least one command"), "{words:?}");
+        }
+        assert!(parse(&["SET", "order:{total}", "1"]).unwrap_err().contains("{total}"));
+    }
+
+    #[test]
+    fn an_event_never_writes_where_the_checkpoints_are() {
+        let commands = parse(&["SET", "{stream}", "{data.total}"]).unwrap();
+        assert_eq!(commands.of(&event("k"), 100).unwrap()[0].words, ["SET", "k", "a b\nc"]);
+        let reserved = event("projectionist:{shop/orders}");
+        assert!(commands.of(&reserved, 100).unwrap_err().contains("checkpoints"));
+        for name in ["DEL", "unlink"] {
+            let commands = parse(&[name, "a", "b", "{stream}"]).unwrap();
+            assert!(commands.of(&reserved, 100).unwrap_err().contains("checkpoints"), "{name}");
+        }
+        // Only a value.
+        assert!(parse(&["RPUSH", "a", "{stream}"]).unwrap().of(&reserved, 100).is_ok());
+    }
+
+    #[test]
+    fn commands_of_one_event_that_are_too_large_are_told_before_they_are_filled() {
+        let event = event("s");
+        let commands = parse(&["RPUSH", "k", "{data.total}{data.total}", "{data.total}"]).unwrap();
+        // RPUSH, k, and three times five letters.
+        assert!(commands.of(&event, 21).is_ok());
+        let why = commands.of(&event, 20).unwrap_err();
+        assert!(why.contains("20 bytes") && why.contains("command 1") && why.contains("maxEventBytes"), "{why}");
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_what_is_written_up_to_a_command() {
+        let of = |commands: &[&[&str]]| {
+            let words = |words: &&[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+            let commands: Vec<Vec<String>> = commands.iter().map(words).collect();
+            handler(&commands).unwrap().iter().map(|command| command.fingerprint.to_string()).collect::<Vec<_>>()
+        };
+        let first = of(&[&["SET", "a", "b"], &["SET", "c", "d"]]);
+        let second = of(&[&["SET", "a", "b"], &["SET", "c", "e"]]);
+        assert_eq!(first[0], second[0], "the same beginning");
+        assert_ne!(first[1], second[1]);
+        assert_ne!(of(&[&["SET", "ab", "c"]]), of(&[&["SET", "a", "bc"]]));
+        assert_eq!(first[0], of(&[&["SET", "a", "b"]])[0], "the same in every run");
+        assert!(first[0].len() == 16 && first[0].chars().all(|letter| letter.is_ascii_hexdigit()));
+    }
+}

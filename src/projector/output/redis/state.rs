@@ -1,0 +1,207 @@
+//! The state of a projection in Redis, one hash, and the scripts on it.
+//!
+//! It is one key, so that it lives and dies as one: a server that evicts it, or a hand that deletes it, leaves no half of it behind. And a slot
+//! of a Redis Cluster that moves holds it or does not.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::super::super::{error::ProjectorError, event::SourceIdentity};
+use crate::{
+    addresses::AddressRules,
+    clients::redis::{Client, Command, ConnectionSettings, Reply, refusal},
+    names::redis_state,
+};
+
+/// For one script, with the connection where there is none.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A script with what all of them share.
+macro_rules! script {
+    ($name:literal) => {
+        concat!(include_str!("common.lua"), include_str!($name))
+    };
+}
+pub(super) use script;
+
+/// A connection to the state of a projection.
+pub(super) struct State {
+    client: Client,
+    key: String,
+    projection: String,
+}
+
+/// A worker asks from its own pod, where its team could ask as well: it refuses no address that a server announces.
+fn everywhere() -> Arc<AddressRules> {
+    let all = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|range| range.parse().ok());
+    Arc::new(AddressRules::default().allowing(all))
+}
+
+impl State {
+    /// Not connected yet.
+    pub(super) fn new(settings: &ConnectionSettings, projection: &str) -> Self {
+        Self {
+            client: Client::new(settings.clone(), everywhere()),
+            key: redis_state::key(projection),
+            projection: projection.to_owned(),
+        }
+    }
+
+    /// The same on a connection of its own.
+    pub(super) fn another(&self) -> Self {
+        Self::new(self.client.settings(), &self.projection)
+    }
+
+    pub(super) fn projection(&self) -> &str {
+        &self.projection
+    }
+
+    /// Runs a script on the state.
+    ///
+    /// # Errors
+    /// Where the server cannot be asked or refuses it, and where the state is gone or lacks something.
+    pub(super) async fn run(
+        &mut self,
+        doing: &'static str,
+        script: &str,
+        words: Vec<String>,
+    ) -> Result<Reply, ProjectorError> {
+        let before = ["EVAL", script, "1", &self.key];
+        let command =
+            Command::about_key(3, before.into_iter().chain(words.iter().map(String::as_str))).waiting_for_its_slot();
+        // They may be large, and are in the command.
+        drop(words);
+        let reply = self.client.ask(&[command], Instant::now() + DEADLINE).await.pop();
+        let reply = match reply {
+            Some(Ok(Reply::Error(error))) => return Err(self.failed(doing, self.refused(&error))),
+            Some(Ok(reply)) => reply,
+            Some(Err(error)) => return Err(self.failed(doing, error.message)),
+            None => return Err(self.failed(doing, "the server did not answer".to_owned())),
+        };
+        let items = reply.as_array().unwrap_or_default();
+        match (items.first().and_then(Reply::as_str), items.get(1).and_then(Reply::as_str)) {
+            (Some("gone"), _) => Err(ProjectorError::StateGone {
+                projection: self.projection.clone(),
+                at: self.client.settings().to_string(),
+                key: self.key.clone(),
+            }),
+            (Some("broken"), Some(shard)) => {
+                let message = format!(
+                    "{} lacks the position or the fence of shard {shard}: was a field of it deleted? No position is made up. Write HSET {0} position:{shard} with what is handled, and fence:{shard} if it is missing with 1; or delete the key together with the read model, which is then built again",
+                    self.key
+                );
+                Err(self.failed(doing, message))
+            }
+            _ => Ok(reply),
+        }
+    }
+
+    /// What the server's refusal of a script means, and not of a command of the handlers.
+    fn refused(&self, error: &str) -> String {
+        if error.starts_with("WRONGTYPE") {
+            return self.foreign();
+        }
+        if error.starts_with("NOPERM") || error.contains("The user executing the script can't") {
+            return format!(
+                "{}: grant the user in the Secret the key {} and the commands that docs/projector.md lists (ACL SETUSER)",
+                error.split(" script: ").next().unwrap_or(error),
+                self.key
+            );
+        }
+        if error.starts_with("ASK ") {
+            return format!(
+                "the slot of {} is being moved to another node of the Redis Cluster: the workers wait until all of its keys are there",
+                self.key
+            );
+        }
+        refusal(error).message
+    }
+
+    fn foreign(&self) -> String {
+        format!("{} holds what no worker writes: did something else write there?", self.key)
+    }
+
+    /// Something that is no state was found, or an answer that makes no sense.
+    pub(super) fn nonsense(&self, doing: &'static str) -> ProjectorError {
+        self.failed(doing, self.foreign())
+    }
+
+    pub(super) fn failed(&self, doing: &'static str, message: String) -> ProjectorError {
+        ProjectorError::Store { doing, at: self.client.settings().to_string(), message }
+    }
+
+    /// What to do where the first `count` commands of an event are done, of a handler that has been changed since.
+    pub(super) fn changed(&self, shard: u32, count: usize) -> String {
+        format!(
+            "the first {count} commands of its handler were done before one failed, and the handler no longer begins with them. Let it begin with the same {count} commands; or undo in the read model what they did, and then let all commands run with HDEL {} begun:{shard}",
+            self.key
+        )
+    }
+
+    /// Makes the state where there is none.
+    ///
+    /// # Errors
+    /// Where the server evicts keys like it, and where there is one for another number of shards, or one that lacks something.
+    pub(super) async fn create(&mut self, shards: u32) -> Result<(), ProjectorError> {
+        const DOING: &str = "read store: making the checkpoints";
+        let made = self.run(DOING, include_str!("create.lua"), vec![shards.to_string()]).await?;
+        let texts: Vec<&str> = made.as_array().unwrap_or_default().iter().filter_map(Reply::as_str).collect();
+        let (made, found, policy) = match texts[..] {
+            ["evicts", policy] => {
+                let message = format!(
+                    "the server evicts any key when its memory is full (maxmemory-policy {policy}), and with {} it would lose how far the read model has come: set noeviction or a policy that begins with volatile-",
+                    self.key
+                );
+                return Err(self.failed(DOING, message));
+            }
+            [made, found, policy] => (made, found, policy),
+            _ => return Err(self.nonsense(DOING)),
+        };
+        if policy.is_empty() {
+            tracing::warn!(
+                "the server does not say what it evicts when its memory is full (grant +info): a policy that begins with allkeys- may lose the checkpoints"
+            );
+        }
+        if made == "made" {
+            tracing::warn!(
+                key = self.key,
+                "there was no state of this projection: beginning at the first event. A read model that is not empty now must be emptied, or effects come twice"
+            );
+        }
+        if found == shards.to_string() {
+            return Ok(());
+        }
+        Err(ProjectorError::ShardsChanged {
+            projection: self.projection.clone(),
+            table: self.key.clone(),
+            found: found.parse().unwrap_or(i32::MAX),
+            configured: shards,
+        })
+    }
+
+    /// Notes which events the positions are of.
+    ///
+    /// # Errors
+    /// Where they are of others.
+    pub(super) async fn of_source(&mut self, source: &SourceIdentity) -> Result<(), ProjectorError> {
+        let doing = "read store: comparing the event source";
+        let words = vec![source.place.clone(), source.server.clone().unwrap_or_default()];
+        let reply = self.run(doing, script!("source.lua"), words).await?;
+        let texts: Vec<&str> = reply.as_array().unwrap_or_default().iter().filter_map(Reply::as_str).collect();
+        match texts[..] {
+            ["same"] => Ok(()),
+            ["other", place, server] => {
+                let server = Some(server).filter(|server| !server.is_empty()).map(str::to_owned);
+                Err(ProjectorError::OtherSource {
+                    projection: self.projection.clone(),
+                    at: self.client.settings().to_string(),
+                    key: self.key.clone(),
+                    found: Box::new(SourceIdentity { place: place.to_owned(), server }),
+                    configured: Box::new(source.clone()),
+                })
+            }
+            _ => Err(self.nonsense(doing)),
+        }
+    }
+}

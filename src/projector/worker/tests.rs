@@ -1,0 +1,121 @@
+//! The worker between a source and a read model that only tests have.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::*;
+use crate::projector::{
+    event::{Event, SourceIdentity},
+    input::Fetched,
+    output::{Advance, Again, Applied, ApplyError, Membership},
+};
+
+/// One event at position 1 of the only shard.
+struct OneEvent;
+
+impl EventReader for OneEvent {
+    fn notifies(&self) -> bool {
+        false
+    }
+
+    async fn identity(&mut self) -> Result<SourceIdentity, ProjectorError> {
+        Ok(SourceIdentity { place: "one event".to_owned(), server: None })
+    }
+
+    async fn look(&mut self, _: &[(u32, i64)]) -> Result<Horizon, ProjectorError> {
+        Ok(Horizon { safe: vec![1], head: vec![1], blocked_by: None })
+    }
+
+    async fn fetch(&mut self, range: &Range, _: usize) -> Result<Fetch, ProjectorError> {
+        if range.is_empty() {
+            return Ok(Fetch::Nothing);
+        }
+        let event = Event {
+            position: 1,
+            shard: 0,
+            event_type: "Counted".to_owned(),
+            stream: None,
+            recorded_at: None,
+            data: None,
+        };
+        Ok(Fetch::Events(Fetched { events: vec![event], reach: vec![1], cut: false }))
+    }
+
+    async fn woken(&mut self) {
+        std::future::pending().await
+    }
+}
+
+/// A read model whose only shard is this worker's, and which says that it is not whenever something is to be written.
+struct Contradicts {
+    tried: Arc<AtomicUsize>,
+}
+
+struct Alone;
+
+impl Membership for Alone {
+    async fn keep(self, _: &watch::Sender<View>) -> ProjectorError {
+        std::future::pending().await
+    }
+}
+
+impl ReadModel for Contradicts {
+    type Membership = Alone;
+
+    async fn join(&self, _: &str) -> Result<Alone, ProjectorError> {
+        Ok(Alone)
+    }
+
+    async fn take(&mut self, shards: &[u32]) -> Result<Vec<(u32, Held)>, ProjectorError> {
+        Ok(shards.iter().map(|shard| (*shard, Held { fence: 1, committed: 0, position: 0 })).collect())
+    }
+
+    async fn mine(&mut self) -> Result<Vec<(u32, Held)>, ProjectorError> {
+        self.take(&[0]).await
+    }
+
+    async fn release(&mut self, _: &[(u32, Held)]) -> Result<(), ProjectorError> {
+        Ok(())
+    }
+
+    async fn leave(&mut self) -> Result<(), ProjectorError> {
+        Ok(())
+    }
+
+    async fn apply(
+        &mut self,
+        _: &[Event],
+        _: &(dyn Fn(usize) -> Vec<Advance> + Sync),
+        _: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Applied, ApplyError> {
+        self.tried.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(Applied::ReadAgain(Again::Lost))
+    }
+
+    async fn advance(&mut self, _: &[Advance]) -> Result<bool, ProjectorError> {
+        Ok(true)
+    }
+
+    async fn record_failure(&mut self, _: (u32, Held), _: i64, _: &str) -> Result<(), ProjectorError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_refused_again_and_again_is_tried_ever_more_seldom() {
+    let tried = Arc::new(AtomicUsize::new(0));
+    let model = Contradicts { tried: Arc::clone(&tried) };
+    let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), (1, 10));
+    // Later than when the worker was made, so that it counts.
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let view = View { since: Some(Instant::now()), members: vec!["me".to_owned()], owners: vec![None] };
+    let (_views, mut seen) = watch::channel(view);
+    let (_stopping, mut stop) = watch::channel(false);
+    let ran = tokio::time::timeout(Duration::from_secs(10), worker.run(&mut seen, &mut stop)).await;
+    assert!(ran.is_err(), "it goes on");
+    let tried = tried.load(Ordering::Relaxed);
+    assert!((20..100).contains(&tried), "{tried} times in ten seconds");
+}
