@@ -64,8 +64,16 @@ impl Relay {
 async fn relay(client: TcpStream, server: TcpStream, does: Arc<Mutex<Answer>>, taken: Arc<AtomicUsize>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    // Since the client last asked for something.
+    let sent = AtomicUsize::new(0);
     let asks = async {
-        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+        let mut piece = vec![0; 16 << 10];
+        while let Ok(length @ 1..) = from_client.read(&mut piece).await {
+            sent.store(0, Relaxed);
+            if to_server.write_all(&piece[..length]).await.is_err() {
+                return;
+            }
+        }
     };
     let answers = async {
         let mut piece = vec![0; 16 << 10];
@@ -84,10 +92,9 @@ async fn relay(client: TcpStream, server: TcpStream, does: Arc<Mutex<Answer>>, t
             if matches!(answer, Answer::Hangs(_)) {
                 std::future::pending::<()>().await;
             }
-            let (then, mut sent) = (then.repeat(1_024), 0);
+            let then = then.repeat(1_024);
             while !then.is_empty() && to_client.write_all(&then).await.is_ok() {
-                sent += then.len();
-                taken.fetch_max(sent, Relaxed);
+                taken.fetch_max(sent.fetch_add(then.len(), Relaxed) + then.len(), Relaxed);
             }
         }
     };
@@ -97,7 +104,7 @@ async fn relay(client: TcpStream, server: TcpStream, does: Arc<Mutex<Answer>>, t
     }
 }
 
-/// 64 MiB are taken in, and some more wait in the sockets.
+/// In answer to one question 64 MiB are taken in, and some more wait in the sockets.
 const MOST: usize = 80 << 20;
 
 #[tokio::test]

@@ -184,7 +184,7 @@ async fn workers_whose_handlers_get_in_each_others_way_still_count_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_always_in_the_way_of_others_is_the_one_that_waits() {
-    let mut shop = Workshop::open("contention", APPLY).await;
+    let mut shop = Workshop::open("in_the_way", APPLY).await;
     // So many that they are not tried one by one before it is held.
     shop.config.batch_size = 10_000;
     let setup = "create or replace function checked(n bigint) returns bigint language plpgsql as $$ begin
