@@ -98,3 +98,38 @@ impl AsyncWrite for Socket {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_server_sends_without_end_is_taken_in_up_to_a_bound_for_each_question() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            while stream.write_all(&[0; 64 << 10]).await.is_ok() {}
+        });
+        let mut socket = Socket::connect_to(address, &Config::new()).await.unwrap();
+        let mut piece = vec![0; 1 << 20];
+        for _ in 0..2 {
+            socket.write_all(b"question").await.unwrap();
+            let mut taken = 0;
+            let error = loop {
+                match socket.read(&mut piece).await {
+                    Ok(length) => taken += length,
+                    Err(error) => break error,
+                }
+            };
+            assert!((MOST..MOST + piece.len()).contains(&taken), "{taken}");
+            assert_eq!(error.to_string(), TOO_MUCH);
+        }
+        server.abort();
+    }
+}

@@ -44,7 +44,7 @@ impl EventReader for OneEvent {
     }
 
     async fn woken(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
