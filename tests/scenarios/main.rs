@@ -6,7 +6,6 @@
 
 mod alone;
 mod autoscaling;
-mod cards;
 mod causes;
 mod consumers;
 mod fault_matrix;
