@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use crate::measure::MeasureError;
+use crate::{api::Reason, measure::MeasureError};
 
 /// Places whose answers ended a connection, were too large or did not come in time, with what was said of each. One of them may be right again at any
 /// time, so that they go on being asked: after all others, and among themselves in turn, since each may keep those after it from being read.
@@ -46,6 +46,42 @@ impl<P: Clone + Eq + Hash> Blamed<P> {
         self.places.remove(place);
     }
 
+    /// Takes note of what came of each place of one round trip, in the order in which they were asked for: of a place that was not read, why. Those that
+    /// ended the connection or came too late are blamed. Returns those that an answer which ended the connection kept from being read, unless they
+    /// are to blame themselves.
+    pub fn judge<'a, 'e>(
+        &mut self,
+        outcomes: impl IntoIterator<Item = (&'a P, Result<(), &'e MeasureError>)>,
+    ) -> Vec<&'a P> {
+        let (mut spoilt, mut ended, mut is_late) = (Vec::new(), false, false);
+        for (place, outcome) in outcomes {
+            match outcome {
+                Ok(()) => self.clear(place),
+                Err(error) if error.reason == Reason::InvalidAnswer => {
+                    ended = true;
+                    self.blame(place, error);
+                }
+                // The first that is not answered may be what the server or the network could not cope with.
+                Err(error) if error.reason == Reason::TimedOut && !is_late => {
+                    is_late = true;
+                    self.blame(place, error);
+                }
+                Err(error) if error.reason == Reason::SourceFailed => spoilt.push(place),
+                Err(_) => {}
+            }
+        }
+        spoilt.retain(|place| ended && self.why(place).is_none());
+        spoilt
+    }
+
+    /// Why a place was not read: why it is blamed says more than that another one came before it.
+    pub fn explain(&self, place: &P, error: MeasureError) -> MeasureError {
+        match self.why(place) {
+            Some(why) if error.reason == Reason::SourceFailed => why.clone(),
+            _ => error,
+        }
+    }
+
     /// Why this place is blamed, where it is.
     pub fn why(&self, place: &P) -> Option<&MeasureError> {
         self.places.get(place).map(|(_, why)| why)
@@ -55,7 +91,6 @@ impl<P: Clone + Eq + Hash> Blamed<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Reason;
 
     #[test]
     fn blamed_places_come_last_and_in_turn_and_are_forgotten_when_they_were_read_or_are_asked_no_more() {

@@ -74,13 +74,9 @@ impl RedisStore {
             let replies = of_each(self.ask(&commands.concat(), deadline).await, commands.iter().map(Vec::len));
             let asked: Vec<_> = unread.into_iter().zip(replies).collect();
             let mut blamed = self.blamed.lock().await;
-            unread = judge(&asked, &mut blamed);
+            unread = blamed.judge(outcomes(&asked));
             for (location, replies) in asked {
-                // Why a place is blamed says more than that another one came before it.
-                let replies = replies.map_err(|error| match blamed.why(location) {
-                    Some(why) if error.reason == Reason::SourceFailed => why.clone(),
-                    _ => error,
-                });
+                let replies = replies.map_err(|error| blamed.explain(location, error));
                 let answer = replies.and_then(|replies| interpret(location, &replies));
                 let told = answer.map_err(|error| MeasureError {
                     message: format!("{}, {}: {}", self.identity.settings(), shown(location), error.message),
@@ -120,31 +116,11 @@ fn of_each(
     counts.map(|count| replies.by_ref().take(count).collect::<Vec<_>>().into_iter().collect()).collect()
 }
 
-/// Notes which locations ended the connection or came too late. Returns those that an answer which ended the connection kept from being read, unless they
-/// are to blame themselves.
-fn judge<'a>(
-    asked: &[(&'a RedisLocation, Result<Vec<Reply>, MeasureError>)],
-    blamed: &mut Blamed<RedisLocation>,
-) -> Vec<&'a RedisLocation> {
-    let (mut spoilt, mut ended, mut is_late) = (Vec::new(), false, false);
-    for (location, replies) in asked {
-        match replies {
-            Ok(_) => blamed.clear(location),
-            Err(error) if error.reason == Reason::InvalidAnswer => {
-                ended = true;
-                blamed.blame(location, error);
-            }
-            // The first that is not answered may be what the server or the network could not cope with.
-            Err(error) if error.reason == Reason::TimedOut && !is_late => {
-                is_late = true;
-                blamed.blame(location, error);
-            }
-            Err(error) if error.reason == Reason::SourceFailed => spoilt.push(*location),
-            Err(_) => {}
-        }
-    }
-    spoilt.retain(|location| ended && blamed.why(location).is_none());
-    spoilt
+/// What came of each location.
+fn outcomes<'a, 'r>(
+    asked: &'r [(&'a RedisLocation, Result<Vec<Reply>, MeasureError>)],
+) -> impl Iterator<Item = (&'a RedisLocation, Result<(), &'r MeasureError>)> {
+    asked.iter().map(|(location, replies)| (*location, replies.as_ref().map(drop)))
 }
 
 /// What is asked for one projection.
@@ -374,16 +350,16 @@ mod tests {
         let spoilt = || Err(failed(Reason::SourceFailed));
         let first =
             [(&a, Ok(vec![Reply::Nil])), (&b, Err(failed(Reason::InvalidAnswer))), (&c, spoilt()), (&d, spoilt())];
-        assert_eq!(judge(&first, &mut blamed), [&c, &d]);
+        assert_eq!(blamed.judge(outcomes(&first)), [&c, &d]);
         let second = [(&c, Err(failed(Reason::InvalidAnswer))), (&d, spoilt()), (&b, spoilt())];
-        assert_eq!(judge(&second, &mut blamed), [&d], "b is to blame itself");
+        assert_eq!(blamed.judge(outcomes(&second)), [&d], "b is to blame itself");
         let away = [(&a, spoilt()), (&d, spoilt())];
-        assert!(judge(&away, &mut blamed).is_empty(), "the server hung up, and no place is to blame");
+        assert!(blamed.judge(outcomes(&away)).is_empty(), "the server hung up, and no place is to blame");
         let late = [(&a, Err(failed(Reason::TimedOut))), (&d, Err(failed(Reason::TimedOut)))];
-        assert!(judge(&late, &mut blamed).is_empty());
+        assert!(blamed.judge(outcomes(&late)).is_empty());
         let (asked, asked_last) = ([a.clone(), b.clone(), c.clone(), d.clone()], [&b, &c, &a]);
         assert_eq!(blamed.part(&asked), (vec![&d], asked_last.to_vec()));
-        judge(&[(&b, Ok(vec![Reply::Nil]))], &mut blamed);
+        blamed.judge(outcomes(&[(&b, Ok(vec![Reply::Nil]))]));
         assert_eq!(blamed.part(&asked).1, [&c, &a], "read again");
     }
 }

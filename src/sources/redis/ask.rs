@@ -3,10 +3,7 @@
 use super::{answers, lists};
 use crate::{
     api::{Reason, RedisList, StreamGroup},
-    clients::{
-        blamed::Blamed,
-        redis::{Answered, Client, Command, Reply, refusal},
-    },
+    clients::redis::{Answered, Client, Command, Reply, refusal},
     measure::MeasureError,
 };
 
@@ -75,31 +72,16 @@ pub(super) async fn ask(
     Ok(Answers { lists, streams: of_streams })
 }
 
-/// Notes which streams ended the connection or came too late. Returns those that an answer which ended the connection kept from being read, unless they
-/// are to blame themselves.
-pub(super) fn judge<'a>(answered: &[(&'a String, OfStream)], blamed: &mut Blamed<String>) -> Vec<&'a String> {
-    let (mut spoilt, mut ended, mut is_late) = (Vec::new(), false, false);
-    for (stream, OfStream { now: _, stream: of_stream, groups, held }) in answered {
+impl OfStream {
+    /// Whether the stream was read. Of several answers that fail, what spoils others says most; what spoils none, such as a refusal, counts as read.
+    pub(super) fn outcome(&self) -> Result<(), &MeasureError> {
+        let Self { now: _, stream, groups, held } = self;
         let failed: Vec<&MeasureError> =
-            [of_stream, groups].into_iter().chain(held).filter_map(|answer| answer.as_ref().err()).collect();
+            [stream, groups].into_iter().chain(held).filter_map(|answer| answer.as_ref().err()).collect();
         let with = |reason: Reason| failed.iter().copied().find(|error| error.reason == reason);
-        if let Some(error) = with(Reason::InvalidAnswer) {
-            ended = true;
-            blamed.blame(stream, error);
-        } else if let Some(error) = with(Reason::TimedOut) {
-            // The first that is not answered may be what the server or the network could not cope with.
-            if !is_late {
-                blamed.blame(stream, error);
-            }
-            is_late = true;
-        } else if with(Reason::SourceFailed).is_some() {
-            spoilt.push(*stream);
-        } else {
-            blamed.clear(stream);
-        }
+        let found = [Reason::InvalidAnswer, Reason::TimedOut, Reason::SourceFailed].into_iter().find_map(with);
+        found.map_or(Ok(()), Err)
     }
-    spoilt.retain(|stream| ended && blamed.why(stream).is_none());
-    spoilt
 }
 
 /// The server's clock in milliseconds since 1970, where the server can tell, from its replies to `HELLO` and `TIME`.

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     answers::{self, EntryId, Group, Stream},
-    ask::{Answer, OfStream, ask, judge, no_group, nonsense, refused},
+    ask::{Answer, OfStream, ask, no_group, nonsense, refused},
     backlog::{self, Backlog, Known, MOST_COUNTED, Placed},
     counters::{Arrived, Handled},
     lists::{self, Lengths},
@@ -124,16 +124,9 @@ pub(super) async fn look(
             lists.insert((*list).clone(), lists::read(list, next, lengths));
         }
         let answered: Vec<(&String, OfStream)> = unread.into_iter().zip(answers.streams).collect();
-        unread = judge(&answered, &mut memory.blamed);
+        unread = memory.blamed.judge(answered.iter().map(|(stream, of_stream)| (*stream, of_stream.outcome())));
         for (stream, OfStream { now, stream: of_stream, groups, held }) in answered {
-            // Why a stream is blamed says more than that another one came before it.
-            let why = memory.blamed.why(stream);
-            let why = |answer: Answer| {
-                answer.map_err(|error| match why {
-                    Some(why) if error.reason == Reason::SourceFailed => why.clone(),
-                    _ => error,
-                })
-            };
+            let why = |answer: Answer| answer.map_err(|error| memory.blamed.explain(stream, error));
             let (of_stream, groups) = (why(of_stream), why(groups));
             for (one, held) in streams[stream].iter().zip(held) {
                 let placed = memory.places.get(*one).copied();
