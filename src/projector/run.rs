@@ -11,7 +11,7 @@ use super::{
     config::{Output, PostgresOutput, ProjectorConfig, RedisOutput},
     error::ProjectorError,
     health::{self, Health},
-    input::{EventReader, postgres::PostgresReader},
+    input::postgres::PostgresReader,
     output::{
         Membership, ReadModel, View,
         postgres::{Mapping, PostgresReadModel},
@@ -172,7 +172,7 @@ impl Life {
         let begin = async {
             let mut model = model.await?;
             let mut reader = PostgresReader::open(source, application, config, types).await?;
-            model.of_source(&reader.identity().await?).await?;
+            model.of_source(&mut reader).await?;
             let membership = model.join(name).await?;
             tracing::info!(projection = config.projection, worker = me, %source, store = %self.target, "joined");
             Ok::<_, ProjectorError>((model, reader, membership))

@@ -7,10 +7,7 @@ use std::future::Future;
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    error::ProjectorError,
-    event::{Event, SourceIdentity},
-};
+use super::{error::ProjectorError, event::Event, input::EventReader};
 
 /// A read model with its checkpoints: the effects of events and the checkpoints of their shards are kept together, or neither is.
 ///
@@ -23,8 +20,8 @@ pub(super) trait ReadModel: Send {
     /// Announces this worker, on a connection of its own, and forgets earlier runs of it. `name` is the same for all runs.
     fn join(&self, name: &str) -> impl Future<Output = Result<Self::Membership, ProjectorError>> + Send;
 
-    /// Notes which events the checkpoints are of, and refuses others. Comes before [`ReadModel::join`]. A read model that keeps none does nothing.
-    fn of_source(&mut self, source: &SourceIdentity) -> impl Future<Output = Result<(), ProjectorError>> + Send {
+    /// Notes which events the checkpoints are of, and refuses others. Comes before [`ReadModel::join`]. A read model that keeps no such note asks nothing.
+    fn of_source<R: EventReader>(&mut self, source: &mut R) -> impl Future<Output = Result<(), ProjectorError>> + Send {
         let _ = source;
         std::future::ready(Ok(()))
     }

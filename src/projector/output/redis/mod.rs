@@ -20,11 +20,7 @@ use self::{
     state::{State, script},
 };
 use super::{
-    super::{
-        config::ProjectorConfig,
-        error::ProjectorError,
-        event::{Event, SourceIdentity},
-    },
+    super::{config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader},
     Advance, Again, Applied, ApplyError, Held, ReadModel,
 };
 use crate::clients::redis::{ConnectionSettings, Reply};
@@ -164,8 +160,8 @@ impl ReadModel for RedisReadModel {
         RedisMembership::join(self.state.another(), &self.me, name, self.shards).await
     }
 
-    async fn of_source(&mut self, source: &SourceIdentity) -> Result<(), ProjectorError> {
-        self.state.of_source(source).await
+    async fn of_source<R: EventReader>(&mut self, source: &mut R) -> Result<(), ProjectorError> {
+        self.state.of_source(&source.identity().await?).await
     }
 
     async fn take(&mut self, shards: &[u32]) -> Result<Vec<(u32, Held)>, ProjectorError> {
