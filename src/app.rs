@@ -117,30 +117,18 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
 
 /// What the environment says about a connection to PostgreSQL: see [`worker_env`].
 fn connection(prefix: &str) -> anyhow::Result<ConnectionSettings> {
-    let of_keys = Environment::read(prefix, secret_key::all());
-    let settings = ConnectionSettings::from_keys(|key| of_keys.keys.get(key).map(String::as_str));
-    let mut settings = settings.with_context(|| said_by(prefix))?;
-    if let Some(ca) = of_keys.ca {
-        settings = settings.with_ca(ca.as_bytes());
-    }
-    if let Some((certificate, key)) = of_keys.client {
-        settings = settings.with_client_certificate(certificate.as_bytes(), key.as_bytes());
-    }
-    Ok(settings)
+    let environment = Environment::read(prefix, secret_key::all());
+    let settings = ConnectionSettings::from_keys(|key| environment.key(key)).with_context(|| said_by(prefix))?;
+    Ok(environment.complete(settings, ConnectionSettings::with_ca, ConnectionSettings::with_client_certificate))
 }
 
 /// The same of a connection to Redis.
 fn redis_connection(prefix: &str) -> anyhow::Result<redis::ConnectionSettings> {
-    let of_keys = Environment::read(prefix, secret_key::REDIS);
-    let settings = redis::ConnectionSettings::from_keys(|key| of_keys.keys.get(key).map(String::as_str));
-    let mut settings = settings.map_err(|error| anyhow::anyhow!(error.message)).with_context(|| said_by(prefix))?;
-    if let Some(ca) = of_keys.ca {
-        settings = settings.with_ca(ca.as_bytes());
-    }
-    if let Some((certificate, key)) = of_keys.client {
-        settings = settings.with_client_certificate(certificate.as_bytes(), key.as_bytes());
-    }
-    Ok(settings)
+    use redis::ConnectionSettings as Settings;
+    let environment = Environment::read(prefix, secret_key::REDIS);
+    let settings = Settings::from_keys(|key| environment.key(key)).map_err(|error| anyhow::anyhow!(error.message));
+    let settings = settings.with_context(|| said_by(prefix))?;
+    Ok(environment.complete(settings, Settings::with_ca, Settings::with_client_certificate))
 }
 
 fn said_by(prefix: &str) -> String {
@@ -163,5 +151,25 @@ impl Environment {
             ca: named(worker_env::CA),
             client: named(worker_env::CLIENT_CERTIFICATE).zip(named(worker_env::CLIENT_KEY)),
         }
+    }
+
+    fn key(&self, key: &str) -> Option<&str> {
+        self.keys.get(key).map(String::as_str)
+    }
+
+    /// Adds the certificates to settings that were read from the keys.
+    fn complete<S>(
+        &self,
+        mut settings: S,
+        with_ca: fn(S, &[u8]) -> S,
+        with_client_certificate: fn(S, &[u8], &[u8]) -> S,
+    ) -> S {
+        if let Some(ca) = &self.ca {
+            settings = with_ca(settings, ca.as_bytes());
+        }
+        if let Some((certificate, key)) = &self.client {
+            settings = with_client_certificate(settings, certificate.as_bytes(), key.as_bytes());
+        }
+        settings
     }
 }

@@ -87,11 +87,13 @@ impl Connection {
         place: &str,
     ) -> Result<Box<dyn Stream>, KafkaError> {
         let addresses = look_up(host, port, rules).await.map_err(|unknown| {
-            let message = match unknown.reason {
-                Reason::AddressRefused => unknown.message,
-                _ => "the host name has no address: correct the bootstrap servers, the brokers' advertised.listeners, or the DNS".to_owned(),
+            let (reason, message) = match unknown.reason {
+                Reason::AddressRefused => (unknown.reason, unknown.message),
+                _ => (
+                    Reason::HostNotFound,
+                    "the host name has no address: correct the bootstrap servers, the brokers' advertised.listeners, or the DNS".to_owned(),
+                ),
             };
-            let reason = if unknown.reason == Reason::AddressRefused { unknown.reason } else { Reason::HostNotFound };
             KafkaError::new(reason, format!("{place}: {message}"))
         })?;
         let stream =
