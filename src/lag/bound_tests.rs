@@ -15,24 +15,15 @@ fn quiet_shard(second: u64, arrived: u64, beyond: u64) -> Sample {
     let position = |at: u64| Position(i64::try_from(at).unwrap());
     let head = 100_000 + arrived;
     Sample {
-        at: seconds(second),
-        taken: jiff::Timestamp::UNIX_EPOCH,
-        head: Head::log(position(head), position(head)),
-        checkpoint: CheckpointState::Committed(vec![position(10), position(head - beyond)]),
-        pending: Some(Pending { events: head - 10, exact: false }),
-        value: None,
-        held_back: 0,
-        parked: None,
-        notes: Vec::new(),
         certain: Some(Certain::Newest(beyond)),
-        tells_rates: false,
-        upper_bound: None,
-        pending_by_shard: Vec::new(),
-        arrived,
         staleness: Some(seconds(86_400)),
-        ahead_of_clock: Duration::ZERO,
-        blocked_by: None,
-        faults: crate::lag::EventFaults::default(),
+        ..Sample::new(
+            seconds(second),
+            Head::log(position(head), position(head)),
+            CheckpointState::Committed(vec![position(10), position(head - beyond)]),
+            Some(Pending { events: head - 10, exact: false }),
+            arrived,
+        )
     }
 }
 
@@ -106,7 +97,6 @@ fn a_scan_that_was_cut_shows_a_large_backlog_and_gets_its_workers() {
             pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
             certain: Some(Certain::Oldest(10_000)),
             tells_rates: true,
-            upper_bound: None,
             arrived: 0,
             ..quiet_shard(1_000 + second, 0, 0)
         };
@@ -129,7 +119,6 @@ fn no_rate_is_learnt_from_offsets_or_bytes_that_are_only_a_bound() {
                 pending: Some(Pending { events: 1_000_000 - done.unsigned_abs(), exact: false }),
                 certain: Some(Certain::Oldest(10)),
                 tells_rates,
-                upper_bound: None,
                 arrived: 0,
                 ..quiet_shard(1_000 + second, 0, 0)
             };
@@ -150,8 +139,6 @@ fn what_is_held_back_waits_for_its_writer_and_not_for_a_worker() {
         pending: Some(Pending { events: pending, exact: true }),
         held_back,
         certain: None,
-        tells_rates: false,
-        upper_bound: None,
         staleness: Some(seconds(second)),
         ..quiet_shard(1_000 + second, 500, 0)
     };
@@ -184,8 +171,6 @@ fn a_burst_behind_an_open_transaction_comes_when_it_is_released() {
             pending: Some(Pending { events: pending, exact: true }),
             held_back,
             certain: None,
-            tells_rates: false,
-            upper_bound: None,
             staleness: Some(seconds(if pending > 0 { second - 100 } else { 0 })),
             arrived,
             ..quiet_shard(second, 500, 0)
@@ -225,8 +210,6 @@ fn a_short_hold_is_a_backlog_when_it_ends_and_no_burst() {
             pending: Some(Pending { events: 100 * waits, exact: true }),
             held_back: if second < 110 { 100 * waits } else { 0 },
             certain: None,
-            tells_rates: false,
-            upper_bound: None,
             staleness: Some(seconds(waits)),
             arrived,
             ..quiet_shard(second, 500, 0)

@@ -225,25 +225,17 @@ impl Foreign {
         let lowest = *rows.iter().min().unwrap();
         let highest = *rows.iter().max().unwrap();
         let since = self.shards.iter().filter_map(first).fold(self.now, f64::min);
+        let events = by_shard.iter().sum();
         let sample = Sample {
-            at: Duration::from_secs_f64(self.now),
-            taken: jiff::Timestamp::from_second(0).unwrap(),
-            head,
-            checkpoint: CheckpointState::Committed(rows),
-            pending: Some(Pending { events: by_shard.iter().sum(), exact: true }),
             pending_by_shard: by_shard,
-            arrived: self.head,
             staleness: Some(Duration::from_secs_f64(self.now - since)),
-            ahead_of_clock: Duration::ZERO,
-            value: None,
-            held_back: 0,
-            parked: None,
-            notes: Vec::new(),
-            certain: None,
-            tells_rates: false,
-            upper_bound: None,
-            blocked_by: None,
-            faults: crate::lag::EventFaults::default(),
+            ..Sample::new(
+                Duration::from_secs_f64(self.now),
+                head,
+                CheckpointState::Committed(rows),
+                Some(Pending { events, exact: true }),
+                self.head,
+            )
         };
         let beyond = |position: Position| (self.head.cast_signed() - position.0).unsigned_abs();
         match self.rows {

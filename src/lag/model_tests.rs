@@ -36,24 +36,14 @@ impl World {
     fn sample(&self) -> Sample {
         let pending = self.head - self.done;
         Sample {
-            at: Duration::from_secs(self.now),
-            taken: jiff::Timestamp::UNIX_EPOCH,
-            head: Head::log(position(self.head), position(self.head)),
-            checkpoint: CheckpointState::Committed(vec![position(self.done)]),
-            pending: Some(Pending { events: pending, exact: true }),
-            pending_by_shard: Vec::new(),
-            arrived: self.head,
             staleness: Some(Duration::from_secs(pending / 100)),
-            ahead_of_clock: Duration::ZERO,
-            value: None,
-            held_back: 0,
-            parked: None,
-            notes: Vec::new(),
-            certain: None,
-            tells_rates: false,
-            upper_bound: None,
-            blocked_by: None,
-            faults: crate::lag::EventFaults::default(),
+            ..Sample::new(
+                Duration::from_secs(self.now),
+                Head::log(position(self.head), position(self.head)),
+                CheckpointState::Committed(vec![position(self.done)]),
+                Some(Pending { events: pending, exact: true }),
+                self.head,
+            )
         }
     }
 

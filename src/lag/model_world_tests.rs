@@ -102,26 +102,18 @@ impl World {
         let oldest = self.queues.iter().filter_map(|queue| queue.front()).map(|front| front.0).min();
         let pending = by_shard.iter().sum();
         Sample {
-            at: seconds(self.now),
             taken: jiff::Timestamp::from_second(i64::try_from(self.now).unwrap()).unwrap(),
-            head: Head::log(Position(i64::MAX), Position(i64::MAX)),
-            checkpoint: CheckpointState::Committed(
-                self.shards.iter().map(|shard| Position(i64::try_from(whole(shard.1)).unwrap())).collect(),
-            ),
-            pending: Some(Pending { events: pending, exact: true }),
             pending_by_shard: by_shard,
-            arrived: whole(all),
             staleness: Some(if pending == 0 { Duration::ZERO } else { seconds(self.now - oldest.unwrap_or(self.now)) }),
-            ahead_of_clock: Duration::ZERO,
-            value: None,
-            held_back: 0,
-            parked: None,
-            notes: Vec::new(),
-            certain: None,
-            tells_rates: false,
-            upper_bound: None,
-            blocked_by: None,
-            faults: crate::lag::EventFaults::default(),
+            ..Sample::new(
+                seconds(self.now),
+                Head::log(Position(i64::MAX), Position(i64::MAX)),
+                CheckpointState::Committed(
+                    self.shards.iter().map(|shard| Position(i64::try_from(whole(shard.1)).unwrap())).collect(),
+                ),
+                Some(Pending { events: pending, exact: true }),
+                whole(all),
+            )
         }
     }
 

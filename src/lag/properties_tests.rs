@@ -92,27 +92,19 @@ impl Replay {
         }
         let position = |count: u64| Position(i64::try_from(count).unwrap_or(i64::MAX));
         let sample = Sample {
-            at: Duration::from_millis(self.at),
-            taken: jiff::Timestamp::UNIX_EPOCH,
-            head: Head::log(position(self.head), position(self.head)),
-            checkpoint: match step.committed {
-                true => CheckpointState::Committed(vec![position(self.done)]),
-                false => CheckpointState::NeverCommitted,
-            },
-            pending: step.pending_known.then_some(Pending { events: self.head - self.done, exact: true }),
             pending_by_shard: step.shards.clone(),
-            arrived: self.head,
             staleness: step.staleness.map(Duration::from_millis),
             ahead_of_clock: Duration::from_secs(step.ahead),
-            value: None,
-            held_back: 0,
-            parked: None,
-            notes: Vec::new(),
-            certain: None,
-            tells_rates: false,
-            upper_bound: None,
-            blocked_by: None,
-            faults: crate::lag::EventFaults::default(),
+            ..Sample::new(
+                Duration::from_millis(self.at),
+                Head::log(position(self.head), position(self.head)),
+                match step.committed {
+                    true => CheckpointState::Committed(vec![position(self.done)]),
+                    false => CheckpointState::NeverCommitted,
+                },
+                step.pending_known.then_some(Pending { events: self.head - self.done, exact: true }),
+                self.head,
+            )
         };
         self.model.observe(&sample, Workers { ready: step.ready, rolling: step.rolling }, bounds)
     }

@@ -13,24 +13,16 @@ use crate::{
 
 fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
     let sample = Sample {
-        at: Duration::from_secs(1),
         taken: "2026-01-02T03:04:05Z".parse().unwrap(),
-        head: Head::log(Position(9), Position(9)),
-        checkpoint: CheckpointState::Committed(vec![Position(0)]),
-        pending: Some(Pending { events: pending, exact: true }),
-        pending_by_shard: Vec::new(),
-        arrived: 9,
         staleness: Some(Duration::from_millis(1_400)),
-        ahead_of_clock: Duration::ZERO,
-        value: None,
-        held_back: 0,
         parked: (pending == 5).then_some(2),
-        notes: Vec::new(),
-        certain: None,
-        tells_rates: false,
-        upper_bound: None,
-        blocked_by: None,
-        faults: crate::lag::EventFaults::default(),
+        ..Sample::new(
+            Duration::from_secs(1),
+            Head::log(Position(9), Position(9)),
+            CheckpointState::Committed(vec![Position(0)]),
+            Some(Pending { events: pending, exact: true }),
+            9,
+        )
     };
     let assessment = Assessment {
         value: None,

@@ -22,24 +22,14 @@ fn projection(name: &str, uid: &str, table: &str) -> Arc<Projection> {
 
 fn sample(second: u64, checkpoint: i64, pending: u64) -> Sample {
     Sample {
-        at: Duration::from_secs(second),
-        taken: jiff::Timestamp::UNIX_EPOCH,
-        head: Head::log(Position(100), Position(100)),
-        checkpoint: CheckpointState::Committed(vec![Position(checkpoint)]),
-        pending: Some(Pending { events: pending, exact: true }),
-        pending_by_shard: Vec::new(),
-        arrived: 0,
         staleness: Some(Duration::from_secs(pending)),
-        ahead_of_clock: Duration::ZERO,
-        value: None,
-        held_back: 0,
-        parked: None,
-        notes: Vec::new(),
-        certain: None,
-        tells_rates: false,
-        upper_bound: None,
-        blocked_by: None,
-        faults: crate::lag::EventFaults::default(),
+        ..Sample::new(
+            Duration::from_secs(second),
+            Head::log(Position(100), Position(100)),
+            CheckpointState::Committed(vec![Position(checkpoint)]),
+            Some(Pending { events: pending, exact: true }),
+            0,
+        )
     }
 }
 

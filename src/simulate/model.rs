@@ -135,26 +135,19 @@ fn sample(state: &State<'_>) -> Sample {
     let position = |events: u64| Position(i64::try_from(events).unwrap_or(i64::MAX));
     let head = position(state.arrived);
     Sample {
-        at: state.now,
         taken: taken(state.clock),
-        head: Head::log(head, head),
-        checkpoint: CheckpointState::Committed(checkpoints.iter().copied().map(position).collect()),
-        pending: Some(Pending { events: *pending, exact: *exact }),
         // A log without shards has one entry, which says nothing of shards.
         pending_by_shard: if by_shard.len() > 1 { by_shard.clone() } else { Vec::new() },
-        arrived: state.arrived,
         staleness: Some(*staleness),
-        ahead_of_clock: std::time::Duration::ZERO,
-        value: None,
-        held_back: 0,
-        parked: None,
-        notes: Vec::new(),
         certain: (checkpoints.iter().max().filter(|_| !exact))
             .map(|row| Certain::Newest(state.arrived.saturating_sub(*row))),
-        tells_rates: false,
-        upper_bound: None,
-        blocked_by: None,
-        faults: crate::lag::EventFaults::default(),
+        ..Sample::new(
+            state.now,
+            Head::log(head, head),
+            CheckpointState::Committed(checkpoints.iter().copied().map(position).collect()),
+            Some(Pending { events: *pending, exact: *exact }),
+            state.arrived,
+        )
     }
 }
 

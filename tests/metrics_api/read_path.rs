@@ -25,24 +25,14 @@ const READS: usize = 200;
 fn observation(uid: &str) -> Arc<Observation> {
     let pending = Pending { events: 9, exact: true };
     let sample = Sample {
-        at: Duration::from_secs(1),
-        taken: jiff::Timestamp::UNIX_EPOCH,
-        head: Head::log(Position(9), Position(9)),
-        checkpoint: CheckpointState::Committed(vec![Position(0)]),
-        pending: Some(pending),
-        pending_by_shard: Vec::new(),
-        arrived: 9,
         staleness: Some(Duration::from_millis(1_400)),
-        ahead_of_clock: Duration::ZERO,
-        value: None,
-        held_back: 0,
-        parked: None,
-        notes: Vec::new(),
-        certain: None,
-        tells_rates: false,
-        upper_bound: None,
-        blocked_by: None,
-        faults: projectionist::lag::EventFaults::default(),
+        ..Sample::new(
+            Duration::from_secs(1),
+            Head::log(Position(9), Position(9)),
+            CheckpointState::Committed(vec![Position(0)]),
+            Some(pending),
+            9,
+        )
     };
     let bounds = Bounds {
         target: Duration::from_secs(10),

@@ -37,24 +37,14 @@ pub(in crate::controller) fn measured(pending: u64, staleness: f64, stuck: bool)
     let staleness = Some(Duration::from_secs_f64(staleness));
     Measured {
         sample: Sample {
-            at: Duration::from_secs(10),
-            taken: Timestamp::UNIX_EPOCH,
-            head: Head::log(Position(1_042), Position(1_040)),
-            checkpoint: CheckpointState::Committed(vec![Position(1_035), Position(1_031)]),
-            pending: Some(pending),
-            pending_by_shard: Vec::new(),
-            arrived: 0,
             staleness,
-            ahead_of_clock: Duration::ZERO,
-            value: None,
-            held_back: 0,
-            parked: None,
-            notes: Vec::new(),
-            certain: None,
-            tells_rates: false,
-            upper_bound: None,
-            blocked_by: None,
-            faults: crate::lag::EventFaults::default(),
+            ..Sample::new(
+                Duration::from_secs(10),
+                Head::log(Position(1_042), Position(1_040)),
+                CheckpointState::Committed(vec![Position(1_035), Position(1_031)]),
+                Some(pending),
+                0,
+            )
         },
         assessment: Assessment {
             value: None,
