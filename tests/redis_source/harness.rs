@@ -1,12 +1,8 @@
 //! A real server for all tests that do not reconfigure it, and a probe that asks it.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use projectionist::{
-    addresses::AddressRules,
     api::StreamGroup,
     clients::redis::ConnectionSettings,
     lag::{CheckpointState, Pending, Sample},
@@ -18,6 +14,8 @@ use projectionist::{
 };
 use test_cluster::{Redis, redis::Answer};
 use tokio::time::Instant;
+
+pub use crate::sampler::loopback;
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -46,11 +44,6 @@ pub fn question(streams: &[&str]) -> Question {
 
 pub fn probe(url: &str) -> RedisProbe {
     RedisProbe::new(settings(url), loopback(), std::time::Instant::now())
-}
-
-/// Rules that allow what the nodes of a test announce: loopback.
-pub fn loopback() -> Arc<AddressRules> {
-    Arc::new(AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]))
 }
 
 /// Asks for one Projection.
