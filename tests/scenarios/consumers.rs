@@ -1,9 +1,14 @@
 //! Consumers of a team's own on a source that keeps how far they have come, from the first event until they have nothing to do: scaled by a real
 //! autoscaler, and counted against what the source and the consumers say.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use futures::future::try_join;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use projectionist::api::{Phase, Projection};
 use serde_json::{Value, json};
@@ -32,13 +37,13 @@ pub(crate) trait Source: Sync {
 pub(crate) struct Course {
     /// Before any consumer runs.
     pub(crate) first: usize,
-    /// Each [`ARRIVE_EVERY`], until enough consumers are ready.
+    /// Each [`ARRIVE_EVERY`], until enough consumers have begun.
     pub(crate) arriving: usize,
     /// So many are enough.
     pub(crate) scaled_out: i32,
     /// More are never asked for.
     pub(crate) most: i32,
-    /// All at once, before all consumers are stopped.
+    /// All at once, when enough consumers are ready and before all are stopped.
     pub(crate) burst: usize,
     /// What is left when all is done: `scaling.minWorkers`.
     pub(crate) least: i32,
@@ -103,6 +108,26 @@ impl Shop<'_> {
     pub(crate) async fn consumers_are_gone(&self) -> Result<()> {
         let gone = || async { Ok::<_, anyhow::Error>(self.made("pod")?.is_empty()) };
         eventually(PATIENCE, "the consumers are gone", gone).await
+    }
+
+    /// Waits until every consumer that is asked for has written something down. The first process of a container does not hear that it is to end before it
+    /// listens for that, and one that is killed in the middle of its work leaves something handled and not acknowledged.
+    async fn consumers_have_begun(&self) -> Result<()> {
+        let all = || async {
+            let asked = self.replicas("orders").await?;
+            let pods: BTreeSet<String> =
+                self.made("pod")?.iter().map(|name| name.trim_start_matches("pod/").to_owned()).collect();
+            let rows = self.events.client().query("select distinct worker from handled", &[]).await?;
+            let begun: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+            let idle: Vec<&String> = pods.difference(&begun).collect();
+            let all = usize::try_from(asked)? == pods.len() && idle.is_empty();
+            Ok::<_, anyhow::Error>(if all {
+                Ok(())
+            } else {
+                Err(format!("{asked} are asked for, {idle:?} did nothing"))
+            })
+        };
+        eventually(PATIENCE, "every consumer has handled something", all).await
     }
 
     pub(crate) async fn autoscaler_asks_for(&self, what: &str, wanted: impl Fn(i32) -> bool) -> Result<()> {
@@ -197,26 +222,29 @@ impl Shop<'_> {
 
         // One consumer cannot keep up with what arrives.
         self.apply(&projection(false))?;
-        let scaled_out = async {
-            self.autoscaler_asks_for("the autoscaler asks for more", |asked| asked >= course.scaled_out).await?;
-            self.workers_are("orders", "more consumers are ready", |ready| ready >= course.scaled_out).await
-        };
+        let (extra, enough) = (AtomicUsize::new(0), AtomicBool::new(false));
         let arrivals = async {
-            loop {
-                if let Err(error) = source.append(course.arriving).await {
-                    return error;
-                }
+            // Never given up in the middle of an append, of which it would not be known whether it was carried out.
+            while !enough.load(Ordering::Relaxed) {
+                let count = course.arriving + extra.swap(0, Ordering::Relaxed);
+                source.append(count).await.context("appending")?;
                 sleep(ARRIVE_EVERY).await;
             }
+            Ok(())
         };
-        let most = tokio::select! {
-            error = arrivals => return Err(error.context("appending")),
-            ready = scaled_out => ready?,
+        let scaled_out = async {
+            self.autoscaler_asks_for("the autoscaler asks for more", |asked| asked >= course.scaled_out).await?;
+            let ready =
+                self.workers_are("orders", "more consumers are ready", |ready| ready >= course.scaled_out).await?;
+            extra.store(course.burst, Ordering::Relaxed);
+            self.consumers_have_begun().await?;
+            enough.store(true, Ordering::Relaxed);
+            Ok::<i32, anyhow::Error>(ready)
         };
+        let ((), most) = try_join(arrivals, scaled_out).await?;
         self.tells(begun, &format!("{most} consumers are ready"));
 
         // All of them are stopped in the middle of their work: what they held or had not committed is counted like what no consumer was given.
-        source.append(course.burst).await?;
         self.apply(&projection(true))?;
         self.consumers_are_gone().await?;
         source.append(100).await?;

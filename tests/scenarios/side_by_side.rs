@@ -131,8 +131,10 @@ impl Shards {
                 projection text not null, shard int not null, position bigint not null, primary key (projection, shard)
             );
             insert into shop.checkpoints select 'orders', shard, 0 from generate_series(0, 11) shard;
-            create table shop.handled (position bigint not null, at timestamptz not null);
-            create view handled as select position::text as event, 'one of them' as worker from shop.handled;";
+            create table shop.handled (
+                position bigint not null, at timestamptz not null, worker text not null default current_setting('application_name')
+            );
+            create view handled as select position::text as event, worker from shop.handled;";
         client.batch_execute(statements).await?;
         Ok(Self { client, appended: AtomicUsize::new(0) })
     }

@@ -3,7 +3,7 @@
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
 use kube::{Api, Client, api::ListParams};
 use test_cluster::{Cluster, ClusterOptions, Postgres, eventually};
@@ -41,12 +41,18 @@ impl Stage {
         Ok(Self { cluster, postgres })
     }
 
-    /// The name of the replica that leads.
+    /// The name of the replica that leads. A replica that ends gives the Lease back, and for a moment none holds it.
     pub(crate) async fn leader(&self, client: &Client) -> Result<String> {
+        eventually(PATIENCE, "a replica that stays holds the Lease", || self.holder(client)).await
+    }
+
+    /// The pod that holds the Lease, where there is one that is not about to end.
+    pub(crate) async fn holder(&self, client: &Client) -> Result<Option<String>> {
         let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM);
-        let lease = leases.get("projectionist").await?;
-        let holder = lease.spec.and_then(|spec| spec.holder_identity).filter(|holder| !holder.is_empty());
-        holder.context("no replica holds the Lease")
+        let holder = leases.get("projectionist").await?.spec.and_then(|spec| spec.holder_identity);
+        let pods = self.operator_pods(client).await?;
+        let mut staying = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        Ok(holder.filter(|holder| staying.any(|pod| pod.metadata.name.as_ref() == Some(holder))))
     }
 
     /// The operator's pods.

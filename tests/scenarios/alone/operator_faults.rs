@@ -88,10 +88,10 @@ fn a_killed_leader_is_followed_by_the_other_replica() {
         pods.delete(&before, &now).await?;
         let fewest = AtomicI32::new(4);
         let seen =
-            || async { Ok::<_, anyhow::Error>((stage.leader(&shop.client).await?, shop.replicas("orders").await?)) };
-        let another = |(leader, replicas): &(String, i32)| {
+            || async { Ok::<_, anyhow::Error>((stage.holder(&shop.client).await?, shop.replicas("orders").await?)) };
+        let another = |(leader, replicas): &(Option<String>, i32)| {
             fewest.fetch_min(*replicas, Ordering::Relaxed);
-            *leader != before
+            leader.as_ref().is_some_and(|leader| *leader != before)
         };
         eventually_is(PATIENCE, "another replica leads", another, seen).await?;
         shop.replicas_stay(4).await?;

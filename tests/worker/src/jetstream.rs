@@ -9,7 +9,7 @@ use async_nats::{
     jetstream::{self, consumer::PullConsumer},
 };
 use futures::StreamExt as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::record::{Record, variable};
 
@@ -20,8 +20,7 @@ const BATCH: usize = 20;
 ///
 /// # Errors
 /// When the server refuses it, or the database.
-pub(crate) async fn consume(server: &str) -> Result<()> {
-    let mut ends = signal(SignalKind::terminate())?;
+pub(crate) async fn consume(server: &str, ends: &mut Signal) -> Result<()> {
     let record = Record::open().await?;
     let options = ConnectOptions::with_user_and_password(variable("NATS_USER")?, variable("NATS_PASSWORD")?);
     let client = options.connect(server).await.context("connecting to NATS")?;

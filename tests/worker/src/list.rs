@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use redis::{AsyncCommands as _, AsyncConnectionConfig, Client, Direction};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::record::{Record, variable};
 use crate::stream::is_told;
@@ -21,15 +21,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the server is away or refuses a command, or the database.
-pub(crate) async fn consume(list: &str) -> Result<()> {
-    let mut ends = signal(SignalKind::terminate())?;
+pub(crate) async fn consume(list: &str, ends: &mut Signal) -> Result<()> {
     let record = Record::open().await?;
     let busy = variable("PROCESSING_LIST")?;
     let client = Client::open(variable("REDIS_URL")?).context("REDIS_URL")?;
     let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WITHIN));
     let mut server =
         client.get_multiplexed_async_connection_with_config(&config).await.context("connecting to Redis")?;
-    while !is_told(&mut ends).await {
+    while !is_told(ends).await {
         let taken: Option<String> =
             server.blmove(list, &busy, Direction::Right, Direction::Left, BLOCK).await.context("taking an event")?;
         let Some(event) = taken else { continue };

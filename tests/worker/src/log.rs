@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use crate::{group::Group, settings::Settings};
 
@@ -41,8 +41,10 @@ struct Statements {
 
 impl Log {
     pub(crate) async fn open(settings: &Settings) -> Result<Self> {
-        let (client, connection) =
-            tokio_postgres::connect(&settings.database, NoTls).await.context("connecting to the database")?;
+        let mut database: Config = settings.database.parse().context("the address of the database")?;
+        // Which worker it is, for whoever looks at the sessions, or at the column of a table that is filled in with it.
+        database.application_name(std::env::var("HOSTNAME").unwrap_or_default());
+        let (client, connection) = database.connect(NoTls).await.context("connecting to the database")?;
         // The client reports what happens to its connection.
         tokio::spawn(connection);
         let statements = Statements::prepare(&client, settings).await?;

@@ -47,31 +47,32 @@ const MAKES_UP: Duration = Duration::from_millis(500);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    // First of all: the first process of a container does not hear a signal that it has no handler for, and would be killed in the middle of its work.
+    let mut ends = signal(SignalKind::terminate())?;
     let shows_page = page::show().await?;
     if let Some(settings) = stream::Settings::from_environment()? {
-        return stream::consume(&settings).await;
+        return stream::consume(&settings, &mut ends).await;
     }
     if let Ok(brokers) = std::env::var("KAFKA_BROKERS") {
-        return topics::consume(&brokers).await;
+        return topics::consume(&brokers, &mut ends).await;
     }
     if let Ok(server) = std::env::var("NATS_URL") {
-        return jetstream::consume(&server).await;
+        return jetstream::consume(&server, &mut ends).await;
     }
     if let Ok(server) = std::env::var("AMQP_URL") {
-        return queue::consume(&server).await;
+        return queue::consume(&server, &mut ends).await;
     }
     if let Ok(list) = std::env::var("LIST") {
-        return list::consume(&list).await;
+        return list::consume(&list, &mut ends).await;
     }
     if let Ok(table) = std::env::var("OUTBOX") {
-        return relay::send(&table).await;
+        return relay::send(&table, &mut ends).await;
     }
     if shows_page && std::env::var_os("SCHEMA").is_none() {
-        signal(SignalKind::terminate())?.recv().await;
+        ends.recv().await;
         return Ok(());
     }
     let settings = Settings::from_environment()?;
-    let mut ends = signal(SignalKind::terminate())?;
     let worker = async {
         sleep(settings.slow_start).await;
         // A probe finds it here as soon as it can work.

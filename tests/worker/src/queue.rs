@@ -10,7 +10,7 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::record::{Record, variable};
 
@@ -21,8 +21,7 @@ const PREFETCH: u16 = 10;
 ///
 /// # Errors
 /// When the server refuses it, or the database.
-pub(crate) async fn consume(server: &str) -> Result<()> {
-    let mut ends = signal(SignalKind::terminate())?;
+pub(crate) async fn consume(server: &str, ends: &mut Signal) -> Result<()> {
     let record = Record::open().await?;
     let connection =
         Connection::connect(server, ConnectionProperties::default()).await.context("connecting to RabbitMQ")?;

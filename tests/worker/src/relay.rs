@@ -7,10 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::sleep,
-};
+use tokio::{signal::unix::Signal, time::sleep};
 use tokio_postgres::NoTls;
 
 use crate::record::{Record, variable};
@@ -25,8 +22,7 @@ const REST: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When the database is away or refuses a statement.
-pub(crate) async fn send(table: &str) -> Result<()> {
-    let mut ends = signal(SignalKind::terminate())?;
+pub(crate) async fn send(table: &str, ends: &mut Signal) -> Result<()> {
     let record = Record::open().await?;
     let (mut client, connection) =
         tokio_postgres::connect(&variable("RECORD_URL")?, NoTls).await.context("connecting to the database")?;
@@ -48,7 +44,7 @@ pub(crate) async fn send(table: &str) -> Result<()> {
             let id: i64 = row.get(0);
             record.handle(&id.to_string()).await?;
             done.push(id);
-            told = is_told(&mut ends).await;
+            told = is_told(ends).await;
             if told {
                 break;
             }

@@ -13,7 +13,7 @@ use redis::{
     streams::{StreamAutoClaimOptions, StreamAutoClaimReply, StreamId, StreamReadOptions, StreamReadReply},
 };
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::Signal,
     time::{Instant, sleep},
 };
 
@@ -66,14 +66,13 @@ impl Settings {
 ///
 /// # Errors
 /// When the server is away or refuses a command.
-pub(crate) async fn consume(settings: &Settings) -> Result<()> {
-    let mut ends = signal(SignalKind::terminate())?;
+pub(crate) async fn consume(settings: &Settings, ends: &mut Signal) -> Result<()> {
     let mut member = Member::join(settings).await?;
-    while !is_told(&mut ends).await {
+    while !is_told(ends).await {
         for entry in member.next().await? {
             sleep(settings.cost).await;
             member.record(&entry.id).await?;
-            if is_told(&mut ends).await {
+            if is_told(ends).await {
                 return Ok(());
             }
         }

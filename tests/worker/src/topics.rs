@@ -8,7 +8,7 @@ use rdkafka::{
     ClientConfig, Message,
     consumer::{Consumer, StreamConsumer},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::record::{Record, variable};
 
@@ -16,8 +16,7 @@ use crate::record::{Record, variable};
 ///
 /// # Errors
 /// When a broker refuses it, or the database.
-pub(crate) async fn consume(brokers: &str) -> Result<()> {
-    let mut ends = signal(SignalKind::terminate())?;
+pub(crate) async fn consume(brokers: &str, ends: &mut Signal) -> Result<()> {
     let record = Record::open().await?;
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", variable("GROUP")?).set("auto.offset.reset", "earliest");
