@@ -71,7 +71,7 @@ pub(crate) fn projection(namespace: &str, environment: &[(&str, Setting<'_>)], c
                 "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
             },
             "projector": {"template": {"spec": {
-                "terminationGracePeriodSeconds": 10,
+                "terminationGracePeriodSeconds": 60,
                 "containers": [{
                     "name": "worker", "image": WORKER_IMAGE, "imagePullPolicy": "Never", "env": env,
                     "resources": {"requests": {"cpu": "5m", "memory": "8Mi"}},
