@@ -18,7 +18,7 @@ use crate::{
         telemetry,
         uninstall::{self, UninstallSettings},
     },
-    projector::{self, Output, ProjectorConfig, RunOptions, StoreConnection},
+    projector::{self, Input, Output, ProjectorConfig, RunOptions, SourceConnection, StoreConnection},
     simulation,
 };
 
@@ -100,13 +100,16 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
         let value = std::env::var(name).ok().filter(|value| !value.is_empty());
         value.with_context(|| format!("the environment variable {name} is not set: the operator sets it for workers"))
     };
+    let source = match config.input {
+        Input::Postgres(_) => connection(worker_env::EVENT_SOURCE).map(Box::new).map(SourceConnection::Postgres),
+    };
     let store = match config.output {
         Output::Postgres(_) => connection(worker_env::READ_STORE).map(Box::new).map(StoreConnection::Postgres),
         Output::Redis(_) => redis_connection(worker_env::READ_STORE).map(StoreConnection::Redis),
     };
     let options = RunOptions {
         config,
-        source: connection(worker_env::EVENT_SOURCE).context("the event source")?,
+        source: source.context("the event source")?,
         store: store.context("the read store")?,
         worker_name: variable(worker_env::WORKER)?,
         health_listen: Some(health_listen),

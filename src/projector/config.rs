@@ -25,15 +25,31 @@ pub struct ProjectorConfig {
     /// `namespace/name` of the Projection: its name in the checkpoint table.
     pub projection: String,
     /// Where the events are.
-    pub event_table: EventTable,
-    /// How many shards the streams are hashed to.
-    pub shards: u32,
+    pub input: Input,
     /// How many events one transaction handles at most.
     pub batch_size: u32,
     /// An event whose body and stream come to more bytes is not read: its shard waits there.
     pub max_event_bytes: u64,
     /// Where the read model is, and what to do there for each type of event.
     pub output: Output,
+}
+
+/// Where the events are: one variant a kind of source.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Input {
+    /// In PostgreSQL.
+    Postgres(PostgresInput),
+}
+
+/// An event table in PostgreSQL.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PostgresInput {
+    /// The table.
+    pub event_table: EventTable,
+    /// How many shards the streams are hashed to.
+    pub shards: u32,
 }
 
 /// Where the read model is, and what to do there for each type of event.
@@ -88,18 +104,11 @@ pub enum ConfigError {
 
 impl ProjectorConfig {
     /// The configuration for a Projection with this built-in projector.
-    pub fn new(
-        projection: String,
-        event_table: EventTable,
-        output: Output,
-        shards: u32,
-        projector: &BuiltinProjector,
-    ) -> Self {
+    pub fn new(projection: String, input: Input, output: Output, projector: &BuiltinProjector) -> Self {
         Self {
             projection,
-            event_table,
+            input,
             output,
-            shards,
             batch_size: projector.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
             max_event_bytes: projector.max_event_bytes.as_ref().map_or(DEFAULT_MAX_EVENT_BYTES, ByteSize::bytes),
         }
@@ -124,13 +133,16 @@ impl ProjectorConfig {
             Output::Postgres(output) => output.handlers.is_empty(),
             Output::Redis(output) => output.handlers.is_empty(),
         };
+        let has_shards = match &self.input {
+            Input::Postgres(input) => (1..=Shards::MOST).contains(&input.shards),
+        };
         let rules = [
             (
                 "projection",
                 "must be namespace/name",
                 self.projection.split('/').filter(|part| !part.is_empty()).count() == 2,
             ),
-            ("shards", "must be from 1 to 1024", (1..=Shards::MOST).contains(&self.shards)),
+            ("shards", "must be from 1 to 1024", has_shards),
             ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
             ("maxEventBytes", "must be from 1Ki to 1Gi", (1_024..=LARGEST_EVENT).contains(&self.max_event_bytes)),
             ("handlers", "must name at least one type of event", !is_empty),
@@ -146,11 +158,14 @@ impl ProjectorConfig {
 mod tests {
     use super::*;
 
+    fn table(shards: u32) -> Input {
+        Input::Postgres(PostgresInput { event_table: EventTable::default(), shards })
+    }
+
     fn config() -> ProjectorConfig {
         ProjectorConfig {
             projection: "shop/orders".to_owned(),
-            event_table: EventTable::default(),
-            shards: 24,
+            input: table(24),
             batch_size: DEFAULT_BATCH_SIZE,
             max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
             output: Output::Postgres(PostgresOutput {
@@ -180,8 +195,8 @@ mod tests {
     fn a_value_out_of_range_is_refused_by_its_name() {
         for (broken, field) in [
             (ProjectorConfig { projection: "orders".to_owned(), ..config() }, "projection"),
-            (ProjectorConfig { shards: 0, ..config() }, "shards"),
-            (ProjectorConfig { shards: 1025, ..config() }, "shards"),
+            (ProjectorConfig { input: table(0), ..config() }, "shards"),
+            (ProjectorConfig { input: table(1025), ..config() }, "shards"),
             (ProjectorConfig { batch_size: 0, ..config() }, "batchSize"),
             (ProjectorConfig { max_event_bytes: 1_023, ..config() }, "maxEventBytes"),
             (ProjectorConfig { output: Output::Redis(RedisOutput::default()), ..config() }, "handlers"),

@@ -25,6 +25,9 @@ pub enum ProjectorError {
     /// The connection string is for another kind of store.
     #[error("the connection string of the read store is for another kind of store than the configuration is")]
     OtherStore,
+    /// The connection string is for another kind of source.
+    #[error("the connection string of the event source is for another kind of source than the configuration is")]
+    OtherKindOfSource,
     /// A handler is no statement that can be run.
     #[error("handler of event type {event_type}: {source}")]
     Handler {
@@ -188,6 +191,7 @@ impl ProjectorError {
             self,
             Self::Config(_)
                 | Self::OtherStore
+                | Self::OtherKindOfSource
                 | Self::Handler { .. }
                 | Self::Commands { .. }
                 | Self::ShardsChanged { .. }

@@ -20,8 +20,10 @@ mod stuck;
 mod template;
 mod worker;
 
-pub use config::{ConfigError, DEFAULT_BATCH_SIZE, Output, PostgresOutput, ProjectorConfig, RedisOutput};
+pub use config::{
+    ConfigError, DEFAULT_BATCH_SIZE, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput,
+};
 pub use error::ProjectorError;
 pub use output::{postgres::SqlError, redis::CommandError};
-pub use run::{RunOptions, StoreConnection, check_commands, run};
+pub use run::{RunOptions, SourceConnection, StoreConnection, check_commands, run};
 pub use template::TemplateError;

@@ -8,10 +8,10 @@ use tokio::{
 };
 
 use super::{
-    config::{Output, PostgresOutput, ProjectorConfig, RedisOutput},
+    config::{Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput},
     error::ProjectorError,
     health::{self, Health},
-    input::postgres::PostgresReader,
+    input::{EventReader as _, postgres::PostgresReader, reader::Reader},
     output::{
         Membership, ReadModel, View,
         postgres::{Mapping, PostgresReadModel},
@@ -36,14 +36,21 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 pub struct RunOptions {
     /// The work.
     pub config: ProjectorConfig,
-    /// How to reach the event source.
-    pub source: ConnectionSettings,
+    /// How to reach the event source: of the kind that the configuration says.
+    pub source: SourceConnection,
     /// How to reach the read store: of the kind that the configuration says.
     pub store: StoreConnection,
     /// Distinguishes this worker from the others of the projection: the pod's name.
     pub worker_name: String,
     /// Where to serve `/healthz` and `/readyz`.
     pub health_listen: Option<SocketAddr>,
+}
+
+/// How to reach an event source.
+#[derive(Clone, Debug)]
+pub enum SourceConnection {
+    /// PostgreSQL.
+    Postgres(Box<ConnectionSettings>),
 }
 
 /// How to reach a read store.
@@ -53,6 +60,11 @@ pub enum StoreConnection {
     Postgres(Box<ConnectionSettings>),
     /// Redis.
     Redis(redis::ConnectionSettings),
+}
+
+/// An event source and what to read there.
+enum Source {
+    Postgres { settings: Box<ConnectionSettings>, input: PostgresInput },
 }
 
 /// A read store and what to do there, understood.
@@ -65,7 +77,7 @@ enum Target {
 struct Life {
     config: ProjectorConfig,
     target: Target,
-    source: ConnectionSettings,
+    source: Source,
     name: String,
     application: String,
     health: Health,
@@ -81,7 +93,7 @@ pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Res
     config.check()?;
     let life = Life {
         target: Target::of(&config.output, store)?,
-        source,
+        source: Source::of(&config.input, source)?,
         application: application_name(&config.projection),
         name: worker_name,
         health: Health::default(),
@@ -151,27 +163,31 @@ impl Life {
         let (application, config) = (&self.application, &self.config);
         match &self.target {
             Target::Postgres { settings, sql, mapping } => {
-                let model = PostgresReadModel::open(settings, application, config, sql, mapping, me);
-                self.work(model, mapping.event_types(), me, stop).await
+                let (projection, handlers) = (&config.projection, (sql, mapping));
+                let open = async |shards| {
+                    PostgresReadModel::open(settings, application, projection, handlers, shards, me).await
+                };
+                self.work(open, mapping.event_types(), me, stop).await
             }
             Target::Redis { settings, commands } => {
-                let model = RedisReadModel::open(settings, config, commands.clone(), me);
-                self.work(model, commands.event_types(), me, stop).await
+                let open = async |shards| RedisReadModel::open(settings, config, commands.clone(), shards, me).await;
+                self.work(open, commands.event_types(), me, stop).await
             }
         }
     }
 
+    /// Works with the read model that `open` opens for a number of shards.
     async fn work<M: ReadModel>(
         &self,
-        model: impl Future<Output = Result<M, ProjectorError>>,
+        open: impl AsyncFnOnce(u32) -> Result<M, ProjectorError>,
         types: Vec<String>,
         me: &str,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), ProjectorError> {
         let Self { source, application, config, name, .. } = self;
         let begin = async {
-            let mut model = model.await?;
-            let mut reader = PostgresReader::open(source, application, config, types).await?;
+            let mut reader = source.open(application, config, types).await?;
+            let mut model = open(reader.shards()).await?;
             model.of_source(&mut reader).await?;
             let membership = model.join(name).await?;
             tracing::info!(projection = config.projection, worker = me, %source, store = %self.target, "joined");
@@ -182,12 +198,44 @@ impl Life {
             begun = begin => begun?,
             () = stopped(&mut early_stop) => return Ok(()),
         };
-        let size = (config.shards, config.batch_size);
-        let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), size);
+        let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), config.batch_size);
         let (views, mut seen) = watch::channel(View::default());
         tokio::select! {
             ended = worker.run(&mut seen, stop) => ended,
             error = membership.keep(&views) => Err(error),
+        }
+    }
+}
+
+impl Source {
+    fn of(input: &Input, connection: SourceConnection) -> Result<Self, ProjectorError> {
+        match (input, connection) {
+            (Input::Postgres(input), SourceConnection::Postgres(settings)) => {
+                Ok(Self::Postgres { settings, input: input.clone() })
+            }
+        }
+    }
+
+    /// Connects, and checks that the source can be read. `types` are the types of event that are wanted.
+    async fn open(
+        &self,
+        application: &str,
+        config: &ProjectorConfig,
+        types: Vec<String>,
+    ) -> Result<Reader, ProjectorError> {
+        match self {
+            Self::Postgres { settings, input } => {
+                let reader = PostgresReader::open(settings, application, config, input, types).await?;
+                Ok(Reader::Postgres(Box::new(reader)))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres { settings, .. } => settings.fmt(f),
         }
     }
 }

@@ -77,8 +77,8 @@ impl Sharing {
 
 impl<R: EventReader, M: ReadModel> Worker<R, M> {
     /// A worker with the name `me`, which holds no shard yet.
-    pub(super) fn new(me: String, reader: R, model: M, health: Health, (shards, batch_size): (u32, u32)) -> Self {
-        let (batch_size, now) = (batch_size as usize, Instant::now());
+    pub(super) fn new(me: String, reader: R, model: M, health: Health, batch_size: u32) -> Self {
+        let (batch_size, now, shards) = (batch_size as usize, Instant::now(), reader.shards());
         Self {
             reader,
             model,

@@ -15,7 +15,7 @@ use crate::{
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
     names,
-    projector::{Output, PostgresOutput, ProjectorConfig, RedisOutput, check_commands},
+    projector::{Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput, check_commands},
 };
 
 /// The run that an object is made for, and the very Projection that controls the object.
@@ -197,13 +197,10 @@ fn read_store(spec: &ProjectionSpec) -> Option<&crate::api::PostgresReadStore> {
 }
 
 fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) -> Result<Pods, Invalid> {
-    let table = spec.event_table().ok_or_else(|| {
-        invalid("spec.source.postgres.eventTable", "is required with spec.projector.builtin, which reads event tables")
-    })?;
+    let (input, source) = input_of(spec)?;
     let (output, store) = output_of(builtin, spec)?;
     // Its workers send the credential themselves, and cannot see whether the Secret allows these servers.
-    let source = spec.source.postgres.as_ref().map(|source| ("spec.source.postgres.connection", &source.connection));
-    for (field, connection) in source.into_iter().chain([store]) {
+    for (field, connection) in [source, store] {
         if connection.host.is_some() || connection.port.is_some() {
             return Err(invalid(
                 field,
@@ -211,13 +208,7 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
             ));
         }
     }
-    let configuration = ProjectorConfig::new(
-        owner.run.projection.to_string(),
-        table.clone(),
-        output,
-        spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS),
-        builtin,
-    );
+    let configuration = ProjectorConfig::new(owner.run.projection.to_string(), input, output, builtin);
     configuration.check().map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
     let pod = builtin.pod.clone().unwrap_or_default();
     if let Some(label) = names::SELECTED_LABELS.into_iter().find(|label| pod.labels.contains_key(*label)) {
@@ -226,6 +217,18 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     }
     let resources = builtin.resources.clone();
     Ok(Pods::Builtin(Box::new(BuiltinPods { configuration: json!(configuration), resources, pod })))
+}
+
+/// What the workers read, and the connection to it with its field.
+fn input_of(spec: &ProjectionSpec) -> Result<(Input, (&'static str, &Connection)), Invalid> {
+    let source = spec.source.postgres.as_ref();
+    let table = source.and_then(|source| Some((source, source.event_table.as_ref()?)));
+    let (source, table) = table.ok_or_else(|| {
+        invalid("spec.source.postgres.eventTable", "is required with spec.projector.builtin, which reads event tables")
+    })?;
+    let shards = spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS);
+    let input = PostgresInput { event_table: table.clone(), shards };
+    Ok((Input::Postgres(input), ("spec.source.postgres.connection", &source.connection)))
 }
 
 /// What the workers do where, and the connection to it with its field.

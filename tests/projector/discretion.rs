@@ -38,7 +38,7 @@ async fn a_failed_event_is_named_by_position_and_code_and_nothing_of_it_is_told(
     let mut shop = Workshop::open("discretion", "").await;
     shop.sql.setup = Some(SETUP.to_owned());
     // So many that each stream has a shard of its own: a failed event holds those behind it in its shard.
-    shop.config.shards = 1_000;
+    shop.table().shards = 1_000;
     shop.sql.handlers = FAILING
         .iter()
         .map(|(name, _, handler, ..)| ((*name).to_owned(), (*handler).to_owned()))

@@ -144,7 +144,7 @@ async fn a_locked_read_model_holds_the_shards_and_the_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_notifications_events_are_found_by_looking() {
     let mut shop = Workshop::open("silent", APPLY).await;
-    shop.config.event_table.notify_channel = None;
+    shop.table().event_table.notify_channel = None;
     let worker = shop.start("a");
     shop.shared(&[12]).await;
     shop.events.append_events(1).await.unwrap();

@@ -202,12 +202,12 @@ async fn another_number_of_shards_and_commands_that_cannot_be_run_are_refused() 
     let worker = shop.start("a");
     shared(&shop, &redis, &[12]).await;
     worker.stop().await;
-    shop.config.shards = 24;
+    shop.table().shards = 24;
     let message = shop.start("b").ended().await.to_string();
     for part in ["shop/redis_refused", "12 shards", "told to use 24", "projectionist:{shop/redis_refused}"] {
         assert!(message.contains(part), "{message}");
     }
-    shop.config.shards = 12;
+    shop.table().shards = 12;
     shop.redis.as_mut().unwrap().handlers = handlers("FLUSHALL now");
     let message = shop.start("b").ended().await.to_string();
     assert!(message.contains("Counted") && message.contains("FLUSHALL is not a command"), "{message}");

@@ -95,7 +95,7 @@ async fn a_byte_that_is_no_text_holds_its_shard_and_is_named_by_its_position() {
 async fn text_that_is_no_json_and_a_time_beyond_its_zone_hold_their_shards_alone() {
     let mut shop = Workshop::open("odd_rows", "insert into applied (position, stream, n, at) values (:position, :stream, (:data->>'n')::bigint, :recorded_at)").await;
     shop.sql.setup = Some(format!("{SETUP}; alter table applied add column if not exists at timestamptz"));
-    shop.config.event_table.time_zone = Some("America/New_York".to_owned());
+    shop.table().event_table.time_zone = Some("America/New_York".to_owned());
     let events = shop.events.client();
     events
         .batch_execute("alter table events alter column data type text, alter column recorded_at type timestamp")

@@ -183,7 +183,7 @@ async fn another_number_of_shards_is_refused() {
     shop.shared(&[12]).await;
     worker.stop().await;
     for shards in [24, 6] {
-        shop.config.shards = shards;
+        shop.table().shards = shards;
         let message = shop.start("b").ended().await.to_string();
         for part in ["shop/reshard", "12 shards", &format!("told to use {shards}"), "projectionist_checkpoints"] {
             assert!(message.contains(part), "{message}");

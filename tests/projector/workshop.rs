@@ -12,7 +12,8 @@ use projectionist::{
     api::EventTable,
     clients::{postgres::ConnectionSettings, redis},
     projector::{
-        Output, PostgresOutput, ProjectorConfig, ProjectorError, RedisOutput, RunOptions, StoreConnection, run,
+        Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError, RedisOutput, RunOptions,
+        SourceConnection, StoreConnection, run,
     },
 };
 use test_cluster::{EventStore, Postgres, eventually_is};
@@ -80,8 +81,10 @@ impl Workshop {
             store: server.connect(&store).await.unwrap(),
             config: ProjectorConfig {
                 projection: format!("shop/{name}"),
-                event_table: EventTable { notify_channel: Some("events".to_owned()), ..EventTable::default() },
-                shards: 12,
+                input: Input::Postgres(PostgresInput {
+                    event_table: EventTable { notify_channel: Some("events".to_owned()), ..EventTable::default() },
+                    shards: 12,
+                }),
                 batch_size: 100,
                 max_event_bytes: 1 << 20,
                 output: Output::Postgres(PostgresOutput::default()),
@@ -95,6 +98,12 @@ impl Workshop {
             source_url,
             store_url,
         }
+    }
+
+    /// What is read, to be changed.
+    pub(crate) fn table(&mut self) -> &mut PostgresInput {
+        let Input::Postgres(input) = &mut self.config.input;
+        input
     }
 
     /// What workers are told.
@@ -114,7 +123,7 @@ impl Workshop {
         let postgres = || StoreConnection::Postgres(Box::new(ConnectionSettings::parse(&self.store_url).unwrap()));
         RunOptions {
             config: self.config(),
-            source: ConnectionSettings::parse(&self.source_url).unwrap(),
+            source: SourceConnection::Postgres(Box::new(ConnectionSettings::parse(&self.source_url).unwrap())),
             store: self.redis.as_ref().map_or_else(postgres, redis),
             worker_name: worker.to_owned(),
             health_listen: None,

@@ -1,6 +1,7 @@
 //! Where events come from: the seam between the worker and the kinds of event source.
 
 pub(in crate::projector) mod postgres;
+pub(in crate::projector) mod reader;
 
 use std::future::Future;
 
@@ -12,6 +13,9 @@ use crate::lag::BlockingWriter;
 
 /// Reads the events of one source, in the order of their positions within each shard.
 pub(in crate::projector) trait EventReader: Send {
+    /// Into how many shards the events are divided.
+    fn shards(&self) -> u32;
+
     /// True when the source notifies of new events.
     fn notifies(&self) -> bool;
 

@@ -9,7 +9,7 @@ use tokio_postgres::{Error, Row, RowStream, Statement, types::ToSql};
 
 use super::{
     super::{
-        config::ProjectorConfig,
+        config::{PostgresInput, ProjectorConfig},
         error::{ProjectorError, doing, unless_pooled, within},
         event::{Event, JsonText, SourceIdentity, Timestamp},
         postgres_errors::{database_message, may_be_a_row},
@@ -61,6 +61,7 @@ impl PostgresReader {
         settings: &ConnectionSettings,
         application: &str,
         config: &ProjectorConfig,
+        input: &PostgresInput,
         types: Vec<String>,
     ) -> Result<Self, ProjectorError> {
         let session = connect(settings, application, CONNECT_DEADLINE)
@@ -68,13 +69,13 @@ impl PostgresReader {
             .map_err(|source| ProjectorError::Connection { what: "event source", source })?;
         let session = unless_pooled("event source", settings, session)?;
         within("event source: preparing", DEADLINE, async {
-            let table = &config.event_table;
+            let table = &input.event_table;
             let failed = doing("event source: preparing to read");
             session.client.batch_execute(SESSION).await.map_err(&failed)?;
             let mut log = Log::check(&session.client, table).await?;
             log.prepare(&session.client).await?;
             check_event_columns(&session.client, table).await?;
-            let statements = statements(config, log.event_time());
+            let statements = statements(input, log.event_time());
             let window = session.client.prepare(&statements.window).await.map_err(&failed)?;
             let fetch = session.client.prepare(&statements.fetch).await.map_err(&failed)?;
             let keys = session.client.prepare(&statements.keys).await.map_err(&failed)?;
@@ -88,7 +89,7 @@ impl PostgresReader {
         .await
         .map(|(log, window, fetch, keys, reaches)| Self {
             session,
-            table: quote_table(&config.event_table.table),
+            table: quote_table(&input.event_table.table),
             log,
             follower: Follower::default(),
             window,
@@ -97,15 +98,19 @@ impl PostgresReader {
             reaches,
             max_event_bytes: i64::try_from(config.max_event_bytes).unwrap_or(i64::MAX),
             known_window: (0, 0),
-            listens: config.event_table.notify_channel.is_some(),
+            listens: input.event_table.notify_channel.is_some(),
             types,
             dense_limit: config.batch_size.saturating_mul(2).max(1_000),
-            shards: config.shards,
+            shards: input.shards,
         })
     }
 }
 
 impl EventReader for PostgresReader {
+    fn shards(&self) -> u32 {
+        self.shards
+    }
+
     fn notifies(&self) -> bool {
         self.listens
     }
@@ -304,14 +309,14 @@ struct Statements {
     reaches: String,
 }
 
-fn statements(config: &ProjectorConfig, time: &EventTime) -> Statements {
-    let table = &config.event_table;
+fn statements(input: &PostgresInput, time: &EventTime) -> Statements {
+    let table = &input.event_table;
     let from = quote_table(&table.table);
     let position = quote_identifier(&table.position);
     let (stream, type_) = (quote_identifier(&table.stream), quote_identifier(&table.type_));
     let (recorded_at, data) = (&time.value, quote_identifier(&table.data));
     // An event without a stream must belong somewhere.
-    let shard = shard_expression(&stream, config.shards);
+    let shard = shard_expression(&stream, input.shards);
     let window = format!(
         "select count(*), max(p)::bigint
          from (select {position} as p from {from} where {position} > $1::bigint and {position} <= $2::bigint

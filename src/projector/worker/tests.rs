@@ -16,6 +16,10 @@ use crate::projector::{
 struct OneEvent;
 
 impl EventReader for OneEvent {
+    fn shards(&self) -> u32 {
+        1
+    }
+
     fn notifies(&self) -> bool {
         false
     }
@@ -108,7 +112,7 @@ impl ReadModel for Contradicts {
 async fn a_batch_that_is_refused_again_and_again_is_tried_ever_more_seldom() {
     let tried = Arc::new(AtomicUsize::new(0));
     let model = Contradicts { tried: Arc::clone(&tried) };
-    let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), (1, 10));
+    let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), 10);
     // Later than when the worker was made, so that it counts.
     tokio::time::advance(Duration::from_millis(1)).await;
     let view = View { since: Some(Instant::now()), members: vec!["me".to_owned()], owners: vec![None] };

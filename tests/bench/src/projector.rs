@@ -9,7 +9,10 @@ use anyhow::Result;
 use projectionist::{
     api::EventTable,
     clients::postgres::ConnectionSettings,
-    projector::{Output, PostgresOutput, ProjectorConfig, RunOptions, StoreConnection, run},
+    projector::{
+        Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, RunOptions, SourceConnection, StoreConnection,
+        run,
+    },
 };
 use test_cluster::{Cluster, EventStore, eventually_is};
 
@@ -25,8 +28,7 @@ pub(crate) async fn events_per_second(cluster: &Cluster) -> Result<()> {
     let options = RunOptions {
         config: ProjectorConfig {
             projection: "bench/throughput".to_owned(),
-            event_table: EventTable::default(),
-            shards: 24,
+            input: Input::Postgres(PostgresInput { event_table: EventTable::default(), shards: 24 }),
             batch_size: 500,
             max_event_bytes: 1 << 20,
             output: Output::Postgres(PostgresOutput {
@@ -35,7 +37,7 @@ pub(crate) async fn events_per_second(cluster: &Cluster) -> Result<()> {
                 handlers: BTreeMap::from([("Counted".to_owned(), UPSERT.to_owned())]),
             }),
         },
-        source: ConnectionSettings::parse(&url)?,
+        source: SourceConnection::Postgres(Box::new(ConnectionSettings::parse(&url)?)),
         store: StoreConnection::Postgres(Box::new(ConnectionSettings::parse(&url)?)),
         worker_name: "bench".to_owned(),
         health_listen: None,

@@ -21,7 +21,7 @@ pub use sql::SqlError;
 
 use super::{
     super::{
-        config::{PostgresOutput, ProjectorConfig},
+        config::PostgresOutput,
         error::{ProjectorError, doing, unless_pooled},
         event::Event,
         postgres_errors::{Failure, database_message, failure},
@@ -52,17 +52,17 @@ impl PostgresReadModel {
     pub(in crate::projector) async fn open(
         settings: &ConnectionSettings,
         application: &str,
-        config: &ProjectorConfig,
-        sql: &PostgresOutput,
-        mapping: &Mapping,
+        projection: &str,
+        (sql, mapping): (&PostgresOutput, &Mapping),
+        shards: u32,
         me: &str,
     ) -> Result<Self, ProjectorError> {
         let session = connect(settings, application, CONNECT_DEADLINE)
             .await
             .map_err(|source| ProjectorError::Connection { what: "read store", source })?;
         let session = unless_pooled("read store", settings, session)?;
-        let tables = Tables::of(&config.projection, sql.schema.as_deref());
-        prepare(&session, &tables, config.shards, sql).await?;
+        let tables = Tables::of(projection, sql.schema.as_deref());
+        prepare(&session, &tables, shards, sql).await?;
         let handlers = mapping.prepare(&session.client).await?;
         let advance = session.client.prepare(&tables.advance()).await.map_err(doing(COMMITTING))?;
         Ok(Self {

@@ -54,18 +54,13 @@ impl RedisReadModel {
         settings: &ConnectionSettings,
         config: &ProjectorConfig,
         commands: Commands,
+        shards: u32,
         me: &str,
     ) -> Result<Self, ProjectorError> {
         let mut state = State::new(settings, &config.projection);
-        state.create(config.shards).await?;
+        state.create(shards).await?;
         let most = usize::try_from(config.max_event_bytes.saturating_add(MORE_OF_ONE_EVENT)).unwrap_or(usize::MAX);
-        Ok(Self {
-            me: me.to_owned(),
-            state,
-            commands,
-            shards: config.shards,
-            most_of_one_event: most.min(MOST_OF_ONE_EVENT),
-        })
+        Ok(Self { me: me.to_owned(), state, commands, shards, most_of_one_event: most.min(MOST_OF_ONE_EVENT) })
     }
 
     /// Runs one script with the commands of `events`, whose shards' checkpoints move as `advances` say.
