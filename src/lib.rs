@@ -23,6 +23,7 @@ pub mod platform;
 pub mod projector;
 pub mod quantity;
 pub mod read_stores;
+pub mod read_your_writes;
 pub mod required_workers;
 pub mod resolve;
 pub mod sampler;

@@ -38,6 +38,7 @@ use crate::{
         shutdown::Shutdown,
         telemetry,
     },
+    read_your_writes::ReadModelPositions,
     sampler::{self, SamplerInputs, SamplerMetrics},
 };
 
@@ -120,6 +121,7 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
         offer,
         delegates,
         values: values.following(shared.following.clone()),
+        read_models: Some(Arc::new(ReadModelPositions::new(shared.projections.clone(), shared.waiters.clone()))),
         // Its connections are tended where it is made.
         reviews: ClusterReviews::new(serving_threads.spawn(self::client()).await??),
         rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
@@ -153,6 +155,7 @@ fn sample(
         changes,
         first_round,
         metrics,
+        waiters: shared.waiters.clone(),
     };
     let counts = WorkerCountsOfWatches { index: shared.index.clone(), existing: Arc::clone(&shared.existing) };
     let pods = Arc::new(PodWatches::new(shared.client.clone()));

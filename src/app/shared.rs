@@ -15,6 +15,7 @@ use crate::{
     measure::ProjectionKey,
     metrics_api::{ClientAuthorities, serving::ServingCertificate},
     platform::{registration::Unserved, shutdown::Shutdown},
+    read_your_writes::Waiters,
     snapshot::SharedSnapshot,
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub(super) index: LiveIndex,
     pub(super) existing: Arc<ExistingWorkloads>,
     pub(super) snapshot: SharedSnapshot,
+    /// Those who wait for a read model.
+    pub(super) waiters: Waiters,
     /// This replica leads.
     pub(super) leading: watch::Receiver<bool>,
     pub(super) following: watch::Receiver<Following>,
@@ -72,8 +75,19 @@ pub(super) fn share(
     let (unserved_tx, unserved) = watch::channel(unserved);
     let existing = Arc::new(ExistingWorkloads::new(client.clone(), triggers_tx.clone()));
     let (index, snapshot) = (LiveIndex::default(), SharedSnapshot::default());
-    let shared =
-        Shared { client, identity, projections, index, existing, snapshot, leading, following, unserved, shutdown };
+    let shared = Shared {
+        client,
+        identity,
+        projections,
+        index,
+        existing,
+        snapshot,
+        waiters: Waiters::default(),
+        leading,
+        following,
+        unserved,
+        shutdown,
+    };
     let channels = Channels {
         projections: projections_writer,
         triggers_tx,

@@ -233,6 +233,8 @@ pub struct Sample {
     pub upper_bound: Option<Arc<str>>,
     /// What waits in each shard, where the shards of events are known; empty where they are not.
     pub pending_by_shard: Vec<u64>,
+    /// No event at or below this position waits, although shards without events may have stayed behind it. Absent where only the checkpoint tells.
+    pub handled_up_to: Option<Position>,
     /// Committed events that came since measuring this source began, whether or not they may be read yet: a counter that only grows.
     pub arrived: u64,
     /// Age of the oldest unprocessed event by the source's own clock; zero when nothing is pending, absent when unknown.
@@ -277,6 +279,7 @@ impl Sample {
             tells_rates: false,
             upper_bound: None,
             pending_by_shard: Vec::new(),
+            handled_up_to: None,
             arrived,
             staleness: None,
             ahead_of_clock: Duration::ZERO,
@@ -285,6 +288,18 @@ impl Sample {
             notes: Vec::new(),
             faults: EventFaults::default(),
         }
+    }
+
+    /// The position up to which every event of the log has been handled. Absent where that is not known: before the first commit, where the checkpoint is
+    /// beyond the log, and of a source that has no log, or several.
+    pub fn done_up_to(&self) -> Option<Position> {
+        let Head::Log(log) = &self.head else { return None };
+        let lowest = self.checkpoint.lowest()?;
+        if self.head.passed_by(self.checkpoint.positions()).is_some() {
+            return None;
+        }
+        let all = self.pending.is_some_and(|pending| pending.exact && pending.events == 0).then_some(log.safe);
+        [self.handled_up_to, all].into_iter().flatten().fold(Some(lowest), |most, position| most.max(Some(position)))
     }
 
     /// What waits for certain, where `pending` is a bound.
@@ -336,4 +351,41 @@ impl Sample {
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn as_float(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(checkpoint: &[i64], (raw, safe): (i64, i64), pending: Option<Pending>, handled: Option<i64>) -> Sample {
+        let checkpoint = match checkpoint {
+            [] => CheckpointState::NeverCommitted,
+            shards => CheckpointState::Committed(shards.iter().copied().map(Position).collect()),
+        };
+        let head = Head::log(Position(raw), Position(safe));
+        let handled_up_to = handled.map(Position);
+        Sample { handled_up_to, ..Sample::new(Duration::ZERO, head, checkpoint, pending, 0) }
+    }
+
+    #[test]
+    fn what_is_done_is_never_more_than_is_known() {
+        let exact = |events| Some(Pending { events, exact: true });
+        let bound = |events| Some(Pending { events, exact: false });
+        for (what, checkpoint, head, pending, handled, expected) in [
+            ("never committed", &[][..], (9, 9), None, None, None),
+            ("one checkpoint tells it", &[4], (9, 9), exact(5), None, Some(4)),
+            ("the lowest of several", &[7, 4], (9, 9), bound(5), None, Some(4)),
+            ("a quiet shard stays behind", &[9, 4], (9, 9), exact(0), None, Some(9)),
+            ("an event waits at 8", &[7, 4], (9, 9), exact(1), Some(7), Some(7)),
+            ("nothing waits that may be read", &[5], (9, 7), exact(2), Some(7), Some(7)),
+            ("a writer holds back what is beyond 7", &[7], (9, 7), exact(2), None, Some(7)),
+            ("a bound of nothing is no count", &[4], (9, 9), bound(0), None, Some(4)),
+            ("the log was replaced", &[12], (9, 9), exact(0), None, None),
+        ] {
+            let sample = sample(checkpoint, head, pending, handled);
+            assert_eq!(sample.done_up_to(), expected.map(Position), "{what}");
+        }
+        let queue = Sample { head: Head::Unnumbered, ..sample(&[4], (9, 9), exact(0), None) };
+        assert_eq!(queue.done_up_to(), None);
+    }
 }

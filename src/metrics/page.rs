@@ -83,6 +83,7 @@ impl Metrics {
             "Requests to the metrics API refused since their caller asks too often",
             api.throttled.clone(),
         );
+        registry.register("awaiting_requests", "Requests that wait for a read model", api.awaiting.clone());
         registry.register(
             "metrics_api_request_duration_seconds",
             "Time from a request to the metrics API to its answer, without TLS and HTTP",

@@ -1,6 +1,6 @@
 //! Metrics about the metrics API itself.
 
-use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
 use super::delegate::DelegateMetrics;
 
@@ -12,8 +12,11 @@ const DURATIONS: [f64; 12] = [25e-6, 50e-6, 100e-6, 150e-6, 200e-6, 300e-6, 500e
 pub struct ApiMetrics {
     /// Requests that were refused because their caller exceeds its rate limit.
     pub throttled: Counter,
-    /// Seconds from a complete request to its answer: authentication, authorization, the value and the JSON. Without TLS and HTTP.
+    /// Seconds from a complete request to its answer: authentication, authorization, the value and the JSON. Without TLS and HTTP, and without
+    /// requests that wait for a read model.
     pub duration: Histogram,
+    /// Requests that wait for a read model now.
+    pub awaiting: Gauge,
     /// Counts about other adapters.
     pub delegates: DelegateMetrics,
 }
@@ -22,6 +25,7 @@ impl Default for ApiMetrics {
     fn default() -> Self {
         Self {
             throttled: Counter::default(),
+            awaiting: Gauge::default(),
             duration: Histogram::new(DURATIONS),
             delegates: DelegateMetrics::default(),
         }

@@ -9,7 +9,8 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{ReviewError, Reviews, User, authn::TOKEN_CACHED_FOR, recent::RecentMap};
+use super::{ReviewError, Reviews, User, authn::TOKEN_CACHED_FOR, awaiting::VERSION, recent::RecentMap};
+use crate::names::GROUP;
 
 /// How long an answer holds, allowed or not.
 const CACHED_FOR: Duration = Duration::from_secs(10);
@@ -69,7 +70,12 @@ impl Attributes {
     pub(super) fn of(segments: &[&str]) -> Self {
         // Slashes at the end do not count.
         let end = segments.iter().rposition(|segment| !segment.is_empty()).map_or(0, |last| last + 1);
-        let ["apis", group, version, rest @ ..] = &segments[..end] else { return Self::path(segments) };
+        let (group, version, rest) = match &segments[..end] {
+            ["apis", group, version, rest @ ..] => (*group, *version, rest),
+            // The operator's own API, which no API server forwards to.
+            [VERSION, rest @ ..] => (GROUP, VERSION, rest),
+            _ => return Self::path(segments),
+        };
         let (namespace, rest) = match rest {
             [] => return Self::path(segments),
             // The namespace's own subresources. A metric with one of these names could never be granted.
@@ -79,8 +85,8 @@ impl Attributes {
         };
         let part = |index: usize| rest.get(index).copied().unwrap_or_default().to_owned();
         Self::Resource(ResourceAttributes {
-            group: (*group).to_owned(),
-            version: (*version).to_owned(),
+            group: group.to_owned(),
+            version: version.to_owned(),
             namespace: namespace.to_owned(),
             resource: part(0),
             name: part(1),
@@ -293,6 +299,10 @@ mod tests {
             (
                 "/apis/g/v/namespaces/shop/things/first/lag",
                 "get resource \"things/lag\" in API group \"g\" in the namespace \"shop\"",
+            ),
+            (
+                "/v1/namespaces/shop/projections/orders/await",
+                "get resource \"projections/await\" in API group \"projectionist.dev\" in the namespace \"shop\"",
             ),
             ("/apis/g/v/things", "list resource \"things\" in API group \"g\" at the cluster scope"),
             ("/apis", "get path \"/apis\""),

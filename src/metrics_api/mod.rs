@@ -1,13 +1,14 @@
 //! The Kubernetes metrics API: discovery, values and errors as the aggregator, `kubectl` and the HorizontalPodAutoscaler expect them.
 //!
 //! Independent of the rest of the operator: it knows a trait for values ([`MetricValues`]) and one for questions to the cluster ([`Reviews`]), and
-//! nothing of Projections, sources or controllers. It answers from memory; no request waits for a source. Requests for other metrics may be forwarded
-//! to another adapter ([`Delegate`]).
+//! nothing of Projections, sources or controllers. It answers from memory; no request for a metric waits for a source. Requests for other metrics may be
+//! forwarded to another adapter ([`Delegate`]). Beside the metrics it tells callers when a read model has reached a position ([`ReadModels`]).
 
 mod api_metrics;
 mod audit;
 pub mod authn;
 mod authz;
+mod awaiting;
 pub mod certificate;
 mod connection_limiter;
 mod custom_v1beta1;
@@ -42,6 +43,7 @@ use futures::future::BoxFuture;
 pub use api_metrics::ApiMetrics;
 pub use authn::{ClientAuthorities, User};
 pub use authz::{Attributes, ResourceAttributes};
+pub use awaiting::{AwaitError, AwaitQuery, ReadModels};
 pub use delegate::{Delegate, DelegateAnswer, DelegateError, Delegates};
 pub use offer::{ApiVersion, MeasuredKind, Offer};
 pub use quantity::Quantity;

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Bytes;
 use serde::Serialize;
 
-use super::types::Status;
+use super::types::{Status, StatusDetails};
 
 /// The body that warp answers with.
 pub(super) type Answer = Response<Bytes>;
@@ -82,6 +82,15 @@ pub(super) fn text(text: &'static str) -> Answer {
 
 /// A Status object. No `Retry-After`, whatever the code: the autoscaler's client would sit and wait for it.
 pub(super) fn failure(code: StatusCode, message: String) -> Answer {
+    status(code, message, None)
+}
+
+/// The same, which says of which object it speaks.
+pub(super) fn failure_about(code: StatusCode, message: String, details: StatusDetails) -> Answer {
+    status(code, message, Some(details))
+}
+
+fn status(code: StatusCode, message: String, details: Option<StatusDetails>) -> Answer {
     let reason = match code {
         StatusCode::BAD_REQUEST => "BadRequest",
         StatusCode::UNAUTHORIZED => "Unauthorized",
@@ -94,7 +103,7 @@ pub(super) fn failure(code: StatusCode, message: String) -> Answer {
         StatusCode::GATEWAY_TIMEOUT => "Timeout",
         _ => "InternalError",
     };
-    let body = serde_json::to_vec(&Status::failure(code.as_u16(), reason, message)).unwrap_or_default();
+    let body = serde_json::to_vec(&Status::failure(code.as_u16(), reason, message, details)).unwrap_or_default();
     let mut answer = with_status(code, Bytes::from(body));
     if code == StatusCode::METHOD_NOT_ALLOWED {
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));

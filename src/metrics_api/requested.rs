@@ -1,6 +1,9 @@
 //! What a path names, of what is offered.
 
-use super::offer::{ApiVersion, Offer};
+use super::{
+    awaiting::{self, RESOURCE, SUBRESOURCE},
+    offer::{ApiVersion, Offer},
+};
 
 /// What a path names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,6 +33,13 @@ pub(super) enum Requested<'a> {
     Objects(ObjectPath<'a>),
     /// A metric of an object that no offered kind can be: one without a namespace, or a namespace itself.
     OfAnother(ApiVersion),
+    /// `/v1/namespaces/<namespace>/projections/<name>/await`
+    Await {
+        /// The namespace.
+        namespace: &'a str,
+        /// The Projection.
+        name: &'a str,
+    },
     /// Anything else.
     Nothing,
 }
@@ -68,6 +78,11 @@ impl<'a> Requested<'a> {
             ["apis", group] if offer.versions().iter().any(|version| version.group() == *group) => Self::Group(group),
             ["apis", group, version, rest @ ..] => {
                 offer.version(group, version).map_or(Self::Nothing, |version| Self::within(version, rest))
+            }
+            [awaiting::VERSION, "namespaces", namespace, RESOURCE, name, SUBRESOURCE]
+                if !namespace.is_empty() && !name.is_empty() =>
+            {
+                Self::Await { namespace, name }
             }
             _ => Self::Nothing,
         }
@@ -145,6 +160,10 @@ mod tests {
                 "apis/custom.metrics.k8s.io/v1beta1/namespaces/shop/things.example.org/*/lag".to_owned(),
                 object(ApiVersion::CustomV1Beta1, None),
             ),
+            (
+                "v1/namespaces/shop/projections/orders/await".to_owned(),
+                Requested::Await { namespace: "shop", name: "orders" },
+            ),
             (format!("{CUSTOM}/nodes/foo/lag"), Requested::OfAnother(ApiVersion::CustomV1Beta2)),
             (format!("{CUSTOM}/namespaces/shop/metrics/lag"), Requested::OfAnother(ApiVersion::CustomV1Beta2)),
         ] {
@@ -160,6 +179,10 @@ mod tests {
             "apis/metrics.k8s.io",
             "apis/external.metrics.k8s.io/v1beta2",
             "apis/custom.metrics.k8s.io/v1beta3",
+            "v1/namespaces/shop/projections/orders",
+            "v1/namespaces/shop/projections//await",
+            "v1/namespaces/shop/projections/orders/await/more",
+            "v1/namespaces/shop/projections/orders/lag",
             &format!("{EXTERNAL}/nonexistent"),
             &format!("{EXTERNAL}/namespaces/shop"),
             &format!("{EXTERNAL}/namespaces//lag"),

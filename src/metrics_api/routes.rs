@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use warp::{Filter, Reply, path::FullPath};
 
 use super::{
-    ApiMetrics, ClientAuthorities, MetricValues, ObjectQuery, ReviewError, Reviews, User, ValueError,
+    ApiMetrics, ClientAuthorities, MetricValues, ObjectQuery, ReadModels, ReviewError, Reviews, User, ValueError,
     audit::{self, Denied},
     authn::{Standing, bearer},
     authz::{Attributes, Gate},
-    custom_v1beta1, custom_v1beta2,
+    awaiting, custom_v1beta1, custom_v1beta2,
     delegate::{DelegatedResource, Forwarder, Forwarders, Listed},
     discovery::Discovery,
     external_v1beta1::ExternalMetricValueList,
@@ -37,6 +37,7 @@ const UNUSABLE: [&str; 2] = ["status", "finalize"];
 /// Everything that requests share.
 pub(super) struct Api<V, R> {
     pub(super) values: V,
+    pub(super) read_models: Option<Arc<dyn ReadModels>>,
     pub(super) gate: Gate<R>,
     pub(super) callers: Callers,
     /// The rate limit by IP address, for callers that have not been identified yet.
@@ -63,7 +64,9 @@ pub(super) fn filter<V: MetricValues, R: Reviews>(
             async move {
                 let began = Instant::now();
                 let answer = api.answer(&method, path.as_str(), &query, &headers, &peer).await;
-                api.metrics.duration.observe(began.elapsed().as_secs_f64());
+                if !awaiting::is_at(path.as_str()) {
+                    api.metrics.duration.observe(began.elapsed().as_secs_f64());
+                }
                 if method == Method::HEAD { reply::without_body(answer) } else { answer }
             }
         },
@@ -132,6 +135,10 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
         if !reply::takes_json(headers) {
             return reply::failure(StatusCode::NOT_ACCEPTABLE, "only application/json is offered".to_owned());
         }
+        if let (Requested::Await { namespace, name }, Some(read_models)) = (&target, &self.read_models) {
+            let _waiting = awaiting::Counted::new(&self.metrics.awaiting);
+            return awaiting::answer(&**read_models, namespace, name, query).await;
+        }
         if let Some((forwarder, version)) = self.elsewhere(&target) {
             return match Query::parse(query) {
                 Ok(query) => forwarder.read(version, &format!("{}{}", path::join(&segments), query.written())).await,
@@ -182,7 +189,7 @@ impl<V: MetricValues, R: Reviews> Api<V, R> {
             Requested::OpenApiV2 => self.openapi.v2(headers),
             Requested::OpenApiV3 => self.openapi.v3(headers),
             Requested::OpenApiV3Group(version) => self.openapi.v3_group(version, headers).unwrap_or_else(nothing),
-            Requested::OfAnother(_) | Requested::Nothing => nothing(),
+            Requested::OfAnother(_) | Requested::Await { .. } | Requested::Nothing => nothing(),
             Requested::External { namespace, metric } => answer_or_status(self.external(namespace, metric, query)),
             Requested::Objects(path) => answer_or_status(self.objects(&path, query)),
         }

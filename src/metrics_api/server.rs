@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use warp::Reply;
 
 use super::{
-    ApiMetrics, ClientAuthorities, Delegates, MetricValues, Offer, Reviews,
+    ApiMetrics, ClientAuthorities, Delegates, MetricValues, Offer, ReadModels, Reviews,
     authn::Standing,
     authz::Gate,
     connection_limiter::{ConnectionLimiter, Permit},
@@ -54,8 +54,8 @@ const MOST_STREAMS: u32 = 250;
 pub const CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// How long a connection that is to end and has not sent a request yet gets to send one: if it were closed before, that request would fail.
 const FIRST_REQUEST: Duration = Duration::from_secs(3);
-/// How long requests under way may take to end when the server stops.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long requests under way may take to end when the server or a connection stops: longer than any request waits for a read model.
+const DRAIN: Duration = Duration::from_secs(12);
 /// How many connections in the listen queue are still accepted when the server stops.
 const LAST_CALL: usize = 512;
 
@@ -71,6 +71,8 @@ pub struct ServeOptions<V, R> {
     pub delegates: Delegates,
     /// The values.
     pub values: V,
+    /// Tells when a read model has reached a position; without it requests for that are answered 404.
+    pub read_models: Option<Arc<dyn ReadModels>>,
     /// Asks the cluster whose token a request has, and what its caller may read.
     pub reviews: R,
     /// The rate limit of each caller.
@@ -101,6 +103,7 @@ pub async fn serve<V: MetricValues, R: Reviews>(
     let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(options.certificate)?));
     let api = Arc::new(Api {
         values: options.values,
+        read_models: options.read_models,
         gate: Gate::new(options.reviews),
         callers: Callers::new(options.rate),
         strangers: Callers::new(Rate::OF_STRANGERS),

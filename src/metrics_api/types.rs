@@ -66,13 +66,41 @@ pub(super) struct Status {
     status: &'static str,
     message: String,
     reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<StatusDetails>,
     code: u16,
 }
 
 impl Status {
-    pub(super) fn failure(code: u16, reason: &'static str, message: String) -> Self {
-        Self { kind: "Status", api_version: "v1", metadata: ListMeta {}, status: "Failure", message, reason, code }
+    pub(super) fn failure(code: u16, reason: &'static str, message: String, details: Option<StatusDetails>) -> Self {
+        let (kind, api_version, metadata, status) = ("Status", "v1", ListMeta {}, "Failure");
+        Self { kind, api_version, metadata, status, message, reason, details, code }
     }
+}
+
+/// What a failed request was about.
+#[derive(Debug, Serialize)]
+pub(super) struct StatusDetails {
+    /// The object.
+    pub(super) name: String,
+    /// Its group.
+    pub(super) group: &'static str,
+    /// Its resource.
+    pub(super) kind: &'static str,
+    /// More on why it failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) causes: Vec<Cause>,
+}
+
+/// One reason of a failure.
+#[derive(Debug, Serialize)]
+pub(super) struct Cause {
+    /// For machines.
+    pub(super) reason: &'static str,
+    /// A value or a sentence.
+    pub(super) message: String,
+    /// What it is about.
+    pub(super) field: &'static str,
 }
 
 #[cfg(test)]

@@ -41,10 +41,11 @@ use crate::{
     api::{Projection, Reason},
     leader_required::Following,
     measure::{ProjectionKey, RunKey},
+    read_your_writes::Waiters,
     snapshot::SharedSnapshot,
     worker_pods::{UnwatchedPods, WorkerPods},
 };
-use observation_store::{ObservationStore, Reported};
+use observation_store::{ObservationStore, Reported, Taken};
 
 /// Snapshots are published no more often than this.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
@@ -74,6 +75,8 @@ pub struct SamplerInputs {
     pub first_round: watch::Sender<bool>,
     /// Counters.
     pub metrics: Arc<SamplerMetrics>,
+    /// Those who wait for a read model: what they wait for is measured more often, and they are told.
+    pub waiters: Waiters,
 }
 
 /// What the sampler did so far, for a metrics page.
@@ -124,6 +127,7 @@ pub async fn run_with_watches(
         changes,
         first_round,
         metrics,
+        waiters,
     } = inputs;
     let mut shutdown = std::pin::pin!(shutdown);
     tokio::select! {
@@ -137,10 +141,12 @@ pub async fn run_with_watches(
     let (store_report_tx, mut store_reports_rx) = mpsc::unbounded_channel();
     let (refused_tx, refused_rx) = mpsc::unbounded_channel::<RunKey>();
     let (known_tx, known_rx) = watch::channel(Vec::new());
-    let planner = planner::Planner::new(secrets, report_tx, store_report_tx, Arc::clone(&metrics), addresses, pods);
+    let polling = poll::Polling { reports: report_tx, metrics: Arc::clone(&metrics), waiters: waiters.clone() };
+    let planner = planner::Planner::new(secrets, polling, store_report_tx, addresses, pods);
     let _planner = AbortOnDrop(tokio::spawn(planner.run(known_rx, refused_rx)));
     let store = ObservationStore::with_workers(workers);
-    let mut observed = Observed { store, projections, snapshot, changes, first_round, metrics, known_tx, refused_tx };
+    let mut observed =
+        Observed { store, projections, snapshot, changes, first_round, metrics, waiters, known_tx, refused_tx };
     let mut publish_at = Some(Instant::now());
     let mut expired_until = std::time::Instant::now();
     let mut expire = interval(EXPIRE_EVERY);
@@ -195,6 +201,7 @@ struct Observed {
     changes: mpsc::Sender<ProjectionKey>,
     first_round: watch::Sender<bool>,
     metrics: Arc<SamplerMetrics>,
+    waiters: Waiters,
     /// Tells the planner which Projections there are.
     known_tx: watch::Sender<Vec<Arc<Projection>>>,
     /// Tells the planner whose login was refused.
@@ -217,8 +224,16 @@ impl Observed {
             let _ = self.refused_tx.send(reported.key.clone());
         }
         let ProjectionKey { namespace, name } = &reported.key.projection;
-        if let Some(projection) = self.projections.get(&ObjectRef::new(name).within(namespace)) {
-            self.store.take(reported, &projection, std::time::Instant::now());
+        let Some(projection) = self.projections.get(&ObjectRef::new(name).within(namespace)) else { return };
+        let key = reported.key.clone();
+        let taken = self.store.take(reported, &projection, std::time::Instant::now());
+        if taken != Taken::Ignored
+            && let Some(observation) = self.store.observation(&key)
+        {
+            self.waiters.tell(&key, || match (&observation.failure, &observation.measured) {
+                (Some(failure), _) => Err(failure.clone()),
+                (None, measured) => Ok(measured.as_ref().and_then(|measured| measured.sample.done_up_to())),
+            });
         }
     }
 

@@ -215,6 +215,11 @@ impl ObservationStore {
         taken
     }
 
+    /// What is known of a run now.
+    pub(super) fn observation(&self, key: &RunKey) -> Option<&Observation> {
+        self.entries.get(key).map(|entry| &*entry.observation)
+    }
+
     /// Takes in what was learnt of read stores.
     pub(super) fn take_store(&mut self, report: StoreReport, now: Instant) {
         for key in self.stores.take(report, now) {

@@ -12,12 +12,13 @@ use tokio::{
 };
 
 use super::{
-    SamplerMetrics, Secrets,
+    Secrets,
     grouping::{Groups, group},
     known_stores::StoreReport,
     observation_store::Reported,
     opened::Opened,
     passed_over::Memories,
+    poll::Polling,
     secrets::SecretCache,
     source_tasks::SourceTasks,
     stores::StoreTasks,
@@ -42,8 +43,7 @@ type Known = Vec<Arc<Projection>>;
 pub(super) struct Planner {
     secrets: Arc<dyn Secrets>,
     cache: SecretCache,
-    reports: mpsc::UnboundedSender<Reported>,
-    metrics: Arc<SamplerMetrics>,
+    polling: Polling,
     addresses: Arc<AddressRules>,
     resolved: Vec<Resolved>,
     opened: Opened,
@@ -55,22 +55,20 @@ pub(super) struct Planner {
 impl Planner {
     pub(super) fn new(
         secrets: Arc<dyn Secrets>,
-        reports: mpsc::UnboundedSender<Reported>,
+        polling: Polling,
         store_reports: mpsc::UnboundedSender<StoreReport>,
-        metrics: Arc<SamplerMetrics>,
         addresses: Arc<AddressRules>,
         pods: Arc<dyn WorkerPods>,
     ) -> Self {
         Self {
             secrets,
             cache: SecretCache::default(),
-            reports: reports.clone(),
-            metrics: Arc::clone(&metrics),
+            polling: polling.clone(),
             addresses: Arc::clone(&addresses),
             resolved: Vec::new(),
             opened: Opened::default(),
             stores: StoreTasks::new(store_reports),
-            sources: SourceTasks::new(reports, metrics, addresses, pods),
+            sources: SourceTasks::new(polling, addresses, pods),
             passed_over: Memories::default(),
         }
     }
@@ -136,7 +134,7 @@ impl Planner {
             self.report(key, uid, generation, error);
         }
         self.sources.retain(&sources);
-        self.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.polling.metrics.servers.store(u64::try_from(endpoints.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.opened.follow(endpoints, &self.addresses);
         let members = sources.values().flat_map(|group| &group.members);
         let placed: Vec<(RunKey, Endpoint)> =
@@ -148,10 +146,16 @@ impl Planner {
     }
 
     fn report(&self, key: RunKey, uid: Arc<str>, generation: i64, unknown: MeasureError) {
-        self.metrics.count(false);
+        self.polling.metrics.count(false);
         let valid_until = Instant::now() + valid_for(REFRESH_EVERY);
         // The receiver is gone when the operator ends.
-        let _ =
-            self.reports.send(Reported { key, uid, generation, read_store: None, result: Err(unknown), valid_until });
+        let _ = self.polling.reports.send(Reported {
+            key,
+            uid,
+            generation,
+            read_store: None,
+            result: Err(unknown),
+            valid_until,
+        });
     }
 }

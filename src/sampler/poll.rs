@@ -17,6 +17,7 @@ use crate::{
     backoff::Backoff,
     lag::Sample,
     measure::{MeasureError, RunKey},
+    read_your_writes::Waiters,
     snapshot::valid_for,
     sources::{Ask, Pace, Probe, Report, Target},
 };
@@ -30,6 +31,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const PUSH_GAP: Duration = Duration::from_millis(50);
 /// However often a source pushes, polling takes no more than one part in so many of its connection's time.
 const PUSH_REST: u32 = 5;
+/// While requests wait for a read model, polling takes no more than one part in so many of its connection's time: they are few and wait for seconds.
+const WAITED_FOR_REST: u32 = 2;
 /// The distance of polls while something settles.
 const SOON: Duration = Duration::from_millis(200);
 
@@ -43,19 +46,31 @@ pub(super) struct Work<Question> {
     pub(super) interval: Duration,
 }
 
+/// What all polling tasks share.
+#[derive(Clone, Debug)]
+pub(super) struct Polling {
+    /// Where the answers go.
+    pub(super) reports: mpsc::UnboundedSender<Reported>,
+    /// Counters.
+    pub(super) metrics: Arc<SamplerMetrics>,
+    /// Who waits for a read model.
+    pub(super) waiters: Waiters,
+}
+
 /// Runs until `work` is dropped.
 pub(super) async fn poll<P: Probe>(
     mut probe: P,
     mut work: watch::Receiver<Work<P::Question>>,
-    reports: mpsc::UnboundedSender<Reported>,
-    metrics: Arc<SamplerMetrics>,
+    Polling { reports, metrics, waiters }: Polling,
 ) {
+    let mut joined = waiters.joined();
     let mut checkpoints = CheckpointReader::default();
     let mut followed: Option<Vec<Arc<Ask<P::Question>>>> = None;
     let mut refusals = 0;
     loop {
         let started = Instant::now();
         let Work { asks, interval } = work.borrow_and_update().clone();
+        joined.mark_unchanged();
         if followed.as_ref() != Some(&asks) {
             checkpoints.follow(&asks);
             probe.follow(&asks);
@@ -84,18 +99,25 @@ pub(super) async fn poll<P: Probe>(
         metrics.poll_microseconds.fetch_add(spent, Ordering::Relaxed);
         refusals = if P::PAUSES_AFTER_REFUSED_LOGIN && login.refused_to_all() { refusals + 1 } else { 0 };
         let next = started + next_poll(interval, pace, refusals, rand::random_range(0.0..1.0));
-        let pushed = tokio::select! {
-            () = sleep_until(next) => false,
-            () = probe.woken() => true,
-            () = checkpoints.late() => true,
+        // A server that refuses the login is left alone, whoever waits.
+        let are_waited_for = || refusals == 0 && waiters.are_waited_for(asks.iter().map(|ask| &ask.key));
+        let for_waiters = started + PUSH_GAP.max(polled * WAITED_FOR_REST);
+        let next = if are_waited_for() { next.min(for_waiters) } else { next };
+        let not_before = tokio::select! {
+            () = sleep_until(next) => None,
+            () = probe.woken() => {
+                metrics.pushes.fetch_add(1, Ordering::Relaxed);
+                Some(started + PUSH_GAP.max(polled * PUSH_REST))
+            }
+            () = checkpoints.late() => Some(started + PUSH_GAP.max(polled * PUSH_REST)),
+            () = async { while joined.changed().await.is_ok() && !are_waited_for() {} } => Some(for_waiters),
             changed = work.changed() => match changed {
-                Ok(()) => false,
+                Ok(()) => None,
                 Err(_) => return,
             },
         };
-        if pushed {
-            metrics.pushes.fetch_add(1, Ordering::Relaxed);
-            sleep_until(started + PUSH_GAP.max(polled * PUSH_REST)).await;
+        if let Some(not_before) = not_before {
+            sleep_until(not_before).await;
         }
     }
 }

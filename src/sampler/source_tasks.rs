@@ -2,10 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use tokio::sync::mpsc;
-
 use super::{
-    SamplerMetrics, grouping::Group, observation_store::Reported, opened::Opened, passed_over::Memories, poll::Work,
+    grouping::Group,
+    opened::Opened,
+    passed_over::Memories,
+    poll::{Polling, Work},
     tasks::Tasks,
 };
 use crate::{
@@ -32,8 +33,7 @@ use crate::{
 
 /// The tasks.
 pub(super) struct SourceTasks {
-    reports: mpsc::UnboundedSender<Reported>,
-    metrics: Arc<SamplerMetrics>,
+    polling: Polling,
     addresses: Arc<AddressRules>,
     pods: Arc<dyn WorkerPods>,
     /// The beginning of the clock of samples.
@@ -50,16 +50,10 @@ pub(super) struct SourceTasks {
 }
 
 impl SourceTasks {
-    /// None yet. The answers go to `reports`; `addresses`: which may be asked over HTTP.
-    pub(super) fn new(
-        reports: mpsc::UnboundedSender<Reported>,
-        metrics: Arc<SamplerMetrics>,
-        addresses: Arc<AddressRules>,
-        pods: Arc<dyn WorkerPods>,
-    ) -> Self {
+    /// None yet. `addresses`: which may be asked over HTTP.
+    pub(super) fn new(polling: Polling, addresses: Arc<AddressRules>, pods: Arc<dyn WorkerPods>) -> Self {
         Self {
-            reports,
-            metrics,
+            polling,
             addresses,
             pods,
             started: Instant::now(),
@@ -92,54 +86,54 @@ impl SourceTasks {
     pub(super) fn assign(&mut self, endpoint: Endpoint, group: Group, opened: &Opened, passed_over: &Memories) {
         let (whole, started) = (endpoint.clone(), self.started);
         let addresses = || Arc::clone(&self.addresses);
-        let (reports, metrics) = (&self.reports, &self.metrics);
+        let polling = &self.polling;
         match endpoint {
             // It holds no events.
             Endpoint::Elasticsearch(_) => {}
             Endpoint::Postgres(identity) => {
                 let work = work(opened, &whole, group, |resolved| postgres_question(resolved, passed_over));
                 let Some(database) = opened.database(&identity) else { return };
-                self.postgres.assign(identity, work, || PostgresProbe::new(database, started), reports, metrics);
+                self.postgres.assign(identity, work, || PostgresProbe::new(database, started), polling);
             }
             Endpoint::RabbitMq(identity) => {
                 let (work, settings) = (work(opened, &whole, group, rabbitmq_question), identity.settings().clone());
                 let probe = || RabbitMqProbe::new(settings, addresses(), started);
-                self.rabbitmq.assign(identity, work, probe, reports, metrics);
+                self.rabbitmq.assign(identity, work, probe, polling);
             }
             Endpoint::Redis(identity) => {
                 let (work, settings) = (work(opened, &whole, group, redis_question), identity.settings().clone());
                 let probe = || RedisProbe::new(settings, addresses(), started);
-                self.redis.assign(identity, work, probe, reports, metrics);
+                self.redis.assign(identity, work, probe, polling);
             }
             Endpoint::Kafka(settings) => {
                 let (work, to) = (work(opened, &whole, group, kafka_question), settings.clone());
                 let probe = || KafkaProbe::new(to, addresses(), started);
-                self.kafka.assign(settings, work, probe, reports, metrics);
+                self.kafka.assign(settings, work, probe, polling);
             }
             Endpoint::KurrentDb(identity) => {
                 let (work, settings) = (work(opened, &whole, group, kurrentdb_question), identity.settings().clone());
                 let probe = || KurrentDbProbe::new(settings, addresses(), started);
-                self.kurrentdb.assign(identity, work, probe, reports, metrics);
+                self.kurrentdb.assign(identity, work, probe, polling);
             }
             Endpoint::Nats(identity) => {
                 let (work, settings) = (work(opened, &whole, group, nats_question), identity.settings().clone());
                 let probe = || NatsProbe::new(settings, addresses(), started);
-                self.nats.assign(identity, work, probe, reports, metrics);
+                self.nats.assign(identity, work, probe, polling);
             }
             Endpoint::WorkerPods(pages) => {
                 let (work, to) = (work(opened, &whole, group, scrape_question), pages.clone());
                 let probe = || PodsProbe::new(to.clone(), self.pods.follow(&to.workload), addresses(), started);
-                self.worker_pods.assign(pages, work, probe, reports, metrics);
+                self.worker_pods.assign(pages, work, probe, polling);
             }
             Endpoint::Scrape(identity) => {
                 let (work, settings) = (work(opened, &whole, group, scrape_question), identity.settings().clone());
                 let probe = || ScrapeProbe::new(settings, addresses(), started);
-                self.scrape.assign(identity, work, probe, reports, metrics);
+                self.scrape.assign(identity, work, probe, polling);
             }
             Endpoint::Prometheus(identity) => {
                 let (work, settings) = (work(opened, &whole, group, prometheus_question), identity.settings().clone());
                 let probe = || PrometheusProbe::new(&settings, &addresses(), started);
-                self.prometheus.assign(identity, work, probe, reports, metrics);
+                self.prometheus.assign(identity, work, probe, polling);
             }
         }
     }

@@ -1,13 +1,12 @@
 //! The polling tasks of one kind of source, one for each server.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::{collections::HashMap, hash::Hash};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{
-    AbortOnDrop, SamplerMetrics,
-    observation_store::Reported,
-    poll::{Work, poll},
+    AbortOnDrop,
+    poll::{Polling, Work, poll},
 };
 use crate::sources::Probe;
 
@@ -38,8 +37,7 @@ impl<Identity: Eq + Hash, P: Probe> Tasks<Identity, P> {
         identity: Identity,
         work: Work<P::Question>,
         probe: impl FnOnce() -> P,
-        reports: &mpsc::UnboundedSender<Reported>,
-        metrics: &Arc<SamplerMetrics>,
+        polling: &Polling,
     ) {
         if let Some(running) = self.running.get(&identity) {
             running.work.send_if_modified(|before| {
@@ -50,7 +48,7 @@ impl<Identity: Eq + Hash, P: Probe> Tasks<Identity, P> {
             return;
         }
         let (work, work_there) = watch::channel(work);
-        let task = poll(probe(), work_there, reports.clone(), Arc::clone(metrics));
+        let task = poll(probe(), work_there, polling.clone());
         self.running.insert(identity, Running { work, _task: AbortOnDrop(tokio::spawn(task)) });
     }
 }

@@ -257,6 +257,7 @@ impl Server {
             offer,
             delegates: Delegates::default(),
             values,
+            read_models: None,
             reviews,
             rate: Rate::default(),
             connection_age: CONNECTION_AGE,

@@ -4,6 +4,7 @@
 mod abuse;
 mod adapter;
 mod audit;
+mod awaiting;
 mod bad_input;
 mod conformance;
 mod custom;

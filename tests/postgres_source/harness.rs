@@ -18,6 +18,7 @@ use projectionist::{
     lag::{Head, LogHead, Pending, Sample},
     leader_required::Following,
     measure::{MeasureError, ProjectionKey, RunKey},
+    read_your_writes::{ReadModelPositions, Waiters},
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot},
 };
@@ -64,6 +65,8 @@ pub struct Running {
     snapshot: SharedSnapshot,
     pub first_round: watch::Receiver<bool>,
     pub metrics: Arc<SamplerMetrics>,
+    pub waiters: Waiters,
+    pub read_models: ReadModelPositions,
     /// What the sampler would end without.
     _held: (watch::Sender<Following>, mpsc::Receiver<ProjectionKey>),
     task: tokio::task::JoinHandle<()>,
@@ -87,6 +90,8 @@ impl Running {
         let (changes, changes_here) = mpsc::channel(64);
         let (first_round, first_round_here) = watch::channel(false);
         let (snapshot, metrics) = (SharedSnapshot::default(), Arc::new(SamplerMetrics::default()));
+        let waiters = Waiters::default();
+        let read_models = ReadModelPositions::new(projections.clone(), waiters.clone());
         let task = tokio::spawn(sampler::run(
             SamplerInputs {
                 projections,
@@ -98,11 +103,13 @@ impl Running {
                 changes,
                 first_round,
                 metrics: Arc::clone(&metrics),
+                waiters: waiters.clone(),
             },
             std::future::pending(),
         ));
         let held = (follow, changes_here);
-        Self { writer, changed, secrets, snapshot, first_round: first_round_here, metrics, _held: held, task }
+        let first_round = first_round_here;
+        Self { writer, changed, secrets, snapshot, first_round, metrics, waiters, read_models, _held: held, task }
     }
 
     /// Declares a Projection; `change` edits its spec.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod akka;
+mod awaiting;
 mod certificates;
 mod columns;
 mod commanded;

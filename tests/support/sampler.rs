@@ -19,6 +19,7 @@ use projectionist::{
     lag::Pending,
     leader_required::Following,
     measure::{MeasureError, ProjectionKey, RunKey},
+    read_your_writes::Waiters,
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot},
     store_health::StoreObservation,
@@ -89,6 +90,7 @@ impl Running {
                 changes,
                 first_round,
                 metrics: Arc::new(SamplerMetrics::default()),
+                waiters: Waiters::default(),
             },
             std::future::pending(),
         ));

@@ -63,6 +63,8 @@ pub(super) struct ShardsTold {
     /// Up to the safe head.
     pub(super) pending: Pending,
     pub(super) by_shard: Vec<u64>,
+    /// No event at or below this position waits.
+    pub(super) handled_up_to: i64,
     pub(super) oldest: Oldest,
     /// The part of `pending` that waits for certain, where the rest may have been handled long ago.
     pub(super) certain: Option<u64>,
@@ -131,6 +133,7 @@ impl ShardCounts {
         Some(Ok(ShardsTold {
             pending: kept.tally.pending(safe),
             by_shard: kept.tally.by_shard(safe),
+            handled_up_to: kept.tally.handled_up_to(),
             oldest: kept.tally.oldest(safe, now),
             certain: kept.tally.certain(safe, self.room),
             counted: kept.tally.counted(),

@@ -143,6 +143,7 @@ impl Table {
                 pending: told.as_ref().map(|told| told.pending),
                 value: None,
                 pending_by_shard: told.as_ref().map(|told| told.by_shard.clone()).unwrap_or_default(),
+                handled_up_to: told.as_ref().and_then(|told| told.handled_up_to),
                 arrived: self.arrivals.total(),
                 staleness: told.as_ref().and_then(|told| told.staleness),
                 ahead_of_clock: told.as_ref().map_or(Duration::ZERO, |told| told.ahead_of_clock),
@@ -200,6 +201,7 @@ impl Table {
         Told {
             pending,
             by_shard: told.by_shard,
+            handled_up_to: Some(Position(told.handled_up_to)),
             held_back: above.events,
             certain: match told.certain {
                 // What the walk has not come to may have been handled long ago.
@@ -234,6 +236,7 @@ impl Table {
         Some(Told {
             pending: Pending { exact: pending.exact && wanted.checkpoint.bound.is_none(), ..pending },
             by_shard: Vec::new(),
+            handled_up_to: None,
             held_back: above.pending.events,
             certain,
             staleness,
@@ -432,6 +435,8 @@ fn notes(pooled: bool, cut: bool) -> Vec<Note> {
 struct Told {
     pending: Pending,
     by_shard: Vec<u64>,
+    /// No event at or below this position waits, where shards are told apart.
+    handled_up_to: Option<Position>,
     held_back: u64,
     /// What of it waits for certain, where it is not exact.
     certain: Option<Certain>,

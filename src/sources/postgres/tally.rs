@@ -149,6 +149,11 @@ impl Tally {
         known.into_iter().chain(others.into_iter().map(|(_, count)| count)).collect()
     }
 
+    /// No event at or below this position waits.
+    pub(super) fn handled_up_to(&self) -> i64 {
+        self.waiting.keys().next().map_or(self.until, |first| self.until.min(first.saturating_sub(1)))
+    }
+
     /// The oldest event that waits up to `safe`, `now` being on the clock of [`Found::born`].
     pub(super) fn oldest(&self, safe: i64, now: f64) -> Oldest {
         match self.waiting.values().next() {
