@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "projector/awaiting.rs"]
+mod awaiting;
 #[path = "projector/discretion.rs"]
 mod discretion;
 #[path = "projector/faults.rs"]

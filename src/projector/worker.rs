@@ -26,8 +26,11 @@ const POLL: Duration = Duration::from_millis(250);
 const POLL_LISTENING: Duration = Duration::from_secs(1);
 /// The first pause while a writer holds the safe head back; doubles up to [`POLL`].
 const SOON: Duration = Duration::from_millis(2);
-/// Checkpoints of shards that have nothing to do are written no more often.
-const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// Checkpoints of shards that have nothing to do are written no more often than this for each of them, so that they cost the read store little; and within
+/// these bounds, so that those who wait for a position of the read model learn soon that it has it.
+const IDLE_COMMIT_OF_ONE: Duration = Duration::from_millis(4);
+const SHORTEST_IDLE_COMMIT: Duration = Duration::from_millis(50);
+const LONGEST_IDLE_COMMIT: Duration = Duration::from_secs(1);
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What a step did.
@@ -282,7 +285,8 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             self.pause = (self.pause * 2).min(POLL);
         }
         if self.held.values().any(|held| held.position > held.committed) {
-            pause = pause.min(IDLE_COMMIT_EVERY.saturating_sub(self.idle_committed.elapsed()).max(SOON));
+            pause =
+                pause.min(idle_commit_every(self.held.len()).saturating_sub(self.idle_committed.elapsed()).max(SOON));
         }
         let retry = self.stuck.next_retry().map(|at| at.saturating_duration_since(Instant::now()));
         retry.map_or(pause, |retry| pause.min(retry.max(SOON)))
@@ -306,6 +310,12 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         }
         self.settle_stuck();
     }
+}
+
+/// How often a worker that holds so many shards writes the checkpoints of those that have nothing to do.
+fn idle_commit_every(held: usize) -> Duration {
+    let all = IDLE_COMMIT_OF_ONE * u32::try_from(held).unwrap_or(u32::MAX).min(1_024);
+    all.clamp(SHORTEST_IDLE_COMMIT, LONGEST_IDLE_COMMIT)
 }
 
 /// Where a shard stands after the events of `range` up to `reach`.

@@ -13,7 +13,7 @@ use super::{
         input::{EventReader, Fetched, Range},
         output::{Advance, Again, Applied, ApplyError, ReadModel, View},
     },
-    IDLE_COMMIT_EVERY, POLL, SOON, Step, Worker, new_position,
+    POLL, SOON, Step, Worker, idle_commit_every, new_position,
 };
 
 /// Contention this often in a row is taken for a failure of the handler.
@@ -22,7 +22,7 @@ const MOST_CONTENTION: u32 = 10;
 impl<R: EventReader, M: ReadModel> Worker<R, M> {
     /// Writes the checkpoints of shards that had nothing to do, if that is due.
     pub(super) async fn commit_idle(&mut self) -> Result<(), ProjectorError> {
-        if self.idle_committed.elapsed() < IDLE_COMMIT_EVERY {
+        if self.idle_committed.elapsed() < idle_commit_every(self.held.len()) {
             return Ok(());
         }
         let moved = self.held.iter().filter(|(_, held)| held.position > held.committed);
@@ -55,7 +55,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         views: &watch::Receiver<View>,
         stop: &watch::Receiver<bool>,
     ) -> Result<Step, ProjectorError> {
-        let idle_too = self.idle_committed.elapsed() >= IDLE_COMMIT_EVERY;
+        let idle_too = self.idle_committed.elapsed() >= idle_commit_every(self.held.len());
         let (held, sharing) = (&self.held, &self.sharing);
         let advances = |count: usize| {
             let reach = fetched.reach_of(count);

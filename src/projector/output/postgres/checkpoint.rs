@@ -5,9 +5,12 @@
 
 use tokio_postgres::{Client, Error, Row};
 
-use super::super::{
-    super::error::{ProjectorError, doing},
-    Advance, Held,
+use super::{
+    super::{
+        super::error::{ProjectorError, doing},
+        Advance, Held,
+    },
+    awaiting,
 };
 use crate::{
     api::table_part,
@@ -69,6 +72,7 @@ impl Tables {
             client.batch_execute(&self.definition()).await.map_err(&failed)?;
         }
         self.create_rows(client, shards).await?;
+        awaiting::create(client, &self.checkpoints).await.map_err(&failed)?;
         client.batch_execute("commit").await.map_err(&failed)
     }
 

@@ -1,5 +1,6 @@
 //! A read model in PostgreSQL: the user's SQL for each event, effects and checkpoint in one transaction.
 
+mod awaiting;
 mod batch;
 mod checkpoint;
 mod handlers;
