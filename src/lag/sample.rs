@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use crate::measure::MeasureError;
+
 /// An event's place in the log. Grows with time; may have gaps, so a difference of positions is no count.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Position(pub i64);
@@ -207,6 +209,13 @@ pub enum Note {
     Estimated(Arc<str>),
 }
 
+impl Note {
+    /// How many messages are set aside is not known, and why.
+    pub(crate) fn parked_unknown(why: &MeasureError) -> Self {
+        Self::ParkedUnknown(Arc::from(format!("how many messages failed is not known: {}", why.message)))
+    }
+}
+
 /// One consistent measurement of one projection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -214,6 +223,8 @@ pub struct Sample {
     pub at: Duration,
     /// When it was taken, for people and for the metrics API's time stamps.
     pub taken: jiff::Timestamp,
+    /// The time until the next one, where that is longer than the time between two polls. Zero where it is not.
+    pub next_within: Duration,
     /// The source's newest positions.
     pub head: Head,
     /// How far the projection has come. Read before the head, so that a healthy checkpoint is never beyond it.
@@ -270,6 +281,7 @@ impl Sample {
         Self {
             at,
             taken: jiff::Timestamp::UNIX_EPOCH,
+            next_within: Duration::ZERO,
             head,
             checkpoint,
             pending,

@@ -76,11 +76,12 @@ pub(super) async fn poll<P: Probe>(
             probe.follow(&asks);
             followed = Some(asks.clone());
         }
-        let valid = valid_for(interval);
         let mut login = Login::default();
         let mut report = |ask: &Ask<P::Question>, result: Result<Sample, MeasureError>| {
             metrics.count(result.is_ok());
             login.take(&result);
+            let next_within = result.as_ref().map_or(Duration::ZERO, |sample| sample.next_within);
+            let valid = valid_for(interval.max(next_within));
             // The receiver is gone when the operator ends.
             let _ = reports.send(Reported {
                 key: ask.key.clone(),

@@ -1,10 +1,10 @@
 //! The user's own SQL: what its one row means, and what is refused.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use projectionist::{
     api::Reason,
-    lag::{Certain, CheckpointState, Pending, Position},
+    lag::{Certain, CheckpointState, Note, Pending, Position},
 };
 use serde_json::json;
 use test_cluster::{Pooler, Pooling};
@@ -176,6 +176,39 @@ async fn a_query_that_is_too_slow_or_beyond_the_rights_is_unknown_and_the_others
         client.batch_execute("insert into jobs default values").await.unwrap();
         sampler.wait_pending("jobs", round).await;
     }
+}
+
+#[tokio::test]
+async fn a_slow_query_leaves_most_of_the_connection_to_the_others() {
+    let (url, client) = database("query_slow").await;
+    let slow = "create function slow() returns bigint language plpgsql as 'begin perform pg_sleep(1); return 7; end'";
+    client.batch_execute(slow).await.unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    for (name, sql) in [("slow", "select slow()"), ("quick", "select count(*) from jobs")] {
+        sampler.declare(name, |spec| {
+            spec["lag"]["target"] = json!("1s");
+            spec["source"]["postgres"] =
+                json!({ "connection": { "secretRef": { "name": "db" } }, "query": { "sql": sql } });
+            let fields = spec.as_object_mut().unwrap();
+            fields.remove("checkpoint");
+            fields.remove("readStore");
+        });
+    }
+    let told = sampler.wait_measured("told", "slow", |m| m.sample.next_within > Duration::ZERO).await;
+    let says_why = |note: &Note| matches!(note, Note::Estimated(why) if why.contains("share its connection"));
+    assert!(told.sample.notes.iter().any(says_why), "{:?}", told.sample.notes);
+    let lasts = told.valid_until.saturating_duration_since(std::time::Instant::now());
+    assert!(lasts > Duration::from_secs(5), "it is valid until the next look, and not for {lasts:?}");
+    let (mut slow, mut quick) = (BTreeSet::new(), BTreeSet::new());
+    while slow.len() < 4 {
+        for (name, seen) in [("slow", &mut slow), ("quick", &mut quick)] {
+            let measured = sampler.wait_measured("measured", name, |_| true).await;
+            seen.insert(measured.sample.at);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // As often as each other where the quick one waits for the slow one each time.
+    assert!(quick.len() >= 2 * slow.len(), "{} looks of the quick one, {} of the slow", quick.len(), slow.len());
 }
 
 #[tokio::test]

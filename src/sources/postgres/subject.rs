@@ -17,11 +17,18 @@ use crate::{
     api::{self, EventTable, Reason},
     backoff::Backoff,
     clients::postgres::Live,
+    lag::Note,
     measure::MeasureError,
     sources::Target,
 };
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
+/// Looks that take longer are rarer where others wait for the same connection.
+const SLOW: Duration = Duration::from_millis(250);
+/// After a slow look the connection is the others' for so many times as long.
+const REST: u32 = 4;
+/// What is told of those.
+const IS_SLOW: &str = "a look takes long, and other Projections share its connection, so that it is asked for less often: see that the statement has the indexes it needs, or give it a database user of its own in its Secret";
 
 /// What is looked at in one go, for all projections that it concerns: one variant a kind.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -57,6 +64,8 @@ impl Subject {
 pub(super) struct Followed {
     memory: Memory,
     failures: u32,
+    /// How long the last look took that succeeded.
+    took: Duration,
     retry_at: Option<Instant>,
 }
 
@@ -81,10 +90,10 @@ impl Followed {
             Subject::Query(sql) => Memory::Query(Box::new(SqlProbe::new(sql.clone()))),
             Subject::Slots => Memory::Slots(Box::default()),
         };
-        Self { memory, failures: 0, retry_at: None }
+        Self { memory, failures: 0, took: Duration::ZERO, retry_at: None }
     }
 
-    /// One answer for each projection.
+    /// One answer for each projection. `shared`: other subjects wait for the same connection, so that a slow one comes less often from now on.
     ///
     /// # Errors
     /// What concerns all of them.
@@ -93,49 +102,78 @@ impl Followed {
         live: &Live,
         targets: &[Target<Question>],
         started: std::time::Instant,
+        shared: bool,
     ) -> Result<Vec<Answer>, MeasureError> {
-        let answers = match &mut self.memory {
+        let begun = Instant::now();
+        let mut answers = self.look(live, targets, started).await?;
+        self.failures = 0;
+        let rests = self.succeeded(begun, Instant::now(), shared);
+        for sample in answers.iter_mut().filter_map(|(_, answer)| answer.as_mut().ok()).filter(|_| rests) {
+            sample.next_within = self.took * (REST + 1);
+            sample.notes.push(Note::Estimated(IS_SLOW.into()));
+        }
+        Ok(answers)
+    }
+
+    /// Takes note of how long a look took, and tells whether the next one is put off.
+    fn succeeded(&mut self, begun: Instant, now: Instant, shared: bool) -> bool {
+        self.took = now - begun;
+        let rests = shared && self.took > SLOW;
+        self.retry_at = rests.then(|| now + self.took * REST);
+        rests
+    }
+
+    async fn look(
+        &mut self,
+        live: &Live,
+        targets: &[Target<Question>],
+        started: std::time::Instant,
+    ) -> Result<Vec<Answer>, MeasureError> {
+        match &mut self.memory {
             Memory::Table(table) => {
                 let wanted = targets.iter().filter_map(|target| {
                     let Question::Table(question) = &target.ask.question else { return None };
                     let checkpoint = target.checkpoint.clone()?;
                     Some(Wanted { ask: target.ask.clone(), question: question.clone(), checkpoint })
                 });
-                table.measure(live, &wanted.collect::<Vec<_>>(), started).await?
+                table.measure(live, &wanted.collect::<Vec<_>>(), started).await
             }
             Memory::Outbox(outbox) => {
                 let asks: Vec<AskRef> = targets.iter().map(|target| Arc::clone(&target.ask)).collect();
-                outbox.measure(live, &asks, started).await?
+                outbox.measure(live, &asks, started).await
             }
             Memory::Store(store) => {
                 let asked = targets.iter().filter_map(|target| {
                     let Question::Consumer(consumer) = &target.ask.question else { return None };
                     Some((Arc::clone(&target.ask), Arc::clone(consumer)))
                 });
-                store.measure(live, &asked.collect::<Vec<_>>(), started).await?
+                store.measure(live, &asked.collect::<Vec<_>>(), started).await
             }
             Memory::Query(query) => {
                 let asks: Vec<AskRef> = targets.iter().map(|target| Arc::clone(&target.ask)).collect();
-                query.measure(live, &asks, started).await?
+                query.measure(live, &asks, started).await
             }
             Memory::Slots(slots) => {
                 let asked = targets.iter().filter_map(|target| {
                     let Question::Slot(name) = &target.ask.question else { return None };
                     Some((Arc::clone(&target.ask), Arc::clone(name)))
                 });
-                slots.measure(live, &asked.collect::<Vec<_>>(), started).await?
+                slots.measure(live, &asked.collect::<Vec<_>>(), started).await
             }
-        };
-        (self.failures, self.retry_at) = (0, None);
-        Ok(answers)
+        }
     }
 
-    /// Failures in a row.
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
+    /// Those that failed come last, and before them the slow ones, so that neither a locked table nor a long count uses up the time of the others.
+    pub(super) fn turn(&self) -> (u32, Duration) {
+        (self.failures, self.took)
     }
 
-    /// False while it pauses after a failure.
+    /// False where what is left of a poll would not be enough, going by the last look: it would only be given up half-way.
+    pub(super) fn fits(&self, left: Duration) -> bool {
+        self.took <= left
+    }
+
+    /// False while it pauses after a failure or a slow look.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.retry_at.is_none_or(|retry_at| now >= retry_at)
     }
@@ -177,5 +215,19 @@ mod tests {
         assert!(table.is_due(now + BACKOFF.pause(0)));
         table.failed(now, Reason::PermissionDenied);
         assert!(table.is_due(now), "granted meanwhile?");
+    }
+
+    #[test]
+    fn a_slow_one_leaves_the_connection_to_the_others_for_four_times_as_long() {
+        let mut query = Followed::new(&Subject::Query("select 1".to_owned()));
+        let (begun, milliseconds) = (Instant::now(), Duration::from_millis);
+        let ended = begun + milliseconds(3_000);
+        assert!(!query.succeeded(begun, ended, false), "it has the connection for itself");
+        assert!(query.is_due(ended));
+        assert!(query.succeeded(begun, ended, true));
+        assert!(!query.is_due(ended + milliseconds(11_900)) && query.is_due(ended + milliseconds(12_000)));
+        assert!(query.fits(milliseconds(3_000)) && !query.fits(milliseconds(2_999)));
+        assert!(!query.succeeded(begun, begun + milliseconds(20), true), "it is fast again");
+        assert!(query.is_due(ended));
     }
 }

@@ -138,6 +138,7 @@ impl Table {
             Ok(Sample {
                 at,
                 taken,
+                next_within: Duration::ZERO,
                 head: Head::Log(head),
                 checkpoint: wanted.checkpoint.state.clone(),
                 pending: told.as_ref().map(|told| told.pending),
