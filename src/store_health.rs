@@ -17,11 +17,11 @@ use crate::{
 pub struct StoreId(pub u64);
 
 /// Which read store it is, for the labels of metrics. Holds no secret.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct StoreName {
     /// `postgres`, `redis` or `elasticsearch`.
     pub kind: &'static str,
-    /// Host and port, and the database where the server has several.
+    /// Host and port, and the database where the server has several; what describes the connection, while that cannot be read.
     pub server: Arc<str>,
     /// The user; empty where there is none.
     pub user: Arc<str>,

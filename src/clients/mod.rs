@@ -49,6 +49,24 @@ pub enum ServerKind {
     WorkerPods,
 }
 
+impl ServerKind {
+    /// What the label of metrics says of a read store of this kind; `None` for servers that hold events only.
+    pub fn read_store(self) -> Option<&'static str> {
+        match self {
+            Self::Elasticsearch => Some("elasticsearch"),
+            Self::Postgres => Some("postgres"),
+            Self::Redis => Some("redis"),
+            Self::Nats
+            | Self::RabbitMq
+            | Self::Kafka
+            | Self::KurrentDb
+            | Self::Prometheus
+            | Self::Scrape
+            | Self::WorkerPods => None,
+        }
+    }
+}
+
 /// A server together with everything that a connection to it takes, credentials included: the same for all that may share connections. A rotated
 /// password makes another one.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -95,10 +113,12 @@ impl Endpoint {
     pub fn store_name(&self) -> Option<StoreName> {
         let (kind, server, user) = match self {
             Self::Elasticsearch(identity) => {
-                ("elasticsearch", identity.settings().authority(), identity.settings().user())
+                (ServerKind::Elasticsearch, identity.settings().authority(), identity.settings().user())
             }
-            Self::Postgres(identity) => ("postgres", identity.settings().database(), identity.settings().user()),
-            Self::Redis(identity) => ("redis", identity.settings().address(), identity.settings().user()),
+            Self::Postgres(identity) => {
+                (ServerKind::Postgres, identity.settings().database(), identity.settings().user())
+            }
+            Self::Redis(identity) => (ServerKind::Redis, identity.settings().address(), identity.settings().user()),
             Self::Nats(_)
             | Self::RabbitMq(_)
             | Self::Kafka(_)
@@ -109,7 +129,7 @@ impl Endpoint {
                 return None;
             }
         };
-        Some(StoreName { kind, server: server.into(), user: user.unwrap_or_default().into() })
+        Some(StoreName { kind: kind.read_store()?, server: server.into(), user: user.unwrap_or_default().into() })
     }
 }
 

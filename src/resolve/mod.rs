@@ -40,6 +40,7 @@ use crate::{
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey, RunKey},
+    store_health::StoreName,
 };
 
 /// What measuring one Projection takes.
@@ -70,6 +71,14 @@ pub struct ResolvedStore {
     pub connection: ConnectionName,
     /// The field of the spec that describes the connection to it.
     pub field: &'static str,
+}
+
+impl ResolvedStore {
+    /// How it is called while its address cannot be read; `None` for servers that are no read store.
+    pub fn untold_name(&self) -> Option<StoreName> {
+        let server = self.connection.secret.as_ref().map_or_else(|| self.field.to_owned(), ToString::to_string);
+        Some(StoreName { kind: self.connection.server.read_store()?, server: server.into(), user: "".into() })
+    }
 }
 
 /// A source with what is asked there: one variant a kind.

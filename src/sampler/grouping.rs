@@ -8,8 +8,9 @@ use std::{
 use crate::{
     api::Reason,
     clients::Endpoint,
-    measure::MeasureError,
+    measure::{MeasureError, RunKey},
     resolve::{ConnectionName, Resolved},
+    store_health::StoreName,
 };
 
 /// What one server is asked, and how often.
@@ -30,6 +31,8 @@ pub(super) struct Groups {
     pub(super) failures: Vec<(Resolved, MeasureError)>,
     /// Every server that is spoken to.
     pub(super) endpoints: HashSet<Endpoint>,
+    /// Read stores that cannot be asked how they are, and why.
+    pub(super) untold_stores: Vec<(RunKey, StoreName, MeasureError)>,
 }
 
 /// What the Secrets say of each connection.
@@ -39,14 +42,31 @@ pub(super) type Endpoints = HashMap<ConnectionName, Result<Endpoint, MeasureErro
 pub(super) fn group(all: Vec<Resolved>, endpoints: &Endpoints) -> Groups {
     let mut groups = Groups::default();
     for resolved in all {
-        match located(&resolved, endpoints) {
-            Ok((source, store)) => {
-                groups.endpoints.insert(source.clone());
-                groups.endpoints.extend(store.clone());
-                groups.sources.entry(source).or_default().members.push((resolved, store));
+        let source = match located(resolved.source.connection(), endpoints) {
+            Ok(source) => source.clone(),
+            Err(error) => {
+                groups.failures.push((resolved, error));
+                continue;
             }
-            Err(error) => groups.failures.push((resolved, error)),
+        };
+        let mut store = None;
+        if let Some(read_store) = &resolved.read_store {
+            let checkpoint_is_there = resolved.checkpoint.is_some() && resolved.checkpoint_in_source.is_none();
+            match located((&read_store.connection, read_store.field), endpoints) {
+                Ok(endpoint) => store = Some(endpoint.clone()),
+                Err(error) if checkpoint_is_there => {
+                    groups.failures.push((resolved, error));
+                    continue;
+                }
+                Err(error) => {
+                    let untold = read_store.untold_name().map(|name| (resolved.key.clone(), name, error));
+                    groups.untold_stores.extend(untold);
+                }
+            }
         }
+        groups.endpoints.insert(source.clone());
+        groups.endpoints.extend(store.clone());
+        groups.sources.entry(source).or_default().members.push((resolved, store));
     }
     for group in groups.sources.values_mut() {
         group.members.sort_by(|a, b| a.0.key.cmp(&b.0.key));
@@ -55,10 +75,10 @@ pub(super) fn group(all: Vec<Resolved>, endpoints: &Endpoints) -> Groups {
     groups
 }
 
-/// The servers with its events and its read model.
-fn located(resolved: &Resolved, endpoints: &Endpoints) -> Result<(Endpoint, Option<Endpoint>), MeasureError> {
-    let endpoint = |name: &ConnectionName, field: &str| match endpoints.get(name) {
-        Some(Ok(endpoint)) => Ok(endpoint.clone()),
+/// The server of a connection, which `field` of the spec describes.
+fn located<'a>((name, field): (&ConnectionName, &str), endpoints: &'a Endpoints) -> Result<&'a Endpoint, MeasureError> {
+    match endpoints.get(name) {
+        Some(Ok(endpoint)) => Ok(endpoint),
         Some(Err(error)) => Err(error.about(field)),
         None => Err(MeasureError {
             reason: Reason::NotMeasuredYet,
@@ -67,11 +87,7 @@ fn located(resolved: &Resolved, endpoints: &Endpoints) -> Result<(Endpoint, Opti
                 None => format!("{field}: not read yet"),
             },
         }),
-    };
-    let (source, field) = resolved.source.connection();
-    let source = endpoint(source, field)?;
-    let store = resolved.read_store.as_ref().map(|store| endpoint(&store.connection, store.field));
-    Ok((source, store.transpose()?))
+    }
 }
 
 /// Time between two polls of a source whose projections have these lag targets: a tenth of the shortest, so that a missed target is seen
@@ -155,6 +171,28 @@ mod tests {
         let reasons: Vec<Reason> = groups.failures.iter().map(|(_, unknown)| unknown.reason).collect();
         assert_eq!(reasons, [Reason::SecretNotFound, Reason::NotMeasuredYet]);
         assert_eq!(groups.failures[0].1.message, "spec.source.postgres.connection: there is none");
+    }
+
+    #[test]
+    fn a_read_store_that_cannot_be_named_hides_the_lag_only_where_the_checkpoint_is_in_it() {
+        let with_checkpoint = resolve(&projection("a", "events", "gone", "30s")).unwrap();
+        let mut outbox = projection("b", "events", "gone", "30s");
+        outbox.spec.checkpoint = None;
+        let postgres = outbox.spec.source.postgres.as_mut().unwrap();
+        postgres.event_table = None;
+        postgres.outbox = Some(serde_json::from_value(serde_json::json!({"table": "outbox"})).unwrap());
+        let outbox = resolve(&outbox).unwrap();
+        let gone = outbox.read_store.as_ref().unwrap().connection.clone();
+        let mut known = settings(&[("events", "postgres://u:p@db/events")]);
+        known.insert(gone, Err(MeasureError { reason: Reason::SecretNotFound, message: "there is none".to_owned() }));
+        let groups = group(vec![with_checkpoint, outbox], &known);
+        let failed: Vec<&str> = groups.failures.iter().map(|(one, _)| &*one.key.projection.name).collect();
+        let measured = groups.sources.values().flat_map(|group| &group.members);
+        let measured: Vec<&str> = measured.map(|(one, _)| &*one.key.projection.name).collect();
+        assert_eq!((failed.as_slice(), measured.as_slice()), (["a"].as_slice(), ["b"].as_slice()));
+        let (key, name, why) = &groups.untold_stores[0];
+        let untold = (&*key.projection.name, &*name.server, why.reason);
+        assert_eq!(untold, ("b", "Secret shop/gone", Reason::SecretNotFound));
     }
 
     #[test]

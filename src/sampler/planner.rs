@@ -129,7 +129,8 @@ impl Planner {
     }
 
     fn plan(&mut self) {
-        let Groups { sources, failures, endpoints } = group(self.resolved.clone(), &self.cache.endpoints());
+        let Groups { sources, failures, endpoints, untold_stores } =
+            group(self.resolved.clone(), &self.cache.endpoints());
         for (Resolved { key, uid, generation, .. }, error) in failures {
             self.report(key, uid, generation, error);
         }
@@ -139,7 +140,7 @@ impl Planner {
         let members = sources.values().flat_map(|group| &group.members);
         let placed: Vec<(RunKey, Endpoint)> =
             members.filter_map(|(resolved, store)| Some((resolved.key.clone(), store.clone()?))).collect();
-        self.stores.assign(&placed, |endpoint| self.opened.store(endpoint));
+        self.stores.assign(&placed, untold_stores, |endpoint| self.opened.store(endpoint));
         for (endpoint, group) in sources {
             self.sources.assign(endpoint, group, &self.opened, &self.passed_over);
         }

@@ -30,6 +30,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The tasks.
 pub(super) struct StoreTasks {
     running: HashMap<Endpoint, Running>,
+    /// Those that cannot be asked.
+    untold: HashMap<StoreName, StoreId>,
     last: u64,
     reports: mpsc::UnboundedSender<StoreReport>,
 }
@@ -41,13 +43,14 @@ struct Running {
 
 impl StoreTasks {
     pub(super) fn new(reports: mpsc::UnboundedSender<StoreReport>) -> Self {
-        Self { running: HashMap::new(), last: 0, reports }
+        Self { running: HashMap::new(), untold: HashMap::new(), last: 0, reports }
     }
 
-    /// From now on the stores of these Projections are asked; `store` gives what each is asked with.
+    /// From now on the stores of these Projections are asked; `store` gives what each is asked with. `untold` are those that cannot be asked, and why.
     pub(super) fn assign(
         &mut self,
         placed: &[(RunKey, Endpoint)],
+        untold: Vec<(RunKey, StoreName, MeasureError)>,
         store: impl Fn(&Endpoint) -> Option<CheckpointStore>,
     ) {
         let wanted: HashMap<&Endpoint, StoreName> =
@@ -64,12 +67,29 @@ impl StoreTasks {
             let new = begin.iter().find(|(new, ..)| new == endpoint).map(|(_, id, _)| *id);
             self.running.get(endpoint).map(|running| running.id).or(new)
         };
-        let stores = wanted.iter().filter_map(|(endpoint, name)| Some((id(endpoint)?, name.clone())));
+        let mut stores: HashMap<StoreId, StoreName> =
+            wanted.iter().filter_map(|(endpoint, name)| Some((id(endpoint)?, name.clone()))).collect();
         let ids: HashMap<&Endpoint, StoreId> =
             wanted.keys().filter_map(|endpoint| Some((*endpoint, id(endpoint)?))).collect();
         let of = placed.iter().filter_map(|(key, endpoint)| Some((key.clone(), *ids.get(endpoint)?)));
+        let mut of: HashMap<RunKey, StoreId> = of.collect();
+        self.untold.retain(|name, _| untold.iter().any(|(_, untold, _)| untold == name));
+        let mut failures = HashMap::new();
+        for (key, name, why) in untold {
+            let id = *self.untold.entry(name.clone()).or_insert_with(|| {
+                self.last += 1;
+                StoreId(self.last)
+            });
+            stores.insert(id, name);
+            of.insert(key, id);
+            failures.insert(id, why);
+        }
         // The receiver is gone when the operator ends.
-        let _ = self.reports.send(StoreReport::Placed { stores: stores.collect(), of: of.collect() });
+        let _ = self.reports.send(StoreReport::Placed { stores, of });
+        for (id, why) in failures {
+            let polled = Polled { result: Err(why), taken: Timestamp::now(), valid_until: std::time::Instant::now() };
+            let _ = self.reports.send(StoreReport::Polled { id, polled });
+        }
         for (endpoint, id, store) in begin {
             let task = AbortOnDrop(tokio::spawn(poll(id, store, self.reports.clone())));
             self.running.insert(endpoint, Running { id, _task: task });
