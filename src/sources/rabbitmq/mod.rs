@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
 
@@ -28,7 +29,7 @@ use crate::{
 };
 use answers::{COLUMNS, Queue};
 use counters::{Counters, QueueSample, Totals};
-use streams::Progress;
+use streams::Streams;
 
 /// So many queues are asked for by name; of more, all of the virtual host are listed.
 const MOST_NAMED: usize = 100;
@@ -36,6 +37,8 @@ const MOST_NAMED: usize = 100;
 const PAGE: usize = 500;
 /// The server reads a request line of up to 8 kB.
 const LONGEST_NAMES: usize = 4_000;
+/// How long the port for streams is waited for: numbers of queues, which are there already, are not held back for longer.
+const STREAMS_PATIENCE: Duration = Duration::from_secs(2);
 /// A date in whole seconds tells a moment up to this early.
 const DATE_STEP: Duration = Duration::from_secs(1);
 
@@ -61,12 +64,6 @@ pub struct RabbitMqProbe {
     /// Those that ask about streams, by virtual host.
     streams: HashMap<String, Streams>,
     started: std::time::Instant,
-}
-
-/// Asks about the streams of a virtual host.
-struct Streams {
-    client: StreamClient,
-    progress: HashMap<StreamReference, Progress>,
 }
 
 /// What one poll saw of a queue.
@@ -97,22 +94,22 @@ impl RabbitMqProbe {
         Self { client, counters: HashMap::new(), addresses, streams: HashMap::new(), started }
     }
 
-    /// Asks about the streams of a virtual host, where there are some to ask about.
-    async fn look_at_streams(&mut self, vhost: &str, questions: &[&Question], by: Instant) -> streams::Looked {
-        let here = questions.iter().filter(|question| question.vhost == vhost);
-        let asked: BTreeSet<&StreamReference> = here.flat_map(|question| &question.streams).collect();
-        if asked.is_empty() {
-            return streams::Looked::new();
+    /// Asks about the streams of all virtual hosts at once, over a connection to each.
+    async fn look_at_streams(&mut self, questions: &[&Question], by: Instant) -> HashMap<String, streams::Looked> {
+        let mut asked: BTreeMap<&str, BTreeSet<&StreamReference>> = BTreeMap::new();
+        for question in questions.iter().filter(|question| !question.streams.is_empty()) {
+            asked.entry(&question.vhost).or_default().extend(&question.streams);
         }
-        let Streams { client, progress } = self.streams.entry(vhost.to_owned()).or_insert_with(|| Streams {
-            client: StreamClient::new(self.client.settings().clone(), Arc::clone(&self.addresses), vhost),
-            progress: HashMap::new(),
+        self.streams.retain(|vhost, _| asked.contains_key(vhost.as_str()));
+        for vhost in asked.keys() {
+            let client = || StreamClient::new(self.client.settings().clone(), Arc::clone(&self.addresses), vhost);
+            self.streams.entry((*vhost).to_owned()).or_insert_with(|| Streams::new(client()));
+        }
+        let looks = self.streams.iter_mut().filter_map(|(vhost, streams)| {
+            let asked = asked.get(vhost.as_str())?;
+            Some(async move { (vhost.clone(), streams.look(asked, by).await) })
         });
-        progress.retain(|one, _| asked.contains(one));
-        match streams::look(client, progress, &asked, by).await {
-            Ok(looked) => looked,
-            Err(unknown) => asked.into_iter().map(|one| (one.clone(), Err(unknown.clone()))).collect(),
-        }
+        join_all(looks).await.into_iter().collect()
     }
 
     /// Takes in what the server says of these queues.
@@ -154,17 +151,19 @@ impl BatchProbe for RabbitMqProbe {
             asked.entry(&question.vhost).or_default().extend(queues.chain(streams).map(String::as_str));
         }
         let mut looked: HashMap<&str, Result<Looked, MeasureError>> = HashMap::new();
-        for (vhost, queues) in &asked {
-            let answer = self.client.get(&path(vhost, queues), by).await;
-            let seen = match answer.and_then(|answer| self.look(vhost, queues, &answer)) {
-                Ok(seen) => Ok(Looked { streams: self.look_at_streams(vhost, questions, by).await, ..seen }),
-                Err(unknown) => Err(unknown),
-            };
-            looked.insert(*vhost, seen);
+        for (place, (vhost, queues)) in asked.iter().enumerate() {
+            // Each virtual host has its part of the time, so that one that hangs does not keep the next from being asked.
+            let now = Instant::now();
+            let part = by.saturating_duration_since(now) / u32::try_from(asked.len() - place).unwrap_or(u32::MAX);
+            let answer = self.client.get(&path(vhost, queues), now + part).await;
+            looked.insert(*vhost, answer.and_then(|answer| self.look(vhost, queues, &answer)));
         }
-        self.streams.retain(|vhost, _| {
-            questions.iter().any(|question| question.vhost == *vhost && !question.streams.is_empty())
-        });
+        let mut streams = self.look_at_streams(questions, by.min(Instant::now() + STREAMS_PATIENCE)).await;
+        for (vhost, looked) in &mut looked {
+            if let (Ok(looked), Some(streams)) = (looked, streams.remove(*vhost)) {
+                looked.streams = streams;
+            }
+        }
         self.counters.retain(|(vhost, queue), _| {
             asked.get(vhost.as_str()).is_some_and(|queues| queues.contains(queue.as_str()))
         });
@@ -284,10 +283,7 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         ))));
     }
     let parked = parked(question, depths).unwrap_or_else(|unknown| {
-        notes.push(Note::ParkedUnknown(Arc::from(format!(
-            "how many messages failed is not known: {}",
-            unknown.message
-        ))));
+        notes.push(Note::parked_unknown(&unknown));
         None
     });
     Ok(Sample {

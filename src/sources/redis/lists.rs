@@ -9,12 +9,12 @@ use crate::{
 };
 
 /// What was seen of a list.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ListState {
     /// Entries that wait, and those in the list of work in progress.
     pub(super) events: u64,
-    /// Entries in the list of those that failed; absent where none is named.
-    pub(super) parked: Option<u64>,
+    /// Entries in the list of those that failed, or why that is not known; absent where none is named.
+    pub(super) parked: Option<Result<u64, MeasureError>>,
     /// Since measuring began.
     pub(super) arrived: u64,
     pub(super) handled: u64,
@@ -37,16 +37,18 @@ pub(super) fn read(
 ) -> Result<ListState, MeasureError> {
     // Each answer is taken off, also behind one that is a refusal.
     let answers: Vec<_> = keys(list).map(|key| (key, next())).collect();
-    let mut found = Vec::new();
+    let mut found: Vec<Result<u64, MeasureError>> = Vec::with_capacity(answers.len());
     for (key, answer) in answers {
         let length = answer.and_then(|reply| length(&reply));
         found.push(length.map_err(|unknown| MeasureError {
             reason: unknown.reason,
             message: format!("list {key}: {}", unknown.message),
-        })?);
+        }));
     }
+    // What failed is no part of the lag, and does not hide it.
     let parked = list.dead_letter_key.as_ref().and_then(|_| found.pop());
-    let events = found.into_iter().fold(0, u64::saturating_add);
+    let waiting = found.into_iter().collect::<Result<Vec<u64>, MeasureError>>()?;
+    let events = waiting.into_iter().fold(0, u64::saturating_add);
     let (arrived, handled) = lengths.take(events);
     Ok(ListState { events, parked, arrived, handled })
 }
@@ -102,9 +104,9 @@ mod tests {
         let all = list(Some("jobs:busy"), Some("jobs:failed"));
         assert_eq!(commands(&all).count(), 3);
         let seen = told(&all, number(&[5, 2, 7])).unwrap();
-        assert_eq!((seen.events, seen.parked), (7, Some(7)));
+        assert_eq!((seen.events, seen.parked), (7, Some(Ok(7))));
         let seen = told(&list(None, Some("jobs:failed")), number(&[5, 0])).unwrap();
-        assert_eq!((seen.events, seen.parked), (5, Some(0)));
+        assert_eq!((seen.events, seen.parked), (5, Some(Ok(0))));
         assert_eq!(told(&list(None, None), number(&[5])).unwrap().parked, None);
     }
 
@@ -121,6 +123,15 @@ mod tests {
             assert_eq!(unknown.reason, reason, "{reply:?}");
             assert!(unknown.message.starts_with("list busy: "), "{}", unknown.message);
         }
+    }
+
+    #[test]
+    fn an_unreadable_list_of_failures_does_not_hide_what_waits() {
+        let noperm = Reply::Error("NOPERM no".to_owned());
+        let seen = told(&list(None, Some("failed")), vec![Reply::Integer(3), noperm]).unwrap();
+        let unknown = seen.parked.unwrap().unwrap_err();
+        assert_eq!((seen.events, unknown.reason), (3, Reason::PermissionDenied));
+        assert!(unknown.message.starts_with("list failed: "), "{}", unknown.message);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     addresses::AddressRules,
     api::{Reason, RedisList, StreamGroup},
     clients::redis::{Client, ConnectionSettings},
-    lag::{Certain, CheckpointState, Head, Pending, Sample},
+    lag::{Certain, CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
     sources::BatchProbe,
 };
@@ -92,24 +92,30 @@ fn sample(question: &Question, looked: &Looked, at: Duration) -> Result<Sample, 
         let newest = seen.newest.time().unwrap_or_default();
         ahead = ahead.max(Duration::from_millis(newest.saturating_sub(seen.now)));
     }
-    let mut parked = None;
+    let (mut parked, mut unknown): (Option<u64>, Option<MeasureError>) = (None, None);
     for asked in &question.lists {
         let seen = looked.lists.get(asked).cloned().unwrap_or_else(|| Err(not_asked()))?;
         events = events.saturating_add(seen.events);
         certain = certain.saturating_add(seen.events);
         arrived = arrived.saturating_add(seen.arrived);
         handled = handled.saturating_add(seen.handled);
-        parked = seen.parked.map(|more| parked.unwrap_or(0_u64).saturating_add(more)).or(parked);
+        match seen.parked {
+            Some(Ok(more)) => parked = Some(parked.unwrap_or(0).saturating_add(more)),
+            Some(Err(why)) => unknown = unknown.or(Some(why)),
+            None => {}
+        }
         // An entry of a list has no time.
         staleness = staleness.filter(|_| seen.events == 0);
     }
+    let notes = unknown.iter().map(Note::parked_unknown).collect();
     let exact = bounds.is_empty();
     // Any number of consumers share a stream, so that streams are no shards: `pending_by_shard` stays empty.
     Ok(Sample {
         taken: jiff::Timestamp::now(),
         staleness,
         ahead_of_clock: ahead,
-        parked,
+        parked: parked.filter(|_| unknown.is_none()),
+        notes,
         upper_bound: (!exact).then(|| Arc::from(bounds.join("; "))),
         certain: (!exact).then(|| if unseen { Certain::oldest_of_part(certain) } else { Certain::oldest(certain) }),
         ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), Some(Pending { events, exact }), arrived)
