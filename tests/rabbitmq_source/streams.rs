@@ -14,7 +14,11 @@ use projectionist::{
     },
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 
 use crate::{
     fake::{Says, fake},
@@ -203,4 +207,57 @@ async fn whatever_is_at_the_port_for_streams_queues_are_measured_and_streams_are
     };
     let away = ask_within(&mut probe(nowhere, crate::sampler::loopback()), &of("steady", "list"), DEADLINE).await;
     assert_eq!(away.unwrap_err().reason, Reason::ConnectionRefused);
+}
+
+/// The next frame that a client sends: its key, and what follows the version.
+async fn frame_of(stream: &mut TcpStream) -> std::io::Result<(u16, Vec<u8>)> {
+    let mut body = vec![0; usize::try_from(stream.read_u32().await?).unwrap()];
+    stream.read_exact(&mut body).await?;
+    Ok((u16::from_be_bytes([body[0], body[1]]), body[4..].to_vec()))
+}
+
+fn framed(key: u16, rest: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(rest.len() + 4).unwrap();
+    [length.to_be_bytes().as_slice(), &key.to_be_bytes(), &[0, 1], rest].concat()
+}
+
+/// A server with streams of which none has ever stored an offset, and of which those called `huge` deliver a chunk that is larger than any.
+async fn with_a_huge_chunk(mut stream: TcpStream) -> std::io::Result<()> {
+    loop {
+        let (key, body) = frame_of(&mut stream).await?;
+        let answered = |code: u16, rest: &[u8]| framed(key | 0x8000, &[&body[..4], &code.to_be_bytes(), rest].concat());
+        let answer = match key {
+            // What was tuned is not answered.
+            20 => continue,
+            19 => [answered(1, &[]), framed(20, &[0; 8])].concat(),
+            11 => answered(19, &[0; 8]),
+            7 if body.windows(4).any(|part| part == b"huge") => {
+                [answered(1, &[]), [u32::MAX.to_be_bytes().as_slice(), &[0, 8, 0, 1]].concat()].concat()
+            }
+            _ => answered(1, &[]),
+        };
+        stream.write_all(&answer).await?;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_read_hides_no_other() {
+    for name in ["huge", "sound"] {
+        declare(server(), name, "stream");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(with_a_huge_chunk(stream));
+        }
+    });
+    let settings = settings(&server().url(), port);
+    let mut probe = RabbitMqProbe::new(settings, crate::sampler::loopback(), std::time::Instant::now());
+    let (huge, sound) = (of("huge", "list"), of("sound", "list"));
+    for look in 0..3 {
+        let answers = probe.answer(&[&huge, &sound], Instant::now() + DEADLINE).await;
+        let reasons: Vec<Reason> = answers.into_iter().map(|answer| answer.unwrap_err().reason).collect();
+        assert_eq!(reasons, [Reason::InvalidAnswer, Reason::NeverCommitted], "look {look}");
+    }
 }

@@ -51,7 +51,7 @@ pub(super) enum Malformed {
 }
 
 /// A place in a stream.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Place {
     /// The newest chunk.
     Last,
@@ -60,7 +60,7 @@ pub enum Place {
 }
 
 /// A question about a stream.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Call {
     /// Which offset was stored last under a reference.
     Stored {
@@ -79,6 +79,13 @@ pub enum Call {
 }
 
 impl Call {
+    /// The stream that it is about.
+    pub fn stream(&self) -> &str {
+        match self {
+            Self::Stored { stream, .. } | Self::Chunk { stream, .. } => stream,
+        }
+    }
+
     /// Appends its frames, each with the number after `correlation`.
     pub(super) fn write(&self, correlation: &mut u32, frames: &mut Vec<u8>) {
         let mut add = |key, body: &[u8]| {

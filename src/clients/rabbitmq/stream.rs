@@ -60,42 +60,40 @@ impl StreamClient {
         Self { settings, addresses, vhost: vhost.to_owned(), connection: None }
     }
 
-    /// Sends all calls at once and returns what was told, in their order.
+    /// Sends all calls at once and returns what was told, in their order. An answer that makes no sense ends the connection, and so does one that does not come
+    /// in time: what comes behind it is not read.
     ///
     /// # Errors
     /// Outside: why nothing was told, with the address. Inside: why not of this one. Neither holds a secret.
     pub async fn ask(&mut self, calls: &[Call], by: Instant) -> Result<Vec<Result<Told, MeasureError>>, MeasureError> {
         let at = format!("port {} for streams", self.settings.stream_port);
-        for fresh in [self.connection.is_none(), true] {
-            let asked = timeout_at(by, self.ask_once(calls)).await.unwrap_or_else(|_| Err(timed_out()));
+        loop {
+            // Taken out, so that a call that is given up half-way leaves no connection with answers to come.
+            let kept = self.connection.take();
+            let fresh = kept.is_none();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => {
+                    let opened = timeout_at(by, self.open()).await.unwrap_or_else(|_| Err(timed_out()));
+                    opened.map_err(|error| error.about(&at))?
+                }
+            };
+            let mut told = Vec::new();
+            let asked = timeout_at(by, connection.ask(calls, &mut told)).await.unwrap_or_else(|_| Err(timed_out()));
             match asked {
+                Ok(()) => {
+                    self.connection = Some(connection);
+                    return Ok(told);
+                }
                 // A server may have closed a connection that was idle.
-                Err(broken) if !fresh && broken.reason == Reason::SourceFailed => {}
-                asked => return asked.map_err(|unknown| unknown.about(at)),
+                Err(broken) if !fresh && told.is_empty() && broken.reason == Reason::SourceFailed => {}
+                Err(broken) => {
+                    told.push(Err(broken.about(&at)));
+                    told.resize_with(calls.len(), || Err(not_read().about(&at)));
+                    return Ok(told);
+                }
             }
         }
-        Err(timed_out().about(at))
-    }
-
-    async fn ask_once(&mut self, calls: &[Call]) -> Result<Vec<Result<Told, MeasureError>>, MeasureError> {
-        // Taken out, so that a call that is given up half-way leaves no connection with answers to come.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.open().await?,
-        };
-        let mut frames = Vec::new();
-        let first = connection.correlation.wrapping_add(1);
-        for call in calls {
-            call.write(&mut connection.correlation, &mut frames);
-        }
-        connection.send(&frames).await?;
-        let mut correlation = first;
-        let mut told = Vec::new();
-        for call in calls {
-            told.push(connection.told(call, &mut correlation).await?);
-        }
-        self.connection = Some(connection);
-        Ok(told)
     }
 
     async fn open(&mut self) -> Result<Connection, MeasureError> {
@@ -118,6 +116,20 @@ impl StreamClient {
 }
 
 impl Connection {
+    /// Sends all calls and reads what each was answered with, in their order, into `told`.
+    async fn ask(&mut self, calls: &[Call], told: &mut Vec<Result<Told, MeasureError>>) -> Result<(), MeasureError> {
+        let mut frames = Vec::new();
+        let mut correlation = self.correlation.wrapping_add(1);
+        for call in calls {
+            call.write(&mut self.correlation, &mut frames);
+        }
+        self.send(&frames).await?;
+        for call in calls {
+            told.push(self.told(call, &mut correlation).await?);
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, frames: &[u8]) -> Result<(), MeasureError> {
         self.stream.write_all(frames).await.map_err(|error| by_io(&error))?;
         self.stream.flush().await.map_err(|error| by_io(&error))
@@ -230,6 +242,13 @@ impl Connection {
 
     async fn read(&mut self, into: &mut [u8]) -> Result<(), MeasureError> {
         self.stream.read_exact(into).await.map(drop).map_err(|error| by_io(&error))
+    }
+}
+
+fn not_read() -> MeasureError {
+    MeasureError {
+        reason: Reason::SourceFailed,
+        message: "an answer about another stream ended the connection before this one".to_owned(),
     }
 }
 

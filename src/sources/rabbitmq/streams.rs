@@ -3,15 +3,21 @@
 //! Two round trips a poll for each virtual host: the stored offsets and the newest chunk of each stream, then the chunk at which each consumer that is behind
 //! goes on, which tells where its first event is and how old.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tokio::time::Instant;
 
 use crate::{
     api::{Reason, StreamReference},
-    clients::rabbitmq::{Call, Chunk, Place, StreamClient, Told},
+    clients::{
+        blamed::Blamed,
+        rabbitmq::{Call, Chunk, Place, StreamClient, Told},
+    },
     measure::MeasureError,
 };
+
+/// So often at most is asked at one look for what an answer that ended the connection kept from being read.
+const MOST_ROUND_TRIPS: usize = 3;
 
 /// What was seen of one consumer of a stream.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -54,48 +60,92 @@ impl Progress {
     }
 }
 
-/// Looks once.
-///
-/// # Errors
-/// Why nothing at all is known.
-pub(super) async fn look(
-    client: &mut StreamClient,
-    progress: &mut HashMap<StreamReference, Progress>,
-    asked: &BTreeSet<&StreamReference>,
-    by: Instant,
-) -> Result<Looked, MeasureError> {
-    let names: BTreeSet<&str> = asked.iter().map(|one| one.stream.as_str()).collect();
-    // Offsets first, so that a healthy one is never beyond the end.
-    let stored = asked.iter().map(|one| Call::Stored { stream: one.stream.clone(), reference: one.reference.clone() });
-    let newest = names.iter().map(|name| Call::Chunk { stream: (*name).to_owned(), place: Place::Last });
-    let mut told = client.ask(&stored.chain(newest).collect::<Vec<_>>(), by).await?.into_iter();
-    let stored: Vec<Result<Told, MeasureError>> = told.by_ref().take(asked.len()).collect();
-    let ends: BTreeMap<&str, Result<Told, MeasureError>> = names.into_iter().zip(told).collect();
+/// Asks about the streams of one virtual host.
+pub(super) struct Streams {
+    client: StreamClient,
+    progress: HashMap<StreamReference, Progress>,
+    /// Streams whose answers ended the connection, or came too late.
+    blamed: Blamed<String>,
+}
 
-    let found = asked.iter().zip(stored).map(|(one, stored)| {
-        let end = ends.get(one.stream.as_str()).cloned().unwrap_or_else(|| Err(nonsense()));
-        (*one, bounds(stored, end))
-    });
-    let found: Vec<(&StreamReference, Result<Bounds, MeasureError>)> = found.collect();
-    let behind = found.iter().filter_map(|(one, bounds)| {
-        let Bounds { end, next, .. } = *bounds.as_ref().ok()?;
-        (next < end).then(|| Call::Chunk { stream: one.stream.clone(), place: Place::At(next) })
-    });
-    let behind: Vec<Call> = behind.collect();
-    let mut chunks = if behind.is_empty() { Vec::new() } else { client.ask(&behind, by).await? }.into_iter();
-
-    let mut looked = Looked::new();
-    for (one, bounds) in found {
-        let seen = bounds.and_then(|bounds| {
-            let first = if bounds.next < bounds.end { chunk(chunks.next())? } else { None };
-            let (arrived, handled) = progress.entry(one.clone()).or_default().take(bounds.end, bounds.next);
-            Ok(StreamSample { arrived, handled, ..beyond(bounds, first) })
-        });
-        let about =
-            |unknown: MeasureError| unknown.about(format_args!("stream {}, reference {}", one.stream, one.reference));
-        looked.insert(one.clone(), seen.map_err(about));
+impl Streams {
+    /// Connects with the first look.
+    pub(super) fn new(client: StreamClient) -> Self {
+        Self { client, progress: HashMap::new(), blamed: Blamed::default() }
     }
-    Ok(looked)
+
+    /// Looks once at these streams. What cannot be read of one does not hide the others: it is asked about last from then on.
+    pub(super) async fn look(&mut self, asked: &BTreeSet<&StreamReference>, by: Instant) -> Looked {
+        self.progress.retain(|one, _| asked.contains(one));
+        let names: BTreeSet<&str> = asked.iter().map(|one| one.stream.as_str()).collect();
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        let (first, last) = self.blamed.part(&names);
+        let names: Vec<&String> = first.into_iter().chain(last).collect();
+        // Offsets first, so that a healthy one is never beyond the end.
+        let offsets = asked.iter().map(|one| stored(one));
+        let ends = names.iter().map(|name| newest(name));
+        let told = self.ask(offsets.chain(ends).collect(), by).await;
+        let of = |call: Call| told.get(&call).cloned().unwrap_or_else(|| Err(nonsense()));
+        let found: Vec<(&StreamReference, Result<Bounds, MeasureError>)> =
+            asked.iter().map(|one| (*one, bounds(of(stored(one)), of(newest(&one.stream))))).collect();
+
+        let behind = names.iter().flat_map(|name| found.iter().filter(move |(one, _)| one.stream == **name));
+        let behind = behind.filter_map(|(one, bounds)| bounds.as_ref().ok()?.begins_at(one)).collect();
+        let told = self.ask(behind, by).await;
+        let mut looked = Looked::new();
+        for (one, bounds) in found {
+            let seen = bounds.and_then(|bounds| {
+                let first = match bounds.begins_at(one) {
+                    Some(call) => chunk(told.get(&call).cloned())?,
+                    None => None,
+                };
+                let (arrived, handled) = self.progress.entry(one.clone()).or_default().take(bounds.end, bounds.next);
+                Ok(StreamSample { arrived, handled, ..beyond(bounds, first) })
+            });
+            let about = |unknown: MeasureError| {
+                unknown.about(format_args!("stream {}, reference {}", one.stream, one.reference))
+            };
+            looked.insert(one.clone(), seen.map_err(about));
+        }
+        looked
+    }
+
+    /// The answer to each of these calls. What an answer that ended the connection kept from being read is asked for again.
+    async fn ask(&mut self, mut calls: Vec<Call>, by: Instant) -> HashMap<Call, Result<Told, MeasureError>> {
+        let mut answers = HashMap::new();
+        for _ in 0..MOST_ROUND_TRIPS {
+            if calls.is_empty() {
+                break;
+            }
+            let told = match self.client.ask(&calls, by).await {
+                Ok(told) => told,
+                Err(unknown) => calls.iter().map(|_| Err(unknown.clone())).collect(),
+            };
+            let asked: Vec<(Call, Result<Told, MeasureError>)> = calls.into_iter().zip(told).collect();
+            let names: Vec<String> = asked.iter().map(|(call, _)| call.stream().to_owned()).collect();
+            let outcomes = asked.iter().map(|(_, told)| told.as_ref().map(drop));
+            let spoilt: HashSet<&String> = self.blamed.judge(names.iter().zip(outcomes)).into_iter().collect();
+            calls = asked
+                .iter()
+                .zip(&names)
+                .filter(|((_, told), name)| told.is_err() && spoilt.contains(name))
+                .map(|((call, _), _)| call.clone())
+                .collect();
+            for ((call, told), name) in asked.into_iter().zip(&names) {
+                let told = told.map_err(|error| self.blamed.explain(name, error));
+                answers.insert(call, told);
+            }
+        }
+        answers
+    }
+}
+
+fn stored(one: &StreamReference) -> Call {
+    Call::Stored { stream: one.stream.clone(), reference: one.reference.clone() }
+}
+
+fn newest(stream: &str) -> Call {
+    Call::Chunk { stream: stream.to_owned(), place: Place::Last }
 }
 
 /// Between which offsets events wait.
@@ -107,6 +157,13 @@ struct Bounds {
     end: u64,
     /// Where the consumer goes on.
     next: u64,
+}
+
+impl Bounds {
+    /// What is asked about the events that wait, where there are some.
+    fn begins_at(&self, one: &StreamReference) -> Option<Call> {
+        (self.next < self.end).then(|| Call::Chunk { stream: one.stream.clone(), place: Place::At(self.next) })
+    }
 }
 
 fn bounds(stored: Result<Told, MeasureError>, newest: Result<Told, MeasureError>) -> Result<Bounds, MeasureError> {
