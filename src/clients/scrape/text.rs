@@ -12,6 +12,8 @@ use prometheus_parse::{Scrape, Value};
 pub const MOST_SERIES: usize = 10_000;
 /// The most labels of one series.
 const MOST_LABELS: usize = 256;
+/// The most labels of all series that are wanted: each takes far more memory than it has bytes in a page.
+const MOST_LABELS_OF_PAGE: usize = 100_000;
 const BLANK: [char; 2] = [' ', '\t'];
 
 /// A series with its number at the time of the page.
@@ -48,10 +50,11 @@ struct Taken<'a> {
 /// All series of a page whose name `wanted` accepts, in the page's order; every line must be one of the format.
 ///
 /// # Errors
-/// The first line that is none, or has too many labels.
+/// The first line that is none, or with which there are too many labels.
 pub fn parse(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Series>, Unreadable> {
     let mut taken = Vec::new();
     let mut series = HashMap::new();
+    let mut labels = 0_usize;
     for (index, line) in text.split('\n').enumerate() {
         let number = index + 1;
         let line = line.strip_suffix('\r').unwrap_or(line).trim_matches(BLANK);
@@ -63,6 +66,11 @@ pub fn parse(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Series>, U
             let of_this_name: &mut usize = series.entry(sample.name).or_default();
             *of_this_name += 1;
             if *of_this_name <= MOST_SERIES + 1 {
+                labels += sample.labels.len();
+                if labels > MOST_LABELS_OF_PAGE {
+                    let why = "with it the metrics that are asked for have more than 100000 labels in all";
+                    return Err(Unreadable { line: number, why });
+                }
                 taken.push(sample);
             }
         }

@@ -105,6 +105,17 @@ fn label() -> impl Strategy<Value = (String, String)> {
     ("[a-z_][a-z0-9_]{0,4}", "[ a-zäü0-9,={}#:\"\\\\]{0,8}\n?")
 }
 
+#[test]
+fn labels_take_no_more_memory_than_so_many_may() {
+    let labels: Vec<String> = (0..200).map(|number| format!("a{number}=\"\"")).collect();
+    let line = format!("waiting{{{}}} 1\n", labels.join(","));
+    assert_eq!(parse(&line.repeat(500), |name| name == "waiting").unwrap().len(), 500);
+    let unreadable = parse(&line.repeat(501), |name| name == "waiting").unwrap_err();
+    assert_eq!(unreadable.line, 501);
+    assert!(unreadable.why.contains("labels in all"), "{}", unreadable.why);
+    assert_eq!(parse(&line.repeat(501), |name| name == "other").unwrap(), [], "they are not asked for");
+}
+
 proptest! {
     #[test]
     fn what_was_written_is_read_and_nothing_else(

@@ -11,19 +11,22 @@ use crate::{
     worker_pods::{PodStage, WorkerPod},
 };
 
-/// What one pod's page says, or why it could not be read.
+/// What one pod says, or why its page could not be read.
 pub(super) struct PodPage {
     /// The pod.
     pub(super) pod: WorkerPod,
-    /// The series of all metrics that are asked for.
-    pub(super) page: Result<Vec<Series>, MeasureError>,
+    /// What its page says of each metric that is asked for.
+    pub(super) told: Result<HashMap<AskedMetric, Result<Told, MeasureError>>, MeasureError>,
 }
 
 impl PodPage {
     /// What it says of a metric; absent where it need not say anything: it has not been ready yet and holds nothing, or it is on its way out and
     /// does not serve its page any more.
-    fn told(&self, asked: &AskedMetric, now: i64) -> Option<Result<Told, MeasureError>> {
-        let told = self.page.as_ref().map_err(Clone::clone).and_then(|page| Told::by_page(asked, page, now));
+    fn told(&self, asked: &AskedMetric) -> Option<Result<Told, MeasureError>> {
+        let told = match &self.told {
+            Ok(told) => told.get(asked).cloned().unwrap_or_else(|| Err(not_asked())),
+            Err(unknown) => Err(unknown.clone()),
+        };
         match (told, self.pod.stage) {
             (Ok(told), _) => Some(Ok(told)),
             (Err(unknown), PodStage::Working) => Some(Err(unknown.about(format!("pod {}", self.pod.name)))),
@@ -32,12 +35,25 @@ impl PodPage {
     }
 }
 
-/// What all pods say of a metric. `now`: milliseconds since 1970.
+fn not_asked() -> MeasureError {
+    MeasureError { reason: Reason::NotMeasuredYet, message: "it has not been looked at yet".to_owned() }
+}
+
+/// What one page says of all metrics that are asked for. `now`: milliseconds since 1970.
+pub(super) fn told_of_each<'a>(
+    asked: impl Iterator<Item = &'a AskedMetric>,
+    page: &[Series],
+    now: i64,
+) -> HashMap<AskedMetric, Result<Told, MeasureError>> {
+    asked.map(|asked| (asked.clone(), Told::by_page(asked, page, now))).collect()
+}
+
+/// What all pods say of a metric.
 ///
 /// # Errors
 /// What the first pod that should tell does not, or that there is none that tells anything.
-pub(super) fn of_all(asked: &AskedMetric, pods: &[PodPage], now: i64) -> Result<Told, MeasureError> {
-    let told: Vec<Told> = pods.iter().filter_map(|pod| pod.told(asked, now)).collect::<Result<_, _>>()?;
+pub(super) fn of_all(asked: &AskedMetric, pods: &[PodPage]) -> Result<Told, MeasureError> {
+    let told: Vec<Told> = pods.iter().filter_map(|pod| pod.told(asked)).collect::<Result<_, _>>()?;
     told.into_iter().reduce(Told::with).ok_or_else(|| MeasureError {
         reason: Reason::NoWorkerReady,
         message: "no pod shows its page yet: without a worker that tells, what waits is unknown, and not zero"
@@ -57,10 +73,10 @@ pub(super) struct Counter {
 impl Counter {
     /// Takes in what each pod counts now, and returns what has been counted since the first look. A pod that was not there at the first look has counted
     /// since it began; one that counts less than before has begun again.
-    pub(super) fn take(&mut self, asked: &AskedMetric, pods: &[PodPage], now: i64) -> f64 {
+    pub(super) fn take(&mut self, asked: &AskedMetric, pods: &[PodPage]) -> f64 {
         let mut seen = HashMap::new();
         for pod in pods {
-            let Some(Ok(told)) = pod.told(asked, now) else {
+            let Some(Ok(told)) = pod.told(asked) else {
                 // It may tell again: what it counts meanwhile is not lost.
                 seen.extend(self.last.remove_entry(&pod.pod.uid));
                 continue;
@@ -98,12 +114,12 @@ mod tests {
         let away = MeasureError { reason: Reason::ConnectionRefused, message: "away".to_owned() };
         PodPage {
             pod: WorkerPod { name: name.into(), uid: name.into(), address: None, stage },
-            page: page.map(|page| parse(page, |_| true).unwrap()).ok_or(away),
+            told: page.map(|page| told_of_each([&asked()].into_iter(), &parse(page, |_| true).unwrap(), 0)).ok_or(away),
         }
     }
 
     fn sum(pods: &[PodPage]) -> Result<f64, MeasureError> {
-        of_all(&asked(), pods, 0).and_then(|told| told.number(Aggregate::Sum))
+        of_all(&asked(), pods).and_then(|told| told.number(Aggregate::Sum))
     }
 
     #[test]
@@ -111,7 +127,7 @@ mod tests {
         use PodStage::{Ending, Starting, Working};
         let (a, b) = (|| pod("a", Working, Some("waiting 3\n")), || pod("b", Working, Some("waiting 4\n")));
         assert_eq!(sum(&[a(), b()]), Ok(7.0));
-        let max = of_all(&asked(), &[a(), b()], 0).unwrap().number(Aggregate::Max).unwrap();
+        let max = of_all(&asked(), &[a(), b()]).unwrap().number(Aggregate::Max).unwrap();
         assert!((max - 4.0).abs() < f64::EPSILON);
         for page in [None, Some("other 1\n"), Some("waiting NaN\n"), Some("waiting{q=\"1\"} 1\nwaiting{q=\"2\"} 1\n")] {
             let unknown = sum(&[a(), pod("c", Working, page)]).unwrap_err();
@@ -136,7 +152,7 @@ mod tests {
         let mut counter = Counter::default();
         let mut take = |pods: &[(&str, PodStage, Option<&str>)]| {
             let pods: Vec<_> = pods.iter().map(|(name, stage, page)| pod(name, *stage, *page)).collect();
-            counter.take(&asked(), &pods, 0)
+            counter.take(&asked(), &pods)
         };
         let totals = [
             take(&[("a", Working, Some("waiting 100\n"))]),
@@ -149,7 +165,7 @@ mod tests {
         let mut overflowing = Counter::default();
         let counted: Vec<f64> = ["waiting 0\n", "waiting 1e308\n", "waiting 0\n", "waiting 1e308\n", "waiting 1\n"]
             .into_iter()
-            .map(|count| overflowing.take(&asked(), &[huge(count)], 0))
+            .map(|count| overflowing.take(&asked(), &[huge(count)]))
             .collect();
         assert!(counted.iter().all(|total| total.is_finite()), "{counted:?}");
         assert_eq!(totals.map(|total| format!("{total}")), ["0", "15", "16", "20", "20"]);
