@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Buf, Bytes};
 use futures::StreamExt as _;
 use prost::Message;
@@ -18,7 +19,7 @@ use super::{
     },
     words::{Trouble, no_stream, not_the_api, refused},
 };
-use crate::{addresses::AddressRules, api::Reason, measure::MeasureError};
+use crate::{addresses::AddressRules, api::Reason, clients::words::without_secrets, measure::MeasureError};
 
 const READ: &str = "/event_store.client.streams.Streams/Read";
 const LIST: &str = "/event_store.client.persistent_subscriptions.PersistentSubscriptions/List";
@@ -216,14 +217,11 @@ impl Client {
         Err(self.masked(failed.unwrap_or_else(|| timed_out(self.settings.tls))))
     }
 
-    /// Without the password, should a server repeat it.
+    /// Without the password, in whatever form it was sent, should a server repeat it.
     fn masked(&self, error: MeasureError) -> MeasureError {
-        match &self.settings.login {
-            Some((_, password)) if error.message.contains(password.as_str()) => {
-                MeasureError { message: "the server failed; its words hold the password".to_owned(), ..error }
-            }
-            _ => error,
-        }
+        let Some((user, password)) = &self.settings.login else { return error };
+        let sent = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        MeasureError { message: without_secrets(&error.message, [password.as_str(), sent.as_str()]), ..error }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     connection::{Answer, Connection, Request, timed_out},
     protocol::is_subject,
 };
-use crate::{addresses::AddressRules, api::Reason, measure::MeasureError};
+use crate::{addresses::AddressRules, api::Reason, clients::words::without_secrets, measure::MeasureError};
 
 /// Requests that are under way at the same time: a server drops those beyond its queue (10,000 by default for all its clients).
 const MOST_AT_ONCE: usize = 1_000;
@@ -108,11 +108,7 @@ impl Client {
 
     /// Hides the password where the server repeats it in an error.
     fn masked(&self, mut error: MeasureError) -> MeasureError {
-        for secret in self.settings.secrets() {
-            if error.message.contains(secret) {
-                error.message = error.message.replace(secret, "…");
-            }
-        }
+        error.message = without_secrets(&error.message, self.settings.secrets());
         error
     }
 

@@ -20,7 +20,7 @@ use crate::{
     api::Reason,
     clients::{
         address,
-        words::{by_io, shortened},
+        words::{by_io, shortened, without_secrets},
     },
     measure::MeasureError,
 };
@@ -149,12 +149,10 @@ impl Access {
         Answers { replies, broken: ended.err() }
     }
 
-    /// A server that repeats our password in an error is not quoted.
+    /// A server that repeats our password in an error, or a part of it, is not quoted there.
     fn mask(&self, reply: &mut Reply) {
-        if let (Reply::Error(error), Some(password)) = (reply, &self.settings.password)
-            && error.contains(password.as_str())
-        {
-            *error = error.replace(password.as_str(), "…");
+        if let (Reply::Error(error), Some(password)) = (reply, &self.settings.password) {
+            *error = without_secrets(error, [password.as_str()]);
         }
     }
 }
