@@ -7,8 +7,9 @@ use kacrab_protocol::{
         ApiKey, ApiVersionsRequestData, ApiVersionsResponseData, DescribeConfigsRequestData,
         DescribeConfigsResponseData, FetchRequestData, FetchResponseData, FindCoordinatorRequestData,
         FindCoordinatorResponseData, ListOffsetsRequestData, ListOffsetsResponseData, MetadataRequestData,
-        MetadataResponseData, OffsetFetchRequestData, OffsetFetchResponseData, SaslAuthenticateRequestData,
-        SaslAuthenticateResponseData, SaslHandshakeRequestData, SaslHandshakeResponseData,
+        MetadataResponseData, OffsetCommitRequestData, OffsetCommitResponseData, OffsetFetchRequestData,
+        OffsetFetchResponseData, SaslAuthenticateRequestData, SaslAuthenticateResponseData, SaslHandshakeRequestData,
+        SaslHandshakeResponseData,
     },
 };
 
@@ -62,6 +63,8 @@ call!(FindCoordinatorRequestData => FindCoordinatorResponseData, FindCoordinator
 call!(OffsetFetchRequestData => OffsetFetchResponseData, OffsetFetch, 2..=9);
 // From 2 on, with an isolation level.
 call!(ListOffsetsRequestData => ListOffsetsResponseData, ListOffsets, 2..=7);
-// From 13 on, topics are known by their identity only.
+// From 13 on, topics are known by their identity only: see `read`.
 call!(FetchRequestData => FetchResponseData, Fetch, 5..=12);
 call!(DescribeConfigsRequestData => DescribeConfigsResponseData, DescribeConfigs, 1..=4);
+// From 2 on, without a time that the client gives; 10 knows topics by their identity only.
+call!(OffsetCommitRequestData => OffsetCommitResponseData, OffsetCommit, 2..=8);

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     Settings,
-    connection::{Connection, text},
+    connection::{Connection, MOST_REPLY_BYTES, text},
     error::{Code, KafkaError},
     sasl, tls,
 };
@@ -51,6 +51,7 @@ struct Access {
     tls: Option<TlsConnector>,
     /// Which addresses may be asked.
     rules: Arc<AddressRules>,
+    most_reply_bytes: usize,
 }
 
 /// The connections to one cluster with one user.
@@ -62,6 +63,8 @@ pub struct Client {
     any: Option<Connection>,
     /// The broker that metadata was last told by: it does not hang.
     answered: Option<i32>,
+    /// What tells the cluster from others, by its last metadata.
+    cluster: Option<String>,
     requests: u64,
 }
 
@@ -72,9 +75,21 @@ impl Client {
     /// The authority or the client certificate cannot be read.
     pub fn new(settings: Settings, rules: Arc<AddressRules>) -> Result<Self, KafkaError> {
         let tls = tls::connector(&settings)?;
-        let access = Access { settings, tls, rules };
+        let access = Access { settings, tls, rules, most_reply_bytes: MOST_REPLY_BYTES };
         let (brokers, connections) = (HashMap::new(), HashMap::new());
-        Ok(Self { access, brokers, connections, any: None, answered: None, requests: 0 })
+        Ok(Self { access, brokers, connections, any: None, answered: None, cluster: None, requests: 0 })
+    }
+
+    /// Reads answers of so many bytes, in place of the usual limit.
+    #[must_use]
+    pub fn with_replies_of(mut self, bytes: usize) -> Self {
+        self.access.most_reply_bytes = bytes;
+        self
+    }
+
+    /// What tells the cluster from others; absent before it was asked for topics, and where brokers do not tell.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
     }
 
     /// Requests made since this client was made, those of handshakes included.
@@ -119,6 +134,7 @@ impl Client {
                 reply => break (reply?, at),
             }
         };
+        self.cluster = reply.cluster_id.as_ref().map(|id| id.as_str().to_owned());
         let named = |broker: &kacrab_protocol::generated::MetadataResponseBroker| {
             let port = u16::try_from(broker.port).ok().filter(|port| *port > 0)?;
             Some((broker.node_id, (broker.host.as_str().to_owned(), port)))
@@ -300,6 +316,7 @@ impl Access {
             Reason::AddressRefused if !self.settings.names(server) => error.of_announced(),
             _ => error,
         })?;
+        connection.allow_replies_of(self.most_reply_bytes);
         if let Some(user) = &self.settings.sasl {
             sasl::authenticate(&mut connection, user, by).await?;
         }

@@ -41,6 +41,7 @@ pub(super) struct Connection {
     pub place: String,
     tls: bool,
     versions: HashMap<i16, (i16, i16)>,
+    most_reply_bytes: usize,
     correlation: i32,
     /// A request was cut short, so that what comes next belongs to nothing.
     broken: bool,
@@ -67,6 +68,7 @@ impl Connection {
             place,
             tls: tls.is_some(),
             versions: HashMap::new(),
+            most_reply_bytes: MOST_REPLY_BYTES,
             correlation: 0,
             broken: false,
             requests: 0,
@@ -116,6 +118,11 @@ impl Connection {
             }
         })?;
         Ok(Box::new(secured))
+    }
+
+    /// Reads answers of so many bytes, in place of the usual limit.
+    pub fn allow_replies_of(&mut self, bytes: usize) {
+        self.most_reply_bytes = bytes;
     }
 
     /// No request was cut short on it.
@@ -200,15 +207,13 @@ impl Connection {
     async fn frame(&mut self, what: &str) -> Result<Bytes, KafkaError> {
         let lost = |error| KafkaError::io(&self.place, &error, self.tls);
         let promised = self.stream.read_i32().await.map_err(lost)?;
-        let length = usize::try_from(promised).ok().filter(|length| *length <= MOST_REPLY_BYTES);
+        let length = usize::try_from(promised).ok().filter(|length| *length <= self.most_reply_bytes);
         let Some(length) = length else {
-            return Err(KafkaError::new(
-                Reason::InvalidAnswer,
-                format!(
-                    "{}: the answer to {what} says that it has {promised} bytes, of at most {MOST_REPLY_BYTES}: is this a Kafka broker, and does its listener expect TLS?",
-                    self.place
-                ),
-            ));
+            let message = format!(
+                "{}: the answer to {what} says that it has {promised} bytes, of at most {}: is this a Kafka broker, and does its listener expect TLS?",
+                self.place, self.most_reply_bytes
+            );
+            return Err(KafkaError { oversized: true, ..KafkaError::new(Reason::InvalidAnswer, message) });
         };
         let mut reply = BytesMut::with_capacity(length.min(64 << 10));
         let mut body = (&mut self.stream).take(length as u64);

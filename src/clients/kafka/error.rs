@@ -16,11 +16,14 @@ pub struct KafkaError {
     pub message: String,
     /// The broker's error code, where a broker answered with one.
     pub code: Option<Code>,
+    /// The answer had more bytes than are read: asked for less, the broker may answer with less.
+    pub oversized: bool,
 }
 
 impl KafkaError {
-    pub(super) fn new(reason: Reason, message: String) -> Self {
-        Self { reason, message, code: None }
+    /// Without a code of a broker.
+    pub fn new(reason: Reason, message: String) -> Self {
+        Self { reason, message, code: None, oversized: false }
     }
 
     /// No broker said anything of `what`.
@@ -32,7 +35,7 @@ impl KafkaError {
     pub fn no_leader(topic: &str, number: i32) -> Self {
         let message =
             format!("partition {number} of topic {topic} has no leader: are the brokers with its replicas down?");
-        Self { reason: Reason::SourceFailed, message, code: Some(Code(5)) }
+        Self { code: Some(Code(5)), ..Self::new(Reason::SourceFailed, message) }
     }
 
     /// The topic is there, and nothing is said of its partitions.
@@ -70,7 +73,7 @@ impl KafkaError {
     pub(super) fn of(code: Code, place: &str, what: &str) -> Self {
         let (reason, name, advice) = code.words();
         let advice = if advice.is_empty() { String::new() } else { format!(": {advice}") };
-        Self { reason, message: format!("{place}: {what}: {name}{advice}"), code: Some(code) }
+        Self { code: Some(code), ..Self::new(reason, format!("{place}: {what}: {name}{advice}")) }
     }
 
     pub(super) fn io(place: &str, error: &io::Error, tls: bool) -> Self {
@@ -116,6 +119,11 @@ impl Code {
         matches!(self.0, 3 | 100 | 103)
     }
 
+    /// The offset is before the first that is kept, or behind the last.
+    pub fn is_out_of_range(self) -> bool {
+        self.0 == 1
+    }
+
     /// The user may not ask this.
     pub fn is_forbidden(self) -> bool {
         matches!(self.0, 29..=31)
@@ -144,6 +152,11 @@ impl Code {
             15 => (Reason::SourceFailed, "COORDINATOR_NOT_AVAILABLE", "the group's coordinator is not there yet"),
             16 => (Reason::SourceFailed, "NOT_COORDINATOR", "the group's coordinator is moving"),
             17 => (Reason::InvalidAnswer, "INVALID_TOPIC_EXCEPTION", "correct the topic's name in the Projection"),
+            22 | 25 => (
+                Reason::SourceFailed,
+                "UNKNOWN_MEMBER_ID",
+                "the group has members of its own, which commit its offsets: name another group",
+            ),
             24 => (Reason::InvalidAnswer, "INVALID_GROUP_ID", "correct the group's name in the Projection"),
             29 => (
                 Reason::PermissionDenied,

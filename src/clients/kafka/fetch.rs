@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{Buf, Bytes};
 use kacrab_protocol::generated::{
     fetch_request::{FetchPartition, FetchRequestData, FetchTopic},
     fetch_response::PartitionData,
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Client, Isolation,
+    batch::{Batch, Batches},
     client::Talk,
     connection::{Connection, text},
     error::{Code, KafkaError},
@@ -47,8 +47,6 @@ const PARTITION_BYTES: i32 = 16 << 10;
 const ANSWER_BYTES: i32 = 1 << 20;
 /// Answers for one broker in one poll. What is left then is asked in later polls.
 const MOST_ANSWERS: usize = 8;
-/// A batch header of format 2, with the length of the records.
-const HEADER_BYTES: usize = 61;
 
 impl Client {
     /// The first record at or behind an offset, for each partition with its leader. Partitions for which nothing could be told within the limits of
@@ -201,48 +199,32 @@ fn step(answer: &PartitionData, offset: i64, isolation: Isolation) -> Result<Opt
         Isolation::ReadCommitted => answer.last_stable_offset,
         Isolation::ReadUncommitted => answer.high_watermark,
     };
-    let mut aborted: Vec<(i64, i64)> =
-        answer.aborted_transactions.iter().flatten().map(|one| (one.first_offset, one.producer_id)).collect();
-    aborted.sort_unstable();
-    let mut aborting = BTreeSet::new();
     let mut next = offset;
     let mut transactions = (0..answer.high_watermark).contains(&answer.last_stable_offset);
     let mut found: Option<Batch> = None;
     let (mut counted, mut gapless) = (0_u64, true);
-    let mut records = answer.records.clone().unwrap_or_default();
+    let mut batches = Batches::of(answer, isolation);
     loop {
-        let batch = match Batch::read(&mut records) {
+        let (batch, readable) = match batches.next() {
             Ok(Some(batch)) => batch,
             // What is behind the first record tells only how many follow, and of transactions.
             Err(why) if found.is_none() => return Err(why),
             Ok(None) | Err(_) => break,
         };
-        let last = batch.base.saturating_add(i64::from(batch.last_delta));
-        if last < next {
+        if batch.end() <= next {
             continue;
         }
         transactions |= batch.transactional || batch.control;
         gapless &= batch.base <= next && batch.is_whole();
-        if isolation == Isolation::ReadCommitted {
-            let begun = aborted.iter().take_while(|(first, _)| *first <= last).count();
-            aborting.extend(aborted.drain(..begun).map(|(_, producer)| producer));
-        }
-        let readable = if batch.control {
-            // A marker ends its producer's transaction.
-            aborting.remove(&batch.producer);
-            false
-        } else {
-            batch.count > 0 && !(batch.transactional && aborting.contains(&batch.producer))
-        };
         if readable {
             counted = counted.saturating_add(batch.records_from(offset));
         }
-        next = last.saturating_add(1);
+        next = batch.end();
         found = found.or(readable.then_some(batch));
     }
     if let Some(batch) = found {
         return Ok(Some(Step::Told(Ok(FirstRecord::Batch {
-            oldest: batch.oldest,
+            oldest: batch.oldest(),
             newest: batch.newest,
             offset: batch.base.max(offset),
             transactional: transactions,
@@ -254,68 +236,4 @@ fn step(answer: &PartitionData, offset: i64, isolation: Isolation) -> Result<Opt
         return Ok(Some(Step::Told(Ok(FirstRecord::Nothing))));
     }
     Ok((next > offset).then_some(Step::Continue(next)))
-}
-
-struct Batch {
-    base: i64,
-    last_delta: i32,
-    oldest: i64,
-    newest: i64,
-    producer: i64,
-    count: i32,
-    control: bool,
-    transactional: bool,
-}
-
-impl Batch {
-    /// No record of it was removed.
-    fn is_whole(&self) -> bool {
-        i64::from(self.count) == i64::from(self.last_delta) + 1
-    }
-
-    /// So many of its records have this offset or a later one for certain.
-    fn records_from(&self, offset: i64) -> u64 {
-        let records = if self.is_whole() {
-            let last = self.base.saturating_add(i64::from(self.last_delta));
-            last.saturating_add(1).saturating_sub(self.base.max(offset))
-        } else if self.base >= offset {
-            i64::from(self.count)
-        } else {
-            0
-        };
-        u64::try_from(records).unwrap_or(0)
-    }
-
-    /// The next batch's header; its records are passed over. `None` at the end, which may cut a batch short.
-    fn read(records: &mut Bytes) -> Result<Option<Self>, &'static str> {
-        if records.remaining() < HEADER_BYTES {
-            return Ok(None);
-        }
-        let base = records.get_i64();
-        let length = usize::try_from(records.get_i32()).map_err(|_| "a batch has a negative length")?;
-        if length < HEADER_BYTES - 12 {
-            return Err("a batch is shorter than its header");
-        }
-        let mut rest =
-            if length > records.remaining() { records.split_to(records.remaining()) } else { records.split_to(length) };
-        rest.advance(4);
-        if rest.get_i8() != 2 {
-            return Err("a batch has a format from before Kafka 0.11");
-        }
-        rest.advance(4);
-        let attributes = rest.get_i16();
-        let last_delta = rest.get_i32();
-        let (first, newest) = (rest.get_i64(), rest.get_i64());
-        let producer = rest.get_i64();
-        rest.advance(6);
-        let count = rest.get_i32();
-        if base < 0 || last_delta < 0 {
-            return Err("a batch has a negative offset");
-        }
-        // With the time of the append, all its records have that time, and it stands in the place of the newest.
-        let append_time = attributes & 0x08 != 0;
-        let oldest = if append_time { newest } else { first.min(newest) };
-        let (transactional, control) = (attributes & 0x10 != 0, attributes & 0x20 != 0);
-        Ok(Some(Self { base, last_delta, oldest, newest, producer, count, control, transactional }))
-    }
 }

@@ -81,7 +81,7 @@ pub(super) fn of_partitions<'a>(
             let message = format!(
                 "the read store holds an offset for partition {number} of topic {topic}, which has no such partition. Kafka never takes one away: was the topic created again with fewer? Then no offset that is stored for it is right: delete them, and let the projector begin again"
             );
-            Err(KafkaError { reason: Reason::InvalidAnswer, message, code: None })
+            Err(KafkaError::new(Reason::InvalidAnswer, message))
         }
     }
 }
