@@ -69,6 +69,13 @@ pub struct AddressRules {
 }
 
 impl AddressRules {
+    /// For a worker, which asks from its own pod, where its team could ask as well: no address that a server announces is refused.
+    #[must_use]
+    pub fn everywhere() -> Self {
+        let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        Self::default().allowing(all.map(|address| AddressRange { address, bits: 0 }))
+    }
+
     /// Allows these in addition, except those that are no single host.
     #[must_use]
     pub fn allowing(mut self, ranges: impl IntoIterator<Item = AddressRange>) -> Self {

@@ -11,7 +11,7 @@ use kube::CustomResourceExt as _;
 use crate::{
     api::Projection,
     cli::{Cli, Command, ProjectorArgs, Scope, UninstallArgs},
-    clients::{self, postgres::ConnectionSettings, redis},
+    clients::{self, kafka, postgres::ConnectionSettings, redis},
     names::{secret_key, worker_env},
     platform::{
         shutdown::Shutdown,
@@ -102,6 +102,7 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     };
     let source = match config.input {
         Input::Postgres(_) => connection(worker_env::EVENT_SOURCE).map(Box::new).map(SourceConnection::Postgres),
+        Input::Kafka(_) => kafka_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Kafka),
     };
     let store = match config.output {
         Output::Postgres(_) => connection(worker_env::READ_STORE).map(Box::new).map(StoreConnection::Postgres),
@@ -132,6 +133,18 @@ fn redis_connection(prefix: &str) -> anyhow::Result<redis::ConnectionSettings> {
     let settings = Settings::from_keys(|key| environment.key(key)).map_err(|error| anyhow::anyhow!(error.message));
     let settings = settings.with_context(|| said_by(prefix))?;
     Ok(environment.complete(settings, Settings::with_ca, Settings::with_client_certificate))
+}
+
+/// The same of a connection to Kafka.
+fn kafka_connection(prefix: &str) -> anyhow::Result<kafka::Settings> {
+    use kafka::Settings;
+    let environment = Environment::read(prefix, secret_key::KAFKA);
+    let settings = Settings::from_keys(|key| environment.key(key)).with_context(|| said_by(prefix))?;
+    let with_ca = |settings: Settings, ca: &[u8]| settings.with_ca(ca.to_vec());
+    let with_client = |settings: Settings, certificate: &[u8], key: &[u8]| {
+        settings.with_client_certificate(certificate.to_vec(), key.to_vec())
+    };
+    Ok(environment.complete(settings, with_ca, with_client))
 }
 
 fn said_by(prefix: &str) -> String {

@@ -63,9 +63,9 @@ pub mod worker_env {
     /// Schema of the read model, where one is given.
     pub const READ_STORE_SCHEMA: &str = "READ_STORE_SCHEMA";
 
-    /// The variable for a key of the Secret of a connection.
+    /// The variable for a key of the Secret of a connection: another one for each key, as `api-key` and `api_key`.
     pub fn of_key(prefix: &str, key: &str) -> String {
-        format!("{prefix}{}", key.to_ascii_uppercase().replace('-', "_"))
+        format!("{prefix}{}", key.to_ascii_uppercase().replace('_', "__").replace('-', "_"))
     }
 }
 
@@ -132,6 +132,31 @@ pub mod secret_key {
         "api_key", "tls", "ssl",
     ];
 
+    /// The keys for Kafka, among them Kafka's own names of properties.
+    pub const KAFKA: [&str; 21] = [
+        "bootstrapServers",
+        "bootstrap.servers",
+        "bootstrap-servers",
+        "bootstrap_servers",
+        "brokers",
+        "securityProtocol",
+        "security.protocol",
+        "security-protocol",
+        "security_protocol",
+        "saslMechanism",
+        "sasl.mechanism",
+        "sasl-mechanism",
+        "sasl_mechanism",
+        "mechanism",
+        "username",
+        "user",
+        "sasl.username",
+        "password",
+        "sasl.password",
+        "token",
+        "access_token",
+    ];
+
     /// The keys for Redis. `redis-password`: Bitnami's chart.
     pub const REDIS: [&str; 14] = [
         "url",
@@ -173,6 +198,8 @@ pub mod redis_state {
     pub const POSITION: &str = "position:";
     /// What the name of a field begins with that says before which event a shard waits: its position, a blank, and why.
     pub const FAILURE: &str = "failure:";
+    /// What the name of a field begins with that names the part of the source that a shard is.
+    pub const PART: &str = "part:";
 
     /// The key of the hash. What is in braces lets handlers name keys that a Redis Cluster keeps together with it.
     pub fn key(projection: &str) -> String {

@@ -10,6 +10,10 @@ mod discretion;
 mod faults;
 #[path = "projector/handlers.rs"]
 mod handlers;
+#[path = "projector/kafka.rs"]
+mod kafka;
+#[path = "projector/kafka_records.rs"]
+mod kafka_records;
 #[path = "projector/positions.rs"]
 mod positions;
 #[path = "projector/redis.rs"]

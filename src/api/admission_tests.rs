@@ -56,7 +56,7 @@ fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_pr
             "/spec",
             "projector",
             json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
-            "spec.source.postgres.eventTable is required with spec.projector.builtin",
+            "spec.source.postgres.eventTable or spec.source.kafka is required with spec.projector.builtin",
         ),
         ("/spec/source/redis", "lists", json!([{"key": ""}]), "spec.source.redis.lists[0].key"),
         ("/spec/source/redis", "streams", json!([]), "spec.source.redis.streams must have at least 1 items"),

@@ -1,8 +1,9 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, EventTable, OffsetsLocation, Ordering,
-    PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart, Shards, Source, TableLocation,
+    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, EventTable, KafkaConnection, OffsetsLocation,
+    Ordering, PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart, SecretKeyRef,
+    Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
 use crate::names::{CHECKPOINT_TABLE, redis_state, secret_key};
@@ -20,6 +21,8 @@ impl ProjectionSpec {
     pub fn shard_count(&self) -> Option<u32> {
         match self.scaling.shards {
             Shards::Count(count) => Some(count),
+            // Its partitions are the shards.
+            Shards::Auto if self.source.kafka.is_some() => None,
             Shards::Auto if self.is_builtin() && self.scaling.ordering == Ordering::Strict => Some(1),
             Shards::Auto if self.is_builtin() => Some(Self::BUILTIN_SHARDS),
             Shards::Auto => None,
@@ -49,12 +52,15 @@ impl ProjectionSpec {
     pub fn checkpoint_location(&self, namespace: &str, name: &str) -> Option<CheckpointLocation> {
         let store = self.read_store.as_ref()?;
         let projection = format!("{namespace}/{name}");
+        let of_workers = || match self.source.kafka {
+            Some(_) => CheckpointRows::Parts,
+            None => CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
+        };
         if self.is_builtin() && store.redis.is_some() {
-            let shards = self.shard_count().unwrap_or(1);
             return Some(CheckpointLocation::Redis(RedisLocation {
                 key: redis_state::key(&projection),
                 part: RedisPart::Builtin,
-                rows: CheckpointRows::Numbered(shards),
+                rows: of_workers(),
             }));
         }
         if self.is_builtin() {
@@ -63,7 +69,7 @@ impl ProjectionSpec {
                 name_column: default_name_column(),
                 position_column: default_position_column(),
                 name: projection,
-                rows: CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
+                rows: of_workers(),
             }));
         }
         let checkpoint = self.checkpoint.as_ref()?;
@@ -145,13 +151,30 @@ impl ReadStore {
 
 impl Source {
     /// How to reach the server, and the keys of the Secret that say so.
-    pub fn connection(&self) -> Option<(&Connection, Vec<&'static str>)> {
+    pub fn connection(&self) -> Option<(Connection, Vec<&'static str>)> {
+        if let Some(kafka) = &self.kafka {
+            return Some((kafka.connection.plain(), secret_key::KAFKA.to_vec()));
+        }
         let postgres = self.postgres.as_ref().map(|source| (&source.connection, secret_key::all().collect()));
         let redis = self.redis.as_ref().map(|source| (&source.connection, secret_key::REDIS.to_vec()));
         let rabbitmq = self.rabbitmq.as_ref().map(|source| (&source.connection, secret_key::RABBITMQ.to_vec()));
         let nats = self.nats.as_ref().map(|source| (&source.connection, secret_key::NATS.to_vec()));
         let kurrentdb = self.kurrentdb.as_ref().map(|source| (&source.connection, secret_key::KURRENTDB.to_vec()));
-        postgres.or(redis).or(nats).or(rabbitmq).or(kurrentdb)
+        let found = postgres.or(redis).or(nats).or(rabbitmq).or(kurrentdb);
+        found.map(|(connection, keys)| (connection.clone(), keys))
+    }
+}
+
+impl KafkaConnection {
+    /// As other kinds of server are reached; without what takes the place of the Secret's servers.
+    pub fn plain(&self) -> Connection {
+        let Self { secret_ref, ca_secret_ref, client_certificate_secret_ref, bootstrap_servers: _ } = self;
+        Connection {
+            secret_ref: SecretKeyRef { name: secret_ref.name.clone(), key: None },
+            ca_secret_ref: ca_secret_ref.clone(),
+            client_certificate_secret_ref: client_certificate_secret_ref.clone(),
+            ..Connection::default()
+        }
     }
 }
 

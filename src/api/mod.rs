@@ -37,10 +37,10 @@ pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Order
 pub use shards::Shards;
 pub use source::{
     Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedSubscription, ConsumerGroupMember,
-    EmmettProcessor, EventTable, HttpConnection, KafkaConnection, KafkaIsolation, KafkaSource, KurrentDbSource,
-    MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox, PersistentSubscription,
-    PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot, ScrapeSource,
-    ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset, StreamConsumer, StreamGroup, StreamReference,
+    EmmettProcessor, EventTable, HttpConnection, KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation,
+    KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox,
+    PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot,
+    ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset, StreamConsumer, StreamGroup, StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{

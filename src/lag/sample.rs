@@ -164,6 +164,8 @@ const SHORT_HOLD: Duration = Duration::from_secs(5);
 pub struct FailedEvent {
     /// The shard.
     pub shard: u32,
+    /// The part of the source that the shard is, such as a partition, where the source has such.
+    pub part: Option<Arc<str>>,
     /// The event's position.
     pub position: Position,
     /// What the worker says. Holds nothing of the event but position and type.

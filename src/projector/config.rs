@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{BuiltinProjector, ByteSize, EventTable, Shards};
+use crate::api::{BuiltinProjector, ByteSize, EventTable, KafkaEvent, KafkaIsolation, Shards};
 
 /// How many events one transaction handles at most, where the Projection does not say.
 pub const DEFAULT_BATCH_SIZE: u32 = 500;
@@ -40,6 +40,8 @@ pub struct ProjectorConfig {
 pub enum Input {
     /// In PostgreSQL.
     Postgres(PostgresInput),
+    /// In Kafka.
+    Kafka(KafkaInput),
 }
 
 /// An event table in PostgreSQL.
@@ -50,6 +52,23 @@ pub struct PostgresInput {
     pub event_table: EventTable,
     /// How many shards the streams are hashed to.
     pub shards: u32,
+}
+
+/// Topics in Kafka. Their partitions are the shards.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaInput {
+    /// The topics.
+    pub topics: Vec<String>,
+    /// The consumer group to which the offsets are committed, for other tools to see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Which records are read.
+    #[serde(default)]
+    pub isolation: KafkaIsolation,
+    /// How a record is read as an event.
+    #[serde(default)]
+    pub event: KafkaEvent,
 }
 
 /// Where the read model is, and what to do there for each type of event.
@@ -135,6 +154,11 @@ impl ProjectorConfig {
         };
         let has_shards = match &self.input {
             Input::Postgres(input) => (1..=Shards::MOST).contains(&input.shards),
+            Input::Kafka(_) => true,
+        };
+        let has_topics = match &self.input {
+            Input::Postgres(_) => true,
+            Input::Kafka(input) => !input.topics.is_empty(),
         };
         let rules = [
             (
@@ -143,6 +167,7 @@ impl ProjectorConfig {
                 self.projection.split('/').filter(|part| !part.is_empty()).count() == 2,
             ),
             ("shards", "must be from 1 to 1024", has_shards),
+            ("topics", "must name at least one topic", has_topics),
             ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
             ("maxEventBytes", "must be from 1Ki to 1Gi", (1_024..=LARGEST_EVENT).contains(&self.max_event_bytes)),
             ("handlers", "must name at least one type of event", !is_empty),
@@ -197,6 +222,7 @@ mod tests {
             (ProjectorConfig { projection: "orders".to_owned(), ..config() }, "projection"),
             (ProjectorConfig { input: table(0), ..config() }, "shards"),
             (ProjectorConfig { input: table(1025), ..config() }, "shards"),
+            (ProjectorConfig { input: Input::Kafka(KafkaInput::default()), ..config() }, "topics"),
             (ProjectorConfig { batch_size: 0, ..config() }, "batchSize"),
             (ProjectorConfig { max_event_bytes: 1_023, ..config() }, "maxEventBytes"),
             (ProjectorConfig { output: Output::Redis(RedisOutput::default()), ..config() }, "handlers"),

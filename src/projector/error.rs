@@ -54,23 +54,23 @@ pub enum ProjectorError {
     },
     /// A handler failed on an event.
     #[error(
-        "handler of event type {event_type} failed on the event at position {position}: {message}. Its shard waits there until handler, read model or event is mended"
+        "handler of event type {event_type} failed on the event at {place}: {message}. Its shard waits there until handler, read model or event is mended"
     )]
     EventFailed {
         /// The event's type.
         event_type: String,
-        /// The event's position.
-        position: i64,
+        /// Where the event is: its position.
+        place: String,
         /// What the database says, as far as it may be repeated.
         message: String,
     },
     /// An event cannot be read.
     #[error(
-        "the event at position {position} cannot be read: {message}. Its shard waits there until the event is mended; the other shards go on"
+        "the event at {place} cannot be read: {message}. Its shard waits there until the event is mended; the other shards go on"
     )]
     Unreadable {
-        /// The event's position.
-        position: i64,
+        /// Where the event is: its position.
+        place: String,
         /// What the database says, as far as it may be repeated, or what is wrong with the event.
         message: String,
     },
@@ -91,6 +91,41 @@ pub enum ProjectorError {
         /// What the configuration says.
         configured: u32,
     },
+    /// The checkpoints were made for shards of another kind.
+    #[error(
+        "{projection} has checkpoints in {table} for {kept}, and this worker divides the events otherwise: was another kind of source named in the Projection? Create it under another name to rebuild"
+    )]
+    OtherSharding {
+        /// The projection.
+        projection: String,
+        /// The checkpoint table or key.
+        table: String,
+        /// What the shards are that have checkpoints.
+        kept: &'static str,
+    },
+    /// A part of the source, such as a partition, was made again under the same name.
+    #[error(
+        "{projection}: {part} was deleted and created again since its checkpoint was made, which is no place in the new one: what comes in front of it would be passed over. Create the Projection under another name to rebuild, or delete its checkpoints together with the read model while spec.suspend is true"
+    )]
+    PartReplaced {
+        /// The projection.
+        projection: String,
+        /// The part's name.
+        part: String,
+    },
+    /// There is a checkpoint for a part that the source does not have.
+    #[error(
+        "{projection} has a checkpoint for {part}, which the source does not have: was its topic taken from the Projection, or created again with fewer partitions? Name the topic again, or create the Projection under another name to rebuild"
+    )]
+    PartGone {
+        /// The projection.
+        projection: String,
+        /// The part's name.
+        part: String,
+    },
+    /// A source that is no database with SQL refused something, or could not be asked.
+    #[error("event source: {0}")]
+    Source(String),
     /// The checkpoints are gone while the worker worked.
     #[error(
         "{projection}: the state of its workers is gone from {at} (key {key}): it was deleted, evicted, or went with the whole database. The workers begin again at the first event. Where the read model did not go with it, effects come twice: set spec.suspend, delete the read model and this key, and take it back"
@@ -195,6 +230,9 @@ impl ProjectorError {
                 | Self::Handler { .. }
                 | Self::Commands { .. }
                 | Self::ShardsChanged { .. }
+                | Self::OtherSharding { .. }
+                | Self::PartReplaced { .. }
+                | Self::PartGone { .. }
                 | Self::OtherSource { .. }
                 | Self::Health { .. }
                 | Self::DrainTimedOut { .. }

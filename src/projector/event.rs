@@ -5,8 +5,10 @@ use std::fmt;
 /// One event.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
-    /// Its place in the order of its shard.
+    /// Its place in the order of its shard: the checkpoint once it is handled.
     pub(super) position: i64,
+    /// Its position as handlers get it.
+    pub(super) shown_position: i64,
     pub(super) shard: u32,
     pub(super) event_type: String,
     pub(super) stream: Option<String>,

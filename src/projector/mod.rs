@@ -15,13 +15,15 @@ mod output;
 mod postgres_errors;
 mod postgres_values;
 mod run;
+mod sharding;
 mod shares;
 mod stuck;
 mod template;
 mod worker;
 
 pub use config::{
-    ConfigError, DEFAULT_BATCH_SIZE, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput,
+    ConfigError, DEFAULT_BATCH_SIZE, Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig,
+    RedisOutput,
 };
 pub use error::ProjectorError;
 pub use output::{postgres::SqlError, redis::CommandError};

@@ -8,20 +8,21 @@ use tokio::{
 };
 
 use super::{
-    config::{Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput},
+    config::{Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput},
     error::ProjectorError,
     health::{self, Health},
-    input::{EventReader as _, postgres::PostgresReader, reader::Reader},
+    input::{EventReader as _, kafka::KafkaReader, postgres::PostgresReader, reader::Reader},
     output::{
-        Membership, ReadModel, View,
+        Membership, Numbered, ReadModel, View,
         postgres::{Mapping, PostgresReadModel},
         redis::{Commands, RedisReadModel},
     },
-    worker::Worker,
+    sharding::Sharding,
+    worker::{Ended, Worker},
 };
 use crate::{
     backoff::Backoff,
-    clients::{postgres::ConnectionSettings, redis},
+    clients::{kafka, postgres::ConnectionSettings, redis},
 };
 
 /// Pauses between attempts.
@@ -51,6 +52,8 @@ pub struct RunOptions {
 pub enum SourceConnection {
     /// PostgreSQL.
     Postgres(Box<ConnectionSettings>),
+    /// Kafka.
+    Kafka(kafka::Settings),
 }
 
 /// How to reach a read store.
@@ -65,6 +68,7 @@ pub enum StoreConnection {
 /// An event source and what to read there.
 enum Source {
     Postgres { settings: Box<ConnectionSettings>, input: PostgresInput },
+    Kafka { settings: kafka::Settings, input: KafkaInput },
 }
 
 /// A read store and what to do there, understood.
@@ -142,7 +146,11 @@ impl Life {
         loop {
             let began = Instant::now();
             let error = match self.live(&mut stop).await {
-                Ok(()) => return Ok(()),
+                Ok(Ended::Stopped) => return Ok(()),
+                Ok(Ended::Grown) => {
+                    tracing::info!("the source has more parts: beginning again with them");
+                    continue;
+                }
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => error,
             };
@@ -158,47 +166,53 @@ impl Life {
     }
 
     /// One run, with a name of its own, so that what an earlier one left behind counts as a dead worker's.
-    async fn live(&self, stop: &mut watch::Receiver<bool>) -> Result<(), ProjectorError> {
+    async fn live(&self, stop: &mut watch::Receiver<bool>) -> Result<Ended, ProjectorError> {
         let me = &format!("{}:{:08x}", self.name, rand::random::<u32>());
         let (application, config) = (&self.application, &self.config);
         match &self.target {
             Target::Postgres { settings, sql, mapping } => {
                 let (projection, handlers) = (&config.projection, (sql, mapping));
-                let open = async |shards| {
-                    PostgresReadModel::open(settings, application, projection, handlers, shards, me).await
+                let open = async |sharding: &Sharding| {
+                    PostgresReadModel::open(settings, application, projection, handlers, sharding, me).await
                 };
                 self.work(open, mapping.event_types(), me, stop).await
             }
             Target::Redis { settings, commands } => {
-                let open = async |shards| RedisReadModel::open(settings, config, commands.clone(), shards, me).await;
+                let open = async |sharding: &Sharding| {
+                    RedisReadModel::open(settings, config, commands.clone(), sharding, me).await
+                };
                 self.work(open, commands.event_types(), me, stop).await
             }
         }
     }
 
-    /// Works with the read model that `open` opens for a number of shards.
+    /// Works with the read model that `open` opens for the source's shards.
     async fn work<M: ReadModel>(
         &self,
-        open: impl AsyncFnOnce(u32) -> Result<M, ProjectorError>,
+        open: impl AsyncFnOnce(&Sharding) -> Result<(M, Numbered), ProjectorError>,
         types: Vec<String>,
         me: &str,
         stop: &mut watch::Receiver<bool>,
-    ) -> Result<(), ProjectorError> {
+    ) -> Result<Ended, ProjectorError> {
         let Self { source, application, config, name, .. } = self;
         let begin = async {
             let mut reader = source.open(application, config, types).await?;
-            let mut model = open(reader.shards()).await?;
+            let (mut model, Numbered { shards, parts }) = open(&reader.sharding()).await?;
+            if !parts.is_empty() {
+                reader.number(&parts);
+            }
             model.of_source(&mut reader).await?;
             let membership = model.join(name).await?;
             tracing::info!(projection = config.projection, worker = me, %source, store = %self.target, "joined");
-            Ok::<_, ProjectorError>((model, reader, membership))
+            Ok::<_, ProjectorError>((model, reader, membership, shards))
         };
         let mut early_stop = stop.clone();
-        let (model, reader, membership) = tokio::select! {
+        let (model, reader, membership, shards) = tokio::select! {
             begun = begin => begun?,
-            () = stopped(&mut early_stop) => return Ok(()),
+            () = stopped(&mut early_stop) => return Ok(Ended::Stopped),
         };
-        let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), config.batch_size);
+        let size = (shards, config.batch_size);
+        let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), size);
         let (views, mut seen) = watch::channel(View::default());
         tokio::select! {
             ended = worker.run(&mut seen, stop) => ended,
@@ -213,6 +227,10 @@ impl Source {
             (Input::Postgres(input), SourceConnection::Postgres(settings)) => {
                 Ok(Self::Postgres { settings, input: input.clone() })
             }
+            (Input::Kafka(input), SourceConnection::Kafka(settings)) => {
+                Ok(Self::Kafka { settings, input: input.clone() })
+            }
+            _ => Err(ProjectorError::OtherKindOfSource),
         }
     }
 
@@ -228,6 +246,10 @@ impl Source {
                 let reader = PostgresReader::open(settings, application, config, input, types).await?;
                 Ok(Reader::Postgres(Box::new(reader)))
             }
+            Self::Kafka { settings, input } => {
+                let reader = KafkaReader::open(settings.clone(), input, config.max_event_bytes, types).await?;
+                Ok(Reader::Kafka(Box::new(reader)))
+            }
         }
     }
 }
@@ -236,6 +258,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Postgres { settings, .. } => settings.fmt(f),
+            Self::Kafka { settings, .. } => settings.fmt(f),
         }
     }
 }

@@ -127,7 +127,7 @@ impl Place {
     fn of<'a>(&self, event: &'a Event) -> Result<Cow<'a, str>, Missing> {
         let missing = |why| Missing { place: self.clone(), why };
         match self {
-            Self::Position => Ok(event.position.to_string().into()),
+            Self::Position => Ok(event.shown_position.to_string().into()),
             Self::Type => Ok(event.event_type.as_str().into()),
             Self::Stream => event.stream.as_deref().map(Cow::from).ok_or_else(|| missing("the event has no stream")),
             Self::RecordedAt => {
@@ -147,7 +147,7 @@ impl Place {
 }
 
 /// The value of a field, or of the item with that number of an array, as JSON.
-fn inner<'a>(json: &'a str, step: &str) -> Option<&'a str> {
+pub(super) fn inner<'a>(json: &'a str, step: &str) -> Option<&'a str> {
     if let Ok(fields) = serde_json::from_str::<BTreeMap<Cow<'a, str>, &'a RawValue>>(json) {
         return fields.get(step).map(|value| value.get());
     }
@@ -156,7 +156,7 @@ fn inner<'a>(json: &'a str, step: &str) -> Option<&'a str> {
 }
 
 /// A text without its quotes; a number with all its digits; arrays and objects as JSON. The whole body is always JSON.
-fn text_of(json: &str, whole: bool) -> Option<Cow<'_, str>> {
+pub(super) fn text_of(json: &str, whole: bool) -> Option<Cow<'_, str>> {
     match json.trim() {
         _ if whole => Some(json.into()),
         "null" => None,
@@ -167,7 +167,7 @@ fn text_of(json: &str, whole: bool) -> Option<Cow<'_, str>> {
 
 impl Timestamp {
     /// From 2000-01-01, where PostgreSQL begins to count, back to 1970-01-01.
-    const EPOCH: i64 = 946_684_800_000_000;
+    pub(super) const EPOCH: i64 = 946_684_800_000_000;
 
     fn to_rfc3339(self) -> Option<String> {
         let micros = self.0.checked_add(Self::EPOCH).filter(|_| self.0 != i64::MIN && self.0 != i64::MAX)?;
@@ -203,6 +203,7 @@ mod tests {
     fn event(data: &str) -> Event {
         Event {
             position: 42,
+            shown_position: 42,
             shard: 0,
             event_type: "OrderPlaced".to_owned(),
             stream: Some("order-7".to_owned()),

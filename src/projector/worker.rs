@@ -39,6 +39,17 @@ enum Step {
     Worked,
     /// Nothing to do for this long, unless a notification comes.
     Rest(Duration),
+    /// The source has more parts than have a shard.
+    Grown,
+}
+
+/// Why a worker has given everything back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ended {
+    /// It was asked to stop.
+    Stopped,
+    /// The source has more parts than have a shard: the next run begins with them.
+    Grown,
 }
 
 pub(super) struct Worker<R, M> {
@@ -80,8 +91,8 @@ impl Sharing {
 
 impl<R: EventReader, M: ReadModel> Worker<R, M> {
     /// A worker with the name `me`, which holds no shard yet.
-    pub(super) fn new(me: String, reader: R, model: M, health: Health, batch_size: u32) -> Self {
-        let (batch_size, now, shards) = (batch_size as usize, Instant::now(), reader.shards());
+    pub(super) fn new(me: String, reader: R, model: M, health: Health, (shards, batch_size): (u32, u32)) -> Self {
+        let (batch_size, now) = (batch_size as usize, Instant::now());
         Self {
             reader,
             model,
@@ -100,18 +111,25 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         }
     }
 
-    /// Works until it is asked to stop, then gives everything back.
+    /// Works until it is asked to stop or the source has grown, then gives everything back.
     pub(super) async fn run(
         &mut self,
         views: &mut watch::Receiver<View>,
         stop: &mut watch::Receiver<bool>,
-    ) -> Result<(), ProjectorError> {
+    ) -> Result<Ended, ProjectorError> {
         while !*stop.borrow() {
             let view = views.borrow_and_update().clone();
             self.rebalance(&view).await?;
             let step = self.step(views, stop).await?;
             self.report();
-            let Step::Rest(pause) = step else { continue };
+            let pause = match step {
+                Step::Worked => continue,
+                Step::Rest(pause) => pause,
+                Step::Grown => {
+                    self.drain().await?;
+                    return Ok(Ended::Grown);
+                }
+            };
             tokio::select! {
                 _ = stop.changed() => {}
                 _ = views.changed() => {}
@@ -119,13 +137,16 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 () = sleep(pause) => {}
             }
         }
-        self.drain().await
+        self.drain().await?;
+        Ok(Ended::Stopped)
     }
 
     async fn drain(&mut self) -> Result<(), ProjectorError> {
         let all: Vec<(u32, Held)> = std::mem::take(&mut self.held).into_iter().collect();
         self.model.release(&all).await?;
+        all.iter().for_each(|(shard, held)| self.reader.committed(*shard, held.position));
         self.model.leave().await?;
+        self.reader.finish().await;
         tracing::info!(shards = all.len(), "gave all shards back");
         Ok(())
     }
@@ -152,6 +173,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 change.release.iter().filter_map(|shard| self.held.remove_entry(shard)).collect();
             self.settle_stuck();
             self.model.release(&back).await?;
+            back.iter().for_each(|(shard, held)| self.reader.committed(*shard, held.position));
         }
         if !change.take.is_empty() {
             let taken = self.model.take(&change.take).await?;
@@ -187,7 +209,10 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         let (mut range, mut retrying) = self.range();
         let mut blocked = false;
         if range.is_empty() {
-            blocked = self.look().await?;
+            blocked = match self.look().await? {
+                Some(blocked) => blocked,
+                None => return Ok(Step::Grown),
+            };
             (range, retrying) = self.range();
         }
         let limit = if retrying { 1 } else { self.limit };
@@ -198,7 +223,10 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 return Ok(Step::Rest(self.rest(blocked)));
             }
             Fetch::Unreadable(Unreadable { position, shard, why }) => {
-                self.hold(shard, position, &ProjectorError::Unreadable { position, message: why }).await?;
+                let place = self.reader.place(shard, position);
+                self.hold(shard, position, &ProjectorError::Unreadable { place, message: why }).await?;
+                // Its checkpoint may be moved beyond it by hand.
+                self.reload().await?;
                 return Ok(Step::Worked);
             }
             Fetch::WentBack => {
@@ -236,10 +264,13 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         (range, false)
     }
 
-    /// Looks how far may be read; returns whether a writer holds that back.
-    async fn look(&mut self) -> Result<bool, ProjectorError> {
+    /// Looks how far may be read; returns whether a writer holds that back, and nothing where the source has grown.
+    async fn look(&mut self) -> Result<Option<bool>, ProjectorError> {
         let reached: Vec<(u32, i64)> = self.held.iter().map(|(shard, held)| (*shard, held.position)).collect();
-        let Horizon { safe, head, blocked_by } = self.reader.look(&reached).await?;
+        let Horizon { safe, head, blocked_by, grown } = self.reader.look(&reached).await?;
+        if grown {
+            return Ok(None);
+        }
         let of = |positions: &[i64], shard: u32| positions.get(shard as usize).copied().unwrap_or(i64::MIN);
         let beyond = reached.iter().copied().find(|(shard, position)| of(&head, *shard) < *position);
         if let Some((shard, checkpoint)) = beyond
@@ -266,7 +297,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             );
         }
         self.safe = safe;
-        Ok(held_back.is_some())
+        Ok(Some(held_back.is_some()))
     }
 
     fn may_warn(&mut self) -> bool {

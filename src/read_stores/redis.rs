@@ -189,7 +189,11 @@ fn interpret(location: &RedisLocation, replies: &[Reply]) -> Result<Checkpoint, 
 /// What workers of the built-in projector keep: a position for each shard, and the events that they cannot handle.
 fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, MeasureError> {
     const NO_SENSE: &str = "it holds what the built-in projector does not write: did something else write there?";
-    let CheckpointRows::Numbered(shards) = location.rows else { return Err(invalid(NO_SENSE)) };
+    let shards = match location.rows {
+        CheckpointRows::Numbered(shards) => Some(shards),
+        CheckpointRows::Parts => None,
+        _ => return Err(invalid(NO_SENSE)),
+    };
     let fields = match state {
         Reply::Array(fields) => fields,
         Reply::Oversized => {
@@ -202,7 +206,7 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
     if fields.is_empty() {
         return Ok(Checkpoint::plain(CheckpointState::NeverCommitted));
     }
-    let (mut by_shard, mut failures) = (BTreeMap::new(), Vec::new());
+    let (mut by_shard, mut failures, mut parts) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for pair in fields.chunks_exact(2) {
         let name = pair[0].as_str().unwrap_or_default();
         if let Some(shard) = name.strip_prefix(redis_state::POSITION) {
@@ -210,16 +214,27 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
             let at = position(&pair[1])
                 .map_err(|error| MeasureError { message: format!("field {name}: {}", error.message), ..error })?;
             by_shard.extend(at.map(|at| (shard, at)));
+        } else if let Some(shard) = name.strip_prefix(redis_state::PART) {
+            let part = shard.parse::<u32>().ok().zip(pair[1].as_str());
+            parts.extend(part.map(|(shard, part)| (shard, Arc::<str>::from(part))));
         } else if let Some(shard) = name.strip_prefix(redis_state::FAILURE) {
             let failure = pair[1].as_str().and_then(|text| text.split_once(' '));
             if let (Ok(shard), Some((Ok(at), why))) = (shard.parse(), failure.map(|(at, why)| (at.parse(), why))) {
                 let why = why.chars().take(LONGEST_FAILURE).collect();
-                failures.push(FailedEvent { shard, position: Position(at), why });
+                failures.push(FailedEvent { shard, part: None, position: Position(at), why });
             }
         }
     }
-    let complete: Vec<Position> = (0..shards).filter_map(|shard| by_shard.get(&shard).copied()).collect();
-    if complete.len() != by_shard.len() || u32::try_from(complete.len()) != Ok(shards) {
+    let complete: Vec<Position> = match shards {
+        Some(shards) => (0..shards).filter_map(|shard| by_shard.get(&shard).copied()).collect(),
+        None => by_shard.values().copied().collect(),
+    };
+    if shards.is_none() && !parts.keys().eq(by_shard.keys()) {
+        return Err(invalid("it lacks the part or the position of a shard: was a field of it deleted?"));
+    }
+    if let Some(shards) = shards
+        && (complete.len() != by_shard.len() || u32::try_from(complete.len()) != Ok(shards))
+    {
         return Err(invalid(&format!(
             "it holds positions of {} shards, and spec.scaling.shards says {shards}: set it back, or create the Projection under another name to rebuild",
             by_shard.len()
@@ -232,7 +247,9 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
         .collect();
     failed.sort_by_key(|event| event.position);
     failed.truncate(MOST_FAILED);
-    Ok(Checkpoint { failed, ..Checkpoint::plain(CheckpointState::Committed(complete)) })
+    failed.iter_mut().for_each(|event| event.part = parts.get(&event.shard).cloned());
+    let shards = shards.is_none().then(|| parts.into_values().collect());
+    Ok(Checkpoint { shards, failed, ..Checkpoint::plain(CheckpointState::Committed(complete)) })
 }
 
 /// The position that a text holds; `None` where there is none. The text itself is not repeated: a wrong key may hold anything.

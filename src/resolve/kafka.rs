@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{ConnectionName, invalid, postgres::checkpoint_in_read_store};
 use crate::{
     api::{
-        Checkpoint, CheckpointLocation, Connection, KafkaConnection, KafkaIsolation, KafkaSource, OffsetReset,
-        ProjectionSpec, RedisLayout, SecretKeyRef, StoredOffset,
+        Checkpoint, CheckpointLocation, KafkaConnection, KafkaIsolation, KafkaSource, OffsetReset, ProjectionSpec,
+        RedisLayout, StoredOffset,
     },
     clients::ServerKind,
     measure::{MeasureError, ProjectionKey},
@@ -44,6 +44,11 @@ pub(super) fn topics(
         return Err(invalid("spec.source.kafka.topics must name at least one topic"));
     }
     let (progress, checkpoint) = match (&source.group, &spec.checkpoint) {
+        // The group only mirrors what the read store holds.
+        _ if spec.is_builtin() => {
+            let place = checkpoint_in_read_store(spec, key)?;
+            (KafkaProgress::ReadStore(StoredOffset::NextToRead), Some(place))
+        }
         (Some(group), None) => (KafkaProgress::Group(group.as_str().into()), None),
         (None, Some(checkpoint)) => {
             if !has_a_place_for_each_partition(checkpoint) {
@@ -64,7 +69,7 @@ pub(super) fn topics(
         topics: source.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
         progress,
         isolation: source.isolation,
-        reset_to_earliest: source.offset_reset == Some(OffsetReset::Earliest),
+        reset_to_earliest: spec.is_builtin() || source.offset_reset == Some(OffsetReset::Earliest),
     };
     Ok((connection(&source.connection, key), question, checkpoint))
 }
@@ -76,15 +81,8 @@ fn has_a_place_for_each_partition(checkpoint: &Checkpoint) -> bool {
 }
 
 fn connection(given: &KafkaConnection, key: &ProjectionKey) -> ConnectionName {
-    let KafkaConnection { secret_ref, ca_secret_ref, client_certificate_secret_ref, bootstrap_servers } = given;
-    let connection = Connection {
-        secret_ref: SecretKeyRef { name: secret_ref.name.clone(), key: None },
-        ca_secret_ref: ca_secret_ref.clone(),
-        client_certificate_secret_ref: client_certificate_secret_ref.clone(),
-        ..Connection::default()
-    };
-    let mut connection = ConnectionName::new(ServerKind::Kafka, &key.namespace, &connection);
-    connection.given.extend(bootstrap_servers.iter().map(|servers| ("bootstrapServers", servers.clone())));
+    let mut connection = ConnectionName::new(ServerKind::Kafka, &key.namespace, &given.plain());
+    connection.given.extend(given.bootstrap_servers.iter().map(|servers| ("bootstrapServers", servers.clone())));
     connection
 }
 

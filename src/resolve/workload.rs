@@ -9,13 +9,15 @@ use serde_json::{Map, Value, json};
 use super::run_of;
 use crate::{
     api::{
-        Autoscaler, BuiltinProjector, Connection, ExistingKind, Ordering, PodTemplate, Projection, ProjectionSpec,
-        Projector, RedisHandlers, ScaleOut, Scaling, WorkerPod,
+        Autoscaler, BuiltinProjector, Connection, ExistingKind, KafkaSource, Ordering, PodTemplate, Projection,
+        ProjectionSpec, Projector, RedisHandlers, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
     names,
-    projector::{Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput, check_commands},
+    projector::{
+        Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput, check_commands,
+    },
 };
 
 /// The run that an object is made for, and the very Projection that controls the object.
@@ -181,7 +183,7 @@ fn workload(spec: &ProjectionSpec, owner: &Owner) -> Result<Workload, Invalid> {
     };
     let environment = Environment {
         shards: spec.shard_count(),
-        event_source: spec.source.connection().map(|(connection, keys)| (connection.clone(), keys)),
+        event_source: spec.source.connection(),
         read_store: spec
             .read_store
             .as_ref()
@@ -200,7 +202,8 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     let (input, source) = input_of(spec)?;
     let (output, store) = output_of(builtin, spec)?;
     // Its workers send the credential themselves, and cannot see whether the Secret allows these servers.
-    for (field, connection) in [source, store] {
+    let (store_field, store) = store;
+    for (field, connection) in [source, (store_field, store.clone())] {
         if connection.host.is_some() || connection.port.is_some() {
             return Err(invalid(
                 field,
@@ -220,15 +223,35 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
 }
 
 /// What the workers read, and the connection to it with its field.
-fn input_of(spec: &ProjectionSpec) -> Result<(Input, (&'static str, &Connection)), Invalid> {
+fn input_of(spec: &ProjectionSpec) -> Result<(Input, (&'static str, Connection)), Invalid> {
+    if let Some(KafkaSource { connection, topics, group, isolation, event, stored_offset: _, offset_reset: _ }) =
+        &spec.source.kafka
+    {
+        if connection.bootstrap_servers.is_some() {
+            return Err(invalid(
+                "spec.source.kafka.connection.bootstrapServers",
+                "must be absent with spec.projector.builtin, whose workers cannot see whether the Secret allows them: put the servers into the Secret",
+            ));
+        }
+        let input = KafkaInput {
+            topics: topics.clone(),
+            group: group.clone(),
+            isolation: *isolation,
+            event: event.clone().unwrap_or_default(),
+        };
+        return Ok((Input::Kafka(input), ("spec.source.kafka.connection", connection.plain())));
+    }
     let source = spec.source.postgres.as_ref();
     let table = source.and_then(|source| Some((source, source.event_table.as_ref()?)));
     let (source, table) = table.ok_or_else(|| {
-        invalid("spec.source.postgres.eventTable", "is required with spec.projector.builtin, which reads event tables")
+        invalid(
+            "spec.source.postgres.eventTable",
+            "or spec.source.kafka is required with spec.projector.builtin, which reads event tables and topics",
+        )
     })?;
     let shards = spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS);
     let input = PostgresInput { event_table: table.clone(), shards };
-    Ok((Input::Postgres(input), ("spec.source.postgres.connection", &source.connection)))
+    Ok((Input::Postgres(input), ("spec.source.postgres.connection", source.connection.clone())))
 }
 
 /// What the workers do where, and the connection to it with its field.

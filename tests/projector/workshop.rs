@@ -10,7 +10,7 @@ use std::{
 
 use projectionist::{
     api::EventTable,
-    clients::{postgres::ConnectionSettings, redis},
+    clients::{kafka, postgres::ConnectionSettings, redis},
     projector::{
         Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError, RedisOutput, RunOptions,
         SourceConnection, StoreConnection, run,
@@ -102,8 +102,10 @@ impl Workshop {
 
     /// What is read, to be changed.
     pub(crate) fn table(&mut self) -> &mut PostgresInput {
-        let Input::Postgres(input) = &mut self.config.input;
-        input
+        match &mut self.config.input {
+            Input::Postgres(input) => input,
+            Input::Kafka(_) => panic!("the events are in Kafka"),
+        }
     }
 
     /// What workers are told.
@@ -121,9 +123,18 @@ impl Workshop {
             StoreConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap())
         };
         let postgres = || StoreConnection::Postgres(Box::new(ConnectionSettings::parse(&self.store_url).unwrap()));
+        let source = match &self.config.input {
+            Input::Postgres(_) => {
+                SourceConnection::Postgres(Box::new(ConnectionSettings::parse(&self.source_url).unwrap()))
+            }
+            Input::Kafka(_) => {
+                let servers = |key: &str| (key == "bootstrapServers").then_some(self.source_url.as_str());
+                SourceConnection::Kafka(kafka::Settings::from_keys(servers).unwrap())
+            }
+        };
         RunOptions {
             config: self.config(),
-            source: SourceConnection::Postgres(Box::new(ConnectionSettings::parse(&self.source_url).unwrap())),
+            source,
             store: self.redis.as_ref().map_or_else(postgres, redis),
             worker_name: worker.to_owned(),
             health_listen: None,
@@ -152,7 +163,13 @@ impl Workshop {
             .args(["projector", &format!("--health-listen={health}"), "--config"])
             .arg(&config)
             .env("PROJECTIONIST_LOG_LEVEL", "trace")
-            .env("EVENT_SOURCE_URL", &self.source_url)
+            .env(
+                match &self.config.input {
+                    Input::Postgres(_) => "EVENT_SOURCE_URL",
+                    Input::Kafka(_) => "EVENT_SOURCE_BOOTSTRAPSERVERS",
+                },
+                &self.source_url,
+            )
             .env("READ_STORE_URL", self.redis.as_ref().map_or(&self.store_url, |redis| &redis.url))
             .env("PROJECTION_WORKER", worker)
             .stdin(Stdio::null())

@@ -84,6 +84,8 @@ pub enum CheckpointRows {
     One,
     /// Those of the built-in projector: so many, numbered from 0 in the column `shard`, one a hash segment.
     Numbered(u32),
+    /// Those of the built-in projector for the parts that the source itself has, such as partitions: one each, with the part's name. More may come.
+    Parts,
     /// One a shard.
     Keyed {
         /// The column with the shard; absent where it is to be found, and where the parts are no rows.

@@ -1,5 +1,6 @@
 //! Topics in Kafka.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,48 @@ pub struct KafkaSource {
     /// before the first commit. Absent: a group that has never committed is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset_reset: Option<OffsetReset>,
+    /// How `projector.builtin` reads a record as an event. Records that are CloudEvents, binary or structured, need nothing of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<KafkaEvent>,
+}
+
+/// How a record is read as an event. Its stream is the key.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaEvent {
+    /// Where the event's type is. Default: in the header `type`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_: Option<KafkaEventType>,
+    /// The field of the value (JSON) with the event's body, such as `payload` or `event.data`. Default: the whole value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = FIELD))]
+    pub data: Option<String>,
+    /// The type of records without a value (tombstones). Default: that of the header or the name; where the type is in a field, such a record cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub tombstone: Option<String>,
+}
+
+/// Names of fields, with dots between them.
+const FIELD: &str = r"^[^.]+(\.[^.]+)*$";
+
+/// Where an event's type is. Exactly one field.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.header), has(self.field), has(self.name)].exists_one(x, x)").message("spec.source.kafka.event.type must have exactly one of header, field and name"))]
+pub struct KafkaEventType {
+    /// In the header of this name, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub header: Option<String>,
+    /// In this field of the value (JSON), such as `type` or `event.name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = FIELD))]
+    pub field: Option<String>,
+    /// All records are of this type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: Option<String>,
 }
 
 /// Which records consumers read.
@@ -95,7 +138,7 @@ mod tests {
     use crate::api::admit;
 
     #[test]
-    fn topics_in_kafka_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_projector() {
+    fn topics_in_kafka_need_no_checkpoint_and_no_read_store() {
         let kafka = || {
             json!({
                 "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
@@ -126,7 +169,13 @@ mod tests {
                 "/spec",
                 "projector",
                 json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
-                "spec.source.postgres.eventTable is required with spec.projector.builtin",
+                "spec.readStore.postgres is required with spec.projector.builtin.handlers",
+            ),
+            (
+                "/spec/source/kafka",
+                "event",
+                json!({"type": {"header": "type"}}),
+                "spec.source.kafka.event has no meaning without spec.projector.builtin",
             ),
             ("/spec/source/kafka", "topics", json!([]), "spec.source.kafka.topics must have at least 1 items"),
             ("/spec/source/kafka", "topics", json!(["a topic"]), "spec.source.kafka.topics[0]"),
@@ -137,6 +186,67 @@ mod tests {
             object.pointer_mut(pointer).unwrap()[name] = value;
             let found = admit(object).expect_err(expected);
             assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_built_in_projector_reads_topics_whose_servers_are_in_the_secret() {
+        let kafka = || {
+            json!({
+                "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+                "spec": {
+                    "source": {"kafka": {"connection": {"secretRef": {"name": "k"}}, "topics": ["orders"]}},
+                    "readStore": {"postgres": {"connection": {"secretRef": {"name": "db"}}}},
+                    "projector": {"builtin": {"handlers": {"Ordered": "select 1"}}},
+                    "lag": {"target": "5s"},
+                },
+            })
+        };
+        for (pointer, name, value) in [
+            ("/spec/source/kafka", "group", json!("list")),
+            (
+                "/spec/source/kafka",
+                "event",
+                json!({"type": {"field": "event.type"}, "data": "payload", "tombstone": "Gone"}),
+            ),
+            ("/spec/source/kafka", "event", json!({"type": {"name": "Changed"}})),
+        ] {
+            let mut object = kafka();
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            admit(object).unwrap();
+        }
+        for (pointer, name, value, expected) in [
+            (
+                "/spec",
+                "checkpoint",
+                json!({"kafkaOffsets": {}}),
+                "spec.checkpoint must be absent with spec.projector.builtin",
+            ),
+            (
+                "/spec",
+                "scaling",
+                json!({"shards": 6}),
+                "spec.scaling.shards must be absent with spec.source.kafka and spec.projector.builtin",
+            ),
+            (
+                "/spec/source/kafka/connection",
+                "bootstrapServers",
+                json!("other:9092"),
+                "spec.source.kafka.connection.bootstrapServers must be absent with spec.projector.builtin",
+            ),
+            (
+                "/spec/source/kafka",
+                "storedOffset",
+                json!("LastHandled"),
+                "spec.source.kafka.storedOffset has no meaning",
+            ),
+            ("/spec/source/kafka", "event", json!({"type": {}}), "spec.source.kafka.event.type must have exactly one"),
+            ("/spec/source/kafka", "event", json!({"data": "a..b"}), "spec.source.kafka.event.data"),
+        ] {
+            let mut object = kafka();
+            object.pointer_mut(pointer).unwrap()[name] = value;
+            let found = admit(object).expect_err(expected);
+            assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
         }
     }
 }

@@ -14,7 +14,9 @@ mod replication_slot;
 mod scrape;
 
 pub use event_stores::{AkkaProjection, CommandedSubscription, EmmettProcessor};
-pub use kafka::{KafkaConnection, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset, StoredOffset};
+pub use kafka::{
+    KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset, StoredOffset,
+};
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsSource, StreamConsumer};
 pub use outbox::Outbox;

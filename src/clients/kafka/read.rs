@@ -90,6 +90,12 @@ pub struct UnreadableBatch {
 }
 
 impl Sent {
+    /// There are records from the offset on that was asked for, and not one whole batch of them was sent, for want of room.
+    pub fn has_no_room(&self) -> bool {
+        let first = self.batches.clone().next();
+        self.end > self.offset && first.is_ok_and(|first| first.is_none_or(|(batch, _)| batch.cut))
+    }
+
     /// The next records; `None` where there are no more in what was sent. A batch that decompresses to more than `most_bytes` cannot be read.
     ///
     /// # Errors

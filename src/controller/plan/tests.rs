@@ -276,7 +276,7 @@ fn a_changed_configuration_rolls_the_workers() {
     let file = part(&plan, Part::ConfigMap)["data"][names::PROJECTOR_CONFIG_KEY].as_str().unwrap();
     let configuration: Value = serde_json::from_str(file).unwrap();
     assert_eq!(configuration["projection"], "shop/orders");
-    assert_eq!(configuration["shards"], 24);
+    assert_eq!(configuration["input"]["postgres"]["shards"], 24);
     assert_eq!(configuration["output"]["postgres"]["handlers"], json!({"Placed": "insert"}));
     assert_eq!(configuration["output"]["postgres"]["schema"], "sales");
 }

@@ -270,9 +270,13 @@ fn undelivered<'a>(known: &Known<'_>, measured: &'a Measured) -> Option<(Reason,
     })
 }
 
-fn failed_event(FailedEvent { shard, position, why }: &FailedEvent, count: usize) -> String {
+fn failed_event(FailedEvent { shard, part, position, why }: &FailedEvent, count: usize) -> String {
     let others = if count > 1 { "; other shards wait as well" } else { "" };
-    format!("shard {shard} waits before the event at position {position}: {why}{others}")
+    match part {
+        // What the worker says names the event by its offset.
+        Some(part) => format!("partition {part} waits: {why}{others}"),
+        None => format!("shard {shard} waits before the event at position {position}: {why}{others}"),
+    }
 }
 
 /// The most positions that a message names.

@@ -128,8 +128,12 @@ pub(super) fn is(status: &ProjectionStatus, type_: &str, value: &str, reason: Re
 #[test]
 fn events_that_are_not_handled_are_named_by_their_positions() {
     let mut failing = measured(9, 1.0, false);
-    failing.sample.faults.failed =
-        vec![FailedEvent { shard: 3, position: Position(50), why: "handler of event type A failed".to_owned() }];
+    failing.sample.faults.failed = vec![FailedEvent {
+        shard: 3,
+        part: None,
+        position: Position(50),
+        why: "handler of event type A failed".to_owned(),
+    }];
     let said = status(&known(Ok(&failing)));
     is(&said, "Progressing", "False", Reason::EventFailed);
     is(&said, "Ready", "False", Reason::EventFailed);

@@ -1,20 +1,43 @@
 //! Where events come from: the seam between the worker and the kinds of event source.
 
+pub(in crate::projector) mod kafka;
 pub(in crate::projector) mod postgres;
 pub(in crate::projector) mod reader;
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use super::{
     error::ProjectorError,
     event::{Event, SourceIdentity},
+    sharding::Sharding,
 };
 use crate::lag::BlockingWriter;
 
 /// Reads the events of one source, in the order of their positions within each shard.
 pub(in crate::projector) trait EventReader: Send {
-    /// Into how many shards the events are divided.
-    fn shards(&self) -> u32;
+    /// How the events are divided into shards.
+    fn sharding(&self) -> Sharding;
+
+    /// Takes over how the read store numbers the parts: their names in the order of the shards. Not called where shards are hashed.
+    fn number(&mut self, parts: &[Arc<str>]) {
+        let _ = parts;
+    }
+
+    /// An event's place, for people.
+    fn place(&self, shard: u32, position: i64) -> String {
+        let _ = shard;
+        format!("position {position}")
+    }
+
+    /// Notes that the checkpoint of a shard is committed in the read store.
+    fn committed(&mut self, shard: u32, position: i64) {
+        let _ = (shard, position);
+    }
+
+    /// Tells other tools of the last checkpoints, where the source has such; a failure is no matter.
+    fn finish(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// True when the source notifies of new events.
     fn notifies(&self) -> bool;
@@ -41,6 +64,8 @@ pub(in crate::projector) struct Horizon {
     pub(in crate::projector) head: Vec<i64>,
     /// The transaction that holds the safe head back.
     pub(in crate::projector) blocked_by: Option<BlockingWriter>,
+    /// The source has more parts than are numbered.
+    pub(in crate::projector) grown: bool,
 }
 
 /// Which events to read.

@@ -13,6 +13,7 @@ use super::{
         error::{ProjectorError, doing, unless_pooled, within},
         event::{Event, JsonText, SourceIdentity, Timestamp},
         postgres_errors::{database_message, may_be_a_row},
+        sharding::Sharding,
     },
     EventReader, Fetch, Fetched, Horizon, Range, Unreadable,
 };
@@ -107,8 +108,8 @@ impl PostgresReader {
 }
 
 impl EventReader for PostgresReader {
-    fn shards(&self) -> u32 {
-        self.shards
+    fn sharding(&self) -> Sharding {
+        Sharding::Hashed(self.shards)
     }
 
     fn notifies(&self) -> bool {
@@ -150,6 +151,7 @@ impl EventReader for PostgresReader {
                 safe: safe.unwrap_or_default(),
                 head: vec![look.head.0; self.shards as usize],
                 blocked_by: follower.blocking(&look),
+                grown: false,
             })
         })
         .await
@@ -351,6 +353,7 @@ fn shard_of(row: &Row) -> Result<u32, Error> {
 fn event(row: &Row, position: i64, shard: u32) -> Result<Event, Error> {
     Ok(Event {
         position,
+        shown_position: position,
         shard,
         event_type: row.try_get(2)?,
         stream: row.try_get(3)?,

@@ -1,14 +1,18 @@
 //! The readers of all kinds of event source as one, so that what is above the seam exists once for all of them.
 
+use std::sync::Arc;
+
 use super::{
-    super::{error::ProjectorError, event::SourceIdentity},
+    super::{error::ProjectorError, event::SourceIdentity, sharding::Sharding},
     EventReader, Fetch, Horizon, Range,
+    kafka::KafkaReader,
     postgres::PostgresReader,
 };
 
 /// A reader of any kind.
 pub(in crate::projector) enum Reader {
     Postgres(Box<PostgresReader>),
+    Kafka(Box<KafkaReader>),
 }
 
 /// Does the same with whichever it is.
@@ -16,13 +20,30 @@ macro_rules! each {
     ($reader:expr, $it:ident => $what:expr) => {
         match $reader {
             Reader::Postgres($it) => $what,
+            Reader::Kafka($it) => $what,
         }
     };
 }
 
 impl EventReader for Reader {
-    fn shards(&self) -> u32 {
-        each!(self, reader => reader.shards())
+    fn sharding(&self) -> Sharding {
+        each!(self, reader => reader.sharding())
+    }
+
+    fn number(&mut self, parts: &[Arc<str>]) {
+        each!(self, reader => reader.number(parts));
+    }
+
+    fn place(&self, shard: u32, position: i64) -> String {
+        each!(self, reader => reader.place(shard, position))
+    }
+
+    fn committed(&mut self, shard: u32, position: i64) {
+        each!(self, reader => reader.committed(shard, position));
+    }
+
+    async fn finish(&mut self) {
+        each!(self, reader => reader.finish().await);
     }
 
     fn notifies(&self) -> bool {

@@ -3,11 +3,11 @@
 pub(super) mod postgres;
 pub(super) mod redis;
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{error::ProjectorError, event::Event, input::EventReader};
+use super::{error::ProjectorError, event::Event, input::EventReader, sharding::KeptPart};
 
 /// A read model with its checkpoints: the effects of events and the checkpoints of their shards are kept together, or neither is.
 ///
@@ -63,6 +63,28 @@ pub(super) trait ReadModel: Send {
 pub(super) trait Membership: Send {
     /// Renews the lease and publishes what it sees, until something fails.
     fn keep(self, views: &watch::Sender<View>) -> impl Future<Output = ProjectorError> + Send;
+}
+
+/// The shards as the read store numbers them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Numbered {
+    /// How many there are.
+    pub(super) shards: u32,
+    /// Where they are parts of the source: their names, in the order of their numbers.
+    pub(super) parts: Vec<Arc<str>>,
+}
+
+impl Numbered {
+    /// Hashed shards.
+    pub(super) fn hashed(shards: u32) -> Self {
+        Self { shards, parts: Vec::new() }
+    }
+
+    /// Parts of the source.
+    pub(super) fn parts(kept: Vec<KeptPart>) -> Self {
+        let parts: Vec<Arc<str>> = kept.into_iter().map(|part| part.name).collect();
+        Self { shards: u32::try_from(parts.len()).unwrap_or(u32::MAX), parts }
+    }
 }
 
 /// The live workers, and the owner of each shard.

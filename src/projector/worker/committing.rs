@@ -43,6 +43,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         for Advance { shard, position, .. } in advances {
             if let Some(held) = self.held.get_mut(shard) {
                 (held.committed, held.position) = (*position, held.position.max(*position));
+                self.reader.committed(*shard, *position);
             }
         }
     }
@@ -122,8 +123,8 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             ApplyError::Contention { index, message } | ApplyError::Event { index, message } => (index, message),
         };
         let Some(event) = fetched.events.get(index) else { return Ok(()) };
-        let why =
-            ProjectorError::EventFailed { event_type: event.event_type.clone(), position: event.position, message };
+        let place = self.reader.place(event.shard, event.position);
+        let why = ProjectorError::EventFailed { event_type: event.event_type.clone(), place, message };
         self.hold(event.shard, event.position, &why).await
     }
 

@@ -10,14 +10,15 @@ use crate::projector::{
     event::{Event, SourceIdentity},
     input::Fetched,
     output::{Advance, Again, Applied, ApplyError, Membership},
+    sharding::Sharding,
 };
 
 /// One event at position 1 of the only shard.
 struct OneEvent;
 
 impl EventReader for OneEvent {
-    fn shards(&self) -> u32 {
-        1
+    fn sharding(&self) -> Sharding {
+        Sharding::Hashed(1)
     }
 
     fn notifies(&self) -> bool {
@@ -29,7 +30,7 @@ impl EventReader for OneEvent {
     }
 
     async fn look(&mut self, _: &[(u32, i64)]) -> Result<Horizon, ProjectorError> {
-        Ok(Horizon { safe: vec![1], head: vec![1], blocked_by: None })
+        Ok(Horizon { safe: vec![1], head: vec![1], blocked_by: None, grown: false })
     }
 
     async fn fetch(&mut self, range: &Range, _: usize) -> Result<Fetch, ProjectorError> {
@@ -38,6 +39,7 @@ impl EventReader for OneEvent {
         }
         let event = Event {
             position: 1,
+            shown_position: 1,
             shard: 0,
             event_type: "Counted".to_owned(),
             stream: None,
@@ -112,7 +114,7 @@ impl ReadModel for Contradicts {
 async fn a_batch_that_is_refused_again_and_again_is_tried_ever_more_seldom() {
     let tried = Arc::new(AtomicUsize::new(0));
     let model = Contradicts { tried: Arc::clone(&tried) };
-    let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), 10);
+    let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), (1, 10));
     // Later than when the worker was made, so that it counts.
     tokio::time::advance(Duration::from_millis(1)).await;
     let view = View { since: Some(Instant::now()), members: vec!["me".to_owned()], owners: vec![None] };

@@ -4,7 +4,7 @@ mod names;
 mod offsets;
 mod tables;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use tokio_postgres::{Client, Error, types::Type};
 
@@ -44,6 +44,14 @@ enum Rows {
     Numbered,
     /// By this column, or one that is to be found.
     Keyed(Option<String>),
+    /// The built-in projector's, with the name of a part in the column `part`.
+    Parts,
+}
+
+impl Rows {
+    fn are_of_workers(&self) -> bool {
+        matches!(self, Self::Numbered | Self::Parts)
+    }
 }
 
 impl InTable for TableLocation {
@@ -59,6 +67,7 @@ impl InTable for TableLocation {
                 CheckpointRows::LastMessage => Rows::LastMessage,
                 CheckpointRows::Numbered(_) => Rows::Numbered,
                 CheckpointRows::Keyed { column, .. } => Rows::Keyed(column.clone()),
+                CheckpointRows::Parts => Rows::Parts,
             },
         }
     }
@@ -73,7 +82,7 @@ impl InTable for TableLocation {
             let rows = checkpoints.rows(client, &[&wanted]).await.map_err(|error| refused(table, &error))?;
             let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
             let visibility = visibility.map_err(|error| refused(table, &error))?;
-            let failed = if table.rows == Rows::Numbered {
+            let failed = if table.rows.are_of_workers() {
                 failed_events(client, table, &wanted).await
             } else {
                 Ok(HashMap::new())
@@ -85,7 +94,7 @@ impl InTable for TableLocation {
             match outcome.await.map_err(|error| refused(table, &error))? {
                 Ok(answer) => answer,
                 // The builtin projector makes its table when it starts: until then it has committed nothing.
-                Err(unknown) if table.rows == Rows::Numbered && unknown.reason == Reason::TableNotFound => {
+                Err(unknown) if table.rows.are_of_workers() && unknown.reason == Reason::TableNotFound => {
                     let never = asked.iter().map(|location| ((*location).clone(), interpret(location, None)));
                     return Ok(never.collect());
                 }
@@ -145,7 +154,7 @@ fn statement(table: &Table, column: Option<&str>, names: &NameType) -> String {
              from {from} where {name} = any({wanted}) group by {name}"
         ),
         // Of several rows of a shard the one that has come least far counts. Where there are too many, only what fits is sent; it is sorted here.
-        (Rows::Keyed(_), Some(shard)) => format!(
+        (Rows::Keyed(_) | Rows::Parts, Some(shard)) => format!(
             "with sizes as (
                  select {name}::text as name, count(*) as rows, sum(count(*)) over (order by count(*), {name}::text) as up_to
                  from {from} where {name} = any({wanted}) and {position} is not null group by 1
@@ -192,6 +201,7 @@ async fn shard_column(client: &Client, table: &Table) -> Result<Option<String>, 
     match &table.rows {
         Rows::One | Rows::LastMessage | Rows::Numbered => Ok(None),
         Rows::Keyed(Some(column)) => Ok(Some(column.clone())),
+        Rows::Parts => Ok(Some("part".to_owned())),
         Rows::Keyed(None) => {
             let found = Query::new(SHARD_COLUMN, &[Type::TEXT, Type::TEXT]);
             let row = found.row(client, &[&quote_table(&table.table), &table.name_column]).await?;
@@ -208,9 +218,10 @@ async fn failed_events(
     names: &[String],
 ) -> Result<HashMap<String, Vec<FailedEvent>>, Error> {
     let (name, from) = (quote_identifier(&table.name_column), quote_table(&table.table));
+    let part = if table.rows == Rows::Parts { "part" } else { "null::text" };
     let sql = format!(
-        "select f.name, f.shard, f.failed_position, f.failure
-         from (select {name}::text as name, shard::int as shard, failed_position, left(failure, {LONGEST_FAILURE}) as failure,
+        "select f.name, f.shard, f.failed_position, f.failure, f.part
+         from (select {name}::text as name, {part} as part, shard::int as shard, failed_position, left(failure, {LONGEST_FAILURE}) as failure,
                    row_number() over (partition by {name} order by failed_position) as n
                from {from} where {name} = any($1::text[]) and failed_position is not null) f
          where f.n <= {MOST_FAILED} order by f.name, f.failed_position"
@@ -219,6 +230,7 @@ async fn failed_events(
     for row in Query::new(sql, &[Type::TEXT_ARRAY]).rows(client, &[&names]).await? {
         failed.entry(row.try_get(0)?).or_default().push(FailedEvent {
             shard: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
+            part: row.try_get::<_, Option<String>>(4)?.map(Arc::from),
             position: Position(row.try_get(2)?),
             why: row.try_get::<_, Option<String>>(3)?.unwrap_or_default(),
         });
@@ -309,7 +321,10 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
         Some(Row::Numbered { positions, shards }) => {
             let expected = match location.rows {
                 CheckpointRows::Numbered(expected) => expected,
-                CheckpointRows::One | CheckpointRows::LastMessage | CheckpointRows::Keyed { .. } => 1,
+                CheckpointRows::One
+                | CheckpointRows::LastMessage
+                | CheckpointRows::Keyed { .. }
+                | CheckpointRows::Parts => 1,
             };
             let complete = shards.iter().copied().eq(0..i32::try_from(expected).unwrap_or(i32::MAX));
             let positions: Option<Vec<Position>> = positions.iter().map(|position| position.map(Position)).collect();
@@ -341,7 +356,7 @@ fn why_bound(location: &TableLocation) -> String {
         CheckpointRows::Keyed { .. } => format!(
             "which of its columns holds the shard is not to be seen, since there is not just one unique index on {name_column} and one other column: name it in spec.checkpoint.readStore.shardColumn"
         ),
-        CheckpointRows::One | CheckpointRows::LastMessage | CheckpointRows::Numbered(_) => {
+        CheckpointRows::One | CheckpointRows::LastMessage | CheckpointRows::Numbered(_) | CheckpointRows::Parts => {
             "name the column with an event's shard in spec.source.postgres.eventTable.shard, and each shard is counted beyond its own row".to_owned()
         }
     };

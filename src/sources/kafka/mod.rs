@@ -21,6 +21,7 @@ use crate::{
     addresses::AddressRules,
     api::Reason,
     clients::kafka::{KafkaError, Settings},
+    lag::FailedEvent,
     measure::MeasureError,
     sources::{Ask, Pace, Probe, Report, Target},
 };
@@ -77,6 +78,7 @@ impl Probe for KafkaProbe {
         let by = deadline - MARGIN;
         let mut left: BTreeMap<Question, Vec<Arc<Ask<Question>>>> = BTreeMap::new();
         let mut held: BTreeMap<Question, Committed> = BTreeMap::new();
+        let mut failed: BTreeMap<Question, Vec<FailedEvent>> = BTreeMap::new();
         for Target { ask, checkpoint } in targets {
             let question = &ask.question;
             match stored::offsets(question, checkpoint.as_ref()) {
@@ -85,6 +87,9 @@ impl Probe for KafkaProbe {
                     report(&ask, Err(unknown));
                     continue;
                 }
+            }
+            if let Some(events) = checkpoint.map(|checkpoint| checkpoint.failed).filter(|failed| !failed.is_empty()) {
+                failed.insert(question.clone(), events);
             }
             left.entry(question.clone()).or_default().push(ask);
         }
@@ -118,6 +123,7 @@ impl Probe for KafkaProbe {
                         .sample(&found, question.reset_to_earliest, nature, clock)
                         .map_err(|lag::CommitsGone| commits_gone(&question.progress))?;
                     sample.taken = now;
+                    sample.faults.failed = failed.remove(&question).unwrap_or_default();
                     Ok(sample)
                 });
                 for ask in left.remove(&question).into_iter().flatten() {

@@ -115,7 +115,7 @@ impl TableQuestion {
     pub fn new(table: &EventTable, rows: CheckpointRows, passed_over: PassedOverMemory) -> Self {
         let without = EventTable::default();
         let shard = match &rows {
-            CheckpointRows::One | CheckpointRows::LastMessage => None,
+            CheckpointRows::One | CheckpointRows::LastMessage | CheckpointRows::Parts => None,
             CheckpointRows::Numbered(shards) => {
                 Some(EventShard::Hashed(shard_expression(&quote_identifier(&table.stream), *shards)))
             }

@@ -398,7 +398,7 @@ fn rows(wanted: &Wanted) -> Vec<ShardRow> {
 /// There is a row for each shard that an event can have.
 fn is_complete(rows: &CheckpointRows, found: usize) -> bool {
     match rows {
-        CheckpointRows::One | CheckpointRows::LastMessage => false,
+        CheckpointRows::One | CheckpointRows::LastMessage | CheckpointRows::Parts => false,
         CheckpointRows::Numbered(_) => true,
         CheckpointRows::Keyed { shards, .. } => shards.is_some_and(|shards| found >= shards as usize),
     }

@@ -74,6 +74,7 @@ declare
     deadline timestamptz := clock_timestamp() + least($3, interval '60 seconds');
     lowest bigint;
     complete boolean;
+    has_parts boolean;
 begin
     if $1 is null or $2 is null or $3 is null then
         raise exception '{NAME}: projection, position and timeout must not be null' using errcode = 'null_value_not_allowed';
@@ -83,10 +84,15 @@ begin
             using errcode = 'active_sql_transaction', hint = 'Call it before the transaction, or in one that is read committed.';
     end if;
     loop
-        select min(c.position), count(*) = max(c.shards) into lowest, complete from {checkpoints} c where c.projection = $1;
+        select min(c.position), count(*) = max(c.shards), bool_or(c.part is not null) into lowest, complete, has_parts
+            from {checkpoints} c where c.projection = $1;
         if complete is null then
             raise exception '{NAME}: no projection % has checkpoints here', $1
                 using errcode = 'undefined_object', hint = 'Name it as namespace/name.';
+        end if;
+        if has_parts then
+            raise exception '{NAME}: the positions of % are offsets, each of its own partition, and no single one tells how far the read model is', $1
+                using errcode = 'feature_not_supported';
         end if;
         if complete and lowest >= $2 then
             return true;

@@ -3,12 +3,17 @@
 //! Every change of a row is guarded by owner and fence. The fence grows whenever the owner changes, so the commit of a worker that was thought dead
 //! and comes back is refused, together with the effects in the same transaction.
 
+use std::sync::Arc;
+
 use tokio_postgres::{Client, Error, Row};
 
 use super::{
     super::{
-        super::error::{ProjectorError, doing},
-        Advance, Held,
+        super::{
+            error::{ProjectorError, doing},
+            sharding::{KeptPart, Part, Sharding, without_checkpoint},
+        },
+        Advance, Held, Numbered,
     },
     awaiting,
 };
@@ -52,7 +57,7 @@ impl Tables {
     }
 
     /// Makes schema, tables and rows where they are missing. Asks for the right to create only if something must be created.
-    pub(super) async fn create(&self, client: &Client, shards: u32) -> Result<(), ProjectorError> {
+    pub(super) async fn create(&self, client: &Client, sharding: &Sharding) -> Result<Numbered, ProjectorError> {
         let failed = doing("read store: making the checkpoint table");
         // Two workers that create the same table at once would both fail.
         client
@@ -71,9 +76,16 @@ impl Tables {
         if missing.try_get(0).map_err(&failed)? {
             client.batch_execute(&self.definition()).await.map_err(&failed)?;
         }
-        self.create_rows(client, shards).await?;
+        let numbered = match sharding {
+            Sharding::Hashed(shards) => {
+                self.create_rows(client, *shards).await?;
+                Numbered::hashed(*shards)
+            }
+            Sharding::Parts(parts) => Numbered::parts(self.create_parts(client, parts).await?),
+        };
         awaiting::create(client, &self.checkpoints).await.map_err(&failed)?;
-        client.batch_execute("commit").await.map_err(&failed)
+        client.batch_execute("commit").await.map_err(&failed)?;
+        Ok(numbered)
     }
 
     fn definition(&self) -> String {
@@ -89,6 +101,8 @@ impl Tables {
                  updated_at timestamptz not null default now(),
                  failed_position bigint,
                  failure text,
+                 part text,
+                 part_id text,
                  primary key (projection, shard)
              ) with (fillfactor = 30);
              create table if not exists {workers} (
@@ -109,10 +123,13 @@ impl Tables {
         let failed = doing("read store: making the checkpoints");
         let count = i32::try_from(shards).unwrap_or(i32::MAX);
         let other = format!(
-            "select shards from {} where projection = $1 and (shards <> $2 or shard >= $2) limit 1",
+            "select shards, part is not null from {} where projection = $1 and (shards <> $2 or shard >= $2 or part is not null) limit 1",
             self.checkpoints
         );
         if let Some(row) = client.query_opt(&other, &[&self.projection, &count]).await.map_err(&failed)? {
+            if row.try_get(1).map_err(&failed)? {
+                return Err(self.other_sharding("partitions"));
+            }
             return Err(ProjectorError::ShardsChanged {
                 projection: self.projection.clone(),
                 table: self.shown.clone(),
@@ -127,6 +144,38 @@ impl Tables {
         );
         client.execute(&insert, &[&self.projection, &count]).await.map_err(&failed)?;
         Ok(())
+    }
+
+    /// Makes the rows of parts that have none, and returns all in the order of their numbers: a part keeps its number for good.
+    async fn create_parts(&self, client: &Client, parts: &[Part]) -> Result<Vec<KeptPart>, ProjectorError> {
+        let failed = doing("read store: making the checkpoints");
+        let kept = format!("select part, part_id from {} where projection = $1 order by shard", self.checkpoints);
+        let rows = client.query(&kept, &[&self.projection]).await.map_err(&failed)?;
+        let mut kept = Vec::new();
+        for row in &rows {
+            let name: Option<String> = row.try_get(0).map_err(&failed)?;
+            let name = name.ok_or_else(|| self.other_sharding("hashes of streams"))?;
+            let identity: Option<String> = row.try_get(1).map_err(&failed)?;
+            kept.push(KeptPart { name: name.into(), identity: identity.map(Arc::from) });
+        }
+        let new = without_checkpoint(&self.projection, &kept, parts)?;
+        let first = i32::try_from(kept.len()).unwrap_or(i32::MAX);
+        let names: Vec<&str> = new.iter().map(|part| &*part.name).collect();
+        let identities: Vec<Option<&str>> = new.iter().map(|part| part.identity.as_deref()).collect();
+        let starts: Vec<i64> = new.iter().map(|part| part.start).collect();
+        let insert = format!(
+            "insert into {} (projection, shard, shards, position, part, part_id)
+             select $1, $2::int + u.n::int - 1, 0, u.start, u.part, u.id
+             from unnest($3::text[], $4::text[], $5::bigint[]) with ordinality as u(part, id, start, n)",
+            self.checkpoints
+        );
+        client.execute(&insert, &[&self.projection, &first, &names, &identities, &starts]).await.map_err(&failed)?;
+        kept.extend(new.iter().map(|part| KeptPart { name: part.name.clone(), identity: part.identity.clone() }));
+        Ok(kept)
+    }
+
+    fn other_sharding(&self, kept: &'static str) -> ProjectorError {
+        ProjectorError::OtherSharding { projection: self.projection.clone(), table: self.shown.clone(), kept }
     }
 
     /// True for the row `w` of a worker that is alive: its lease has not run out by the database's clock, and the connection it renewed it on

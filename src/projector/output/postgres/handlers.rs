@@ -20,7 +20,7 @@ const PREPARED_AT_ONCE: usize = 16;
 impl Event {
     fn value(&self, parameter: Parameter) -> &(dyn ToSql + Sync) {
         match parameter {
-            Parameter::Position => &self.position,
+            Parameter::Position => &self.shown_position,
             Parameter::Type => &self.event_type,
             Parameter::Stream => &self.stream,
             Parameter::RecordedAt => &self.recorded_at,

@@ -26,8 +26,9 @@ use super::{
         error::{ProjectorError, doing, unless_pooled},
         event::Event,
         postgres_errors::{Failure, database_message, failure},
+        sharding::Sharding,
     },
-    Advance, Again, Applied, ApplyError, Held, ReadModel,
+    Advance, Again, Applied, ApplyError, Held, Numbered, ReadModel,
 };
 use crate::clients::postgres::{ConnectionSettings, Session, connect, quote_identifier};
 
@@ -55,18 +56,18 @@ impl PostgresReadModel {
         application: &str,
         projection: &str,
         (sql, mapping): (&PostgresOutput, &Mapping),
-        shards: u32,
+        sharding: &Sharding,
         me: &str,
-    ) -> Result<Self, ProjectorError> {
+    ) -> Result<(Self, Numbered), ProjectorError> {
         let session = connect(settings, application, CONNECT_DEADLINE)
             .await
             .map_err(|source| ProjectorError::Connection { what: "read store", source })?;
         let session = unless_pooled("read store", settings, session)?;
         let tables = Tables::of(projection, sql.schema.as_deref());
-        prepare(&session, &tables, shards, sql).await?;
+        let numbered = prepare(&session, &tables, sharding, sql).await?;
         let handlers = mapping.prepare(&session.client).await?;
         let advance = session.client.prepare(&tables.advance()).await.map_err(doing(COMMITTING))?;
-        Ok(Self {
+        let model = Self {
             settings: settings.clone(),
             application: application.to_owned(),
             me: me.to_owned(),
@@ -75,7 +76,8 @@ impl PostgresReadModel {
             handlers,
             advance,
             handler_time: HandlerTime::default(),
-        })
+        };
+        Ok((model, numbered))
     }
 
     async fn write(&self, rows: &Rows) -> Result<bool, Error> {
@@ -172,10 +174,15 @@ impl ReadModel for PostgresReadModel {
 }
 
 /// Makes the checkpoint table and runs the user's setup, one worker at a time.
-async fn prepare(session: &Session, tables: &Tables, shards: u32, sql: &PostgresOutput) -> Result<(), ProjectorError> {
+async fn prepare(
+    session: &Session,
+    tables: &Tables,
+    sharding: &Sharding,
+    sql: &PostgresOutput,
+) -> Result<Numbered, ProjectorError> {
     let client = &session.client;
     client.batch_execute(&session_sql()).await.map_err(doing("read store: preparing"))?;
-    tables.create(client, shards).await?;
+    let numbered = tables.create(client, sharding).await?;
     let path = match &sql.schema {
         Some(schema) => format!("set search_path = {}", quote_identifier(schema)),
         None => "reset search_path".to_owned(),
@@ -183,7 +190,8 @@ async fn prepare(session: &Session, tables: &Tables, shards: u32, sql: &Postgres
     client.batch_execute(&path).await.map_err(doing("read store: preparing"))?;
     set_up(session, &tables.projection, sql).await?;
     // The setup may have changed it.
-    client.batch_execute(&path).await.map_err(doing("read store: preparing"))
+    client.batch_execute(&path).await.map_err(doing("read store: preparing"))?;
+    Ok(numbered)
 }
 
 async fn set_up(session: &Session, projection: &str, sql: &PostgresOutput) -> Result<(), ProjectorError> {

@@ -1,5 +1,7 @@
 -- What the scripts share; it comes before each of them. KEYS[1] is the hash with the state of a projection, whose fields are
 --   shards             the number of shards
+--   part:SHARD         the part of the source that it is, such as a partition, where the source has such
+--   partid:SHARD       what tells that part from one of the same name that was made later
 --   source, server     which events these are the positions of
 --   position:SHARD     the last position that is done
 --   owner:SHARD        the worker that handles it

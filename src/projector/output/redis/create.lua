@@ -1,6 +1,7 @@
 -- Makes the state of a projection where there is none: no field of it is made up where there is another.
 -- KEYS: the state. ARGV: the number of shards.
--- Returns {'evicts', policy}, {'foreign'}, {'broken', shard}, or {'made' or 'found', number of shards, policy or '' where the server does not say}.
+-- Returns {'evicts', policy}, {'foreign'}, {'broken', shard}, or {'made' or 'found', number of shards, policy or '' where the server does not say,
+-- 'parts' where they have names, else ''}.
 local state, policy = KEYS[1], ''
 local memory = redis.pcall('INFO', 'memory')
 if type(memory) == 'string' then
@@ -14,7 +15,7 @@ if #redis.call('HGETALL', state) == 0 then
   for shard = 0, ARGV[1] - 1 do
     redis.call('HSET', state, 'position:' .. shard, '0')
   end
-  return {'made', ARGV[1], policy}
+  return {'made', ARGV[1], policy, ''}
 end
 local shards = redis.call('HGET', state, 'shards')
 if not shards or not tonumber(shards) then
@@ -25,4 +26,4 @@ for shard = 0, shards - 1 do
     return {'broken', tostring(shard)}
   end
 end
-return {'found', shards, policy}
+return {'found', shards, policy, redis.call('HGET', state, 'part:0') and 'parts' or ''}

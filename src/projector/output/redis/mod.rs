@@ -20,8 +20,8 @@ use self::{
     state::{State, script},
 };
 use super::{
-    super::{config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader},
-    Advance, Again, Applied, ApplyError, Held, ReadModel,
+    super::{config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader, sharding::Sharding},
+    Advance, Again, Applied, ApplyError, Held, Numbered, ReadModel,
 };
 use crate::clients::redis::{ConnectionSettings, Reply};
 
@@ -54,13 +54,14 @@ impl RedisReadModel {
         settings: &ConnectionSettings,
         config: &ProjectorConfig,
         commands: Commands,
-        shards: u32,
+        sharding: &Sharding,
         me: &str,
-    ) -> Result<Self, ProjectorError> {
+    ) -> Result<(Self, Numbered), ProjectorError> {
         let mut state = State::new(settings, &config.projection);
-        state.create(shards).await?;
+        let numbered = state.create(sharding).await?;
         let most = usize::try_from(config.max_event_bytes.saturating_add(MORE_OF_ONE_EVENT)).unwrap_or(usize::MAX);
-        Ok(Self { me: me.to_owned(), state, commands, shards, most_of_one_event: most.min(MOST_OF_ONE_EVENT) })
+        let (me, shards) = (me.to_owned(), numbered.shards);
+        Ok((Self { me, state, commands, shards, most_of_one_event: most.min(MOST_OF_ONE_EVENT) }, numbered))
     }
 
     /// Runs one script with the commands of `events`, whose shards' checkpoints move as `advances` say.

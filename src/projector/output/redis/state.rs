@@ -7,13 +7,22 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::super::super::{error::ProjectorError, event::SourceIdentity};
+use super::super::{
+    super::{
+        error::ProjectorError,
+        event::SourceIdentity,
+        sharding::{KeptPart, Part, Sharding, without_checkpoint},
+    },
+    Numbered,
+};
 use crate::{
     addresses::AddressRules,
     clients::redis::{Client, Command, ConnectionSettings, Reply, refusal},
     names::redis_state,
 };
 
+/// What is being done when the state is made, for messages.
+const DOING: &str = "read store: making the checkpoints";
 /// For one script, with the connection where there is none.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -32,17 +41,11 @@ pub(super) struct State {
     projection: String,
 }
 
-/// A worker asks from its own pod, where its team could ask as well: it refuses no address that a server announces.
-fn everywhere() -> Arc<AddressRules> {
-    let all = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|range| range.parse().ok());
-    Arc::new(AddressRules::default().allowing(all))
-}
-
 impl State {
     /// Not connected yet.
     pub(super) fn new(settings: &ConnectionSettings, projection: &str) -> Self {
         Self {
-            client: Client::new(settings.clone(), everywhere()),
+            client: Client::new(settings.clone(), Arc::new(AddressRules::everywhere())),
             key: redis_state::key(projection),
             projection: projection.to_owned(),
         }
@@ -143,11 +146,15 @@ impl State {
     ///
     /// # Errors
     /// Where the server evicts keys like it, and where there is one for another number of shards, or one that lacks something.
-    pub(super) async fn create(&mut self, shards: u32) -> Result<(), ProjectorError> {
-        const DOING: &str = "read store: making the checkpoints";
+    pub(super) async fn create(&mut self, sharding: &Sharding) -> Result<Numbered, ProjectorError> {
+        let shards = match sharding {
+            Sharding::Hashed(shards) => *shards,
+            // They are added by their names.
+            Sharding::Parts(_) => 0,
+        };
         let made = self.run(DOING, include_str!("create.lua"), vec![shards.to_string()]).await?;
         let texts: Vec<&str> = made.as_array().unwrap_or_default().iter().filter_map(Reply::as_str).collect();
-        let (made, found, policy) = match texts[..] {
+        let (made, found, policy, is_parts) = match texts[..] {
             ["evicts", policy] => {
                 let message = format!(
                     "the server evicts any key when its memory is full (maxmemory-policy {policy}), and with {} it would lose how far the read model has come: set noeviction or a policy that begins with volatile-",
@@ -155,7 +162,7 @@ impl State {
                 );
                 return Err(self.failed(DOING, message));
             }
-            [made, found, policy] => (made, found, policy),
+            [made, found, policy, parts] => (made, found, policy, parts == "parts"),
             _ => return Err(self.nonsense(DOING)),
         };
         if policy.is_empty() {
@@ -169,8 +176,17 @@ impl State {
                 "there was no state of this projection: beginning at the first event. A read model that is not empty now must be emptied, or effects come twice"
             );
         }
+        if let Sharding::Parts(parts) = sharding {
+            if !is_parts && found != "0" {
+                return Err(self.other_sharding("hashes of streams"));
+            }
+            return Ok(Numbered::parts(self.create_parts(parts).await?));
+        }
+        if is_parts {
+            return Err(self.other_sharding("partitions"));
+        }
         if found == shards.to_string() {
-            return Ok(());
+            return Ok(Numbered::hashed(shards));
         }
         Err(ProjectorError::ShardsChanged {
             projection: self.projection.clone(),
@@ -178,6 +194,37 @@ impl State {
             found: found.parse().unwrap_or(i32::MAX),
             configured: shards,
         })
+    }
+
+    /// Adds parts that have no checkpoint, and returns all in the order of their numbers: a part keeps its number for good.
+    async fn create_parts(&mut self, parts: &[Part]) -> Result<Vec<KeptPart>, ProjectorError> {
+        loop {
+            let kept = self.parts(vec![String::new()]).await?;
+            let new = without_checkpoint(&self.projection, &kept, parts)?;
+            if new.is_empty() {
+                return Ok(kept);
+            }
+            let mut words = vec![kept.len().to_string()];
+            for Part { name, identity, start } in new {
+                words.extend([name.to_string(), identity.as_deref().unwrap_or_default().to_owned(), start.to_string()]);
+            }
+            // Where another worker was first, nothing is added, and the next turn sees what it added.
+            self.parts(words).await?;
+        }
+    }
+
+    async fn parts(&mut self, words: Vec<String>) -> Result<Vec<KeptPart>, ProjectorError> {
+        let reply = self.run(DOING, script!("parts.lua"), words).await?;
+        let each = reply.as_array().unwrap_or_default().chunks_exact(2).map(|part| {
+            let (name, identity) = (part[0].as_str()?, part[1].as_str()?);
+            let identity = Some(identity).filter(|identity| !identity.is_empty()).map(Arc::from);
+            Some(KeptPart { name: name.into(), identity })
+        });
+        each.collect::<Option<_>>().ok_or_else(|| self.nonsense(DOING))
+    }
+
+    fn other_sharding(&self, kept: &'static str) -> ProjectorError {
+        ProjectorError::OtherSharding { projection: self.projection.clone(), table: self.key.clone(), kept }
     }
 
     /// Notes which events the positions are of.

@@ -37,8 +37,16 @@ public class Driver {
         System.exit(0);
     }
 
+    static final Map<String, KafkaProducer<byte[], byte[]>> compressing = new HashMap<>();
+    static long counted = 0;
+
     static KafkaProducer<byte[], byte[]> producer(String transaction) {
-        Map<String, Object> config = new HashMap<>(Map.of("bootstrap.servers", servers, "linger.ms", 0));
+        return producer(transaction, Map.of("linger.ms", 0));
+    }
+
+    static KafkaProducer<byte[], byte[]> producer(String transaction, Map<String, Object> more) {
+        Map<String, Object> config = new HashMap<>(more);
+        config.put("bootstrap.servers", servers);
         if (transaction != null) {
             config.put("transactional.id", transaction);
         }
@@ -58,8 +66,73 @@ public class Driver {
         }
     }
 
+    /** So many events of the type Counted of 40 streams, each with the next number. */
+    static void count(KafkaProducer<byte[], byte[]> producer, String topic, int events) throws Exception {
+        List<java.util.concurrent.Future<RecordMetadata>> sent = new ArrayList<>();
+        for (int n = 0; n < events; n++) {
+            long number = ++counted;
+            var record = new ProducerRecord<>(topic, ("cart-" + number % 40).getBytes(), ("{\"n\": " + number + "}").getBytes());
+            record.headers().add("type", "Counted".getBytes());
+            sent.add(producer.send(record));
+        }
+        producer.flush();
+        for (var one : sent) {
+            one.get(60, TimeUnit.SECONDS);
+        }
+    }
+
+    /** A text in Base64; "-" is none. */
+    static byte[] bytes(String text) {
+        return text.equals("-") ? null : Base64.getDecoder().decode(text);
+    }
+
     static String run(String[] c) throws Exception {
         switch (c[0]) {
+            case "count": {
+                // topic, events, compression
+                if (!compressing.containsKey(c[3])) {
+                    compressing.put(c[3], producer(null, Map.of("linger.ms", 5, "compression.type", c[3])));
+                }
+                count(compressing.get(c[3]), c[1], Integer.parseInt(c[2]));
+                return "";
+            }
+            case "transaction": {
+                // id, topic, events, commit or abort
+                if (!open.containsKey(c[1])) {
+                    open.put(c[1], producer(c[1]));
+                    open.get(c[1]).initTransactions();
+                }
+                open.get(c[1]).beginTransaction();
+                count(open.get(c[1]), c[2], Integer.parseInt(c[3]));
+                if (c[4].equals("commit")) open.get(c[1]).commitTransaction();
+                else open.get(c[1]).abortTransaction();
+                return "";
+            }
+            case "put": {
+                // topic, partition, key, value; name and value of each header
+                var record = new ProducerRecord<>(c[1], Integer.valueOf(c[2]), bytes(c[3]), bytes(c[4]));
+                for (int n = 5; n + 1 < c.length; n += 2) record.headers().add(c[n], bytes(c[n + 1]));
+                plain.send(record).get(60, TimeUnit.SECONDS);
+                return "";
+            }
+            case "dump": {
+                // Each record that a consumer gets, as key@offset in the order of its partition.
+                Map<String, Object> config = Map.of("bootstrap.servers", servers, "isolation.level", "read_committed", "max.poll.records", 10_000);
+                List<String> all = new ArrayList<>();
+                try (var consumer = new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
+                    List<TopicPartition> partitions = new ArrayList<>();
+                    consumer.partitionsFor(c[1]).forEach(one -> partitions.add(new TopicPartition(c[1], one.partition())));
+                    consumer.assign(partitions);
+                    consumer.seekToBeginning(partitions);
+                    var ends = consumer.endOffsets(partitions);
+                    while (partitions.stream().anyMatch(one -> consumer.position(one) < ends.get(one))) {
+                        for (var record : consumer.poll(Duration.ofMillis(200))) {
+                            all.add((record.key() == null ? "" : new String(record.key())) + "@" + record.offset());
+                        }
+                    }
+                }
+                return String.join(",", all);
+            }
             case "create": {
                 Map<String, String> config = new HashMap<>();
                 for (String pair : c[3].isEmpty() ? new String[0] : c[3].split(",")) {

@@ -158,6 +158,8 @@ fn properties(root: &Path, place: &Place, index: usize, ports: &[[u16; 2]]) -> S
          listener.security.protocol.map=OPEN:PLAINTEXT,CONTROLLER:PLAINTEXT\ncontroller.listener.names=CONTROLLER\n\
          inter.broker.listener.name=OPEN\nlog.dirs={}/data\nnum.network.threads=2\nnum.io.threads=4\n\
          offsets.topic.replication.factor={count}\noffsets.topic.num.partitions={count}\n\
+         transaction.state.log.replication.factor={count}\ntransaction.state.log.min.isr=1\ntransaction.state.log.num.partitions=1\n\
+         log.cleaner.backoff.ms=200\nlog.segment.delete.delay.ms=100\nlog.retention.check.interval.ms=500\n\
          log.cleaner.dedupe.buffer.size=8388608\ngroup.initial.rebalance.delay.ms=0\nauto.leader.rebalance.enable=false\n\
          broker.session.timeout.ms=6000\nbroker.heartbeat.interval.ms=1000\n\
          controller.quorum.fetch.timeout.ms=5000\ncontroller.quorum.election.timeout.ms=2000\n",

@@ -1,0 +1,291 @@
+//! Events in a real Kafka: each effect once and in order, however workers, brokers and read stores end.
+
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use projectionist::projector::{Input, KafkaInput};
+use test_cluster::{Redis, eventually, eventually_is, kafka::Brokers};
+
+use crate::{
+    redis::{COUNTED, handled, handlers, items, number, shared},
+    workshop::{APPLY, PATIENCE, RedisTarget, Workshop},
+};
+
+/// One broker for all tests that do not stop it.
+pub(crate) fn broker() -> &'static Brokers {
+    static BROKER: OnceLock<Result<Brokers, String>> = OnceLock::new();
+    let broker = BROKER.get_or_init(|| Brokers::on_loopback(1).map_err(|error| format!("{error:#}")));
+    broker.as_ref().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Has Kafka's own client do something, beside the workers.
+pub(crate) async fn ask(broker: &'static Brokers, command: &[&str]) -> String {
+    let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+    let asked = tokio::task::spawn_blocking(move || {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        broker.ask(&words).unwrap()
+    });
+    asked.await.unwrap()
+}
+
+/// A topic with so many partitions, and a read store for what comes of it.
+pub(crate) async fn open(broker: &'static Brokers, name: &str, partitions: u32, config: &str) -> Workshop {
+    ask(broker, &["create", name, &partitions.to_string(), config]).await;
+    let mut shop = Workshop::open(name, APPLY).await;
+    shop.config.input = Input::Kafka(KafkaInput { topics: vec![name.to_owned()], ..KafkaInput::default() });
+    shop.source_url = broker.addresses();
+    shop
+}
+
+/// What is read, to be changed.
+pub(crate) fn input(shop: &mut Workshop) -> &mut KafkaInput {
+    match &mut shop.config.input {
+        Input::Kafka(input) => input,
+        Input::Postgres(_) => panic!("the events are in a table"),
+    }
+}
+
+/// The next events of the type Counted, of forty streams.
+pub(crate) async fn count(broker: &'static Brokers, topic: &str, events: u32, compression: &str) {
+    ask(broker, &["count", topic, &events.to_string(), compression]).await;
+}
+
+/// One record; no value is a tombstone.
+pub(crate) async fn put(topic: &str, partition: u32, key: &str, value: Option<&[u8]>, headers: &[(&str, &str)]) {
+    let encoded = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+    let (partition, key) =
+        (partition.to_string(), if key.is_empty() { "-".to_owned() } else { encoded(key.as_bytes()) });
+    let value = value.map_or_else(|| "-".to_owned(), encoded);
+    let headers: Vec<(&str, String)> = headers.iter().map(|(name, value)| (*name, encoded(value.as_bytes()))).collect();
+    let mut command = vec!["put", topic, &partition, &key, &value];
+    headers.iter().for_each(|(name, value)| command.extend([*name, value.as_str()]));
+    ask(broker(), &command).await;
+}
+
+/// What Kafka's own consumer reads of a topic: the offsets of each key, in their order.
+pub(crate) async fn dump(broker: &'static Brokers, topic: &str) -> BTreeMap<String, Vec<i64>> {
+    let mut found: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for record in ask(broker, &["dump", topic]).await.split(',').filter(|record| !record.is_empty()) {
+        let (key, offset) = record.rsplit_once('@').unwrap();
+        found.entry(key.to_owned()).or_default().push(offset.parse().unwrap());
+    }
+    found
+}
+
+/// The read model holds what Kafka's own consumer reads: each record once, and each key's in their order.
+pub(crate) async fn assert_exact(shop: &Workshop, broker: &'static Brokers, topic: &str) {
+    let expected = dump(broker, topic).await;
+    let events: usize = expected.values().map(Vec::len).sum();
+    assert!(events > 0);
+    shop.applied(i64::try_from(events).unwrap()).await;
+    let rows =
+        shop.store.query("select stream, array_agg(position order by seq) from applied group by stream", &[]).await;
+    let found: BTreeMap<String, Vec<i64>> = rows.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(found, expected, "each once and in order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_effect_comes_once_and_in_order_while_workers_are_killed_and_frozen() {
+    let mut shop = open(broker(), "killed", 6, "").await;
+    input(&mut shop).group = Some("killed-mirror".to_owned());
+    let (first, second) = (shop.start_process("a"), shop.start_process("b"));
+    count(broker(), "killed", 3_000, "none").await;
+    shop.shared(&[3, 3]).await;
+    let load = async {
+        for round in 0..60 {
+            count(broker(), "killed", 150, ["none", "gzip", "snappy", "lz4", "zstd"][round % 5]).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let faults = async {
+        for round in 0..4 {
+            let killed = shop.start_process(&format!("killed-{round}"));
+            shop.shared(&[2, 2, 2]).await;
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..700))).await;
+            // Dropped, and so killed, wherever it is.
+            drop(killed);
+            shop.shared(&[3, 3]).await;
+        }
+        first.signal("STOP");
+        shop.shared(&[6]).await;
+        // It goes on with what it held.
+        first.signal("CONT");
+        shop.shared(&[3, 3]).await;
+    };
+    tokio::join!(load, faults);
+    assert_exact(&shop, broker(), "killed").await;
+    // Other tools see it in the group.
+    eventually(PATIENCE, "the group's offsets follow", || async {
+        Ok::<_, anyhow::Error>(ask(broker(), &["lag", "killed-mirror", "killed"]).await == "0")
+    })
+    .await
+    .unwrap();
+    drop((first, second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_comes_once_into_redis_while_workers_are_killed() {
+    let redis = Redis::on_loopback().unwrap();
+    let mut shop = open(broker(), "into_redis", 4, "").await;
+    shop.redis = Some(RedisTarget { url: redis.url(), handlers: handlers(COUNTED) });
+    let survivor = shop.start_process("a");
+    count(broker(), "into_redis", 2_000, "lz4").await;
+    let load = async {
+        for _ in 0..40 {
+            count(broker(), "into_redis", 100, "none").await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    };
+    let faults = async {
+        for round in 0..3 {
+            let killed = shop.start_process(&format!("killed-{round}"));
+            shared(&shop, &redis, &[2, 2]).await;
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..700))).await;
+            drop(killed);
+            shared(&shop, &redis, &[4]).await;
+        }
+    };
+    tokio::join!(load, faults);
+    // One more after the partitions have grown.
+    ask(broker(), &["partitions", "into_redis", "6"]).await;
+    shared(&shop, &redis, &[6]).await;
+    count(broker(), "into_redis", 500, "none").await;
+    let expected = dump(broker(), "into_redis").await;
+    let events: usize = expected.values().map(Vec::len).sum();
+    handled(&redis, i64::try_from(events).unwrap()).await;
+    assert_eq!(number(&redis.run("HGET totals events").unwrap()), i64::try_from(events).unwrap(), "none twice");
+    for (stream, offsets) in expected {
+        let mut applied: Vec<i64> = items(&redis.run(&format!("LRANGE applied:{stream} 0 -1")).unwrap())
+            .iter()
+            .map(|at| at.parse().unwrap())
+            .collect();
+        // A key's partition is another one since they have grown: each has an order of its own.
+        let mut offsets = offsets;
+        (applied.sort_unstable(), offsets.sort_unstable());
+        assert_eq!(applied, offsets, "{stream}");
+    }
+    drop(survivor);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_aborted_has_no_effect_and_markers_and_removed_records_are_no_events() {
+    let shop = open(broker(), "transactions", 2, "").await;
+    let worker = shop.start("a");
+    for round in 0..6 {
+        let end = if round % 3 == 1 { "abort" } else { "commit" };
+        ask(broker(), &["transaction", "tx", "transactions", "40", end]).await;
+        count(broker(), "transactions", 10, "none").await;
+    }
+    assert_exact(&shop, broker(), "transactions").await;
+    // What is behind an open transaction waits for its end.
+    ask(broker(), &["begin", "open", "transactions", "0", "1"]).await;
+    count(broker(), "transactions", 80, "none").await;
+    let waits = "select count(*) from applied";
+    let before: i64 = shop.ask(waits).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let in_between: i64 = shop.ask(waits).await;
+    assert!(in_between < before + 80, "those of its partition wait: {before}, {in_between}");
+    ask(broker(), &["end", "open", "abort"]).await;
+    assert_exact(&shop, broker(), "transactions").await;
+    // All is handled, markers included.
+    let ends = [
+        ask(broker(), &["offsets", "transactions", "0"]).await,
+        ask(broker(), &["offsets", "transactions", "1"]).await,
+    ];
+    let ends: Vec<i64> = ends.iter().map(|ends| ends.split_once(' ').unwrap().1.parse().unwrap()).collect();
+    let positions = "select array_agg(position order by part) from projectionist_checkpoints";
+    eventually_is(
+        PATIENCE,
+        "the checkpoints are at the ends",
+        |seen: &Vec<i64>| *seen == ends,
+        || shop.try_ask::<Vec<i64>>(positions),
+    )
+    .await
+    .unwrap();
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_topic_is_read_over_the_gaps() {
+    let shop = open(broker(), "gaps", 1, "cleanup.policy=compact,segment.ms=100,min.cleanable.dirty.ratio=0.01").await;
+    let expected = loop {
+        count(broker(), "gaps", 200, "lz4").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let kept = dump(broker(), "gaps").await;
+        let end: usize = ask(broker(), &["offsets", "gaps", "0"]).await.split_once(' ').unwrap().1.parse().unwrap();
+        let records: usize = kept.values().map(Vec::len).sum();
+        if records < end / 2 {
+            break end;
+        }
+        assert!(end < 20_000, "the broker compacts nothing");
+    };
+    let worker = shop.start("a");
+    let at = "select position from projectionist_checkpoints";
+    eventually_is(
+        PATIENCE,
+        "the end is reached",
+        |seen| *seen == i64::try_from(expected).unwrap(),
+        || shop.try_ask::<i64>(at),
+    )
+    .await
+    .unwrap();
+    // The newest of each key is never removed.
+    assert_eq!(shop.ask::<i64>("select count(distinct stream) from applied").await, 40);
+    assert_eq!(shop.ask::<i64>("select count(*) - count(distinct position) from applied").await, 0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_added_are_taken_up_and_read_from_their_first_record() {
+    let mut shop = open(broker(), "grows", 2, "").await;
+    ask(broker(), &["create", "grows-too", "1", ""]).await;
+    input(&mut shop).topics.push("grows-too".to_owned());
+    let (a, b) = (shop.start("a"), shop.start("b"));
+    count(broker(), "grows", 100, "none").await;
+    shop.applied(100).await;
+    ask(broker(), &["partitions", "grows", "4"]).await;
+    count(broker(), "grows", 400, "none").await;
+    count(broker(), "grows-too", 100, "none").await;
+    shop.applied(600).await;
+    shop.shared(&[3, 2]).await;
+    // Each keeps the number that it got first.
+    let parts: Vec<String> = shop.ask("select array_agg(part order by shard) from projectionist_checkpoints").await;
+    assert_eq!(parts, ["grows-0", "grows-1", "grows-too-0", "grows-2", "grows-3"]);
+    a.stop().await;
+    b.stop().await;
+    // A topic that is no longer named is not forgotten in silence.
+    input(&mut shop).topics.pop();
+    let refused = shop.start("c").ended().await.to_string();
+    assert!(refused.contains("has a checkpoint for grows-too-0"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_created_again_is_refused_and_not_continued() {
+    let shop = open(broker(), "again", 1, "").await;
+    count(broker(), "again", 30, "none").await;
+    let worker = shop.start("a");
+    shop.applied(30).await;
+    ask(broker(), &["delete", "again"]).await;
+    worker.says("503").await;
+    ask(broker(), &["create", "again", "1", ""]).await;
+    count(broker(), "again", 50, "none").await;
+    let refused = worker.ended().await.to_string();
+    assert!(refused.contains("again-0 was deleted and created again"), "{refused}");
+    assert_eq!(shop.ask::<i64>("select count(*) from applied").await, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_the_broker_it_goes_on_by_itself() {
+    static OWN: OnceLock<Brokers> = OnceLock::new();
+    let own = OWN.get_or_init(|| Brokers::on_loopback(1).unwrap());
+    let shop = open(own, "restarts", 3, "").await;
+    let worker = shop.start("a");
+    count(own, "restarts", 2_000, "none").await;
+    own.kill(1).unwrap();
+    worker.says("503").await;
+    own.start(1).unwrap();
+    worker.says("200 OK").await;
+    count(own, "restarts", 500, "zstd").await;
+    assert_exact(&shop, own, "restarts").await;
+    worker.stop().await;
+}
