@@ -1,16 +1,17 @@
 //! The composition root: what the command line asks for is started with its settings; `operator` joins the parts of the operator.
 
+mod dry_run;
 mod operator;
 mod shared;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use kube::CustomResourceExt as _;
 
 use crate::{
     api::Projection,
-    cli::{Cli, Command, ProjectorArgs, Scope, UninstallArgs},
+    cli::{Cli, Command, ProjectorArgs, Scope, TrialArgs, UninstallArgs},
     clients::{self, kafka, postgres::ConnectionSettings, redis},
     names::{secret_key, worker_env},
     platform::{
@@ -25,11 +26,11 @@ use crate::{
 /// The `nice` value, from 0 to 19, of measuring and reconciling, so that answering requests comes first.
 const BEHIND_ANSWERS: i32 = 5;
 
-/// Runs what the command line says.
+/// Runs what the command line says, and returns the status to exit with.
 ///
 /// # Errors
 /// When it cannot; the message says what to do.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Crd => simulation::print(&crd_yaml()?),
         Command::Simulate(args) => simulation::run(&args),
@@ -40,6 +41,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             let serving = runtime(|| {})?;
             runtime(give_way)?.block_on(operator::run(*args, serving.handle().clone()))
         }
+        Command::Projector(ProjectorArgs { trial: TrialArgs { filename: Some(projection), events, .. }, .. }) => {
+            return Ok(runtime(|| {})?.block_on(dry_run::run(&projection, events.as_deref())));
+        }
         Command::Projector(args) => {
             telemetry::start_logging(&args.log, &clients::LOG_AT_MOST)?;
             runtime(|| {})?.block_on(projector(args))
@@ -49,6 +53,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             runtime(|| {})?.block_on(remove(args))
         }
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// `begin` is what each of its threads does first.
@@ -92,7 +97,7 @@ async fn remove(args: UninstallArgs) -> anyhow::Result<()> {
 }
 
 async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
-    let ProjectorArgs { config: path, health_listen, log: _ } = args;
+    let ProjectorArgs { config: path, health_listen, trial: _, log: _ } = args;
     let text = tokio::fs::read_to_string(&path).await;
     let text = text.with_context(|| format!("the projector's configuration {} could not be read", path.display()))?;
     let config = ProjectorConfig::from_json(&text).with_context(|| format!("in {}", path.display()))?;

@@ -153,9 +153,32 @@ pub struct ProjectorArgs {
     /// Where to serve `/healthz` and `/readyz`.
     #[arg(long, env = "PROJECTIONIST_HEALTH_LISTEN", default_value = "[::]:8080")]
     pub health_listen: SocketAddr,
+    /// Whether to try handlers instead.
+    #[command(flatten)]
+    pub trial: TrialArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// How to try the handlers of a built-in projector before they are applied. No worker runs then.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("tried").args(["check", "dry_run"])))]
+pub struct TrialArgs {
+    /// Check the Projection as the API server and the operator do. With `READ_STORE_URL` of a PostgreSQL database, its handlers are prepared there.
+    #[arg(long, requires = "filename", conflicts_with = "dry_run")]
+    pub check: bool,
+    /// Run the handlers with the events of a file and say what they do. In PostgreSQL (`READ_STORE_URL`) this is a schema of their own in one transaction that is
+    /// rolled back; commands for Redis are only shown.
+    #[arg(long, requires = "filename", requires = "events")]
+    pub dry_run: bool,
+    /// The Projection, as YAML or JSON.
+    #[arg(short = 'f', long, value_name = "FILE", requires = "tried")]
+    pub filename: Option<PathBuf>,
+    /// Events, one JSON object a line: `{"type": "OrderPlaced", "stream": "order-1", "data": {"total": 7}}`, with `position` and `recorded_at` if wanted.
+    #[arg(long, value_name = "FILE", requires = "dry_run")]
+    pub events: Option<PathBuf>,
 }
 
 /// Arguments of `projectionist simulate`.

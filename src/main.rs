@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match app::run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Where standard error cannot be written, nothing can be done about it.
             let _ = writeln!(std::io::stderr(), "projectionist: {error:#}");

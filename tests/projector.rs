@@ -6,6 +6,8 @@
 mod awaiting;
 #[path = "projector/discretion.rs"]
 mod discretion;
+#[path = "projector/dry_run.rs"]
+mod dry_run;
 #[path = "projector/faults.rs"]
 mod faults;
 #[path = "projector/handlers.rs"]

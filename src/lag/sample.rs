@@ -313,7 +313,7 @@ impl Sample {
             return None;
         }
         let all = self.pending.is_some_and(|pending| pending.exact && pending.events == 0).then_some(log.safe);
-        [self.handled_up_to, all].into_iter().flatten().fold(Some(lowest), |most, position| most.max(Some(position)))
+        [Some(lowest), self.handled_up_to, all].into_iter().flatten().max()
     }
 
     /// What waits for certain, where `pending` is a bound.

@@ -7,6 +7,7 @@
 //! store alone.
 
 mod config;
+mod dry_run;
 mod error;
 mod event;
 mod health;
@@ -25,6 +26,7 @@ pub use config::{
     ConfigError, DEFAULT_BATCH_SIZE, Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig,
     RedisOutput,
 };
+pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::ProjectorError;
 pub use output::{postgres::SqlError, redis::CommandError};
 pub use run::{RunOptions, SourceConnection, StoreConnection, check_commands, run};

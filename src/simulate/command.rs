@@ -87,9 +87,17 @@ pub enum InvalidInput {
 ///
 /// # Errors
 /// With line and column where the text is no document, and with each field that the API server would refuse.
-pub fn read_projection(text: &str) -> Result<Projection, InvalidInput> {
+pub fn read_admitted(text: &str) -> Result<Projection, InvalidInput> {
     let document = one_document(text).map_err(InvalidInput::NoDocument)?;
-    let projection = admit(document).map_err(InvalidInput::Refused)?;
+    admit(document).map_err(InvalidInput::Refused)
+}
+
+/// Reads a Projection that can be simulated.
+///
+/// # Errors
+/// Those of [`read_admitted`], and what cannot be simulated.
+pub fn read_projection(text: &str) -> Result<Projection, InvalidInput> {
+    let projection = read_admitted(text)?;
     if projection.spec.lag.value.is_some() {
         let problem = "a plain value is not simulated: traces tell events, not how the value follows them";
         return Err(InvalidInput::NoDocument(format!("spec.lag.value: {problem}")));

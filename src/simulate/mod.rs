@@ -40,7 +40,7 @@ mod svg;
 mod trace;
 mod watched;
 
-pub use command::{InvalidInput, Options, read_autoscaler, read_projection, simulate};
+pub use command::{InvalidInput, Options, read_admitted, read_autoscaler, read_projection, simulate};
 pub use crew::Worker;
 pub use given_autoscaler::AutoscalerFile;
 pub use kind::{Checkpoints, Commits, Measured, WorkerKind};

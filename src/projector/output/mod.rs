@@ -98,6 +98,33 @@ pub(super) struct View {
     pub(super) owners: Vec<Option<String>>,
 }
 
+/// Handlers that are tried without an effect that lasts.
+pub(super) trait DryRun: Send {
+    /// Runs the handler of one event, or shows what it would do; `None` where its type has no handler.
+    fn handle(&mut self, event: &Event) -> impl Future<Output = Result<Option<Done>, DryRunError>> + Send;
+
+    /// Finds what the store would refuse of all together. Nothing is tried after that.
+    fn finish(&mut self) -> impl Future<Output = Result<(), DryRunError>> + Send;
+}
+
+/// What a handler did that was tried.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Done {
+    /// How much, such as `1 row`.
+    pub(super) summary: String,
+    /// What exactly, where that is known.
+    pub(super) lines: Vec<String>,
+}
+
+/// Why a handler was not tried, or failed.
+#[derive(Debug)]
+pub(super) enum DryRunError {
+    /// On this event, for this reason. Others can be tried.
+    Event(String),
+    /// The store cannot be asked.
+    Store(ProjectorError),
+}
+
 /// A shard that this worker holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Held {

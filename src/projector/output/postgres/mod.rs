@@ -3,6 +3,7 @@
 mod awaiting;
 mod batch;
 mod checkpoint;
+mod dry_run;
 mod handlers;
 mod members;
 mod sql;
@@ -11,13 +12,13 @@ use std::time::Duration;
 
 use tokio_postgres::{Error, Statement, types::ToSql};
 
-pub(in crate::projector) use self::handlers::Mapping;
 use self::{
     batch::{Failed, HandlerTime},
     checkpoint::{Rows, Tables},
     handlers::Handlers,
     members::PostgresMembership,
 };
+pub(in crate::projector) use self::{dry_run::PostgresDryRun, handlers::Mapping};
 pub use sql::SqlError;
 
 use super::{

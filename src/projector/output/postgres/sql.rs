@@ -115,6 +115,31 @@ const TRANSACTION_CONTROL: [&str; 11] = [
     "start",
 ];
 
+/// The word of a script that ends the transaction that it runs in, or begins another: one that its first word does not tell is not found.
+pub(super) fn ends_transaction(script: &str) -> Option<String> {
+    let mut lexer = Lexer { rest: script, brackets: 0, after_operand: false };
+    let (mut first, mut atomic) = (true, false);
+    // What cannot be read is left to the server.
+    while let Ok(Some(token)) = lexer.next() {
+        match token {
+            Token::Blank(_) => continue,
+            Token::Semicolon => first = true,
+            Token::Word(word) => {
+                let word = word.to_ascii_lowercase();
+                // The body of a function: begin atomic … end.
+                atomic |= word == "atomic";
+                let ends = ["abort", "begin", "commit", "rollback", "start"].contains(&word.as_str());
+                if first && (ends || (word == "end" && !atomic)) {
+                    return Some(word);
+                }
+                first = false;
+            }
+            Token::Parameter(_) | Token::Other(_) => first = false,
+        }
+    }
+    None
+}
+
 /// Reads one statement.
 ///
 /// # Errors
@@ -415,6 +440,22 @@ mod tests {
             assert!(matches!(parse(sql), Err(SqlError::TransactionControl(_))), "{sql}");
         }
         assert!(parse("select 1 as commit").is_ok());
+    }
+
+    #[test]
+    fn a_script_that_ends_its_transaction_is_found() {
+        for (script, expected) in [
+            ("create table a (n int); COMMIT; create table b (n int)", Some("commit")),
+            ("begin; create table a (n int); end", Some("begin")),
+            ("/* ; */ -- commit;\n Rollback", Some("rollback")),
+            ("create table a (n int) ; end", Some("end")),
+            ("create table commit (n int); insert into t values ('; commit;')", None),
+            ("do $$ begin perform 1; commit; end $$", None),
+            ("create function f() returns int begin atomic select 1; end; create table t (n int)", None),
+            ("", None),
+        ] {
+            assert_eq!(ends_transaction(script).as_deref(), expected, "{script}");
+        }
     }
 
     #[test]

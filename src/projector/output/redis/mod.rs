@@ -4,6 +4,7 @@
 //! though: a command that fails leaves those before it done. How far a failed event has come is therefore kept as well, so that it is taken
 //! up there and no command runs twice.
 
+mod dry_run;
 mod handlers;
 mod members;
 mod refusals;
@@ -12,7 +13,7 @@ mod state;
 use std::collections::BTreeMap;
 
 pub use self::handlers::CommandError;
-pub(in crate::projector) use self::handlers::Commands;
+pub(in crate::projector) use self::{dry_run::RedisDryRun, handlers::Commands};
 use self::{
     handlers::Filled,
     members::RedisMembership,
@@ -38,6 +39,12 @@ const LONGEST_FAILURE: usize = 900;
 /// What is being done, for messages.
 const RUNNING: &str = "read store: running the handlers";
 
+/// What the commands of one event may have, where events have so many bytes at most.
+fn most_bytes_of_one_event(max_event_bytes: u64) -> usize {
+    let most = usize::try_from(max_event_bytes.saturating_add(MORE_OF_ONE_EVENT)).unwrap_or(usize::MAX);
+    most.min(MOST_OF_ONE_EVENT)
+}
+
 /// A connection to the read store.
 pub(in crate::projector) struct RedisReadModel {
     me: String,
@@ -59,9 +66,9 @@ impl RedisReadModel {
     ) -> Result<(Self, Numbered), ProjectorError> {
         let mut state = State::new(settings, &config.projection);
         let numbered = state.create(sharding).await?;
-        let most = usize::try_from(config.max_event_bytes.saturating_add(MORE_OF_ONE_EVENT)).unwrap_or(usize::MAX);
+        let most_of_one_event = most_bytes_of_one_event(config.max_event_bytes);
         let (me, shards) = (me.to_owned(), numbered.shards);
-        Ok((Self { me, state, commands, shards, most_of_one_event: most.min(MOST_OF_ONE_EVENT) }, numbered))
+        Ok((Self { me, state, commands, shards, most_of_one_event }, numbered))
     }
 
     /// Runs one script with the commands of `events`, whose shards' checkpoints move as `advances` say.
