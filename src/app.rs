@@ -1,19 +1,21 @@
 //! The composition root: what the command line asks for is started with its settings; `operator` joins the parts of the operator.
 
 mod dry_run;
+mod environment;
 mod operator;
 mod shared;
 
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use kube::CustomResourceExt as _;
 
+use self::environment::{connection, kafka_connection, redis_connection};
 use crate::{
     api::Projection,
     cli::{Cli, Command, ProjectorArgs, Scope, TrialArgs, UninstallArgs},
-    clients::{self, kafka, postgres::ConnectionSettings, redis},
-    names::{secret_key, worker_env},
+    clients,
+    names::worker_env,
     platform::{
         shutdown::Shutdown,
         telemetry,
@@ -122,75 +124,4 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     };
     let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
     Ok(projector::run(options, shutdown.asked()).await?)
-}
-
-/// What the environment says about a connection to PostgreSQL: see [`worker_env`].
-fn connection(prefix: &str) -> anyhow::Result<ConnectionSettings> {
-    let environment = Environment::read(prefix, secret_key::all());
-    let settings = ConnectionSettings::from_keys(|key| environment.key(key)).with_context(|| said_by(prefix))?;
-    Ok(environment.complete(settings, ConnectionSettings::with_ca, ConnectionSettings::with_client_certificate))
-}
-
-/// The same of a connection to Redis.
-fn redis_connection(prefix: &str) -> anyhow::Result<redis::ConnectionSettings> {
-    use redis::ConnectionSettings as Settings;
-    let environment = Environment::read(prefix, secret_key::REDIS);
-    let settings = Settings::from_keys(|key| environment.key(key)).map_err(|error| anyhow::anyhow!(error.message));
-    let settings = settings.with_context(|| said_by(prefix))?;
-    Ok(environment.complete(settings, Settings::with_ca, Settings::with_client_certificate))
-}
-
-/// The same of a connection to Kafka.
-fn kafka_connection(prefix: &str) -> anyhow::Result<kafka::Settings> {
-    use kafka::Settings;
-    let environment = Environment::read(prefix, secret_key::KAFKA);
-    let settings = Settings::from_keys(|key| environment.key(key)).with_context(|| said_by(prefix))?;
-    let with_ca = |settings: Settings, ca: &[u8]| settings.with_ca(ca.to_vec());
-    let with_client = |settings: Settings, certificate: &[u8], key: &[u8]| {
-        settings.with_client_certificate(certificate.to_vec(), key.to_vec())
-    };
-    Ok(environment.complete(settings, with_ca, with_client))
-}
-
-fn said_by(prefix: &str) -> String {
-    format!("read from the environment variables {prefix}…, which the operator sets for workers")
-}
-
-/// What a Secret says, as it arrives in a worker's environment.
-struct Environment {
-    keys: BTreeMap<&'static str, String>,
-    ca: Option<String>,
-    client: Option<(String, String)>,
-}
-
-impl Environment {
-    fn read(prefix: &str, keys: impl IntoIterator<Item = &'static str>) -> Self {
-        let named = |name: &str| std::env::var(format!("{prefix}{name}")).ok().filter(|value| !value.is_empty());
-        let of_key = |key| Some((key, std::env::var(worker_env::of_key(prefix, key)).ok()?));
-        Self {
-            keys: keys.into_iter().filter_map(of_key).collect(),
-            ca: named(worker_env::CA),
-            client: named(worker_env::CLIENT_CERTIFICATE).zip(named(worker_env::CLIENT_KEY)),
-        }
-    }
-
-    fn key(&self, key: &str) -> Option<&str> {
-        self.keys.get(key).map(String::as_str)
-    }
-
-    /// Adds the certificates to settings that were read from the keys.
-    fn complete<S>(
-        &self,
-        mut settings: S,
-        with_ca: fn(S, &[u8]) -> S,
-        with_client_certificate: fn(S, &[u8], &[u8]) -> S,
-    ) -> S {
-        if let Some(ca) = &self.ca {
-            settings = with_ca(settings, ca.as_bytes());
-        }
-        if let Some((certificate, key)) = &self.client {
-            settings = with_client_certificate(settings, certificate.as_bytes(), key.as_bytes());
-        }
-        settings
-    }
 }

@@ -4,7 +4,7 @@ use std::{fmt::Display, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, anyhow};
 
-use super::connection;
+use super::environment::connection;
 use crate::{
     api::Projection,
     names::{secret_key, worker_env},

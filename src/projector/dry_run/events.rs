@@ -70,7 +70,15 @@ fn event(text: &str, before: i64) -> Result<Event, String> {
         })?;
         Ok::<_, String>(Timestamp(time.as_microsecond() - EPOCH))
     });
-    Ok(Event { position, shard: 0, event_type, stream, recorded_at: recorded_at.transpose()?, data })
+    Ok(Event {
+        position,
+        shown_position: position,
+        shard: 0,
+        event_type,
+        stream,
+        recorded_at: recorded_at.transpose()?,
+        data,
+    })
 }
 
 /// The beginning of a value.
