@@ -289,3 +289,44 @@ async fn after_a_restart_of_the_broker_it_goes_on_by_itself() {
     assert_exact(&shop, own, "restarts").await;
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_hangs_or_is_down_holds_up_only_what_it_leads() {
+    static OWN: OnceLock<Brokers> = OnceLock::new();
+    let own = OWN.get_or_init(|| Brokers::on_loopback(3).unwrap());
+    ask(own, &["place", "led_by_each", "1,2,3"]).await;
+    let mut shop = Workshop::open("led_by_each", APPLY).await;
+    shop.config.input = Input::Kafka(KafkaInput { topics: vec!["led_by_each".to_owned()], ..KafkaInput::default() });
+    shop.source_url = own.addresses();
+    let worker = shop.start("a");
+    count(own, "led_by_each", 90, "none").await;
+    assert_exact(&shop, own, "led_by_each").await;
+    let of_others = "select count(*) from applied where stream in ('first', 'second')";
+    for (round, halt) in [true, false].into_iter().enumerate() {
+        if halt {
+            own.halt(3).unwrap();
+        } else {
+            own.kill(3).unwrap();
+        }
+        for (partition, key) in [("0", "first"), ("1", "second")] {
+            let (key, value, name) =
+                (BASE64_STANDARD.encode(key), BASE64_STANDARD.encode("{}"), BASE64_STANDARD.encode("Counted"));
+            ask(own, &["put", "led_by_each", partition, &key, &value, "type", &name]).await;
+        }
+        let expected = 2 * (i64::try_from(round).unwrap() + 1);
+        eventually_is(PATIENCE, "the others go on", |seen| *seen == expected, || shop.try_ask::<i64>(of_others))
+            .await
+            .unwrap();
+        if halt {
+            own.go_on(3).unwrap();
+        } else {
+            own.start(3).unwrap();
+        }
+        let back = || async { Ok::<_, anyhow::Error>(ask(own, &["leaders", "led_by_each"]).await) };
+        eventually_is(PATIENCE, "the broker leads again", |leaders| leaders == "1/1,2/1,3/1", back).await.unwrap();
+        count(own, "led_by_each", 90, "none").await;
+        shop.applied(90 * (i64::try_from(round).unwrap() + 2) + expected).await;
+    }
+    assert_exact(&shop, own, "led_by_each").await;
+    worker.stop().await;
+}

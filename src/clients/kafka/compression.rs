@@ -88,7 +88,7 @@ mod tests {
         let mut all = [XERIAL, &[0, 0, 0, 1, 0, 0, 0, 1][..]].concat();
         for part in data.chunks(50_000) {
             let block = snap::raw::Encoder::new().compress_vec(part).unwrap();
-            all.extend((block.len() as u32).to_be_bytes());
+            all.extend(u32::try_from(block.len()).unwrap().to_be_bytes());
             all.extend(block);
         }
         all

@@ -216,10 +216,7 @@ impl Talk for Read {
             }
         }
         for (one, _) in work {
-            if !found.contains_key(&one) {
-                let error = left_out(&broker.place, "Fetch", &one);
-                found.insert(one, Err(error));
-            }
+            found.entry(one.clone()).or_insert_with(|| Err(left_out(&broker.place, "Fetch", &one)));
         }
         Ok(found)
     }

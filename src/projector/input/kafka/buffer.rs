@@ -64,6 +64,11 @@ impl Buffer {
         self.decoded <= self.from && self.sent.is_none() && self.unreadable.is_none()
     }
 
+    /// There are records of a batch that is undone already.
+    pub(super) fn is_begun(&self) -> bool {
+        !self.records.is_empty()
+    }
+
     /// Forgets what was sent.
     pub(super) fn clear(&mut self) {
         *self = Self { from: self.from, decoded: self.from, ..Self::default() };

@@ -23,6 +23,9 @@ const BATCH: &str = "application/cloudevents-batch";
 /// Microseconds in a millisecond.
 const MILLIS: i64 = 1_000;
 
+/// Type, body and, of a CloudEvent, subject.
+type Parts = (String, Option<JsonText>, Option<String>);
+
 /// How records are read.
 #[derive(Clone, Debug)]
 pub(super) struct Mapping {
@@ -94,8 +97,8 @@ impl Mapping {
         }))
     }
 
-    /// Type, body and, of a CloudEvent, subject.
-    fn parts(&self, record: &Record) -> Result<Option<(String, Option<JsonText>, Option<String>)>, String> {
+    /// What of a record is not the same for all; `None` where its type has no handler.
+    fn parts(&self, record: &Record) -> Result<Option<Parts>, String> {
         let content_type = header(record, "content-type").or_else(|| header(record, "Content-Type"));
         let content_type = content_type.map(str::trim).unwrap_or_default().to_ascii_lowercase();
         if content_type.starts_with(BATCH) {
@@ -142,7 +145,7 @@ impl Mapping {
         Ok(Some((event_type, self.body(record, &self.data)?, None)))
     }
 
-    fn structured(&self, record: &Record) -> Result<Option<(String, Option<JsonText>, Option<String>)>, String> {
+    fn structured(&self, record: &Record) -> Result<Option<Parts>, String> {
         let value =
             record.value.as_ref().ok_or("it has no value, and its content-type says that a CloudEvent is in it")?;
         let event = json(value)?;

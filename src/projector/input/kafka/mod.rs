@@ -36,7 +36,9 @@ use crate::{
 };
 
 /// For all that is asked in one turn.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(5);
+/// A broker that cannot be reached is left alone for so long, so that it does not hold up what others lead.
+const AVOIDED: Duration = Duration::from_secs(10);
 /// How often it is asked which partitions there are and who leads them; at once where a leader has moved.
 const METADATA_EVERY: Duration = Duration::from_secs(5);
 /// After a leader has moved it is asked no more often.
@@ -65,6 +67,8 @@ pub(in crate::projector) struct KafkaReader {
     metadata_at: Instant,
     /// A leader has moved.
     stale: bool,
+    /// Brokers that could not be reached, and until when they are not asked.
+    avoided: HashMap<i32, Instant>,
     /// Which shard's events come first.
     turn: usize,
     warned: Option<Instant>,
@@ -106,6 +110,7 @@ impl KafkaReader {
             most_batch_bytes,
             metadata_at: Instant::now(),
             stale: false,
+            avoided: HashMap::new(),
             turn: 0,
             warned: None,
         };
@@ -162,12 +167,14 @@ impl KafkaReader {
     /// Asks for what comes next of these shards, where nothing is known of it.
     async fn fill(&mut self, shards: &[usize]) -> Result<(), ProjectorError> {
         let by = Instant::now() + DEADLINE;
+        self.avoided.retain(|_, until| *until > Instant::now());
         let mut wanted = BTreeMap::new();
         let mut first_failure = None;
         for log in shards.iter().filter_map(|shard| self.logs.get(*shard)).filter(|log| log.buffer.is_empty()) {
             let (name, number) = &log.partition;
             let Some(topic) = self.topics.get(name) else { continue };
             match topic.leaders.get(number).copied().flatten() {
+                Some(leader) if self.avoided.contains_key(&leader) => {}
                 Some(leader) => {
                     let from = ReadFrom { leader, topic: topic.id, offset: log.buffer.offset() };
                     wanted.insert(log.partition.clone(), from);
@@ -245,6 +252,9 @@ impl KafkaReader {
                     return Err(failed(error));
                 }
                 self.stale |= gone || lost;
+                if lost {
+                    self.avoided.insert(from.leader, Instant::now() + AVOIDED);
+                }
                 return Ok(Some(error));
             }
         };
@@ -372,9 +382,10 @@ impl EventReader for KafkaReader {
         for (shard, after, _) in &wanted {
             self.logs[*shard].buffer.forward(*after);
         }
-        // None of them always comes last.
+        // A batch that is undone is finished first, so that few are kept; else none always comes last.
         self.turn = self.turn.wrapping_add(1);
-        let begin = self.turn % wanted.len();
+        let begun = wanted.iter().position(|(shard, ..)| self.logs[*shard].buffer.is_begun());
+        let begin = begun.unwrap_or(self.turn % wanted.len());
         wanted.rotate_left(begin);
         match self.take(&wanted, limit) {
             Fetch::Nothing => {}
