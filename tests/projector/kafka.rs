@@ -123,6 +123,12 @@ async fn every_effect_comes_once_and_in_order_while_workers_are_killed_and_froze
     drop((first, second));
 }
 
+/// The offsets that were handled of a stream, in that order.
+fn applied(redis: &Redis, stream: &str) -> Vec<i64> {
+    let applied = redis.run(&format!("LRANGE applied:{stream} 0 -1")).unwrap();
+    items(&applied).iter().map(|at| at.parse().unwrap()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_comes_once_into_redis_while_workers_are_killed() {
     let redis = Redis::on_loopback().unwrap();
@@ -146,6 +152,12 @@ async fn every_command_comes_once_into_redis_while_workers_are_killed() {
         }
     };
     tokio::join!(load, faults);
+    let expected = dump(broker(), "into_redis").await;
+    let events: usize = expected.values().map(Vec::len).sum();
+    handled(&redis, i64::try_from(events).unwrap()).await;
+    for (stream, offsets) in expected {
+        assert_eq!(applied(&redis, &stream), offsets, "{stream}: each once and in order");
+    }
     // One more after the partitions have grown.
     ask(broker(), &["partitions", "into_redis", "6"]).await;
     shared(&shop, &redis, &[6]).await;
@@ -155,13 +167,11 @@ async fn every_command_comes_once_into_redis_while_workers_are_killed() {
     handled(&redis, i64::try_from(events).unwrap()).await;
     assert_eq!(number(&redis.run("HGET totals events").unwrap()), i64::try_from(events).unwrap(), "none twice");
     for (stream, offsets) in expected {
-        let mut applied: Vec<i64> = items(&redis.run(&format!("LRANGE applied:{stream} 0 -1")).unwrap())
-            .iter()
-            .map(|at| at.parse().unwrap())
-            .collect();
+        let mut applied = applied(&redis, &stream);
         // A key's partition is another one since they have grown: each has an order of its own.
         let mut offsets = offsets;
-        (applied.sort_unstable(), offsets.sort_unstable());
+        applied.sort_unstable();
+        offsets.sort_unstable();
         assert_eq!(applied, offsets, "{stream}");
     }
     drop(survivor);
