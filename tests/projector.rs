@@ -8,6 +8,8 @@ mod awaiting;
 mod discretion;
 #[path = "projector/dry_run.rs"]
 mod dry_run;
+#[path = "support/event_stores.rs"]
+mod event_stores;
 #[path = "projector/faults.rs"]
 mod faults;
 #[path = "projector/handlers.rs"]
@@ -30,5 +32,7 @@ mod redis_state;
 mod rows;
 #[path = "projector/sharing.rs"]
 mod sharing;
+#[path = "projector/stores.rs"]
+mod stores;
 #[path = "projector/workshop.rs"]
 mod workshop;

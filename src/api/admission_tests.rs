@@ -37,6 +37,43 @@ fn a_database_is_asked_for_exactly_one_kind_of_source() {
 }
 
 #[test]
+fn the_built_in_projector_reads_marten_and_message_db_and_keeps_the_checkpoint_itself() {
+    let reading = |source: Value| {
+        let mut object = projection();
+        object["spec"]["source"]["postgres"] = source;
+        object["spec"]["source"]["postgres"]["connection"] = json!({"secretRef": {"name": "db"}});
+        object
+    };
+    for source in [json!({"marten": {}}), json!({"messageDb": {"category": "orders"}})] {
+        admit(reading(source)).unwrap();
+    }
+    let group = json!({"member": 0, "size": 2});
+    for (source, expected) in [
+        (
+            json!({"marten": {"projection": "Orders"}}),
+            "spec.source.postgres.marten.projection is required, and must be absent",
+        ),
+        (
+            json!({"messageDb": {"category": "orders", "positionStream": "p"}}),
+            "spec.source.postgres.messageDb.positionStream",
+        ),
+        (
+            json!({"messageDb": {"category": "orders", "consumerGroup": group}}),
+            "spec.source.postgres.messageDb.positionStream and consumerGroup",
+        ),
+        (json!({"outbox": {"table": "outbox"}}), "spec.source.postgres with eventTable, marten or messageDb"),
+    ] {
+        let found = admit(reading(source)).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+    }
+    let mut without = reading(json!({"marten": {}}));
+    without["spec"]["projector"] = Value::Null;
+    without["spec"]["readStore"] = Value::Null;
+    let found = admit(without).unwrap_err();
+    assert!(found.iter().any(|refusal| refusal.to_string().contains("marten.projection is required")), "{found:?}");
+}
+
+#[test]
 fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_projector() {
     let redis = || {
         json!({
@@ -56,7 +93,7 @@ fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_pr
             "/spec",
             "projector",
             json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
-            "spec.source.postgres.eventTable or spec.source.kafka is required with spec.projector.builtin",
+            "spec.source.postgres with eventTable, marten or messageDb, or spec.source.kafka is required with spec.projector.builtin",
         ),
         ("/spec/source/redis", "lists", json!([{"key": ""}]), "spec.source.redis.lists[0].key"),
         ("/spec/source/redis", "streams", json!([]), "spec.source.redis.streams must have at least 1 items"),

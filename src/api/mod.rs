@@ -138,7 +138,6 @@ mod tests {
             ".source.postgres.connection.secretRef",
             ".source.postgres.connection.secretRef.name",
             ".source.postgres.emmett.processor",
-            ".source.postgres.marten.projection",
             ".source.postgres.messageDb.category",
             ".source.postgres.messageDb.consumerGroup.member",
             ".source.postgres.messageDb.consumerGroup.size",

@@ -50,6 +50,9 @@ pub enum Input {
 pub struct PostgresInput {
     /// The table.
     pub event_table: EventTable,
+    /// Which of its rows are events, as SQL over a row; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<String>,
     /// How many shards the streams are hashed to.
     pub shards: u32,
 }
@@ -184,7 +187,7 @@ mod tests {
     use super::*;
 
     fn table(shards: u32) -> Input {
-        Input::Postgres(PostgresInput { event_table: EventTable::default(), shards })
+        Input::Postgres(PostgresInput { event_table: EventTable::default(), only: None, shards })
     }
 
     fn config() -> ProjectorConfig {

@@ -29,12 +29,14 @@ pub struct ParkedEvents {
     pub projection: (String, String),
 }
 
-/// A projection of Marten, with its row in the progression.
-pub(super) fn marten(MartenStore { schema, projection, tenant }: &MartenStore) -> (LibraryTable, CheckpointLocation) {
-    let name = if projection.contains(':') { projection.clone() } else { format!("{projection}:All") };
+/// A projection of Marten, with its row in the progression where it has one.
+pub(super) fn marten(store: &MartenStore) -> (LibraryTable, Option<CheckpointLocation>) {
+    let MartenStore { schema, projection, tenant } = store;
+    let name = projection.as_ref().map(|name| if name.contains(':') { name.clone() } else { format!("{name}:All") });
     let (table, progression) = (in_schema(schema, "mt_events"), in_schema(schema, "mt_event_progression"));
     let tenant = tenant.as_ref().map(|tenant| format!(" and tenant_id = {}", literal(tenant)));
-    let of_shard = name.split_once(':').map(|(projection, shard)| (projection.to_owned(), shard.to_owned()));
+    let of_shard = name.as_ref().and_then(|name| name.split_once(':'));
+    let of_shard = of_shard.map(|(projection, shard)| (projection.to_owned(), shard.to_owned()));
     let library = LibraryTable {
         expected: format!(
             "Marten 5 or newer makes {table} and {progression}: is spec.source.postgres.marten.schema the schema of its event store (Events.DatabaseSchemaName), and has it made its tables?"
@@ -45,13 +47,14 @@ pub(super) fn marten(MartenStore { schema, projection, tenant }: &MartenStore) -
             table,
             position: "seq_id".to_owned(),
             recorded_at: "timestamp".to_owned(),
+            stream: "stream_id".to_owned(),
             ..EventTable::default()
         },
-        keeps_checkpoint: true,
+        keeps_checkpoint: name.is_some(),
         parked: of_shard
             .map(|projection| ParkedEvents { table: in_schema(schema, "mt_doc_deadletterevent"), projection }),
     };
-    (library, location(progression, "name", "last_seq_id", name, CheckpointRows::One))
+    (library, name.map(|name| location(progression, "name", "last_seq_id", name, CheckpointRows::One)))
 }
 
 /// A category of a Message DB, with the stream of its consumer's positions where the spec names one.
@@ -76,6 +79,7 @@ pub(super) fn message_db(store: &MessageDbCategory) -> (LibraryTable, Option<Che
             position: "global_position".to_owned(),
             recorded_at: "time".to_owned(),
             time_zone: Some("UTC".to_owned()),
+            stream: "stream_name".to_owned(),
             ..EventTable::default()
         },
         keeps_checkpoint: checkpoint.is_some(),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    StoreConsumer, invalid,
+    Invalid, StoreConsumer, invalid,
     library::{self, LibraryTable},
 };
 use crate::{
-    api::{CheckpointLocation, EventTable, Outbox, PostgresSource, ProjectionSpec, SqlQuery},
+    api::{CheckpointLocation, Connection, EventTable, Outbox, PostgresSource, ProjectionSpec, SqlQuery},
     measure::{MeasureError, ProjectionKey},
 };
 
@@ -95,7 +95,16 @@ pub(super) fn question(
         return Ok((PostgresQuestion::Library(Box::new(library)), Some(checkpoint)));
     }
     if let Some(store) = marten {
-        let (library, checkpoint) = library::marten(store);
+        let (library, kept) = library::marten(store);
+        let checkpoint = match kept {
+            Some(kept) => kept,
+            None if spec.is_builtin() => checkpoint_in_read_store(spec, key)?,
+            None => {
+                return Err(invalid(
+                    "spec.source.postgres.marten.projection is missing: which projection of Marten's is it?",
+                ));
+            }
+        };
         return Ok((PostgresQuestion::Library(Box::new(library)), Some(checkpoint)));
     }
     if spec.checkpoint.is_some() {
@@ -139,6 +148,40 @@ pub(super) fn checkpoint_in_read_store(
     spec.checkpoint_location(&key.namespace, &key.name).ok_or_else(|| {
         invalid("spec.checkpoint is missing or is not in the store that spec.readStore names: where does the projector commit how far it has come?")
     })
+}
+
+/// The table that the built-in projector reads, which of its rows are events (SQL), and the connection to it.
+///
+/// # Errors
+/// Names the field that it cannot read by.
+pub(super) fn read_by_builtin(spec: &ProjectionSpec) -> Result<(EventTable, Option<String>, &Connection), Invalid> {
+    const KINDS: &str = "with eventTable, marten or messageDb, or spec.source.kafka is required with spec.projector.builtin, which reads these tables and topics";
+    const KEPT: &str = "must be absent with spec.projector.builtin, which keeps its own checkpoint in the read store";
+    let field = |field: &str, problem: &str| Invalid::Field { field: field.into(), problem: problem.into() };
+    let none = || field("spec.source.postgres", KINDS);
+    let source = spec.source.postgres.as_ref().ok_or_else(none)?;
+    let (table, only) = if let Some(table) = &source.event_table {
+        (table.clone(), None)
+    } else if let Some(store) = &source.marten {
+        if store.projection.is_some() {
+            return Err(field("spec.source.postgres.marten.projection", KEPT));
+        }
+        let (library, _) = library::marten(store);
+        (library.table, Some(library.only))
+    } else if let Some(store) = &source.message_db {
+        if store.position_stream.is_some() {
+            return Err(field("spec.source.postgres.messageDb.positionStream", KEPT));
+        }
+        if store.consumer_group.is_some() {
+            let rule = "must be absent with spec.projector.builtin, whose workers share the streams among themselves";
+            return Err(field("spec.source.postgres.messageDb.consumerGroup", rule));
+        }
+        let (library, _) = library::message_db(store);
+        (library.table, Some(library.only))
+    } else {
+        return Err(none());
+    };
+    Ok((table, only, &source.connection))
 }
 
 #[cfg(test)]

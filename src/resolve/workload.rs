@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde_json::{Map, Value, json};
 
+use super::postgres::read_by_builtin;
 use super::run_of;
 use crate::{
     api::{
@@ -241,17 +242,10 @@ fn input_of(spec: &ProjectionSpec) -> Result<(Input, (&'static str, Connection))
         };
         return Ok((Input::Kafka(input), ("spec.source.kafka.connection", connection.plain())));
     }
-    let source = spec.source.postgres.as_ref();
-    let table = source.and_then(|source| Some((source, source.event_table.as_ref()?)));
-    let (source, table) = table.ok_or_else(|| {
-        invalid(
-            "spec.source.postgres.eventTable",
-            "or spec.source.kafka is required with spec.projector.builtin, which reads event tables and topics",
-        )
-    })?;
+    let (event_table, only, connection) = read_by_builtin(spec)?;
     let shards = spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS);
-    let input = PostgresInput { event_table: table.clone(), shards };
-    Ok((Input::Postgres(input), ("spec.source.postgres.connection", source.connection.clone())))
+    let input = PostgresInput { event_table, only, shards };
+    Ok((Input::Postgres(input), ("spec.source.postgres.connection", connection.clone())))
 }
 
 /// What the workers do where, and the connection to it with its field.

@@ -9,6 +9,8 @@ mod columns;
 mod commanded;
 mod connections;
 mod emmett;
+#[path = "../support/event_stores.rs"]
+mod event_stores;
 mod faults;
 mod harness;
 mod held_back;

@@ -7,52 +7,14 @@ use projectionist::{
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::event_stores::{MARTEN_DEAD_LETTERS, marten_ddl};
 use crate::harness::{Running, log_head, sampler_connections, server};
-
-/// What Marten 8 makes in a schema; `partitioned` is with `UseArchivedStreamPartitioning`.
-fn ddl(schema: &str, partitioned: bool) -> String {
-    let (key, parts, default) = if partitioned {
-        (
-            "primary key (seq_id, is_archived)) partition by list (is_archived)",
-            format!(
-                "create table {schema}.mt_events_default partition of {schema}.mt_events default;
-                 create table {schema}.mt_events_archived partition of {schema}.mt_events for values in (true);"
-            ),
-            "not null default false",
-        )
-    } else {
-        ("primary key (seq_id))", String::new(), "null default false")
-    };
-    format!(
-        "create table {schema}.mt_events (
-             seq_id bigint not null, id uuid not null, stream_id uuid null, version bigint not null, data jsonb not null,
-             type varchar(500) not null, timestamp timestamp with time zone not null default (now()),
-             tenant_id varchar null default '*DEFAULT*', mt_dotnet_type varchar null, is_archived bool {default},
-             constraint pkey_mt_events_seq_id {key};
-         {parts}
-         create sequence {schema}.mt_events_sequence;
-         alter sequence {schema}.mt_events_sequence owned by {schema}.mt_events.seq_id;
-         create table {schema}.mt_event_progression (
-             name varchar not null, last_seq_id bigint null, last_updated timestamp with time zone null default (transaction_timestamp()),
-             constraint pk_mt_event_progression primary key (name));
-         create function {schema}.mt_mark_event_progression(name varchar, last_encountered bigint) returns void language plpgsql as $function$
-         begin
-             insert into {schema}.mt_event_progression (name, last_seq_id, last_updated) values (name, last_encountered, transaction_timestamp())
-             on conflict on constraint pk_mt_event_progression do update set last_seq_id = last_encountered, last_updated = transaction_timestamp();
-         end; $function$;"
-    )
-}
-
-const DEAD_LETTERS: &str = "create table public.mt_doc_deadletterevent (
-    id uuid not null, data jsonb not null, mt_last_modified timestamp with time zone null default (transaction_timestamp()),
-    mt_version uuid not null default (md5(random()::text || clock_timestamp()::text)::uuid), mt_dotnet_type varchar null,
-    constraint pkey_mt_doc_deadletterevent_id primary key (id))";
 
 async fn store(name: &str, schema: &str, partitioned: bool) -> (String, Client) {
     let url = server().create_database(name).await.unwrap();
     let client = server().connect(name).await.unwrap();
     client.batch_execute(&format!("create schema if not exists {schema}")).await.unwrap();
-    client.batch_execute(&ddl(schema, partitioned)).await.unwrap();
+    client.batch_execute(&marten_ddl(schema, partitioned)).await.unwrap();
     (url, client)
 }
 
@@ -176,7 +138,7 @@ async fn positions_that_rich_appends_draw_before_their_transaction_count_late_an
 #[tokio::test]
 async fn dead_letters_are_told_for_their_projection_alone_and_many_projections_share_one_connection() {
     let (url, client) = store("marten_parked", "public", false).await;
-    client.batch_execute(DEAD_LETTERS).await.unwrap();
+    client.batch_execute(MARTEN_DEAD_LETTERS).await.unwrap();
     append(&client, 12).await;
     let mut sampler = Running::start(&[("db", &url)]);
     for n in 0..12_i64 {
@@ -223,4 +185,37 @@ async fn a_store_that_is_elsewhere_is_missed_with_what_is_expected_there_and_the
         client.batch_execute(&format!("grant select on orders.{table} to marten_reader")).await.unwrap();
         sampler.wait_pending("good", 1).await;
     }
+}
+
+#[tokio::test]
+async fn the_built_in_projectors_own_checkpoint_is_counted_by_shard_without_archived_events() {
+    let (url, client) = store("marten_builtin", "public", false).await;
+    append(&client, 60).await;
+    client.batch_execute("update mt_events set is_archived = true where seq_id % 3 = 0").await.unwrap();
+    let checkpoints = "create table projectionist_checkpoints (projection text, shard int, shards int, position bigint not null default 0,
+             failed_position bigint, failure text, passed_over bigint[], primary key (projection, shard));
+         insert into projectionist_checkpoints select 'shop/a', shard, 4, 15 * shard from generate_series(0, 3) shard";
+    client.batch_execute(checkpoints).await.unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", |spec| {
+        *spec = json!({
+            "source": { "postgres": { "connection": { "secretRef": { "name": "db" } }, "marten": {} } },
+            "readStore": { "postgres": { "connection": { "secretRef": { "name": "db" } } } },
+            "projector": { "builtin": { "handlers": { "ordered": "select 1" } } },
+            "scaling": { "shards": 4 },
+            "lag": { "target": "5s" },
+        });
+    });
+    let seen = sampler.wait_measured("measured", "a", |m| m.sample.pending.is_some()).await;
+    let expression = projectionist::clients::postgres::shard_expression("stream_id", 4);
+    let count = format!(
+        "select count(*) from mt_events e join projectionist_checkpoints c on c.shard = {expression}
+         where e.seq_id > c.position and c.shard = $1 and not e.is_archived"
+    );
+    let mut expected = Vec::new();
+    for shard in 0..4_i32 {
+        expected.push(u64::try_from(client.query_one(&count, &[&shard]).await.unwrap().get::<_, i64>(0)).unwrap());
+    }
+    assert_eq!(seen.sample.pending_by_shard, expected);
+    assert_eq!(seen.assessment.pending, Pending { events: expected.iter().sum(), exact: true });
 }

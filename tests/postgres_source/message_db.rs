@@ -6,46 +6,14 @@ use projectionist::{api::Reason, lag::Position, snapshot::Measured};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::event_stores::MESSAGE_DB;
 use crate::harness::{Running, commit, log_head, server};
-
-/// Table, functions and indexes that measuring and appending touch.
-const DDL: &str = "
-    create schema message_store;
-    create table message_store.messages (
-        global_position bigserial not null, position bigint not null, id uuid not null default gen_random_uuid(),
-        time timestamp without time zone default (now() at time zone 'utc') not null, stream_name text not null, type text not null,
-        data jsonb, metadata jsonb);
-    alter table message_store.messages add primary key (global_position) not deferrable initially immediate;
-    create function message_store.category(stream_name varchar) returns varchar as $$
-    begin return split_part(category.stream_name, '-', 1); end; $$ language plpgsql immutable;
-    create function message_store.hash_64(value varchar) returns bigint as $$
-    begin return ('x' || substr(md5(hash_64.value), 1, 16))::bit(64)::bigint; end; $$ language plpgsql immutable;
-    create function message_store.id(stream_name varchar) returns varchar as $$
-    declare _id_separator_position integer;
-    begin
-        _id_separator_position := strpos(id.stream_name, '-');
-        if _id_separator_position = 0 then return null; end if;
-        return substring(id.stream_name, _id_separator_position + 1);
-    end; $$ language plpgsql immutable;
-    create function message_store.cardinal_id(stream_name varchar) returns varchar as $$
-    declare _id varchar;
-    begin
-        _id := id(cardinal_id.stream_name);
-        if _id is null then return null; end if;
-        return split_part(_id, '+', 1);
-    end; $$ language plpgsql immutable;
-    set search_path to message_store;
-    create index messages_category on messages (
-        category(stream_name), global_position, category(metadata->>'correlationStreamName'));
-    create unique index messages_id on messages (id);
-    create unique index messages_stream on messages (stream_name, position);
-    reset search_path;
-    create table checkpoints (projection text primary key, position bigint);";
 
 async fn store(name: &str) -> (String, Client) {
     let url = server().create_database(name).await.unwrap();
     let client = server().connect(name).await.unwrap();
-    client.batch_execute(DDL).await.unwrap();
+    client.batch_execute(MESSAGE_DB).await.unwrap();
+    client.batch_execute("create table checkpoints (projection text primary key, position bigint)").await.unwrap();
     (url, client)
 }
 

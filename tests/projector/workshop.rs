@@ -83,6 +83,7 @@ impl Workshop {
                 projection: format!("shop/{name}"),
                 input: Input::Postgres(PostgresInput {
                     event_table: EventTable { notify_channel: Some("events".to_owned()), ..EventTable::default() },
+                    only: None,
                     shards: 12,
                 }),
                 batch_size: 100,

@@ -55,9 +55,10 @@ pub struct MartenStore {
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub schema: String,
     /// The projection's name in `mt_event_progression`, such as `Orders:All` or `Orders:V2:All`. Without a colon `:All` is added, the usual shard of
-    /// version 1.
+    /// version 1. Required, except with the built-in projector, which keeps its checkpoint in the read store and must not have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
-    pub projection: String,
+    pub projection: Option<String>,
     /// Only this tenant's events count, where tenants share the tables. Absent: those of all tenants.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]

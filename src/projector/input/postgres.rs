@@ -41,6 +41,7 @@ pub(in crate::projector) struct PostgresReader {
     session: Session,
     /// As SQL writes it.
     table: String,
+    only: Option<String>,
     log: Log,
     follower: Follower,
     window: Statement,
@@ -91,6 +92,7 @@ impl PostgresReader {
         .map(|(log, window, fetch, keys, reaches)| Self {
             session,
             table: quote_table(&input.event_table.table),
+            only: input.only.clone(),
             log,
             follower: Follower::default(),
             window,
@@ -125,7 +127,11 @@ impl EventReader for PostgresReader {
         within(what, DEADLINE, async {
             let client = &self.session.client;
             let row = client.query_one(WHERE, &[&self.table]).await.map_err(doing(what))?;
-            let place = row.try_get(0).map_err(doing(what))?;
+            let table: String = row.try_get(0).map_err(doing(what))?;
+            let place = match &self.only {
+                Some(only) => format!("{table}, events with {only}"),
+                None => table,
+            };
             let server = match client.query_one(SERVER, &[]).await {
                 Ok(row) => Some(row.try_get(0).map_err(doing(what))?),
                 // A database that keeps it to itself, or is only like PostgreSQL.
@@ -324,10 +330,11 @@ fn statements(input: &PostgresInput, time: &EventTime) -> Statements {
          from (select {position} as p from {from} where {position} > $1::bigint and {position} <= $2::bigint
                order by {position} limit $3::bigint) s"
     );
+    let only = input.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default();
     // What each shard needs comes as arrays rather than as a table to join, so that reading in order can stop at the limit.
     let wanted = format!(
         "where {position} > $1::bigint and {position} <= $2::bigint and {type_}::text = any($3::text[])
-             and {position} > ($4::bigint[])[{shard} + 1] and {position} <= ($5::bigint[])[{shard} + 1]
+             and {position} > ($4::bigint[])[{shard} + 1] and {position} <= ($5::bigint[])[{shard} + 1]{only}
          order by {position} limit $6::bigint"
     );
     // What is too large stays at the server, which writes each body out once.

@@ -28,7 +28,7 @@ pub(crate) async fn events_per_second(cluster: &Cluster) -> Result<()> {
     let options = RunOptions {
         config: ProjectorConfig {
             projection: "bench/throughput".to_owned(),
-            input: Input::Postgres(PostgresInput { event_table: EventTable::default(), shards: 24 }),
+            input: Input::Postgres(PostgresInput { event_table: EventTable::default(), only: None, shards: 24 }),
             batch_size: 500,
             max_event_bytes: 1 << 20,
             output: Output::Postgres(PostgresOutput {
