@@ -48,8 +48,8 @@ pub use required::{Limit, Required};
 pub use safe_head::{SafeHead, Writer, WriterId};
 use sample::as_float;
 pub use sample::{
-    BlockingWriter, Certain, CheckpointState, EventFaults, FailedEvent, Head, LogHead, Note, PassedOver, Pending,
-    Position, Sample, SessionInfo,
+    BlockingWriter, Certain, CheckpointState, EventFaults, FailedEvent, Head, LogHead, LogProgress, Note, PassedOver,
+    Pending, Position, Sample, SessionInfo,
 };
 pub use shards::useful_workers;
 pub use value::{ValueAssessment, ValueTarget};

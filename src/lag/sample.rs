@@ -218,6 +218,17 @@ impl Note {
     }
 }
 
+/// How far a projection has come in one of the logs of a source that has several, such as partitions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogProgress {
+    /// The name that the log shares with others.
+    pub name: Arc<str>,
+    /// Its number among those.
+    pub number: i32,
+    /// Every event up to here has been handled.
+    pub done_up_to: Position,
+}
+
 /// One consistent measurement of one projection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -248,6 +259,8 @@ pub struct Sample {
     pub pending_by_shard: Vec<u64>,
     /// No event at or below this position waits, although shards without events may have stayed behind it. Absent where only the checkpoint tells.
     pub handled_up_to: Option<Position>,
+    /// How far it has come in each log of a source that has several, where that is known. Logs without a commit are absent.
+    pub by_log: Vec<LogProgress>,
     /// Committed events that came since measuring this source began, whether or not they may be read yet: a counter that only grows.
     pub arrived: u64,
     /// Age of the oldest unprocessed event by the source's own clock; zero when nothing is pending, absent when unknown.
@@ -294,6 +307,7 @@ impl Sample {
             upper_bound: None,
             pending_by_shard: Vec::new(),
             handled_up_to: None,
+            by_log: Vec::new(),
             arrived,
             staleness: None,
             ahead_of_clock: Duration::ZERO,

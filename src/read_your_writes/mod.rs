@@ -7,4 +7,4 @@ mod served;
 mod waiters;
 
 pub use served::ReadModelPositions;
-pub use waiters::{Progress, Waiter, Waiters};
+pub use waiters::{Done, Progress, Waiter, Waiters};

@@ -8,10 +8,9 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use super::{Progress, Waiters};
 use crate::{
     api::{HumanDuration, Projection},
-    lag::Position,
     measure::MeasureError,
     metrics_api::{AwaitError, AwaitQuery, ReadModels},
-    resolve::{PositionKind, resolve, run_of},
+    resolve::{Place, PositionKind, resolve, run_of},
 };
 
 /// How long to wait where the request does not say it.
@@ -51,8 +50,9 @@ impl ReadModelPositions {
         let reached = async {
             loop {
                 let told = waiter.next().await;
-                if let Ok(Some(until)) = told
-                    && until >= wanted
+                if let Ok(done) = &told
+                    && let Some(until) = done.at(&wanted)
+                    && until >= wanted.position
                 {
                     return until;
                 }
@@ -60,8 +60,8 @@ impl ReadModelPositions {
             }
         };
         match tokio::time::timeout(timeout, reached).await {
-            Ok(until) => Ok(kind.written(until)),
-            Err(_) => Err(not_in_time(&format!("{namespace}/{name}"), kind, wanted, last)),
+            Ok(until) => Ok(kind.written(&wanted.at(until))),
+            Err(_) => Err(not_in_time(&format!("{namespace}/{name}"), &kind, &wanted, last)),
         }
     }
 }
@@ -83,21 +83,18 @@ fn timeout_of(text: Option<&str>) -> Result<Duration, AwaitError> {
 }
 
 /// What to answer when the time is over.
-fn not_in_time(name: &str, kind: PositionKind, wanted: Position, last: Option<Progress>) -> AwaitError {
-    let wanted = kind.written(wanted);
+fn not_in_time(name: &str, kind: &PositionKind, wanted: &Place, last: Option<Progress>) -> AwaitError {
+    let late = format!("{name} has not reached position {} in time", kind.written(wanted));
     match last {
-        Some(Ok(Some(until))) => {
-            let until = kind.written(until);
-            AwaitError::TimedOut {
-                message: format!("{name} has not reached position {wanted} in time: it has everything up to {until}"),
+        Some(Ok(done)) => match done.at(wanted).map(|until| kind.written(&wanted.at(until))) {
+            Some(until) => AwaitError::TimedOut {
+                message: format!("{late}: it has everything up to {until}"),
                 position: Some(until),
-            }
-        }
-        Some(Ok(None)) => AwaitError::TimedOut {
-            message: format!(
-                "{name} has not reached position {wanted} in time: it has not committed a checkpoint yet, or its source tells no positions"
-            ),
-            position: None,
+            },
+            None => AwaitError::TimedOut {
+                message: format!("{late}: no checkpoint says how far it is there"),
+                position: None,
+            },
         },
         Some(Err(MeasureError { message, .. })) => {
             AwaitError::Unknown(format!("how far {name} has come is not known: {message}"))
@@ -108,8 +105,8 @@ fn not_in_time(name: &str, kind: PositionKind, wanted: Position, last: Option<Pr
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::api::Reason;
+    use super::{super::Done, *};
+    use crate::{api::Reason, lag::Position};
 
     #[test]
     fn the_time_to_wait_is_bounded() {
@@ -126,10 +123,11 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_told_apart_from_what_is_not_there_yet() {
-        let answer = |last| not_in_time("shop/orders", PositionKind::Number, Position(57), last);
-        let known = answer(Some(Ok(Some(Position(41)))));
+        let place = Place { log: None, position: Position(57) };
+        let answer = |last| not_in_time("shop/orders", &PositionKind::Number, &place, last);
+        let known = answer(Some(Ok(Done { up_to: Some(Position(41)), ..Done::default() })));
         assert!(matches!(known, AwaitError::TimedOut { position: Some(position), .. } if position == "41"));
-        assert!(matches!(answer(Some(Ok(None))), AwaitError::TimedOut { position: None, .. }));
+        assert!(matches!(answer(Some(Ok(Done::default()))), AwaitError::TimedOut { position: None, .. }));
         let failed = MeasureError { reason: Reason::TimedOut, message: "the source does not answer".to_owned() };
         assert!(matches!(answer(Some(Err(failed))), AwaitError::Unknown(why) if why.contains("does not answer")));
         assert!(matches!(answer(None), AwaitError::Unknown(_)));

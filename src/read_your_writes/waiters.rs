@@ -8,12 +8,40 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    lag::Position,
+    lag::{LogProgress, Position, Sample},
     measure::{MeasureError, RunKey},
+    resolve::Place,
 };
 
-/// How far a read model has come by one measurement: the position up to which every event is handled, `None` where the measurement does not say that.
-pub type Progress = Result<Option<Position>, MeasureError>;
+/// How far a read model has come by one measurement, or why that is not known.
+pub type Progress = Result<Done, MeasureError>;
+
+/// How far a read model has come.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Done {
+    /// The position up to which every event of the only log is handled; absent where that is not known, and where there are several.
+    pub up_to: Option<Position>,
+    /// The same of each of several logs.
+    pub by_log: Arc<[LogProgress]>,
+}
+
+impl Done {
+    /// What this measurement says.
+    pub fn of(sample: &Sample) -> Self {
+        Self { up_to: sample.done_up_to(), by_log: sample.by_log.clone().into() }
+    }
+
+    /// How far it has come in the log of this place.
+    pub(super) fn at(&self, place: &Place) -> Option<Position> {
+        match &place.log {
+            None => self.up_to,
+            Some((name, number)) => {
+                let found = self.by_log.iter().find(|one| one.name == *name && one.number == *number);
+                found.map(|one| one.done_up_to)
+            }
+        }
+    }
+}
 
 /// Requests that wait at once in one process.
 const MOST: usize = 1_024;
@@ -142,6 +170,10 @@ mod tests {
         RunKey::unversioned("shop", name)
     }
 
+    fn done(position: i64) -> Done {
+        Done { up_to: Some(Position(position)), ..Done::default() }
+    }
+
     #[tokio::test]
     async fn each_waiter_is_told_what_is_measured_after_it_came() {
         let waiters = Waiters::default();
@@ -150,14 +182,14 @@ mod tests {
         let mut first = waiters.join(&run("orders")).unwrap();
         assert!(joined.has_changed().unwrap());
         joined.mark_unchanged();
-        waiters.tell(&run("orders"), || Ok(Some(Position(1))));
+        waiters.tell(&run("orders"), || Ok(done(1)));
         let mut second = waiters.join(&run("orders")).unwrap();
-        assert_eq!(first.next().now_or_never(), Some(Ok(Some(Position(1)))));
+        assert_eq!(first.next().now_or_never(), Some(Ok(done(1))));
         assert_eq!(second.next().now_or_never(), None, "it came later");
-        waiters.tell(&run("orders"), || Ok(Some(Position(2))));
+        waiters.tell(&run("orders"), || Ok(done(2)));
         waiters.tell(&run("others"), || panic!("it is not waited for"));
-        assert_eq!(first.next().now_or_never(), Some(Ok(Some(Position(2)))));
-        assert_eq!(second.next().now_or_never(), Some(Ok(Some(Position(2)))));
+        assert_eq!(first.next().now_or_never(), Some(Ok(done(2))));
+        assert_eq!(second.next().now_or_never(), Some(Ok(done(2))));
         assert!(joined.has_changed().unwrap());
     }
 

@@ -28,7 +28,7 @@ pub use kurrentdb::KurrentDbSubscriptions;
 pub use library::{LibraryTable, ParkedEvents};
 pub use numbers::Numbers;
 pub use policy::{ConnectionLimits, Measures, Stated, existing_workload, fallback_workers};
-pub use positions::PositionKind;
+pub use positions::{Place, PositionKind};
 pub use postgres::PostgresQuestion;
 pub use scrape::AskedMetric;
 pub use workload::{BuiltinPods, Environment, Invalid, Owner, Pods, Validated, WorkerBounds, Workload, validate};

@@ -41,7 +41,7 @@ use crate::{
     api::{Projection, Reason},
     leader_required::Following,
     measure::{ProjectionKey, RunKey},
-    read_your_writes::Waiters,
+    read_your_writes::{Done, Waiters},
     snapshot::SharedSnapshot,
     worker_pods::{UnwatchedPods, WorkerPods},
 };
@@ -232,7 +232,9 @@ impl Observed {
         {
             self.waiters.tell(&key, || match (&observation.failure, &observation.measured) {
                 (Some(failure), _) => Err(failure.clone()),
-                (None, measured) => Ok(measured.as_ref().and_then(|measured| measured.sample.done_up_to())),
+                (None, measured) => {
+                    Ok(measured.as_ref().map(|measured| Done::of(&measured.sample)).unwrap_or_default())
+                }
             });
         }
     }

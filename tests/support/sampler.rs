@@ -19,7 +19,8 @@ use projectionist::{
     lag::Pending,
     leader_required::Following,
     measure::{MeasureError, ProjectionKey, RunKey},
-    read_your_writes::Waiters,
+    metrics_api::{AwaitError, AwaitQuery, ReadModels as _},
+    read_your_writes::{ReadModelPositions, Waiters},
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot},
     store_health::StoreObservation,
@@ -57,6 +58,7 @@ pub struct Running {
     changed: watch::Sender<u64>,
     secrets: Arc<Given>,
     snapshot: SharedSnapshot,
+    read_models: ReadModelPositions,
     /// What the sampler would end without.
     _held: (watch::Sender<Following>, mpsc::Receiver<ProjectionKey>, watch::Receiver<bool>),
     task: tokio::task::JoinHandle<()>,
@@ -79,6 +81,8 @@ impl Running {
         let (changes, changes_here) = mpsc::channel(64);
         let (first_round, first_round_here) = watch::channel(false);
         let snapshot = SharedSnapshot::default();
+        let waiters = Waiters::default();
+        let read_models = ReadModelPositions::new(projections.clone(), waiters.clone());
         let task = tokio::spawn(sampler::run(
             SamplerInputs {
                 projections,
@@ -90,11 +94,11 @@ impl Running {
                 changes,
                 first_round,
                 metrics: Arc::new(SamplerMetrics::default()),
-                waiters: Waiters::default(),
+                waiters,
             },
             std::future::pending(),
         ));
-        Self { writer, changed, secrets, snapshot, _held: (follow, changes_here, first_round_here), task }
+        Self { writer, changed, secrets, snapshot, read_models, _held: (follow, changes_here, first_round_here), task }
     }
 
     /// A Secret with these keys, instead of the one of that name.
@@ -122,6 +126,12 @@ impl Running {
         .unwrap();
         self.writer.apply_watcher_event(&Event::Apply(projection));
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Waits for a position as a request does.
+    pub async fn reached(&self, name: &str, position: &str, timeout: &str) -> Result<String, AwaitError> {
+        let query = AwaitQuery { namespace: "shop", name, position, timeout: Some(timeout) };
+        self.read_models.reached(query).await
     }
 
     /// Where the observations are.

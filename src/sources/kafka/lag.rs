@@ -9,7 +9,7 @@ use std::{
 use super::partitions::{Counts, Nature, Offsets, TopicId, difference};
 use crate::{
     clients::kafka::Partition,
-    lag::{Certain, CheckpointState, Head, Pending, Position, Sample},
+    lag::{Certain, CheckpointState, Head, LogProgress, Pending, Position, Sample},
 };
 
 /// What is remembered of a question from poll to poll.
@@ -104,10 +104,19 @@ impl Memory {
         for (partition, offsets) in &partitions {
             told.add(partition, offsets, reset_to_earliest, nature(&partition.0), now);
         }
+        let by_log = partitions.iter().zip(&told.by_partition).filter_map(|((partition, offsets), pending)| {
+            // One beyond the end is of another log.
+            let committed = offsets.committed.filter(|committed| *committed <= offsets.latest)?;
+            let next = if *pending == 0 { offsets.latest } else { committed };
+            let done_up_to = Position(next.saturating_sub(1));
+            Some(LogProgress { name: Arc::clone(&partition.0), number: partition.1, done_up_to })
+        });
+        let by_log = by_log.collect();
         let pending = Pending { events: told.by_partition.iter().sum(), exact: told.exact };
         let checkpoint = CheckpointState::Committed(told.checkpoints);
         let mut sample = Sample::new(at, heads, checkpoint, Some(pending), self.arrived);
         sample.pending_by_shard = told.by_partition;
+        sample.by_log = by_log;
         sample.staleness = told.staleness;
         sample.ahead_of_clock = told.ahead;
         sample.faults.deleted = told.lost;

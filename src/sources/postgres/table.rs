@@ -144,6 +144,7 @@ impl Table {
                 pending: told.as_ref().map(|told| told.pending),
                 value: None,
                 pending_by_shard: told.as_ref().map(|told| told.by_shard.clone()).unwrap_or_default(),
+                by_log: Vec::new(),
                 handled_up_to: told.as_ref().and_then(|told| told.handled_up_to),
                 arrived: self.arrivals.total(),
                 staleness: told.as_ref().and_then(|told| told.staleness),
