@@ -161,7 +161,19 @@ impl Parameters {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_query_makes_it_panic_and_what_is_encoded_is_read(query in "\\PC{0,80}", position in "\\PC{0,20}") {
+            let _ = Parameters::parse(&query);
+            let encoded = percent_encoding::utf8_percent_encode(&position, percent_encoding::NON_ALPHANUMERIC);
+            let read = Parameters::parse(&format!("position={encoded}")).map(|found| found.position);
+            prop_assert_eq!(read, Ok(position));
+        }
+    }
 
     #[test]
     fn a_query_is_understood_whole_or_refused() {

@@ -141,7 +141,20 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,40}") {
+            for kind in [PositionKind::Number, PositionKind::Lsn, PositionKind::Offset([Arc::from("a"), Arc::from("a-1")].into())] {
+                if let Ok(place) = kind.parse(&text) {
+                    prop_assert_eq!(kind.parse(&kind.written(&place)), Ok(place));
+                }
+            }
+        }
+    }
 
     #[test]
     fn positions_are_read_as_the_source_writes_them() {

@@ -34,14 +34,15 @@ pub struct BadEvent {
 pub fn read_events(text: &str) -> Result<Vec<SampleEvent>, BadEvent> {
     let mut events: Vec<SampleEvent> = Vec::new();
     for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
-        let before = events.last().map_or(0, |last| last.event.position);
+        let before = events.last().map(|last| last.event.position);
         let event = event(text, before).map_err(|problem| BadEvent { line, problem })?;
         events.push(SampleEvent { line, event });
     }
     Ok(events)
 }
 
-fn event(text: &str, before: i64) -> Result<Event, String> {
+/// `before` is the position of the event before it.
+fn event(text: &str, before: Option<i64>) -> Result<Event, String> {
     let mut fields: BTreeMap<String, &RawValue> =
         serde_json::from_str(text).map_err(|error| format!("is no JSON object: {error}"))?;
     if let Some(unknown) = fields.keys().find(|field| !FIELDS.contains(&field.as_str())) {
@@ -58,10 +59,14 @@ fn event(text: &str, before: i64) -> Result<Event, String> {
     let event_type = text("type", event_type)?;
     let stream = field("stream").map(|stream| text("stream", stream)).transpose()?;
     let position = match field("position") {
-        None => before.saturating_add(1),
-        Some(value) => value.parse().ok().filter(|position| *position > before).ok_or_else(|| {
-            format!("field position must be a whole number above {before}, the one before it, and is {}", shown(value))
-        })?,
+        None => before.unwrap_or(0).saturating_add(1),
+        Some(value) => {
+            // Offsets begin at 0.
+            let lowest = before.map_or(0, |before| before.saturating_add(1));
+            value.parse().ok().filter(|position| *position >= lowest).ok_or_else(|| {
+                format!("field position must be a whole number from {lowest} on, and is {}", shown(value))
+            })?
+        }
     };
     let recorded_at = field("recorded_at").map(|value| {
         let time = text("recorded_at", value)?.parse::<jiff::Timestamp>();
@@ -128,7 +133,7 @@ mod tests {
             (r#"{"type": 4}"#, "field type must be a text, and is 4"),
             (r#"{"type": "A", "kind": 4}"#, "no field \"kind\""),
             (r#"{"type": "A", "stream": ["x"]}"#, "field stream"),
-            (r#"{"type": "A", "position": 1}"#, "field position must be a whole number above 1"),
+            (r#"{"type": "A", "position": 1}"#, "field position must be a whole number from 2 on"),
             (r#"{"type": "A", "position": "3"}"#, "field position"),
             (r#"{"type": "A", "recorded_at": "yesterday"}"#, "field recorded_at"),
         ] {
