@@ -24,7 +24,7 @@ mod query;
 mod shards;
 mod slots;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use harness::{Running, append, commit, database, log_head, sampler_connections, server};
 use projectionist::{
@@ -440,4 +440,45 @@ async fn where_nothing_moves_nothing_is_counted_again() {
     assert!(client.query_opt(last, &[]).await.unwrap().is_none(), "the connection's last statement is a look");
     let later = sampler.wait_measured("measured", "a", |_| true).await.assessment.staleness.unwrap();
     assert!(later > first + Duration::from_secs(1), "{first:?} {later:?}: events that wait grow old all the same");
+}
+
+#[tokio::test]
+async fn checkpoint_tables_that_are_locked_do_not_keep_others_from_being_read() {
+    let (url, client) = database(server(), "locked_checkpoints").await;
+    append(&client, 5).await;
+    let names: Vec<String> = (0..6).map(|number| format!("held_{number}")).collect();
+    for name in &names {
+        let table = format!(
+            "create table {name} (projection text primary key, position bigint not null); insert into {name} values ('{name}', 0)"
+        );
+        client.batch_execute(&table).await.unwrap();
+    }
+    commit(&client, "free", 3).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    for name in &names {
+        sampler.declare(name, |spec| spec["checkpoint"]["readStore"]["table"] = json!(name));
+    }
+    sampler.declare("free", |_| {});
+    sampler.wait_pending("free", 2).await;
+    for name in &names {
+        sampler.wait_pending(name, 5).await;
+    }
+    let holder = server().connect("locked_checkpoints").await.unwrap();
+    holder.batch_execute(&format!("begin; lock table {}", names.join(", "))).await.unwrap();
+    for name in &names {
+        sampler.wait_unknown(name, Reason::TimedOut).await;
+    }
+    // Six locks take longer to wait for than a poll lasts. After two polls that read the free table, each has been in the way once.
+    let (mut looks, mut settled) = (BTreeSet::new(), None);
+    while settled.is_none_or(|settled| looks.len() < settled + 5) {
+        let seen = sampler.observation("free").unwrap();
+        looks.extend(seen.measured.as_ref().map(|measured| measured.sample.at));
+        settled = settled.or_else(|| Some(looks.len()).filter(|looks| *looks > 2));
+        assert!(settled.is_none() || seen.failure.is_none(), "after {} looks: {:?}", looks.len(), seen.failure);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    holder.batch_execute("rollback").await.unwrap();
+    for name in &names {
+        sampler.wait_pending(name, 5).await;
+    }
 }

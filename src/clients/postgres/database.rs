@@ -3,7 +3,7 @@
 //! Knows statements and channels, not what they are for.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +21,7 @@ use super::{
     ConnectError, ConnectionIdentity, Session, classify, connect::connect_within, quote_identifier, reading,
     reading_and_undoing,
 };
-use crate::{addresses::AddressRules, api::Reason, measure::MeasureError};
+use crate::{addresses::AddressRules, api::Reason, clients::blamed::Blamed, measure::MeasureError};
 
 /// The name that `pg_stat_activity` shows for the sampler's connections.
 pub const APPLICATION_NAME: &str = "projectionist-sampler";
@@ -45,6 +45,7 @@ pub struct Database {
     wake: Arc<Notify>,
     channels: Mutex<BTreeSet<String>>,
     refusals: Mutex<Option<RefusedLogin>>,
+    slow: Mutex<HashMap<&'static str, Blamed<String>>>,
     opened: AtomicU64,
 }
 
@@ -82,6 +83,7 @@ impl Database {
             wake: Arc::default(),
             channels: Mutex::default(),
             refusals: Mutex::default(),
+            slow: Mutex::default(),
             opened: AtomicU64::new(0),
         }
     }
@@ -89,6 +91,11 @@ impl Database {
     /// Which database it is, for messages.
     pub fn identity(&self) -> &ConnectionIdentity {
         &self.identity
+    }
+
+    /// Which tables did not answer in time, of those that are read for a purpose.
+    pub fn slow_tables<T>(&self, purpose: &'static str, with: impl FnOnce(&mut Blamed<String>) -> T) -> T {
+        with(self.slow.lock().unwrap_or_else(PoisonError::into_inner).entry(purpose).or_default())
     }
 
     /// How many connections have been opened so far.

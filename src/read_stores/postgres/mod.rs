@@ -57,6 +57,8 @@ impl Rows {
 impl InTable for TableLocation {
     type Table = Table;
 
+    const PURPOSE: &'static str = "positions";
+
     fn table(&self) -> Table {
         Table {
             table: self.table.clone(),

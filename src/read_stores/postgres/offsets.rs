@@ -46,6 +46,8 @@ type Rows = BTreeMap<String, Option<Vec<Stored>>>;
 impl InTable for OffsetsLocation {
     type Table = Table;
 
+    const PURPOSE: &'static str = "offsets of topics";
+
     fn table(&self) -> Table {
         let OffsetsLocation { table, topic_column, partition_column, offset_column, name, topics: _ } = self;
         Table {

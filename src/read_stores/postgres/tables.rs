@@ -2,17 +2,23 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fmt::Debug,
     future::Future,
     hash::Hash,
+    time::Duration,
 };
 
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    api::Reason,
     clients::postgres::{Database, Live},
     measure::MeasureError,
     read_stores::Checkpoint,
 };
+
+/// See [`read`]. A lock is waited for as long.
+const SPENT_ON_SLOW: Duration = Duration::from_millis(900);
 
 /// What was read, or why not, for each location asked for.
 pub(in crate::read_stores) type Answers<Location> = HashMap<Location, Result<Checkpoint, MeasureError>>;
@@ -20,7 +26,10 @@ pub(in crate::read_stores) type Answers<Location> = HashMap<Location, Result<Che
 /// A place in a table that one statement reads together with others.
 pub(in crate::read_stores) trait InTable: Clone + Eq + Hash + Send + Sync {
     /// A table and what its columns hold.
-    type Table: Eq + Hash + Send + Sync;
+    type Table: Debug + Eq + Hash + Send + Sync;
+
+    /// What is read of such tables.
+    const PURPOSE: &'static str;
 
     /// The table of this place.
     fn table(&self) -> Self::Table;
@@ -33,7 +42,9 @@ pub(in crate::read_stores) trait InTable: Clone + Eq + Hash + Send + Sync {
     ) -> impl Future<Output = Result<Answers<Self>, MeasureError>> + Send;
 }
 
-/// Reads the checkpoints at `locations`, one statement a table, before `deadline`. A failing table does not affect the others.
+/// Reads the checkpoints at `locations`, one statement a table, before `deadline`. A failing table does not affect the others: one that did not answer in time is
+/// read after all others from then on, and in turn with its like: once [`SPENT_ON_SLOW`] has gone by with such tables, the others of them wait for the next poll,
+/// since the connection has more to do.
 pub(in crate::read_stores) async fn read<Location: InTable>(
     database: &Database,
     locations: &BTreeSet<Location>,
@@ -43,31 +54,48 @@ pub(in crate::read_stores) async fn read<Location: InTable>(
     if locations.is_empty() {
         return answers;
     }
-    let mut tables: HashMap<Location::Table, Vec<&Location>> = HashMap::new();
+    let mut tables: HashMap<String, (Location::Table, Vec<&Location>)> = HashMap::new();
     for location in locations {
-        tables.entry(location.table()).or_default().push(location);
+        let table = location.table();
+        tables.entry(format!("{table:?}")).or_insert_with(|| (table, Vec::new())).1.push(location);
     }
+    let names: Vec<String> = tables.keys().cloned().collect();
+    let (first, last) = database.slow_tables(Location::PURPOSE, |slow| slow.part(&names));
     let lease = match database.lease(deadline).await {
         Ok(lease) => lease,
         Err(unknown) => return all(locations.iter(), &unknown),
     };
-    for (table, asked) in tables {
-        match timeout_at(deadline, Location::read(&lease.live, &table, &asked)).await {
-            Ok(Ok(found)) => answers.extend(found),
-            Ok(Err(unknown)) => {
-                let message = format!("{}: {}", database.identity().settings(), unknown.message);
-                answers.extend(all(asked.into_iter(), &MeasureError { message, ..unknown }));
-            }
-            Err(_) => {
-                lease.abandon().await;
-                let unread = locations.iter().filter(|location| !answers.contains_key(*location)).collect::<Vec<_>>();
-                answers.extend(all(unread.into_iter(), &database.timed_out()));
-                return answers;
-            }
+    let mut spent = None;
+    for (place, name) in first.iter().chain(&last).copied().enumerate() {
+        let Some((table, asked)) = tables.get(name) else { continue };
+        if place >= first.len() && spent.get_or_insert_with(Instant::now).elapsed() > SPENT_ON_SLOW {
+            let why = database.slow_tables(Location::PURPOSE, |slow| slow.why(name).cloned());
+            let why = why.unwrap_or_else(|| database.timed_out());
+            answers.extend(all(asked.iter().copied(), &named(database, why)));
+            continue;
+        }
+        let Ok(outcome) = timeout_at(deadline, Location::read(&lease.live, table, asked)).await else {
+            database.slow_tables(Location::PURPOSE, |slow| slow.blame(name, &database.timed_out()));
+            lease.abandon().await;
+            let unread: Vec<&Location> = locations.iter().filter(|location| !answers.contains_key(*location)).collect();
+            answers.extend(all(unread.into_iter(), &database.timed_out()));
+            return answers;
+        };
+        database.slow_tables(Location::PURPOSE, |slow| match &outcome {
+            Err(unknown) if unknown.reason == Reason::TimedOut => slow.blame(name, unknown),
+            _ => slow.clear(name),
+        });
+        match outcome {
+            Ok(found) => answers.extend(found),
+            Err(unknown) => answers.extend(all(asked.iter().copied(), &named(database, unknown))),
         }
     }
     lease.give_back();
     answers
+}
+
+fn named(database: &Database, unknown: MeasureError) -> MeasureError {
+    unknown.about(database.identity().settings())
 }
 
 fn all<'a, Location: InTable + 'a>(
