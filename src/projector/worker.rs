@@ -63,6 +63,8 @@ pub(super) struct Worker<R, M> {
     stuck: StuckShards,
     /// For each shard the highest position that may be read up to; empty while that is not known.
     safe: Vec<i64>,
+    /// When it was last looked how far may be read.
+    looked: Instant,
     idle_committed: Instant,
     contention: u32,
     pause: Duration,
@@ -103,6 +105,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             held: BTreeMap::new(),
             stuck: StuckShards::default(),
             safe: Vec::new(),
+            looked: now,
             idle_committed: now,
             contention: 0,
             pause: SOON,
@@ -173,10 +176,11 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 change.release.iter().filter_map(|shard| self.held.remove_entry(shard)).collect();
             self.settle_stuck();
             self.model.release(&back).await?;
-            back.iter().for_each(|(shard, held)| self.reader.committed(*shard, held.position));
+            back.iter().for_each(|(shard, _)| self.reader.released(*shard));
         }
         if !change.take.is_empty() {
             let taken = self.model.take(&change.take).await?;
+            taken.iter().for_each(|(shard, held)| self.reader.committed(*shard, held.committed));
             self.held.extend(taken);
         }
         self.sharing.changed = Instant::now();
@@ -208,7 +212,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         }
         let (mut range, mut retrying) = self.range();
         let mut blocked = false;
-        if range.is_empty() {
+        if range.is_empty() || (!retrying && self.must_look()) {
             blocked = match self.look().await? {
                 Some(blocked) => blocked,
                 None => return Ok(Step::Grown),
@@ -264,10 +268,22 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         (range, false)
     }
 
+    /// Whether to look although there is something to read: where each shard has a log of its own, one that has caught up or was just taken must not wait
+    /// until all others have caught up.
+    fn must_look(&self) -> bool {
+        if !self.reader.has_parts() {
+            return false;
+        }
+        let safe = |shard: &u32| self.safe.get(*shard as usize).copied().unwrap_or(i64::MIN);
+        let rests = self.held.iter().any(|(shard, held)| held.position >= safe(shard));
+        self.looked.elapsed() >= if rests { POLL } else { POLL_LISTENING }
+    }
+
     /// Looks how far may be read; returns whether a writer holds that back, and nothing where the source has grown.
     async fn look(&mut self) -> Result<Option<bool>, ProjectorError> {
         let reached: Vec<(u32, i64)> = self.held.iter().map(|(shard, held)| (*shard, held.position)).collect();
         let Horizon { safe, head, blocked_by, grown } = self.reader.look(&reached).await?;
+        self.looked = Instant::now();
         if grown {
             return Ok(None);
         }

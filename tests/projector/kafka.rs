@@ -74,7 +74,10 @@ pub(crate) async fn dump(broker: &'static Brokers, topic: &str) -> BTreeMap<Stri
 
 /// The read model holds what Kafka's own consumer reads: each record once, and each key's in their order.
 pub(crate) async fn assert_exact(shop: &Workshop, broker: &'static Brokers, topic: &str) {
-    let expected = dump(broker, topic).await;
+    assert_dumped(shop, dump(broker, topic).await).await;
+}
+
+async fn assert_dumped(shop: &Workshop, expected: BTreeMap<String, Vec<i64>>) {
     let events: usize = expected.values().map(Vec::len).sum();
     assert!(events > 0);
     shop.applied(i64::try_from(events).unwrap()).await;
@@ -305,29 +308,39 @@ async fn a_broker_that_hangs_or_is_down_holds_up_only_what_it_leads() {
     static OWN: OnceLock<Brokers> = OnceLock::new();
     let own = OWN.get_or_init(|| Brokers::on_loopback(3).unwrap());
     ask(own, &["place", "led_by_each", "1,2,3"]).await;
+    // Others take over what a broker led of this one.
+    ask(own, &["place", "moves", "1:2,2:3,3:1"]).await;
     let mut shop = Workshop::open("led_by_each", APPLY).await;
-    shop.config.input = Input::Kafka(KafkaInput { topics: vec!["led_by_each".to_owned()], ..KafkaInput::default() });
+    let topics = vec!["led_by_each".to_owned(), "moves".to_owned()];
+    shop.config.input = Input::Kafka(KafkaInput { topics, ..KafkaInput::default() });
     shop.source_url = own.addresses();
     let worker = shop.start("a");
     count(own, "led_by_each", 90, "none").await;
     assert_exact(&shop, own, "led_by_each").await;
-    let of_others = "select count(*) from applied where stream in ('first', 'second')";
-    for (round, halt) in [true, false].into_iter().enumerate() {
-        if halt {
+    let handled = async |stream: &str, events: i64| {
+        let count = format!("select count(*) from applied where stream = '{stream}'");
+        eventually_is(PATIENCE, stream, |seen| *seen == events, || shop.try_ask::<i64>(&count)).await.unwrap();
+    };
+    for round in 1..=2 {
+        if round == 1 {
             own.halt(3).unwrap();
         } else {
             own.kill(3).unwrap();
         }
-        for (partition, key) in [("0", "first"), ("1", "second")] {
-            let (key, value, name) =
-                (BASE64_STANDARD.encode(key), BASE64_STANDARD.encode("{}"), BASE64_STANDARD.encode("Counted"));
-            ask(own, &["put", "led_by_each", partition, &key, &value, "type", &name]).await;
+        let put = async |topic: &str, partition: &str, key: &str| {
+            let [key, value, name] = [key, "{}", "Counted"].map(|text| BASE64_STANDARD.encode(text));
+            ask(own, &["put", topic, partition, &key, &value, "type", &name]).await;
+        };
+        put("led_by_each", "0", "first").await;
+        put("led_by_each", "1", "second").await;
+        handled("first", round).await;
+        handled("second", round).await;
+        if round == 2 {
+            // Its replica on the first broker leads now.
+            put("moves", "2", "moved").await;
+            handled("moved", 1).await;
         }
-        let expected = 2 * (i64::try_from(round).unwrap() + 1);
-        eventually_is(PATIENCE, "the others go on", |seen| *seen == expected, || shop.try_ask::<i64>(of_others))
-            .await
-            .unwrap();
-        if halt {
+        if round == 1 {
             own.go_on(3).unwrap();
         } else {
             own.start(3).unwrap();
@@ -335,8 +348,31 @@ async fn a_broker_that_hangs_or_is_down_holds_up_only_what_it_leads() {
         let back = || async { Ok::<_, anyhow::Error>(ask(own, &["leaders", "led_by_each"]).await) };
         eventually_is(PATIENCE, "the broker leads again", |leaders| leaders == "1/1,2/1,3/1", back).await.unwrap();
         count(own, "led_by_each", 90, "none").await;
-        shop.applied(90 * (i64::try_from(round).unwrap() + 2) + expected).await;
+        shop.applied(90 + round * (90 + 2) + round / 2).await;
     }
-    assert_exact(&shop, own, "led_by_each").await;
+    let mut expected = dump(own, "led_by_each").await;
+    expected.extend(dump(own, "moves").await);
+    assert_dumped(&shop, expected).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_has_caught_up_does_not_wait_for_one_with_a_backlog() {
+    const SLOWLY: &str = "insert into applied (position, stream, n) select :position, :stream, 0 from pg_sleep(0.01)";
+    let mut shop = open(broker(), "backlog", 2, "").await;
+    shop.sql.handlers = BTreeMap::from([("Counted".to_owned(), SLOWLY.to_owned())]);
+    shop.config.batch_size = 20;
+    for _ in 0..1_500 {
+        put("backlog", 0, "busy", Some(b"{}"), &[("type", "Counted")]).await;
+    }
+    let worker = shop.start("a");
+    let of = async |stream: &str| {
+        shop.try_ask::<i64>(&format!("select count(*) from applied where stream = '{stream}'")).await
+    };
+    eventually_is(PATIENCE, "the backlog is begun", |count| *count > 0, || of("busy")).await.unwrap();
+    put("backlog", 1, "quiet", Some(b"{}"), &[("type", "Counted")]).await;
+    eventually_is(PATIENCE, "it is handled", |count| *count == 1, || of("quiet")).await.unwrap();
+    let left = 1_500 - of("busy").await.unwrap();
+    assert!(left > 300, "while the other has {left} left");
     worker.stop().await;
 }

@@ -36,3 +36,13 @@ impl ServerSettings for Settings {
         Endpoint::Kafka(self.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_given_every_key_that_is_looked_for() {
+        assert_eq!(<Settings as ServerSettings>::keys(), crate::names::secret_key::KAFKA);
+    }
+}

@@ -238,6 +238,47 @@ fn workers_on_redis_get_the_keys_that_are_looked_for_there() {
 }
 
 #[test]
+fn workers_that_read_kafka_get_each_key_of_its_secret_once_and_what_to_read() {
+    let projection: Projection = serde_json::from_value(json!({
+        "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection",
+        "metadata": {"name": "orders", "namespace": "shop", "uid": "u-1"},
+        "spec": {
+            "source": {"kafka": {
+                "connection": {"secretRef": {"name": "kafka"}, "caSecretRef": {"name": "ca", "key": "ca.crt"}},
+                "topics": ["orders"], "group": "view", "event": {"type": {"field": "kind"}},
+            }},
+            "readStore": {"postgres": {"connection": {"secretRef": {"name": "db"}}}},
+            "projector": {"builtin": {"handlers": {"Placed": "insert"}}},
+            "lag": {"target": "5s"},
+        },
+    }))
+    .unwrap();
+    let view = ScaleView { replicas: None, required: None, was_suspended: false, ceiling: None };
+    let server = ServerAbilities { autoscaler_tolerance: true };
+    let plan = plan(&validate(&projection).unwrap(), view, &WorkerDefaults::default(), server);
+    let container = container(&plan);
+    let given: Vec<&str> =
+        container["env"].as_array().unwrap().iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    assert_eq!(given.iter().collect::<std::collections::BTreeSet<_>>().len(), given.len(), "none twice: {given:?}");
+    for (name, key) in [
+        ("EVENT_SOURCE_BOOTSTRAPSERVERS", "bootstrapServers"),
+        ("EVENT_SOURCE_BOOTSTRAP.SERVERS", "bootstrap.servers"),
+        ("EVENT_SOURCE_BOOTSTRAP_SERVERS", "bootstrap-servers"),
+        ("EVENT_SOURCE_BOOTSTRAP__SERVERS", "bootstrap_servers"),
+        ("EVENT_SOURCE_PASSWORD", "password"),
+    ] {
+        let reference = &variable(container, name).unwrap()["valueFrom"]["secretKeyRef"];
+        assert_eq!(*reference, json!({"name": "kafka", "key": key, "optional": true}));
+    }
+    assert_eq!(variable(container, "EVENT_SOURCE_CA").unwrap()["valueFrom"]["secretKeyRef"]["name"], "ca");
+    assert!(variable(container, "PROJECTION_SHARDS").is_none(), "partitions may be added");
+    let file = part(&plan, Part::ConfigMap)["data"][names::PROJECTOR_CONFIG_KEY].as_str().unwrap();
+    let input = serde_json::from_str::<Value>(file).unwrap()["input"]["kafka"].clone();
+    let expected = json!({"topics": ["orders"], "group": "view", "isolation": "ReadCommitted", "event": {"type": {"field": "kind"}}});
+    assert_eq!(input, expected);
+}
+
+#[test]
 fn a_variable_that_the_team_sets_stays_theirs_and_comes_after_ours() {
     let plan = planned(&TEMPLATE.replace(
         "image: team:1",

@@ -29,9 +29,19 @@ pub(in crate::projector) trait EventReader: Send {
         format!("position {position}")
     }
 
-    /// Notes that the checkpoint of a shard is committed in the read store.
+    /// True where each shard is a part of the source, with a log of its own.
+    fn has_parts(&self) -> bool {
+        false
+    }
+
+    /// Notes that the checkpoint of a shard of this worker is there in the read store.
     fn committed(&mut self, shard: u32, position: i64) {
         let _ = (shard, position);
+    }
+
+    /// Notes that a shard is this worker's no more.
+    fn released(&mut self, shard: u32) {
+        let _ = shard;
     }
 
     /// Tells other tools of the last checkpoints, where the source has such; a failure is no matter.

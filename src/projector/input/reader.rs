@@ -38,6 +38,14 @@ impl EventReader for Reader {
         each!(self, reader => reader.place(shard, position))
     }
 
+    fn has_parts(&self) -> bool {
+        each!(self, reader => reader.has_parts())
+    }
+
+    fn released(&mut self, shard: u32) {
+        each!(self, reader => reader.released(shard));
+    }
+
     fn committed(&mut self, shard: u32, position: i64) {
         each!(self, reader => reader.committed(shard, position));
     }

@@ -19,6 +19,8 @@ use crate::{
 
 /// Offsets are committed no more often.
 const EVERY: Duration = Duration::from_secs(1);
+/// All are committed again after so long: a worker that held a partition before may have been later with its last commit.
+const AGAIN: Duration = Duration::from_secs(30);
 /// For one commit.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// A worker that ends waits so long for its last commit.
@@ -45,6 +47,11 @@ impl Mirror {
         Ok(Self { offsets, task })
     }
 
+    /// Another worker commits for this partition from now on.
+    pub(super) fn released(&self, partition: &Partition) {
+        self.offsets.send_if_modified(|offsets| offsets.remove(partition).is_some());
+    }
+
     /// This offset is read next.
     pub(super) fn committed(&self, partition: &Partition, offset: i64) {
         self.offsets.send_if_modified(|offsets| offsets.insert(partition.clone(), offset) != Some(offset));
@@ -64,7 +71,13 @@ async fn mirror(mut client: Client, group: Arc<str>, mut changes: watch::Receive
     let mut done = Offsets::new();
     let mut warned: Option<Instant> = None;
     loop {
-        let last = changes.changed().await.is_err();
+        let last = match timeout(AGAIN, changes.changed()).await {
+            Ok(changed) => changed.is_err(),
+            Err(_) => {
+                done.clear();
+                false
+            }
+        };
         let offsets = changes.borrow_and_update().clone();
         let new: Offsets = offsets.into_iter().filter(|(partition, at)| done.get(partition) != Some(at)).collect();
         if !new.is_empty() {

@@ -67,6 +67,8 @@ pub(in crate::projector) struct KafkaReader {
     metadata_at: Instant,
     /// A leader has moved.
     stale: bool,
+    /// There are more partitions than are numbered.
+    grown: bool,
     /// Brokers that could not be reached, and until when they are not asked.
     avoided: HashMap<i32, Instant>,
     /// Which shard's events come first.
@@ -110,6 +112,7 @@ impl KafkaReader {
             most_batch_bytes,
             metadata_at: Instant::now(),
             stale: false,
+            grown: false,
             avoided: HashMap::new(),
             turn: 0,
             warned: None,
@@ -142,11 +145,11 @@ impl KafkaReader {
         leaders.collect()
     }
 
-    /// Asks again which partitions there are and who leads them, where that is due. Returns whether there are more than before.
-    async fn refresh(&mut self, by: Instant) -> Result<bool, ProjectorError> {
+    /// Asks again which partitions there are and who leads them, where that is due.
+    async fn refresh(&mut self, by: Instant) -> Result<(), ProjectorError> {
         let due = if self.stale { METADATA_AGAIN } else { METADATA_EVERY };
         if self.metadata_at.elapsed() < due {
-            return Ok(false);
+            return Ok(());
         }
         let found = self.metadata(by).await?;
         self.stale = false;
@@ -159,14 +162,15 @@ impl KafkaReader {
         }
         let count =
             |topics: &BTreeMap<Arc<str>, Topic>| topics.values().map(|topic| topic.leaders.len()).sum::<usize>();
-        let grown = count(&found) > count(&self.topics);
+        self.grown |= count(&found) > count(&self.topics);
         self.topics = found;
-        Ok(grown)
+        Ok(())
     }
 
     /// Asks for what comes next of these shards, where nothing is known of it.
     async fn fill(&mut self, shards: &[usize]) -> Result<(), ProjectorError> {
         let by = Instant::now() + DEADLINE;
+        self.refresh(by).await?;
         self.avoided.retain(|_, until| *until > Instant::now());
         let mut wanted = BTreeMap::new();
         let mut first_failure = None;
@@ -348,10 +352,12 @@ impl EventReader for KafkaReader {
 
     async fn look(&mut self, reached: &[(u32, i64)]) -> Result<Horizon, ProjectorError> {
         let nothing = vec![i64::MIN; self.logs.len()];
-        if self.refresh(Instant::now() + DEADLINE).await? {
-            return Ok(Horizon { safe: nothing.clone(), head: nothing, blocked_by: None, grown: true });
-        }
         let shards: Vec<usize> = reached.iter().map(|(shard, _)| *shard as usize).collect();
+        // Of what is another worker's nothing is kept.
+        for (_, log) in self.logs.iter_mut().enumerate().filter(|(shard, _)| !shards.contains(shard)) {
+            log.buffer.clear();
+            log.ends = None;
+        }
         for (shard, position) in reached {
             if let Some(log) = self.logs.get_mut(*shard as usize) {
                 log.buffer.forward(*position);
@@ -371,7 +377,7 @@ impl EventReader for KafkaReader {
                 (*safe, *head) = ends;
             }
         }
-        Ok(Horizon { safe, head, blocked_by: None, grown: false })
+        Ok(Horizon { safe, head, blocked_by: None, grown: self.grown })
     }
 
     async fn fetch(&mut self, range: &Range, limit: usize) -> Result<Fetch, ProjectorError> {
@@ -398,6 +404,16 @@ impl EventReader for KafkaReader {
 
     async fn woken(&mut self) {
         std::future::pending::<()>().await;
+    }
+
+    fn has_parts(&self) -> bool {
+        true
+    }
+
+    fn released(&mut self, shard: u32) {
+        if let (Some(mirror), Some(log)) = (&self.mirror, self.logs.get(shard as usize)) {
+            mirror.released(&log.partition);
+        }
     }
 
     fn committed(&mut self, shard: u32, position: i64) {
@@ -430,6 +446,8 @@ impl KafkaReader {
                 }
                 Reached::Unreadable(offset, why) => {
                     let position = offset.saturating_add(1);
+                    // It is read again when it is tried again: it may have been mended or removed.
+                    self.logs[shard].buffer.clear();
                     return Fetch::Unreadable(Unreadable { position, shard: number, why });
                 }
             }
