@@ -14,6 +14,7 @@ pub(crate) struct Operator {
     namespace: String,
     identity: String,
     directory: PathBuf,
+    metrics_api: String,
     child: Option<Child>,
 }
 
@@ -31,6 +32,7 @@ impl Operator {
             namespace: namespace.to_owned(),
             identity: identity.to_owned(),
             directory: directory.to_owned(),
+            metrics_api: "127.0.0.1:0".to_owned(),
             child: None,
         };
         operator.resume()?;
@@ -39,6 +41,11 @@ impl Operator {
 
     fn log_path(&self) -> PathBuf {
         self.directory.join(format!("{}.log", self.identity))
+    }
+
+    /// Where it serves the metrics API from its next life on.
+    pub(crate) fn serve_metrics_api_at(&mut self, address: SocketAddr) {
+        self.metrics_api = address.to_string();
     }
 
     /// All that it has logged, over all its lives.
@@ -52,7 +59,8 @@ impl Operator {
         let child = Command::new(env!("CARGO_BIN_EXE_projectionist"))
             .arg("operator")
             .args(["--namespace", &self.namespace, "--watch-namespace", &self.namespace, "--identity", &self.identity])
-            .args(["--metrics-api-listen=127.0.0.1:0", "--telemetry-listen=127.0.0.1:0", "--worker-image=worker:1"])
+            .args(["--metrics-api-listen", &self.metrics_api])
+            .args(["--telemetry-listen=127.0.0.1:0", "--worker-image=worker:1"])
             // Another one keeps certificate and APIService.
             .args(["--certificate-secret=serving", "--log-level=info,projectionist=debug"])
             .env("KUBECONFIG", self.directory.join(format!("{}.kubeconfig", self.identity)))
