@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use projectionist::{api::Reason, lag::CheckpointState, snapshot::Measured};
+use projectionist::{
+    api::Reason,
+    lag::{Certain, CheckpointState, Note, Pending},
+    snapshot::Measured,
+};
 use serde_json::{Value, json};
 use test_cluster::Postgres;
 use tokio_postgres::Client;
@@ -316,4 +320,24 @@ async fn a_standby_is_refused_since_it_may_show_rows_that_were_sent_long_ago() {
     declare(&mut sampler, "a", &json!({ "sentAt": "sent_at" }));
     let refused = sampler.wait_unknown("a", Reason::SourceIsReplica).await;
     assert!(refused.message.contains("name the primary"), "{}", refused.message);
+}
+
+#[tokio::test]
+async fn of_more_rows_than_are_counted_a_lower_bound_is_told_and_the_flow_goes_on_when_fewer_wait() {
+    let (url, client) = database(server(), "outbox_many").await;
+    insert(&client, 1).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    declare(&mut sampler, "many", &json!({ "sentAt": "sent_at" }));
+    sampler.wait_pending("many", 1).await;
+    insert(&client, 1_000_050).await;
+    let cut = sampler.wait_measured("cut", "many", |m| !m.assessment.pending.exact).await;
+    assert_eq!(cut.assessment.pending, Pending { events: 1_000_000, exact: false });
+    assert_eq!((cut.sample.certain, cut.assessment.staleness), (Some(Certain::AtLeast(1_000_000)), None));
+    assert_eq!(cut.assessment.at_least.unwrap().events, 1_000_000);
+    assert!(cut.sample.notes.iter().any(|note| matches!(note, Note::Estimated(_))), "{:?}", cut.sample.notes);
+    client.batch_execute("update outbox set sent_at = now() where key <> 'k7'").await.unwrap();
+    let few = sampler.wait_pending("many", 1).await;
+    // The server's counter may tell the first row after it was seen for the first time.
+    assert!((1_000_050..=1_000_051).contains(&few.sample.arrived), "{}", few.sample.arrived);
+    assert_eq!(handled(&few), few.sample.arrived, "one waited before, and one does now");
 }

@@ -1,6 +1,7 @@
 //! Outboxes: how many rows wait to be sent, and since when. One statement a poll for each, whatever the number of Projections.
 //!
-//! All rows that wait are counted. A count that ended at a limit would look like workers that send just as much as comes.
+//! Rows that wait are counted up to [`MOST_COUNTED`]. Of more the number is a lower bound, by which no rate is learnt: a count that ends at a limit looks like
+//! workers that send just as much as comes.
 
 mod checks;
 
@@ -18,10 +19,15 @@ use super::{
 use crate::{
     api::{Outbox as Spec, Reason},
     clients::postgres::{Live, Query, classify, quote_identifier},
-    lag::{CheckpointState, Head, Note, Pending, Sample},
+    lag::{Certain, CheckpointState, Head, Note, Pending, Sample},
     measure::MeasureError,
 };
 use checks::Checked;
+
+/// More rows are not counted, so that a poll takes no longer however many wait.
+const MOST_COUNTED: u64 = 1_000_000;
+/// What is told where more wait.
+const CUT: &str = "more than 1,000,000 rows wait, which are counted up to that number: their age and what workers do are known again when fewer wait";
 
 /// What is remembered of an outbox from poll to poll.
 pub(super) struct Outbox {
@@ -33,6 +39,8 @@ pub(super) struct Outbox {
     flow: Flow,
     inserted: Counter,
     highest: Option<i64>,
+    /// Rows that came while more waited than are counted.
+    uncounted: u64,
 }
 
 /// One look.
@@ -58,6 +66,7 @@ impl Outbox {
             flow: Flow::default(),
             inserted: Counter::default(),
             highest: None,
+            uncounted: 0,
         }
     }
 
@@ -80,18 +89,23 @@ impl Outbox {
         let look = looked.unwrap_or_else(|error| Err(self.failed(&error)))?;
         let at = started.elapsed();
         self.take(&look);
-        let (staleness, ahead_of_clock) = look.oldest.after(Duration::ZERO);
+        let cut = look.is_cut();
+        // The oldest row may be among those that were not looked at.
+        let oldest = if cut { Oldest::Unknown } else { look.oldest };
+        let (staleness, ahead_of_clock) = oldest.after(Duration::ZERO);
         let Flow { arrived, handled, .. } = self.flow;
-        let pending = Some(Pending { events: look.waiting, exact: true });
+        let pending = Some(Pending { events: look.waiting.min(MOST_COUNTED), exact: !cut });
         let sample = Sample {
             taken: jiff::Timestamp::now(),
             staleness,
             ahead_of_clock,
+            certain: cut.then_some(Certain::AtLeast(MOST_COUNTED)),
             ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), pending, arrived)
         };
         let answer = |ask: &AskRef| {
             let unheard = ask.question.notify_channel().is_some() && !live.session.ours_alone;
-            let notes = unheard.then_some(Note::PooledConnection).into_iter().collect();
+            let cut = cut.then(|| Note::Estimated(CUT.into()));
+            let notes = unheard.then_some(Note::PooledConnection).into_iter().chain(cut).collect();
             (Arc::clone(ask), Ok(Sample { notes, ..sample.clone() }))
         };
         Ok(asks.iter().map(answer).collect())
@@ -123,7 +137,7 @@ impl Outbox {
     fn take(&mut self, look: &OutboxState) {
         if self.table.is_some_and(|before| before != look.table) {
             // Rows that went with the table were not sent.
-            (self.flow, self.inserted, self.highest) = (Flow::default(), Counter::default(), None);
+            (self.flow, self.inserted, self.highest, self.uncounted) = (Flow::default(), Counter::default(), None, 0);
         }
         self.table = Some(look.table);
         let inserted = self.inserted.growth(look.inserted);
@@ -132,7 +146,10 @@ impl Outbox {
             (Some(_), Some(_)) => look.beyond,
             (Some(_), None) => 0,
         };
-        self.flow.take(look.waiting, came, 0);
+        self.uncounted = self.uncounted.saturating_add(came);
+        if !look.is_cut() {
+            self.flow.take(look.waiting, std::mem::take(&mut self.uncounted), 0);
+        }
         // Rows that were sent may have been deleted; their positions do not come again.
         self.highest = self.highest.max(look.highest);
     }
@@ -149,6 +166,10 @@ impl Outbox {
 }
 
 impl OutboxState {
+    fn is_cut(&self) -> bool {
+        self.waiting > MOST_COUNTED
+    }
+
     fn read(row: &Row) -> Result<Self, Error> {
         let unsigned = |count: Option<i64>| u64::try_from(count.unwrap_or(0)).unwrap_or(0);
         let (waiting, untimed): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
@@ -190,7 +211,7 @@ fn statement(spec: &Spec, checked: &Checked) -> String {
              {positions}
          from (select cast($1::text as regclass)::oid as oid, $2::bigint as seen) t,
              (select count(*) as waiting, count(s.time) as timed, min(s.time) as oldest
-              from (select {time} as time from {table} where {waits} and {mine}) s) w"
+              from (select {time} as time from {table} where {waits} and {mine} limit {MOST_COUNTED} + 1) s) w"
     )
 }
 
