@@ -10,7 +10,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use kube::CustomResourceExt as _;
 
-use self::environment::{connection, kafka_connection, redis_connection};
+use self::environment::{connection, elasticsearch_connection, kafka_connection, redis_connection};
 use crate::{
     api::Projection,
     cli::{Cli, Command, ProjectorArgs, Scope, TrialArgs, UninstallArgs},
@@ -114,6 +114,9 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     let store = match config.output {
         Output::Postgres(_) => connection(worker_env::READ_STORE).map(Box::new).map(StoreConnection::Postgres),
         Output::Redis(_) => redis_connection(worker_env::READ_STORE).map(StoreConnection::Redis),
+        Output::Elasticsearch(_) => {
+            elasticsearch_connection(worker_env::READ_STORE).map(StoreConnection::Elasticsearch)
+        }
     };
     let options = RunOptions {
         config,

@@ -211,3 +211,36 @@ pub mod redis_state {
         format!("{{{projection}}}")
     }
 }
+
+/// What the built-in projector keeps in a read store in Elasticsearch: documents of one index, each called after the Projection.
+pub mod search_state {
+    /// The index, where the Projection does not say.
+    pub const INDEX: &str = "projectionist-state";
+    /// The field with the position of a shard.
+    pub const POSITION: &str = "position";
+    /// The field with the event that a shard waits before, an object with [`POSITION`] and [`WHY`].
+    pub const FAILURE: &str = "failure";
+    /// Why it waits there.
+    pub const WHY: &str = "why";
+    /// The field of the Projection's document with the number of shards.
+    pub const SHARDS: &str = "shards";
+    /// The field of the Projection's document with the parts of the source that the shards are, objects with [`NAME`]; absent where they are none.
+    pub const PARTS: &str = "parts";
+    /// The name of a part.
+    pub const NAME: &str = "name";
+
+    /// The `_id` of the document of a shard.
+    pub fn shard(projection: &str, shard: u32) -> String {
+        format!("{projection}:shard:{shard}")
+    }
+
+    /// The `_id` of the document of a shard that is a part of the source.
+    pub fn part(projection: &str, part: &str) -> String {
+        format!("{projection}:part:{part}")
+    }
+
+    /// The `_id` of the document with the workers.
+    pub fn workers(projection: &str) -> String {
+        format!("{projection}:workers")
+    }
+}

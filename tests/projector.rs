@@ -8,6 +8,12 @@ mod awaiting;
 mod discretion;
 #[path = "projector/dry_run.rs"]
 mod dry_run;
+#[path = "projector/elasticsearch.rs"]
+mod elasticsearch;
+#[path = "projector/elasticsearch_refusals.rs"]
+mod elasticsearch_refusals;
+#[path = "projector/elasticsearch_state.rs"]
+mod elasticsearch_state;
 #[path = "support/event_stores.rs"]
 mod event_stores;
 #[path = "projector/faults.rs"]

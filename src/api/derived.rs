@@ -1,9 +1,9 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, EventTable, KafkaConnection, OffsetsLocation,
-    Ordering, PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart, SecretKeyRef,
-    Shards, Source, TableLocation,
+    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, DocumentPart, EventTable, KafkaConnection,
+    OffsetsLocation, Ordering, PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart,
+    SecretKeyRef, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
 use crate::names::{CHECKPOINT_TABLE, redis_state, secret_key};
@@ -63,6 +63,15 @@ impl ProjectionSpec {
                 rows: of_workers(),
             }));
         }
+        let handlers = self.projector.as_ref().and_then(|projector| projector.builtin.as_ref()?.elasticsearch.as_ref());
+        if let Some(handlers) = handlers.filter(|_| store.elasticsearch.is_some()) {
+            return Some(CheckpointLocation::Document(DocumentLocation {
+                index: handlers.state_index.clone(),
+                id: projection,
+                part: DocumentPart::Builtin,
+                rows: of_workers(),
+            }));
+        }
         if self.is_builtin() {
             return Some(CheckpointLocation::Table(TableLocation {
                 table: in_schema(store.postgres.as_ref()?, CHECKPOINT_TABLE),
@@ -88,7 +97,7 @@ impl ProjectionSpec {
             return Some(CheckpointLocation::Document(DocumentLocation {
                 index: document.index.clone(),
                 id: document.id.clone().unwrap_or_else(|| name.to_owned()),
-                field: document.field.clone(),
+                part: DocumentPart::Field(document.field.clone()),
                 rows: self.rows(None),
             }));
         }

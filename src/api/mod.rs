@@ -24,11 +24,14 @@ pub use byte_size::{ByteSize, NotAByteSize};
 pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use derived::{table_part, table_parts};
 pub use duration::{HumanDuration, ParseDurationError};
-pub use projector::{BuiltinProjector, ExistingKind, ExistingWorkload, PodTemplate, Projector, RedisHandlers};
+pub use projector::{
+    BuiltinProjector, DocumentOperation, ElasticsearchHandlers, ExistingKind, ExistingWorkload, PodTemplate, Projector,
+    RedisHandlers,
+};
 pub use read_store::{
-    Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, DocumentLocation, ElasticsearchCheckpoint,
-    ElasticsearchReadStore, KafkaOffsetsTable, OffsetsLocation, PostgresReadStore, ReadStore, ReadStoreLimits,
-    RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore, TableLocation,
+    Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, DocumentLocation, DocumentPart,
+    ElasticsearchCheckpoint, ElasticsearchReadStore, KafkaOffsetsTable, OffsetsLocation, PostgresReadStore, ReadStore,
+    ReadStoreLimits, RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore, TableLocation,
 };
 pub use read_store_status::{
     ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreState, ReadStoreStatus, WriteQueueStatus,
@@ -90,6 +93,7 @@ mod tests {
         let expected = [
             ".catchUp.within",
             ".lag.target",
+            ".projector.builtin.elasticsearch.handlers",
             ".projector.builtin.redis.handlers",
             ".projector.existing.kind",
             ".projector.existing.name",

@@ -6,8 +6,10 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::{ByteSize, WorkerPod};
+use crate::names::search_state;
 
 /// The workload that turns events into read-model changes. Exactly one field.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -27,7 +29,7 @@ pub struct Projector {
 
 /// A pod template, as in a Deployment. Kept as written, so that fields newer than this operator survive.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct PodTemplate(pub serde_json::Map<String, serde_json::Value>);
+pub struct PodTemplate(pub Map<String, Value>);
 
 impl JsonSchema for PodTemplate {
     fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -82,7 +84,7 @@ impl JsonSchema for PodTemplate {
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.handlers) != has(self.redis)").message("spec.projector.builtin must have exactly one of handlers (SQL, for a read store in PostgreSQL) and redis (commands, for one in Redis)"),
+    validation = Rule::new("[has(self.handlers), has(self.redis), has(self.elasticsearch)].exists_one(x, x)").message("spec.projector.builtin must have exactly one of handlers (SQL, for a read store in PostgreSQL), redis (commands, for one in Redis) and elasticsearch (documents, for one in Elasticsearch)"),
     validation = Rule::new("!has(self.setup) || has(self.handlers)").message("spec.projector.builtin.setup is SQL and has no meaning without spec.projector.builtin.handlers"),
 )]
 pub struct BuiltinProjector {
@@ -99,6 +101,9 @@ pub struct BuiltinProjector {
     /// Commands for each type of event, for a read store in Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisHandlers>,
+    /// Documents for each type of event, for a read store in Elasticsearch or OpenSearch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elasticsearch: Option<ElasticsearchHandlers>,
     /// How many events one transaction handles at most. Default: 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 10_000))]
@@ -127,6 +132,64 @@ pub struct RedisHandlers {
     pub handlers: BTreeMap<String, Vec<Vec<String>>>,
 }
 
+/// Documents that each type of event writes and deletes in Elasticsearch. Each write carries the event's position as the document's version, so that a
+/// repeated event changes nothing. All events that write one document must be of one stream.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ElasticsearchHandlers {
+    /// The index in which the workers keep how far they have come. It is made where it is missing. Default: `projectionist-state`.
+    #[serde(default = "default_state_index")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r#"^[^A-Z\\/*?"<>| ,#:+_-][^A-Z\\/*?"<>| ,#:]*$"#))]
+    pub state_index: String,
+    /// For each type of event a list of operations, each one of `index`, `update` and `delete`. Texts may hold `{position}`, `{type}`, `{stream}`,
+    /// `{recorded_at}`, `{data}`, and paths in the event's body such as `{data.total}`; `{{` and `}}` are braces. In a document a text that is one place and
+    /// nothing else becomes the value there, with its type. Events of other types are passed over.
+    #[schemars(schema_with = "operations")]
+    pub handlers: BTreeMap<String, Vec<DocumentOperation>>,
+}
+
+fn default_state_index() -> String {
+    search_state::INDEX.to_owned()
+}
+
+/// What an event does with a document.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum DocumentOperation {
+    /// Writes the whole document.
+    Index {
+        /// The index, or an alias with one index to write to.
+        index: String,
+        /// The document's `_id`.
+        id: String,
+        /// The document.
+        document: Map<String, Value>,
+    },
+    /// Changes a part of the document.
+    Update {
+        /// The index, or an alias of one.
+        index: String,
+        /// The document's `_id`.
+        id: String,
+        /// Its fields take the place of the document's; objects are merged.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        doc: Option<Map<String, Value>>,
+        /// Fields with numbers that are added to the document's; a dot leads into an object.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        add: Option<Map<String, Value>>,
+        /// The document where there is none. Without it nothing is written then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upsert: Option<Map<String, Value>>,
+    },
+    /// Deletes the document.
+    Delete {
+        /// The index, or an alias with one index to write to.
+        index: String,
+        /// The document's `_id`.
+        id: String,
+    },
+}
+
 /// A text with places for what an event holds.
 const TEMPLATE: &str = r"^([^{}]|\{\{|\}\}|\{(position|type|stream|recorded_at|data(\.[^{}.]+)*)\})*$";
 
@@ -146,6 +209,54 @@ fn commands(_: &mut SchemaGenerator) -> Schema {
                 "minItems": 2,
                 "maxItems": 1000,
                 "items": { "type": "string", "maxLength": 65_536, "pattern": TEMPLATE },
+            },
+        },
+    })
+}
+
+// No rule in CEL: with up to 1000 types of 100 operations the API server would find it too costly. That an operation is exactly one of three is said
+// by the number of its properties.
+fn operations(_: &mut SchemaGenerator) -> Schema {
+    let text = |description: &str| json!({ "description": description, "type": "string", "minLength": 1, "maxLength": 8_192, "pattern": TEMPLATE });
+    let object = |description: &str| json!({ "description": description, "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let operation = |description: &str, own: Value, required: &[&str]| {
+        let mut properties = json!({ "index": text("The index, or an alias."), "id": text("The document's `_id`.") });
+        if let (Some(all), Value::Object(own)) = (properties.as_object_mut(), own) {
+            all.extend(own);
+        }
+        json!({ "description": description, "type": "object", "required": required, "properties": properties })
+    };
+    json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1000,
+        "additionalProperties": {
+            "description": "Operations, done in this order.",
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 100,
+            "items": {
+                "description": "Exactly one of index, update and delete.",
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": 1,
+                "properties": {
+                    "index": operation(
+                        "Writes the whole document.",
+                        json!({ "document": object("The document.") }),
+                        &["index", "id", "document"],
+                    ),
+                    "update": operation(
+                        "Changes a part of the document; at least one of doc and add.",
+                        json!({
+                            "doc": object("Its fields take the place of the document's; objects are merged."),
+                            "add": object("Fields with numbers that are added to the document's; a dot leads into an object."),
+                            "upsert": object("The document where there is none. Without it nothing is written then."),
+                        }),
+                        &["index", "id"],
+                    ),
+                    "delete": operation("Deletes the document.", json!({}), &["index", "id"]),
+                },
             },
         },
     })

@@ -63,11 +63,12 @@ async fn check(path: &Path) -> Result<(), Failed> {
     let config = configuration(path)?;
     let store = match &config.output {
         Output::Postgres(_) => store_of_environment()?,
-        Output::Redis(_) => None,
+        Output::Redis(_) | Output::Elasticsearch(_) => None,
     };
     let types = match &config.output {
         Output::Postgres(output) => output.handlers.keys().cloned().collect::<Vec<_>>(),
         Output::Redis(output) => output.handlers.keys().cloned().collect(),
+        Output::Elasticsearch(output) => output.handlers.keys().cloned().collect(),
     };
     let prepared = store.is_some();
     projector::check(&config, store).await.map_err(|error| in_file(error.into(), path))?;
@@ -79,6 +80,7 @@ async fn check(path: &Path) -> Result<(), Failed> {
             "The SQL was read and not prepared: set READ_STORE_URL to a PostgreSQL database that may be used for it."
         }
         (Output::Redis(_), _) => "Whether the user in the Secret may run the commands was not asked.",
+        (Output::Elasticsearch(_), _) => "Whether the server takes the documents was not asked.",
     };
     let text = format!("{} is valid, with handlers for {}. {how}\n", config.projection, types.join(", "));
     print(&text).map_err(Failed::NotTried)
@@ -89,7 +91,7 @@ async fn dry_run(path: &Path, events: &Path) -> Result<bool, Failed> {
     let events =
         read_events(&text_of(events)?).with_context(|| events.display().to_string()).map_err(Failed::NotTried)?;
     let store = match &config.output {
-        Output::Redis(_) => None,
+        Output::Redis(_) | Output::Elasticsearch(_) => None,
         Output::Postgres(_) => Some(store_of_environment()?.ok_or_else(|| {
             Failed::not_tried(
                 "READ_STORE_URL is not set: handlers in SQL are tried in a PostgreSQL database, in a transaction that is rolled back",
@@ -103,6 +105,7 @@ async fn dry_run(path: &Path, events: &Path) -> Result<bool, Failed> {
     let kept = match &config.output {
         Output::Postgres(_) => "everything was rolled back",
         Output::Redis(_) => "no command was sent",
+        Output::Elasticsearch(_) => "no operation was sent",
     };
     say(&format!("{} events: {tried}; {kept}", events.len()));
     Ok(tried.all_went_well())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 
 use crate::{
-    clients::{kafka, postgres::ConnectionSettings, redis},
+    clients::{elasticsearch, kafka, postgres::ConnectionSettings, redis},
     names::{secret_key, worker_env},
 };
 
@@ -20,6 +20,15 @@ pub(super) fn connection(prefix: &str) -> anyhow::Result<ConnectionSettings> {
 pub(super) fn redis_connection(prefix: &str) -> anyhow::Result<redis::ConnectionSettings> {
     use redis::ConnectionSettings as Settings;
     let environment = Environment::read(prefix, secret_key::REDIS);
+    let settings = Settings::from_keys(|key| environment.key(key)).map_err(|error| anyhow::anyhow!(error.message));
+    let settings = settings.with_context(|| said_by(prefix))?;
+    Ok(environment.complete(settings, Settings::with_ca, Settings::with_client_certificate))
+}
+
+/// The same of a connection to Elasticsearch.
+pub(super) fn elasticsearch_connection(prefix: &str) -> anyhow::Result<elasticsearch::ConnectionSettings> {
+    use elasticsearch::ConnectionSettings as Settings;
+    let environment = Environment::read(prefix, secret_key::ELASTICSEARCH);
     let settings = Settings::from_keys(|key| environment.key(key)).map_err(|error| anyhow::anyhow!(error.message));
     let settings = settings.with_context(|| said_by(prefix))?;
     Ok(environment.complete(settings, Settings::with_ca, Settings::with_client_certificate))

@@ -61,7 +61,8 @@ impl Server {
     }
 }
 
-/// What is asked. The same request may be sent twice, where a connection was idle for so long that the server closed it: only what reads.
+/// What is asked. The same request may be sent twice, where a connection was idle for so long that the server closed it: only what reads,
+/// or what may be done twice.
 #[derive(Clone)]
 pub struct HttpRequest {
     /// GET, or POST where the question is too long for a URL.

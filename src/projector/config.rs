@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{BuiltinProjector, ByteSize, EventTable, KafkaEvent, KafkaIsolation, Shards};
+use crate::api::{BuiltinProjector, ByteSize, DocumentOperation, EventTable, KafkaEvent, KafkaIsolation, Shards};
 
 /// How many events one transaction handles at most, where the Projection does not say.
 pub const DEFAULT_BATCH_SIZE: u32 = 500;
@@ -82,6 +82,8 @@ pub enum Output {
     Postgres(PostgresOutput),
     /// In Redis.
     Redis(RedisOutput),
+    /// In Elasticsearch or OpenSearch.
+    Elasticsearch(ElasticsearchOutput),
 }
 
 /// A read model in PostgreSQL.
@@ -104,6 +106,16 @@ pub struct PostgresOutput {
 pub struct RedisOutput {
     /// For each type of event a list of commands, each a list of words.
     pub handlers: BTreeMap<String, Vec<Vec<String>>>,
+}
+
+/// A read model in Elasticsearch or OpenSearch.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ElasticsearchOutput {
+    /// The index in which the workers keep how far they have come.
+    pub state_index: String,
+    /// For each type of event a list of operations.
+    pub handlers: BTreeMap<String, Vec<DocumentOperation>>,
 }
 
 /// Why a configuration cannot be used.
@@ -154,6 +166,7 @@ impl ProjectorConfig {
         let is_empty = match &self.output {
             Output::Postgres(output) => output.handlers.is_empty(),
             Output::Redis(output) => output.handlers.is_empty(),
+            Output::Elasticsearch(output) => output.handlers.is_empty(),
         };
         let has_shards = match &self.input {
             Input::Postgres(input) => (1..=Shards::MOST).contains(&input.shards),
@@ -216,6 +229,20 @@ mod tests {
         let config = ProjectorConfig { output: Output::Redis(RedisOutput { handlers }), ..config() };
         let text = serde_json::to_string(&config).unwrap();
         assert!(text.contains(r#""output":{"redis":{"handlers":{"Placed":[["SET","{stream}"]]}}}"#), "{text}");
+        assert_eq!(ProjectorConfig::from_json(&text), Ok(config));
+    }
+
+    #[test]
+    fn documents_for_elasticsearch_survive_the_way_to_the_worker() {
+        let json = r#"{"index":{"index":"orders","id":"{stream}","document":{"total":"{data.total}"}}}"#;
+        let handlers = BTreeMap::from([("Placed".to_owned(), vec![serde_json::from_str(json).unwrap()])]);
+        let output = ElasticsearchOutput { state_index: "state".to_owned(), handlers };
+        let config = ProjectorConfig { output: Output::Elasticsearch(output), ..config() };
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(
+            text.contains(&format!(r#""elasticsearch":{{"stateIndex":"state","handlers":{{"Placed":[{json}]}}}}"#)),
+            "{text}"
+        );
         assert_eq!(ProjectorConfig::from_json(&text), Ok(config));
     }
 

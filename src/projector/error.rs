@@ -8,7 +8,7 @@ use tokio_postgres::Error;
 use super::{
     config::ConfigError,
     event::SourceIdentity,
-    output::{postgres::SqlError, redis::CommandError},
+    output::{elasticsearch::DocumentError, postgres::SqlError, redis::CommandError},
     postgres_errors::database_message,
 };
 use crate::{
@@ -43,6 +43,14 @@ pub enum ProjectorError {
         event_type: String,
         /// Why.
         source: CommandError,
+    },
+    /// A handler holds an operation that cannot be done.
+    #[error("handler of event type {event_type}: {source}")]
+    Documents {
+        /// The type it is for.
+        event_type: String,
+        /// Why.
+        source: DocumentError,
     },
     /// The read store does not accept a handler.
     #[error("handler of event type {event_type}: the read store refuses it: {message}")]
@@ -128,31 +136,35 @@ pub enum ProjectorError {
     Source(String),
     /// The checkpoints are gone while the worker worked.
     #[error(
-        "{projection}: the state of its workers is gone from {at} (key {key}): it was deleted, evicted, or went with the whole database. The workers begin again at the first event. Where the read model did not go with it, effects come twice: set spec.suspend, delete the read model and this key, and take it back"
+        "{projection}: the state of its workers is gone from {at} ({key}): it was deleted, evicted, or went with the whole database. {then}"
     )]
     StateGone {
         /// The projection.
         projection: String,
         /// Where.
         at: String,
-        /// The key.
+        /// What is missing.
         key: String,
+        /// What comes of it, and what to do.
+        then: &'static str,
     },
     /// The checkpoints are of another source.
     #[error(
-        "{projection}: the state of its workers at {at} (key {key}) is of {found}, and this worker reads {configured}: positions of one mean nothing in the other. Do two clusters or sources use this Redis for a Projection of the same name? Give one of them another database of Redis or another name. If these are the same events at a new place, with the positions they had: HDEL {key} source server"
+        "{projection}: the state of its workers at {at} ({key}) is of {found}, and this worker reads {configured}: positions of one mean nothing in the other. Do two clusters or sources use it for a Projection of the same name? {remedy}"
     )]
     OtherSource {
         /// The projection.
         projection: String,
         /// Where.
         at: String,
-        /// The key.
+        /// What holds them.
         key: String,
         /// Whose positions they are.
         found: Box<SourceIdentity>,
         /// What the worker is told to read.
         configured: Box<SourceIdentity>,
+        /// What to do.
+        remedy: String,
     },
     /// There is no connection.
     #[error("{what}: {source}")]
@@ -229,6 +241,7 @@ impl ProjectorError {
                 | Self::OtherKindOfSource
                 | Self::Handler { .. }
                 | Self::Commands { .. }
+                | Self::Documents { .. }
                 | Self::ShardsChanged { .. }
                 | Self::OtherSharding { .. }
                 | Self::PartReplaced { .. }

@@ -12,6 +12,7 @@ mod error;
 mod event;
 mod health;
 mod input;
+mod json_template;
 mod output;
 mod postgres_errors;
 mod postgres_values;
@@ -23,11 +24,11 @@ mod template;
 mod worker;
 
 pub use config::{
-    ConfigError, DEFAULT_BATCH_SIZE, Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig,
-    RedisOutput,
+    ConfigError, DEFAULT_BATCH_SIZE, ElasticsearchOutput, Input, KafkaInput, Output, PostgresInput, PostgresOutput,
+    ProjectorConfig, RedisOutput,
 };
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::ProjectorError;
-pub use output::{postgres::SqlError, redis::CommandError};
-pub use run::{RunOptions, SourceConnection, StoreConnection, check_commands, run};
+pub use output::{elasticsearch::DocumentError, postgres::SqlError, redis::CommandError};
+pub use run::{RunOptions, SourceConnection, StoreConnection, check_handlers, run};
 pub use template::TemplateError;

@@ -8,12 +8,13 @@ use tokio::{
 };
 
 use super::{
-    config::{Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput},
+    config::{Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig},
     error::ProjectorError,
     health::{self, Health},
     input::{EventReader as _, kafka::KafkaReader, postgres::PostgresReader, reader::Reader},
     output::{
         Membership, Numbered, ReadModel, View,
+        elasticsearch::{Documents, SearchReadModel},
         postgres::{Mapping, PostgresReadModel},
         redis::{Commands, RedisReadModel},
     },
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    clients::{kafka, postgres::ConnectionSettings, redis},
+    clients::{elasticsearch, kafka, postgres::ConnectionSettings, redis},
 };
 
 /// Pauses between attempts.
@@ -63,6 +64,8 @@ pub enum StoreConnection {
     Postgres(Box<ConnectionSettings>),
     /// Redis.
     Redis(redis::ConnectionSettings),
+    /// Elasticsearch or OpenSearch.
+    Elasticsearch(elasticsearch::ConnectionSettings),
 }
 
 /// An event source and what to read there.
@@ -75,6 +78,7 @@ enum Source {
 enum Target {
     Postgres { settings: Box<ConnectionSettings>, sql: PostgresOutput, mapping: Mapping },
     Redis { settings: redis::ConnectionSettings, commands: Commands },
+    Elasticsearch { settings: elasticsearch::ConnectionSettings, documents: Documents },
 }
 
 /// What all runs of a worker share.
@@ -126,12 +130,17 @@ pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Res
     }
 }
 
-/// Checks the commands of handlers for Redis, before a worker is started with them.
+/// Checks the handlers as far as that can be done without a server, before a worker is started with them.
 ///
 /// # Errors
 /// Names the type of event whose handler is wrong, and why.
-pub fn check_commands(output: &RedisOutput) -> Result<(), ProjectorError> {
-    Commands::parse(&output.handlers).map(drop)
+pub fn check_handlers(output: &Output) -> Result<(), ProjectorError> {
+    match output {
+        // The server reads SQL.
+        Output::Postgres(_) => Ok(()),
+        Output::Redis(output) => Commands::parse(&output.handlers).map(drop),
+        Output::Elasticsearch(output) => Documents::parse(output).map(drop),
+    }
 }
 
 /// What `pg_stat_activity` shows; the server cuts it at 63 bytes.
@@ -182,6 +191,12 @@ impl Life {
                     RedisReadModel::open(settings, config, commands.clone(), sharding, me).await
                 };
                 self.work(open, commands.event_types(), me, stop).await
+            }
+            Target::Elasticsearch { settings, documents } => {
+                let open = async |sharding: &Sharding| {
+                    SearchReadModel::open(settings, config, documents.clone(), sharding, me).await
+                };
+                self.work(open, documents.event_types(), me, stop).await
             }
         }
     }
@@ -272,6 +287,9 @@ impl Target {
             (Output::Redis(output), StoreConnection::Redis(settings)) => {
                 Ok(Self::Redis { settings, commands: Commands::parse(&output.handlers)? })
             }
+            (Output::Elasticsearch(output), StoreConnection::Elasticsearch(settings)) => {
+                Ok(Self::Elasticsearch { settings, documents: Documents::parse(output)? })
+            }
             _ => Err(ProjectorError::OtherStore),
         }
     }
@@ -282,6 +300,7 @@ impl fmt::Display for Target {
         match self {
             Self::Postgres { settings, .. } => settings.fmt(f),
             Self::Redis { settings, .. } => settings.fmt(f),
+            Self::Elasticsearch { settings, .. } => settings.fmt(f),
         }
     }
 }

@@ -104,6 +104,27 @@ impl Template {
         }
         Ok(Some(filled))
     }
+
+    /// The same as JSON: a text, but what is one place and nothing else is the value there with its type, `null` as well.
+    ///
+    /// # Errors
+    /// As [`Template::fill_within`].
+    pub(super) fn fill_json_within(&self, event: &Event, most_bytes: usize) -> Result<Option<String>, Missing> {
+        let json = match self.0.as_slice() {
+            [Piece::Place(Place::Position)] => event.shown_position.to_string(),
+            [Piece::Place(Place::Data(steps))] => Place::json_of(steps, event)?.to_owned(),
+            _ => match self.fill_within(event, most_bytes)? {
+                Some(text) => serde_json::Value::from(text).to_string(),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(json).filter(|json| json.len() <= most_bytes))
+    }
+
+    /// Whether it is the same for all events.
+    pub(super) fn is_constant(&self) -> bool {
+        self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
+    }
 }
 
 impl Place {
@@ -135,14 +156,21 @@ impl Place {
                 time.to_rfc3339().map(Cow::from).ok_or_else(|| missing("its time is no moment that RFC 3339 can write"))
             }
             Self::Data(steps) => {
-                let body = event.data.as_ref().ok_or_else(|| missing("the event has no body"))?;
-                let mut value: &str = &body.0;
-                for step in steps {
-                    value = inner(value, step).ok_or_else(|| missing("the event's body has no such path"))?;
-                }
+                let value = Self::json_of(steps, event)?;
                 text_of(value, steps.is_empty()).ok_or_else(|| missing("it is null there"))
             }
         }
+    }
+
+    /// The value at a path in the body.
+    fn json_of<'a>(steps: &[String], event: &'a Event) -> Result<&'a str, Missing> {
+        let missing = |why| Missing { place: Self::Data(steps.to_vec()), why };
+        let body = event.data.as_ref().ok_or_else(|| missing("the event has no body"))?;
+        let mut value: &str = &body.0;
+        for step in steps {
+            value = inner(value, step).ok_or_else(|| missing("the event's body has no such path"))?;
+        }
+        Ok(value)
     }
 }
 
@@ -254,6 +282,32 @@ mod tests {
         for template in ["{recorded_at}", "{data}", "{data.x}", "{stream}"] {
             assert!(Template::parse(template).unwrap().fill_within(&forever, 100).is_err(), "{template}");
         }
+    }
+
+    #[test]
+    fn in_json_a_place_alone_keeps_its_type_and_any_other_text_is_a_text() {
+        let data = r#"{"total": 12345678901234567890.10, "who": {"a": "\"x\""}, "none": null, "name": "a\"b"}"#;
+        let json = |template: &str| {
+            let template = Template::parse(template).unwrap();
+            template.fill_json_within(&event(data), 1_000).map(Option::unwrap).map_err(|missing| missing.to_string())
+        };
+        for (template, expected) in [
+            ("{data.total}", "12345678901234567890.10"),
+            ("{data.who}", r#"{"a": "\"x\""}"#),
+            ("{data.none}", "null"),
+            ("{data.name}", r#""a\"b""#),
+            ("<{data.name}>", r#""<a\"b>""#),
+            ("{position}", "42"),
+            ("p{position}", r#""p42""#),
+            ("{type}", r#""OrderPlaced""#),
+            ("", r#""""#),
+        ] {
+            assert_eq!(json(template).as_deref(), Ok(expected), "{template}");
+        }
+        assert!(json("{data.other}").unwrap_err().contains("{data.other}"));
+        assert!(json("<{data.none}>").unwrap_err().contains("null"));
+        assert_eq!(Template::parse("{data.who}").unwrap().fill_json_within(&event(data), 5).unwrap(), None);
+        assert!(Template::parse("a{{b").unwrap().is_constant() && !Template::parse("a{type}").unwrap().is_constant());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Checkpoints in documents of Elasticsearch or OpenSearch: those of all projections in one `_mget`, which reads what was just written.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fmt,
     sync::Arc,
 };
@@ -16,21 +16,29 @@ use tokio::{
 use super::Checkpoint;
 use crate::{
     addresses::AddressRules,
-    api::{DocumentLocation, Reason},
+    api::{CheckpointRows, DocumentLocation, DocumentPart, Reason},
     clients::{
         blamed::Blamed,
         elasticsearch::{Client, ConnectionIdentity, error_type, is_too_large, refusal},
     },
-    lag::{CheckpointState, Position},
+    lag::{CheckpointState, FailedEvent, Position},
     measure::MeasureError,
+    names::search_state,
 };
 
 /// So many documents are asked for in one request, unless the answers turn out to be too large.
 const AT_ONCE: usize = 1_000;
 /// So many requests of one read are repeated in halves, since the answer was too large: enough to find two documents of a thousand.
 const MOST_HALVED: usize = 20;
+/// So many failed events of a projection are told,
+const MOST_FAILED: usize = 8;
+/// with so many characters each.
+const LONGEST_FAILURE: usize = 500;
 /// More fields of an object are not read as shards.
 const MOST_SHARDS: usize = 20_000;
+
+/// The shards of so many projections are remembered.
+const MOST_REMEMBERED: usize = 10_000;
 
 type Answers = HashMap<DocumentLocation, Result<Checkpoint, MeasureError>>;
 
@@ -49,6 +57,28 @@ struct Memory {
     at_once: usize,
     /// Documents that are too large on their own.
     blamed: Blamed<DocumentLocation>,
+    /// The documents of shards that workers of the built-in projector keep, where they are not those that the place tells.
+    shards: HashMap<DocumentLocation, Vec<String>>,
+}
+
+impl Memory {
+    fn shards(&self, location: &DocumentLocation) -> Vec<String> {
+        self.shards.get(location).cloned().unwrap_or_else(|| expected_shards(location))
+    }
+
+    /// Notes which documents there are; returns whether they are others than those that were asked for.
+    fn learn(&mut self, location: &DocumentLocation, asked: &[String], documents: &[Value]) -> bool {
+        let told = match (&location.part, documents.first()) {
+            (DocumentPart::Builtin, Some(header)) => told_shards(location, header),
+            _ => None,
+        };
+        let Some(told) = told.filter(|told| told != asked) else { return false };
+        if self.shards.len() > MOST_REMEMBERED {
+            self.shards.clear();
+        }
+        self.shards.insert(location.clone(), told);
+        true
+    }
 }
 
 impl fmt::Debug for ElasticsearchStore {
@@ -62,7 +92,7 @@ impl ElasticsearchStore {
     pub fn new(identity: ConnectionIdentity, addresses: Arc<AddressRules>) -> Self {
         let client = |addresses| Mutex::new(Client::new(identity.settings().clone(), addresses));
         let (health, client) = (client(Arc::clone(&addresses)), client(addresses));
-        let memory = Mutex::new(Memory { at_once: AT_ONCE, blamed: Blamed::default() });
+        let memory = Mutex::new(Memory { at_once: AT_ONCE, blamed: Blamed::default(), shards: HashMap::new() });
         Self { client, health, memory, identity }
     }
 
@@ -114,13 +144,18 @@ impl ElasticsearchStore {
                 let why = memory.blamed.why(location).cloned().unwrap_or_else(|| invalid("it is too large"));
                 answers.insert((*location).clone(), Err(why));
             }
-            let mut parts: VecDeque<Vec<&DocumentLocation>> = first.chunks(memory.at_once).map(<[_]>::to_vec).collect();
+            let size = |location: &DocumentLocation| 1 + memory.shards(location).len();
+            let mut parts = parts(&first, size, memory.at_once);
             parts.extend(last.first().map(|location| vec![*location]));
             (parts, memory.at_once)
         };
-        let (mut halved, mut is_one_to_blame) = (0, false);
+        let (mut halved, mut is_one_to_blame, mut again) = (0, false, HashSet::new());
         while let Some(mut part) = parts.pop_front() {
-            let found = self.documents(&part, deadline).await;
+            let shards: Vec<Vec<String>> = {
+                let memory = self.memory.lock().await;
+                part.iter().map(|location| memory.shards(location)).collect()
+            };
+            let found = self.documents(&part, &shards, deadline).await;
             let is_too_large = found.as_ref().is_err_and(is_too_large);
             if is_too_large && part.len() > 1 && halved < MOST_HALVED {
                 halved += 1;
@@ -131,6 +166,13 @@ impl ElasticsearchStore {
             }
             let mut memory = self.memory.lock().await;
             for (place, location) in part.iter().copied().enumerate() {
+                if let Ok(documents) = &found
+                    && memory.learn(location, &shards[place], &documents[place])
+                    && again.insert(location)
+                {
+                    parts.push_back(vec![location]);
+                    continue;
+                }
                 let answer = match &found {
                     Ok(documents) => interpret(location, &documents[place]).map_err(|error| about(location, &error)),
                     Err(error) if part.len() == 1 => Err(about(location, error)),
@@ -155,29 +197,123 @@ impl ElasticsearchStore {
         answers
     }
 
-    /// What the server says of each of these documents.
-    async fn documents(&self, part: &[&DocumentLocation], deadline: Instant) -> Result<Vec<Value>, MeasureError> {
-        let docs: Vec<Value> =
-            part.iter().map(|at| json!({ "_index": at.index, "_id": at.id, "_source": [at.field] })).collect();
+    /// What the server says of the documents of each of these places.
+    async fn documents(
+        &self,
+        part: &[&DocumentLocation],
+        shards: &[Vec<String>],
+        deadline: Instant,
+    ) -> Result<Vec<Vec<Value>>, MeasureError> {
+        let asked: Vec<Vec<Value>> =
+            part.iter().zip(shards).map(|(location, shards)| asked(location, shards)).collect();
+        let sizes: Vec<usize> = asked.iter().map(Vec::len).collect();
+        let (docs, count) = (asked.concat(), sizes.iter().sum::<usize>());
         let body = json!({ "docs": docs });
         let (status, mut answer) = self.ask_there(Method::POST, "/_mget".to_owned(), Some(&body), deadline).await?;
         match answer.get_mut("docs").map(Value::take) {
-            Some(Value::Array(docs)) if status == StatusCode::OK && docs.len() == part.len() => Ok(docs),
+            Some(Value::Array(docs)) if status == StatusCode::OK && docs.len() == count => {
+                let mut docs = docs.into_iter();
+                Ok(sizes.into_iter().map(|size| docs.by_ref().take(size).collect()).collect())
+            }
             _ => Err(refusal(status, &answer)),
         }
     }
+}
+
+/// Which documents are asked for, and what of them. `shards` are those that workers of the built-in projector keep.
+fn asked(DocumentLocation { index, id, part, rows: _ }: &DocumentLocation, shards: &[String]) -> Vec<Value> {
+    match part {
+        DocumentPart::Field(field) => vec![json!({ "_index": index, "_id": id, "_source": [field] })],
+        DocumentPart::Builtin => {
+            let of_all = [search_state::SHARDS, search_state::PARTS];
+            let of_shard = [search_state::POSITION, search_state::FAILURE];
+            let mut all = vec![json!({ "_index": index, "_id": id, "_source": of_all })];
+            all.extend(shards.iter().map(|id| json!({ "_index": index, "_id": id, "_source": of_shard })));
+            all
+        }
+    }
+}
+
+/// The documents of shards that are asked for before the Projection's own was read: as many as there should be.
+fn expected_shards(DocumentLocation { id, part, rows, .. }: &DocumentLocation) -> Vec<String> {
+    match (part, rows) {
+        (DocumentPart::Builtin, CheckpointRows::Numbered(shards)) => {
+            (0..*shards).map(|shard| search_state::shard(id, shard)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The names of the parts of the source that the shards are; empty where they are none.
+fn part_names(header: &Value) -> Vec<Arc<str>> {
+    let parts = header.get(search_state::PARTS).and_then(Value::as_array).into_iter().flatten();
+    parts.filter_map(|part| part.get(search_state::NAME)?.as_str().map(Arc::from)).collect()
+}
+
+/// The documents of shards that there are, as the Projection's own tells; `None` where that is not there.
+fn told_shards(location: &DocumentLocation, header: &Value) -> Option<Vec<String>> {
+    let header = source(header).ok()??;
+    let count = header.get(search_state::SHARDS)?.as_u64()?;
+    let parts = part_names(header);
+    let shard = |shard| match usize::try_from(shard).ok().and_then(|shard| parts.get(shard)) {
+        Some(part) => search_state::part(&location.id, part),
+        None => search_state::shard(&location.id, u32::try_from(shard).unwrap_or(u32::MAX)),
+    };
+    Some((0..count.min(MOST_SHARDS as u64)).map(shard).collect())
+}
+
+/// The places, in parts of so many documents or of one place.
+fn parts<'a>(
+    locations: &[&'a DocumentLocation],
+    size: impl Fn(&DocumentLocation) -> usize,
+    at_once: usize,
+) -> VecDeque<Vec<&'a DocumentLocation>> {
+    let (mut parts, mut count): (VecDeque<Vec<&DocumentLocation>>, usize) = (VecDeque::new(), 0);
+    for location in locations {
+        count += size(location);
+        match parts.back_mut() {
+            Some(part) if count <= at_once => part.push(location),
+            _ => {
+                count = size(location);
+                parts.push_back(vec![location]);
+            }
+        }
+    }
+    parts
 }
 
 fn about(location: &DocumentLocation, error: &MeasureError) -> MeasureError {
     MeasureError { reason: error.reason, message: format!("{}: {}", shown(location), error.message) }
 }
 
-fn shown(DocumentLocation { index, id, field, rows: _ }: &DocumentLocation) -> String {
-    format!("index {index}, document {id}, field {field}")
+fn shown(DocumentLocation { index, id, part, rows: _ }: &DocumentLocation) -> String {
+    match part {
+        DocumentPart::Field(field) => format!("index {index}, document {id}, field {field}"),
+        DocumentPart::Builtin => format!("index {index}, documents {id}…"),
+    }
 }
 
-/// What the server says of one document.
-fn interpret(location: &DocumentLocation, document: &Value) -> Result<Checkpoint, MeasureError> {
+/// What the server says of the documents of one place.
+fn interpret(location: &DocumentLocation, documents: &[Value]) -> Result<Checkpoint, MeasureError> {
+    let mut sources = Vec::new();
+    for document in documents {
+        match source(document) {
+            // The first worker makes the index.
+            Err(error) if location.part == DocumentPart::Builtin && error.reason == Reason::IndexNotFound => {
+                sources.push(None);
+            }
+            source => sources.push(source?),
+        }
+    }
+    match (&location.part, sources.as_slice()) {
+        (DocumentPart::Builtin, [header, shards @ ..]) => of_workers(location, *header, shards),
+        (DocumentPart::Field(field), [Some(source)]) => of_field(location, field, source),
+        _ => Ok(Checkpoint::plain(CheckpointState::NeverCommitted)),
+    }
+}
+
+/// What a document holds; `None` where it is not there.
+fn source(document: &Value) -> Result<Option<&Value>, MeasureError> {
     if document.get("error").is_some() {
         return Err(match error_type(document) {
             Some("index_not_found_exception") => refusal(StatusCode::NOT_FOUND, document),
@@ -187,14 +323,67 @@ fn interpret(location: &DocumentLocation, document: &Value) -> Result<Checkpoint
         });
     }
     match document.get("found") {
-        Some(Value::Bool(false)) => return Ok(Checkpoint::plain(CheckpointState::NeverCommitted)),
-        Some(Value::Bool(true)) => {}
-        _ => return Err(invalid("the answer makes no sense for this question")),
+        Some(Value::Bool(false)) => Ok(None),
+        Some(Value::Bool(true)) => Ok(Some(document.get("_source").unwrap_or(&Value::Null))),
+        _ => Err(invalid("the answer makes no sense for this question")),
     }
-    let source = document.get("_source").unwrap_or(&Value::Null);
+}
+
+/// What workers of the built-in projector keep: a position for each shard, and the events that they cannot handle.
+fn of_workers(
+    location: &DocumentLocation,
+    header: Option<&Value>,
+    shards: &[Option<&Value>],
+) -> Result<Checkpoint, MeasureError> {
+    let Some(header) = header else {
+        return match shards.iter().all(Option::is_none) {
+            true => Ok(Checkpoint::plain(CheckpointState::NeverCommitted)),
+            false => Err(invalid("it is missing, and documents of its shards are there: was it deleted?")),
+        };
+    };
+    let parts = part_names(header);
+    match location.rows {
+        CheckpointRows::Numbered(configured) if shards.len() != configured as usize || !parts.is_empty() => {
+            return Err(invalid(&format!(
+                "it holds positions of {} shards, and spec.scaling.shards says {configured}: set it back, or create the Projection under another name to rebuild",
+                shards.len()
+            )));
+        }
+        CheckpointRows::Parts if parts.len() != shards.len() => {
+            return Err(invalid("it lacks the part of a shard: was a field of it deleted?"));
+        }
+        // The first worker is about to add the parts.
+        CheckpointRows::Parts if parts.is_empty() => return Ok(Checkpoint::plain(CheckpointState::NeverCommitted)),
+        _ => {}
+    }
+    let (mut positions, mut failed) = (Vec::new(), Vec::new());
+    for (number, shard) in (0_u32..).zip(shards) {
+        let about =
+            |error: MeasureError| MeasureError { message: format!("shard {number}: {}", error.message), ..error };
+        let shard = shard.ok_or_else(|| about(invalid("its document is missing: was it deleted?")))?;
+        let at = position(shard.get(search_state::POSITION).unwrap_or(&Value::Null)).map_err(about)?;
+        positions.push(at);
+        let failure = shard.get(search_state::FAILURE).filter(|failure| !failure.is_null());
+        let position_of = |failure: &Value| position(failure.get(search_state::POSITION)?).ok();
+        let why = failure.and_then(|failure| failure.get(search_state::WHY)?.as_str());
+        // A worker that ended before it could forget one that has been handled meanwhile.
+        if let (Some(position), Some(why)) = (failure.and_then(position_of).filter(|position| at < *position), why) {
+            let why = why.chars().take(LONGEST_FAILURE).collect();
+            let part = parts.get(number as usize).cloned();
+            failed.push(FailedEvent { shard: number, part, position, why });
+        }
+    }
+    failed.sort_by_key(|event| event.position);
+    failed.truncate(MOST_FAILED);
+    let shards = (location.rows == CheckpointRows::Parts).then(|| parts.into());
+    Ok(Checkpoint { shards, failed, ..Checkpoint::plain(CheckpointState::Committed(positions)) })
+}
+
+/// The position in a field of a document.
+fn of_field(location: &DocumentLocation, field: &str, source: &Value) -> Result<Checkpoint, MeasureError> {
     // A name with dots is written as such or as objects in objects.
-    let nested = format!("/{}", location.field.replace('~', "~0").replace('/', "~1").replace('.', "/"));
-    match source.get(&location.field).or_else(|| source.pointer(&nested)) {
+    let nested = format!("/{}", field.replace('~', "~0").replace('/', "~1").replace('.', "/"));
+    match source.get(field).or_else(|| source.pointer(&nested)) {
         None => Err(invalid(
             "the document has no such field: correct spec.checkpoint.elasticsearch.field, or does the index keep no _source?",
         )),

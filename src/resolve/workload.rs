@@ -10,14 +10,15 @@ use super::postgres::read_by_builtin;
 use super::run_of;
 use crate::{
     api::{
-        Autoscaler, BuiltinProjector, Connection, ExistingKind, KafkaSource, Ordering, PodTemplate, Projection,
-        ProjectionSpec, Projector, RedisHandlers, ScaleOut, Scaling, WorkerPod,
+        Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, KafkaSource, Ordering,
+        PodTemplate, Projection, ProjectionSpec, Projector, RedisHandlers, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
     names,
     projector::{
-        Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput, check_commands,
+        ElasticsearchOutput, Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput,
+        check_handlers,
     },
 };
 
@@ -257,10 +258,23 @@ fn output_of<'a>(
         let store = spec.read_store.as_ref().and_then(|store| store.redis.as_ref()).ok_or_else(|| {
             invalid("spec.readStore.redis", "is required with spec.projector.builtin.redis, whose commands write there")
         })?;
-        let output = RedisOutput { handlers: handlers.clone() };
-        check_commands(&output)
+        let output = Output::Redis(RedisOutput { handlers: handlers.clone() });
+        check_handlers(&output)
             .map_err(|error| invalid("spec.projector.builtin.redis", format!("cannot be run: {error}")))?;
-        return Ok((Output::Redis(output), ("spec.readStore.redis.connection", &store.connection)));
+        return Ok((output, ("spec.readStore.redis.connection", &store.connection)));
+    }
+    if let Some(ElasticsearchHandlers { state_index, handlers }) = &builtin.elasticsearch {
+        let store = spec.read_store.as_ref().and_then(|store| store.elasticsearch.as_ref()).ok_or_else(|| {
+            invalid(
+                "spec.readStore.elasticsearch",
+                "is required with spec.projector.builtin.elasticsearch, whose documents are there",
+            )
+        })?;
+        let output =
+            Output::Elasticsearch(ElasticsearchOutput { state_index: state_index.clone(), handlers: handlers.clone() });
+        check_handlers(&output)
+            .map_err(|error| invalid("spec.projector.builtin.elasticsearch", format!("cannot be run: {error}")))?;
+        return Ok((output, ("spec.readStore.elasticsearch.connection", &store.connection)));
     }
     let store = read_store(spec).ok_or_else(|| {
         invalid("spec.readStore.postgres", "is required with spec.projector.builtin.handlers, which write there")

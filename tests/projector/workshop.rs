@@ -10,10 +10,10 @@ use std::{
 
 use projectionist::{
     api::EventTable,
-    clients::{kafka, postgres::ConnectionSettings, redis},
+    clients::{elasticsearch, kafka, postgres::ConnectionSettings, redis},
     projector::{
-        Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError, RedisOutput, RunOptions,
-        SourceConnection, StoreConnection, run,
+        ElasticsearchOutput, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError,
+        RedisOutput, RunOptions, SourceConnection, StoreConnection, run,
     },
 };
 use test_cluster::{EventStore, Postgres, eventually_is};
@@ -54,6 +54,26 @@ pub(crate) struct RedisTarget {
     pub(crate) handlers: BTreeMap<String, Vec<Vec<String>>>,
 }
 
+/// A read model in Elasticsearch.
+#[derive(Clone, Debug)]
+pub(crate) struct SearchTarget {
+    pub(crate) url: String,
+    /// In PEM, where the server speaks TLS.
+    pub(crate) authority: Option<String>,
+    pub(crate) output: ElasticsearchOutput,
+}
+
+impl SearchTarget {
+    pub(crate) fn settings(&self) -> elasticsearch::ConnectionSettings {
+        let url = |key: &str| (key == "url").then_some(self.url.as_str());
+        let settings = elasticsearch::ConnectionSettings::from_keys(url).unwrap();
+        match &self.authority {
+            Some(authority) => settings.with_ca(authority.as_bytes()),
+            None => settings,
+        }
+    }
+}
+
 /// Two databases and what is to be done between them.
 pub(crate) struct Workshop {
     pub(crate) events: EventStore,
@@ -63,6 +83,8 @@ pub(crate) struct Workshop {
     pub(crate) sql: PostgresOutput,
     /// Where that is set, the read model is there.
     pub(crate) redis: Option<RedisTarget>,
+    /// Where that is set, the read model is there.
+    pub(crate) search: Option<SearchTarget>,
     pub(crate) source_url: String,
     pub(crate) store_url: String,
 }
@@ -96,6 +118,7 @@ impl Workshop {
                 handlers: BTreeMap::from([("Counted".to_owned(), handler.to_owned())]),
             },
             redis: None,
+            search: None,
             source_url,
             store_url,
         }
@@ -109,21 +132,33 @@ impl Workshop {
         }
     }
 
+    /// Into how many shards the streams are divided.
+    pub(crate) fn shards(&self) -> u32 {
+        match &self.config.input {
+            Input::Postgres(input) => input.shards,
+            Input::Kafka(_) => panic!("the events are in Kafka"),
+        }
+    }
+
     /// What workers are told.
     pub(crate) fn config(&self) -> ProjectorConfig {
-        let output = match &self.redis {
-            Some(redis) => Output::Redis(RedisOutput { handlers: redis.handlers.clone() }),
-            None => Output::Postgres(self.sql.clone()),
+        let output = match (&self.redis, &self.search) {
+            (Some(redis), _) => Output::Redis(RedisOutput { handlers: redis.handlers.clone() }),
+            (None, Some(search)) => Output::Elasticsearch(search.output.clone()),
+            (None, None) => Output::Postgres(self.sql.clone()),
         };
         ProjectorConfig { output, ..self.config.clone() }
     }
 
     pub(crate) fn options(&self, worker: &str) -> RunOptions {
-        let redis = |redis: &RedisTarget| {
-            let url = |key: &str| (key == "url").then_some(redis.url.as_str());
-            StoreConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap())
+        let store = match (&self.redis, &self.search) {
+            (Some(redis), _) => {
+                let url = |key: &str| (key == "url").then_some(redis.url.as_str());
+                StoreConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap())
+            }
+            (None, Some(search)) => StoreConnection::Elasticsearch(search.settings()),
+            (None, None) => StoreConnection::Postgres(Box::new(ConnectionSettings::parse(&self.store_url).unwrap())),
         };
-        let postgres = || StoreConnection::Postgres(Box::new(ConnectionSettings::parse(&self.store_url).unwrap()));
         let source = match &self.config.input {
             Input::Postgres(_) => {
                 SourceConnection::Postgres(Box::new(ConnectionSettings::parse(&self.source_url).unwrap()))
@@ -133,13 +168,7 @@ impl Workshop {
                 SourceConnection::Kafka(kafka::Settings::from_keys(servers).unwrap())
             }
         };
-        RunOptions {
-            config: self.config(),
-            source,
-            store: self.redis.as_ref().map_or_else(postgres, redis),
-            worker_name: worker.to_owned(),
-            health_listen: None,
-        }
+        RunOptions { config: self.config(), source, store, worker_name: worker.to_owned(), health_listen: None }
     }
 
     /// Starts a worker inside the test.
@@ -160,6 +189,12 @@ impl Workshop {
         let output = std::fs::File::create(files.path().join("output")).unwrap();
         let config = files.path().join("projector.json");
         std::fs::write(&config, serde_json::to_string(&self.config()).unwrap()).unwrap();
+        let store_url = match (&self.redis, &self.search) {
+            (Some(redis), _) => &redis.url,
+            (None, Some(search)) => &search.url,
+            (None, None) => &self.store_url,
+        };
+        let authority = self.search.as_ref().and_then(|search| search.authority.as_ref());
         let child = Command::new(env!("CARGO_BIN_EXE_projectionist"))
             .args(["projector", &format!("--health-listen={health}"), "--config"])
             .arg(&config)
@@ -171,7 +206,8 @@ impl Workshop {
                 },
                 &self.source_url,
             )
-            .env("READ_STORE_URL", self.redis.as_ref().map_or(&self.store_url, |redis| &redis.url))
+            .env("READ_STORE_URL", store_url)
+            .envs(authority.map(|authority| ("READ_STORE_CA", authority)))
             .env("PROJECTION_WORKER", worker)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())

@@ -7,7 +7,7 @@ use std::{
 };
 
 use projectionist::{
-    api::{CheckpointLocation, CheckpointRows, DocumentLocation, Reason},
+    api::{CheckpointLocation, CheckpointRows, DocumentLocation, DocumentPart, Reason},
     clients::elasticsearch::ConnectionSettings,
     lag::{CheckpointState, Position},
     measure::MeasureError,
@@ -49,8 +49,8 @@ fn store(url: &str) -> CheckpointStore {
 }
 
 fn at(index: &str, id: &str, field: &str, rows: CheckpointRows) -> CheckpointLocation {
-    let (index, id, field) = (index.to_owned(), id.to_owned(), field.to_owned());
-    CheckpointLocation::Document(DocumentLocation { index, id, field, rows })
+    let (index, id, part) = (index.to_owned(), id.to_owned(), DocumentPart::Field(field.to_owned()));
+    CheckpointLocation::Document(DocumentLocation { index, id, part, rows })
 }
 
 fn plain(index: &str, id: &str, field: &str) -> CheckpointLocation {

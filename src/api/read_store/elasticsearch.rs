@@ -49,10 +49,20 @@ fn default_field() -> String {
 pub struct DocumentLocation {
     /// The index, or an alias of one.
     pub index: String,
-    /// The document's `_id`.
+    /// The document's `_id`, or what those of several begin with.
     pub id: String,
-    /// The field.
-    pub field: String,
+    /// What of it.
+    pub part: DocumentPart,
     /// Whether each shard is counted by itself, where the field has several.
     pub rows: CheckpointRows,
+}
+
+/// What of a document, or which documents, are a checkpoint.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum DocumentPart {
+    /// A field of the document.
+    Field(String),
+    /// What workers of the built-in projector keep: one document that tells the shards, and one for each of them with its position and the event that it cannot
+    /// handle.
+    Builtin,
 }

@@ -10,7 +10,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use elasticsearch::{DocumentLocation, ElasticsearchCheckpoint, ElasticsearchReadStore};
+pub use elasticsearch::{DocumentLocation, DocumentPart, ElasticsearchCheckpoint, ElasticsearchReadStore};
 pub use kafka_offsets::{KafkaOffsetsTable, OffsetsLocation};
 pub use postgres::{CheckpointRows, CheckpointTable, PostgresReadStore, TableLocation};
 pub(super) use postgres::{default_name_column, default_position_column};
@@ -154,6 +154,20 @@ mod tests {
             admit(object)
         };
         let commands = |word: &str| json!({"redis": {"handlers": {"Ordered": [["SET", "order:{stream}", word]]}}});
+        let documents = |operation: Value| json!({"elasticsearch": {"handlers": {"Ordered": [operation]}}});
+        let at = |own: Value| {
+            let mut all = json!({"index": "orders", "id": "{stream}"});
+            all.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+            all
+        };
+        with(
+            "elasticsearch",
+            documents(json!({"index": at(json!({"document": {"any": [1.5, null, {"x": "{data.x}"}]}}))})),
+        )
+        .unwrap();
+        with("elasticsearch", documents(json!({"update": at(json!({"doc": {}, "add": {"n": 1}, "upsert": {}}))})))
+            .unwrap();
+        with("elasticsearch", documents(json!({"delete": at(json!({}))}))).unwrap();
         with("postgres", json!({"handlers": {"Ordered": "select 1"}})).unwrap();
         with("redis", commands("{data.total} {{braces}}")).unwrap();
         for (store, builtin, expected) in [
@@ -161,6 +175,26 @@ mod tests {
             ("postgres", commands("x"), "spec.readStore.redis is required with spec.projector.builtin.redis"),
             ("elasticsearch", commands("x"), "spec.readStore.redis is required"),
             ("redis", json!({}), "spec.projector.builtin must have exactly one of handlers"),
+            ("redis", documents(json!({"delete": at(json!({}))})), "spec.readStore.elasticsearch is required with"),
+            ("elasticsearch", documents(json!({})), "Ordered[0] must have at least 1 entries"),
+            (
+                "elasticsearch",
+                documents(json!({"delete": at(json!({})), "index": at(json!({"document": {}}))})),
+                "Ordered[0] must have at most 1 entries",
+            ),
+            ("elasticsearch", documents(json!({"index": at(json!({}))})), "Ordered[0].index.document is required"),
+            ("elasticsearch", documents(json!({"index": at(json!({"document": "x"}))})), "document must be an object"),
+            (
+                "elasticsearch",
+                documents(json!({"update": at(json!({"script": {}}))})),
+                "update.script is no field there",
+            ),
+            ("elasticsearch", documents(json!({"delete": {"index": "a", "id": "{total}"}})), "delete.id must match"),
+            (
+                "elasticsearch",
+                json!({"elasticsearch": {"stateIndex": "A", "handlers": {}}}),
+                "builtin.elasticsearch.stateIndex",
+            ),
             ("redis", json!({"setup": "x", "redis": commands("x")["redis"]}), "spec.projector.builtin.setup is SQL"),
             ("redis", commands("{total}"), "spec.projector.builtin.redis.handlers"),
             ("redis", commands("{data.}"), "spec.projector.builtin.redis.handlers"),

@@ -6,6 +6,6 @@ mod server_settings;
 mod settings;
 mod words;
 
-pub use client::Client;
+pub use client::{Client, JSON, LINES};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
 pub use words::{error_type, is_too_large, refusal};

@@ -12,6 +12,7 @@ use super::{
     event::Event,
     output::{
         DryRun, DryRunError,
+        elasticsearch::{Documents, SearchDryRun},
         postgres::{Mapping, PostgresDryRun},
         redis::{Commands, RedisDryRun},
     },
@@ -63,7 +64,8 @@ pub async fn check(config: &ProjectorConfig, store: Option<StoreConnection>) -> 
             PostgresDryRun::open(&settings, sql, &Mapping::parse(&sql.handlers)?).await.map(drop)
         }
         (Output::Redis(output), None) => Commands::parse(&output.handlers).map(drop),
-        (Output::Redis(_), Some(_)) | (Output::Postgres(_), Some(_)) => Err(ProjectorError::OtherStore),
+        (Output::Elasticsearch(output), None) => Documents::parse(output).map(drop),
+        (_, Some(_)) => Err(ProjectorError::OtherStore),
     }
 }
 
@@ -89,7 +91,11 @@ pub async fn dry_run(
             let store = RedisDryRun::new(Commands::parse(&output.handlers)?, config.max_event_bytes);
             all(store, config.max_event_bytes, events, say).await
         }
-        (Output::Postgres(_) | Output::Redis(_), _) => Err(ProjectorError::OtherStore),
+        (Output::Elasticsearch(output), None) => {
+            let store = SearchDryRun::new(Documents::parse(output)?, config.max_event_bytes);
+            all(store, config.max_event_bytes, events, say).await
+        }
+        (Output::Postgres(_) | Output::Redis(_) | Output::Elasticsearch(_), _) => Err(ProjectorError::OtherStore),
     }
 }
 

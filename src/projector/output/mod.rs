@@ -1,5 +1,6 @@
 //! Where effects go: the seam between the worker and the kinds of read store.
 
+pub(super) mod elasticsearch;
 pub(super) mod postgres;
 pub(super) mod redis;
 

@@ -22,18 +22,28 @@ use serde_json::Value;
 use crate::binaries::cache_dir;
 use crate::{kept, packages};
 
-/// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server with all its processes and removes its files.
+/// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server with all its processes and removes its files. At each line
+/// that comes before, the server is killed and started again.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
 root=$1
 shift
-setsid "$@" < /dev/null > "$root/log" 2>&1 &
-pid=$!
-echo $pid > "$root/pid"
-cat > /dev/null
-kill -s CONT -- "-$pid" 2>/dev/null
-kill -s KILL -- "-$pid" 2>/dev/null
-wait $pid 2>/dev/null
+begin() {
+  setsid "$@" < /dev/null > "$root/log" 2>&1 &
+  pid=$!
+  echo $pid > "$root/pid"
+}
+end() {
+  kill -s CONT -- "-$pid" 2>/dev/null
+  kill -s KILL -- "-$pid" 2>/dev/null
+  wait $pid 2>/dev/null
+}
+begin "$@"
+while read -r again; do
+  end
+  begin "$@"
+done
+end
 rm -rf "$root"
 "#;
 /// The password of all users.
@@ -196,6 +206,21 @@ impl Elasticsearch {
         }
     }
 
+    /// Kills the server and starts it again with its data.
+    ///
+    /// # Errors
+    /// As [`Elasticsearch::on_loopback`].
+    pub fn restart(&mut self) -> Result<()> {
+        let pid = || fs::read_to_string(self.root.join("pid")).unwrap_or_default();
+        let before = pid();
+        let mut keeper = self.keeper.stdin.as_ref().context("the keeper has ended")?;
+        keeper.write_all(b"again\n").context("telling the keeper")?;
+        while pid() == before || pid().trim().is_empty() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.wait_until_it_answers()
+    }
+
     /// Where the server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -247,6 +272,15 @@ impl Elasticsearch {
     /// # Errors
     /// When the server is away.
     pub fn send(&self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
+        let (status, body) = self.text(method, path, body)?;
+        Ok((status, serde_json::from_str(&body).unwrap_or_default()))
+    }
+
+    /// As [`Elasticsearch::send`]; returns the body as the server writes it.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub fn text(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
         let stream = TcpStream::connect(self.address())?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut stream: Box<dyn Stream> = match &self.tls {
@@ -270,7 +304,8 @@ impl Elasticsearch {
         let answer = String::from_utf8(answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no answer in HTTP")?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
-        Ok((status, serde_json::from_str(body).unwrap_or_default()))
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        Ok((status, if is_chunked { joined(body).context("a chunk is cut off")? } else { body.to_owned() }))
     }
 
     /// As [`Elasticsearch::call`], for what must succeed.
@@ -282,6 +317,20 @@ impl Elasticsearch {
             (200..=299, answer) => Ok(answer),
             (status, answer) => bail!("{method} {path}: {status}: {answer}"),
         }
+    }
+}
+
+/// The text that comes in chunks.
+fn joined(mut chunks: &str) -> Option<String> {
+    let mut text = String::new();
+    loop {
+        let (size, rest) = chunks.split_once("\r\n")?;
+        let size = usize::from_str_radix(size.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(text);
+        }
+        text.push_str(rest.get(..size)?);
+        chunks = rest.get(size..)?.strip_prefix("\r\n")?;
     }
 }
 

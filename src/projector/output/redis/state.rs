@@ -87,7 +87,8 @@ impl State {
             (Some("gone"), _) => Err(ProjectorError::StateGone {
                 projection: self.projection.clone(),
                 at: self.client.settings().to_string(),
-                key: self.key.clone(),
+                key: format!("key {}", self.key),
+                then: "The workers begin again at the first event. Where the read model did not go with it, effects come twice: set spec.suspend, delete the read model and this key, and take it back",
             }),
             (Some("broken"), Some(shard)) => {
                 let message = format!(
@@ -243,7 +244,11 @@ impl State {
                 Err(ProjectorError::OtherSource {
                     projection: self.projection.clone(),
                     at: self.client.settings().to_string(),
-                    key: self.key.clone(),
+                    key: format!("key {}", self.key),
+                    remedy: format!(
+                        "Give one of them another database of Redis or another name. If these are the same events at a new place, with the positions they had: HDEL {} source server",
+                        self.key
+                    ),
                     found: Box::new(SourceIdentity { place: place.to_owned(), server }),
                     configured: Box::new(source.clone()),
                 })
