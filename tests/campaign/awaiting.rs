@@ -94,7 +94,8 @@ fn an_application_waits_by_its_own_token_where_its_role_allows_it() {
         let (answer, committed) = tokio::join!(waits, commits);
         committed?;
         let (code, body) = answer?;
-        ensure!(code == 200 && body["position"] == position.to_string(), "{code} {body}");
+        let told = body["position"].as_str();
+        ensure!(code == 200 && told == Some(position.to_string().as_str()), "{code} {body}");
 
         let (code, body) = ask(bed, address, &ca, &stranger, &path(position, "1s")).await?;
         ensure!(code == 403 && body["reason"] == "Forbidden", "{code} {body}");

@@ -71,7 +71,7 @@ pub(in crate::read_stores) async fn read<Location: InTable>(
         if place >= first.len() && spent.get_or_insert_with(Instant::now).elapsed() > SPENT_ON_SLOW {
             let why = database.slow_tables(Location::PURPOSE, |slow| slow.why(name).cloned());
             let why = why.unwrap_or_else(|| database.timed_out());
-            answers.extend(all(asked.iter().copied(), &named(database, why)));
+            answers.extend(all(asked.iter().copied(), &named(database, &why)));
             continue;
         }
         let Ok(outcome) = timeout_at(deadline, Location::read(&lease.live, table, asked)).await else {
@@ -87,14 +87,14 @@ pub(in crate::read_stores) async fn read<Location: InTable>(
         });
         match outcome {
             Ok(found) => answers.extend(found),
-            Err(unknown) => answers.extend(all(asked.iter().copied(), &named(database, unknown))),
+            Err(unknown) => answers.extend(all(asked.iter().copied(), &named(database, &unknown))),
         }
     }
     lease.give_back();
     answers
 }
 
-fn named(database: &Database, unknown: MeasureError) -> MeasureError {
+fn named(database: &Database, unknown: &MeasureError) -> MeasureError {
     unknown.about(database.identity().settings())
 }
 
