@@ -89,14 +89,14 @@ async fn assert_dumped(shop: &Workshop, expected: BTreeMap<String, Vec<i64>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_effect_comes_once_and_in_order_while_workers_are_killed_and_frozen() {
-    let mut shop = open(broker(), "killed", 6, "").await;
-    input(&mut shop).group = Some("killed-mirror".to_owned());
+    let mut shop = open(broker(), "kafka_killed", 6, "").await;
+    input(&mut shop).group = Some("kafka-killed-mirror".to_owned());
     let (first, second) = (shop.start_process("a"), shop.start_process("b"));
-    count(broker(), "killed", 3_000, "none").await;
+    count(broker(), "kafka_killed", 3_000, "none").await;
     shop.shared(&[3, 3]).await;
     let load = async {
         for round in 0..60 {
-            count(broker(), "killed", 150, ["none", "gzip", "snappy", "lz4", "zstd"][round % 5]).await;
+            count(broker(), "kafka_killed", 150, ["none", "gzip", "snappy", "lz4", "zstd"][round % 5]).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -116,10 +116,10 @@ async fn every_effect_comes_once_and_in_order_while_workers_are_killed_and_froze
         shop.shared(&[3, 3]).await;
     };
     tokio::join!(load, faults);
-    assert_exact(&shop, broker(), "killed").await;
+    assert_exact(&shop, broker(), "kafka_killed").await;
     // Other tools see it in the group.
     eventually(PATIENCE, "the group's offsets follow", || async {
-        Ok::<_, anyhow::Error>(ask(broker(), &["lag", "killed-mirror", "killed"]).await == "0")
+        Ok::<_, anyhow::Error>(ask(broker(), &["lag", "kafka-killed-mirror", "kafka_killed"]).await == "0")
     })
     .await
     .unwrap();
