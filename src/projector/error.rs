@@ -131,6 +131,16 @@ pub enum ProjectorError {
         /// The part's name.
         part: String,
     },
+    /// A part was added to the source, and the read model tells by positions what is done.
+    #[error(
+        "{projection}: {part} was added to the source since the checkpoints were made. Keys may have moved there, where offsets begin at 0 again, and this read model takes an event with a lower position than a document's for one that is done: it would be lost. Create the Projection under another name, with other indices, to rebuild"
+    )]
+    PartAdded {
+        /// The projection.
+        projection: String,
+        /// The part's name.
+        part: String,
+    },
     /// A source that is no database with SQL refused something, or could not be asked.
     #[error("event source: {0}")]
     Source(String),
@@ -246,6 +256,7 @@ impl ProjectorError {
                 | Self::OtherSharding { .. }
                 | Self::PartReplaced { .. }
                 | Self::PartGone { .. }
+                | Self::PartAdded { .. }
                 | Self::OtherSource { .. }
                 | Self::Health { .. }
                 | Self::DrainTimedOut { .. }

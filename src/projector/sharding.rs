@@ -54,6 +54,18 @@ pub(super) fn without_checkpoint<'a>(
     Ok(parts.iter().filter(|part| kept.iter().all(|one| one.name != part.name)).collect())
 }
 
+/// For a read model that knows by an event's position whether a document has it: an event's stream may move to a part that is added (as keys do when a topic
+/// gets more partitions), where positions begin at 0 again, and what it writes would be taken for done.
+///
+/// # Errors
+/// There are checkpoints, and parts that have none.
+pub(super) fn none_added(projection: &str, kept: &[KeptPart], new: &[&Part]) -> Result<(), ProjectorError> {
+    match new.first().filter(|_| !kept.is_empty()) {
+        None => Ok(()),
+        Some(part) => Err(ProjectorError::PartAdded { projection: projection.to_owned(), part: part.name.to_string() }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +87,10 @@ mod tests {
         };
         assert_eq!(names(&[]).unwrap(), ["a-0", "a-1", "b-0"]);
         assert_eq!(names(&[kept("b-0", Some("y")), kept("a-0", None)]).unwrap(), ["a-1"]);
+        let added = |kept: &[KeptPart], new: &[&Part]| none_added("shop/a", kept, new);
+        assert!(added(&[], &[&parts[0]]).is_ok() && added(&[kept("a-0", None)], &[]).is_ok());
+        let refused = added(&[kept("a-0", None)], &[&parts[1]]).unwrap_err();
+        assert!(refused.is_final() && refused.to_string().contains("a-1"), "{refused}");
         let replaced = names(&[kept("a-0", Some("x")), kept("a-1", Some("z"))]).unwrap_err();
         assert!(replaced.is_final() && replaced.to_string().contains("a-1"), "{replaced}");
         let gone = names(&[kept("a-2", Some("x"))]).unwrap_err();

@@ -21,7 +21,7 @@ use super::{
         super::{
             error::ProjectorError,
             event::SourceIdentity,
-            sharding::{KeptPart, Part, Sharding, without_checkpoint},
+            sharding::{KeptPart, Part, Sharding, none_added, without_checkpoint},
         },
         Numbered,
     },
@@ -411,6 +411,7 @@ impl State {
             if new.is_empty() {
                 return Ok(kept);
             }
+            none_added(&self.projection, &kept, &new)?;
             let documents: Vec<(String, Condition, String)> = new
                 .iter()
                 .map(|part| {
