@@ -24,6 +24,8 @@ mod handlers;
 mod kafka;
 #[path = "projector/kafka_records.rs"]
 mod kafka_records;
+#[path = "projector/kafka_search.rs"]
+mod kafka_search;
 #[path = "projector/positions.rs"]
 mod positions;
 #[path = "projector/redis.rs"]

@@ -138,6 +138,10 @@ impl Requests {
     /// # Errors
     /// Where there is no answer, or one of more than `largest` bytes.
     pub(super) async fn read(&mut self, documents: &[(&str, &str)], largest: usize) -> Result<Vec<Read>, Failed> {
+        // The server refuses to be asked for nothing.
+        if documents.is_empty() {
+            return Ok(Vec::new());
+        }
         let docs = documents.iter().map(|(index, id)| json!({ "_index": index, "_id": id }));
         let body = Bytes::from(json!({ "docs": docs.collect::<Vec<_>>() }).to_string());
         let (status, body) = self.send((Method::POST, "/_mget".to_owned()), Some((JSON, body)), largest).await?;
