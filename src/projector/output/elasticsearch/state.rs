@@ -106,6 +106,9 @@ pub(super) struct Beat {
     pub(super) beat: u64,
 }
 
+/// Documents in the order in which they were asked for; `None` where one is missing.
+type Sources = Vec<Option<(Cas, String)>>;
+
 /// A document that is there.
 #[derive(Clone, Debug)]
 pub(super) struct Kept<T> {
@@ -164,11 +167,7 @@ impl State {
     }
 
     /// Reads documents of the state in the order in which they are asked for. `None` where one is missing, and whether the index is.
-    async fn read(
-        &mut self,
-        doing: &'static str,
-        ids: &[String],
-    ) -> Result<(Vec<Option<(Cas, String)>>, bool), ProjectorError> {
+    async fn read(&mut self, doing: &'static str, ids: &[String]) -> Result<(Sources, bool), ProjectorError> {
         let began = Instant::now();
         for tries in 0.. {
             let documents: Vec<(&str, &str)> = ids.iter().map(|id| (self.index.as_str(), id.as_str())).collect();
@@ -194,12 +193,7 @@ impl State {
         Err(self.failed(doing, String::new()))
     }
 
-    fn found(
-        &self,
-        doing: &'static str,
-        ids: &[String],
-        all: Vec<Read>,
-    ) -> Result<(Vec<Option<(Cas, String)>>, bool), ProjectorError> {
+    fn found(&self, doing: &'static str, ids: &[String], all: Vec<Read>) -> Result<(Sources, bool), ProjectorError> {
         let mut no_index = false;
         let found = ids.iter().zip(all).map(|(id, read)| match read {
             Read::Found(document) => {
@@ -363,7 +357,8 @@ impl State {
     }
 
     async fn header(&mut self, doing: &'static str) -> Result<Kept<Header>, ProjectorError> {
-        let (found, _) = self.read(doing, &[self.projection.clone()]).await?;
+        let id = self.projection.clone();
+        let (found, _) = self.read(doing, std::slice::from_ref(&id)).await?;
         let header = found.into_iter().next().flatten().ok_or_else(|| self.gone(&self.projection))?;
         self.value(doing, &self.projection, header)
     }
