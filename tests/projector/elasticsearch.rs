@@ -209,6 +209,8 @@ async fn restarts(distribution: Distribution) {
     }
     append(&shop, 100).await;
     assert_exact(&shop, &server).await;
+    // One that is stopped while it joins stays on the list until its lease has run out.
+    shared(&shop, &server, &[6, 6]).await;
     first.stop().await;
     second.stop().await;
     let head: i64 = shop.events.head().await.unwrap();
