@@ -3,17 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use test_cluster::{
-    Kafka,
+    Kafka, eventually_is,
     kafka::{Listener, PLAIN_PASSWORD, PLAIN_USER},
 };
 
 use crate::consumers::{Course, Setting, Source, projection};
 use crate::secrets::CANARY;
 use crate::shop::Shop;
-use crate::stage::{play, together};
+use crate::stage::{PATIENCE, play, together};
 
 const PARTITIONS: usize = 3;
 
@@ -110,5 +110,51 @@ fn consumers_of_a_kafka_topic_are_scaled_by_lag_up_to_its_partitions_and_every_r
         })
         .await?;
         shop.no_secret_is_told()
+    });
+}
+
+#[test]
+fn the_built_in_projector_reads_a_topic_with_as_many_workers_as_its_lag_asks_for_and_each_record_once() {
+    let _turn = together();
+    play(|stage| async move {
+        let broker = stage.cluster.kafka()?;
+        broker.ask(&["create", "views", "4", ""])?;
+        let shop = Shop::open(stage, "views").await?;
+        let brokers = broker.address(Listener::Plaintext).to_string();
+        shop.secret("kafka", &[("bootstrapServers", brokers.as_str()), ("securityProtocol", "PLAINTEXT")])?;
+        let handler = "insert into seen (stream, position, n) select :stream, :position, (:data->>'n')::bigint from pg_sleep(0.02)";
+        let change = json!({"spec": {
+            "source": {"postgres": null, "kafka": {
+                "connection": {"secretRef": {"name": "kafka"}}, "topics": ["views"], "group": "views-mirror",
+            }},
+            "scaling": {"shards": null, "minWorkers": 1, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}}},
+            "projector": {"builtin": {
+                "setup": "create table if not exists seen (seq bigserial, stream text, position bigint, n bigint)",
+                "handlers": {"Counted": handler},
+            }},
+        }});
+        broker.ask(&["count", "views", "2000", "zstd"])?;
+        shop.apply(&shop.projection("orders", &change))?;
+        // 20 ms for each of 2,000 events is more than one worker can do within the target of 5 s.
+        shop.workers_are("orders", "more workers than one are ready", |ready| ready > 1).await?;
+        broker.ask(&["count", "views", "200", "none"])?;
+        let client = shop.reader().await?;
+        let seen = async || {
+            let row =
+                client.query_one("select count(*), count(distinct (stream, position)) from orders.seen", &[]).await?;
+            Ok::<(i64, i64), anyhow::Error>((row.get(0), row.get(1)))
+        };
+        let whole =
+            eventually_is(PATIENCE, "every record is handled once", |found| *found == (2_200, 2_200), &seen).await;
+        whole.map_err(|error| stage.cluster.explain(&error, &shop.namespace))?;
+        shop.metric_is("projection_pending_events", "orders", |value| value == "0").await?;
+        let mirrored = || async { broker.ask(&["lag", "views-mirror", "views"]) };
+        eventually_is(PATIENCE, "the group's offsets follow", |lag| lag == "0", mirrored).await?;
+        shop.replicas_become(1).await?;
+        for condition in ["LagKnown", "WithinTarget", "Available", "Ready"] {
+            shop.condition_is("orders", condition, "True", "").await?;
+        }
+        ensure!(seen().await? == (2_200, 2_200), "{:?}", seen().await?);
+        Ok(())
     });
 }
