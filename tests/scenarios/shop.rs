@@ -27,6 +27,16 @@ pub(crate) struct Shop<'a> {
     pub(crate) events: EventStore,
 }
 
+/// What a test has made is measured and worked on until it is deleted, beside all tests that follow.
+impl Drop for Shop<'_> {
+    fn drop(&mut self) {
+        let all = ["delete", "projections", "--all", "-n", &self.namespace, "--wait=false"];
+        if let Err(error) = self.stage.cluster.kubectl(&all) {
+            eprintln!("{}: what the test has made stays: {error:#}", self.namespace);
+        }
+    }
+}
+
 impl<'a> Shop<'a> {
     /// Opens a shop on the shared database server.
     pub(crate) async fn open(stage: &'a Stage, name: &str) -> Result<Self> {
