@@ -14,7 +14,7 @@ use super::{
     client::Talk,
     connection::{Connection, text},
     error::{Code, KafkaError},
-    offsets::{Partition, by_leader, by_topic, left_out, names},
+    offsets::{Partition, by_leader, by_topic, left_out, names, together},
 };
 
 /// What a reader that continues at an offset would get next.
@@ -61,14 +61,7 @@ impl Client {
     ) -> BTreeMap<Partition, Result<FirstRecord, KafkaError>> {
         let all = partitions.iter().map(|(partition, (leader, offset))| ((partition.clone(), *offset), *leader));
         let answers = self.with_brokers(by_leader(all), by, FetchFirst { isolation, by }).await;
-        let mut found = BTreeMap::new();
-        for answer in answers {
-            match answer {
-                Ok(some) => found.extend(some),
-                Err((asked, error)) => found.extend(asked.into_iter().map(|(one, _)| (one, Err(error.clone())))),
-            }
-        }
-        found
+        together(answers, |(partition, _)| partition)
     }
 }
 

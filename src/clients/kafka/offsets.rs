@@ -107,15 +107,7 @@ impl Client {
         by: Instant,
     ) -> BTreeMap<Partition, Result<Offset, KafkaError>> {
         let work = by_leader(partitions.iter().map(|(partition, leader)| (partition.clone(), *leader)));
-        let answers = self.with_brokers(work, by, List { at, by }).await;
-        let mut all = BTreeMap::new();
-        for answer in answers {
-            match answer {
-                Ok(found) => all.extend(found),
-                Err((asked, error)) => all.extend(asked.into_iter().map(|one| (one, Err(error.clone())))),
-            }
-        }
-        all
+        together(self.with_brokers(work, by, List { at, by }).await, |partition| partition)
     }
 }
 
@@ -152,6 +144,26 @@ pub(super) fn by_leader<T>(all: impl Iterator<Item = (T, i32)>) -> BTreeMap<i32,
         by_leader.entry(leader).or_default().push(one);
     }
     by_leader
+}
+
+/// An answer for each partition, or why there is none.
+type OfPartitions<Answer> = BTreeMap<Partition, Result<Answer, KafkaError>>;
+/// What a broker was asked that did not answer, and why it did not.
+type Unanswered<Asked> = (Vec<Asked>, KafkaError);
+
+/// What all brokers answered about partitions; of a broker that did not, why, for each partition that it was asked about.
+pub(super) fn together<Asked, Answer>(
+    answers: Vec<Result<OfPartitions<Answer>, Unanswered<Asked>>>,
+    partition: impl Fn(Asked) -> Partition,
+) -> OfPartitions<Answer> {
+    let mut all = BTreeMap::new();
+    for answer in answers {
+        match answer {
+            Ok(found) => all.extend(found),
+            Err((asked, error)) => all.extend(asked.into_iter().map(|one| (partition(one), Err(error.clone())))),
+        }
+    }
+    all
 }
 
 /// The partitions of each topic, as requests name them.

@@ -26,7 +26,7 @@ use super::{
     compression::decompress,
     connection::{Connection, text},
     error::{Code, KafkaError},
-    offsets::{Partition, by_leader, left_out},
+    offsets::{Partition, by_leader, left_out, together},
 };
 
 /// How much a broker sends for each partition,
@@ -158,14 +158,7 @@ impl Client {
     ) -> BTreeMap<Partition, Result<Sent, KafkaError>> {
         let all = wanted.iter().map(|(partition, from)| ((partition.clone(), *from), from.leader));
         let answers = self.with_brokers(by_leader(all), by, Read { isolation, by }).await;
-        let mut found = BTreeMap::new();
-        for answer in answers {
-            match answer {
-                Ok(some) => found.extend(some),
-                Err((asked, error)) => found.extend(asked.into_iter().map(|(one, _)| (one, Err(error.clone())))),
-            }
-        }
-        found
+        together(answers, |(partition, _)| partition)
     }
 }
 
