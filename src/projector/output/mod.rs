@@ -1,10 +1,11 @@
 //! Where effects go: the seam between the worker and the kinds of read store.
 
 pub(super) mod elasticsearch;
+mod looking;
 pub(super) mod postgres;
 pub(super) mod redis;
 
-use std::{future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -178,6 +179,13 @@ pub(super) enum ApplyError {
 }
 
 impl Advance {
+    /// The steps of several portions one after the other: each begins where the portion before has moved its shard to, as noted in `reached`.
+    fn continue_from(reached: &mut BTreeMap<u32, i64>, steps: &mut [Self]) {
+        for step in steps {
+            step.before = reached.insert(step.shard, step.position).unwrap_or(step.before);
+        }
+    }
+
     /// A step of a shard to `position`.
     pub(super) fn to(position: i64, shard: u32, held: Held) -> Self {
         Self { shard, fence: held.fence, before: held.committed, position }

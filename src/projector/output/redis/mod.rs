@@ -196,7 +196,7 @@ impl ReadModel for RedisReadModel {
         advances: &(dyn Fn(usize) -> Vec<Advance> + Sync),
         hurry: &(dyn Fn() -> bool + Sync),
     ) -> Result<Applied, ApplyError> {
-        let (mut done, mut at) = (0, BTreeMap::new());
+        let (mut done, mut reached) = (0, BTreeMap::new());
         while done < events.len() {
             let left = events.get(done..).unwrap_or_default();
             let (chunk, failed) = chunk(&self.commands, left, self.most_of_one_event);
@@ -209,10 +209,7 @@ impl ReadModel for RedisReadModel {
             }
             let until = done + chunk.len();
             let mut steps = advances(until);
-            for step in &mut steps {
-                // What the scripts before this one have moved.
-                step.before = at.insert(step.shard, step.position).unwrap_or(step.before);
-            }
+            Advance::continue_from(&mut reached, &mut steps);
             let of_chunk = events.get(done..until).unwrap_or_default();
             match self.run_commands(of_chunk, chunk, &steps).await {
                 Ok(Applied::Committed(_)) => {}
