@@ -1,20 +1,19 @@
 //! Writes what a batch makes of documents: reads those that are changed in part, and looks at each result by itself.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{
     super::{super::event::Event, ApplyError},
     Documents,
     fold::{Change, Found, Shards, Unfit, Write, fold, to_read},
     handlers::Key,
+    patience::Patience,
     refusals::Outcome,
     requests::{Condition, Failed, Read, append},
     state::State,
 };
-use crate::backoff::Backoff;
-
 /// A bulk request has no more bytes, unless one document has,
 const MOST_BYTES: usize = 4 << 20;
 /// and is not made smaller for a server that has too much to do.
@@ -27,9 +26,6 @@ const READ_AT_ONCE: usize = 200;
 const MORE_OF_ONE_EVENT: u64 = 16 << 20;
 /// Servers take no more than 100 MB in one request unless they are told to.
 const MOST_OF_ONE_EVENT: usize = 95 << 20;
-/// A server that has too much to do is asked again for so long.
-const PATIENCE: Duration = Duration::from_secs(15);
-const BUSY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 /// What is being done, for messages.
 const WRITING: &str = "read store: writing the documents";
 const READING: &str = "read store: reading the documents to change";
@@ -159,7 +155,7 @@ impl ReadModelWriter {
     ) -> Result<Sent, ApplyError> {
         let failed = |state: &State, failed: Failed| ApplyError::Store(state.told(WRITING, failed));
         let mut left = std::collections::VecDeque::from(writes);
-        let (mut refused, mut busy_since, mut tries) = (Vec::new(), None, 0);
+        let (mut refused, mut patience) = (Vec::new(), Patience::default());
         while !left.is_empty() {
             if !may_write() {
                 return Ok(Sent::Lost);
@@ -221,18 +217,15 @@ impl ReadModelWriter {
                 Err(error) => return Err(failed(state, error)),
             }
             let Some(why) = busy else {
-                (busy_since, tries) = (None, 0);
+                patience = Patience::default();
                 self.most_bytes = (self.most_bytes * 2).clamp(LEAST_BYTES, MOST_BYTES);
                 continue;
             };
-            let since = *busy_since.get_or_insert_with(Instant::now);
-            if since.elapsed() > PATIENCE {
+            let Some(pause) = patience.pause() else {
                 return Err(failed(state, Failed::Refused(Outcome::Busy(why))));
-            }
+            };
             self.most_bytes = (self.most_bytes / 2).max(LEAST_BYTES);
-            let pause = BUSY.jittered(tries, rand::random());
             tracing::debug!(?pause, bytes = self.most_bytes, "{why}");
-            tries += 1;
             sleep(pause).await;
         }
         Ok(if refused.is_empty() { Sent::All } else { Sent::Refused(refused) })
@@ -251,7 +244,7 @@ enum Looked {
 async fn read(state: &mut State, changes: &[Change]) -> Result<Looked, ApplyError> {
     let asked = to_read(changes);
     let (mut found, mut bytes, mut at, mut at_once) = (HashMap::new(), 0, 0, READ_AT_ONCE);
-    let (mut busy_since, mut tries) = (None, 0);
+    let mut patience = Patience::default();
     while let Some(part) = asked.get(at..).filter(|part| !part.is_empty()) {
         let part = part.get(..at_once).unwrap_or(part);
         let first = part.first().map_or(0, |(_, event)| *event);
@@ -300,15 +293,14 @@ async fn read(state: &mut State, changes: &[Change]) -> Result<Looked, ApplyErro
         }
         let Some(why) = busy else {
             at += part.len();
-            (busy_since, tries) = (None, 0);
+            patience = Patience::default();
             continue;
         };
-        if busy_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+        let Some(pause) = patience.pause() else {
             return Err(ApplyError::Store(state.told(READING, Failed::Refused(Outcome::Busy(why)))));
-        }
+        };
         at_once = (at_once / 2).max(1);
-        sleep(BUSY.jittered(tries, rand::random())).await;
-        tries += 1;
+        sleep(pause).await;
     }
     Ok(Looked::All(found))
 }

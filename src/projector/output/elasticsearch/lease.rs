@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::state::Beat;
+use super::kept::Beat;
 
 /// How long a lease lasts after a renewal. A killed worker's shards wait for its end.
 pub(super) const LEASE: Duration = Duration::from_secs(6);

@@ -2,21 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    super::{super::error::ProjectorError, Membership, View},
+    super::{super::error::ProjectorError, View, looking::Looking},
+    kept::{Beat, Workers, json},
     lease::Lease,
     requests::Condition,
-    state::{Beat, State, Workers, json},
+    state::State,
 };
 
-const RENEW_EVERY: Duration = Duration::from_secs(2);
-/// How often to look at the others.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The dead are listed for so long.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// The longest pause before the list is written again after another worker has written it.
@@ -53,11 +48,12 @@ impl SearchMembership {
         lease: Lease,
     ) -> Result<Self, ProjectorError> {
         let mut membership = Self { state, me: me.to_owned(), shards: (0..shards).collect(), lease };
-        membership.look(true, Some(name)).await?;
+        membership.look_without(Some(name), true).await?;
         Ok(membership)
     }
 
-    async fn look(&mut self, renew: bool, name: Option<&str>) -> Result<View, ProjectorError> {
+    /// Forgets earlier runs of the worker `name`, where it is given.
+    async fn look_without(&mut self, name: Option<&str>, renew: bool) -> Result<View, ProjectorError> {
         loop {
             let sent = Instant::now();
             let (workers, shards) = self.state.look(DOING, &self.shards).await?;
@@ -95,21 +91,9 @@ fn renewed(mut list: Vec<Beat>, (me, name): (&str, Option<&str>), is_long_dead: 
     list
 }
 
-impl Membership for SearchMembership {
-    async fn keep(mut self, views: &watch::Sender<View>) -> ProjectorError {
-        let mut renewed = Instant::now();
-        loop {
-            let began = Instant::now();
-            let renew = renewed.elapsed() >= RENEW_EVERY;
-            match self.look(renew, None).await {
-                Ok(view) => drop(views.send_replace(view)),
-                Err(error) => return error,
-            }
-            if renew {
-                renewed = began;
-            }
-            sleep_until(began + LOOK_EVERY.mul_f64(rand::random_range(0.8..1.2))).await;
-        }
+impl Looking for SearchMembership {
+    async fn look(&mut self, renew: bool) -> Result<View, ProjectorError> {
+        self.look_without(None, renew).await
     }
 }
 

@@ -8,8 +8,10 @@ mod dry_run;
 mod fold;
 mod handlers;
 mod json_merge;
+mod kept;
 mod lease;
 mod members;
+mod patience;
 mod refusals;
 mod requests;
 mod state;
@@ -21,10 +23,11 @@ use tokio::time::Instant;
 pub use self::handlers::DocumentError;
 use self::{
     documents::{Portion, ReadModelWriter},
+    kept::{Failure, Kept, Shard, json},
     lease::Lease,
     members::SearchMembership,
     requests::Condition,
-    state::{Failure, Kept, Shard, State, json},
+    state::State,
 };
 pub(in crate::projector) use self::{dry_run::SearchDryRun, handlers::Documents};
 use super::{
@@ -182,7 +185,7 @@ impl ReadModel for SearchReadModel {
         advances: &(dyn Fn(usize) -> Vec<Advance> + Sync),
         hurry: &(dyn Fn() -> bool + Sync),
     ) -> Result<Applied, ApplyError> {
-        let (mut done, mut at) = (0, BTreeMap::new());
+        let (mut done, mut reached) = (0, BTreeMap::new());
         while done < events.len() {
             if !self.may_write() {
                 return Ok(Applied::ReadAgain(Again::Lost));
@@ -198,10 +201,7 @@ impl ReadModel for SearchReadModel {
             };
             done += written;
             let mut steps = advances(done);
-            for step in &mut steps {
-                // What the portions before this one have moved.
-                step.before = at.insert(step.shard, step.position).unwrap_or(step.before);
-            }
+            Advance::continue_from(&mut reached, &mut steps);
             if !self.commit(&steps).await.map_err(ApplyError::Store)? {
                 return Ok(Applied::ReadAgain(Again::Lost));
             }

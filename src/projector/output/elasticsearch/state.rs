@@ -10,11 +10,10 @@
 //! Every change is made only where the document is still as it was read (`if_seq_no`), and all are read by `_id`, as they are now. So an owner that has
 //! lost a shard cannot move its checkpoint.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::json;
-use tokio::time::{Instant, sleep};
+use serde::de::DeserializeOwned;
+use tokio::time::sleep;
 
 use super::{
     super::{
@@ -25,18 +24,17 @@ use super::{
         },
         Numbered,
     },
+    kept::{Header, Kept, NamedPart, Shard, Workers, json},
+    patience::Patience,
     refusals::Outcome,
     requests::{Cas, Condition, Failed, Read, Requests, append},
 };
-use crate::{backoff::Backoff, clients::elasticsearch::ConnectionSettings, names::search_state};
+use crate::{clients::elasticsearch::ConnectionSettings, names::search_state};
 
 /// An answer with the state is given up beyond this, in bytes: of each shard less than 5 KiB are kept.
 const LARGEST: usize = 16 << 20;
-/// So long a server that has too much to do is asked again.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// What is being done when the state is made, for messages.
 const MAKING: &str = "read store: making the checkpoints";
-const BUSY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// A connection to the state of a projection.
 pub(super) struct State {
@@ -47,74 +45,8 @@ pub(super) struct State {
     parts: Vec<Arc<str>>,
 }
 
-/// The document of the projection.
-#[derive(Debug, Default, Deserialize, Serialize)]
-struct Header {
-    shards: u32,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    parts: Vec<NamedPart>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    place: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    server: Option<String>,
-}
-
-/// A part of the source.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-struct NamedPart {
-    name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    identity: Option<String>,
-}
-
-/// The document of a shard.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct Shard {
-    pub(super) position: i64,
-    pub(super) fence: i64,
-    #[serde(default)]
-    pub(super) owner: Option<String>,
-    #[serde(default)]
-    pub(super) failure: Option<Failure>,
-}
-
-/// An event that a shard waits before.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct Failure {
-    pub(super) position: i64,
-    pub(super) why: String,
-}
-
-impl Shard {
-    /// The same at another position. What is noted of an event up to there is of no more interest.
-    pub(super) fn moved(&self, position: i64) -> Self {
-        let failure = self.failure.clone().filter(|failure| failure.position > position);
-        Self { position, failure, ..self.clone() }
-    }
-}
-
-/// The document of the workers.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct Workers {
-    pub(super) workers: Vec<Beat>,
-}
-
-/// A worker, and how often it has renewed its lease.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct Beat {
-    pub(super) name: String,
-    pub(super) beat: u64,
-}
-
 /// Documents in the order in which they were asked for; `None` where one is missing.
 type Sources = Vec<Option<(Cas, String)>>;
-
-/// A document that is there.
-#[derive(Clone, Debug)]
-pub(super) struct Kept<T> {
-    pub(super) cas: Cas,
-    pub(super) value: T,
-}
 
 impl State {
     /// Not connected yet.
@@ -168,8 +100,8 @@ impl State {
 
     /// Reads documents of the state in the order in which they are asked for. `None` where one is missing, and whether the index is.
     async fn read(&mut self, doing: &'static str, ids: &[String]) -> Result<(Sources, bool), ProjectorError> {
-        let began = Instant::now();
-        for tries in 0.. {
+        let mut patience = Patience::from_now();
+        loop {
             let documents: Vec<(&str, &str)> = ids.iter().map(|id| (self.index.as_str(), id.as_str())).collect();
             let busy = match self.requests.read(&documents, LARGEST).await {
                 Ok(all) => {
@@ -185,12 +117,9 @@ impl State {
                 Err(Failed::Refused(Outcome::Busy(why))) => why,
                 Err(failed) => return Err(self.told(doing, failed)),
             };
-            if began.elapsed() > PATIENCE {
-                return Err(self.failed(doing, busy));
-            }
-            sleep(BUSY.jittered(tries, rand::random())).await;
+            let Some(pause) = patience.pause() else { return Err(self.failed(doing, busy)) };
+            sleep(pause).await;
         }
-        Err(self.failed(doing, String::new()))
     }
 
     fn found(&self, doing: &'static str, ids: &[String], all: Vec<Read>) -> Result<(Sources, bool), ProjectorError> {
@@ -281,7 +210,7 @@ impl State {
     ) -> Result<Vec<Option<Cas>>, ProjectorError> {
         let mut done: Vec<Option<Cas>> = vec![None; documents.len()];
         let mut left: Vec<usize> = (0..documents.len()).collect();
-        let (began, mut tries) = (Instant::now(), 0);
+        let mut patience = Patience::from_now();
         while !left.is_empty() {
             let mut lines = String::new();
             for (id, condition, json) in left.iter().filter_map(|at| documents.get(*at)) {
@@ -309,11 +238,8 @@ impl State {
                 Err(failed) => return Err(self.told(doing, failed)),
             }
             if let Some(why) = busy {
-                if began.elapsed() > PATIENCE {
-                    return Err(self.failed(doing, why));
-                }
-                sleep(BUSY.jittered(tries, rand::random())).await;
-                tries += 1;
+                let Some(pause) = patience.pause() else { return Err(self.failed(doing, why)) };
+                sleep(pause).await;
             }
         }
         Ok(done)
@@ -326,7 +252,7 @@ impl State {
     pub(super) async fn create(&mut self, sharding: &Sharding) -> Result<Numbered, ProjectorError> {
         let (found, no_index) = self.read(MAKING, &[self.projection.clone(), self.workers_id()]).await?;
         if no_index {
-            self.create_index(MAKING).await?;
+            self.create_index().await?;
         }
         if found.first().is_none_or(Option::is_none) {
             self.make(sharding).await?;
@@ -427,14 +353,14 @@ impl State {
         }
     }
 
-    async fn create_index(&mut self, doing: &'static str) -> Result<(), ProjectorError> {
-        let settings = json!({
+    async fn create_index(&mut self) -> Result<(), ProjectorError> {
+        let settings = serde_json::json!({
             "settings": { "index": { "number_of_shards": 1, "auto_expand_replicas": "0-1" } },
             "mappings": { "dynamic": false },
         });
         let index = self.index.clone();
         self.requests.create_index(&index, &settings).await.map_err(|failed| {
-            let ProjectorError::Store { doing, at, message } = self.told(doing, failed) else { return self.gone("") };
+            let ProjectorError::Store { doing, at, message } = self.told(MAKING, failed) else { return self.gone("") };
             let message = format!("index {index} cannot be made: {message}");
             ProjectorError::Store { doing, at, message }
         })
@@ -478,10 +404,4 @@ impl State {
             }
         }
     }
-}
-
-/// A value of the state as JSON.
-pub(super) fn json(value: &impl Serialize) -> String {
-    // Numbers, texts and lists of them: nothing that JSON cannot write.
-    serde_json::to_string(value).unwrap_or_default()
 }
