@@ -65,11 +65,6 @@ async fn check(path: &Path) -> Result<(), Failed> {
         Output::Postgres(_) => store_of_environment()?,
         Output::Redis(_) | Output::Elasticsearch(_) => None,
     };
-    let types = match &config.output {
-        Output::Postgres(output) => output.handlers.keys().cloned().collect::<Vec<_>>(),
-        Output::Redis(output) => output.handlers.keys().cloned().collect(),
-        Output::Elasticsearch(output) => output.handlers.keys().cloned().collect(),
-    };
     let prepared = store.is_some();
     projector::check(&config, store).await.map_err(|error| in_file(error.into(), path))?;
     let how = match (&config.output, prepared) {
@@ -82,7 +77,8 @@ async fn check(path: &Path) -> Result<(), Failed> {
         (Output::Redis(_), _) => "Whether the user in the Secret may run the commands was not asked.",
         (Output::Elasticsearch(_), _) => "Whether the server takes the documents was not asked.",
     };
-    let text = format!("{} is valid, with handlers for {}. {how}\n", config.projection, types.join(", "));
+    let types = config.output.event_types().join(", ");
+    let text = format!("{} is valid, with handlers for {types}. {how}\n", config.projection);
     print(&text).map_err(Failed::NotTried)
 }
 

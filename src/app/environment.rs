@@ -5,49 +5,55 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 
 use crate::{
-    clients::{elasticsearch, kafka, postgres::ConnectionSettings, redis},
-    names::{secret_key, worker_env},
+    clients::{ServerSettings, elasticsearch, kafka, postgres, redis},
+    names::worker_env,
 };
 
 /// What the environment says about a connection to PostgreSQL.
-pub(super) fn connection(prefix: &str) -> anyhow::Result<ConnectionSettings> {
-    let environment = Environment::read(prefix, secret_key::all());
-    let settings = ConnectionSettings::from_keys(|key| environment.key(key)).with_context(|| said_by(prefix))?;
-    Ok(environment.complete(settings, ConnectionSettings::with_ca, ConnectionSettings::with_client_certificate))
+pub(super) fn connection(prefix: &str) -> anyhow::Result<postgres::ConnectionSettings> {
+    use postgres::ConnectionSettings as Settings;
+    read(prefix, Settings::with_ca, Settings::with_client_certificate)
 }
 
 /// The same of a connection to Redis.
 pub(super) fn redis_connection(prefix: &str) -> anyhow::Result<redis::ConnectionSettings> {
     use redis::ConnectionSettings as Settings;
-    let environment = Environment::read(prefix, secret_key::REDIS);
-    let settings = Settings::from_keys(|key| environment.key(key)).map_err(|error| anyhow::anyhow!(error.message));
-    let settings = settings.with_context(|| said_by(prefix))?;
-    Ok(environment.complete(settings, Settings::with_ca, Settings::with_client_certificate))
+    read(prefix, Settings::with_ca, Settings::with_client_certificate)
 }
 
 /// The same of a connection to Elasticsearch.
 pub(super) fn elasticsearch_connection(prefix: &str) -> anyhow::Result<elasticsearch::ConnectionSettings> {
     use elasticsearch::ConnectionSettings as Settings;
-    let environment = Environment::read(prefix, secret_key::ELASTICSEARCH);
-    let settings = Settings::from_keys(|key| environment.key(key)).map_err(|error| anyhow::anyhow!(error.message));
-    let settings = settings.with_context(|| said_by(prefix))?;
-    Ok(environment.complete(settings, Settings::with_ca, Settings::with_client_certificate))
+    read(prefix, Settings::with_ca, Settings::with_client_certificate)
 }
 
 /// The same of a connection to Kafka.
 pub(super) fn kafka_connection(prefix: &str) -> anyhow::Result<kafka::Settings> {
-    use kafka::Settings;
-    let environment = Environment::read(prefix, secret_key::KAFKA);
-    let settings = Settings::from_keys(|key| environment.key(key)).with_context(|| said_by(prefix))?;
-    let with_ca = |settings: Settings, ca: &[u8]| settings.with_ca(ca.to_vec());
-    let with_client = |settings: Settings, certificate: &[u8], key: &[u8]| {
+    let with_ca = |settings: kafka::Settings, ca: &[u8]| settings.with_ca(ca.to_vec());
+    let with_client = |settings: kafka::Settings, certificate: &[u8], key: &[u8]| {
         settings.with_client_certificate(certificate.to_vec(), key.to_vec())
     };
-    Ok(environment.complete(settings, with_ca, with_client))
+    read(prefix, with_ca, with_client)
 }
 
-fn said_by(prefix: &str) -> String {
-    format!("read from the environment variables {prefix}…, which the operator sets for workers")
+/// Reads the settings of one kind of server from the variables that begin with `prefix`, and adds the certificates.
+fn read<S: ServerSettings>(
+    prefix: &str,
+    with_ca: fn(S, &[u8]) -> S,
+    with_client_certificate: fn(S, &[u8], &[u8]) -> S,
+) -> anyhow::Result<S> {
+    let environment = Environment::read(prefix, S::keys());
+    let settings = S::from_keys(|key| environment.keys.get(key).map(String::as_str));
+    let mut settings = settings.map_err(|error| anyhow::anyhow!(error.message)).with_context(|| {
+        format!("read from the environment variables {prefix}…, which the operator sets for workers")
+    })?;
+    if let Some(ca) = &environment.ca {
+        settings = with_ca(settings, ca.as_bytes());
+    }
+    if let Some((certificate, key)) = &environment.client {
+        settings = with_client_certificate(settings, certificate.as_bytes(), key.as_bytes());
+    }
+    Ok(settings)
 }
 
 /// What a Secret says, as it arrives in a worker's environment.
@@ -66,25 +72,5 @@ impl Environment {
             ca: named(worker_env::CA),
             client: named(worker_env::CLIENT_CERTIFICATE).zip(named(worker_env::CLIENT_KEY)),
         }
-    }
-
-    fn key(&self, key: &str) -> Option<&str> {
-        self.keys.get(key).map(String::as_str)
-    }
-
-    /// Adds the certificates to settings that were read from the keys.
-    fn complete<S>(
-        &self,
-        mut settings: S,
-        with_ca: fn(S, &[u8]) -> S,
-        with_client_certificate: fn(S, &[u8], &[u8]) -> S,
-    ) -> S {
-        if let Some(ca) = &self.ca {
-            settings = with_ca(settings, ca.as_bytes());
-        }
-        if let Some((certificate, key)) = &self.client {
-            settings = with_client_certificate(settings, certificate.as_bytes(), key.as_bytes());
-        }
-        settings
     }
 }

@@ -86,6 +86,20 @@ pub enum Output {
     Elasticsearch(ElasticsearchOutput),
 }
 
+impl Output {
+    /// The types of events that have a handler.
+    pub fn event_types(&self) -> Vec<&str> {
+        fn of<Handler>(handlers: &BTreeMap<String, Handler>) -> Vec<&str> {
+            handlers.keys().map(String::as_str).collect()
+        }
+        match self {
+            Self::Postgres(output) => of(&output.handlers),
+            Self::Redis(output) => of(&output.handlers),
+            Self::Elasticsearch(output) => of(&output.handlers),
+        }
+    }
+}
+
 /// A read model in PostgreSQL.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -163,11 +177,6 @@ impl ProjectorConfig {
     /// # Errors
     /// Names the field that is not.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let is_empty = match &self.output {
-            Output::Postgres(output) => output.handlers.is_empty(),
-            Output::Redis(output) => output.handlers.is_empty(),
-            Output::Elasticsearch(output) => output.handlers.is_empty(),
-        };
         let has_shards = match &self.input {
             Input::Postgres(input) => (1..=Shards::MOST).contains(&input.shards),
             Input::Kafka(_) => true,
@@ -186,7 +195,7 @@ impl ProjectorConfig {
             ("topics", "must name at least one topic", has_topics),
             ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
             ("maxEventBytes", "must be from 1Ki to 1Gi", (1_024..=LARGEST_EVENT).contains(&self.max_event_bytes)),
-            ("handlers", "must name at least one type of event", !is_empty),
+            ("handlers", "must name at least one type of event", !self.output.event_types().is_empty()),
         ];
         match rules.into_iter().find(|(_, _, holds)| !holds) {
             Some((field, rule, _)) => Err(ConfigError::Invalid { field, rule }),
