@@ -54,11 +54,12 @@ pub(in crate::read_stores) async fn read<Location: InTable>(
     if locations.is_empty() {
         return answers;
     }
-    let mut tables: HashMap<String, (Location::Table, Vec<&Location>)> = HashMap::new();
+    let mut by_table: HashMap<Location::Table, Vec<&Location>> = HashMap::new();
     for location in locations {
-        let table = location.table();
-        tables.entry(format!("{table:?}")).or_insert_with(|| (table, Vec::new())).1.push(location);
+        by_table.entry(location.table()).or_default().push(location);
     }
+    let tables: HashMap<String, _> =
+        by_table.into_iter().map(|(table, asked)| (format!("{table:?}"), (table, asked))).collect();
     let names: Vec<String> = tables.keys().cloned().collect();
     let (first, last) = database.slow_tables(Location::PURPOSE, |slow| slow.part(&names));
     let lease = match database.lease(deadline).await {
