@@ -217,6 +217,20 @@ pub const TABLES: &str = "
         type text not null default 't', data jsonb not null default '{}', recorded_at timestamptz default clock_timestamp());
     create table checkpoints (projection text primary key, position bigint);";
 
+/// The built-in projector's checkpoints, as far as they are read.
+pub const BUILTIN_CHECKPOINTS: &str = "create table projectionist_checkpoints (projection text, shard int, shards int, position bigint not null default 0,
+    failed_position bigint, failure text, passed_over bigint[], primary key (projection, shard));";
+
+/// What `count`, which joins the built-in projector's checkpoints as `c`, counts in each of four shards.
+pub async fn counted_in_shards(client: &Client, count: &str) -> Vec<u64> {
+    let mut counted = Vec::new();
+    for shard in 0..4_i32 {
+        let row = client.query_one(&format!("{count} and c.shard = $1"), &[&shard]).await.unwrap();
+        counted.push(u64::try_from(row.get::<_, i64>(0)).unwrap());
+    }
+    counted
+}
+
 pub async fn database(server: &Postgres, name: &str) -> (String, Client) {
     let url = server.create_database(name).await.unwrap();
     let client = server.connect(name).await.unwrap();

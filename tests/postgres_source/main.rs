@@ -5,6 +5,7 @@
 mod akka;
 mod awaiting;
 mod certificates;
+mod checkpoints;
 mod columns;
 mod commanded;
 mod connections;
@@ -24,7 +25,7 @@ mod query;
 mod shards;
 mod slots;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use harness::{Running, append, commit, database, log_head, sampler_connections, server};
 use projectionist::{
@@ -367,40 +368,6 @@ async fn several_rows_of_one_name_give_the_lowest_and_no_exact_count() {
 }
 
 #[tokio::test]
-async fn the_builtin_projectors_shards_are_counted_one_by_one() {
-    let (url, client) = database(server(), "shards").await;
-    append(&client, 1_000).await;
-    let mut sampler = Running::start(&[("db", &url)]);
-    sampler.declare("a", |spec| {
-        spec["projector"] = json!({ "builtin": { "handlers": { "t": "select 1" } } });
-        spec["scaling"] = json!({ "shards": 4 });
-        spec.as_object_mut().unwrap().remove("checkpoint");
-    });
-    sampler.wait_unknown("a", Reason::NeverCommitted).await;
-    client
-        .batch_execute(
-            "create table projectionist_checkpoints (projection text, shard int, shards int, position bigint not null default 0,
-                 failed_position bigint, failure text, passed_over bigint[], primary key (projection, shard));
-             insert into projectionist_checkpoints values ('shop/a', 0, 4, 0), ('shop/a', 1, 4, 500), ('shop/a', 2, 4, 1000), ('shop/a', 3, 4, 990)",
-        )
-        .await
-        .unwrap();
-    let seen = sampler.wait_measured("measured", "a", |_| true).await;
-    let expression = projectionist::clients::postgres::shard_expression("stream", 4);
-    let count = format!(
-        "select count(*) from events e join projectionist_checkpoints c on c.shard = {expression} where e.position > c.position and c.shard = $1"
-    );
-    let mut expected = Vec::new();
-    for shard in 0..4_i32 {
-        expected.push(u64::try_from(client.query_one(&count, &[&shard]).await.unwrap().get::<_, i64>(0)).unwrap());
-    }
-    assert_eq!(seen.sample.pending_by_shard, expected);
-    assert_eq!(seen.assessment.pending, Pending { events: expected.iter().sum(), exact: true });
-    client.batch_execute("update projectionist_checkpoints set position = 1000").await.unwrap();
-    sampler.wait_pending("a", 0).await;
-}
-
-#[tokio::test]
 async fn far_behind_the_count_is_an_upper_bound() {
     let (url, client) = database(server(), "far").await;
     append(&client, 30_000).await;
@@ -440,45 +407,4 @@ async fn where_nothing_moves_nothing_is_counted_again() {
     assert!(client.query_opt(last, &[]).await.unwrap().is_none(), "the connection's last statement is a look");
     let later = sampler.wait_measured("measured", "a", |_| true).await.assessment.staleness.unwrap();
     assert!(later > first + Duration::from_secs(1), "{first:?} {later:?}: events that wait grow old all the same");
-}
-
-#[tokio::test]
-async fn checkpoint_tables_that_are_locked_do_not_keep_others_from_being_read() {
-    let (url, client) = database(server(), "locked_checkpoints").await;
-    append(&client, 5).await;
-    let names: Vec<String> = (0..6).map(|number| format!("held_{number}")).collect();
-    for name in &names {
-        let table = format!(
-            "create table {name} (projection text primary key, position bigint not null); insert into {name} values ('{name}', 0)"
-        );
-        client.batch_execute(&table).await.unwrap();
-    }
-    commit(&client, "free", 3).await;
-    let mut sampler = Running::start(&[("db", &url)]);
-    for name in &names {
-        sampler.declare(name, |spec| spec["checkpoint"]["readStore"]["table"] = json!(name));
-    }
-    sampler.declare("free", |_| {});
-    sampler.wait_pending("free", 2).await;
-    for name in &names {
-        sampler.wait_pending(name, 5).await;
-    }
-    let holder = server().connect("locked_checkpoints").await.unwrap();
-    holder.batch_execute(&format!("begin; lock table {}", names.join(", "))).await.unwrap();
-    for name in &names {
-        sampler.wait_unknown(name, Reason::TimedOut).await;
-    }
-    // Six locks take longer to wait for than a poll lasts. After two polls that read the free table, each has been in the way once.
-    let (mut looks, mut settled) = (BTreeSet::new(), None);
-    while settled.is_none_or(|settled| looks.len() < settled + 5) {
-        let seen = sampler.observation("free").unwrap();
-        looks.extend(seen.measured.as_ref().map(|measured| measured.sample.at));
-        settled = settled.or_else(|| Some(looks.len()).filter(|looks| *looks > 2));
-        assert!(settled.is_none() || seen.failure.is_none(), "after {} looks: {:?}", looks.len(), seen.failure);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    holder.batch_execute("rollback").await.unwrap();
-    for name in &names {
-        sampler.wait_pending(name, 5).await;
-    }
 }

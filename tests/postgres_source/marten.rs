@@ -2,13 +2,14 @@
 
 use projectionist::{
     api::Reason,
+    clients::postgres::shard_expression,
     lag::{Pending, Position},
 };
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::event_stores::{MARTEN_DEAD_LETTERS, marten_ddl};
-use crate::harness::{Running, log_head, sampler_connections, server};
+use crate::harness::{BUILTIN_CHECKPOINTS, Running, counted_in_shards, log_head, sampler_connections, server};
 
 async fn store(name: &str, schema: &str, partitioned: bool) -> (String, Client) {
     let url = server().create_database(name).await.unwrap();
@@ -192,10 +193,10 @@ async fn the_built_in_projectors_own_checkpoint_is_counted_by_shard_without_arch
     let (url, client) = store("marten_builtin", "public", false).await;
     append(&client, 60).await;
     client.batch_execute("update mt_events set is_archived = true where seq_id % 3 = 0").await.unwrap();
-    let checkpoints = "create table projectionist_checkpoints (projection text, shard int, shards int, position bigint not null default 0,
-             failed_position bigint, failure text, passed_over bigint[], primary key (projection, shard));
-         insert into projectionist_checkpoints select 'shop/a', shard, 4, 15 * shard from generate_series(0, 3) shard";
-    client.batch_execute(checkpoints).await.unwrap();
+    let checkpoints = format!(
+        "{BUILTIN_CHECKPOINTS} insert into projectionist_checkpoints select 'shop/a', shard, 4, 15 * shard from generate_series(0, 3) shard"
+    );
+    client.batch_execute(&checkpoints).await.unwrap();
     let mut sampler = Running::start(&[("db", &url)]);
     sampler.declare("a", |spec| {
         *spec = json!({
@@ -207,15 +208,12 @@ async fn the_built_in_projectors_own_checkpoint_is_counted_by_shard_without_arch
         });
     });
     let seen = sampler.wait_measured("measured", "a", |m| m.sample.pending.is_some()).await;
-    let expression = projectionist::clients::postgres::shard_expression("stream_id", 4);
     let count = format!(
-        "select count(*) from mt_events e join projectionist_checkpoints c on c.shard = {expression}
-         where e.seq_id > c.position and c.shard = $1 and not e.is_archived"
+        "select count(*) from mt_events e join projectionist_checkpoints c on c.shard = {}
+         where e.seq_id > c.position and not e.is_archived",
+        shard_expression("stream_id", 4)
     );
-    let mut expected = Vec::new();
-    for shard in 0..4_i32 {
-        expected.push(u64::try_from(client.query_one(&count, &[&shard]).await.unwrap().get::<_, i64>(0)).unwrap());
-    }
+    let expected = counted_in_shards(&client, &count).await;
     assert_eq!(seen.sample.pending_by_shard, expected);
     assert_eq!(seen.assessment.pending, Pending { events: expected.iter().sum(), exact: true });
 }

@@ -267,6 +267,13 @@ impl Workshop {
         started.elapsed()
     }
 
+    /// Each stream's events were handled in the order of their positions.
+    pub(crate) async fn assert_in_order(&self) {
+        let disorder = "select count(*) from (
+             select position < lag(position) over (partition by stream order by seq) as wrong from applied) s where wrong";
+        assert_eq!(self.ask::<i64>(disorder).await, 0, "the order of each stream holds");
+    }
+
     /// The read store holds every event of the event store once, and each stream's in order.
     pub(crate) async fn assert_exact(&self, events: i64) {
         self.applied(events).await;
@@ -279,9 +286,7 @@ impl Workshop {
             .unwrap()
             .get(0);
         assert_eq!(self.ask::<i64>("select sum(n)::bigint from applied").await, written, "the sums are equal");
-        let disorder = "select count(*) from (
-             select position < lag(position) over (partition by stream order by seq) as wrong from applied) s where wrong";
-        assert_eq!(self.ask::<i64>(disorder).await, 0, "the order of each stream holds");
+        self.assert_in_order().await;
     }
 }
 
