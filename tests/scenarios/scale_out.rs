@@ -10,7 +10,7 @@ use test_cluster::{always_is, eventually, eventually_is};
 use tokio::time::{Instant, sleep};
 
 use crate::shop::{Shop, phase};
-use crate::stage::{PATIENCE, play, together};
+use crate::stage::{PATIENCE, alone, play, together};
 
 /// True when the operator itself set the number of workers last, through the scale subresource.
 fn raised_by_the_operator(deployment: &Deployment) -> bool {
@@ -22,28 +22,22 @@ fn raised_by_the_operator(deployment: &Deployment) -> bool {
 }
 
 #[test]
-fn the_operator_scales_out_before_the_autoscaler_looks_and_it_agrees() {
-    let _turn = together();
+fn the_operator_scales_out_without_waiting_for_the_autoscaler_and_it_agrees() {
+    // No other test can do without controllers.
+    let _turn = alone();
     play(|stage| async move {
         let shop = Shop::open(stage, "at-once").await?;
         shop.commit("orders", 0).await?;
-        // The autoscaler looks every two seconds here, so that it may be first with one of them, and hardly with all.
-        let names = ["one", "two", "three", "four"];
-        for name in names {
-            shop.scaling_idle_workers(name, &json!({}))?;
-            shop.metric_is("projection_required_workers", name, |value| value == "1").await?;
-        }
+        shop.scaling_idle_workers("orders", &json!({}))?;
+        shop.metric_is("projection_required_workers", "orders", |value| value == "1").await?;
+        shop.autoscaler_asks_for("the autoscaler looks", |replicas| replicas == 1).await?;
+        let controllers = stage.cluster.freeze_program("kube-controller-manager")?;
         shop.events.append_events(2_000).await?;
-        let mut raised = 0;
-        for name in names {
-            eventually_is(PATIENCE, "four workers are asked for", |replicas| *replicas == 4, || shop.replicas(name))
-                .await?;
-            raised += usize::from(raised_by_the_operator(&shop.deployments().get(name).await?));
-        }
-        anyhow::ensure!(raised > 0, "the autoscaler was first each time");
-        let wanted = |replicas: &i32| *replicas == 4;
-        always_is(Duration::from_secs(10), "the autoscaler agrees", wanted, || shop.replicas("one")).await?;
-        Ok(())
+        shop.replicas_become(4).await?;
+        anyhow::ensure!(raised_by_the_operator(&shop.deployments().get("orders").await?), "who raised it?");
+        drop(controllers);
+        shop.autoscaler_asks_for("the autoscaler agrees", |replicas| replicas == 4).await?;
+        shop.replicas_stay(4).await
     });
 }
 
@@ -83,9 +77,16 @@ const TRACES: [(&str, Arrivals); 4] = [
 ];
 const TRACE_SECONDS: u64 = 90;
 
-/// Plays a trace to real workers, while every change of their number is written down.
-async fn changes_of_workers(shop: &Shop<'_>, arrivals: Arrivals) -> Result<Vec<(Instant, i32)>> {
-    let mut changes: Vec<(Instant, i32)> = Vec::new();
+/// What a look saw: how many workers were asked for, and then how many one of the operator's replicas required.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    replicas: i32,
+    required: i32,
+}
+
+/// Plays a trace to real workers, and looks at their number again and again.
+async fn looks_at_workers(shop: &Shop<'_>, arrivals: Arrivals) -> Result<Vec<Look>> {
+    let mut looks: Vec<Look> = Vec::new();
     let begun = Instant::now();
     let mut appended = 0;
     while begun.elapsed() < Duration::from_secs(TRACE_SECONDS) {
@@ -94,20 +95,32 @@ async fn changes_of_workers(shop: &Shop<'_>, arrivals: Arrivals) -> Result<Vec<(
             appended += 1;
         }
         let replicas = shop.replicas("orders").await?;
-        if changes.last().is_none_or(|(_, last)| *last != replicas) {
-            changes.push((Instant::now(), replicas));
-        }
+        let required = shop.metric("projection_required_workers", "orders").await?.parse()?;
+        looks.push(Look { replicas, required });
         sleep(Duration::from_millis(100)).await;
     }
-    Ok(changes)
+    Ok(looks)
 }
 
-fn reverses(changes: &[(Instant, i32)]) -> bool {
-    changes.windows(3).any(|three| {
-        let [(_, a), (down, b), (up, c)] = three else { return false };
-        b < a && c > b && up.duration_since(*down) < Duration::from_secs(60)
-            || b > a && c < b && up.duration_since(*down) < Duration::from_secs(55)
-    })
+/// The changes of a number of workers that no measurement asked for: where the operator and the autoscaler fight, the one undoes what the other did while
+/// the requirement stays as it is. A change is seen a little later than it is made, and what it followed may be seen a little later still.
+fn unasked(looks: &[Look]) -> Vec<(usize, i32, i32)> {
+    const LATER: usize = 5;
+    let mut since = 0;
+    let mut found = Vec::new();
+    for (at, two) in looks.windows(2).enumerate() {
+        let (before, now) = (two[0].replicas, two[1].replicas);
+        if before == now {
+            continue;
+        }
+        let about = &looks[since..looks.len().min(at + 2 + LATER)];
+        let asked = |look: &Look| if now > before { look.required >= now } else { look.required <= now };
+        if !about.iter().any(asked) {
+            found.push((at + 1, before, now));
+        }
+        since = at;
+    }
+    found
 }
 
 #[test]
@@ -119,10 +132,12 @@ fn operator_and_autoscaler_never_fight() {
             let short = json!({"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}});
             shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": short}})))?;
             shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
-            let changes = changes_of_workers(&shop, arrivals).await?;
-            let told: Vec<i32> = changes.iter().map(|(_, replicas)| *replicas).collect();
+            let looks = looks_at_workers(&shop, arrivals).await?;
+            let mut told: Vec<i32> = looks.iter().map(|look| look.replicas).collect();
+            told.dedup();
             anyhow::ensure!(told.iter().any(|replicas| *replicas > 1), "{name}: nothing happened: {told:?}");
-            anyhow::ensure!(!reverses(&changes), "{name}: they fought: {told:?}");
+            let unasked = unasked(&looks);
+            anyhow::ensure!(unasked.is_empty(), "{name}: they fought: {told:?}: {unasked:?} in {looks:?}");
             println!("{name}: {told:?}");
             shop.read_model_is_whole("orders").await
         });

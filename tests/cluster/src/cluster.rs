@@ -244,11 +244,13 @@ impl Cluster {
     /// # Errors
     /// When no such program runs.
     pub fn kill(&self, program: &str) -> Result<()> {
-        let pid = crate::processes::noted_pid(&self.instance, program);
-        let pid =
-            pid.with_context(|| format!("no program {program:?} runs in the cluster {:?}", self.instance.name()))?;
-        crate::processes::signal(pid, rustix::process::Signal::KILL);
+        crate::processes::signal(self.pid_of(program)?, rustix::process::Signal::KILL);
         Ok(())
+    }
+
+    fn pid_of(&self, program: &str) -> Result<i32> {
+        let pid = crate::processes::noted_pid(&self.instance, program);
+        pid.with_context(|| format!("no program {program:?} runs in the cluster {:?}", self.instance.name()))
     }
 
     /// Stops the processes of a pod without ending them, until what is returned is dropped.
@@ -262,6 +264,16 @@ impl Cluster {
             crate::processes::signal(*pid, rustix::process::Signal::STOP);
         }
         Ok(Frozen(processes))
+    }
+
+    /// Stops one program of the cluster, such as `kube-controller-manager`, without ending it, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When no such program runs.
+    pub fn freeze_program(&self, program: &str) -> Result<Frozen> {
+        let pid = self.pid_of(program)?;
+        crate::processes::signal(pid, rustix::process::Signal::STOP);
+        Ok(Frozen(vec![pid]))
     }
 
     /// What a program of the cluster, such as `kube-apiserver`, has logged since the cluster's start.
