@@ -25,7 +25,7 @@ FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 # How long `make fuzz` tries each target.
 SECONDS ?= 30
 # The tests of all packages but the scenarios. Always with --workspace: cargo would choose other features for a single package, and compile everything again.
-OTHER_TESTS := $(filter-out scenarios,$(shell sed -n '/^\[\[test\]\]/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml) $(basename $(notdir $(wildcard tests/*/tests/*.rs))))
+OTHER_TESTS := $(filter-out scenarios,$(shell sed -n '/^\[\[test\]\]/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml) $(basename $(notdir $(wildcard tests/*/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard examples/*/tests/*/main.rs))))
 # So many scenarios at once: two cores carry them.
 SIDE_BY_SIDE ?= 3
 BED := cargo run --quiet --package test-cluster --

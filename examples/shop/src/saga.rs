@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio_postgres::{Client, Transaction};
 
 use crate::{
-    event_store::{StoreError, StoredEvent},
+    event_store::{self, StoreError},
     orders::{self, Order, OrderEvent},
 };
 
@@ -164,7 +164,7 @@ pub async fn begin(transaction: &Transaction<'_>, order: &Order) -> Result<(), S
 /// Takes an order that is due, does its next step, and notes what came of it.
 ///
 /// # Errors
-/// When a service or the database is away.
+/// When a service or the database is away. The order is tried again when its lease ends.
 pub async fn step<P: Participants>(client: &mut Client, participants: &P) -> Result<Progress, SagaError<P::Error>> {
     let Some(taken) = take(client).await? else { return Ok(Progress::Nothing) };
     let (step, order) = (taken.step, &taken.order);
@@ -205,8 +205,7 @@ async fn note(client: &mut Client, taken: &Taken, next: &Next) -> Result<Progres
     if transaction.execute(NOTE, &[id, &name(taken.step)?, &step, &next.reason]).await? == 0 {
         return Ok(Progress::Overtaken);
     }
-    let stream = crate::event_store::read(&transaction, &orders::stream(id)).await?;
-    debug_assert!(stream.events.first().map(|placed: &StoredEvent| placed.version) == Some(1));
+    let stream = event_store::read(&transaction, &orders::stream(id)).await?;
     orders::record(&transaction, &taken.order, stream.version, &next.event).await?;
     transaction.commit().await?;
     Ok(Progress::Stepped)
