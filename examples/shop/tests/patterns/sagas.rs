@@ -57,23 +57,48 @@ async fn run(shop: &WriteSide) -> Result<usize> {
     Ok(steps)
 }
 
-/// The shop with an order for each way through, and what must become of each: the events after the first, and what is left of the product.
-const WAYS: [(&str, i64, i64, &str, &[&str], i64); 4] = [
-    ("shipped", 10, 2, "Portugal", &["OrderConfirmed", "OrderPaid", "OrderShipped"], 8),
-    ("no-stock", 1, 2, "Portugal", &["OrderCancelled"], 1),
-    ("no-credit", 50, 11, "Portugal", &["OrderConfirmed", "OrderFailed", "OrderCancelled"], 50),
-    (
-        "no-carrier",
-        10,
-        2,
-        OUT_OF_REACH,
-        &["OrderConfirmed", "OrderPaid", "OrderFailed", "OrderRefunded", "OrderCancelled"],
-        10,
-    ),
+/// A way through the saga, by an order and a product that are called alike.
+struct Way {
+    id: &'static str,
+    stock: i64,
+    quantity: i64,
+    country: &'static str,
+    /// What becomes of the order after it was placed.
+    events: &'static [&'static str],
+    /// What is left of the product.
+    left: i64,
+}
+
+const WAYS: [Way; 4] = [
+    Way {
+        id: "shipped",
+        stock: 10,
+        quantity: 2,
+        country: "Portugal",
+        events: &["OrderConfirmed", "OrderPaid", "OrderShipped"],
+        left: 8,
+    },
+    Way { id: "no-stock", stock: 1, quantity: 2, country: "Portugal", events: &["OrderCancelled"], left: 1 },
+    Way {
+        id: "no-credit",
+        stock: 50,
+        quantity: 11,
+        country: "Portugal",
+        events: &["OrderConfirmed", "OrderFailed", "OrderCancelled"],
+        left: 50,
+    },
+    Way {
+        id: "no-carrier",
+        stock: 10,
+        quantity: 2,
+        country: OUT_OF_REACH,
+        events: &["OrderConfirmed", "OrderPaid", "OrderFailed", "OrderRefunded", "OrderCancelled"],
+        left: 10,
+    },
 ];
 
 async fn has_ended(shop: &WriteSide, way: usize, when: &str) -> Result<()> {
-    let (id, _, _, _, expected, left) = WAYS[way];
+    let Way { id, events: expected, left, .. } = WAYS[way];
     let rows = shop
         .client
         .query("select type from events where stream = 'order-' || $1 order by version offset 1", &[&id])
@@ -100,7 +125,7 @@ async fn has_ended(shop: &WriteSide, way: usize, when: &str) -> Result<()> {
 
 /// Places the order of this way, in a shop in which nothing else happened.
 async fn place(shop: &mut WriteSide, way: usize) -> Result<()> {
-    let (id, stock, quantity, country, _, _) = WAYS[way];
+    let Way { id, stock, quantity, country, .. } = WAYS[way];
     shop.clear().await?;
     shop.product(id, stock).await?;
     shop.order(id, id, quantity, country).await?;
