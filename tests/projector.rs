@@ -4,6 +4,8 @@
 
 #[path = "projector/awaiting.rs"]
 mod awaiting;
+#[path = "projector/coalesce.rs"]
+mod coalesce;
 #[path = "projector/discretion.rs"]
 mod discretion;
 #[path = "projector/dry_run.rs"]
@@ -26,6 +28,8 @@ mod kafka;
 mod kafka_records;
 #[path = "projector/kafka_search.rs"]
 mod kafka_search;
+#[path = "projector/killing.rs"]
+mod killing;
 #[path = "projector/positions.rs"]
 mod positions;
 #[path = "projector/redis.rs"]

@@ -74,6 +74,39 @@ fn the_built_in_projector_reads_marten_and_message_db_and_keeps_the_checkpoint_i
 }
 
 #[test]
+fn events_are_left_out_only_where_no_order_of_all_is_promised_and_not_for_documents() {
+    let with = |builtin: Value, ordering: &str| {
+        let mut object = projection();
+        object["spec"]["readStore"] = json!({
+            "postgres": {"connection": {"secretRef": {"name": "reads"}}},
+            "elasticsearch": {"connection": {"secretRef": {"name": "search"}}},
+        });
+        object["spec"]["scaling"] = json!({"ordering": ordering});
+        object["spec"]["projector"] = json!({"builtin": builtin});
+        object["spec"].as_object_mut().unwrap().remove("checkpoint");
+        admit(object)
+    };
+    let refused = |builtin: Value, ordering: &str, expected: &str| {
+        let found = with(builtin, ordering).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    };
+    let in_sql = |coalesce: Value| json!({"handlers": {"Priced": "select 1"}, "coalesce": coalesce});
+    refused(
+        in_sql(json!([{"types": ["Priced"]}])),
+        "Strict",
+        "coalesce must be absent with spec.scaling.ordering Strict",
+    );
+    refused(in_sql(json!([{"types": []}])), "PerKey", "coalesce[0].types");
+    let documents = json!({"Priced": [{"delete": {"index": "a", "id": "{stream}"}}]});
+    let in_documents = json!({"elasticsearch": {"handlers": documents}, "coalesce": [{"types": ["Priced"]}]});
+    refused(in_documents, "PerKey", "coalesce must be absent with elasticsearch");
+    let found = with(in_sql(json!([{"types": ["Priced"]}])), "PerKey");
+    let of_coalesce =
+        |found: &Vec<_>| found.iter().any(|refusal: &crate::api::Refusal| refusal.to_string().contains("coalesce"));
+    assert!(!found.as_ref().err().is_some_and(of_coalesce), "{found:?}");
+}
+
+#[test]
 fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_projector() {
     let redis = || {
         json!({

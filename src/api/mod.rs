@@ -25,8 +25,8 @@ pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use derived::{table_part, table_parts};
 pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{
-    BuiltinProjector, DocumentOperation, ElasticsearchHandlers, ExistingKind, ExistingWorkload, PodTemplate, Projector,
-    RedisHandlers,
+    BuiltinProjector, CoalescedTypes, DocumentOperation, ElasticsearchHandlers, ExistingKind, ExistingWorkload,
+    PodTemplate, Projector, RedisHandlers,
 };
 pub use read_store::{
     Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, DocumentLocation, DocumentPart,

@@ -86,6 +86,7 @@ impl JsonSchema for PodTemplate {
 #[x_kube(
     validation = Rule::new("[has(self.handlers), has(self.redis), has(self.elasticsearch)].exists_one(x, x)").message("spec.projector.builtin must have exactly one of handlers (SQL, for a read store in PostgreSQL), redis (commands, for one in Redis) and elasticsearch (documents, for one in Elasticsearch)"),
     validation = Rule::new("!has(self.setup) || has(self.handlers)").message("spec.projector.builtin.setup is SQL and has no meaning without spec.projector.builtin.handlers"),
+    validation = Rule::new("!has(self.coalesce) || !has(self.elasticsearch)").message("spec.projector.builtin.coalesce must be absent with elasticsearch, which writes each document once a batch without it"),
 )]
 pub struct BuiltinProjector {
     /// SQL that makes the read model's tables; run at the start of every worker, so it must be repeatable (`create table if not exists`).
@@ -104,6 +105,12 @@ pub struct BuiltinProjector {
     /// Documents for each type of event, for a read store in Elasticsearch or OpenSearch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elasticsearch: Option<ElasticsearchHandlers>,
+    /// Groups of types of events that supersede one another: of a stream's events in a batch that follow one another and are of one group, only the last is
+    /// handled. Name only types for which that leaves the read model as handling all would: events that put a value in the place of another, not those
+    /// that count, add or append.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("maxItems" = 100))]
+    pub coalesce: Vec<CoalescedTypes>,
     /// How many events one transaction handles at most. Default: 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 10_000))]
@@ -120,6 +127,14 @@ pub struct BuiltinProjector {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "resources")]
     pub resources: Option<ResourceRequirements>,
+}
+
+/// Types of events that supersede one another.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct CoalescedTypes {
+    /// The types, each with a handler. Each of them makes superfluous what the one before it did, whichever of these types that is of.
+    #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 1024)))]
+    pub types: Vec<String>,
 }
 
 /// Commands for each type of event, run against Redis in one script with the checkpoint.

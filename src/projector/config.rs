@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{BuiltinProjector, ByteSize, DocumentOperation, EventTable, KafkaEvent, KafkaIsolation, Shards};
+use super::coalesce;
+use crate::api::{
+    BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventTable, KafkaEvent, KafkaIsolation, Shards,
+};
 
 /// How many events one transaction handles at most, where the Projection does not say.
 pub const DEFAULT_BATCH_SIZE: u32 = 500;
@@ -30,6 +33,9 @@ pub struct ProjectorConfig {
     pub batch_size: u32,
     /// An event whose body and stream come to more bytes is not read: its shard waits there.
     pub max_event_bytes: u64,
+    /// Types of events of which only the last of a stream is handled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub coalesce: Vec<CoalescedTypes>,
     /// Where the read model is, and what to do there for each type of event.
     pub output: Output,
 }
@@ -140,6 +146,9 @@ pub enum ConfigError {
         "the projector's configuration cannot be read: {0}. Do the operator and the worker's image have the same version?"
     )]
     Unreadable(String),
+    /// What is to be coalesced makes no sense.
+    #[error("coalesce {0}")]
+    Coalesce(String),
     /// A value makes no sense.
     #[error("the projector's configuration: {field} {rule}")]
     Invalid {
@@ -159,6 +168,7 @@ impl ProjectorConfig {
             output,
             batch_size: projector.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
             max_event_bytes: projector.max_event_bytes.as_ref().map_or(DEFAULT_MAX_EVENT_BYTES, ByteSize::bytes),
+            coalesce: projector.coalesce.clone(),
         }
     }
 
@@ -185,6 +195,7 @@ impl ProjectorConfig {
             Input::Postgres(_) => true,
             Input::Kafka(input) => !input.topics.is_empty(),
         };
+        let coalesces_documents = matches!(self.output, Output::Elasticsearch(_)) && !self.coalesce.is_empty();
         let rules = [
             (
                 "projection",
@@ -195,12 +206,17 @@ impl ProjectorConfig {
             ("topics", "must name at least one topic", has_topics),
             ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
             ("maxEventBytes", "must be from 1Ki to 1Gi", (1_024..=LARGEST_EVENT).contains(&self.max_event_bytes)),
+            (
+                "coalesce",
+                "must be absent with elasticsearch, which writes each document once a batch without it",
+                !coalesces_documents,
+            ),
             ("handlers", "must name at least one type of event", !self.output.event_types().is_empty()),
         ];
-        match rules.into_iter().find(|(_, _, holds)| !holds) {
-            Some((field, rule, _)) => Err(ConfigError::Invalid { field, rule }),
-            None => Ok(()),
+        if let Some((field, rule, _)) = rules.into_iter().find(|(_, _, holds)| !holds) {
+            return Err(ConfigError::Invalid { field, rule });
         }
+        coalesce::check(&self.coalesce, &self.output.event_types()).map_err(ConfigError::Coalesce)
     }
 }
 
@@ -218,6 +234,7 @@ mod tests {
             input: table(24),
             batch_size: DEFAULT_BATCH_SIZE,
             max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
+            coalesce: Vec::new(),
             output: Output::Postgres(PostgresOutput {
                 handlers: BTreeMap::from([("OrderPlaced".to_owned(), "select 1".to_owned())]),
                 ..PostgresOutput::default()

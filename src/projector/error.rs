@@ -44,6 +44,9 @@ pub enum ProjectorError {
         /// Why.
         source: CommandError,
     },
+    /// Events that are to be left out may count.
+    #[error("spec.projector.builtin.coalesce: {0}")]
+    Coalesce(String),
     /// A handler holds an operation that cannot be done.
     #[error("handler of event type {event_type}: {source}")]
     Documents {
@@ -252,6 +255,7 @@ impl ProjectorError {
                 | Self::Handler { .. }
                 | Self::Commands { .. }
                 | Self::Documents { .. }
+                | Self::Coalesce(_)
                 | Self::ShardsChanged { .. }
                 | Self::OtherSharding { .. }
                 | Self::PartReplaced { .. }

@@ -7,6 +7,8 @@ use std::fmt;
 pub(super) struct Event {
     /// Its place in the order of its shard: the checkpoint once it is handled.
     pub(super) position: i64,
+    /// Where it stands in that order: its own position, or that of the first event that was left out in its favour.
+    pub(super) since: i64,
     /// Its position as handlers get it.
     pub(super) shown_position: i64,
     pub(super) shard: u32,

@@ -108,6 +108,7 @@ mod tests {
     fn filled(template: &Value, most: usize) -> Result<Option<String>, String> {
         let event = Event {
             position: 42,
+            since: 42,
             shown_position: 42,
             shard: 0,
             event_type: "Placed".to_owned(),

@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::{
+    coalesce::Coalesce,
     config::{Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig},
     error::ProjectorError,
     health::{self, Health},
@@ -16,12 +17,13 @@ use super::{
         Membership, Numbered, ReadModel, View,
         elasticsearch::{Documents, SearchReadModel},
         postgres::{Mapping, PostgresReadModel},
-        redis::{Commands, RedisReadModel},
+        redis::{Commands, RedisReadModel, check_overwrites},
     },
     sharding::Sharding,
-    worker::{Ended, Worker},
+    worker::{Batching, Ended, Worker},
 };
 use crate::{
+    api::CoalescedTypes,
     backoff::Backoff,
     clients::{elasticsearch, kafka, postgres::ConnectionSettings, redis},
 };
@@ -99,6 +101,7 @@ struct Life {
 pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Result<(), ProjectorError> {
     let RunOptions { config, source, store, worker_name, health_listen } = options;
     config.check()?;
+    check_handlers(&config.output, &config.coalesce)?;
     let life = Life {
         target: Target::of(&config.output, store)?,
         source: Source::of(&config.input, source)?,
@@ -134,11 +137,14 @@ pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Res
 ///
 /// # Errors
 /// Names the type of event whose handler is wrong, and why.
-pub fn check_handlers(output: &Output) -> Result<(), ProjectorError> {
+pub fn check_handlers(output: &Output, coalesce: &[CoalescedTypes]) -> Result<(), ProjectorError> {
     match output {
         // The server reads SQL.
         Output::Postgres(_) => Ok(()),
-        Output::Redis(output) => Commands::parse(&output.handlers).map(drop),
+        Output::Redis(output) => {
+            Commands::parse(&output.handlers)?;
+            check_overwrites(&output.handlers, coalesce).map_err(ProjectorError::Coalesce)
+        }
         Output::Elasticsearch(output) => Documents::parse(output).map(drop),
     }
 }
@@ -226,8 +232,8 @@ impl Life {
             begun = begin => begun?,
             () = stopped(&mut early_stop) => return Ok(Ended::Stopped),
         };
-        let size = (shards, config.batch_size);
-        let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), size);
+        let batching = Batching { shards, batch_size: config.batch_size, coalesce: Coalesce::new(&config.coalesce) };
+        let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), batching);
         let (views, mut seen) = watch::channel(View::default());
         tokio::select! {
             ended = worker.run(&mut seen, stop) => ended,

@@ -121,6 +121,11 @@ impl Template {
         Ok(Some(json).filter(|json| json.len() <= most_bytes))
     }
 
+    /// Whether it is the same for all events of a stream.
+    pub(super) fn is_of_stream(&self) -> bool {
+        self.0.iter().all(|piece| matches!(piece, Piece::Text(_) | Piece::Place(Place::Stream)))
+    }
+
     /// Whether it is the same for all events.
     pub(super) fn is_constant(&self) -> bool {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
@@ -231,6 +236,7 @@ mod tests {
     fn event(data: &str) -> Event {
         Event {
             position: 42,
+            since: 42,
             shown_position: 42,
             shard: 0,
             event_type: "OrderPlaced".to_owned(),

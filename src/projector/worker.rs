@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    coalesce::Coalesce,
     error::ProjectorError,
     health::Health,
     input::{EventReader, Fetch, Horizon, Range, Unreadable},
@@ -57,6 +58,7 @@ pub(super) struct Worker<R, M> {
     model: M,
     health: Health,
     sharing: Sharing,
+    coalesce: Coalesce,
     batch_size: usize,
     limit: usize,
     held: BTreeMap<u32, Held>,
@@ -71,6 +73,14 @@ pub(super) struct Worker<R, M> {
     /// How long to wait before the checkpoints are read again for want of success; doubles up to [`POLL`].
     pause_again: Duration,
     warned: Option<Instant>,
+}
+
+/// How events are divided and gathered.
+pub(super) struct Batching {
+    pub(super) shards: u32,
+    /// How many events one transaction handles at most.
+    pub(super) batch_size: u32,
+    pub(super) coalesce: Coalesce,
 }
 
 /// What decides which shards a worker should have.
@@ -93,13 +103,20 @@ impl Sharing {
 
 impl<R: EventReader, M: ReadModel> Worker<R, M> {
     /// A worker with the name `me`, which holds no shard yet.
-    pub(super) fn new(me: String, reader: R, model: M, health: Health, (shards, batch_size): (u32, u32)) -> Self {
+    pub(super) fn new(
+        me: String,
+        reader: R,
+        model: M,
+        health: Health,
+        Batching { shards, batch_size, coalesce }: Batching,
+    ) -> Self {
         let (batch_size, now) = (batch_size as usize, Instant::now());
         Self {
             reader,
             model,
             health,
             sharing: Sharing { me, shards, changed: now },
+            coalesce,
             batch_size,
             limit: batch_size,
             held: BTreeMap::new(),
@@ -220,7 +237,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             (range, retrying) = self.range();
         }
         let limit = if retrying { 1 } else { self.limit };
-        let fetched = match self.reader.fetch(&range, limit).await? {
+        let mut fetched = match self.reader.fetch(&range, limit).await? {
             Fetch::Events(fetched) => fetched,
             Fetch::Nothing => {
                 self.commit_idle().await?;
@@ -249,6 +266,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             self.commit_idle().await?;
             return Ok(Step::Worked);
         }
+        self.coalesce.leave_out_superseded(&mut fetched.events);
         self.apply(&range, &fetched, views, stop).await
     }
 

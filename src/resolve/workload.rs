@@ -201,6 +201,12 @@ fn read_store(spec: &ProjectionSpec) -> Option<&crate::api::PostgresReadStore> {
 }
 
 fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) -> Result<Pods, Invalid> {
+    if !builtin.coalesce.is_empty() && spec.scaling.ordering == Ordering::Strict {
+        return Err(invalid(
+            "spec.projector.builtin.coalesce",
+            "must be absent with spec.scaling.ordering Strict, which promises the order of all events",
+        ));
+    }
     let (input, source) = input_of(spec)?;
     let (output, store) = output_of(builtin, spec)?;
     // Its workers send the credential themselves, and cannot see whether the Secret allows these servers.
@@ -259,7 +265,7 @@ fn output_of<'a>(
             invalid("spec.readStore.redis", "is required with spec.projector.builtin.redis, whose commands write there")
         })?;
         let output = Output::Redis(RedisOutput { handlers: handlers.clone() });
-        check_handlers(&output)
+        check_handlers(&output, &builtin.coalesce)
             .map_err(|error| invalid("spec.projector.builtin.redis", format!("cannot be run: {error}")))?;
         return Ok((output, ("spec.readStore.redis.connection", &store.connection)));
     }
@@ -272,7 +278,7 @@ fn output_of<'a>(
         })?;
         let output =
             Output::Elasticsearch(ElasticsearchOutput { state_index: state_index.clone(), handlers: handlers.clone() });
-        check_handlers(&output)
+        check_handlers(&output, &builtin.coalesce)
             .map_err(|error| invalid("spec.projector.builtin.elasticsearch", format!("cannot be run: {error}")))?;
         return Ok((output, ("spec.readStore.elasticsearch.connection", &store.connection)));
     }

@@ -33,6 +33,7 @@ fn worker(topic: &str, output: Output, store: StoreConnection) -> JoinHandle<()>
             }),
             batch_size: 100,
             max_event_bytes: 1 << 20,
+            coalesce: Vec::new(),
             output,
         },
         source: SourceConnection::Kafka(settings(&broker().address(Listener::Plaintext), &[])),

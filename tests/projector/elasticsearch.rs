@@ -1,6 +1,6 @@
 //! Read models in a real Elasticsearch and OpenSearch: each effect once, however workers and server end.
 
-use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use projectionist::projector::ElasticsearchOutput;
 use serde_json::{Value, json};
@@ -10,7 +10,10 @@ use test_cluster::{
     eventually_is,
 };
 
-use crate::workshop::{APPLY, PATIENCE, SearchTarget, Workshop};
+use crate::{
+    killing::killed_and_frozen,
+    workshop::{APPLY, PATIENCE, SearchTarget, Workshop},
+};
 
 /// One server for all tests that neither stop nor reconfigure it.
 pub(crate) fn open_search() -> &'static Elasticsearch {
@@ -153,7 +156,7 @@ pub(crate) async fn shared(shop: &Workshop, server: &Elasticsearch, expected: &[
 }
 
 /// The indices of `counted`, of which that with the deleted documents forgets soon what it has deleted.
-fn make_indices(server: &Elasticsearch, name: &str) {
+pub(crate) fn make_indices(server: &Elasticsearch, name: &str) {
     let forgetful = json!({"settings": {"index": {"gc_deletes": "1s"}}});
     server.run("PUT", &format!("/{name}-cards"), &forgetful).unwrap();
     server.run("PUT", &format!("/{name}-totals"), &json!({})).unwrap();
@@ -165,33 +168,10 @@ async fn every_effect_comes_once_and_in_order_while_workers_are_killed_and_froze
     let name = "search_killed";
     make_indices(server, name);
     let shop = open(name, server, counted(name)).await;
-    let (first, second) = (shop.start_process("a"), shop.start_process("b"));
-    append(&shop, 2_000).await;
-    shared(&shop, server, &[6, 6]).await;
-    let load = async {
-        for _ in 0..60 {
-            append(&shop, 100).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    let faults = async {
-        for round in 0..3 {
-            tokio::time::sleep(Duration::from_millis(300 + 170 * round)).await;
-            // Dropped, and so killed, wherever it is.
-            let killed = shop.start_process(&format!("killed-{round}"));
-            shared(&shop, server, &[4, 4, 4]).await;
-            drop(killed);
-            first.signal("STOP");
-            let taken = || async { Ok::<_, anyhow::Error>(holdings(&shop, server)) };
-            eventually_is(PATIENCE, "another worker has taken all", |seen| seen == &[12], taken).await.unwrap();
-            // It goes on with what it held.
-            first.signal("CONT");
-            shared(&shop, server, &[6, 6]).await;
-        }
-    };
-    tokio::join!(load, faults);
+    let append = async |count| append(&shop, count).await;
+    let workers = killed_and_frozen(&shop, append, async |holdings| shared(&shop, server, holdings).await).await;
     assert_exact(&shop, server).await;
-    drop((first, second));
+    drop(workers);
 }
 
 async fn restarts(distribution: Distribution) {

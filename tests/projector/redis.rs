@@ -1,11 +1,14 @@
 //! Read models in a real Redis: each effect once, however workers and server end.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde_json::json;
 use test_cluster::{Redis, eventually_is, redis::Answer};
 
-use crate::workshop::{APPLY, PATIENCE, RedisTarget, Workshop};
+use crate::{
+    killing::killed_and_frozen,
+    workshop::{APPLY, PATIENCE, RedisTarget, Workshop},
+};
 
 /// What was handled of each stream in its order, and a sum that shows every effect that comes twice.
 pub(crate) const COUNTED: &str =
@@ -91,28 +94,10 @@ pub(crate) async fn shared(shop: &Workshop, redis: &Redis, expected: &[usize]) {
 async fn every_effect_comes_once_and_in_order_while_workers_are_killed_and_frozen() {
     let redis = Redis::on_loopback().unwrap();
     let shop = open("redis_killed", &redis, COUNTED).await;
-    let (first, second) = (shop.start_process("a"), shop.start_process("b"));
-    shop.events.append_events(2_000).await.unwrap();
-    shared(&shop, &redis, &[6, 6]).await;
-    let load = async { shop.events.append_at(800.0, Duration::from_secs(8)).await.unwrap() };
-    let faults = async {
-        for round in 0..3 {
-            tokio::time::sleep(Duration::from_millis(300 + 170 * round)).await;
-            // Dropped, and so killed, wherever it is.
-            let killed = shop.start_process(&format!("killed-{round}"));
-            shared(&shop, &redis, &[4, 4, 4]).await;
-            drop(killed);
-            first.signal("STOP");
-            let taken = || async { Ok::<_, anyhow::Error>(holdings(&shop, &redis)) };
-            eventually_is(PATIENCE, "another worker has taken all", |seen| seen == &[12], taken).await.unwrap();
-            // It goes on with what it held.
-            first.signal("CONT");
-            shared(&shop, &redis, &[6, 6]).await;
-        }
-    };
-    tokio::join!(load, faults);
+    let append = async |count: i64| shop.events.append_events(u32::try_from(count).unwrap()).await.unwrap();
+    let workers = killed_and_frozen(&shop, append, async |holdings| shared(&shop, &redis, holdings).await).await;
     assert_exact(&shop, &redis).await;
-    drop((first, second));
+    drop(workers);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,6 +110,7 @@ impl Workshop {
                 }),
                 batch_size: 100,
                 max_event_bytes: 1 << 20,
+                coalesce: Vec::new(),
                 output: Output::Postgres(PostgresOutput::default()),
             },
             sql: PostgresOutput {

@@ -77,6 +77,7 @@ fn event(text: &str, before: Option<i64>) -> Result<Event, String> {
     });
     Ok(Event {
         position,
+        since: position,
         shown_position: position,
         shard: 0,
         event_type,

@@ -16,7 +16,7 @@ use super::{
         postgres::{Mapping, PostgresDryRun},
         redis::{Commands, RedisDryRun},
     },
-    run::StoreConnection,
+    run::{StoreConnection, check_handlers},
 };
 
 /// What came of the events of a file.
@@ -58,6 +58,7 @@ impl fmt::Display for Tried {
 /// Names what is wrong, or why the store could not be asked.
 pub async fn check(config: &ProjectorConfig, store: Option<StoreConnection>) -> Result<(), ProjectorError> {
     config.check()?;
+    check_handlers(&config.output, &config.coalesce)?;
     match (&config.output, store) {
         (Output::Postgres(sql), None) => Mapping::parse(&sql.handlers).map(drop),
         (Output::Postgres(sql), Some(StoreConnection::Postgres(settings))) => {
@@ -81,6 +82,7 @@ pub async fn dry_run(
     say: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Tried, ProjectorError> {
     config.check()?;
+    check_handlers(&config.output, &config.coalesce)?;
     match (&config.output, store) {
         (Output::Postgres(sql), Some(StoreConnection::Postgres(settings))) => {
             let mapping = Mapping::parse(&sql.handlers)?;

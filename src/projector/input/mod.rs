@@ -121,7 +121,7 @@ impl Fetched {
         let mut reach = self.reach.clone();
         for event in self.events.iter().skip(count).rev() {
             if let Some(reach) = reach.get_mut(event.shard as usize) {
-                *reach = (*reach).min(event.position - 1);
+                *reach = (*reach).min(event.since - 1);
             }
         }
         reach

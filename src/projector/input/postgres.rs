@@ -360,6 +360,7 @@ fn shard_of(row: &Row) -> Result<u32, Error> {
 fn event(row: &Row, position: i64, shard: u32) -> Result<Event, Error> {
     Ok(Event {
         position,
+        since: position,
         shown_position: position,
         shard,
         event_type: row.try_get(2)?,

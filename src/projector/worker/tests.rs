@@ -39,6 +39,7 @@ impl EventReader for OneEvent {
         }
         let event = Event {
             position: 1,
+            since: 1,
             shown_position: 1,
             shard: 0,
             event_type: "Counted".to_owned(),
@@ -114,7 +115,8 @@ impl ReadModel for Contradicts {
 async fn a_batch_that_is_refused_again_and_again_is_tried_ever_more_seldom() {
     let tried = Arc::new(AtomicUsize::new(0));
     let model = Contradicts { tried: Arc::clone(&tried) };
-    let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), (1, 10));
+    let batching = Batching { shards: 1, batch_size: 10, coalesce: Coalesce::default() };
+    let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), batching);
     // Later than when the worker was made, so that it counts.
     tokio::time::advance(Duration::from_millis(1)).await;
     let view = View { since: Some(Instant::now()), members: vec!["me".to_owned()], owners: vec![None] };

@@ -58,6 +58,7 @@ async fn rate(server: &Postgres, database: &str, input: Input, source: SourceCon
             input,
             batch_size: 500,
             max_event_bytes: 1 << 20,
+            coalesce: Vec::new(),
             output: Output::Postgres(PostgresOutput {
                 schema: None,
                 setup: Some(

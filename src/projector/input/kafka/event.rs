@@ -83,8 +83,10 @@ impl Mapping {
             }
             None => subject,
         };
+        let position = record.offset.saturating_add(1);
         Ok(Some(Event {
-            position: record.offset.saturating_add(1),
+            position,
+            since: position,
             shown_position: record.offset,
             shard,
             event_type,

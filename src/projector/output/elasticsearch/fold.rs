@@ -183,6 +183,7 @@ mod tests {
     fn event(position: i64, shard: u32) -> Event {
         Event {
             position,
+            since: position,
             shown_position: position,
             shard,
             event_type: "T".to_owned(),

@@ -312,6 +312,7 @@ mod tests {
     fn event(data: &str) -> Event {
         Event {
             position: 5,
+            since: 5,
             shown_position: 5,
             shard: 0,
             event_type: "Placed".to_owned(),

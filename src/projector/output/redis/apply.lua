@@ -1,6 +1,6 @@
 -- Runs the commands of events and moves the checkpoints of their shards, if this worker still owns them.
 -- ARGV: the worker; the number of shards, for each: shard, fence, position before, position after;
---       the number of events, for each: shard, position, number of commands, for each: number of words, fingerprint of the handler up to
+--       the number of events, for each: shard, position, place in the order of its shard, number of commands, for each: number of words, fingerprint of the handler up to
 --       and with it, words.
 -- Returns {'lost'}, {'broken', shard} or {'done'}. Or, with the events before it done: {'failed', event, command, error}, where the commands
 -- before it are done as well, or {'changed', event, count}, where the first commands of another handler are done.
@@ -46,7 +46,7 @@ local function stop(reply)
 end
 
 for event = 1, number() do
-  local shard, position, commands = word(), word(), number()
+  local shard, position, place, commands = word(), word(), word(), number()
   -- Redis takes nothing back: how far a failed event has come is kept, so that no command runs twice.
   local of, count, noted = string.match(get('begun:' .. shard) or '', '^(%d+):(%d+):(%x+)$')
   local done, last = 0, nil
@@ -64,7 +64,8 @@ for event = 1, number() do
     if command > done then
       local reply = redis.pcall(unpack(ARGV, at + 1, at + words))
       if type(reply) == 'table' and reply.err then
-        if last then
+        -- What comes before a later event that is begun has been superseded once and may be repeated as a whole; that event may not.
+        if last and not (of and is_beyond(of, position)) then
           redis.call('HSET', state, 'begun:' .. shard, position .. ':' .. (command - 1) .. ':' .. last)
         end
         return stop({'failed', event, command, reply.err})
@@ -72,7 +73,7 @@ for event = 1, number() do
     end
     at, last = at + words, through
   end
-  reached[shard] = position
+  reached[shard] = place
 end
 
 for _, step in ipairs(steps) do

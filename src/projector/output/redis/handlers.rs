@@ -238,6 +238,7 @@ mod tests {
     fn event(stream: &str) -> Event {
         Event {
             position: 1,
+            since: 1,
             shown_position: 1,
             shard: 0,
             event_type: "Placed".to_owned(),

@@ -7,13 +7,14 @@
 mod dry_run;
 mod handlers;
 mod members;
+mod overwrites;
 mod refusals;
 mod state;
 
 use std::collections::BTreeMap;
 
 pub use self::handlers::CommandError;
-pub(in crate::projector) use self::{dry_run::RedisDryRun, handlers::Commands};
+pub(in crate::projector) use self::{dry_run::RedisDryRun, handlers::Commands, overwrites::check as check_overwrites};
 use self::{
     handlers::Filled,
     members::RedisMembership,
@@ -86,7 +87,8 @@ impl RedisReadModel {
         // Which command it was, for when one fails.
         let mut names: Vec<Vec<Filled>> = Vec::new();
         for (event, commands) in events.iter().zip(commands) {
-            words.extend([event.shard.to_string(), event.position.to_string(), commands.len().to_string()]);
+            let (position, since) = (event.position.to_string(), event.since.to_string());
+            words.extend([event.shard.to_string(), position, since, commands.len().to_string()]);
             let mut of_event = Vec::new();
             for Filled { words: of_command, fingerprint } in commands {
                 words.extend([of_command.len().to_string(), fingerprint.to_string()]);
