@@ -181,6 +181,14 @@ impl Kafka {
         Self::create(&Place { network: None, host: Ipv4Addr::LOCALHOST.into() }, Some(certificates))
     }
 
+    /// A new broker on 127.0.0.1 with the listeners that have no TLS.
+    ///
+    /// # Errors
+    /// As [`Kafka::on_loopback`].
+    pub fn on_loopback_without_tls() -> Result<Self> {
+        Self::create(&Place { network: None, host: Ipv4Addr::LOCALHOST.into() }, None)
+    }
+
     /// A new broker at `host` inside a network namespace, with the listeners that have no TLS.
     ///
     /// # Errors
