@@ -50,7 +50,7 @@ impl Nats {
         let settings =
             format!("host: {host}\nport: {}\nlogfile: \"{}/log\"\n{configuration}\n", address.port(), root.display());
         fs::write(root.join("nats.conf"), settings)?;
-        let mut command = kept::command(network, packages::nats_server()?);
+        let mut command = kept::command(network, &packages::nats_server()?);
         let mut kept = Kept::start(root.clone(), command.arg("-c").arg(root.join("nats.conf")))?;
         let listens = || TcpStream::connect(address).is_ok();
         kept.wait_until(&format!("nats-server does not listen at {address}"), |_| {

@@ -1,9 +1,11 @@
 //! The Debian packages that the test bed stands on: looks for their programs, installs what is missing when root.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
 
 /// A file that must exist, and the package that brings it. Asking for files, not packages, leaves alone a machine that has them from elsewhere.
 const NEEDED: &[(&[&str], &str)] = &[
@@ -32,75 +34,49 @@ const NEEDED: &[(&[&str], &str)] = &[
 ///
 /// # Errors
 /// When none is installed and none can be.
-pub fn postgres_programs() -> Result<std::path::PathBuf> {
-    if let Some(found) = find_postgres() {
-        return Ok(found);
-    }
-    install(&["postgresql"])?;
-    find_postgres().context("PostgreSQL was installed, but /usr/lib/postgresql/*/bin/initdb is not there")
+pub fn postgres_programs() -> Result<PathBuf> {
+    installed(&["postgresql"], find_postgres)
 }
 
 /// The pooler pgbouncer.
 ///
 /// # Errors
 /// When it is not installed and cannot be.
-pub fn pgbouncer() -> Result<&'static Path> {
-    let program = Path::new("/usr/sbin/pgbouncer");
-    if !program.exists() {
-        install(&["pgbouncer"])?;
-    }
-    Ok(program)
+pub fn pgbouncer() -> Result<PathBuf> {
+    installed(&["pgbouncer"], || first(&["/usr/sbin/pgbouncer"]))
 }
 
 /// The server of Redis.
 ///
 /// # Errors
 /// When it is not installed and cannot be.
-pub fn redis_server() -> Result<&'static Path> {
-    let program = Path::new("/usr/bin/redis-server");
-    if !program.exists() {
-        install(&["redis-server"])?;
-    }
-    Ok(program)
+pub fn redis_server() -> Result<PathBuf> {
+    installed(&["redis-server"], || first(&["/usr/bin/redis-server"]))
 }
 
 /// The server of NATS.
 ///
 /// # Errors
 /// When it is not installed and cannot be.
-pub fn nats_server() -> Result<&'static Path> {
-    let programs = [Path::new("/usr/sbin/nats-server"), Path::new("/usr/bin/nats-server")];
-    let find = || programs.into_iter().find(|program| program.exists());
-    if let Some(found) = find() {
-        return Ok(found);
-    }
-    install(&["nats-server"])?;
-    find().context("nats-server was installed, but is in neither /usr/sbin nor /usr/bin")
+pub fn nats_server() -> Result<PathBuf> {
+    installed(&["nats-server"], || first(&["/usr/sbin/nats-server", "/usr/bin/nats-server"]))
 }
 
 /// The server of Prometheus.
 ///
 /// # Errors
 /// When it is not installed and cannot be.
-pub fn prometheus() -> Result<&'static Path> {
-    let program = Path::new("/usr/bin/prometheus");
-    if !program.exists() {
-        install(&["prometheus"])?;
-    }
-    Ok(program)
+pub fn prometheus() -> Result<PathBuf> {
+    installed(&["prometheus"], || first(&["/usr/bin/prometheus"]))
 }
 
 /// The server of RabbitMQ, with the Erlang that runs it (35 MB of packages).
 ///
 /// # Errors
 /// When it is not installed and cannot be.
-pub fn rabbitmq_server() -> Result<&'static Path> {
+pub fn rabbitmq_server() -> Result<PathBuf> {
     // The one in /usr/sbin insists on a user and on a directory of its own.
-    let program = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
-    if !program.exists() {
-        install(&["rabbitmq-server"])?;
-    }
-    Ok(program)
+    installed(&["rabbitmq-server"], || first(&["/usr/lib/rabbitmq/bin/rabbitmq-server"]))
 }
 
 /// Java's runtime and compiler, and Maven, which fetches Kafka: found in `PATH`, wherever they come from.
@@ -111,14 +87,21 @@ pub fn java_and_maven() -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = |program: &str| std::env::split_paths(&path).any(|directory| directory.join(program).exists());
     let needed = [("java", "default-jdk-headless"), ("javac", "default-jdk-headless"), ("mvn", "maven")];
-    let mut missing: Vec<&str> =
-        needed.iter().filter(|(program, _)| !there(program)).map(|(_, package)| *package).collect();
-    missing.dedup();
-    if missing.is_empty() { Ok(()) } else { install(&missing) }
+    let missing = || {
+        let mut missing: Vec<&str> =
+            needed.iter().filter(|(program, _)| !there(program)).map(|(_, package)| *package).collect();
+        missing.dedup();
+        missing
+    };
+    installed(&missing(), || missing().is_empty().then_some(()))
 }
 
-fn find_postgres() -> Option<std::path::PathBuf> {
-    let mut versions: Vec<(u32, std::path::PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+fn first(programs: &[&str]) -> Option<PathBuf> {
+    programs.iter().map(PathBuf::from).find(|program| program.exists())
+}
+
+fn find_postgres() -> Option<PathBuf> {
+    let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .ok()?
         .flatten()
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
@@ -133,20 +116,39 @@ fn find_postgres() -> Option<std::path::PathBuf> {
 /// # Errors
 /// When something is missing and this is not root: the message holds the command to run.
 pub fn ensure() -> Result<()> {
-    let mut missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(files, _)| !files.iter().any(|file| Path::new(file).exists()))
-        .map(|(_, package)| *package)
-        .collect();
-    if find_postgres().is_none() {
-        missing.push("postgresql");
+    let missing = || {
+        let is_missing = |files: &[&str]| first(files).is_none();
+        let of_cluster = NEEDED.iter().filter(|(files, _)| is_missing(files)).map(|(_, package)| *package);
+        of_cluster.chain(find_postgres().is_none().then_some("postgresql")).collect::<Vec<&str>>()
+    };
+    installed(&missing(), || missing().is_empty().then_some(()))
+}
+
+/// What `find` finds, installed first where it finds nothing.
+fn installed<T>(packages: &[&str], find: impl Fn() -> Option<T>) -> Result<T> {
+    // apt-get refuses to run beside itself, and a program may be there a moment before what it needs.
+    let _turn = turn();
+    if let Some(found) = find() {
+        return Ok(found);
     }
-    if missing.is_empty() { Ok(()) } else { install(&missing) }
+    install(packages)?;
+    find().with_context(|| {
+        format!("{} was installed, but its programs are not where Debian puts them", packages.join(" "))
+    })
+}
+
+/// Held while packages are looked for and installed; only root installs.
+fn turn() -> Option<File> {
+    let lock = File::create("/run/lock/projectionist-packages").ok()?;
+    flock(&lock, FlockOperation::LockExclusive).ok()?;
+    Some(lock)
 }
 
 fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
-    let command = format!("apt-get update && apt-get install -y --no-install-recommends {list}");
+    // Others may install something as well.
+    let command =
+        format!("apt-get update && apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends {list}");
     if !rustix::process::geteuid().is_root() {
         bail!("missing Debian packages: {list}. Run as root: {command}");
     }

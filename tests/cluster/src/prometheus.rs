@@ -66,7 +66,7 @@ impl Prometheus {
         );
         fs::write(root.join("prometheus.yml"), configuration)?;
         fs::write(root.join("web.yml"), options.web.replace("{root}", &root.display().to_string()))?;
-        let mut command = kept::command(network, packages::prometheus()?);
+        let mut command = kept::command(network, &packages::prometheus()?);
         command
             .arg(format!("--config.file={}", root.join("prometheus.yml").display()))
             .arg(format!("--web.config.file={}", root.join("web.yml").display()))

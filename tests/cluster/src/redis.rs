@@ -201,7 +201,7 @@ impl Redis {
 }
 
 fn program(network: Option<&Path>, arguments: &[String]) -> Result<std::process::Command> {
-    let mut program = kept::command(network, packages::redis_server()?);
+    let mut program = kept::command(network, &packages::redis_server()?);
     program.args(arguments);
     Ok(program)
 }

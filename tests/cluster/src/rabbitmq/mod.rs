@@ -121,7 +121,7 @@ impl RabbitMq {
         };
         // One of its own: the server would leave one behind, and would meet other servers of that name at it.
         let port_mapper = local(Path::new("epmd")).spawn().context("starting Erlang's port mapper")?;
-        let server = local(program)
+        let server = local(&program)
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_NODENAME", "test@localhost")
             .env("RABBITMQ_CONFIG_FILE", root.join("rabbitmq.conf"))
