@@ -9,6 +9,7 @@ mod checkpoints;
 mod columns;
 mod commanded;
 mod connections;
+mod cost;
 mod emmett;
 #[path = "../support/event_stores.rs"]
 mod event_stores;

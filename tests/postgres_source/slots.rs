@@ -41,7 +41,7 @@ async fn logical() -> Postgres {
 }
 
 /// The one for all tests that do not reconfigure it.
-async fn shared() -> (&'static Postgres, Client) {
+pub(crate) async fn shared() -> (&'static Postgres, Client) {
     static SERVER: OnceCell<Postgres> = OnceCell::const_new();
     let own = SERVER.get_or_init(logical).await;
     (own, own.connect("postgres").await.unwrap())
