@@ -2,7 +2,9 @@
 //!
 //! The server itself tells both: it logs each statement of these databases with its duration.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed, time::Duration};
+#![allow(clippy::print_stdout)]
+
+use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 
 use serde_json::{Value, json};
 use test_cluster::{Postgres, eventually, eventually_is};

@@ -105,7 +105,7 @@ impl Slots {
 }
 
 /// Why the number is a bound, for people.
-const BYTES: &str = "a replication slot is behind by bytes of the write-ahead log, of which other tables, other databases and the server's own upkeep have their part";
+const BYTES: &str = "a replication slot is behind by bytes of the write-ahead log, of which other tables, other databases and the server's own upkeep have their part; their age is estimated from when the log was seen to grow";
 const STANDBY: &str = "replication slots: the server is a standby, which does not know how far the log of its primary reaches: name the primary in the Secret";
 
 /// The end of the log, and the slots of these names that there are.
