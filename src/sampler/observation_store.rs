@@ -74,6 +74,8 @@ struct Entry {
     wanted: u32,
     answered: bool,
     told: Option<Instant>,
+    /// Numbers have changed since it was told, however long they stay as they are now.
+    has_new_numbers: bool,
 }
 
 impl ObservationStore {
@@ -160,6 +162,7 @@ impl ObservationStore {
                         wanted: required_before(projection).unwrap_or(1),
                         answered: false,
                         told: None,
+                        has_new_numbers: false,
                     },
                 );
                 self.untold.insert(key.clone());
@@ -202,14 +205,15 @@ impl ObservationStore {
             Err(failure) => Observation { failure: Some(failure), ..(*before).clone() },
         };
         let taken = compare(&before, &after, bounds.target);
-        if taken == Taken::Same && after == *before {
-            return taken;
+        if taken != Taken::Same || after != *before {
+            entry.observation = Arc::new(after);
+            self.dirty.insert(Arc::clone(&reported.key.projection.namespace));
         }
-        entry.observation = Arc::new(after);
-        self.dirty.insert(Arc::clone(&reported.key.projection.namespace));
+        entry.has_new_numbers |= taken == Taken::Numbers;
         let due = entry.told.is_none_or(|told| now.duration_since(told) >= TELL_NUMBERS_EVERY);
-        if taken == Taken::Material || (taken == Taken::Numbers && due) {
+        if taken == Taken::Material || (entry.has_new_numbers && due) {
             entry.told = Some(now);
+            entry.has_new_numbers = false;
             self.untold.insert(reported.key);
         }
         taken

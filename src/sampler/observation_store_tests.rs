@@ -113,6 +113,24 @@ fn a_failure_keeps_the_last_good_measurement_until_it_is_too_old() {
 }
 
 #[test]
+fn numbers_that_changed_just_after_others_were_told_are_told_although_they_stay_as_they_are_then() {
+    let mut store = ObservationStore::default();
+    let a = projection("a", "1", "events");
+    store.sync(&[Arc::clone(&a)], Following::default());
+    let begun = Instant::now();
+    let mut told_after = |second: u64, pending: u64| {
+        let sample = Sample { staleness: None, ..sample(second, 0, pending) };
+        store.take(reported("a", "1", Ok(sample)), &a, begun + Duration::from_secs(second));
+        !told(&mut store).is_empty()
+    };
+    assert!(told_after(1, 10));
+    assert!(!told_after(2, 11), "too soon for numbers alone");
+    assert!(!told_after(3, 11));
+    assert!(told_after(7, 11), "the change of before");
+    assert!(!told_after(13, 11), "and no more than once");
+}
+
+#[test]
 fn a_namesake_and_another_source_start_over() {
     for replacement in [projection("a", "2", "events"), projection("a", "1", "other")] {
         let mut store = ObservationStore::default();
