@@ -252,7 +252,8 @@ impl Shop<'_> {
         let own_number = || source.unfinished();
         let what = format!("the source itself tells {unhandled}");
         eventually_is(PATIENCE, &what, |own| *own == unhandled, own_number).await?;
-        self.projection_is("orders", "what is not handled is pending", pending_exactly(unhandled)).await?;
+        let what = format!("{unhandled} are pending, which are not handled");
+        self.projection_is("orders", &what, pending_exactly(unhandled)).await?;
         self.metric_is("projection_pending_events", "orders", |value| value == unhandled.to_string()).await?;
         self.tells(begun, &format!("while none runs, {unhandled} are pending, as counted"));
 

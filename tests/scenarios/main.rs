@@ -6,6 +6,7 @@
 
 mod alone;
 mod autoscaling;
+mod built_in_stores;
 mod causes;
 mod consumers;
 mod fault_matrix;

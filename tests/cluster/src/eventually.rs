@@ -61,6 +61,7 @@ where
     Looked: Future<Output = Result<L, E>>,
 {
     let started = Instant::now();
+    let mut before = None;
     loop {
         // A look that hangs must not outlast the deadline by much.
         let left = deadline.saturating_sub(started.elapsed()).max(INTERVAL);
@@ -70,11 +71,16 @@ where
                 Err(seen) => seen,
             },
             Ok(Err(error)) => format!("the error: {error:#}"),
-            Err(_) => "a look that did not come back".to_owned(),
+            // The last one may only have had too little time.
+            Err(_) => match before {
+                Some(before) => format!("a look that did not come back; before it: {before}"),
+                None => "a look that did not come back".to_owned(),
+            },
         };
         if started.elapsed() >= deadline {
             bail!("waited {:.1} s until {what}; last seen: {seen}", deadline.as_secs_f64());
         }
+        before = Some(seen);
         tokio::time::sleep(INTERVAL).await;
     }
 }
