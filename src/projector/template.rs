@@ -202,6 +202,11 @@ impl Timestamp {
     /// From 2000-01-01, where PostgreSQL begins to count, back to 1970-01-01.
     pub(super) const EPOCH: i64 = 946_684_800_000_000;
 
+    /// From milliseconds since 1970; `None` where that is no time.
+    pub(super) fn of_millis(millis: i64) -> Option<Self> {
+        millis.checked_mul(1_000)?.checked_sub(Self::EPOCH).map(Self)
+    }
+
     fn to_rfc3339(self) -> Option<String> {
         let micros = self.0.checked_add(Self::EPOCH).filter(|_| self.0 != i64::MIN && self.0 != i64::MAX)?;
         jiff::Timestamp::from_microsecond(micros).ok().map(|time| time.to_string())

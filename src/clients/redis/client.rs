@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Answered, Command, ConnectionSettings, Reply, cluster::Cluster, connection::Access, link::Link};
+use super::{Answered, Bounds, Command, ConnectionSettings, Reply, cluster::Cluster, connection::Access, link::Link};
 use crate::{addresses::AddressRules, measure::MeasureError};
 
 /// Asks one server or cluster. Keeps its connections from call to call; one that broke is opened again by the next call.
@@ -18,7 +18,15 @@ pub struct Client {
 impl Client {
     /// Not connected yet. `rules`: which of the addresses that servers tell (Sentinels, nodes of a cluster) may be asked.
     pub fn new(settings: ConnectionSettings, rules: Arc<AddressRules>) -> Self {
-        Self { access: Access { settings, rules }, link: Link::by_settings(), cluster: None }
+        let access = Access { settings, rules, bounds: Bounds::default() };
+        Self { access, link: Link::by_settings(), cluster: None }
+    }
+
+    /// Keeps replies within these bounds, in place of the usual ones.
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.access.bounds = bounds;
+        self
     }
 
     /// There is a connection, as far as is known.

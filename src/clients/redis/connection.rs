@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     Command, ConnectionSettings, Reply,
     address::Address,
-    protocol::{Decoder, Malformed, encode},
+    protocol::{Bounds, Decoder, Malformed, encode},
     tls,
     words::refusal,
 };
@@ -53,6 +53,8 @@ pub(super) struct Access {
     pub(super) settings: ConnectionSettings,
     /// Which addresses may be asked.
     pub(super) rules: Arc<AddressRules>,
+    /// What replies may take.
+    pub(super) bounds: Bounds,
 }
 
 impl Access {
@@ -126,7 +128,7 @@ impl Access {
             writer.write_all(&bytes).await?;
             writer.flush().await
         };
-        let read = read(&mut reader, commands.len(), &mut replies);
+        let read = read(&mut reader, self.bounds, commands.len(), &mut replies);
         let both = async {
             let mut write = std::pin::pin!(write);
             let mut read = std::pin::pin!(read);
@@ -159,10 +161,11 @@ impl Access {
 
 async fn read(
     reader: &mut (impl AsyncRead + Unpin),
+    bounds: Bounds,
     count: usize,
     replies: &mut Vec<Reply>,
 ) -> Result<(), MeasureError> {
-    let mut decoder = Decoder::default();
+    let mut decoder = Decoder::new(bounds);
     let mut piece = vec![0; PIECE];
     while replies.len() < count {
         let length = reader.read(&mut piece).await.map_err(|error| tls_or_io(&error))?;
@@ -187,7 +190,7 @@ fn malformed(malformed: Malformed) -> MeasureError {
         Malformed::NotRedis => {
             "the answer is not in the protocol of Redis: is the port that of a Redis server, and does it want TLS (rediss://)?"
         }
-        Malformed::TooLarge => "the answer is larger than 32 MiB",
+        Malformed::TooLarge => "the answer is larger than 32 MiB, or what was expected at most",
     };
     MeasureError { reason: Reason::InvalidAnswer, message: message.to_owned() }
 }

@@ -21,6 +21,6 @@ mod written;
 
 pub use client::Client;
 pub use command::{Answered, Command};
-pub use protocol::Reply;
+pub use protocol::{Bounds, Reply};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
 pub use words::refusal;

@@ -1,13 +1,25 @@
 //! RESP2, the protocol of Redis: writes commands, and decodes replies with bounds on what they may take.
 
-/// Texts are kept up to this length. Longer ones (bodies of events) are skipped, and only their length is told.
-pub(super) const LONGEST_TEXT: usize = 4_096;
-/// What one reply may take of memory; what lies beyond is skipped.
-const MOST_KEPT: usize = 4 << 20;
-/// What all replies of one round trip may take of memory; those that come later are skipped.
-const MOST_KEPT_IN_ALL: usize = 32 << 20;
-/// What one reply may take of the network. Beyond it the connection is of no more use.
-const MOST_RECEIVED: u64 = 32 << 20;
+/// What replies may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// Texts of up to so many bytes are kept. Longer ones (bodies of events) are skipped, and only their length is told.
+    pub text: usize,
+    /// Bytes that one reply may take of memory; what lies beyond is skipped.
+    pub reply: usize,
+    /// Bytes that all replies of one round trip may take of memory; those that come later are skipped.
+    pub replies: usize,
+    /// Bytes that one reply may take of the network. Beyond it the connection is of no more use.
+    pub received: u64,
+}
+
+impl Default for Bounds {
+    /// Of one who looks at numbers and names, and at no bodies.
+    fn default() -> Self {
+        Self { text: 4_096, reply: 4 << 20, replies: 32 << 20, received: 32 << 20 }
+    }
+}
+
 /// Lines (lengths, numbers, errors) are no longer than this.
 const LONGEST_LINE: usize = 4_096;
 /// Arrays in arrays; what is asked for has four.
@@ -20,7 +32,7 @@ pub enum Reply {
     Nil,
     /// A number.
     Integer(i64),
-    /// A text of at most 4,096 bytes.
+    /// A text of at most 4,096 bytes, unless the client was given other bounds.
     Text(Vec<u8>),
     /// A longer text, of which only the length is known.
     LongText(u64),
@@ -28,7 +40,7 @@ pub enum Reply {
     Array(Vec<Reply>),
     /// The server refused the command.
     Error(String),
-    /// The reply was larger than 4 MiB even without its long texts, or those before it had taken 32 MiB, and was skipped.
+    /// The reply was larger than 4 MiB (or the client's bounds) even without its long texts, or those before it had taken 32 MiB, and was skipped.
     Oversized,
 }
 
@@ -98,6 +110,7 @@ enum Expecting {
 
 /// Decodes replies from pieces of whatever size.
 pub(super) struct Decoder {
+    bounds: Bounds,
     frames: Vec<Frame>,
     expecting: Expecting,
     line: Vec<u8>,
@@ -107,9 +120,10 @@ pub(super) struct Decoder {
     oversized: bool,
 }
 
-impl Default for Decoder {
-    fn default() -> Self {
+impl Decoder {
+    pub(super) fn new(bounds: Bounds) -> Self {
         Self {
+            bounds,
             frames: Vec::new(),
             expecting: Expecting::Line,
             line: Vec::new(),
@@ -119,9 +133,7 @@ impl Default for Decoder {
             oversized: false,
         }
     }
-}
 
-impl Decoder {
     /// Reads from the beginning of `bytes` until one reply is complete, or to the end. Returns how much was read, and the reply.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(usize, Option<Reply>), Malformed> {
         let mut at = 0;
@@ -129,7 +141,7 @@ impl Decoder {
             let (used, done) = self.step(&bytes[at..])?;
             at += used;
             self.received += used as u64;
-            if self.received > MOST_RECEIVED {
+            if self.received > self.bounds.received {
                 return Err(Malformed::TooLarge);
             }
             if let Some(reply) = done.and_then(|reply| self.place(reply)) {
@@ -161,13 +173,14 @@ impl Decoder {
             }
             Expecting::Text { mut text, length, left } => {
                 let used = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                let room = if length > LONGEST_TEXT as u64 { 0 } else { used };
+                let room = if length > self.bounds.text as u64 { 0 } else { used };
                 text.extend_from_slice(&bytes[..room]);
                 let left = left - used as u64;
                 self.expecting = if left > 0 {
                     Expecting::Text { text, length, left }
                 } else {
-                    let reply = if length > LONGEST_TEXT as u64 { Reply::LongText(length) } else { Reply::Text(text) };
+                    let reply =
+                        if length > self.bounds.text as u64 { Reply::LongText(length) } else { Reply::Text(text) };
                     Expecting::EndOfText { reply, seen: 0 }
                 };
                 Ok((used, None))
@@ -194,7 +207,7 @@ impl Decoder {
         };
         match kind {
             b'+' => Ok(Some(match rest {
-                rest if rest.len() > LONGEST_TEXT => Reply::LongText(rest.len() as u64),
+                rest if rest.len() > self.bounds.text => Reply::LongText(rest.len() as u64),
                 rest => Reply::Text(rest.to_vec()),
             })),
             b'-' => Ok(Some(Reply::Error(String::from_utf8_lossy(rest).into_owned()))),
@@ -203,7 +216,7 @@ impl Decoder {
                 -1 => Ok(Some(Reply::Nil)),
                 length => {
                     let length = u64::try_from(length).map_err(|_| Malformed::NotRedis)?;
-                    if length > MOST_RECEIVED {
+                    if length > self.bounds.received {
                         return Err(Malformed::TooLarge);
                     }
                     self.expecting = if length == 0 {
@@ -240,7 +253,7 @@ impl Decoder {
                     Reply::Error(text) => text.len(),
                     _ => 0,
                 };
-            self.oversized |= self.kept > MOST_KEPT.min(MOST_KEPT_IN_ALL.saturating_sub(self.kept_before));
+            self.oversized |= self.kept > self.bounds.reply.min(self.bounds.replies.saturating_sub(self.kept_before));
             let Some(frame) = self.frames.last_mut() else { return Some(reply) };
             if self.oversized {
                 frame.items = Vec::new();
@@ -262,8 +275,10 @@ mod tests {
 
     use super::*;
 
+    const LONGEST_TEXT: usize = 4_096;
+
     fn decode(bytes: &[u8], piece: usize) -> Result<Vec<Reply>, Malformed> {
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(Bounds::default());
         let mut replies = Vec::new();
         for piece in bytes.chunks(piece) {
             let mut at = 0;
@@ -359,7 +374,7 @@ mod tests {
         let read = decode(large.as_bytes(), 65_536).unwrap();
         let kept = read.iter().filter(|reply| **reply != Reply::Oversized).count();
         assert_eq!((read.len(), kept), (12, 10), "together they are bounded, too");
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(Bounds::default());
         assert_eq!(decoder.read(b"*9223372036854775807\r\n").unwrap().1, None);
         let piece = b":1\r\n".repeat(1 << 16);
         let read = (0..200).find_map(|_| decoder.read(&piece).err());

@@ -1,6 +1,7 @@
 //! Where events come from: the seam between the worker and the kinds of event source.
 
 pub(in crate::projector) mod kafka;
+mod mapping;
 pub(in crate::projector) mod postgres;
 pub(in crate::projector) mod reader;
 

@@ -4,8 +4,8 @@
 //! record (markers of transactions, records that were compacted away) are passed over.
 
 mod buffer;
-mod event;
 mod mirror;
+mod records;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,10 +15,11 @@ use std::{
 
 use tokio::time::Instant;
 
+pub(super) use self::records::layout;
 use self::{
     buffer::{Budget, Buffer, Reached},
-    event::Mapping,
     mirror::Mirror,
+    records::event_of,
 };
 use super::{
     super::{
@@ -28,6 +29,7 @@ use super::{
         sharding::{Part, Sharding},
     },
     EventReader, Fetch, Fetched, Horizon, Range, Unreadable,
+    mapping::Mapping,
 };
 use crate::{
     addresses::AddressRules,
@@ -107,7 +109,7 @@ impl KafkaReader {
             topics: BTreeMap::new(),
             starts: BTreeMap::new(),
             logs: Vec::new(),
-            mapping: Mapping::new(event, types, max_event_bytes),
+            mapping: Mapping::new(layout(event), types, max_event_bytes),
             mirror,
             most_batch_bytes,
             metadata_at: Instant::now(),
@@ -437,7 +439,7 @@ impl KafkaReader {
         let mut moved = false;
         for (shard, after, until) in wanted.iter().copied() {
             let number = u32::try_from(shard).unwrap_or(u32::MAX);
-            let read = |record: &_| self.mapping.event(record, number);
+            let read = |record: &_| event_of(&self.mapping, record, number);
             let buffer = &mut self.logs[shard].buffer;
             match buffer.take(until, self.most_batch_bytes, &mut budget, read, &mut events) {
                 Reached::Until(offset) => {

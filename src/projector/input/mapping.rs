@@ -1,142 +1,148 @@
-//! What a record of Kafka is as an event: a CloudEvent, or JSON with its type in a header, a field or the Projection. Pure.
+//! What a message of a broker is as an event: a CloudEvent, or JSON with its type in a header, a field or the Projection. Pure.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-use super::super::super::{
-    event::{Event, JsonText, Timestamp},
+use super::super::{
+    event::JsonText,
     template::{inner, text_of},
 };
-use crate::{
-    api::{KafkaEvent, KafkaEventType},
-    clients::kafka::Record,
-};
 
-/// The header that holds an event's type where the Projection does not say.
-const TYPE_HEADER: &str = "type";
 /// How the media type of a CloudEvent in structured mode begins, and that of several in one record.
 const STRUCTURED: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch";
-/// Microseconds in a millisecond.
-const MILLIS: i64 = 1_000;
+
+/// A message as a broker keeps it.
+pub(super) trait Message {
+    /// What names the event's stream, where the broker keeps that apart.
+    fn key(&self) -> Option<&[u8]>;
+
+    /// The body; absent where it has none, which is not the same as an empty one.
+    fn value(&self) -> Option<&[u8]>;
+
+    /// The last header of this name.
+    fn header(&self, name: &str) -> Option<&[u8]>;
+}
+
+/// Where the parts of an event are in the messages of one source.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// The field of the spec that says so, for messages to people: `spec.source.kafka.event`.
+    pub(super) spec: &'static str,
+    /// What the source calls a header.
+    pub(super) header: &'static str,
+    /// Where the type is.
+    pub(super) event_type: TypeFrom,
+    /// The field of the value (JSON) with the body, such as `payload`; the whole value where absent.
+    pub(super) data: Option<String>,
+    /// The type of messages without a value.
+    pub(super) tombstone: Option<String>,
+}
+
+/// Where an event's type is.
+#[derive(Clone, Debug)]
+pub(super) enum TypeFrom {
+    /// In this header.
+    Header(String),
+    /// In this field of the value, names with dots between them.
+    Field(String),
+    /// It is always this one.
+    Name(String),
+}
+
+/// An event without its place.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub(super) event_type: String,
+    pub(super) stream: Option<String>,
+    pub(super) data: Option<JsonText>,
+}
 
 /// Type, body and, of a CloudEvent, subject.
 type Parts = (String, Option<JsonText>, Option<String>);
 
-/// How records are read.
+/// How messages are read.
 #[derive(Clone, Debug)]
 pub(super) struct Mapping {
-    event_type: TypeFrom,
+    layout: Layout,
     data: Vec<String>,
-    tombstone: Option<String>,
     /// The types that have a handler.
     wanted: BTreeSet<String>,
     max_bytes: usize,
 }
 
-#[derive(Clone, Debug)]
-enum TypeFrom {
-    Header(String),
-    Field(Vec<String>),
-    Name(String),
-}
-
 impl Mapping {
     /// `wanted` are the types that have a handler; an event whose key and value come to more than `max_bytes` is not read.
-    pub(super) fn new(event: &KafkaEvent, wanted: Vec<String>, max_bytes: u64) -> Self {
-        let KafkaEvent { type_, data, tombstone } = event;
-        let steps = |path: &str| path.split('.').map(str::to_owned).collect();
-        let event_type = match type_ {
-            Some(KafkaEventType { name: Some(name), .. }) => TypeFrom::Name(name.clone()),
-            Some(KafkaEventType { field: Some(field), .. }) => TypeFrom::Field(steps(field)),
-            Some(KafkaEventType { header: Some(header), .. }) => TypeFrom::Header(header.clone()),
-            _ => TypeFrom::Header(TYPE_HEADER.to_owned()),
-        };
+    pub(super) fn new(layout: Layout, wanted: Vec<String>, max_bytes: u64) -> Self {
         Self {
-            event_type,
-            data: data.as_deref().map(steps).unwrap_or_default(),
-            tombstone: tombstone.clone(),
+            data: layout.data.as_deref().map(steps).unwrap_or_default(),
+            layout,
             wanted: wanted.into_iter().collect(),
             max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
         }
     }
 
-    /// The event that a record is; `None` where its type has no handler. The event's shard and position are its partition's matter.
+    /// The event that a message is; `None` where its type has no handler.
     ///
     /// # Errors
     /// Why it cannot be read, without anything of what it holds.
-    pub(super) fn event(&self, record: &Record, shard: u32) -> Result<Option<Event>, String> {
-        let size = [&record.key, &record.value].into_iter().flatten().map(Bytes::len).sum::<usize>();
+    pub(super) fn read(&self, message: &impl Message) -> Result<Option<Content>, String> {
+        let size = [message.key(), message.value()].into_iter().flatten().map(<[u8]>::len).sum::<usize>();
         if size > self.max_bytes {
-            return Err(format!(
-                "its key and value have {size} bytes, and spec.projector.builtin.maxEventBytes allows {}: raise it, and the workers' memory to six times as much",
-                self.max_bytes
-            ));
+            return Err(too_large(size as u64, self.max_bytes));
         }
-        let Some((event_type, data, subject)) = self.parts(record)? else { return Ok(None) };
-        let stream = match &record.key {
+        let Some((event_type, data, subject)) = self.parts(message)? else { return Ok(None) };
+        let stream = match message.key() {
             Some(key) => {
                 Some(text(key).ok_or("its key is no text in UTF-8, and the key is the event's stream")?.to_owned())
             }
             None => subject,
         };
-        let position = record.offset.saturating_add(1);
-        Ok(Some(Event {
-            position,
-            since: position,
-            shown_position: record.offset,
-            shard,
-            event_type,
-            stream,
-            recorded_at: record.time.and_then(|millis| {
-                let since_1970 = millis.checked_mul(MILLIS)?;
-                since_1970.checked_sub(Timestamp::EPOCH).map(Timestamp)
-            }),
-            data,
-        }))
+        Ok(Some(Content { event_type, stream, data }))
     }
 
-    /// What of a record is not the same for all; `None` where its type has no handler.
-    fn parts(&self, record: &Record) -> Result<Option<Parts>, String> {
-        let content_type = header(record, "content-type").or_else(|| header(record, "Content-Type"));
+    /// What all kinds of message have; `None` where its type has no handler.
+    fn parts(&self, message: &impl Message) -> Result<Option<Parts>, String> {
+        let content_type = header(message, "content-type").or_else(|| header(message, "Content-Type"));
         let content_type = content_type.map(str::trim).unwrap_or_default().to_ascii_lowercase();
         if content_type.starts_with(BATCH) {
             return Err(
-                "it holds several CloudEvents (application/cloudevents-batch): write each into a record of its own"
+                "it holds several CloudEvents (application/cloudevents-batch): write each into a message of its own"
                     .to_owned(),
             );
         }
         if content_type.starts_with(STRUCTURED) {
-            return self.structured(record);
+            return self.structured(message);
         }
-        if let Some(event_type) = header(record, "ce_type") {
+        if let Some(event_type) = header(message, "ce_type") {
             if !self.wanted.contains(event_type) {
                 return Ok(None);
             }
-            let data = self.body(record, &[])?;
-            return Ok(Some((event_type.to_owned(), data, header(record, "ce_subject").map(str::to_owned))));
+            let data = self.body(message, &[])?;
+            return Ok(Some((event_type.to_owned(), data, header(message, "ce_subject").map(str::to_owned))));
         }
-        let Some(value) = &record.value else {
-            let event_type = match (&self.tombstone, &self.event_type) {
+        let Some(value) = message.value() else {
+            let event_type = match (&self.layout.tombstone, &self.layout.event_type) {
                 (Some(tombstone), _) | (None, TypeFrom::Name(tombstone)) => tombstone.as_str(),
-                (None, TypeFrom::Header(name)) => header(record, name).ok_or_else(|| missing_header(name))?,
+                (None, TypeFrom::Header(name)) => header(message, name).ok_or_else(|| self.missing_header(name))?,
                 (None, TypeFrom::Field(_)) => {
-                    return Err("it has no value (a tombstone), and its type is in the value: name the type of such records in spec.source.kafka.event.tombstone".to_owned());
+                    return Err(format!(
+                        "it has no value (a tombstone), and its type is in the value: name the type of such messages in {}.tombstone",
+                        self.layout.spec
+                    ));
                 }
             };
             return Ok(self.wanted.contains(event_type).then(|| (event_type.to_owned(), None, None)));
         };
-        let event_type = match &self.event_type {
+        let event_type = match &self.layout.event_type {
             TypeFrom::Name(name) => Cow::from(name),
-            TypeFrom::Header(name) => Cow::from(header(record, name).ok_or_else(|| missing_header(name))?),
-            TypeFrom::Field(steps) => {
-                let found = field(json(value)?, steps).and_then(|value| text_of(value, false));
+            TypeFrom::Header(name) => Cow::from(header(message, name).ok_or_else(|| self.missing_header(name))?),
+            TypeFrom::Field(path) => {
+                let found = field(json(value)?, &steps(path)).and_then(|value| text_of(value, false));
                 found.ok_or_else(|| {
-                    let path = steps.join(".");
-                    format!("its value has no field {path} with its type (spec.source.kafka.event.type.field)")
+                    format!("its value has no field {path} with its type ({}.type.field)", self.layout.spec)
                 })?
             }
         };
@@ -144,12 +150,11 @@ impl Mapping {
             return Ok(None);
         }
         let event_type = event_type.into_owned();
-        Ok(Some((event_type, self.body(record, &self.data)?, None)))
+        Ok(Some((event_type, self.body(message, &self.data)?, None)))
     }
 
-    fn structured(&self, record: &Record) -> Result<Option<Parts>, String> {
-        let value =
-            record.value.as_ref().ok_or("it has no value, and its content-type says that a CloudEvent is in it")?;
+    fn structured(&self, message: &impl Message) -> Result<Option<Parts>, String> {
+        let value = message.value().ok_or("it has no value, and its content-type says that a CloudEvent is in it")?;
         let event = json(value)?;
         let attribute = |name: &str| inner(event, name).and_then(|value| text_of(value, false)).map(Cow::into_owned);
         let event_type = attribute("type").ok_or("it is a CloudEvent without type")?;
@@ -168,20 +173,31 @@ impl Mapping {
     }
 
     /// The value, or the field in it at `steps`.
-    fn body(&self, record: &Record, steps: &[String]) -> Result<Option<JsonText>, String> {
-        let Some(value) = &record.value else { return Ok(None) };
+    fn body(&self, message: &impl Message, steps: &[String]) -> Result<Option<JsonText>, String> {
+        let Some(value) = message.value() else { return Ok(None) };
         let whole = json(value)?;
         let body = field(whole, steps).ok_or_else(|| {
-            format!("its value has no field {} with its body (spec.source.kafka.event.data)", steps.join("."))
+            format!("its value has no field {} with its body ({}.data)", steps.join("."), self.layout.spec)
         })?;
         Ok(Some(body).filter(|body| steps.is_empty() || body.trim() != "null").map(|body| JsonText(body.to_owned())))
     }
+
+    fn missing_header(&self, name: &str) -> String {
+        let Layout { spec, header, .. } = &self.layout;
+        format!("it has no {header} {name} with its type, and is no CloudEvent: say in {spec}.type where the type is")
+    }
 }
 
-fn missing_header(name: &str) -> String {
+/// Why a message of so many bytes is not read.
+pub(super) fn too_large(bytes: u64, allowed: usize) -> String {
     format!(
-        "it has no header {name} with its type, and is no CloudEvent: say in spec.source.kafka.event.type where the type is"
+        "its key and value have {bytes} bytes, and spec.projector.builtin.maxEventBytes allows {allowed}: raise it, and the workers' memory to six times as much"
     )
+}
+
+/// The names in a path with dots between them.
+fn steps(path: &str) -> Vec<String> {
+    path.split('.').map(str::to_owned).collect()
 }
 
 fn text(bytes: &[u8]) -> Option<&str> {
@@ -189,9 +205,8 @@ fn text(bytes: &[u8]) -> Option<&str> {
 }
 
 /// The last header of this name, where it is text.
-fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
-    let (_, value) = record.headers.iter().rev().find(|(key, _)| key.as_ref() == name.as_bytes())?;
-    text(value.as_ref()?)
+fn header<'a>(message: &'a impl Message, name: &str) -> Option<&'a str> {
+    text(message.header(name)?)
 }
 
 /// The bytes as JSON, checked.
@@ -218,30 +233,47 @@ fn field<'a>(json: &'a str, steps: &[String]) -> Option<&'a str> {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{super::kafka::layout, *};
+    use crate::api::KafkaEvent;
 
     fn mapping(event: serde_json::Value) -> Mapping {
         let event: KafkaEvent = serde_json::from_value(event).unwrap();
-        Mapping::new(&event, vec!["Placed".to_owned(), "Gone".to_owned()], 1_000)
+        Mapping::new(layout(&event), vec!["Placed".to_owned(), "Gone".to_owned()], 1_000)
     }
 
-    fn record(key: Option<&str>, headers: &[(&str, &str)], value: Option<&str>) -> Record {
-        let bytes = |text: &str| Bytes::from(text.to_owned());
-        Record {
-            offset: 41,
-            time: Some(946_684_800_001),
+    struct Written {
+        key: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+        headers: Vec<(String, String)>,
+    }
+
+    impl Message for Written {
+        fn key(&self) -> Option<&[u8]> {
+            self.key.as_deref()
+        }
+
+        fn value(&self) -> Option<&[u8]> {
+            self.value.as_deref()
+        }
+
+        fn header(&self, name: &str) -> Option<&[u8]> {
+            self.headers.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_bytes())
+        }
+    }
+
+    fn record(key: Option<&str>, headers: &[(&str, &str)], value: Option<&str>) -> Written {
+        let bytes = |text: &str| text.as_bytes().to_vec();
+        Written {
             key: key.map(bytes),
             value: value.map(bytes),
-            headers: headers.iter().map(|(name, value)| (bytes(name), Some(bytes(value)))).collect(),
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         }
     }
 
     /// Type, stream and body.
-    fn read(mapping: &Mapping, record: &Record) -> Result<Option<(String, String, String)>, String> {
-        let event = mapping.event(record, 3)?;
+    fn read(mapping: &Mapping, record: &Written) -> Result<Option<(String, String, String)>, String> {
+        let event = mapping.read(record)?;
         Ok(event.map(|event| {
-            assert_eq!((event.position, event.shown_position, event.shard), (42, 41, 3));
-            assert_eq!(event.recorded_at, Some(Timestamp(1_000)));
             let body = event.data.map_or_else(|| "none".to_owned(), |data| data.0);
             (event.event_type, event.stream.unwrap_or_else(|| "none".to_owned()), body)
         }))
@@ -322,9 +354,9 @@ mod tests {
             assert!(why.contains(expected) && !why.contains("canary"), "{why}");
         }
         let mut odd = record(None, &header, Some("{}"));
-        odd.key = Some(Bytes::from_static(b"\xff"));
+        odd.key = Some(b"\xff".to_vec());
         assert!(read(&mapping(json!({})), &odd).unwrap_err().contains("key is no text"));
-        odd.value = Some(Bytes::from_static(b"\xff"));
+        odd.value = Some(b"\xff".to_vec());
         assert!(read(&mapping(json!({})), &odd).unwrap_err().contains("no text in UTF-8"));
     }
 }
