@@ -21,7 +21,9 @@ use crate::{
         telemetry,
         uninstall::{self, UninstallSettings},
     },
-    projector::{self, Input, Output, ProjectorConfig, RunOptions, SourceConnection, StoreConnection},
+    projector::{
+        self, Input, Output, ProjectorConfig, QueueInput, QueueKind, RunOptions, SourceConnection, StoreConnection,
+    },
     simulation,
 };
 
@@ -110,6 +112,9 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     let source = match config.input {
         Input::Postgres(_) => connection(worker_env::EVENT_SOURCE).map(Box::new).map(SourceConnection::Postgres),
         Input::Kafka(_) => kafka_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Kafka),
+        Input::Queue(QueueInput { queue: QueueKind::Redis(_), .. }) => {
+            redis_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Redis)
+        }
     };
     let store = match config.output {
         Output::Postgres(_) => connection(worker_env::READ_STORE).map(Box::new).map(StoreConnection::Postgres),

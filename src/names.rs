@@ -188,6 +188,8 @@ pub const PROJECTOR_CONFIG_KEY: &str = "projector.json";
 
 /// The checkpoint table of the built-in projector, in the read store.
 pub const CHECKPOINT_TABLE: &str = "projectionist_checkpoints";
+/// The table in which the built-in projector notes the messages of a queue that it has handled.
+pub const INBOX_TABLE: &str = "projectionist_inbox";
 
 /// The APIService of the metrics that the operator's own HorizontalPodAutoscalers read.
 pub const EXTERNAL_API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";

@@ -32,6 +32,8 @@ mod kafka_search;
 mod killing;
 #[path = "projector/positions.rs"]
 mod positions;
+#[path = "projector/queues.rs"]
+mod queues;
 #[path = "projector/redis.rs"]
 mod redis;
 #[path = "projector/redis_cluster.rs"]

@@ -107,7 +107,7 @@ fn events_are_left_out_only_where_no_order_of_all_is_promised_and_not_for_docume
 }
 
 #[test]
-fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_projector() {
+fn streams_in_redis_need_no_checkpoint_and_no_read_store() {
     let redis = || {
         json!({
             "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
@@ -122,12 +122,7 @@ fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_pr
     for (pointer, name, value, expected) in [
         ("/spec/source", "postgres", postgres, "spec.source must name exactly one source"),
         ("/spec", "checkpoint", json!({"readStore": {}}), "spec.checkpoint must be absent with spec.source.redis"),
-        (
-            "/spec",
-            "projector",
-            json!({"builtin": {"handlers": {"Ordered": "select 1"}}}),
-            "spec.source.postgres with eventTable, marten or messageDb, or spec.source.kafka is required with spec.projector.builtin",
-        ),
+        ("/spec/source/redis", "event", json!({}), "spec.source.redis.event has no meaning without"),
         ("/spec/source/redis", "lists", json!([{"key": ""}]), "spec.source.redis.lists[0].key"),
         ("/spec/source/redis", "streams", json!([]), "spec.source.redis.streams must have at least 1 items"),
         ("/spec/source/redis", "streams", json!([{"key": "orders"}]), "spec.source.redis.streams[0].group"),
@@ -137,6 +132,47 @@ fn streams_in_redis_need_no_checkpoint_and_no_read_store_and_suit_no_built_in_pr
         object.pointer_mut(pointer).unwrap()[name] = value;
         let found = admit(object).expect_err(expected);
         assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
+fn the_built_in_projector_reads_streams_in_redis_into_postgresql_without_an_order_by_key() {
+    let connection = json!({"secretRef": {"name": "r"}});
+    let redis = || {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"redis": {"connection": connection, "streams": [{"key": "orders", "group": "list"}]}},
+                "readStore": {"postgres": {"connection": connection}},
+                "scaling": {"ordering": "None"},
+                "projector": {"builtin": {"handlers": {"Ordered": "select 1"}, "inbox": {"keepFor": "24h"}}},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    assert!(admit(redis()).is_ok(), "{:?}", admit(redis()));
+    for (pointer, name, value, expected) in [
+        ("/spec/scaling", "ordering", json!("PerKey"), "spec.scaling.ordering must be None or Strict"),
+        ("/spec/scaling", "shards", json!(4), "spec.scaling.shards must be absent with spec.source.redis"),
+        ("/spec/source/redis", "lists", json!([{"key": "a"}]), "spec.source.redis.lists must be absent"),
+        ("/spec/projector/builtin/inbox", "keepFor", json!("59m"), "spec.projector.builtin.inbox.keepFor must be"),
+        (
+            "/spec/projector",
+            "builtin",
+            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
+            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.redis",
+        ),
+        (
+            "/spec/source/redis/connection",
+            "host",
+            json!("other"),
+            "connection.host and connection.port must be absent with spec.projector.builtin",
+        ),
+    ] {
+        let mut object = redis();
+        object.pointer_mut(pointer).unwrap()[name] = value;
+        let found = admit(object).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
     }
 }
 

@@ -1,12 +1,12 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, DocumentPart, EventTable, KafkaConnection,
-    OffsetsLocation, Ordering, PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout, RedisLocation, RedisPart,
-    SecretKeyRef, Shards, Source, TableLocation,
+    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, DocumentPart, EventTable, InboxLocation,
+    KafkaConnection, OffsetsLocation, Ordering, PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout,
+    RedisLocation, RedisPart, SecretKeyRef, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
-use crate::names::{CHECKPOINT_TABLE, redis_state, secret_key};
+use crate::names::{CHECKPOINT_TABLE, INBOX_TABLE, redis_state, secret_key};
 
 impl ProjectionSpec {
     /// How many shards the built-in projector has where the spec does not say.
@@ -21,8 +21,8 @@ impl ProjectionSpec {
     pub fn shard_count(&self) -> Option<u32> {
         match self.scaling.shards {
             Shards::Count(count) => Some(count),
-            // Its partitions are the shards.
-            Shards::Auto if self.source.kafka.is_some() => None,
+            // Its partitions are the shards, or it has none.
+            Shards::Auto if self.source.kafka.is_some() || self.source.redis.is_some() => None,
             Shards::Auto if self.is_builtin() && self.scaling.ordering == Ordering::Strict => Some(1),
             Shards::Auto if self.is_builtin() => Some(Self::BUILTIN_SHARDS),
             Shards::Auto => None,
@@ -56,6 +56,10 @@ impl ProjectionSpec {
             Some(_) => CheckpointRows::Parts,
             None => CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
         };
+        if self.is_builtin() && self.source.redis.is_some() {
+            let table = in_schema(store.postgres.as_ref()?, INBOX_TABLE);
+            return Some(CheckpointLocation::Inbox(InboxLocation { table, projection }));
+        }
         if self.is_builtin() && store.redis.is_some() {
             return Some(CheckpointLocation::Redis(RedisLocation {
                 key: redis_state::key(&projection),

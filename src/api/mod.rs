@@ -26,12 +26,13 @@ pub use derived::{table_part, table_parts};
 pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{
     BuiltinProjector, CoalescedTypes, DocumentOperation, ElasticsearchHandlers, ExistingKind, ExistingWorkload,
-    PodTemplate, Projector, RedisHandlers,
+    InboxSettings, PodTemplate, Projector, RedisHandlers,
 };
 pub use read_store::{
     Checkpoint, CheckpointLocation, CheckpointRows, CheckpointTable, DocumentLocation, DocumentPart,
-    ElasticsearchCheckpoint, ElasticsearchReadStore, KafkaOffsetsTable, OffsetsLocation, PostgresReadStore, ReadStore,
-    ReadStoreLimits, RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore, TableLocation,
+    ElasticsearchCheckpoint, ElasticsearchReadStore, InboxLocation, KafkaOffsetsTable, OffsetsLocation,
+    PostgresReadStore, ReadStore, ReadStoreLimits, RedisCheckpoint, RedisLayout, RedisLocation, RedisPart,
+    RedisReadStore, TableLocation,
 };
 pub use read_store_status::{
     ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreState, ReadStoreStatus, WriteQueueStatus,
@@ -42,8 +43,9 @@ pub use source::{
     Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedSubscription, ConsumerGroupMember,
     EmmettProcessor, EventTable, HttpConnection, KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation,
     KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox,
-    PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisList, RedisSource, ReplicationSlot,
-    ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset, StreamConsumer, StreamGroup, StreamReference,
+    PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisEvent, RedisList, RedisSource,
+    ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset, StreamConsumer, StreamGroup,
+    StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{

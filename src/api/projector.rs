@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{ByteSize, WorkerPod};
+use super::{ByteSize, HumanDuration, WorkerPod, scaling::span};
 use crate::names::search_state;
 
 /// The workload that turns events into read-model changes. Exactly one field.
@@ -111,6 +111,9 @@ pub struct BuiltinProjector {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 100))]
     pub coalesce: Vec<CoalescedTypes>,
+    /// What is kept of the messages of a queue (`source.redis`) in the read store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inbox: Option<InboxSettings>,
     /// How many events one transaction handles at most. Default: 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 10_000))]
@@ -135,6 +138,18 @@ pub struct CoalescedTypes {
     /// The types, each with a handler. Each of them makes superfluous what the one before it did, whichever of these types that is of.
     #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 1024)))]
     pub types: Vec<String>,
+}
+
+/// The table `projectionist_inbox`, in which each message of a queue is noted in one transaction with its effects, so that a message that is delivered twice has
+/// them once.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InboxSettings {
+    /// For how long a message is remembered. It must be longer than any message may wait until it is delivered again, such as while no worker runs. From 1h to 87600h.
+    /// Default: `168h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(span!("1h", "87600h")).message("spec.projector.builtin.inbox.keepFor must be from 1h to 87600h"))]
+    pub keep_for: Option<HumanDuration>,
 }
 
 /// Commands for each type of event, run against Redis in one script with the checkpoint.

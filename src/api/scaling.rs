@@ -21,6 +21,7 @@ macro_rules! span {
         )
     };
 }
+pub(super) use span;
 
 /// How far behind the projection may be.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]

@@ -159,15 +159,15 @@ pub struct BlockingWriter {
 
 /// A shorter hold is normal with concurrent appends, and is not reported.
 const SHORT_HOLD: Duration = Duration::from_secs(5);
-/// An event that a worker of the built-in projector cannot handle: its shard waits before it.
+/// An event that a worker of the built-in projector cannot handle: its shard waits before it, or it stays in its queue.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FailedEvent {
-    /// The shard.
+    /// The shard; 0 for a queue, which has none.
     pub shard: u32,
     /// The part of the source that the shard is, such as a partition, where the source has such.
     pub part: Option<Arc<str>>,
-    /// The event's position.
-    pub position: Position,
+    /// The event's position; absent for a message of a queue, which has none.
+    pub position: Option<Position>,
     /// What the worker says. Holds nothing of the event but position and type.
     pub why: String,
 }

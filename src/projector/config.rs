@@ -3,13 +3,14 @@
 //! No connection string is part of it: those come by the environment, from a Secret, and this comes from a ConfigMap, which users with access to the
 //! namespace may read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::coalesce;
 use crate::api::{
-    BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventTable, KafkaEvent, KafkaIsolation, Shards,
+    BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventTable, HumanDuration, KafkaEvent,
+    KafkaIsolation, RedisEvent, Shards, StreamGroup,
 };
 
 /// How many events one transaction handles at most, where the Projection does not say.
@@ -18,6 +19,9 @@ pub const DEFAULT_BATCH_SIZE: u32 = 500;
 pub const DEFAULT_MAX_EVENT_BYTES: u64 = 1 << 20;
 /// PostgreSQL holds no larger value.
 const LARGEST_EVENT: u64 = 1 << 30;
+/// For how long it is remembered which messages of a queue were handled, where the Projection does not say.
+pub const DEFAULT_KEEPING: Duration = Duration::from_secs(7 * 24 * 3_600);
+const SHORTEST_KEEPING: Duration = Duration::from_secs(3_600);
 /// The largest batch that may be asked for, as in the resource's schema.
 const LARGEST_BATCH: u32 = 10_000;
 
@@ -48,6 +52,8 @@ pub enum Input {
     Postgres(PostgresInput),
     /// In Kafka.
     Kafka(KafkaInput),
+    /// In a queue, which has no positions.
+    Queue(QueueInput),
 }
 
 /// An event table in PostgreSQL.
@@ -78,6 +84,37 @@ pub struct KafkaInput {
     /// How a record is read as an event.
     #[serde(default)]
     pub event: KafkaEvent,
+}
+
+/// A queue, of which any worker may be given any message.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueueInput {
+    /// Which.
+    pub queue: QueueKind,
+    /// For how long it is remembered which messages were handled.
+    pub keep_for: HumanDuration,
+    /// There is one worker at a time, which keeps the order of messages as far as all of them can be handled.
+    pub alone: bool,
+}
+
+/// The kinds of queue.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum QueueKind {
+    /// Streams in Redis.
+    Redis(RedisStreams),
+}
+
+/// Streams in Redis, each read by a consumer group.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RedisStreams {
+    /// The streams with their groups.
+    pub streams: Vec<StreamGroup>,
+    /// How an entry is read as an event.
+    #[serde(default)]
+    pub event: RedisEvent,
 }
 
 /// Where the read model is, and what to do there for each type of event.
@@ -189,13 +226,22 @@ impl ProjectorConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         let has_shards = match &self.input {
             Input::Postgres(input) => (1..=Shards::MOST).contains(&input.shards),
-            Input::Kafka(_) => true,
+            Input::Kafka(_) | Input::Queue(_) => true,
         };
         let has_topics = match &self.input {
-            Input::Postgres(_) => true,
+            Input::Postgres(_) | Input::Queue(_) => true,
             Input::Kafka(input) => !input.topics.is_empty(),
         };
         let coalesces_documents = matches!(self.output, Output::Elasticsearch(_)) && !self.coalesce.is_empty();
+        let is_queue = matches!(self.input, Input::Queue(_));
+        let (has_streams, is_kept) = match &self.input {
+            Input::Postgres(_) | Input::Kafka(_) => (true, true),
+            Input::Queue(QueueInput { queue: QueueKind::Redis(redis), keep_for, alone: _ }) => {
+                (!redis.streams.is_empty(), keep_for.0 >= SHORTEST_KEEPING)
+            }
+        };
+        let has_inbox =
+            matches!((&self.input, &self.output), (Input::Postgres(_) | Input::Kafka(_), _) | (_, Output::Postgres(_)));
         let rules = [
             (
                 "projection",
@@ -204,12 +250,24 @@ impl ProjectorConfig {
             ),
             ("shards", "must be from 1 to 1024", has_shards),
             ("topics", "must name at least one topic", has_topics),
+            ("streams", "must name at least one stream with its group", has_streams),
+            ("keepFor", "must be at least 1h", is_kept),
+            (
+                "output",
+                "must be PostgreSQL where events come from a queue: there it is noted which were handled",
+                has_inbox,
+            ),
             ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
             ("maxEventBytes", "must be from 1Ki to 1Gi", (1_024..=LARGEST_EVENT).contains(&self.max_event_bytes)),
             (
                 "coalesce",
                 "must be absent with elasticsearch, which writes each document once a batch without it",
                 !coalesces_documents,
+            ),
+            (
+                "coalesce",
+                "must be absent where events come from a queue, which keeps no order",
+                !is_queue || self.coalesce.is_empty(),
             ),
             ("handlers", "must name at least one type of event", !self.output.event_types().is_empty()),
         ];

@@ -36,6 +36,14 @@ pub enum ProjectorError {
         /// Why.
         source: SqlError,
     },
+    /// A handler asks for a position, and messages of the queue have none.
+    #[error(
+        "handler of event type {event_type}: it asks for :position, and messages of a queue have none: take what names the event from its body"
+    )]
+    NoPosition {
+        /// The type it is for.
+        event_type: String,
+    },
     /// A handler holds a command that cannot be run.
     #[error("handler of event type {event_type}: {source}")]
     Commands {
@@ -83,6 +91,28 @@ pub enum ProjectorError {
         /// Where the event is: its position.
         place: String,
         /// What the database says, as far as it may be repeated, or what is wrong with the event.
+        message: String,
+    },
+    /// A handler failed on an event of a queue.
+    #[error(
+        "handler of event type {event_type} failed on {place}: {message}. It stays unacknowledged and is tried again until handler, read model or event is mended; the others go on"
+    )]
+    MessageFailed {
+        /// The event's type.
+        event_type: String,
+        /// Which message.
+        place: String,
+        /// What the database says, as far as it may be repeated.
+        message: String,
+    },
+    /// A message of a queue cannot be read.
+    #[error(
+        "{place} cannot be read: {message}. It stays unacknowledged and is tried again; the others go on. Acknowledge it by hand to do without it"
+    )]
+    MessageUnreadable {
+        /// Which message.
+        place: String,
+        /// What is wrong with it.
         message: String,
     },
     /// The setup SQL failed.
@@ -253,6 +283,7 @@ impl ProjectorError {
                 | Self::OtherStore
                 | Self::OtherKindOfSource
                 | Self::Handler { .. }
+                | Self::NoPosition { .. }
                 | Self::Commands { .. }
                 | Self::Documents { .. }
                 | Self::Coalesce(_)

@@ -1,7 +1,7 @@
 //! The built-in projector: a worker that runs what the user wrote for each event against the read store, effects and checkpoint in one step.
 //!
 //! One loop (`worker`) between two seams: `input` reads events, one file a kind of source, and `output` keeps effects and checkpoints, one a kind of
-//! store. No pair of them has code of its own.
+//! store. Queues, which have no positions, have a smaller loop (`queue_worker`) into stores that keep an inbox. No pair of them has code of its own.
 //!
 //! Uses no Kubernetes API: what it needs is a file and two connection strings, and it shares the work with the other workers through leases in the read
 //! store alone.
@@ -17,6 +17,7 @@ mod json_template;
 mod output;
 mod postgres_errors;
 mod postgres_values;
+mod queue_worker;
 mod run;
 mod sharding;
 mod shares;
@@ -25,11 +26,11 @@ mod template;
 mod worker;
 
 pub use config::{
-    ConfigError, DEFAULT_BATCH_SIZE, ElasticsearchOutput, Input, KafkaInput, Output, PostgresInput, PostgresOutput,
-    ProjectorConfig, RedisOutput,
+    ConfigError, DEFAULT_BATCH_SIZE, DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, Output, PostgresInput,
+    PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RedisOutput, RedisStreams,
 };
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::ProjectorError;
 pub use output::{elasticsearch::DocumentError, postgres::SqlError, redis::CommandError};
-pub use run::{RunOptions, SourceConnection, StoreConnection, check_handlers, run};
+pub use run::{RunOptions, SourceConnection, StoreConnection, check_handlers, check_input, run};
 pub use template::TemplateError;

@@ -9,16 +9,22 @@ use tokio::{
 
 use super::{
     coalesce::Coalesce,
-    config::{Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig},
+    config::{
+        ConfigError, Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig, QueueInput, QueueKind,
+        RedisStreams,
+    },
     error::ProjectorError,
     health::{self, Health},
-    input::{EventReader as _, kafka::KafkaReader, postgres::PostgresReader, reader::Reader},
+    input::{
+        EventReader as _, kafka::KafkaReader, postgres::PostgresReader, queue::Queue, reader::Reader, redis::RedisQueue,
+    },
     output::{
         Membership, Numbered, ReadModel, View,
         elasticsearch::{Documents, SearchReadModel},
-        postgres::{Mapping, PostgresReadModel},
+        postgres::{Mapping, PostgresInbox, PostgresReadModel},
         redis::{Commands, RedisReadModel, check_overwrites},
     },
+    queue_worker::QueueWorker,
     sharding::Sharding,
     worker::{Batching, Ended, Worker},
 };
@@ -57,6 +63,8 @@ pub enum SourceConnection {
     Postgres(Box<ConnectionSettings>),
     /// Kafka.
     Kafka(kafka::Settings),
+    /// Redis.
+    Redis(redis::ConnectionSettings),
 }
 
 /// How to reach a read store.
@@ -72,8 +80,19 @@ pub enum StoreConnection {
 
 /// An event source and what to read there.
 enum Source {
+    Log(LogSource),
+    Queue(QueueSource, QueueInput),
+}
+
+/// A source whose events have positions.
+enum LogSource {
     Postgres { settings: Box<ConnectionSettings>, input: PostgresInput },
     Kafka { settings: kafka::Settings, input: KafkaInput },
+}
+
+/// A source that gives any worker any message.
+enum QueueSource {
+    Redis { settings: redis::ConnectionSettings, streams: RedisStreams },
 }
 
 /// A read store and what to do there, understood.
@@ -149,6 +168,19 @@ pub fn check_handlers(output: &Output, coalesce: &[CoalescedTypes]) -> Result<()
     }
 }
 
+/// Checks that the handlers ask for nothing that events from there lack.
+///
+/// # Errors
+/// Names the type of event whose handler does.
+pub fn check_input(input: &Input, output: &Output) -> Result<(), ProjectorError> {
+    let (Input::Queue(_), Output::Postgres(output)) = (input, output) else { return Ok(()) };
+    // What cannot be read is told when it is run.
+    match Mapping::parse(&output.handlers).ok().as_ref().and_then(Mapping::asks_for_position) {
+        Some(event_type) => Err(ProjectorError::NoPosition { event_type: event_type.to_owned() }),
+        None => Ok(()),
+    }
+}
+
 /// What `pg_stat_activity` shows; the server cuts it at 63 bytes.
 fn application_name(projection: &str) -> String {
     format!("projectionist-projector {projection}")
@@ -184,38 +216,80 @@ impl Life {
     async fn live(&self, stop: &mut watch::Receiver<bool>) -> Result<Ended, ProjectorError> {
         let me = &format!("{}:{:08x}", self.name, rand::random::<u32>());
         let (application, config) = (&self.application, &self.config);
+        let source = match &self.source {
+            Source::Log(source) => source,
+            Source::Queue(QueueSource::Redis { settings, streams: RedisStreams { streams, event } }, input) => {
+                let queue = async |types| {
+                    let (settings, who) = (settings.clone(), (me.as_str(), input.alone));
+                    RedisQueue::open(settings, (streams, event), config.max_event_bytes, types, who).await
+                };
+                return self.work_on_queue(queue, input, me, stop).await;
+            }
+        };
         match &self.target {
             Target::Postgres { settings, sql, mapping } => {
                 let (projection, handlers) = (&config.projection, (sql, mapping));
                 let open = async |sharding: &Sharding| {
                     PostgresReadModel::open(settings, application, projection, handlers, sharding, me).await
                 };
-                self.work(open, mapping.event_types(), me, stop).await
+                self.work(source, open, (mapping.event_types(), me), stop).await
             }
             Target::Redis { settings, commands } => {
                 let open = async |sharding: &Sharding| {
                     RedisReadModel::open(settings, config, commands.clone(), sharding, me).await
                 };
-                self.work(open, commands.event_types(), me, stop).await
+                self.work(source, open, (commands.event_types(), me), stop).await
             }
             Target::Elasticsearch { settings, documents } => {
                 let open = async |sharding: &Sharding| {
                     SearchReadModel::open(settings, config, documents.clone(), sharding, me).await
                 };
-                self.work(open, documents.event_types(), me, stop).await
+                self.work(source, open, (documents.event_types(), me), stop).await
             }
         }
+    }
+
+    /// Works on the queue that `open` opens for these types of event.
+    async fn work_on_queue<Q: Queue>(
+        &self,
+        open: impl AsyncFnOnce(Vec<String>) -> Result<Q, ProjectorError>,
+        input: &QueueInput,
+        me: &str,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Ended, ProjectorError> {
+        let Self { application, config, .. } = self;
+        let Target::Postgres { settings, sql, mapping } = &self.target else {
+            let rule = "must be PostgreSQL where events come from a queue";
+            return Err(ConfigError::Invalid { field: "output", rule }.into());
+        };
+        if let Some(event_type) = mapping.asks_for_position() {
+            return Err(ProjectorError::NoPosition { event_type: event_type.to_owned() });
+        }
+        let begin = async {
+            let (projection, handlers) = (&config.projection, (sql, mapping));
+            let inbox = PostgresInbox::open(settings, application, projection, handlers, input.keep_for.0).await?;
+            let queue = open(mapping.event_types()).await?;
+            tracing::info!(projection, worker = me, store = %self.target, "joined");
+            Ok::<_, ProjectorError>((queue, inbox))
+        };
+        let mut early_stop = stop.clone();
+        let (queue, inbox) = tokio::select! {
+            begun = begin => begun?,
+            () = stopped(&mut early_stop) => return Ok(Ended::Stopped),
+        };
+        QueueWorker::new(queue, inbox, self.health.clone(), config.batch_size).run(stop).await?;
+        Ok(Ended::Stopped)
     }
 
     /// Works with the read model that `open` opens for the source's shards.
     async fn work<M: ReadModel>(
         &self,
+        source: &LogSource,
         open: impl AsyncFnOnce(&Sharding) -> Result<(M, Numbered), ProjectorError>,
-        types: Vec<String>,
-        me: &str,
+        (types, me): (Vec<String>, &str),
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Ended, ProjectorError> {
-        let Self { source, application, config, name, .. } = self;
+        let Self { application, config, name, .. } = self;
         let begin = async {
             let mut reader = source.open(application, config, types).await?;
             let (mut model, Numbered { shards, parts }) = open(&reader.sharding()).await?;
@@ -246,15 +320,21 @@ impl Source {
     fn of(input: &Input, connection: SourceConnection) -> Result<Self, ProjectorError> {
         match (input, connection) {
             (Input::Postgres(input), SourceConnection::Postgres(settings)) => {
-                Ok(Self::Postgres { settings, input: input.clone() })
+                Ok(Self::Log(LogSource::Postgres { settings, input: input.clone() }))
             }
             (Input::Kafka(input), SourceConnection::Kafka(settings)) => {
-                Ok(Self::Kafka { settings, input: input.clone() })
+                Ok(Self::Log(LogSource::Kafka { settings, input: input.clone() }))
+            }
+            (Input::Queue(input), SourceConnection::Redis(settings)) => {
+                let QueueKind::Redis(streams) = &input.queue;
+                Ok(Self::Queue(QueueSource::Redis { settings, streams: streams.clone() }, input.clone()))
             }
             _ => Err(ProjectorError::OtherKindOfSource),
         }
     }
+}
 
+impl LogSource {
     /// Connects, and checks that the source can be read. `types` are the types of event that are wanted.
     async fn open(
         &self,
@@ -275,7 +355,14 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for QueueSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Redis { settings, .. } = self;
+        settings.fmt(f)
+    }
+}
+
+impl fmt::Display for LogSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Postgres { settings, .. } => settings.fmt(f),

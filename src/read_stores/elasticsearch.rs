@@ -370,7 +370,7 @@ fn of_workers(
         if let (Some(position), Some(why)) = (failure.and_then(position_of).filter(|position| at < *position), why) {
             let why = why.chars().take(LONGEST_FAILURE).collect();
             let part = parts.get(number as usize).cloned();
-            failed.push(FailedEvent { shard: number, part, position, why });
+            failed.push(FailedEvent { shard: number, part, position: Some(position), why });
         }
     }
     failed.sort_by_key(|event| event.position);

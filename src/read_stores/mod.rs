@@ -112,6 +112,12 @@ impl CheckpointStore {
                 });
                 let read = postgres::read(database, &offsets.collect(), deadline).await;
                 answers.extend(read.into_iter().map(|(place, answer)| (CheckpointLocation::Offsets(place), answer)));
+                let inboxes = locations.iter().filter_map(|location| match location {
+                    CheckpointLocation::Inbox(inbox) => Some(inbox.clone()),
+                    _ => None,
+                });
+                let read = postgres::read(database, &inboxes.collect(), deadline).await;
+                answers.extend(read.into_iter().map(|(inbox, answer)| (CheckpointLocation::Inbox(inbox), answer)));
             }
             Self::Redis(store) => {
                 let keys = locations.iter().filter_map(|location| match location {

@@ -221,7 +221,7 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
             let failure = pair[1].as_str().and_then(|text| text.split_once(' '));
             if let (Ok(shard), Some((Ok(at), why))) = (shard.parse(), failure.map(|(at, why)| (at.parse(), why))) {
                 let why = why.chars().take(LONGEST_FAILURE).collect();
-                failures.push(FailedEvent { shard, part: None, position: Position(at), why });
+                failures.push(FailedEvent { shard, part: None, position: Some(Position(at)), why });
             }
         }
     }
@@ -243,7 +243,7 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
     // A worker that ended before it could forget one that has been handled meanwhile.
     let mut failed: Vec<FailedEvent> = failures
         .into_iter()
-        .filter(|event| by_shard.get(&event.shard).is_some_and(|done| *done < event.position))
+        .filter(|event| by_shard.get(&event.shard).is_some_and(|done| Some(*done) < event.position))
         .collect();
     failed.sort_by_key(|event| event.position);
     failed.truncate(MOST_FAILED);
@@ -343,7 +343,7 @@ mod tests {
         let read = interpret(&location, &[hash(&all)]).unwrap();
         assert_eq!(read.state, CheckpointState::Committed((0..11).map(|shard| Position(shard * 10)).collect()));
         let failed: Vec<(u32, Position, &str)> =
-            read.failed.iter().map(|event| (event.shard, event.position, event.why.as_str())).collect();
+            read.failed.iter().map(|event| (event.shard, event.position.unwrap(), event.why.as_str())).collect();
         assert_eq!(failed, [(1, Position(12), "so did this"), (3, Position(31), "it failed, and why")]);
         let none = Reply::Array(Vec::new());
         assert_eq!(interpret(&location, &[none]).unwrap().state, CheckpointState::NeverCommitted);

@@ -237,7 +237,9 @@ fn source(
         }
         let lists = lists.into_iter().cloned().collect();
         let streams = streams.into_iter().cloned().collect();
-        return Ok((ResolvedSource::Redis { connection, streams, lists }, None));
+        // The groups keep how far they have come; what the built-in projector could not handle is in its inbox.
+        let inbox = spec.is_builtin().then(|| spec.checkpoint_location(&key.namespace, &key.name)).flatten();
+        return Ok((ResolvedSource::Redis { connection, streams, lists }, inbox));
     }
     if let Some(rabbitmq) = &spec.source.rabbitmq {
         let connection = ConnectionName::new(ServerKind::RabbitMq, &key.namespace, &rabbitmq.connection);

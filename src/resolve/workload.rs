@@ -10,15 +10,16 @@ use super::postgres::read_by_builtin;
 use super::run_of;
 use crate::{
     api::{
-        Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, KafkaSource, Ordering,
-        PodTemplate, Projection, ProjectionSpec, Projector, RedisHandlers, ScaleOut, Scaling, WorkerPod,
+        Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
+        Ordering, PodTemplate, Projection, ProjectionSpec, Projector, RedisHandlers, RedisSource, ScaleOut, Scaling,
+        WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
     names,
     projector::{
-        ElasticsearchOutput, Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig, RedisOutput,
-        check_handlers,
+        DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, Output, PostgresInput, PostgresOutput,
+        ProjectorConfig, QueueInput, QueueKind, RedisOutput, RedisStreams, check_handlers, check_input,
     },
 };
 
@@ -207,7 +208,13 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
             "must be absent with spec.scaling.ordering Strict, which promises the order of all events",
         ));
     }
-    let (input, source) = input_of(spec)?;
+    if !builtin.coalesce.is_empty() && spec.source.redis.is_some() {
+        return Err(invalid(
+            "spec.projector.builtin.coalesce",
+            "must be absent with spec.source.redis, whose groups keep no order of the entries of a stream",
+        ));
+    }
+    let (input, source) = input_of(builtin, spec)?;
     let (output, store) = output_of(builtin, spec)?;
     // Its workers send the credential themselves, and cannot see whether the Secret allows these servers.
     let (store_field, store) = store;
@@ -219,6 +226,7 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
             ));
         }
     }
+    check_input(&input, &output).map_err(|error| invalid("spec.projector.builtin.handlers", error.to_string()))?;
     let configuration = ProjectorConfig::new(owner.run.projection.to_string(), input, output, builtin);
     configuration.check().map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
     let pod = builtin.pod.clone().unwrap_or_default();
@@ -231,7 +239,18 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
 }
 
 /// What the workers read, and the connection to it with its field.
-fn input_of(spec: &ProjectionSpec) -> Result<(Input, (&'static str, Connection)), Invalid> {
+fn input_of(builtin: &BuiltinProjector, spec: &ProjectionSpec) -> Result<(Input, (&'static str, Connection)), Invalid> {
+    if let Some(RedisSource { connection, streams, lists, event }) = &spec.source.redis {
+        let queue =
+            QueueKind::Redis(RedisStreams { streams: streams.clone(), event: event.clone().unwrap_or_default() });
+        if !lists.is_empty() {
+            return Err(invalid(
+                "spec.source.redis.lists",
+                "must be absent with spec.projector.builtin, which reads streams",
+            ));
+        }
+        return Ok((queue_of(builtin, spec, queue)?, ("spec.source.redis.connection", connection.clone())));
+    }
     if let Some(KafkaSource { connection, topics, group, isolation, event, stored_offset: _, offset_reset: _ }) =
         &spec.source.kafka
     {
@@ -253,6 +272,22 @@ fn input_of(spec: &ProjectionSpec) -> Result<(Input, (&'static str, Connection))
     let shards = spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS);
     let input = PostgresInput { event_table, only, shards };
     Ok((Input::Postgres(input), ("spec.source.postgres.connection", connection.clone())))
+}
+
+/// A queue, with what is kept of its messages.
+fn queue_of(builtin: &BuiltinProjector, spec: &ProjectionSpec, queue: QueueKind) -> Result<Input, Invalid> {
+    if spec.scaling.ordering == Ordering::PerKey {
+        return Err(invalid(
+            "spec.scaling.ordering",
+            "must be None or Strict: workers that share a queue keep no order by key",
+        ));
+    }
+    let keep_for = builtin.inbox.as_ref().and_then(|inbox| inbox.keep_for);
+    Ok(Input::Queue(QueueInput {
+        queue,
+        keep_for: keep_for.unwrap_or(HumanDuration(DEFAULT_KEEPING)),
+        alone: spec.scaling.ordering == Ordering::Strict,
+    }))
 }
 
 /// What the workers do where, and the connection to it with its field.

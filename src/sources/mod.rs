@@ -126,7 +126,11 @@ impl<P: BatchProbe> Probe for P {
         report: Report<'_, P::Question>,
     ) -> Pace {
         let questions: Vec<&P::Question> = targets.iter().map(|target| &target.ask.question).collect();
-        for (target, answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
+        for (target, mut answer) in targets.iter().zip(self.answer(&questions, deadline).await) {
+            // What the source keeps tells nothing of events that workers could not handle.
+            if let (Ok(sample), Some(checkpoint)) = (&mut answer, &target.checkpoint) {
+                sample.faults.failed.clone_from(&checkpoint.failed);
+            }
             report(&target.ask, answer);
         }
         Pace::Usual

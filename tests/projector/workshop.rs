@@ -129,7 +129,7 @@ impl Workshop {
     pub(crate) fn table(&mut self) -> &mut PostgresInput {
         match &mut self.config.input {
             Input::Postgres(input) => input,
-            Input::Kafka(_) => panic!("the events are in Kafka"),
+            Input::Kafka(_) | Input::Queue(_) => panic!("the events are in no table"),
         }
     }
 
@@ -137,7 +137,7 @@ impl Workshop {
     pub(crate) fn shards(&self) -> u32 {
         match &self.config.input {
             Input::Postgres(input) => input.shards,
-            Input::Kafka(_) => panic!("the events are in Kafka"),
+            Input::Kafka(_) | Input::Queue(_) => panic!("the events are in no table"),
         }
     }
 
@@ -167,6 +167,10 @@ impl Workshop {
             Input::Kafka(_) => {
                 let servers = |key: &str| (key == "bootstrapServers").then_some(self.source_url.as_str());
                 SourceConnection::Kafka(kafka::Settings::from_keys(servers).unwrap())
+            }
+            Input::Queue(_) => {
+                let url = |key: &str| (key == "url").then_some(self.source_url.as_str());
+                SourceConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap())
             }
         };
         RunOptions { config: self.config(), source, store, worker_name: worker.to_owned(), health_listen: None }
@@ -202,7 +206,7 @@ impl Workshop {
             .env("PROJECTIONIST_LOG_LEVEL", "trace")
             .env(
                 match &self.config.input {
-                    Input::Postgres(_) => "EVENT_SOURCE_URL",
+                    Input::Postgres(_) | Input::Queue(_) => "EVENT_SOURCE_URL",
                     Input::Kafka(_) => "EVENT_SOURCE_BOOTSTRAPSERVERS",
                 },
                 &self.source_url,

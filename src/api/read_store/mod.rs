@@ -83,6 +83,17 @@ pub enum CheckpointLocation {
     Redis(RedisLocation),
     /// A document in Elasticsearch or OpenSearch.
     Document(DocumentLocation),
+    /// Rows of the built-in projector's inbox in PostgreSQL: no checkpoint, which the queue keeps, but what could not be handled.
+    Inbox(InboxLocation),
+}
+
+/// Where the built-in projector notes the messages of a queue.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct InboxLocation {
+    /// The table, with its schema where that is known.
+    pub table: String,
+    /// The projection, as `namespace/name`.
+    pub projection: String,
 }
 
 impl CheckpointLocation {
@@ -90,8 +101,8 @@ impl CheckpointLocation {
     pub fn rows(&self) -> &CheckpointRows {
         match self {
             Self::Table(table) => &table.rows,
-            // Which partition an event is in is known without a column.
-            Self::Offsets(_) => &CheckpointRows::One,
+            // Which partition an event is in is known without a column; a queue has no positions.
+            Self::Offsets(_) | Self::Inbox(_) => &CheckpointRows::One,
             Self::Redis(keys) => &keys.rows,
             Self::Document(document) => &document.rows,
         }

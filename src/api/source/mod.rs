@@ -24,6 +24,6 @@ pub use postgres::{ConsumerGroupMember, EventTable, MartenStore, MessageDbCatego
 pub use prometheus::{HttpConnection, PrometheusSource};
 pub use query::SqlQuery;
 pub use rabbitmq::{RabbitMqSource, StreamReference};
-pub use redis::{RedisList, RedisSource, StreamGroup};
+pub use redis::{RedisEvent, RedisList, RedisSource, StreamGroup};
 pub use replication_slot::ReplicationSlot;
 pub use scrape::{Aggregate, ScrapeSource, ScrapedMetric, ScrapedPods};

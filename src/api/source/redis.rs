@@ -28,6 +28,45 @@ pub struct RedisSource {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["key"])
     )]
     pub lists: Vec<RedisList>,
+    /// How `projector.builtin` reads an entry of a stream as an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<RedisEvent>,
+}
+
+/// Which fields of an entry hold the parts of an event.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisEvent {
+    /// The field with the event's type. Default: `type`.
+    #[serde(rename = "type", default = "type_field")]
+    #[schemars(length(min = 1, max = 253))]
+    pub type_: String,
+    /// The field with the event's stream, as text. An entry without it has none. Default: `stream`.
+    #[serde(default = "stream_field")]
+    #[schemars(length(min = 1, max = 253))]
+    pub stream: String,
+    /// The field with the event's body, as JSON. An entry without it has none. Default: `data`.
+    #[serde(default = "data_field")]
+    #[schemars(length(min = 1, max = 253))]
+    pub data: String,
+}
+
+impl Default for RedisEvent {
+    fn default() -> Self {
+        Self { type_: type_field(), stream: stream_field(), data: data_field() }
+    }
+}
+
+fn type_field() -> String {
+    "type".to_owned()
+}
+
+fn stream_field() -> String {
+    "stream".to_owned()
+}
+
+fn data_field() -> String {
+    "data".to_owned()
 }
 
 /// A list of events.

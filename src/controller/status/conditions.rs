@@ -272,10 +272,12 @@ fn undelivered<'a>(known: &Known<'_>, measured: &'a Measured) -> Option<(Reason,
 
 fn failed_event(FailedEvent { shard, part, position, why }: &FailedEvent, count: usize) -> String {
     let others = if count > 1 { "; other shards wait as well" } else { "" };
-    match part {
-        // What the worker says names the event by its offset.
-        Some(part) => format!("partition {part} waits: {why}{others}"),
-        None => format!("shard {shard} waits before the event at position {position}: {why}{others}"),
+    match (part, position) {
+        // What the worker says names the event by its offset, or the message.
+        (Some(part), _) => format!("partition {part} waits: {why}{others}"),
+        (None, Some(position)) => format!("shard {shard} waits before the event at position {position}: {why}{others}"),
+        (None, None) if count > 1 => format!("{why}. There are others"),
+        (None, None) => why.clone(),
     }
 }
 

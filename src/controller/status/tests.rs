@@ -131,7 +131,7 @@ fn events_that_are_not_handled_are_named_by_their_positions() {
     failing.sample.faults.failed = vec![FailedEvent {
         shard: 3,
         part: None,
-        position: Position(50),
+        position: Some(Position(50)),
         why: "handler of event type A failed".to_owned(),
     }];
     let said = status(&known(Ok(&failing)));

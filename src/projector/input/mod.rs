@@ -3,7 +3,9 @@
 pub(in crate::projector) mod kafka;
 mod mapping;
 pub(in crate::projector) mod postgres;
+pub(in crate::projector) mod queue;
 pub(in crate::projector) mod reader;
+pub(in crate::projector) mod redis;
 
 use std::{future::Future, sync::Arc};
 

@@ -61,6 +61,21 @@ pub(super) trait ReadModel: Send {
     ) -> impl Future<Output = Result<(), ProjectorError>> + Send;
 }
 
+/// A read model of events that come from a queue, which has no positions: each message is noted together with the effects of its event, so that one that is
+/// delivered twice has them once. Notes are kept for a while, which must be longer than any message waits to be delivered again.
+pub(super) trait Inbox: Send {
+    /// Runs the handlers of those events whose messages are not noted yet, in order, until all are done or time is up, and commits their effects together with
+    /// the notes. `ids` name the messages of `events`. Returns how many are done, those noted before included: at least one, if there is one.
+    fn handle(&mut self, ids: &[String], events: &[Event]) -> impl Future<Output = Result<usize, ApplyError>> + Send;
+
+    /// Records that this message cannot be handled, and why: the operator reads it there. Returns how often that was recorded since it was first; 0 where another
+    /// worker has handled it.
+    fn record_failure(&mut self, id: &str, why: &str) -> impl Future<Output = Result<u32, ProjectorError>> + Send;
+
+    /// Forgets some of the messages that were noted longer ago than they are kept. Returns whether there may be more.
+    fn prune(&mut self) -> impl Future<Output = Result<bool, ProjectorError>> + Send;
+}
+
 /// A worker among the others of its projection. Has a connection of its own, so that the lease is kept while a long batch runs.
 pub(super) trait Membership: Send {
     /// Renews the lease and publishes what it sees, until something fails.

@@ -1,5 +1,6 @@
 //! Checkpoints in PostgreSQL: all projections of one table in one statement.
 
+mod inbox;
 mod names;
 mod offsets;
 mod tables;
@@ -233,7 +234,7 @@ async fn failed_events(
         failed.entry(row.try_get(0)?).or_default().push(FailedEvent {
             shard: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
             part: row.try_get::<_, Option<String>>(4)?.map(Arc::from),
-            position: Position(row.try_get(2)?),
+            position: Some(Position(row.try_get(2)?)),
             why: row.try_get::<_, Option<String>>(3)?.unwrap_or_default(),
         });
     }

@@ -38,8 +38,10 @@ pub(in crate::projector::input) fn layout(event: &KafkaEvent) -> Layout {
 /// Why it cannot be read, without anything of what it holds.
 pub(super) fn event_of(mapping: &Mapping, record: &Record, shard: u32) -> Result<Option<Event>, String> {
     let content = mapping.read(record)?;
+    let position = record.offset.saturating_add(1);
     Ok(content.map(|Content { event_type, stream, data }| Event {
-        position: record.offset.saturating_add(1),
+        position,
+        since: position,
         shown_position: record.offset,
         shard,
         event_type,

@@ -57,13 +57,22 @@ pub(super) struct Failed {
     pub(super) error: Error,
 }
 
-/// Begins a transaction and runs the handlers of `events` in order until all are done, time is up or `hurry` says so. Returns how many were
+/// Whose matter it is to begin the transaction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Transaction {
+    /// It is begun together with the first handlers, in the same round trip.
+    ToBegin,
+    /// It has begun.
+    Begun,
+}
+
+/// Begins a transaction, unless that is done, and runs the handlers of `events` in order until all are done, time is up or `hurry` says so. Returns how many were
 /// run: at least one, if there is one. On failure the transaction is still open.
 pub(super) async fn run(
     client: &Client,
     handlers: &Handlers,
     events: &[Event],
-    handler_time: &mut HandlerTime,
+    (transaction, handler_time): (Transaction, &mut HandlerTime),
     hurry: impl Fn() -> bool,
 ) -> Result<usize, Failed> {
     let started = Instant::now();
@@ -72,7 +81,7 @@ pub(super) async fn run(
         let chunk = events.get(done..).unwrap_or_default();
         let chunk = chunk.get(..handler_time.chunk().min(chunk.len())).unwrap_or_default();
         let began = Instant::now();
-        send(client, handlers, chunk, done == 0)
+        send(client, handlers, chunk, transaction == Transaction::ToBegin && done == 0)
             .await
             .map_err(|failed| Failed { index: done + failed.index, ..failed })?;
         handler_time.learn(chunk.len(), began.elapsed());

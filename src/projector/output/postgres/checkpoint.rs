@@ -64,13 +64,7 @@ impl Tables {
             .batch_execute("begin; select pg_advisory_xact_lock(hashtextextended('projectionist tables', 0))")
             .await
             .map_err(&failed)?;
-        if let Some(schema) = &self.schema {
-            let find = "select from pg_catalog.pg_namespace where nspname = $1::text";
-            if client.query_opt(find, &[schema]).await.map_err(&failed)?.is_none() {
-                let create = format!("create schema if not exists {}", quote_identifier(schema));
-                client.batch_execute(&create).await.map_err(&failed)?;
-            }
-        }
+        create_schema(client, self.schema.as_deref()).await.map_err(&failed)?;
         let missing = "select to_regclass($1::text) is null or to_regclass($2::text) is null";
         let missing = client.query_one(missing, &[&self.checkpoints, &self.workers]).await.map_err(&failed)?;
         if missing.try_get(0).map_err(&failed)? {
@@ -265,6 +259,16 @@ impl Tables {
             self.checkpoints
         )
     }
+}
+
+/// Makes the schema where one is named and missing. Asks for the right to create only then.
+pub(super) async fn create_schema(client: &Client, schema: Option<&str>) -> Result<(), Error> {
+    let Some(schema) = schema else { return Ok(()) };
+    let find = "select from pg_catalog.pg_namespace where nspname = $1::text";
+    if client.query_opt(find, &[&schema]).await?.is_none() {
+        client.batch_execute(&format!("create schema if not exists {}", quote_identifier(schema))).await?;
+    }
+    Ok(())
 }
 
 /// Rows of the checkpoint table, column by column.

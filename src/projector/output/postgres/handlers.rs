@@ -46,6 +46,12 @@ impl Mapping {
         Ok(Self(parsed.collect::<Result<_, _>>()?))
     }
 
+    /// The first type of event whose handler asks for the position.
+    pub(in crate::projector) fn asks_for_position(&self) -> Option<&str> {
+        let asks = |statement: &sql::Statement| statement.parameters.contains(&Parameter::Position);
+        self.0.iter().find(|(_, statement)| asks(statement)).map(|(event_type, _)| event_type.as_str())
+    }
+
     /// The types of event that have a handler.
     pub(in crate::projector) fn event_types(&self) -> Vec<String> {
         self.0.keys().cloned().collect()

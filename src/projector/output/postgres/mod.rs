@@ -5,20 +5,21 @@ mod batch;
 mod checkpoint;
 mod dry_run;
 mod handlers;
+mod inbox;
 mod members;
 mod sql;
 
 use std::time::Duration;
 
-use tokio_postgres::{Error, Statement, types::ToSql};
+use tokio_postgres::{Client, Error, Statement, types::ToSql};
 
 use self::{
-    batch::{Failed, HandlerTime},
+    batch::{Failed, HandlerTime, Transaction},
     checkpoint::{Rows, Tables},
     handlers::Handlers,
     members::PostgresMembership,
 };
-pub(in crate::projector) use self::{dry_run::PostgresDryRun, handlers::Mapping};
+pub(in crate::projector) use self::{dry_run::PostgresDryRun, handlers::Mapping, inbox::PostgresInbox};
 pub use sql::SqlError;
 
 use super::{
@@ -60,12 +61,10 @@ impl PostgresReadModel {
         sharding: &Sharding,
         me: &str,
     ) -> Result<(Self, Numbered), ProjectorError> {
-        let session = connect(settings, application, CONNECT_DEADLINE)
-            .await
-            .map_err(|source| ProjectorError::Connection { what: "read store", source })?;
-        let session = unless_pooled("read store", settings, session)?;
+        let session = open_session(settings, application).await?;
         let tables = Tables::of(projection, sql.schema.as_deref());
-        let numbered = prepare(&session, &tables, sharding, sql).await?;
+        let numbered = tables.create(&session.client, sharding).await?;
+        set_up(&session.client, projection, sql).await?;
         let handlers = mapping.prepare(&session.client).await?;
         let advance = session.client.prepare(&tables.advance()).await.map_err(doing(COMMITTING))?;
         let model = Self {
@@ -87,28 +86,36 @@ impl PostgresReadModel {
         let written = self.session.client.execute(&self.advance, &values).await?;
         Ok(usize::try_from(written) == Ok(rows.len()))
     }
+}
 
-    /// Leaves the transaction after a failure, and says what it means.
-    async fn failed(&self, Failed { index, error }: Failed) -> ApplyError {
-        let kind = failure(&error);
-        if kind == Failure::Connection {
-            return ApplyError::Store(ProjectorError::Statement {
-                doing: "read store: running the handlers",
-                source: error,
-            });
-        }
-        if let Err(error) = self.roll_back().await {
-            return ApplyError::Store(error);
-        }
-        match kind {
-            Failure::Contention => ApplyError::Contention { index, message: database_message(&error) },
-            _ => ApplyError::Event { index, message: database_message(&error) },
-        }
+/// Leaves the transaction after a failure, and says what it means.
+async fn failed(client: &Client, Failed { index, error }: Failed) -> ApplyError {
+    let kind = failure(&error);
+    if kind == Failure::Connection {
+        return ApplyError::Store(ProjectorError::Statement {
+            doing: "read store: running the handlers",
+            source: error,
+        });
     }
+    if let Err(error) = roll_back(client).await {
+        return ApplyError::Store(error);
+    }
+    match kind {
+        Failure::Contention => ApplyError::Contention { index, message: database_message(&error) },
+        _ => ApplyError::Event { index, message: database_message(&error) },
+    }
+}
 
-    async fn roll_back(&self) -> Result<(), ProjectorError> {
-        self.session.client.batch_execute("rollback").await.map_err(doing("read store: rolling back"))
+/// The same for a failed commit after so many handlers: a deferred constraint speaks only there, and does not say about which event.
+async fn commit_failed(client: &Client, count: usize, error: Error) -> ApplyError {
+    match failed(client, Failed { index: 0, error }).await {
+        ApplyError::Event { message, .. } if count > 1 => ApplyError::OneOf { message },
+        failed => failed,
     }
+}
+
+async fn roll_back(client: &Client) -> Result<(), ProjectorError> {
+    client.batch_execute("rollback").await.map_err(doing("read store: rolling back"))
 }
 
 impl ReadModel for PostgresReadModel {
@@ -144,10 +151,10 @@ impl ReadModel for PostgresReadModel {
         advances: &(dyn Fn(usize) -> Vec<Advance> + Sync),
         hurry: &(dyn Fn() -> bool + Sync),
     ) -> Result<Applied, ApplyError> {
-        let ran = batch::run(&self.session.client, &self.handlers, events, &mut self.handler_time, hurry).await;
-        let count = match ran {
+        let how = (Transaction::ToBegin, &mut self.handler_time);
+        let count = match batch::run(&self.session.client, &self.handlers, events, how, hurry).await {
             Ok(count) => count,
-            Err(failed) => return Err(self.failed(failed).await),
+            Err(why) => return Err(failed(&self.session.client, why).await),
         };
         let written = match self.write(&Rows::of(advances(count))).await {
             Ok(true) => self.session.client.batch_execute("commit").await.map(|()| true),
@@ -155,12 +162,11 @@ impl ReadModel for PostgresReadModel {
         };
         match written {
             Ok(true) => Ok(Applied::Committed(count)),
-            Ok(false) => self.roll_back().await.map(|()| Applied::ReadAgain(Again::Lost)).map_err(ApplyError::Store),
-            // A deferred constraint speaks only now, and does not say about which event.
-            Err(error) => match self.failed(Failed { index: 0, error }).await {
-                ApplyError::Event { message, .. } if count > 1 => Err(ApplyError::OneOf { message }),
-                failed => Err(failed),
-            },
+            Ok(false) => {
+                let rolled_back = roll_back(&self.session.client).await;
+                rolled_back.map(|()| Applied::ReadAgain(Again::Lost)).map_err(ApplyError::Store)
+            }
+            Err(error) => Err(commit_failed(&self.session.client, count, error).await),
         }
     }
 
@@ -174,30 +180,32 @@ impl ReadModel for PostgresReadModel {
     }
 }
 
-/// Makes the checkpoint table and runs the user's setup, one worker at a time.
-async fn prepare(
-    session: &Session,
-    tables: &Tables,
-    sharding: &Sharding,
-    sql: &PostgresOutput,
-) -> Result<Numbered, ProjectorError> {
-    let client = &session.client;
-    client.batch_execute(&session_sql()).await.map_err(doing("read store: preparing"))?;
-    let numbered = tables.create(client, sharding).await?;
+/// Connects, with the settings of a worker's session.
+async fn open_session(settings: &ConnectionSettings, application: &str) -> Result<Session, ProjectorError> {
+    let session = connect(settings, application, CONNECT_DEADLINE)
+        .await
+        .map_err(|source| ProjectorError::Connection { what: "read store", source })?;
+    let session = unless_pooled("read store", settings, session)?;
+    session.client.batch_execute(&session_sql()).await.map_err(doing("read store: preparing"))?;
+    Ok(session)
+}
+
+/// Makes the read model's schema the one that handlers write to, and runs the user's setup there.
+async fn set_up(client: &Client, projection: &str, sql: &PostgresOutput) -> Result<(), ProjectorError> {
     let path = match &sql.schema {
         Some(schema) => format!("set search_path = {}", quote_identifier(schema)),
         None => "reset search_path".to_owned(),
     };
     client.batch_execute(&path).await.map_err(doing("read store: preparing"))?;
-    set_up(session, &tables.projection, sql).await?;
+    if let Some(setup) = &sql.setup {
+        run_setup(client, projection, setup).await?;
+    }
     // The setup may have changed it.
-    client.batch_execute(&path).await.map_err(doing("read store: preparing"))?;
-    Ok(numbered)
+    client.batch_execute(&path).await.map_err(doing("read store: preparing"))
 }
 
-async fn set_up(session: &Session, projection: &str, sql: &PostgresOutput) -> Result<(), ProjectorError> {
-    let Some(setup) = &sql.setup else { return Ok(()) };
-    let client = &session.client;
+/// One worker at a time.
+async fn run_setup(client: &Client, projection: &str, setup: &str) -> Result<(), ProjectorError> {
     let failed = doing("read store: waiting for the setup of another worker");
     // A lock of the session and not of a transaction: the setup may hold statements that want to begin their own.
     let key = "hashtextextended('projectionist setup ' || $1::text, 0)";
