@@ -89,7 +89,7 @@ async fn assert_each_once(shop: &Workshop, events: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_entry_has_its_effects_once_while_workers_are_killed_and_both_servers_restart() {
+async fn every_entry_has_its_effects_once_while_workers_are_killed_and_redis_restarts() {
     let mut redis = Redis::with("appendonly yes\nappendfsync always\n").unwrap();
     let shop = open(&redis, "queue_killed", APPLY, false).await;
     append(&redis, "queue_killed", 0..2_000);
