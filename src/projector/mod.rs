@@ -6,6 +6,7 @@
 //! Uses no Kubernetes API: what it needs is a file and two connection strings, and it shares the work with the other workers through leases in the read
 //! store alone.
 
+mod batch_size;
 mod coalesce;
 mod config;
 mod dry_run;

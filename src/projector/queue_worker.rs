@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{
+    batch_size::{BatchSize, NotCommitted},
     error::ProjectorError,
     event::Event,
     health::Health,
@@ -22,10 +23,6 @@ use crate::backoff::Backoff;
 const POLL: Duration = Duration::from_millis(100);
 /// The pauses before a message that failed is given again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
-/// Pauses after another transaction got in the way.
-const CONTENTION: Backoff = Backoff::new(Duration::from_millis(4), Duration::from_millis(500));
-/// Contention this often in a row is taken for a failure of the handler.
-const MOST_CONTENTION: u32 = 10;
 /// A worker forgets old messages no sooner after its start, so that those that were left unacknowledged are given to a worker first: a message that is noted
 /// and given again after that note is gone would have its effects twice.
 const FIRST_PRUNE: Duration = Duration::from_secs(60);
@@ -36,11 +33,7 @@ pub(super) struct QueueWorker<Q, I> {
     queue: Q,
     inbox: I,
     health: Health,
-    batch_size: usize,
-    /// How many messages one transaction takes at most, as long as others get in the way.
-    limit: usize,
-    /// How often in a row another transaction got in the way.
-    contention: u32,
+    size: BatchSize,
     prune_at: Instant,
 }
 
@@ -74,15 +67,13 @@ impl<Receipt> InHand<Receipt> {
 
 impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
     pub(super) fn new(queue: Q, inbox: I, health: Health, batch_size: u32) -> Self {
-        let batch_size = batch_size as usize;
-        let prune_at = Instant::now() + FIRST_PRUNE;
-        Self { queue, inbox, health, batch_size, limit: batch_size, contention: 0, prune_at }
+        Self { queue, inbox, health, size: BatchSize::new(batch_size), prune_at: Instant::now() + FIRST_PRUNE }
     }
 
     /// Works until it is asked to stop, then gives back what it has in hand.
     pub(super) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), ProjectorError> {
         while !*stop.borrow() {
-            let deliveries = self.queue.fetch(self.batch_size).await?;
+            let deliveries = self.queue.fetch(self.size.most()).await?;
             if self.health.ready() {
                 tracing::info!("ready");
             }
@@ -132,7 +123,7 @@ impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
             if *stop.borrow() {
                 return self.queue.put_back(&in_hand.receipts, Duration::ZERO).await;
             }
-            let count = self.limit.min(in_hand.ids.len());
+            let count = self.size.now().min(in_hand.ids.len());
             let outcome = {
                 let mut handling = std::pin::pin!(self.inbox.handle(&in_hand.ids[..count], &in_hand.events[..count]));
                 loop {
@@ -147,8 +138,7 @@ impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
             };
             match outcome {
                 Ok(done) => {
-                    self.contention = 0;
-                    self.limit = (self.limit * 2).min(self.batch_size);
+                    self.size.committed();
                     self.queue.acknowledge(&in_hand.done(done)).await?;
                 }
                 Err(error) => self.not_committed(&mut in_hand, error).await?,
@@ -162,23 +152,15 @@ impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
         in_hand: &mut InHand<Q::Receipt>,
         error: ApplyError,
     ) -> Result<(), ProjectorError> {
-        let (index, message) = match error {
-            ApplyError::Store(error) => return Err(error),
-            ApplyError::OneOf { message } => {
-                tracing::warn!(error = message, "the commit of a batch failed: trying its events one by one");
-                self.limit = 1;
+        let (index, message) = match self.size.not_committed(error, rand::random())? {
+            NotCommitted::Again => return Ok(()),
+            NotCommitted::AgainAfter(pause) => {
+                sleep(pause).await;
                 return Ok(());
             }
-            ApplyError::Contention { message, .. } if self.contention < MOST_CONTENTION => {
-                tracing::debug!(error = message, "another transaction got in the way: trying again");
-                sleep(CONTENTION.jittered(self.contention, rand::random())).await;
-                self.contention += 1;
-                self.limit = (self.limit / 2).max(1);
-                return Ok(());
-            }
-            ApplyError::Contention { index, message } | ApplyError::Event { index, message } => (index, message),
+            NotCommitted::Event { index, message } => (index, message),
         };
-        self.contention = 0;
+        self.size.no_contention();
         let Some((id, event, receipt)) = in_hand.remove(index) else { return Ok(()) };
         let place = self.queue.place(&receipt);
         let why = ProjectorError::MessageFailed { event_type: event.event_type, place, message };

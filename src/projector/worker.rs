@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    batch_size::BatchSize,
     coalesce::Coalesce,
     error::ProjectorError,
     health::Health,
@@ -59,8 +60,7 @@ pub(super) struct Worker<R, M> {
     health: Health,
     sharing: Sharing,
     coalesce: Coalesce,
-    batch_size: usize,
-    limit: usize,
+    size: BatchSize,
     held: BTreeMap<u32, Held>,
     stuck: StuckShards,
     /// For each shard the highest position that may be read up to; empty while that is not known.
@@ -68,7 +68,6 @@ pub(super) struct Worker<R, M> {
     /// When it was last looked how far may be read.
     looked: Instant,
     idle_committed: Instant,
-    contention: u32,
     pause: Duration,
     /// How long to wait before the checkpoints are read again for want of success; doubles up to [`POLL`].
     pause_again: Duration,
@@ -110,21 +109,19 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         health: Health,
         Batching { shards, batch_size, coalesce }: Batching,
     ) -> Self {
-        let (batch_size, now) = (batch_size as usize, Instant::now());
+        let now = Instant::now();
         Self {
             reader,
             model,
             health,
             sharing: Sharing { me, shards, changed: now },
             coalesce,
-            batch_size,
-            limit: batch_size,
+            size: BatchSize::new(batch_size),
             held: BTreeMap::new(),
             stuck: StuckShards::default(),
             safe: Vec::new(),
             looked: now,
             idle_committed: now,
-            contention: 0,
             pause: SOON,
             pause_again: SOON,
             warned: None,
@@ -236,7 +233,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             };
             (range, retrying) = self.range();
         }
-        let limit = if retrying { 1 } else { self.limit };
+        let limit = if retrying { 1 } else { self.size.now() };
         let mut fetched = match self.reader.fetch(&range, limit).await? {
             Fetch::Events(fetched) => fetched,
             Fetch::Nothing => {
@@ -259,7 +256,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         self.pause = SOON;
         if fetched.cut {
             // What is read beyond is thrown away: ask for less next time.
-            self.limit = fetched.events.len().max(1);
+            self.size.take_at_most(fetched.events.len());
         }
         if fetched.events.is_empty() {
             self.reached(&range, &fetched.reach);

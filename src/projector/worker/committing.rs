@@ -9,15 +9,13 @@ use tokio::{
 
 use super::{
     super::{
+        batch_size::NotCommitted,
         error::ProjectorError,
         input::{EventReader, Fetched, Range},
         output::{Advance, Again, Applied, ApplyError, ReadModel, View},
     },
     POLL, SOON, Step, Worker, idle_commit_every, new_position,
 };
-
-/// Contention this often in a row is taken for a failure of the handler.
-const MOST_CONTENTION: u32 = 10;
 
 impl<R: EventReader, M: ReadModel> Worker<R, M> {
     /// Writes the checkpoints of shards that had nothing to do, if that is due.
@@ -80,9 +78,8 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 }
                 self.committed(&advances);
                 self.reached(range, &fetched.reach_of(count));
-                self.contention = 0;
+                self.size.committed();
                 self.pause_again = SOON;
-                self.limit = (self.limit * 2).min(self.batch_size);
                 Ok(Step::Worked)
             }
             Ok(Applied::ReadAgain(Again::LaterFailed)) => {
@@ -106,21 +103,13 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
     }
 
     async fn failed(&mut self, fetched: &Fetched, error: ApplyError) -> Result<(), ProjectorError> {
-        let (index, message) = match error {
-            ApplyError::Store(error) => return Err(error),
-            ApplyError::OneOf { message } => {
-                tracing::warn!(error = message, "the commit of a batch failed: trying its events one by one");
-                self.limit = 1;
+        let (index, message) = match self.size.not_committed(error, rand::random())? {
+            NotCommitted::Again => return Ok(()),
+            NotCommitted::AgainAfter(pause) => {
+                sleep(pause).await;
                 return Ok(());
             }
-            ApplyError::Contention { message, .. } if self.contention < MOST_CONTENTION => {
-                self.contention += 1;
-                self.limit = (self.limit / 2).max(1);
-                tracing::debug!(error = message, "another transaction got in the way: trying again");
-                sleep(SOON.mul_f64(f64::from(1_u32 << self.contention.min(8)) * rand::random_range(0.5..1.5))).await;
-                return Ok(());
-            }
-            ApplyError::Contention { index, message } | ApplyError::Event { index, message } => (index, message),
+            NotCommitted::Event { index, message } => (index, message),
         };
         let Some(event) = fetched.events.get(index) else { return Ok(()) };
         let place = self.reader.place(event.shard, event.position);
