@@ -240,8 +240,7 @@ impl ProjectorConfig {
                 (!redis.streams.is_empty(), keep_for.0 >= SHORTEST_KEEPING)
             }
         };
-        let has_inbox =
-            matches!((&self.input, &self.output), (Input::Postgres(_) | Input::Kafka(_), _) | (_, Output::Postgres(_)));
+        let has_inbox = !is_queue || matches!(self.output, Output::Postgres(_));
         let rules = [
             (
                 "projection",

@@ -208,12 +208,6 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
             "must be absent with spec.scaling.ordering Strict, which promises the order of all events",
         ));
     }
-    if !builtin.coalesce.is_empty() && spec.source.redis.is_some() {
-        return Err(invalid(
-            "spec.projector.builtin.coalesce",
-            "must be absent with spec.source.redis, whose groups keep no order of the entries of a stream",
-        ));
-    }
     let (input, source) = input_of(builtin, spec)?;
     let (output, store) = output_of(builtin, spec)?;
     // Its workers send the credential themselves, and cannot see whether the Secret allows these servers.
