@@ -3,12 +3,11 @@
 //! The cache is keyed by the hash of go.mod and go.sum, so that checkouts share it and a changed pin builds again. Without Go this
 //! fails: a test that needs the cluster must never pass by being skipped.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
 
 /// One Go module whose `tool` lines name the programs to build, or that is a program itself.
 struct Module {
@@ -180,8 +179,7 @@ impl Module {
         let parent = dir.parent().context("the cache directory has no parent")?;
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
         let lock_path = parent.join(format!("{}.lock", self.key()));
-        let lock = File::create(&lock_path).with_context(|| format!("opening {}", lock_path.display()))?;
-        flock(&lock, FlockOperation::LockExclusive).context("waiting for another build of the cluster's programs")?;
+        let _turn = crate::lock::turn(&lock_path, "another build of the cluster's programs")?;
         if dir.exists() {
             return Ok(());
         }

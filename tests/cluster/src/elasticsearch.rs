@@ -3,7 +3,7 @@
 //! Runs on Java 17, as an unprivileged user where the test runs as root, and ends with the process that started it, however that ends. These zips hold
 //! the server without most of its modules; that of Elasticsearch has the module for users and roles, which are kept in files here, and speaks TLS.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustix::fs::{FlockOperation, flock};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
@@ -367,8 +366,7 @@ fn programs(distribution: Distribution) -> Result<PathBuf> {
         return Ok(dir.join(&name));
     }
     fs::create_dir_all(&shared)?;
-    let lock = File::create(dir.with_extension("lock"))?;
-    flock(&lock, FlockOperation::LockExclusive).context("waiting for another download")?;
+    let _turn = crate::lock::turn(&dir.with_extension("lock"), "another download")?;
     if dir.exists() {
         return Ok(dir.join(&name));
     }

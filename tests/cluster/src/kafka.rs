@@ -5,7 +5,7 @@
 
 mod brokers;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -16,7 +16,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
 
 use crate::binaries::{cache_dir, short_hash};
 use crate::{network, packages};
@@ -357,8 +356,7 @@ fn programs() -> Result<PathBuf> {
     }
     let parent = dir.parent().context("the cache directory has no parent")?;
     fs::create_dir_all(parent)?;
-    let lock = File::create(dir.with_extension("lock"))?;
-    flock(&lock, FlockOperation::LockExclusive).context("waiting for another download of Kafka")?;
+    let _turn = crate::lock::turn(&dir.with_extension("lock"), "another download of Kafka")?;
     if dir.exists() {
         return Ok(dir);
     }

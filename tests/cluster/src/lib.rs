@@ -24,6 +24,7 @@ pub mod kafka;
 mod kept;
 mod kernel;
 mod launch;
+mod lock;
 pub mod nats;
 pub mod network;
 mod operator;

@@ -1,11 +1,11 @@
 //! The Debian packages that the test bed stands on: looks for their programs, installs what is missing when root.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
+
+use crate::lock;
 
 /// A file that must exist, and the package that brings it. Asking for files, not packages, leaves alone a machine that has them from elsewhere.
 const NEEDED: &[(&[&str], &str)] = &[
@@ -127,7 +127,8 @@ pub fn ensure() -> Result<()> {
 /// What `find` finds, installed first where it finds nothing.
 fn installed<T>(packages: &[&str], find: impl Fn() -> Option<T>) -> Result<T> {
     // apt-get refuses to run beside itself, and a program may be there a moment before what it needs.
-    let _turn = turn();
+    // Only root installs, and only root may hold this lock.
+    let _turn = lock::turn(Path::new("/run/lock/projectionist-packages"), "another installation").ok();
     if let Some(found) = find() {
         return Ok(found);
     }
@@ -135,13 +136,6 @@ fn installed<T>(packages: &[&str], find: impl Fn() -> Option<T>) -> Result<T> {
     find().with_context(|| {
         format!("{} was installed, but its programs are not where Debian puts them", packages.join(" "))
     })
-}
-
-/// Held while packages are looked for and installed; only root installs.
-fn turn() -> Option<File> {
-    let lock = File::create("/run/lock/projectionist-packages").ok()?;
-    flock(&lock, FlockOperation::LockExclusive).ok()?;
-    Some(lock)
 }
 
 fn install(packages: &[&str]) -> Result<()> {
