@@ -44,11 +44,15 @@ help: ## List the targets
 build: packages ## Compile everything for development
 	cargo build --workspace --all-targets
 
-# The scenarios wait for a cluster most of the time, so all other tests run beside them. What they print comes at the end.
+# The images are compiled beside the tests, since the linker of the release uses one core for minutes, and before any test runs, since all scenarios wait for
+# them. The scenarios wait for a cluster most of the time, so all other tests run beside them. What they print comes at the end.
 test: prepare ## Run all tests, on real servers and a real cluster
-	cargo test --workspace --no-run
 	@mkdir -p $(TARGET_DIR)/generated; \
-	cargo test --workspace --test scenarios -- --test-threads=$(SIDE_BY_SIDE) > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
+	$(MAKE) --no-print-directory image worker > $(TARGET_DIR)/generated/image.log 2>&1 & image=$$!; \
+	trap 'kill $$image 2> /dev/null' INT TERM; \
+	cargo test --workspace --no-run || { kill $$image 2> /dev/null; exit 1; }; \
+	wait $$image || { cat $(TARGET_DIR)/generated/image.log; exit 1; }
+	@cargo test --workspace --test scenarios -- --test-threads=$(SIDE_BY_SIDE) > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
 	trap 'kill $$scenarios 2> /dev/null' INT TERM; failed=; \
 	cargo test --no-fail-fast --workspace --lib --bins $(OTHER_TESTS:%=--test %) || failed="$$failed others"; \
 	cargo test --workspace --doc || failed="$$failed documentation"; \
@@ -145,5 +149,6 @@ prepare: packages
 $(FUZZ):
 	cargo install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION) --root $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)
 
+# Unoptimized, since compiling takes the time and checking does not.
 $(DENY):
-	cargo install --quiet --locked cargo-deny --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION)
+	cargo install --quiet --debug --locked cargo-deny --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION)
