@@ -186,9 +186,10 @@ impl ObservationStore {
                 &reported.key,
                 store,
                 Claim { wanted: entry.wanted, running: there.desired, per_worker },
+                now,
             );
         }
-        let share = most.and_then(|most| self.budgets.share(&reported.key, most));
+        let share = most.and_then(|most| self.budgets.share(&reported.key, most, now));
         let bounds = Bounds { connections: share, ..bounds(projection) };
         // Should we lead next, we go on from there.
         if let Some(word) = self.following.required(projection) {

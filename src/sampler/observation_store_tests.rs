@@ -280,15 +280,19 @@ fn projections_on_one_read_store_share_its_connections() {
         let measured = snapshot.get(&RunKey::unversioned("shop", name)).unwrap().measured.clone().unwrap();
         (measured.assessment.required.workers, measured.assessment.required.limit)
     };
+    let began = Instant::now();
     let mut asked = |name: &str, projection: &Projection, second: u64| {
-        store.take(reported(name, name, Ok(sample(second, 10, 90_000))), projection, Instant::now());
+        let now = began + Duration::from_secs(second);
+        store.take(reported(name, name, Ok(sample(second, 10, 90_000))), projection, now);
         required(&mut store, name)
     };
     asked("a", &a, 1);
     assert_eq!(asked("a", &a, 2), (6, Limit::Connections), "b has not been measured yet");
     asked("b", &b, 3);
-    assert_eq!(asked("b", &b, 4), (3, Limit::Connections), "half of it");
-    assert_eq!(asked("a", &a, 5), (3, Limit::Connections), "and so for the other");
+    assert_eq!(asked("b", &b, 4), (1, Limit::Connections), "an autoscaler may still start a's six");
+    assert_eq!(asked("a", &a, 5), (3, Limit::Connections), "half of it");
+    asked("a", &a, 40);
+    assert_eq!(asked("b", &b, 41), (3, Limit::Connections), "and so for the other, once nobody acts on the six");
 }
 
 #[test]

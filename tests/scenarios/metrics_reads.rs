@@ -1,5 +1,7 @@
 //! What the aggregator, `kubectl` and an HPA ask of the metrics API.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use test_cluster::eventually;
@@ -146,6 +148,38 @@ fn who_has_no_right_gets_no_value() {
             let code = String::from_utf8_lossy(&output.stdout).into_owned();
             ensure!(code == "401" || code == "403", "{headers:?} got {code}");
         }
+        Ok(())
+    });
+}
+
+/// What names us in the API server's log: the groups, and the Service behind them.
+const US: [&str; 3] = ["external.metrics.k8s.io", "custom.metrics.k8s.io", "projectionist"];
+/// The aggregator asks for discovery and OpenAPI once a minute: three rounds of each.
+const QUIET: Duration = Duration::from_secs(200);
+
+#[test]
+fn the_api_server_logs_nothing_about_us() {
+    let _turn = together();
+    play(|stage| async move {
+        let shop = Shop::open(stage, "silence").await?;
+        shop.commit("orders", 0).await?;
+        shop.apply(&shop.projection("orders", &json!({})))?;
+        shop.workers_are("orders", "the worker is ready", |ready| ready == 1).await?;
+        stage.operator_is_whole(&shop.client).await?;
+        // What an earlier test did to the operator may be told until the next round.
+        tokio::time::sleep(Duration::from_secs(65)).await;
+        let before = stage.cluster.log("kube-apiserver")?.lines().count();
+        let began = Instant::now();
+        while began.elapsed() < QUIET {
+            shop.metric("projection_pending_events", "orders").await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let log = stage.cluster.log("kube-apiserver")?;
+        // A trace tells that a request took long on a busy machine, whichever program sent it.
+        let lines = log.lines().skip(before).filter(|line| !line.contains("Trace["));
+        let about_us = lines.filter(|line| US.iter().any(|word| line.contains(word)));
+        let about_us: Vec<&str> = about_us.collect();
+        ensure!(about_us.is_empty(), "{} lines, such as: {}", about_us.len(), about_us[0]);
         Ok(())
     });
 }

@@ -1,7 +1,7 @@
 //! What the API server and its aggregator make of us over time: authorities that are rotated, discovery that changes, a node that is
 //! drained, and a log in which nothing is said of us.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -185,37 +185,5 @@ fn a_drained_node_fails_no_metric_read() {
             Ok(())
         })
         .await
-    });
-}
-
-/// What names us in the API server's log: the groups, and the Service behind them.
-const US: [&str; 3] = ["external.metrics.k8s.io", "custom.metrics.k8s.io", "projectionist"];
-/// The aggregator asks for discovery and OpenAPI once a minute: three rounds of each.
-const QUIET: Duration = Duration::from_secs(200);
-
-#[test]
-fn the_api_server_logs_nothing_about_us() {
-    let _turn = alone();
-    play(|stage| async move {
-        let shop = Shop::open(stage, "silence").await?;
-        shop.commit("orders", 0).await?;
-        shop.apply(&shop.projection("orders", &json!({})))?;
-        shop.workers_are("orders", "the worker is ready", |ready| ready == 1).await?;
-        stage.operator_is_whole(&shop.client).await?;
-        // What an earlier test did to the operator may be told until the next round.
-        tokio::time::sleep(Duration::from_secs(65)).await;
-        let before = stage.cluster.log("kube-apiserver")?.lines().count();
-        let began = std::time::Instant::now();
-        while began.elapsed() < QUIET {
-            shop.metric("projection_pending_events", "orders").await?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        let log = stage.cluster.log("kube-apiserver")?;
-        // A trace tells that a request took long on a busy machine, whichever program sent it.
-        let lines = log.lines().skip(before).filter(|line| !line.contains("Trace["));
-        let about_us = lines.filter(|line| US.iter().any(|word| line.contains(word)));
-        let about_us: Vec<&str> = about_us.collect();
-        ensure!(about_us.is_empty(), "{} lines, such as: {}", about_us.len(), about_us[0]);
-        Ok(())
     });
 }
