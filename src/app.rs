@@ -10,7 +10,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use kube::CustomResourceExt as _;
 
-use self::environment::{connection, elasticsearch_connection, kafka_connection, redis_connection};
+use self::environment::{connection, elasticsearch_connection, kafka_connection, nats_connection, redis_connection};
 use crate::{
     api::Projection,
     cli::{Cli, Command, ProjectorArgs, Scope, TrialArgs, UninstallArgs},
@@ -114,6 +114,9 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
         Input::Kafka(_) => kafka_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Kafka),
         Input::Queue(QueueInput { queue: QueueKind::Redis(_), .. }) => {
             redis_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Redis)
+        }
+        Input::Queue(QueueInput { queue: QueueKind::Nats(_), .. }) => {
+            nats_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Nats)
         }
     };
     let store = match config.output {

@@ -22,7 +22,7 @@ impl ProjectionSpec {
         match self.scaling.shards {
             Shards::Count(count) => Some(count),
             // Its partitions are the shards, or it has none.
-            Shards::Auto if self.source.kafka.is_some() || self.source.redis.is_some() => None,
+            Shards::Auto if self.source.kafka.is_some() || self.source.is_queue() => None,
             Shards::Auto if self.is_builtin() && self.scaling.ordering == Ordering::Strict => Some(1),
             Shards::Auto if self.is_builtin() => Some(Self::BUILTIN_SHARDS),
             Shards::Auto => None,
@@ -56,7 +56,7 @@ impl ProjectionSpec {
             Some(_) => CheckpointRows::Parts,
             None => CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
         };
-        if self.is_builtin() && self.source.redis.is_some() {
+        if self.is_builtin() && self.source.is_queue() {
             let table = in_schema(store.postgres.as_ref()?, INBOX_TABLE);
             return Some(CheckpointLocation::Inbox(InboxLocation { table, projection }));
         }
@@ -163,6 +163,11 @@ impl ReadStore {
 }
 
 impl Source {
+    /// True where the built-in projector takes messages that have no positions: it notes in an inbox which are handled.
+    pub fn is_queue(&self) -> bool {
+        self.redis.is_some() || self.nats.is_some()
+    }
+
     /// How to reach the server, and the keys of the Secret that say so.
     pub fn connection(&self) -> Option<(Connection, Vec<&'static str>)> {
         if let Some(kafka) = &self.kafka {

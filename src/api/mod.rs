@@ -42,10 +42,10 @@ pub use shards::Shards;
 pub use source::{
     Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedSubscription, ConsumerGroupMember,
     EmmettProcessor, EventTable, HttpConnection, KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation,
-    KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsSource, OffsetReset, Outbox,
-    PersistentSubscription, PostgresSource, PrometheusSource, RabbitMqSource, RedisEvent, RedisList, RedisSource,
-    ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset, StreamConsumer, StreamGroup,
-    StreamReference,
+    KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsEvent, NatsEventStream,
+    NatsEventType, NatsSource, OffsetReset, Outbox, PersistentSubscription, PostgresSource, PrometheusSource,
+    RabbitMqSource, RedisEvent, RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods,
+    SqlQuery, StoredOffset, StreamConsumer, StreamGroup, StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 
 use crate::{
-    clients::{ServerSettings, elasticsearch, kafka, postgres, redis},
+    clients::{ServerSettings, elasticsearch, kafka, nats, postgres, redis},
     names::worker_env,
 };
 
@@ -18,6 +18,12 @@ pub(super) fn connection(prefix: &str) -> anyhow::Result<postgres::ConnectionSet
 /// The same of a connection to Redis.
 pub(super) fn redis_connection(prefix: &str) -> anyhow::Result<redis::ConnectionSettings> {
     use redis::ConnectionSettings as Settings;
+    read(prefix, Settings::with_ca, Settings::with_client_certificate)
+}
+
+/// The same of a connection to NATS.
+pub(super) fn nats_connection(prefix: &str) -> anyhow::Result<nats::ConnectionSettings> {
+    use nats::ConnectionSettings as Settings;
     read(prefix, Settings::with_ca, Settings::with_client_certificate)
 }
 

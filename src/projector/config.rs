@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::coalesce;
 use crate::api::{
     BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventTable, HumanDuration, KafkaEvent,
-    KafkaIsolation, RedisEvent, Shards, StreamGroup,
+    KafkaIsolation, NatsEvent, RedisEvent, Shards, StreamConsumer, StreamGroup,
 };
 
 /// How many events one transaction handles at most, where the Projection does not say.
@@ -104,6 +104,8 @@ pub struct QueueInput {
 pub enum QueueKind {
     /// Streams in Redis.
     Redis(RedisStreams),
+    /// Consumers of NATS JetStream.
+    Nats(NatsConsumers),
 }
 
 /// Streams in Redis, each read by a consumer group.
@@ -115,6 +117,20 @@ pub struct RedisStreams {
     /// How an entry is read as an event.
     #[serde(default)]
     pub event: RedisEvent,
+}
+
+/// Consumers of NATS JetStream.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NatsConsumers {
+    /// The consumers, each with its stream.
+    pub consumers: Vec<StreamConsumer>,
+    /// The JetStream domain that the streams are in; that of the server where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// How a message is read as an event.
+    #[serde(default)]
+    pub event: NatsEvent,
 }
 
 /// Where the read model is, and what to do there for each type of event.
@@ -236,8 +252,12 @@ impl ProjectorConfig {
         let is_queue = matches!(self.input, Input::Queue(_));
         let (has_streams, is_kept) = match &self.input {
             Input::Postgres(_) | Input::Kafka(_) => (true, true),
-            Input::Queue(QueueInput { queue: QueueKind::Redis(redis), keep_for, alone: _ }) => {
-                (!redis.streams.is_empty(), keep_for.0 >= SHORTEST_KEEPING)
+            Input::Queue(QueueInput { queue, keep_for, alone: _ }) => {
+                let has_streams = match queue {
+                    QueueKind::Redis(redis) => !redis.streams.is_empty(),
+                    QueueKind::Nats(nats) => !nats.consumers.is_empty(),
+                };
+                (has_streams, keep_for.0 >= SHORTEST_KEEPING)
             }
         };
         let has_inbox = !is_queue || matches!(self.output, Output::Postgres(_));
@@ -249,7 +269,7 @@ impl ProjectorConfig {
             ),
             ("shards", "must be from 1 to 1024", has_shards),
             ("topics", "must name at least one topic", has_topics),
-            ("streams", "must name at least one stream with its group", has_streams),
+            ("streams", "must name at least one stream with its group or consumer", has_streams),
             ("keepFor", "must be at least 1h", is_kept),
             (
                 "output",

@@ -27,8 +27,8 @@ mod template;
 mod worker;
 
 pub use config::{
-    ConfigError, DEFAULT_BATCH_SIZE, DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, Output, PostgresInput,
-    PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RedisOutput, RedisStreams,
+    ConfigError, DEFAULT_BATCH_SIZE, DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, NatsConsumers, Output,
+    PostgresInput, PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RedisOutput, RedisStreams,
 };
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::ProjectorError;

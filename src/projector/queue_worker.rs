@@ -129,7 +129,7 @@ impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
                 loop {
                     tokio::select! {
                         outcome = &mut handling => break outcome,
-                        () = sleep_until(renewed + Q::RENEW_EVERY) => {
+                        () = sleep_until(renewed + self.queue.renew_every()) => {
                             self.queue.renew(&in_hand.receipts).await?;
                             renewed = Instant::now();
                         }

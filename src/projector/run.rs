@@ -10,13 +10,14 @@ use tokio::{
 use super::{
     coalesce::Coalesce,
     config::{
-        ConfigError, Input, KafkaInput, Output, PostgresInput, PostgresOutput, ProjectorConfig, QueueInput, QueueKind,
-        RedisStreams,
+        ConfigError, Input, KafkaInput, NatsConsumers, Output, PostgresInput, PostgresOutput, ProjectorConfig,
+        QueueInput, QueueKind, RedisStreams,
     },
     error::ProjectorError,
     health::{self, Health},
     input::{
-        EventReader as _, kafka::KafkaReader, postgres::PostgresReader, queue::Queue, reader::Reader, redis::RedisQueue,
+        EventReader as _, kafka::KafkaReader, nats::NatsQueue, postgres::PostgresReader, queue::Queue, reader::Reader,
+        redis::RedisQueue,
     },
     output::{
         Membership, Numbered, ReadModel, View,
@@ -31,7 +32,7 @@ use super::{
 use crate::{
     api::CoalescedTypes,
     backoff::Backoff,
-    clients::{elasticsearch, kafka, postgres::ConnectionSettings, redis},
+    clients::{elasticsearch, kafka, nats, postgres::ConnectionSettings, redis},
 };
 
 /// Pauses between attempts.
@@ -65,6 +66,8 @@ pub enum SourceConnection {
     Kafka(kafka::Settings),
     /// Redis.
     Redis(redis::ConnectionSettings),
+    /// NATS.
+    Nats(nats::ConnectionSettings),
 }
 
 /// How to reach a read store.
@@ -93,6 +96,7 @@ enum LogSource {
 /// A source that gives any worker any message.
 enum QueueSource {
     Redis { settings: redis::ConnectionSettings, streams: RedisStreams },
+    Nats { settings: nats::ConnectionSettings, consumers: NatsConsumers },
 }
 
 /// A read store and what to do there, understood.
@@ -225,6 +229,12 @@ impl Life {
                 };
                 return self.work_on_queue(queue, input, me, stop).await;
             }
+            Source::Queue(QueueSource::Nats { settings, consumers }, input) => {
+                let queue = async |types| {
+                    NatsQueue::open(settings.clone(), consumers, config.max_event_bytes, types, input.alone).await
+                };
+                return self.work_on_queue(queue, input, me, stop).await;
+            }
         };
         match &self.target {
             Target::Postgres { settings, sql, mapping } => {
@@ -325,9 +335,17 @@ impl Source {
             (Input::Kafka(input), SourceConnection::Kafka(settings)) => {
                 Ok(Self::Log(LogSource::Kafka { settings, input: input.clone() }))
             }
-            (Input::Queue(input), SourceConnection::Redis(settings)) => {
-                let QueueKind::Redis(streams) = &input.queue;
-                Ok(Self::Queue(QueueSource::Redis { settings, streams: streams.clone() }, input.clone()))
+            (Input::Queue(input), connection) => {
+                let source = match (&input.queue, connection) {
+                    (QueueKind::Redis(streams), SourceConnection::Redis(settings)) => {
+                        QueueSource::Redis { settings, streams: streams.clone() }
+                    }
+                    (QueueKind::Nats(consumers), SourceConnection::Nats(settings)) => {
+                        QueueSource::Nats { settings, consumers: consumers.clone() }
+                    }
+                    _ => return Err(ProjectorError::OtherKindOfSource),
+                };
+                Ok(Self::Queue(source, input.clone()))
             }
             _ => Err(ProjectorError::OtherKindOfSource),
         }
@@ -357,8 +375,10 @@ impl LogSource {
 
 impl fmt::Display for QueueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Redis { settings, .. } = self;
-        settings.fmt(f)
+        match self {
+            Self::Redis { settings, .. } => settings.fmt(f),
+            Self::Nats { settings, .. } => settings.fmt(f),
+        }
     }
 }
 

@@ -204,7 +204,12 @@ impl Timestamp {
 
     /// From milliseconds since 1970; `None` where that is no time.
     pub(super) fn of_millis(millis: i64) -> Option<Self> {
-        millis.checked_mul(1_000)?.checked_sub(Self::EPOCH).map(Self)
+        Self::of_micros(millis.checked_mul(1_000)?)
+    }
+
+    /// From microseconds since 1970; `None` where that is no time.
+    pub(super) fn of_micros(micros: i64) -> Option<Self> {
+        micros.checked_sub(Self::EPOCH).map(Self)
     }
 
     fn to_rfc3339(self) -> Option<String> {

@@ -237,9 +237,7 @@ fn source(
         }
         let lists = lists.into_iter().cloned().collect();
         let streams = streams.into_iter().cloned().collect();
-        // The groups keep how far they have come; what the built-in projector could not handle is in its inbox.
-        let inbox = spec.is_builtin().then(|| spec.checkpoint_location(&key.namespace, &key.name)).flatten();
-        return Ok((ResolvedSource::Redis { connection, streams, lists }, inbox));
+        return Ok((ResolvedSource::Redis { connection, streams, lists }, inbox(spec, key)));
     }
     if let Some(rabbitmq) = &spec.source.rabbitmq {
         let connection = ConnectionName::new(ServerKind::RabbitMq, &key.namespace, &rabbitmq.connection);
@@ -261,7 +259,7 @@ fn source(
         return Ok((ResolvedSource::Kafka { connection, question }, checkpoint));
     }
     if let Some(nats) = &spec.source.nats {
-        return self::nats(nats, key);
+        return self::nats(spec, nats, key);
     }
     if let Some(prometheus) = &spec.source.prometheus {
         return self::prometheus(spec, prometheus, key);
@@ -280,6 +278,11 @@ fn source(
     let connection = ConnectionName::new(ServerKind::Postgres, &key.namespace, &source.connection);
     let (question, checkpoint) = postgres::question(spec, source, key)?;
     Ok((ResolvedSource::Postgres { connection, question }, checkpoint))
+}
+
+/// A queue itself keeps how far its workers have come; what the built-in projector could not handle is in its inbox.
+fn inbox(spec: &ProjectionSpec, key: &ProjectionKey) -> Option<CheckpointLocation> {
+    spec.is_builtin().then(|| spec.checkpoint_location(&key.namespace, &key.name)).flatten()
 }
 
 fn prometheus(
@@ -307,6 +310,7 @@ fn has_target<Q>(spec: &ProjectionSpec, numbers: &Numbers<Q>) -> Result<(), Meas
 }
 
 fn nats(
+    spec: &ProjectionSpec,
     source: &NatsSource,
     key: &ProjectionKey,
 ) -> Result<(ResolvedSource, Option<CheckpointLocation>), MeasureError> {
@@ -327,7 +331,7 @@ fn nats(
         ));
     }
     let (consumers, domain) = (consumers.into_iter().cloned().collect(), source.domain.clone());
-    Ok((ResolvedSource::Nats { connection, consumers, domain }, None))
+    Ok((ResolvedSource::Nats { connection, consumers, domain }, inbox(spec, key)))
 }
 
 fn invalid(message: &str) -> MeasureError {

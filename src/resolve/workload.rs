@@ -11,14 +11,14 @@ use super::run_of;
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
-        Ordering, PodTemplate, Projection, ProjectionSpec, Projector, RedisHandlers, RedisSource, ScaleOut, Scaling,
-        WorkerPod,
+        NatsSource, Ordering, PodTemplate, Projection, ProjectionSpec, Projector, RedisHandlers, RedisSource, ScaleOut,
+        Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
     names,
     projector::{
-        DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, Output, PostgresInput, PostgresOutput,
+        DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, NatsConsumers, Output, PostgresInput, PostgresOutput,
         ProjectorConfig, QueueInput, QueueKind, RedisOutput, RedisStreams, check_handlers, check_input,
     },
 };
@@ -244,6 +244,14 @@ fn input_of(builtin: &BuiltinProjector, spec: &ProjectionSpec) -> Result<(Input,
             ));
         }
         return Ok((queue_of(builtin, spec, queue)?, ("spec.source.redis.connection", connection.clone())));
+    }
+    if let Some(NatsSource { connection, consumers, domain, event }) = &spec.source.nats {
+        let queue = QueueKind::Nats(NatsConsumers {
+            consumers: consumers.clone(),
+            domain: domain.clone(),
+            event: event.clone().unwrap_or_default(),
+        });
+        return Ok((queue_of(builtin, spec, queue)?, ("spec.source.nats.connection", connection.clone())));
     }
     if let Some(KafkaSource { connection, topics, group, isolation, event, stored_offset: _, offset_reset: _ }) =
         &spec.source.kafka

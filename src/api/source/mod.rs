@@ -18,7 +18,7 @@ pub use kafka::{
     KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset, StoredOffset,
 };
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
-pub use nats::{NatsSource, StreamConsumer};
+pub use nats::{NatsEvent, NatsEventStream, NatsEventType, NatsSource, StreamConsumer};
 pub use outbox::Outbox;
 pub use postgres::{ConsumerGroupMember, EventTable, MartenStore, MessageDbCategory, PostgresSource};
 pub use prometheus::{HttpConnection, PrometheusSource};

@@ -6,13 +6,15 @@ use tokio::time::Instant;
 
 use super::{
     ConnectionSettings,
-    connection::{Answer, Connection, Request, timed_out},
-    protocol::is_subject,
+    connection::{Answer, ClientKind, Connection, Request, timed_out},
+    protocol::{Bounds, is_subject},
 };
 use crate::{addresses::AddressRules, api::Reason, clients::words::without_secrets, measure::MeasureError};
 
 /// Requests that are under way at the same time: a server drops those beyond its queue (10,000 by default for all its clients).
 const MOST_AT_ONCE: usize = 1_000;
+/// What the server's list of connections shows.
+const CLIENT_NAME: &str = "projectionist-sampler";
 
 /// Asks one server of a cluster. Keeps its connection from call to call; one that broke is opened again by the next call.
 pub struct Client {
@@ -86,30 +88,15 @@ impl Client {
         Ok(())
     }
 
-    /// Connects to the first server that accepts the connection.
     async fn open(&mut self, by: Instant) -> Result<Connection, MeasureError> {
-        let count = self.settings.servers.len();
-        let mut failed = None;
-        for turn in 0..count {
-            let place = (self.preferred + turn) % count;
-            let left = by.saturating_duration_since(Instant::now());
-            let share = u32::try_from(count - turn).unwrap_or(1);
-            let until = Instant::now() + left / share;
-            match Connection::open(&self.settings, &self.settings.servers[place], &self.addresses, until).await {
-                Ok(connection) => {
-                    self.preferred = place;
-                    return Ok(connection);
-                }
-                Err(error) => failed = Some(self.masked(error)),
-            }
-        }
-        Err(failed.unwrap_or_else(timed_out))
+        let kind = ClientKind { name: CLIENT_NAME, bounds: Bounds::default() };
+        let (place, connection) = open(&self.settings, &self.addresses, kind, self.preferred, by).await?;
+        self.preferred = place;
+        Ok(connection)
     }
 
-    /// Hides the password where the server repeats it in an error.
-    fn masked(&self, mut error: MeasureError) -> MeasureError {
-        error.message = without_secrets(&error.message, self.settings.secrets());
-        error
+    fn masked(&self, error: MeasureError) -> MeasureError {
+        masked(&self.settings, error)
     }
 
     fn mask(&self, answers: &mut [Option<Answer>]) {
@@ -119,6 +106,35 @@ impl Client {
             }
         }
     }
+}
+
+/// Connects to the first server that accepts the connection, beginning with the one at `first`, and returns which it is.
+pub(super) async fn open(
+    settings: &ConnectionSettings,
+    addresses: &AddressRules,
+    kind: ClientKind,
+    first: usize,
+    by: Instant,
+) -> Result<(usize, Connection), MeasureError> {
+    let count = settings.servers.len();
+    let mut failed = None;
+    for turn in 0..count {
+        let place = (first + turn) % count;
+        let left = by.saturating_duration_since(Instant::now());
+        let share = u32::try_from(count - turn).unwrap_or(1);
+        let until = Instant::now() + left / share;
+        match Connection::open(settings, &settings.servers[place], addresses, kind, until).await {
+            Ok(connection) => return Ok((place, connection)),
+            Err(error) => failed = Some(masked(settings, error)),
+        }
+    }
+    Err(failed.unwrap_or_else(timed_out))
+}
+
+/// Hides the password where the server repeats it in an error.
+pub(super) fn masked(settings: &ConnectionSettings, mut error: MeasureError) -> MeasureError {
+    error.message = without_secrets(&error.message, settings.secrets());
+    error
 }
 
 fn no_subject() -> Answer {

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     ConnectionSettings,
-    protocol::{Decoder, Incoming, Malformed, Message, Payload, publish},
+    protocol::{Bounds, Decoder, Incoming, Malformed, Payload, publish},
     settings::Login,
     words::refusal,
 };
@@ -28,8 +28,6 @@ use crate::{
     measure::MeasureError,
 };
 
-/// What the server's list of connections shows.
-const CLIENT_NAME: &str = "projectionist-sampler";
 /// Answers come to subjects that begin with this, so that a user may be granted these alone.
 const INBOX: &str = "_INBOX.projectionist";
 /// Bytes that are read at once.
@@ -61,10 +59,18 @@ pub(super) type Answer = Result<Reply, MeasureError>;
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 
+/// Who connects, and what it takes of what comes in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClientKind {
+    /// What the server's list of connections shows.
+    pub(super) name: &'static str,
+    pub(super) bounds: Bounds,
+}
+
 /// A connection on which the login was accepted.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     /// The subject of answers without its last part.
     inbox: String,
     /// Requests that were ever sent: numbers the answers' subjects, so that a late answer is not taken for another.
@@ -88,12 +94,13 @@ impl Connection {
         settings: &ConnectionSettings,
         address: &Address,
         rules: &AddressRules,
+        client: ClientKind,
         by: Instant,
     ) -> Result<Self, MeasureError> {
         let stream = timeout_at(by, address::connect(&address.host, address.port, rules)).await;
         let stream = stream.map_err(|_| timed_out())??;
         let inbox = format!("{INBOX}.{:032x}", rand::random::<u128>());
-        let mut connection = Self { stream: Box::new(stream), decoder: Decoder::default(), inbox, sent: 0 };
+        let mut connection = Self { stream: Box::new(stream), decoder: Decoder::new(client.bounds), inbox, sent: 0 };
         let info = timeout_at(by, connection.read_info()).await.map_err(|_| timed_out())??;
         if !info.headers {
             return Err(MeasureError {
@@ -120,7 +127,7 @@ impl Connection {
                 .map_err(|_| timed_out())?;
             connection.stream = Box::new(stream.map_err(|error| tls_failed(&error))?);
         }
-        connection.log_in(settings, info.nonce.as_deref(), tls, by).await?;
+        connection.log_in(settings, (client.name, info.nonce.as_deref()), tls, by).await?;
         Ok(connection)
     }
 
@@ -152,12 +159,12 @@ impl Connection {
     async fn log_in(
         &mut self,
         settings: &ConnectionSettings,
-        nonce: Option<&str>,
+        (name, nonce): (&str, Option<&str>),
         tls: bool,
         by: Instant,
     ) -> Result<(), MeasureError> {
         let mut connect = json!({
-            "verbose": false, "pedantic": false, "tls_required": tls, "name": CLIENT_NAME, "lang": "rust",
+            "verbose": false, "pedantic": false, "tls_required": tls, "name": name, "lang": "rust",
             "version": env!("CARGO_PKG_VERSION"), "protocol": 1, "echo": false, "headers": true, "no_responders": true,
         });
         match &settings.login {
@@ -195,6 +202,12 @@ impl Connection {
         if done.await? { Ok(()) } else { Err(timed_out()) }
     }
 
+    /// A subject for the answers to one request.
+    pub(super) fn next_reply(&mut self) -> String {
+        self.sent += 1;
+        format!("{}.{}", self.inbox, self.sent)
+    }
+
     /// Sends the requests that have no answer yet, and puts in what is answered.
     ///
     /// # Errors
@@ -208,8 +221,7 @@ impl Connection {
         let mut out = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
         for (place, request) in requests.iter().enumerate().filter(|(place, _)| answers[*place].is_none()) {
-            self.sent += 1;
-            let reply = format!("{}.{}", self.inbox, self.sent);
+            let reply = self.next_reply();
             publish(&request.subject, &reply, &request.body, &mut out);
             places.insert(reply, place);
         }
@@ -220,9 +232,10 @@ impl Connection {
         let mut answered = false;
         let done = self.exchange(out, by, |incoming, until| {
             match incoming {
-                Incoming::Message(Message { subject, status, payload }) => {
-                    if let Some(place) = places.remove(&subject) {
-                        let reply = if status == Some(503) { Reply::NoResponder } else { Reply::Answered(payload) };
+                Incoming::Message(message) => {
+                    if let Some(place) = places.remove(&message.subject) {
+                        let is_no_responder = message.status().is_some_and(|(code, _)| code == 503);
+                        let reply = if is_no_responder { Reply::NoResponder } else { Reply::Answered(message.payload) };
                         answers[place] = Some(Ok(reply));
                         answered = true;
                     }
@@ -251,7 +264,7 @@ impl Connection {
 
     /// Writes and reads at the same time, so that neither side waits for the other, until `take` returns true. `take` may set another end. False
     /// when the end came before.
-    async fn exchange(
+    pub(super) async fn exchange(
         &mut self,
         mut out: Vec<u8>,
         mut until: Instant,
@@ -319,7 +332,7 @@ fn malformed(malformed: Malformed) -> MeasureError {
         Malformed::NotNats => {
             "the answer is not in the protocol of NATS: is the port that of a NATS server for clients (4222 by default), and does it want TLS before anything else (handshake_first), which is not supported?"
         }
-        Malformed::TooLarge => "an answer is larger than 32 MiB",
+        Malformed::TooLarge => "an answer is larger than any that is read (32 MiB; for workers 64 MiB)",
     };
     MeasureError { reason: Reason::InvalidAnswer, message: message.to_owned() }
 }

@@ -1,15 +1,27 @@
 //! The protocol of NATS clients: writes requests, and decodes what the server sends with bounds on what it may take.
 
-/// Payloads are kept whole up to this length. Of longer ones (messages come with their bodies) only the end is kept.
-pub(super) const LONGEST_WHOLE: usize = 64 << 10;
-/// So much of the end of a longer payload is kept.
+/// So much of the end of a payload is kept that is not kept whole.
 pub(super) const TAIL: usize = 1 << 10;
-/// What all payloads of one connection's round trip may take of memory; of those that come later only the end is kept.
-const MOST_KEPT_IN_ALL: usize = 32 << 20;
-/// What one payload may take of the network. A longer one is not read.
-const MOST_RECEIVED: u64 = 32 << 20;
 /// Lines are no longer than this. The longest that a server writes is INFO, which lists the servers of a cluster.
 const LONGEST_LINE: usize = 64 << 10;
+
+/// What messages may take, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// Headers and payload of one message are kept whole up to this length. Of longer ones (messages come with their bodies) only the end is kept.
+    pub whole: usize,
+    /// What all messages of one connection's round trip may take of memory; of those that come later only the end is kept.
+    pub kept: usize,
+    /// What one message may take of the network. A longer one is not read.
+    pub received: u64,
+}
+
+/// For questions, whose answers are short.
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { whole: 64 << 10, kept: 32 << 20, received: 32 << 20 }
+    }
+}
 
 /// What a message carries.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,9 +36,22 @@ pub enum Payload {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Message {
     pub(super) subject: String,
-    /// The status in the headers, such as 503: the subject that was asked has no listener.
-    pub(super) status: Option<u16>,
+    /// Where an answer is to be sent to.
+    pub(super) reply: Option<String>,
+    /// As they were sent; empty where the message is not kept whole.
+    pub(super) headers: Vec<u8>,
     pub(super) payload: Payload,
+    /// The bytes of headers and payload as they were sent.
+    pub(super) length: usize,
+}
+
+impl Message {
+    /// The status in the headers with its description, such as 503: the subject that was asked has no listener.
+    pub(super) fn status(&self) -> Option<(u16, &str)> {
+        let first = std::str::from_utf8(&self.headers).ok()?.lines().next()?.strip_prefix("NATS/1.0")?.trim();
+        let (code, description) = first.split_once(' ').unwrap_or((first, ""));
+        Some((code.parse().ok()?, description))
+    }
 }
 
 /// What the server sends.
@@ -56,6 +81,11 @@ pub(super) fn publish(subject: &str, reply: &str, body: &str, out: &mut Vec<u8>)
     out.extend_from_slice(format!("PUB {subject} {reply} {}\r\n{body}\r\n", body.len()).as_bytes());
 }
 
+/// Appends a message that nothing answers.
+pub(super) fn tell(subject: &str, body: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("PUB {subject} {}\r\n{body}\r\n", body.len()).as_bytes());
+}
+
 /// Whether a text can be a subject: anything else would end the line that names it.
 pub(super) fn is_subject(text: &str) -> bool {
     !text.is_empty() && text.len() <= 1_024 && !text.chars().any(|c| c.is_whitespace() || c.is_control())
@@ -65,7 +95,9 @@ pub(super) fn is_subject(text: &str) -> bool {
 #[derive(Debug)]
 struct Open {
     subject: String,
+    reply: Option<String>,
     headers: usize,
+    length: usize,
     kept: Vec<u8>,
     /// Keep everything, or only the end.
     whole: bool,
@@ -76,12 +108,17 @@ struct Open {
 /// Takes bytes as they come in. Never takes memory for what was only announced.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
+    bounds: Bounds,
     line: Vec<u8>,
     open: Option<Open>,
     kept: usize,
 }
 
 impl Decoder {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
     /// The memory of a new round trip begins.
     pub(super) fn begin(&mut self) {
         self.kept = 0;
@@ -137,19 +174,22 @@ impl Decoder {
         if !(least..=least + 1).contains(&words.len()) {
             return Err(Malformed::NotNats);
         }
+        let reply = (words.len() > least).then(|| words[2].to_owned());
         let length = number(length)?;
         let headers = if has_headers { number(words[words.len() - 2])? } else { 0 };
         if headers > length {
             return Err(Malformed::NotNats);
         }
-        if length > MOST_RECEIVED {
+        let Bounds { whole, kept, received } = self.bounds;
+        if length > received {
             return Err(Malformed::TooLarge);
         }
         let length_here = usize::try_from(length).map_err(|_| Malformed::TooLarge)?;
-        let whole = length_here <= LONGEST_WHOLE && self.kept + length_here <= MOST_KEPT_IN_ALL;
+        let whole = length_here <= whole && self.kept.saturating_add(length_here) <= kept;
         // The end of the headers is lost with the beginning.
         let headers = if whole { usize::try_from(headers).map_err(|_| Malformed::TooLarge)? } else { 0 };
-        Ok(Open { subject: (*subject).to_owned(), headers, kept: Vec::new(), whole, left: length + 2 })
+        let subject = (*subject).to_owned();
+        Ok(Open { subject, reply, headers, length: length_here, kept: Vec::new(), whole, left: length + 2 })
     }
 
     fn read_payload(&mut self, bytes: &[u8]) -> Result<(usize, Option<Incoming>), Malformed> {
@@ -163,7 +203,7 @@ impl Decoder {
         if open.left > 0 {
             return Ok((used, None));
         }
-        let Some(Open { subject, headers, mut kept, whole, .. }) = self.open.take() else {
+        let Some(Open { subject, reply, headers, length, mut kept, whole, left: _ }) = self.open.take() else {
             return Err(Malformed::NotNats);
         };
         if !kept.ends_with(b"\r\n") {
@@ -171,19 +211,17 @@ impl Decoder {
         }
         kept.truncate(kept.len() - 2);
         self.kept += kept.len();
-        let status = status(&kept[..headers]);
-        let payload = if whole { Payload::Whole(kept.split_off(headers)) } else { Payload::Tail(kept) };
-        Ok((used, Some(Incoming::Message(Message { subject, status, payload }))))
+        let (headers, payload) = if whole {
+            let payload = kept.split_off(headers);
+            (kept, Payload::Whole(payload))
+        } else {
+            (Vec::new(), Payload::Tail(kept))
+        };
+        Ok((used, Some(Incoming::Message(Message { subject, reply, headers, payload, length }))))
     }
 }
 
 const VERBS: [&str; 7] = ["INFO ", "PING", "PONG", "+OK", "-ERR", "MSG ", "HMSG "];
-
-/// `NATS/1.0 503` at the beginning of the headers.
-fn status(headers: &[u8]) -> Option<u16> {
-    let text = std::str::from_utf8(headers).ok()?.strip_prefix("NATS/1.0")?;
-    text.lines().next()?.split_ascii_whitespace().next()?.parse().ok()
-}
 
 #[cfg(test)]
 mod tests {
@@ -205,19 +243,21 @@ mod tests {
     #[test]
     fn what_a_server_sends_is_read_in_pieces_of_any_size() {
         let bytes = b"INFO {\"version\":\"2.9.10\"}\r\n+OK\r\nping\r\nMSG _INBOX.a.1 1 5\r\nhello\r\nHMSG _INBOX.a.2 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\nMSG a 1 reply 2\r\n\r\n\r\n-ERR 'Authorization Violation'\r\nPONG\r\n";
-        let message = |subject: &str, status, payload: &[u8]| {
-            Incoming::Message(Message {
-                subject: subject.to_owned(),
-                status,
-                payload: Payload::Whole(payload.to_vec()),
-            })
+        let message = |subject: &str, reply: Option<&str>, headers: &str, payload: &[u8]| Message {
+            subject: subject.to_owned(),
+            reply: reply.map(str::to_owned),
+            headers: headers.as_bytes().to_vec(),
+            payload: Payload::Whole(payload.to_vec()),
+            length: headers.len() + payload.len(),
         };
+        let refused = message("_INBOX.a.2", None, "NATS/1.0 503\r\n\r\n", b"");
+        assert_eq!(refused.status(), Some((503, "")));
         let expected = vec![
             Incoming::Info("{\"version\":\"2.9.10\"}".to_owned()),
             Incoming::Ping,
-            message("_INBOX.a.1", None, b"hello"),
-            message("_INBOX.a.2", Some(503), b""),
-            message("a", None, b"\r\n"),
+            Incoming::Message(message("_INBOX.a.1", None, "", b"hello")),
+            Incoming::Message(refused),
+            Incoming::Message(message("a", Some("reply"), "", b"\r\n")),
             Incoming::Error("Authorization Violation".to_owned()),
             Incoming::Pong,
         ];
@@ -238,6 +278,21 @@ mod tests {
         assert!(tail.len() == TAIL && tail.ends_with(b"xend"));
         assert_eq!(found[1], Incoming::Ping);
         assert!(decoder.kept <= TAIL);
+    }
+
+    #[test]
+    fn a_status_has_a_code_and_perhaps_a_description() {
+        let message = |headers: &str| Message {
+            subject: String::new(),
+            reply: None,
+            headers: headers.as_bytes().to_vec(),
+            payload: Payload::Whole(Vec::new()),
+            length: headers.len(),
+        };
+        let found = message("NATS/1.0 409 Message Size Exceeds MaxBytes\r\nNats-Pending-Messages: 5\r\n\r\n");
+        assert_eq!(found.status(), Some((409, "Message Size Exceeds MaxBytes")));
+        assert_eq!(message("NATS/1.0\r\ntype: Placed\r\n\r\n").status(), None);
+        assert_eq!(message("").status(), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a message of a broker is as an event: a CloudEvent, or JSON with its type in a header, a field or the Projection. Pure.
+//! What a message of a broker is as an event: a CloudEvent, or JSON with its type in a header, a field, its subject or the Projection. Pure.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -24,6 +24,26 @@ pub(super) trait Message {
 
     /// The last header of this name.
     fn header(&self, name: &str) -> Option<&[u8]>;
+
+    /// A token of the subject that it was sent to, counted from 1, or from the end from -1.
+    fn token(&self, place: i32) -> Option<&str> {
+        let _ = place;
+        None
+    }
+}
+
+/// How the headers of CloudEvents in binary mode are called, which each broker's binding says otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CloudEventHeaders {
+    event_type: &'static str,
+    subject: &'static str,
+}
+
+impl CloudEventHeaders {
+    /// As the binding for Kafka has them.
+    pub(super) const UNDERSCORE: Self = Self { event_type: "ce_type", subject: "ce_subject" };
+    /// As the binding for NATS has them.
+    pub(super) const DASH: Self = Self { event_type: "ce-type", subject: "ce-subject" };
 }
 
 /// Where the parts of an event are in the messages of one source.
@@ -33,6 +53,8 @@ pub(super) struct Layout {
     pub(super) spec: &'static str,
     /// What the source calls a header.
     pub(super) header: &'static str,
+    /// How the headers of CloudEvents are called.
+    pub(super) cloud_events: CloudEventHeaders,
     /// Where the type is.
     pub(super) event_type: TypeFrom,
     /// The field of the value (JSON) with the body, such as `payload`; the whole value where absent.
@@ -46,6 +68,8 @@ pub(super) struct Layout {
 pub(super) enum TypeFrom {
     /// In this header.
     Header(String),
+    /// In this token of the subject.
+    Token(i32),
     /// In this field of the value, names with dots between them.
     Field(String),
     /// It is always this one.
@@ -116,17 +140,19 @@ impl Mapping {
         if content_type.starts_with(STRUCTURED) {
             return self.structured(message);
         }
-        if let Some(event_type) = header(message, "ce_type") {
+        let names = self.layout.cloud_events;
+        if let Some(event_type) = header(message, names.event_type) {
             if !self.wanted.contains(event_type) {
                 return Ok(None);
             }
             let data = self.body(message, &[])?;
-            return Ok(Some((event_type.to_owned(), data, header(message, "ce_subject").map(str::to_owned))));
+            return Ok(Some((event_type.to_owned(), data, header(message, names.subject).map(str::to_owned))));
         }
         let Some(value) = message.value() else {
             let event_type = match (&self.layout.tombstone, &self.layout.event_type) {
                 (Some(tombstone), _) | (None, TypeFrom::Name(tombstone)) => tombstone.as_str(),
                 (None, TypeFrom::Header(name)) => header(message, name).ok_or_else(|| self.missing_header(name))?,
+                (None, TypeFrom::Token(place)) => message.token(*place).ok_or_else(|| self.missing_token(*place))?,
                 (None, TypeFrom::Field(_)) => {
                     return Err(format!(
                         "it has no value (a tombstone), and its type is in the value: name the type of such messages in {}.tombstone",
@@ -139,6 +165,7 @@ impl Mapping {
         let event_type = match &self.layout.event_type {
             TypeFrom::Name(name) => Cow::from(name),
             TypeFrom::Header(name) => Cow::from(header(message, name).ok_or_else(|| self.missing_header(name))?),
+            TypeFrom::Token(place) => Cow::from(message.token(*place).ok_or_else(|| self.missing_token(*place))?),
             TypeFrom::Field(path) => {
                 let found = field(json(value)?, &steps(path)).and_then(|value| text_of(value, false));
                 found.ok_or_else(|| {
@@ -180,6 +207,13 @@ impl Mapping {
             format!("its value has no field {} with its body ({}.data)", steps.join("."), self.layout.spec)
         })?;
         Ok(Some(body).filter(|body| steps.is_empty() || body.trim() != "null").map(|body| JsonText(body.to_owned())))
+    }
+
+    fn missing_token(&self, place: i32) -> String {
+        let spec = self.layout.spec;
+        format!(
+            "its subject has no token {place} with its type, and it is no CloudEvent: correct {spec}.type.subjectToken"
+        )
     }
 
     fn missing_header(&self, name: &str) -> String {

@@ -10,7 +10,7 @@ pub(in crate::projector) trait Queue: Send {
     type Receipt: Clone + Send + Sync;
 
     /// What this worker must do for messages in hand, so that they are given to no other: [`Queue::renew`] them this often.
-    const RENEW_EVERY: Duration;
+    fn renew_every(&self) -> Duration;
 
     /// Takes about so many messages, those first that others left behind. None where there are none at present.
     fn fetch(

@@ -3,8 +3,7 @@
 use serde::Deserialize;
 
 use crate::{
-    api::Reason,
-    clients::nats::{Payload, Reply},
+    clients::nats::{ApiError, Payload, Reply, answer_text, no_jetstream, nonsense},
     measure::MeasureError,
 };
 
@@ -64,21 +63,6 @@ impl Consumer {
 }
 
 #[derive(Deserialize)]
-struct ErrorBody {
-    #[serde(default)]
-    code: u32,
-    #[serde(default)]
-    err_code: u32,
-    #[serde(default)]
-    description: String,
-}
-
-#[derive(Deserialize)]
-struct ErrorReply {
-    error: Option<ErrorBody>,
-}
-
-#[derive(Deserialize)]
 struct ConsumerInfo {
     created: jiff::Timestamp,
     delivered: Place,
@@ -107,7 +91,7 @@ struct ConsumerConfig {
 /// # Errors
 /// The server's refusal in words, or that the answer makes no sense.
 pub(super) fn consumer(reply: &Reply) -> Result<Consumer, MeasureError> {
-    let text = whole(reply)?;
+    let text = answer_text(reply)?;
     let info: ConsumerInfo = serde_json::from_slice(text).map_err(|_| nonsense())?;
     let mut subjects = info.config.filter_subjects;
     subjects.extend(info.config.filter_subject.filter(|subject| !subject.is_empty() && subject != ">"));
@@ -133,7 +117,7 @@ pub(super) fn time_of_message(reply: &Reply) -> Result<Option<jiff::Timestamp>, 
     const NO_MESSAGE: u32 = 10_037;
     #[derive(Deserialize)]
     struct Got {
-        error: Option<ErrorBody>,
+        error: Option<ApiError>,
         message: Option<Message>,
     }
     #[derive(Deserialize)]
@@ -153,67 +137,15 @@ pub(super) fn time_of_message(reply: &Reply) -> Result<Option<jiff::Timestamp>, 
     let got: Got = serde_json::from_slice(text).map_err(|_| nonsense())?;
     match got.error {
         Some(error) if error.err_code == NO_MESSAGE => Ok(None),
-        Some(error) => Err(refusal(&error)),
+        Some(error) => Err(error.refusal()),
         None => got.message.map(|message| Some(message.time)).ok_or_else(nonsense),
-    }
-}
-
-/// The text of an answer that is no refusal.
-fn whole(reply: &Reply) -> Result<&[u8], MeasureError> {
-    let text = match reply {
-        Reply::NoResponder => return Err(no_jetstream()),
-        Reply::Answered(Payload::Tail(_)) => {
-            return Err(MeasureError {
-                reason: Reason::InvalidAnswer,
-                message: "the answer is larger than 64 KiB, or those before it took 32 MiB".to_owned(),
-            });
-        }
-        Reply::Answered(Payload::Whole(text)) => text,
-    };
-    let refused: ErrorReply = serde_json::from_slice(text).map_err(|_| nonsense())?;
-    refused.error.map_or(Ok(text.as_slice()), |error| Err(refusal(&error)))
-}
-
-/// What JetStream's refusal means.
-fn refusal(error: &ErrorBody) -> MeasureError {
-    let (reason, advice) = match (error.err_code, error.code) {
-        (10_059, _) => (Reason::StreamNotFound, "correct its name in the Projection, or create it"),
-        // A consumer that is not there yet is how a projection begins whose workers create it.
-        (10_014, _) => (
-            Reason::NeverCommitted,
-            "how much is pending cannot be told: correct its name in the Projection, or create it. One that was deleted, or an ephemeral one that was not used for long, has forgotten how far it had come",
-        ),
-        (10_039 | 10_076, _) => (Reason::SourceFailed, "enable JetStream for the server and the user's account"),
-        (_, 503) => {
-            (Reason::SourceFailed, "JetStream does not serve it at the moment: check the servers of its cluster")
-        }
-        (_, 401 | 403) => (Reason::PermissionDenied, "grant the user in the Secret what docs/sources/nats.md lists"),
-        _ => (Reason::SourceFailed, ""),
-    };
-    let said: String = error.description.chars().filter(|letter| !letter.is_control()).take(200).collect();
-    let message = if advice.is_empty() { said } else { format!("{said}: {advice}") };
-    MeasureError { reason, message }
-}
-
-fn no_jetstream() -> MeasureError {
-    MeasureError {
-        reason: Reason::SourceFailed,
-        message:
-            "no JetStream answers: enable it for the server and the user's account, or correct spec.source.nats.domain"
-                .to_owned(),
-    }
-}
-
-fn nonsense() -> MeasureError {
-    MeasureError {
-        reason: Reason::InvalidAnswer,
-        message: "the answer makes no sense: NATS 2.9 or newer is needed".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Reason;
 
     fn reply(text: &str) -> Reply {
         Reply::Answered(Payload::Whole(text.as_bytes().to_vec()))

@@ -23,6 +23,7 @@ use crate::{
 
 /// An entry that no consumer has renewed for this long is anybody's.
 const LEASE: Duration = Duration::from_secs(15);
+const RENEW_EVERY: Duration = Duration::from_secs(4);
 /// How often it is looked for such entries.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
 /// For all that is asked in one turn.
@@ -267,7 +268,9 @@ fn size(reply: &Reply) -> usize {
 impl Queue for RedisQueue {
     type Receipt = Entry;
 
-    const RENEW_EVERY: Duration = Duration::from_secs(4);
+    fn renew_every(&self) -> Duration {
+        RENEW_EVERY
+    }
 
     async fn fetch(&mut self, limit: usize) -> Result<Vec<Delivery<Entry>>, ProjectorError> {
         let requests = self.requests(limit);
