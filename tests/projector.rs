@@ -30,6 +30,8 @@ mod kafka_records;
 mod kafka_search;
 #[path = "projector/killing.rs"]
 mod killing;
+#[path = "projector/nats_queues.rs"]
+mod nats_queues;
 #[path = "projector/positions.rs"]
 mod positions;
 #[path = "projector/queues.rs"]

@@ -206,6 +206,59 @@ fn consumers_of_jetstream_need_no_checkpoint_and_have_names_that_are_one_part_of
 }
 
 #[test]
+fn the_built_in_projector_reads_consumers_of_jetstream_into_postgresql_without_an_order_by_key() {
+    let connection = json!({"secretRef": {"name": "n"}});
+    let nats = || {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"nats": {
+                    "connection": connection, "consumers": [{"stream": "orders", "consumer": "list"}],
+                    "event": {"type": {"subjectToken": -1}, "stream": {"subjectToken": 2}, "data": "payload"},
+                }},
+                "readStore": {"postgres": {"connection": connection}},
+                "scaling": {"ordering": "None"},
+                "projector": {"builtin": {"handlers": {"Ordered": "select 1"}, "inbox": {"keepFor": "24h"}}},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    assert!(admit(nats()).is_ok(), "{:?}", admit(nats()));
+    for (pointer, name, value, expected) in [
+        ("/spec/scaling", "ordering", json!("PerKey"), "spec.scaling.ordering must be None or Strict"),
+        ("/spec/scaling", "shards", json!(4), "spec.scaling.shards must be absent with spec.source.redis or nats"),
+        ("/spec/source/nats/event", "type", json!({}), "spec.source.nats.event.type must have exactly one"),
+        ("/spec/source/nats/event/type", "name", json!("A"), "spec.source.nats.event.type must have exactly one"),
+        ("/spec/source/nats/event/type", "subjectToken", json!(0), "type.subjectToken must not be 0"),
+        ("/spec/source/nats/event/stream", "header", json!("a"), "spec.source.nats.event.stream must have exactly one"),
+        ("/spec/source/nats/event/stream", "subjectToken", json!(0), "stream.subjectToken must not be 0"),
+        (
+            "/spec/projector",
+            "builtin",
+            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
+            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.redis or nats",
+        ),
+        (
+            "/spec/source/nats/connection",
+            "host",
+            json!("other"),
+            "connection.host and connection.port must be absent with spec.projector.builtin",
+        ),
+        (
+            "/spec",
+            "projector",
+            json!({"existing": {"kind": "Deployment", "name": "a"}}),
+            "spec.source.nats.event has no meaning without spec.projector.builtin",
+        ),
+    ] {
+        let mut object = nats();
+        object.pointer_mut(pointer).unwrap()[name] = value;
+        let found = admit(object).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
 fn queues_in_rabbitmq_need_no_checkpoint_and_have_no_database() {
     let rabbitmq = || {
         json!({

@@ -336,6 +336,20 @@ mod tests {
     }
 
     #[test]
+    fn consumers_of_nats_survive_the_way_to_the_worker() {
+        let json = r#"{"consumers":[{"stream":"orders","consumer":"list"}],"event":{"type":{"subjectToken":-1}}}"#;
+        let input = Input::Queue(QueueInput {
+            queue: QueueKind::Nats(serde_json::from_str(json).unwrap()),
+            keep_for: HumanDuration(DEFAULT_KEEPING),
+            alone: false,
+        });
+        let config = ProjectorConfig { input, ..config() };
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains(&format!(r#""queue":{{"nats":{json}}}"#)), "{text}");
+        assert_eq!(ProjectorConfig::from_json(&text), Ok(config));
+    }
+
+    #[test]
     fn documents_for_elasticsearch_survive_the_way_to_the_worker() {
         let json = r#"{"index":{"index":"orders","id":"{stream}","document":{"total":"{data.total}"}}}"#;
         let handlers = BTreeMap::from([("Placed".to_owned(), vec![serde_json::from_str(json).unwrap()])]);

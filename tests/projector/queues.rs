@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Writes down what was handled, and in which order; the position is the number that the event was given when it was appended.
-const APPLY: &str =
+pub(crate) const APPLY: &str =
     "insert into applied (position, stream, n) values ((:data->>'n')::bigint, :stream, (:data->>'n')::bigint)";
 const GROUP: &str = "list";
 
@@ -62,8 +62,8 @@ fn pending(redis: &Redis, key: &str) -> i64 {
     number(&fields[at + 1])
 }
 
-/// What the operator reads of entries that could not be handled.
-async fn failures(shop: &Workshop) -> anyhow::Result<Vec<String>> {
+/// What the operator reads of messages that could not be handled.
+pub(crate) async fn failures(shop: &Workshop) -> anyhow::Result<Vec<String>> {
     let loopback = AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]);
     let identity = ConnectionSettings::parse(&shop.store_url).unwrap().identity();
     let store = CheckpointStore::Postgres(Arc::new(Database::new(identity, Arc::new(loopback))));
@@ -82,7 +82,7 @@ async fn acknowledged(redis: &Redis, key: &str) {
 }
 
 /// Each number is there once.
-async fn assert_each_once(shop: &Workshop, events: i64) {
+pub(crate) async fn assert_each_once(shop: &Workshop, events: i64) {
     shop.applied(events).await;
     assert_eq!(shop.ask::<i64>("select count(distinct position) from applied").await, events);
     assert_eq!(shop.ask::<i64>("select sum(n)::bigint from applied").await, events * (events - 1) / 2);

@@ -10,10 +10,10 @@ use std::{
 
 use projectionist::{
     api::EventTable,
-    clients::{elasticsearch, kafka, postgres::ConnectionSettings, redis},
+    clients::{elasticsearch, kafka, nats, postgres::ConnectionSettings, redis},
     projector::{
-        ElasticsearchOutput, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError,
-        RedisOutput, RunOptions, SourceConnection, StoreConnection, run,
+        ElasticsearchOutput, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError, QueueInput,
+        QueueKind, RedisOutput, RunOptions, SourceConnection, StoreConnection, run,
     },
 };
 use test_cluster::{EventStore, Postgres, eventually_is};
@@ -168,9 +168,12 @@ impl Workshop {
                 let servers = |key: &str| (key == "bootstrapServers").then_some(self.source_url.as_str());
                 SourceConnection::Kafka(kafka::Settings::from_keys(servers).unwrap())
             }
-            Input::Queue(_) => {
+            Input::Queue(QueueInput { queue, .. }) => {
                 let url = |key: &str| (key == "url").then_some(self.source_url.as_str());
-                SourceConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap())
+                match queue {
+                    QueueKind::Redis(_) => SourceConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap()),
+                    QueueKind::Nats(_) => SourceConnection::Nats(nats::ConnectionSettings::from_keys(url).unwrap()),
+                }
             }
         };
         RunOptions { config: self.config(), source, store, worker_name: worker.to_owned(), health_listen: None }

@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -15,6 +16,8 @@ use crate::{network, packages};
 #[derive(Debug)]
 pub struct Nats {
     address: SocketAddr,
+    network: Option<PathBuf>,
+    configuration: PathBuf,
     kept: Kept,
 }
 
@@ -49,14 +52,30 @@ impl Nats {
         let configuration = configuration.replace("{root}", &root.display().to_string());
         let settings =
             format!("host: {host}\nport: {}\nlogfile: \"{}/log\"\n{configuration}\n", address.port(), root.display());
-        fs::write(root.join("nats.conf"), settings)?;
-        let mut command = kept::command(network, &packages::nats_server()?);
-        let mut kept = Kept::start(root.clone(), command.arg("-c").arg(root.join("nats.conf")))?;
+        let configuration = root.join("nats.conf");
+        fs::write(&configuration, settings)?;
+        let kept = Kept::start(root, &mut program(network, &configuration)?)?;
+        let mut server = Self { address, network: network.map(Path::to_owned), configuration, kept };
+        server.wait()?;
+        Ok(server)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let address = self.address;
         let listens = || TcpStream::connect(address).is_ok();
-        kept.wait_until(&format!("nats-server does not listen at {address}"), |_| {
+        let network = self.network.as_deref();
+        self.kept.wait_until(&format!("nats-server does not listen at {address}"), |_| {
             network.map_or_else(listens, |network| network::inside(network, listens).unwrap_or(false))
-        })?;
-        Ok(Self { address, kept })
+        })
+    }
+
+    /// Ends the server at once and starts it again with what it has stored.
+    ///
+    /// # Errors
+    /// As [`Nats::on_loopback`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.kept.restart(&mut program(self.network.as_deref(), &self.configuration)?)?;
+        self.wait()
     }
 
     /// Where the server listens.
@@ -97,4 +116,10 @@ impl Nats {
     pub fn log(&self) -> String {
         self.kept.log()
     }
+}
+
+fn program(network: Option<&Path>, configuration: &Path) -> Result<Command> {
+    let mut command = kept::command(network, &packages::nats_server()?);
+    command.arg("-c").arg(configuration);
+    Ok(command)
 }

@@ -1,0 +1,249 @@
+//! Consumers of a real NATS JetStream: each effect once, however workers and servers end, and whatever is delivered twice.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        self,
+        consumer::{AckPolicy, PullConsumer, pull, push},
+        stream,
+    },
+};
+use projectionist::{
+    api::{HumanDuration, StreamConsumer},
+    projector::{Input, NatsConsumers, QueueInput, QueueKind},
+};
+use test_cluster::{Nats, eventually, eventually_is};
+
+use crate::{
+    queues::{APPLY, assert_each_once, failures},
+    workshop::{PATIENCE, Workshop},
+};
+
+const CONSUMER: &str = "list";
+
+async fn jetstream(nats: &Nats) -> jetstream::Context {
+    jetstream::new(async_nats::connect(nats.address().to_string()).await.unwrap())
+}
+
+/// What teams make: a stream with the subjects below its name.
+async fn create_stream(context: &jetstream::Context, name: &str) -> stream::Stream {
+    let config = stream::Config { name: name.to_owned(), subjects: vec![format!("{name}.>")], ..Default::default() };
+    context.create_stream(config).await.unwrap()
+}
+
+/// A consumer that gives messages again after five seconds.
+fn durable() -> pull::Config {
+    pull::Config {
+        durable_name: Some(CONSUMER.to_owned()),
+        ack_wait: Duration::from_secs(5),
+        max_ack_pending: 10_000,
+        ..Default::default()
+    }
+}
+
+/// Workers that read this stream of the server.
+async fn open(nats: &Nats, name: &str, handler: &str, alone: bool) -> (Workshop, jetstream::Context, PullConsumer) {
+    let context = jetstream(nats).await;
+    let consumer = create_stream(&context, name).await.create_consumer(durable()).await.unwrap();
+    let mut shop = Workshop::open(name, handler).await;
+    let consumers = vec![StreamConsumer { stream: name.to_owned(), consumer: CONSUMER.to_owned() }];
+    let event = serde_json::from_value(serde_json::json!({"stream": {"subjectToken": 2}})).unwrap();
+    shop.config.input = Input::Queue(QueueInput {
+        queue: QueueKind::Nats(NatsConsumers { consumers, domain: None, event }),
+        keep_for: HumanDuration(Duration::from_secs(3_600)),
+        alone,
+    });
+    shop.source_url = nats.url();
+    (shop, context, consumer)
+}
+
+/// Publishes events with these numbers, of forty streams, and waits until the server has stored them.
+async fn append(context: &jetstream::Context, name: &str, numbers: std::ops::Range<i64>) {
+    let mut stored = Vec::new();
+    for n in numbers {
+        stored.push(publish(context, &format!("{name}.o-{}", n % 40), "Counted", &format!("{{\"n\": {n}}}")).await);
+    }
+    for stored in stored {
+        stored.await.unwrap();
+    }
+}
+
+async fn publish(
+    context: &jetstream::Context,
+    subject: &str,
+    event_type: &str,
+    body: &str,
+) -> jetstream::context::PublishAckFuture {
+    let mut headers = HeaderMap::new();
+    headers.insert("type", event_type);
+    context.publish_with_headers(subject.to_owned(), headers, body.to_owned().into()).await.unwrap()
+}
+
+/// Waits until so many messages are given and not acknowledged, and none is left to be given.
+async fn held(consumer: &PullConsumer, held: usize) {
+    eventually(PATIENCE, "all that can be is acknowledged", || async {
+        let info = consumer.get_info().await?;
+        Ok::<_, anyhow::Error>(info.num_ack_pending == held && info.num_pending == 0)
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_has_its_effects_once_while_workers_are_killed_and_nats_restarts() {
+    let mut nats = Nats::on_loopback().unwrap();
+    let (shop, context, consumer) = open(&nats, "nats_killed", APPLY, false).await;
+    append(&context, "nats_killed", 0..2_000).await;
+    let survivors = [shop.start_process("a"), shop.start_process("b")];
+    for round in 0..4 {
+        let killed = shop.start_process(&format!("killed-{round}"));
+        let first = 2_000 + round * 1_000;
+        append(&context, "nats_killed", first..first + 1_000).await;
+        tokio::time::sleep(Duration::from_millis(rand::random_range(300..1_500))).await;
+        drop(killed);
+        if round == 2 {
+            nats.restart().unwrap();
+            let consumer = || async { anyhow::Ok(consumer.get_info().await?) };
+            eventually_is(PATIENCE, "the data is back", |_| true, consumer).await.unwrap();
+        }
+    }
+    survivors[0].signal("KILL");
+    assert_each_once(&shop, 6_000).await;
+    held(&consumer, 0).await;
+    drop(survivors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_delivered_again_change_nothing_and_those_of_a_stream_made_again_are_new() {
+    let nats = Nats::on_loopback().unwrap();
+    let (shop, context, consumer) = open(&nats, "nats_again", APPLY, false).await;
+    let worker = shop.start("a");
+    append(&context, "nats_again", 0..300).await;
+    assert_each_once(&shop, 300).await;
+    held(&consumer, 0).await;
+    // A consumer that is made again gives all of them once more.
+    let stream = context.get_stream("nats_again").await.unwrap();
+    stream.delete_consumer(CONSUMER).await.unwrap();
+    let consumer: PullConsumer = stream.create_consumer(durable()).await.unwrap();
+    append(&context, "nats_again", 300..310).await;
+    assert_each_once(&shop, 310).await;
+    held(&consumer, 0).await;
+    assert_eq!(shop.ask::<i64>("select count(*) from applied").await, 310, "none twice");
+    // A stream that is made again has messages with the same numbers.
+    context.delete_stream("nats_again").await.unwrap();
+    let consumer = create_stream(&context, "nats_again").await.create_consumer(durable()).await.unwrap();
+    append(&context, "nats_again", 310..330).await;
+    assert_each_once(&shop, 330).await;
+    held(&consumer, 0).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_handled_stays_and_is_told_while_the_others_go_on() {
+    let nats = Nats::on_loopback().unwrap();
+    let (mut shop, context, consumer) = open(&nats, "nats_poison", APPLY, false).await;
+    shop.config.max_event_bytes = 1_024;
+    shop.sql.setup = Some(
+        "create table if not exists applied (seq bigserial, position bigint, stream text, n bigint constraint unlucky check (n <> 13))"
+            .to_owned(),
+    );
+    for (event_type, body) in
+        [("Counted", "no-json-canary"), ("Other", "no-json"), ("Counted", &"canary".repeat(50_000))]
+    {
+        publish(&context, "nats_poison.o-1", event_type, body).await.await.unwrap();
+    }
+    context.publish("nats_poison.o-1", "{}".into()).await.unwrap().await.unwrap();
+    append(&context, "nats_poison", 0..50).await;
+    let worker = shop.start("a");
+    shop.applied(49).await;
+    append(&context, "nats_poison", 50..60).await;
+    shop.applied(59).await;
+    held(&consumer, 4).await;
+    let told: Vec<String> =
+        eventually_is(PATIENCE, "all are told", |told: &Vec<String>| told.len() == 4, || failures(&shop))
+            .await
+            .unwrap();
+    for words in
+        ["message 1 of stream nats_poison cannot be read: its value is no JSON", "300", "no header type", "unlucky"]
+    {
+        assert!(told.iter().any(|why| why.contains(words)), "{words}: {told:?}");
+    }
+    assert!(told.iter().all(|why| !why.contains("canary")), "{told:?}");
+    // Once it can be handled, it is; nothing is told of it any more.
+    shop.store.batch_execute("alter table applied drop constraint unlucky").await.unwrap();
+    shop.applied(60).await;
+    eventually_is(PATIENCE, "three are left", |told: &Vec<String>| told.len() == 3, || failures(&shop)).await.unwrap();
+    held(&consumer, 3).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_handled_slowly_is_given_to_no_other_worker() {
+    // One batch takes longer than ack_wait.
+    const SLOWLY: &str = "insert into applied (position, stream, n) select (:data->>'n')::bigint, :stream, (:data->>'n')::bigint from pg_sleep(0.15)";
+    let nats = Nats::on_loopback().unwrap();
+    let (shop, context, consumer) = open(&nats, "nats_slow", SLOWLY, false).await;
+    append(&context, "nats_slow", 0..100).await;
+    let worker = shop.start("a");
+    assert_each_once(&shop, 100).await;
+    held(&consumer, 0).await;
+    assert_eq!(consumer.get_info().await.unwrap().delivered.consumer_sequence, 100, "each was delivered once");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_alone_keeps_the_order_through_a_kill() {
+    const SLOWLY: &str =
+        "insert into applied (position, stream, n) select (:data->>'n')::bigint, :stream, 0 from pg_sleep(0.002)";
+    let nats = Nats::on_loopback().unwrap();
+    let (shop, context, _) = open(&nats, "nats_order", SLOWLY, true).await;
+    append(&context, "nats_order", 0..1_500).await;
+    let first = shop.start_process("a");
+    let handled =
+        || async { Ok::<_, anyhow::Error>(shop.try_ask::<i64>("select count(*) from applied").await.unwrap_or(-1)) };
+    eventually_is(PATIENCE, "some are handled", |seen| *seen >= 100, handled).await.unwrap();
+    drop(first);
+    let second = shop.start_process("a");
+    shop.applied(1_500).await;
+    let disorder = "select count(*) from (select position < lag(position) over (order by seq) as wrong from applied) s where wrong";
+    assert_eq!(shop.ask::<i64>(disorder).await, 0);
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_that_would_lose_events_are_refused_until_they_are_changed() {
+    let nats = Nats::on_loopback().unwrap();
+    let (mut shop, context, _) = open(&nats, "nats_refused", APPLY, false).await;
+    let stream = context.get_stream("nats_refused").await.unwrap();
+    let again = async |config: pull::Config| {
+        stream.delete_consumer(CONSUMER).await.unwrap();
+        stream.create_consumer(config).await.unwrap()
+    };
+    again(pull::Config { ack_policy: AckPolicy::All, ..durable() }).await;
+    let worker = shop.start("a");
+    worker.says("its ack_policy is all").await;
+    again(pull::Config { max_deliver: 5, ..durable() }).await;
+    worker.says("its max_deliver is 5").await;
+    again(pull::Config { ack_wait: Duration::from_secs(1), ..durable() }).await;
+    worker.says("set ack_wait to at least 2s").await;
+    stream.delete_consumer(CONSUMER).await.unwrap();
+    worker.says("there is no such consumer").await;
+    let push = push::Config {
+        durable_name: Some(CONSUMER.to_owned()),
+        deliver_subject: "pushed".to_owned(),
+        ..Default::default()
+    };
+    stream.create_consumer(push).await.unwrap();
+    worker.says("it is a push consumer").await;
+    again(durable()).await;
+    worker.says("200 OK").await;
+    append(&context, "nats_refused", 0..20).await;
+    assert_each_once(&shop, 20).await;
+    worker.stop().await;
+    shop.sql.handlers =
+        BTreeMap::from([("Counted".to_owned(), "insert into applied (position) values (:position)".to_owned())]);
+    let refused = shop.start("a").ended().await.to_string();
+    assert!(refused.contains("messages of a queue have none"), "{refused}");
+}
