@@ -221,23 +221,26 @@ async fn consumers_that_would_lose_events_are_refused_until_they_are_changed() {
         stream.delete_consumer(CONSUMER).await.unwrap();
         stream.create_consumer(config).await.unwrap()
     };
-    again(pull::Config { ack_policy: AckPolicy::All, ..durable() }).await;
-    let worker = shop.start("a");
-    worker.says("its ack_policy is all").await;
-    again(pull::Config { max_deliver: 5, ..durable() }).await;
-    worker.says("its max_deliver is 5").await;
-    again(pull::Config { ack_wait: Duration::from_secs(1), ..durable() }).await;
-    worker.says("set ack_wait to at least 2s").await;
-    stream.delete_consumer(CONSUMER).await.unwrap();
-    worker.says("there is no such consumer").await;
+    for (config, expected) in [
+        (pull::Config { ack_policy: AckPolicy::All, ..durable() }, "its ack_policy is all"),
+        (pull::Config { max_deliver: 5, ..durable() }, "its max_deliver is 5"),
+        (pull::Config { ack_wait: Duration::from_secs(1), ..durable() }, "set ack_wait to at least 2s"),
+    ] {
+        again(config).await;
+        shop.start("a").says(expected).await;
+    }
     let push = push::Config {
         durable_name: Some(CONSUMER.to_owned()),
         deliver_subject: "pushed".to_owned(),
         ..Default::default()
     };
+    stream.delete_consumer(CONSUMER).await.unwrap();
     stream.create_consumer(push).await.unwrap();
-    worker.says("it is a push consumer").await;
-    again(durable()).await;
+    shop.start("a").says("it is a push consumer").await;
+    stream.delete_consumer(CONSUMER).await.unwrap();
+    let worker = shop.start("a");
+    worker.says("there is no such consumer").await;
+    stream.create_consumer(durable()).await.unwrap();
     worker.says("200 OK").await;
     append(&context, "nats_refused", 0..20).await;
     assert_each_once(&shop, 20).await;

@@ -302,7 +302,7 @@ impl Connection {
                                 flushed = false;
                             }
                             None | Some(Incoming::Ping) => {}
-                            Some(incoming) => enough = take(incoming, &mut until)?,
+                            Some(incoming) => enough |= take(incoming, &mut until)?,
                         }
                     }
                 }

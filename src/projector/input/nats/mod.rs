@@ -22,7 +22,7 @@ use super::{
 use crate::{
     addresses::AddressRules,
     api::{Reason, StreamConsumer},
-    clients::nats::{Bounds, ConnectionSettings, Place, PullEnded, Pulled, Puller, Reply, Request},
+    clients::nats::{Bounds, ConnectionSettings, Payload, Place, PullEnded, Pulled, Puller, Reply, Request},
     measure::MeasureError,
 };
 
@@ -50,8 +50,9 @@ pub(in crate::projector) struct NatsQueue {
     consumers: Vec<Consumer>,
     domain: Option<String>,
     messages: Messages,
-    /// What one request may bring, in bytes.
+    /// What one request may bring, and what one message may have to be kept whole, in bytes.
     most_bytes: usize,
+    largest: usize,
     /// The consumer that is asked first.
     first: usize,
     /// What an earlier worker was given must come first.
@@ -102,6 +103,7 @@ impl NatsQueue {
             domain: domain.clone(),
             messages: Messages::new(event, types, max_event_bytes),
             most_bytes,
+            largest,
             first: 0,
             recovering: None,
         };
@@ -183,6 +185,10 @@ impl NatsQueue {
             // Alone it may be larger, and is told as one that cannot be read; else it would stay in front of the others.
             let (found, ended) = self.ask(&names, 1, None).await?;
             return self.checked(&names, ended.as_ref()).map(|()| found);
+        }
+        // What is kept of a message is decided as it comes in. One that is cut although it is small must not be told as one that is too large.
+        if found.iter().any(|message| message.length <= self.largest && matches!(message.payload, Payload::Tail(_))) {
+            return Err(self.failed(&names, "the server sends more than it was asked for"));
         }
         self.checked(&names, ended.as_ref()).map(|()| found)
     }
