@@ -22,6 +22,7 @@ mod queue_worker;
 mod run;
 mod sharding;
 mod shares;
+mod source;
 mod stuck;
 mod template;
 mod worker;
@@ -33,5 +34,6 @@ pub use config::{
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::ProjectorError;
 pub use output::{elasticsearch::DocumentError, postgres::SqlError, redis::CommandError};
-pub use run::{RunOptions, SourceConnection, StoreConnection, check_handlers, check_input, run};
+pub use run::{RunOptions, StoreConnection, check_handlers, check_input, run};
+pub use source::SourceConnection;
 pub use template::TemplateError;

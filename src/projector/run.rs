@@ -9,16 +9,10 @@ use tokio::{
 
 use super::{
     coalesce::Coalesce,
-    config::{
-        ConfigError, Input, KafkaInput, NatsConsumers, Output, PostgresInput, PostgresOutput, ProjectorConfig,
-        QueueInput, QueueKind, RedisStreams,
-    },
+    config::{ConfigError, Input, Output, PostgresOutput, ProjectorConfig, QueueInput, RedisStreams},
     error::ProjectorError,
     health::{self, Health},
-    input::{
-        EventReader as _, kafka::KafkaReader, nats::NatsQueue, postgres::PostgresReader, queue::Queue, reader::Reader,
-        redis::RedisQueue,
-    },
+    input::{EventReader as _, nats::NatsQueue, queue::Queue, redis::RedisQueue},
     output::{
         Membership, Numbered, ReadModel, View,
         elasticsearch::{Documents, SearchReadModel},
@@ -27,12 +21,13 @@ use super::{
     },
     queue_worker::QueueWorker,
     sharding::Sharding,
+    source::{LogSource, QueueSource, Source, SourceConnection},
     worker::{Batching, Ended, Worker},
 };
 use crate::{
     api::CoalescedTypes,
     backoff::Backoff,
-    clients::{elasticsearch, kafka, nats, postgres::ConnectionSettings, redis},
+    clients::{elasticsearch, postgres::ConnectionSettings, redis},
 };
 
 /// Pauses between attempts.
@@ -57,19 +52,6 @@ pub struct RunOptions {
     pub health_listen: Option<SocketAddr>,
 }
 
-/// How to reach an event source.
-#[derive(Clone, Debug)]
-pub enum SourceConnection {
-    /// PostgreSQL.
-    Postgres(Box<ConnectionSettings>),
-    /// Kafka.
-    Kafka(kafka::Settings),
-    /// Redis.
-    Redis(redis::ConnectionSettings),
-    /// NATS.
-    Nats(nats::ConnectionSettings),
-}
-
 /// How to reach a read store.
 #[derive(Clone, Debug)]
 pub enum StoreConnection {
@@ -79,24 +61,6 @@ pub enum StoreConnection {
     Redis(redis::ConnectionSettings),
     /// Elasticsearch or OpenSearch.
     Elasticsearch(elasticsearch::ConnectionSettings),
-}
-
-/// An event source and what to read there.
-enum Source {
-    Log(LogSource),
-    Queue(QueueSource, QueueInput),
-}
-
-/// A source whose events have positions.
-enum LogSource {
-    Postgres { settings: Box<ConnectionSettings>, input: PostgresInput },
-    Kafka { settings: kafka::Settings, input: KafkaInput },
-}
-
-/// A source that gives any worker any message.
-enum QueueSource {
-    Redis { settings: redis::ConnectionSettings, streams: RedisStreams },
-    Nats { settings: nats::ConnectionSettings, consumers: NatsConsumers },
 }
 
 /// A read store and what to do there, understood.
@@ -322,71 +286,6 @@ impl Life {
         tokio::select! {
             ended = worker.run(&mut seen, stop) => ended,
             error = membership.keep(&views) => Err(error),
-        }
-    }
-}
-
-impl Source {
-    fn of(input: &Input, connection: SourceConnection) -> Result<Self, ProjectorError> {
-        match (input, connection) {
-            (Input::Postgres(input), SourceConnection::Postgres(settings)) => {
-                Ok(Self::Log(LogSource::Postgres { settings, input: input.clone() }))
-            }
-            (Input::Kafka(input), SourceConnection::Kafka(settings)) => {
-                Ok(Self::Log(LogSource::Kafka { settings, input: input.clone() }))
-            }
-            (Input::Queue(input), connection) => {
-                let source = match (&input.queue, connection) {
-                    (QueueKind::Redis(streams), SourceConnection::Redis(settings)) => {
-                        QueueSource::Redis { settings, streams: streams.clone() }
-                    }
-                    (QueueKind::Nats(consumers), SourceConnection::Nats(settings)) => {
-                        QueueSource::Nats { settings, consumers: consumers.clone() }
-                    }
-                    _ => return Err(ProjectorError::OtherKindOfSource),
-                };
-                Ok(Self::Queue(source, input.clone()))
-            }
-            _ => Err(ProjectorError::OtherKindOfSource),
-        }
-    }
-}
-
-impl LogSource {
-    /// Connects, and checks that the source can be read. `types` are the types of event that are wanted.
-    async fn open(
-        &self,
-        application: &str,
-        config: &ProjectorConfig,
-        types: Vec<String>,
-    ) -> Result<Reader, ProjectorError> {
-        match self {
-            Self::Postgres { settings, input } => {
-                let reader = PostgresReader::open(settings, application, config, input, types).await?;
-                Ok(Reader::Postgres(Box::new(reader)))
-            }
-            Self::Kafka { settings, input } => {
-                let reader = KafkaReader::open(settings.clone(), input, config.max_event_bytes, types).await?;
-                Ok(Reader::Kafka(Box::new(reader)))
-            }
-        }
-    }
-}
-
-impl fmt::Display for QueueSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Redis { settings, .. } => settings.fmt(f),
-            Self::Nats { settings, .. } => settings.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for LogSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Postgres { settings, .. } => settings.fmt(f),
-            Self::Kafka { settings, .. } => settings.fmt(f),
         }
     }
 }
