@@ -27,6 +27,12 @@ async fn jetstream(nats: &Nats) -> jetstream::Context {
     jetstream::new(async_nats::connect(nats.address().to_string()).await.unwrap())
 }
 
+/// The same as a user that may do everything.
+async fn jetstream_as_admin(nats: &Nats) -> jetstream::Context {
+    let options = async_nats::ConnectOptions::with_user_and_password("admin".to_owned(), "admin".to_owned());
+    jetstream::new(options.connect(nats.address().to_string()).await.unwrap())
+}
+
 /// What teams make: a stream with the subjects below its name.
 async fn create_stream(context: &jetstream::Context, name: &str) -> stream::Stream {
     let config = stream::Config { name: name.to_owned(), subjects: vec![format!("{name}.>")], ..Default::default() };
@@ -46,7 +52,13 @@ fn durable() -> pull::Config {
 /// Workers that read this stream of the server.
 async fn open(nats: &Nats, name: &str, handler: &str, alone: bool) -> (Workshop, jetstream::Context, PullConsumer) {
     let context = jetstream(nats).await;
-    let consumer = create_stream(&context, name).await.create_consumer(durable()).await.unwrap();
+    let (mut shop, consumer) = open_with(&context, name, handler, alone).await;
+    shop.source_url = nats.url();
+    (shop, context, consumer)
+}
+
+async fn open_with(context: &jetstream::Context, name: &str, handler: &str, alone: bool) -> (Workshop, PullConsumer) {
+    let consumer = create_stream(context, name).await.create_consumer(durable()).await.unwrap();
     let mut shop = Workshop::open(name, handler).await;
     let consumers = vec![StreamConsumer { stream: name.to_owned(), consumer: CONSUMER.to_owned() }];
     let event = serde_json::from_value(serde_json::json!({"stream": {"subjectToken": 2}})).unwrap();
@@ -55,8 +67,7 @@ async fn open(nats: &Nats, name: &str, handler: &str, alone: bool) -> (Workshop,
         keep_for: HumanDuration(Duration::from_secs(3_600)),
         alone,
     });
-    shop.source_url = nats.url();
-    (shop, context, consumer)
+    (shop, consumer)
 }
 
 /// Publishes events with these numbers, of forty streams, and waits until the server has stored them.
@@ -187,10 +198,12 @@ async fn what_is_handled_slowly_is_given_to_no_other_worker() {
     let (shop, context, consumer) = open(&nats, "nats_slow", SLOWLY, false).await;
     append(&context, "nats_slow", 0..100).await;
     let worker = shop.start("a");
+    let other = shop.start("b");
     assert_each_once(&shop, 100).await;
     held(&consumer, 0).await;
     assert_eq!(consumer.get_info().await.unwrap().delivered.consumer_sequence, 100, "each was delivered once");
     worker.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,4 +262,31 @@ async fn consumers_that_would_lose_events_are_refused_until_they_are_changed() {
         BTreeMap::from([("Counted".to_owned(), "insert into applied (position) values (:position)".to_owned())]);
     let refused = shop.start("a").ended().await.to_string();
     assert!(refused.contains("messages of a queue have none"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_of_the_page_suffice_and_one_that_is_missing_is_told() {
+    let user = |name: &str, more: &str| {
+        format!(
+            "{{user: {name}, password: hunter2, permissions: {{publish: [\"$JS.API.CONSUMER.INFO.nats_rights.list\", \"$JS.API.CONSUMER.MSG.NEXT.nats_rights.list\"{more}], subscribe: [\"_INBOX.projectionist.>\"]}}}}"
+        )
+    };
+    let nats = Nats::with(&format!(
+        "jetstream: {{store_dir: {{root}}/jetstream}}\nauthorization: {{users: [\n  {{user: admin, password: admin}}\n  {}\n  {}\n]}}",
+        user("worker", ", \"$JS.ACK.nats_rights.list.>\""),
+        user("mute", ""),
+    ))
+    .unwrap();
+    let context = jetstream_as_admin(&nats).await;
+    let (mut shop, consumer) = open_with(&context, "nats_rights", APPLY, false).await;
+    append(&context, "nats_rights", 0..50).await;
+    shop.source_url = nats.url_as("mute", "hunter2");
+    let told = shop.start("a").says("Permissions Violation for Publish to \"$JS.ACK").await;
+    assert!(told.contains("docs/sources/nats.md") && !told.contains("hunter2"), "{told}");
+    // What it could not acknowledge is given to another, which finds it handled.
+    shop.source_url = nats.url_as("worker", "hunter2");
+    let worker = shop.start("b");
+    held(&consumer, 0).await;
+    assert_each_once(&shop, 50).await;
+    worker.stop().await;
 }
