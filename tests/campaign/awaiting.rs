@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::PostParams};
-use projectionist::metrics_api::certificate;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
+use shop::read_your_writes::{AwaitError, Operator, Shown};
 
 use crate::{
     api_proxy::Rules,
@@ -42,12 +43,20 @@ fn an_application_waits_by_its_own_token_where_its_role_allows_it() {
     bed.play(async {
         let mut shop = Shop::open(bed, Rules::default()).await?;
         let files = tempfile::tempdir()?;
-        let bundle = certificate::issue("projectionist", "system", jiff::Timestamp::now())?;
+        let mut authority = CertificateParams::default();
+        // Otherwise it is called as what it signs, which curl takes for signed by itself.
+        authority.distinguished_name.push(DnType::CommonName, "authority");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        // By the second name a client reaches it here that knows no other way to a host than DNS.
+        let names = vec![HOST.to_owned(), "localhost".to_owned()];
+        let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
         let ca = files.path().join("ca.crt");
-        std::fs::write(&ca, &bundle.ca_pem)?;
+        std::fs::write(&ca, authority.pem())?;
         let secret = serde_json::from_value(json!({
             "metadata": {"name": "serving"}, "type": "kubernetes.io/tls",
-            "stringData": {"tls.crt": bundle.cert_pem, "tls.key": bundle.key_pem, "ca.crt": bundle.ca_pem},
+            "stringData": {"tls.crt": certificate.pem(), "tls.key": key.serialize_pem(), "ca.crt": authority.pem()},
         }))?;
         let secrets: Api<Secret> = Api::namespaced(shop.client.clone(), &shop.namespace);
         secrets.create(&PostParams::default(), &secret).await?;
@@ -109,6 +118,28 @@ fn an_application_waits_by_its_own_token_where_its_role_allows_it() {
         }
         let (code, _) = ask(bed, address, &ca, "nonsense", &path(position, "1s")).await?;
         ensure!(code == 401, "{code}");
+
+        // The same by the client that examples/shop has for applications.
+        let client = |name: &str, token: &str| {
+            let file = files.path().join(name);
+            std::fs::write(&file, token)?;
+            let url = format!("https://localhost:{}", address.port());
+            anyhow::Ok(Operator::new(url, shop::tls::trust(&authority.pem())?, namespace.clone(), file))
+        };
+        let (checkout, stranger) = (client("checkout", &checkout)?, client("stranger", &stranger)?);
+        let second = Duration::from_secs(1);
+        ensure!(checkout.shows(NAME, position, second).await? == Shown::Yes);
+        let later = shop.events.append("cart-1", "Counted", &json!({"n": 2})).await?;
+        ensure!(checkout.shows(NAME, later, second).await? == Shown::NotYet);
+        shop.commit_all().await?;
+        ensure!(checkout.shows(NAME, later, 10 * second).await? == Shown::Yes);
+        let refused = stranger.shows(NAME, position, second).await;
+        ensure!(matches!(refused, Err(AwaitError::Refused(status)) if status == 403), "{refused:?}");
+        // The server is believed by its authority alone.
+        let other = CertifiedIssuer::self_signed(CertificateParams::default(), KeyPair::generate()?)?.pem();
+        let url = format!("https://localhost:{}", address.port());
+        let other = Operator::new(url, shop::tls::trust(&other)?, namespace.clone(), files.path().join("checkout"));
+        ensure!(matches!(other.shows(NAME, position, second).await, Err(AwaitError::Away(_))));
         Ok(())
     });
 }

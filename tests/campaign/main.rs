@@ -9,6 +9,7 @@ mod api_proxy;
 mod awaiting;
 mod bed;
 mod faults;
+mod kill_switch;
 mod operator;
 mod run;
 mod scenes;

@@ -8,14 +8,12 @@ use std::{
     },
 };
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
 use thiserror::Error;
 use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::tls::{AuthorityError, trust};
 
 /// Why there is no connection.
 #[derive(Debug, Error)]
@@ -23,9 +21,9 @@ pub enum ConnectError {
     /// The connection string cannot be read, or the server refuses.
     #[error("PostgreSQL: {0}")]
     Postgres(#[from] tokio_postgres::Error),
-    /// The authority is no certificate in PEM.
-    #[error("the authority for PostgreSQL's certificate: {0}")]
-    Authority(String),
+    /// The authority cannot be read.
+    #[error("PostgreSQL: {0}")]
+    Authority(#[from] AuthorityError),
 }
 
 /// Where the database is.
@@ -43,7 +41,7 @@ impl Database {
     /// When either cannot be read.
     pub fn new(url: &str, authority: Option<&str>) -> Result<Self, ConnectError> {
         let mut config: Config = url.parse()?;
-        let tls = authority.map(trust).transpose()?;
+        let tls = authority.map(trust).transpose()?.map(MakeRustlsConnect::new);
         if tls.is_some() {
             config.ssl_mode(tokio_postgres::config::SslMode::Require);
         }
@@ -65,18 +63,6 @@ impl Database {
         tokio::spawn(connection);
         Ok(client)
     }
-}
-
-fn trust(authority: &str) -> Result<MakeRustlsConnect, ConnectError> {
-    let unreadable = |error: &dyn std::fmt::Display| ConnectError::Authority(error.to_string());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
-        roots.add(certificate.map_err(|error| unreadable(&error))?).map_err(|error| unreadable(&error))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| unreadable(&error))?.with_root_certificates(roots).with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
 }
 
 /// A connection that is given back when it is dropped.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use redis::{RedisError, aio::MultiplexedConnection};
+use redis::{RedisError, aio::ConnectionManager};
 
 /// Fills the bucket by the time that has passed, and takes a token. Answers with 1 or 0, and with the milliseconds until there is one.
 ///
@@ -50,7 +50,7 @@ impl RateLimit {
     ///
     /// # Errors
     /// When Redis is away. The caller decides what that means: a shop goes on without limits, a login does not.
-    pub async fn take(&self, connection: &mut MultiplexedConnection, client: &str) -> Result<Verdict, RedisError> {
+    pub async fn take(&self, connection: &mut ConnectionManager, client: &str) -> Result<Verdict, RedisError> {
         let mut take = redis::cmd("EVAL");
         take.arg(TAKE).arg(1).arg(format!("rate:{client}")).arg(self.per_second).arg(self.burst);
         let (taken, wait): (u8, u64) = take.query_async(connection).await?;

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisError, aio::MultiplexedConnection};
+use redis::{RedisError, aio::ConnectionManager};
 use thiserror::Error;
 
 /// The value and the generation of a key: the value counts only with the generation that it was made in.
@@ -42,7 +42,7 @@ pub enum CacheError<E> {
 /// A cache. Clones share it.
 #[derive(Clone)]
 pub struct ReadThroughCache {
-    connection: MultiplexedConnection,
+    connection: ConnectionManager,
     /// How long a value is kept that nothing invalidates.
     expiry: Duration,
     /// The keys that are being asked for in this process, so that one task asks and the others wait.
@@ -52,7 +52,7 @@ pub struct ReadThroughCache {
 impl ReadThroughCache {
     /// A cache in this Redis, whose values are kept for so long.
     #[must_use]
-    pub fn new(connection: MultiplexedConnection, expiry: Duration) -> Self {
+    pub fn new(connection: ConnectionManager, expiry: Duration) -> Self {
         Self { connection, expiry, flights: Arc::default() }
     }
 

@@ -14,7 +14,7 @@ use test_cluster::{Redis, eventually};
 const LONG: Duration = Duration::from_secs(3_600);
 
 async fn cache(server: &Redis, expiry: Duration) -> Result<ReadThroughCache> {
-    let connection = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
+    let connection = redis::Client::open(server.url())?.get_connection_manager().await?;
     Ok(ReadThroughCache::new(connection, expiry))
 }
 

@@ -4,6 +4,9 @@
 mod cache;
 mod commands;
 mod messages;
+mod programs;
 mod rates;
+mod requests;
 mod sagas;
+mod servers;
 mod write_side;

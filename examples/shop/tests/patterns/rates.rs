@@ -14,7 +14,7 @@ async fn many_replicas_together_let_no_more_through_than_the_bucket_holds() -> R
     // So slow that no token comes back while the test runs.
     let limit = RateLimit { per_second: 0.001, burst: 20 };
     let replicas = (0..8).map(|_| async {
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = client.get_connection_manager().await?;
         let mut allowed = 0;
         for _ in 0..10 {
             match limit.take(&mut connection, "ada").await? {
@@ -27,7 +27,7 @@ async fn many_replicas_together_let_no_more_through_than_the_bucket_holds() -> R
     let allowed: i32 = join_all(replicas).await.into_iter().sum::<Result<i32>>()?;
     assert_eq!(allowed, 20);
     // Another client has a bucket of its own.
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = client.get_connection_manager().await?;
     assert_eq!(limit.take(&mut connection, "bob").await?, Verdict::Allowed);
     Ok(())
 }
@@ -35,7 +35,7 @@ async fn many_replicas_together_let_no_more_through_than_the_bucket_holds() -> R
 #[tokio::test]
 async fn tokens_come_back_and_a_full_bucket_is_forgotten() -> Result<()> {
     let server = Redis::on_loopback()?;
-    let mut connection = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
+    let mut connection = redis::Client::open(server.url())?.get_connection_manager().await?;
     let limit = RateLimit { per_second: 2.0, burst: 1 };
     assert_eq!(limit.take(&mut connection, "ada").await?, Verdict::Allowed);
     assert!(matches!(limit.take(&mut connection, "ada").await?, Verdict::TooMany { .. }));

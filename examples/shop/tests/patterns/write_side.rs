@@ -36,7 +36,11 @@ pub struct WriteSide {
 impl WriteSide {
     pub async fn open() -> Result<Self> {
         let name = format!("shop_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let database = Database::new(&SERVER.create_database(&name).await?, None)?;
+        Self::of(Database::new(&SERVER.create_database(&name).await?, None)?).await
+    }
+
+    /// The same in an empty database elsewhere.
+    pub async fn of(database: Database) -> Result<Self> {
         let client = database.connect().await?;
         client.batch_execute(SCHEMA).await?;
         Ok(Self { database, client, bus: checkout::commands()? })
