@@ -26,8 +26,9 @@ FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 SECONDS ?= 30
 # The tests of all packages but the scenarios. Always with --workspace: cargo would choose other features for a single package, and compile everything again.
 OTHER_TESTS := $(filter-out scenarios,$(shell sed -n '/^\[\[test\]\]/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml) $(basename $(notdir $(wildcard tests/*/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard examples/*/tests/*/main.rs))))
-# So many scenarios at once: two cores carry them.
+# So many scenarios at once, and so many of the other tests, most of which wait for servers: two cores carry them.
 SIDE_BY_SIDE ?= 3
+OTHERS_SIDE_BY_SIDE ?= 4
 BED := cargo run --quiet --package test-cluster --
 
 CRD := crds/projections.projectionist.dev.yaml
@@ -54,7 +55,7 @@ test: prepare ## Run all tests, on real servers and a real cluster
 	wait $$image || { cat $(TARGET_DIR)/generated/image.log; exit 1; }
 	@cargo test --workspace --test scenarios -- --test-threads=$(SIDE_BY_SIDE) > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
 	trap 'kill $$scenarios 2> /dev/null' INT TERM; failed=; \
-	cargo test --no-fail-fast --workspace --lib --bins $(OTHER_TESTS:%=--test %) || failed="$$failed others"; \
+	cargo test --no-fail-fast --workspace --lib --bins $(OTHER_TESTS:%=--test %) -- --test-threads=$(OTHERS_SIDE_BY_SIDE) || failed="$$failed others"; \
 	cargo test --workspace --doc || failed="$$failed documentation"; \
 	echo "The scenarios on the cluster go on; what they print comes when they have ended."; \
 	wait $$scenarios || failed="$$failed scenarios"; \
