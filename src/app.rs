@@ -118,6 +118,9 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
         Input::Queue(QueueInput { queue: QueueKind::Nats(_), .. }) => {
             nats_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Nats)
         }
+        Input::Queue(QueueInput { queue: QueueKind::Outbox(_), .. }) => {
+            connection(worker_env::EVENT_SOURCE).map(Box::new).map(SourceConnection::Postgres)
+        }
     };
     let store = match config.output {
         Output::Postgres(_) => connection(worker_env::READ_STORE).map(Box::new).map(StoreConnection::Postgres),

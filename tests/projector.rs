@@ -32,6 +32,8 @@ mod kafka_search;
 mod killing;
 #[path = "projector/nats_queues.rs"]
 mod nats_queues;
+#[path = "projector/outbox.rs"]
+mod outbox;
 #[path = "projector/positions.rs"]
 mod positions;
 #[path = "projector/queues.rs"]

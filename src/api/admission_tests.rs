@@ -61,7 +61,7 @@ fn the_built_in_projector_reads_marten_and_message_db_and_keeps_the_checkpoint_i
             json!({"messageDb": {"category": "orders", "consumerGroup": group}}),
             "spec.source.postgres.messageDb.positionStream and consumerGroup",
         ),
-        (json!({"outbox": {"table": "outbox"}}), "spec.source.postgres with eventTable, marten or messageDb"),
+        (json!({"query": {"sql": "select 1"}}), "spec.source.postgres with eventTable, outbox, marten or messageDb"),
     ] {
         let found = admit(reading(source)).expect_err(expected);
         assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
@@ -132,6 +132,53 @@ fn streams_in_redis_need_no_checkpoint_and_no_read_store() {
         object.pointer_mut(pointer).unwrap()[name] = value;
         let found = admit(object).expect_err(expected);
         assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
+fn the_built_in_projector_takes_rows_of_an_outbox_into_postgresql_without_an_order_by_key() {
+    let connection = json!({"secretRef": {"name": "db"}});
+    let outbox = || {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"postgres": {"connection": connection, "outbox": {"sentAt": "sent_at", "event": {"stream": "aggregate"}}}},
+                "readStore": {"postgres": {"connection": connection}},
+                "scaling": {"ordering": "None"},
+                "projector": {"builtin": {"handlers": {"Ordered": "select 1"}, "inbox": {"keepFor": "24h"}}},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    let admitted = admit(outbox()).unwrap();
+    let event = admitted.spec.source.outbox().unwrap().event.clone().unwrap();
+    assert_eq!((event.id.as_str(), event.stream.as_str()), ("id", "aggregate"));
+    for (pointer, name, value, expected) in [
+        ("/spec/scaling", "ordering", json!("PerKey"), "spec.scaling.ordering must be None or Strict"),
+        ("/spec/scaling", "shards", json!(4), "spec.scaling.shards must be absent with spec.source.postgres.outbox"),
+        (
+            "/spec/source/postgres",
+            "outbox",
+            json!({"unsent": "status = 'new'"}),
+            "spec.source.postgres.outbox.unsent must be absent with spec.projector.builtin",
+        ),
+        (
+            "/spec/projector",
+            "builtin",
+            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
+            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.postgres.outbox",
+        ),
+        (
+            "/spec",
+            "projector",
+            json!({"existing": {"kind": "Deployment", "name": "relay"}}),
+            "spec.source.postgres.outbox.event has no meaning without",
+        ),
+    ] {
+        let mut object = outbox();
+        object.pointer_mut(pointer).unwrap()[name] = value;
+        let found = admit(object).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
     }
 }
 

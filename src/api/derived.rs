@@ -2,7 +2,7 @@
 
 use super::{
     CheckpointLocation, CheckpointRows, Connection, DocumentLocation, DocumentPart, EventTable, InboxLocation,
-    KafkaConnection, OffsetsLocation, Ordering, PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout,
+    KafkaConnection, OffsetsLocation, Ordering, Outbox, PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout,
     RedisLocation, RedisPart, SecretKeyRef, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
@@ -163,9 +163,14 @@ impl ReadStore {
 }
 
 impl Source {
+    /// The outbox in PostgreSQL, where the source is one.
+    pub fn outbox(&self) -> Option<&Outbox> {
+        self.postgres.as_ref()?.outbox.as_ref()
+    }
+
     /// True where the built-in projector takes messages that have no positions: it notes in an inbox which are handled.
     pub fn is_queue(&self) -> bool {
-        self.redis.is_some() || self.nats.is_some()
+        self.redis.is_some() || self.nats.is_some() || self.outbox().is_some()
     }
 
     /// How to reach the server, and the keys of the Secret that say so.
@@ -254,7 +259,7 @@ impl ProjectionSpec {
                 table.notify_channel.clone().map(|name| ("spec.source.postgres.eventTable.notifyChannel", name)),
             );
         }
-        if let Some(outbox) = self.source.postgres.as_ref().and_then(|source| source.outbox.as_ref()) {
+        if let Some(outbox) = self.source.outbox() {
             names.extend(outbox.names());
         }
         if let Some(subscription) = self.source.postgres.as_ref().and_then(|source| source.commanded.as_ref()) {

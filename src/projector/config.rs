@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::coalesce;
 use crate::api::{
     BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventTable, HumanDuration, KafkaEvent,
-    KafkaIsolation, NatsEvent, RedisEvent, Shards, StreamConsumer, StreamGroup,
+    KafkaIsolation, NatsEvent, Outbox, RedisEvent, Shards, StreamConsumer, StreamGroup,
 };
 
 /// How many events one transaction handles at most, where the Projection does not say.
@@ -106,6 +106,26 @@ pub enum QueueKind {
     Redis(RedisStreams),
     /// Consumers of NATS JetStream.
     Nats(NatsConsumers),
+    /// An outbox in PostgreSQL.
+    Outbox(Box<Outbox>),
+}
+
+impl QueueKind {
+    /// The rule that is broken, with the field that it is about.
+    fn broken_rule(&self) -> Option<(&'static str, &'static str)> {
+        let (field, rule, holds) = match self {
+            Self::Redis(redis) => {
+                ("streams", "must name at least one stream with its group", !redis.streams.is_empty())
+            }
+            Self::Nats(nats) => ("consumers", "must name at least one consumer", !nats.consumers.is_empty()),
+            Self::Outbox(outbox) => (
+                "outbox.unsent",
+                "must be absent: what is handled is marked in sentAt, or deleted",
+                outbox.unsent.is_none(),
+            ),
+        };
+        (!holds).then_some((field, rule))
+    }
 }
 
 /// Streams in Redis, each read by a consumer group.
@@ -250,14 +270,13 @@ impl ProjectorConfig {
         };
         let coalesces_documents = matches!(self.output, Output::Elasticsearch(_)) && !self.coalesce.is_empty();
         let is_queue = matches!(self.input, Input::Queue(_));
-        let (has_streams, is_kept) = match &self.input {
-            Input::Postgres(_) | Input::Kafka(_) => (true, true),
+        let is_kept = match &self.input {
+            Input::Postgres(_) | Input::Kafka(_) => true,
             Input::Queue(QueueInput { queue, keep_for, alone: _ }) => {
-                let has_streams = match queue {
-                    QueueKind::Redis(redis) => !redis.streams.is_empty(),
-                    QueueKind::Nats(nats) => !nats.consumers.is_empty(),
-                };
-                (has_streams, keep_for.0 >= SHORTEST_KEEPING)
+                if let Some((field, rule)) = queue.broken_rule() {
+                    return Err(ConfigError::Invalid { field, rule });
+                }
+                keep_for.0 >= SHORTEST_KEEPING
             }
         };
         let has_inbox = !is_queue || matches!(self.output, Output::Postgres(_));
@@ -269,7 +288,6 @@ impl ProjectorConfig {
             ),
             ("shards", "must be from 1 to 1024", has_shards),
             ("topics", "must name at least one topic", has_topics),
-            ("streams", "must name at least one stream with its group or consumer", has_streams),
             ("keepFor", "must be at least 1h", is_kept),
             (
                 "output",

@@ -12,7 +12,7 @@ use super::{
     config::{ConfigError, Input, Output, PostgresOutput, ProjectorConfig, QueueInput, RedisStreams},
     error::ProjectorError,
     health::{self, Health},
-    input::{EventReader as _, nats::NatsQueue, queue::Queue, redis::RedisQueue},
+    input::{EventReader as _, nats::NatsQueue, outbox::OutboxQueue, queue::Queue, redis::RedisQueue},
     output::{
         Membership, Numbered, ReadModel, View,
         elasticsearch::{Documents, SearchReadModel},
@@ -196,6 +196,12 @@ impl Life {
             Source::Queue(QueueSource::Nats { settings, consumers }, input) => {
                 let queue = async |types| {
                     NatsQueue::open(settings.clone(), consumers, config.max_event_bytes, types, input.alone).await
+                };
+                return self.work_on_queue(queue, input, me, stop).await;
+            }
+            Source::Queue(QueueSource::Outbox { settings, outbox }, input) => {
+                let queue = async |types| {
+                    OutboxQueue::open(settings, application, outbox, config.max_event_bytes, types, input.alone).await
                 };
                 return self.work_on_queue(queue, input, me, stop).await;
             }

@@ -7,7 +7,10 @@ use super::{
     error::ProjectorError,
     input::{kafka::KafkaReader, postgres::PostgresReader, reader::Reader},
 };
-use crate::clients::{kafka, nats, postgres::ConnectionSettings, redis};
+use crate::{
+    api::Outbox,
+    clients::{kafka, nats, postgres::ConnectionSettings, redis},
+};
 
 /// How to reach an event source.
 #[derive(Clone, Debug)]
@@ -38,6 +41,7 @@ pub(super) enum LogSource {
 pub(super) enum QueueSource {
     Redis { settings: redis::ConnectionSettings, streams: RedisStreams },
     Nats { settings: nats::ConnectionSettings, consumers: NatsConsumers },
+    Outbox { settings: Box<ConnectionSettings>, outbox: Box<Outbox> },
 }
 
 impl Source {
@@ -60,6 +64,9 @@ impl Source {
                     }
                     (QueueKind::Nats(consumers), SourceConnection::Nats(settings)) => {
                         QueueSource::Nats { settings, consumers: consumers.clone() }
+                    }
+                    (QueueKind::Outbox(outbox), SourceConnection::Postgres(settings)) => {
+                        QueueSource::Outbox { settings, outbox: outbox.clone() }
                     }
                     _ => return Err(ProjectorError::OtherKindOfSource),
                 };
@@ -96,6 +103,7 @@ impl fmt::Display for QueueSource {
         match self {
             Self::Redis { settings, .. } => settings.fmt(f),
             Self::Nats { settings, .. } => settings.fmt(f),
+            Self::Outbox { settings, .. } => settings.fmt(f),
         }
     }
 }

@@ -114,7 +114,9 @@ pub(super) fn question(
         )));
     }
     if let Some(outbox) = outbox {
-        return Ok((PostgresQuestion::Outbox(Arc::new(outbox.clone())), None));
+        // The table keeps what waits; what the built-in projector could not handle is in its inbox.
+        let inbox = spec.is_builtin().then(|| spec.checkpoint_location(&key.namespace, &key.name)).flatten();
+        return Ok((PostgresQuestion::Outbox(Arc::new(outbox.clone())), inbox));
     }
     if let Some(subscription) = commanded {
         let consumer = StoreConsumer::Commanded(subscription.clone());
@@ -155,7 +157,7 @@ pub(super) fn checkpoint_in_read_store(
 /// # Errors
 /// Names the field that it cannot read by.
 pub(super) fn read_by_builtin(spec: &ProjectionSpec) -> Result<(EventTable, Option<String>, &Connection), Invalid> {
-    const KINDS: &str = "with eventTable, marten or messageDb, spec.source.kafka, spec.source.redis with streams, or spec.source.nats is required with spec.projector.builtin, which reads these tables, topics, streams and consumers";
+    const KINDS: &str = "with eventTable, outbox, marten or messageDb, spec.source.kafka, spec.source.redis with streams, or spec.source.nats is required with spec.projector.builtin, which reads these tables, topics, streams and consumers";
     const KEPT: &str = "must be absent with spec.projector.builtin, which keeps its own checkpoint in the read store";
     let field = |field: &str, problem: &str| Invalid::Field { field: field.into(), problem: problem.into() };
     let none = || field("spec.source.postgres", KINDS);

@@ -11,8 +11,8 @@ use super::run_of;
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
-        NatsSource, Ordering, PodTemplate, Projection, ProjectionSpec, Projector, RedisHandlers, RedisSource, ScaleOut,
-        Scaling, WorkerPod,
+        NatsSource, Ordering, PodTemplate, PostgresSource, Projection, ProjectionSpec, Projector, RedisHandlers,
+        RedisSource, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
@@ -269,6 +269,16 @@ fn input_of(builtin: &BuiltinProjector, spec: &ProjectionSpec) -> Result<(Input,
             event: event.clone().unwrap_or_default(),
         };
         return Ok((Input::Kafka(input), ("spec.source.kafka.connection", connection.plain())));
+    }
+    if let (Some(outbox), Some(PostgresSource { connection, .. })) = (spec.source.outbox(), &spec.source.postgres) {
+        if outbox.unsent.is_some() {
+            return Err(invalid(
+                "spec.source.postgres.outbox.unsent",
+                "must be absent with spec.projector.builtin, whose workers mark what they have handled: name the column in sentAt, or have rows deleted by naming neither",
+            ));
+        }
+        let queue = queue_of(builtin, spec, QueueKind::Outbox(Box::new(outbox.clone())))?;
+        return Ok((queue, ("spec.source.postgres.connection", connection.clone())));
     }
     let (event_table, only, connection) = read_by_builtin(spec)?;
     let shards = spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS);

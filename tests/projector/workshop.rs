@@ -161,19 +161,20 @@ impl Workshop {
             (None, None) => StoreConnection::Postgres(Box::new(ConnectionSettings::parse(&self.store_url).unwrap())),
         };
         let source = match &self.config.input {
-            Input::Postgres(_) => {
+            Input::Postgres(_) | Input::Queue(QueueInput { queue: QueueKind::Outbox(_), .. }) => {
                 SourceConnection::Postgres(Box::new(ConnectionSettings::parse(&self.source_url).unwrap()))
             }
             Input::Kafka(_) => {
                 let servers = |key: &str| (key == "bootstrapServers").then_some(self.source_url.as_str());
                 SourceConnection::Kafka(kafka::Settings::from_keys(servers).unwrap())
             }
-            Input::Queue(QueueInput { queue, .. }) => {
+            Input::Queue(QueueInput { queue: QueueKind::Redis(_), .. }) => {
                 let url = |key: &str| (key == "url").then_some(self.source_url.as_str());
-                match queue {
-                    QueueKind::Redis(_) => SourceConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap()),
-                    QueueKind::Nats(_) => SourceConnection::Nats(nats::ConnectionSettings::from_keys(url).unwrap()),
-                }
+                SourceConnection::Redis(redis::ConnectionSettings::from_keys(url).unwrap())
+            }
+            Input::Queue(QueueInput { queue: QueueKind::Nats(_), .. }) => {
+                let url = |key: &str| (key == "url").then_some(self.source_url.as_str());
+                SourceConnection::Nats(nats::ConnectionSettings::from_keys(url).unwrap())
             }
         };
         RunOptions { config: self.config(), source, store, worker_name: worker.to_owned(), health_listen: None }

@@ -19,7 +19,7 @@ pub use kafka::{
 };
 pub use kurrentdb::{AllFilter, CatchUpSubscription, KurrentDbSource, PersistentSubscription};
 pub use nats::{NatsEvent, NatsEventStream, NatsEventType, NatsSource, StreamConsumer};
-pub use outbox::Outbox;
+pub use outbox::{Outbox, OutboxEvent};
 pub use postgres::{ConsumerGroupMember, EventTable, MartenStore, MessageDbCategory, PostgresSource};
 pub use prometheus::{HttpConnection, PrometheusSource};
 pub use query::SqlQuery;

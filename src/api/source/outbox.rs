@@ -58,10 +58,38 @@ pub struct Outbox {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub position: Option<String>,
+    /// How `projector.builtin` reads a row as an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<OutboxEvent>,
     /// The channel that the writer notifies (`NOTIFY`) of new rows. With it they are known at once, without it at the next poll.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub notify_channel: Option<String>,
+}
+
+/// Which columns of an outbox hold the parts of an event.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OutboxEvent {
+    /// The column that names a row (uuid, an integer or text): never NULL, and unique by an index on it alone. Default: `id`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub id: String,
+    /// The column with the event's type. Default: `type`.
+    #[serde(rename = "type")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub type_: String,
+    /// The column with the event's stream (text, uuid, an integer or an enum), such as the aggregate's identifier. Default: `stream`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub stream: String,
+    /// The column with the event's body (`jsonb`, `json`, or text that holds JSON). Default: `data`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub data: String,
+}
+
+impl Default for OutboxEvent {
+    fn default() -> Self {
+        Self { id: "id".to_owned(), type_: "type".to_owned(), stream: "stream".to_owned(), data: "data".to_owned() }
+    }
 }
 
 impl Default for Outbox {
@@ -74,6 +102,7 @@ impl Default for Outbox {
             unsent: None,
             filter: None,
             position: None,
+            event: None,
             notify_channel: None,
         }
     }
@@ -88,7 +117,16 @@ impl Outbox {
             ("spec.source.postgres.outbox.notifyChannel", self.notify_channel.clone()),
         ];
         let table = table_parts(&self.table).into_iter().map(|part| ("spec.source.postgres.outbox.table", part));
+        let event = self.event.iter().flat_map(|OutboxEvent { id, type_, stream, data }| {
+            [
+                ("spec.source.postgres.outbox.event.id", id.clone()),
+                ("spec.source.postgres.outbox.event.type", type_.clone()),
+                ("spec.source.postgres.outbox.event.stream", stream.clone()),
+                ("spec.source.postgres.outbox.event.data", data.clone()),
+            ]
+        });
         table
+            .chain(event)
             .chain([("spec.source.postgres.outbox.createdAt", self.created_at.clone())])
             .chain(optional.into_iter().filter_map(|(field, name)| Some((field, name?))))
     }

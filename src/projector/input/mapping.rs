@@ -244,7 +244,7 @@ fn header<'a>(message: &'a impl Message, name: &str) -> Option<&'a str> {
 }
 
 /// The bytes as JSON, checked.
-fn json(bytes: &[u8]) -> Result<&str, String> {
+pub(super) fn json(bytes: &[u8]) -> Result<&str, String> {
     // What serializers for schema registries begin with: a zero, and the schema's number.
     if bytes.first() == Some(&0) && bytes.len() >= 5 {
         return Err("its value begins as serializers for a schema registry write it (Avro, Protobuf), which is not read: write JSON, or use a pod template with a consumer of your own".to_owned());

@@ -3,6 +3,7 @@
 pub(in crate::projector) mod kafka;
 mod mapping;
 pub(in crate::projector) mod nats;
+pub(in crate::projector) mod outbox;
 pub(in crate::projector) mod postgres;
 pub(in crate::projector) mod queue;
 pub(in crate::projector) mod reader;

@@ -11,7 +11,7 @@ pub mod event_log;
 mod expression;
 mod flow;
 mod gaps;
-mod outbox;
+pub(crate) mod outbox;
 mod parked;
 mod passed_over;
 mod query;

@@ -33,7 +33,7 @@ pub enum Question {
     Table(Arc<TableQuestion>),
     /// An outbox, which says itself what waits.
     Outbox {
-        /// The outbox; without the channel, so that projections which differ in it share the look.
+        /// The outbox; without the channel and the columns that measuring does not need, so that projections which differ in those share the look.
         outbox: Arc<Outbox>,
         /// The channel to listen on.
         notify_channel: Option<String>,
@@ -52,7 +52,7 @@ impl Question {
         match asked {
             PostgresQuestion::EventTable(table) => Self::Table(Arc::new(TableQuestion::new(table, rows, passed_over))),
             PostgresQuestion::Outbox(outbox) => Self::Outbox {
-                outbox: Arc::new(Outbox { notify_channel: None, ..Outbox::clone(outbox) }),
+                outbox: Arc::new(Outbox { notify_channel: None, event: None, ..Outbox::clone(outbox) }),
                 notify_channel: outbox.notify_channel.clone(),
             },
             PostgresQuestion::Library(library) => Self::Table(Arc::new(TableQuestion {

@@ -138,10 +138,7 @@ impl Followed {
                 });
                 table.measure(live, &wanted.collect::<Vec<_>>(), started).await
             }
-            Memory::Outbox(outbox) => {
-                let asks: Vec<AskRef> = targets.iter().map(|target| Arc::clone(&target.ask)).collect();
-                outbox.measure(live, &asks, started).await
-            }
+            Memory::Outbox(outbox) => outbox.measure(live, targets, started).await,
             Memory::Store(store) => {
                 let asked = targets.iter().filter_map(|target| {
                     let Question::Consumer(consumer) = &target.ask.question else { return None };

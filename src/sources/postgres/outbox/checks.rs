@@ -19,22 +19,22 @@ use crate::{
 
 /// What was found of a table.
 #[derive(Clone, Debug)]
-pub(super) struct Checked {
+pub(crate) struct Checked {
     /// Its name, quoted.
-    pub(super) table: String,
+    pub(crate) table: String,
     /// When a row was written, as SQL; NULL where no age can be told.
-    pub(super) time: String,
+    pub(crate) time: String,
     /// Which rows wait, as an SQL condition.
-    pub(super) waits: String,
+    pub(crate) waits: String,
     /// Which rows are meant, sent or not.
-    pub(super) mine: String,
+    pub(crate) mine: String,
 }
 
 /// Looks at the table, the types of its columns and the conditions. Reads no row.
 ///
 /// # Errors
 /// What does not serve, and what to do.
-pub(super) async fn check(client: &Client, spec: &Spec) -> Result<Checked, MeasureError> {
+pub(crate) async fn check(client: &Client, spec: &Spec) -> Result<Checked, MeasureError> {
     let failed = |error: Error| {
         let (reason, message) = classify(&error);
         refused(spec, reason, &message)
@@ -71,7 +71,7 @@ pub(super) async fn check(client: &Client, spec: &Spec) -> Result<Checked, Measu
 ///
 /// # Errors
 /// Which policy is missing.
-pub(super) async fn check_visible(client: &Client, spec: &Spec, table: &str) -> Result<(), MeasureError> {
+pub(crate) async fn check_visible(client: &Client, spec: &Spec, table: &str) -> Result<(), MeasureError> {
     let visibility = row_security::visibility(client, table).await.map_err(|error| {
         let (reason, message) = classify(&error);
         refused(spec, reason, &message)

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, Error, Row, types::Type};
 
 use super::{
-    Answer, AskRef,
+    Answer, Question,
     columns::TRUST_CHECKS_FOR,
     counting::Oldest,
     flow::{Counter, Flow},
@@ -19,10 +19,11 @@ use super::{
 use crate::{
     api::{Outbox as Spec, Reason},
     clients::postgres::{Live, Query, classify, quote_identifier},
-    lag::{Certain, CheckpointState, Head, Note, Pending, Sample},
+    lag::{Certain, CheckpointState, EventFaults, Head, Note, Pending, Sample},
     measure::MeasureError,
+    sources::Target,
 };
-use checks::Checked;
+pub(crate) use checks::{Checked, check, check_visible};
 
 /// More rows are not counted, so that a poll takes no longer however many wait.
 const MOST_COUNTED: u64 = 1_000_000;
@@ -82,7 +83,7 @@ impl Outbox {
     pub(super) async fn measure(
         &mut self,
         live: &Live,
-        asks: &[AskRef],
+        targets: &[Target<Question>],
         started: std::time::Instant,
     ) -> Result<Vec<Answer>, MeasureError> {
         let looked = live.reading(self.look(&live.session.client)).await;
@@ -102,13 +103,16 @@ impl Outbox {
             certain: cut.then_some(Certain::AtLeast(MOST_COUNTED)),
             ..Sample::new(at, Head::Unnumbered, CheckpointState::Handled(handled), pending, arrived)
         };
-        let answer = |ask: &AskRef| {
+        let answer = |Target { ask, checkpoint }: &Target<Question>| {
             let unheard = ask.question.notify_channel().is_some() && !live.session.ours_alone;
             let cut = cut.then(|| Note::Estimated(CUT.into()));
             let notes = unheard.then_some(Note::PooledConnection).into_iter().chain(cut).collect();
-            (Arc::clone(ask), Ok(Sample { notes, ..sample.clone() }))
+            // The table tells nothing of rows that the built-in projector could not handle.
+            let failed = checkpoint.as_ref().map(|checkpoint| checkpoint.failed.clone()).unwrap_or_default();
+            let faults = EventFaults { failed, ..EventFaults::default() };
+            (Arc::clone(ask), Ok(Sample { notes, faults, ..sample.clone() }))
         };
-        Ok(asks.iter().map(answer).collect())
+        Ok(targets.iter().map(answer).collect())
     }
 
     async fn look(&mut self, client: &Client) -> Result<OutboxState, MeasureError> {
@@ -118,7 +122,7 @@ impl Outbox {
         let row = statement.row(client, &[&checked.table, &self.highest]).await;
         let look = row.and_then(|row| OutboxState::read(&row)).map_err(|error| self.failed(&error))?;
         if look.row_security {
-            checks::check_visible(client, &self.spec, &checked.table).await?;
+            check_visible(client, &self.spec, &checked.table).await?;
         }
         Ok(look)
     }
@@ -129,7 +133,7 @@ impl Outbox {
         {
             return Ok(checked.clone());
         }
-        let checked = checks::check(client, &self.spec).await?;
+        let checked = check(client, &self.spec).await?;
         self.checked = Some((Instant::now(), checked.clone()));
         Ok(checked)
     }
