@@ -139,7 +139,8 @@ fn is_number(text: &str) -> bool {
 /// A time in milliseconds, or, as OpenMetrics has it, in seconds with a point.
 #[allow(clippy::cast_possible_truncation)] // A float that is too large becomes the largest number.
 fn milliseconds(text: &str) -> Option<i64> {
-    if let Ok(milliseconds) = text.parse() {
+    // Of the two formats only OpenMetrics knows a plus sign.
+    if let Some(milliseconds) = text.parse().ok().filter(|_| !text.starts_with('+')) {
         return Some(milliseconds);
     }
     let seconds: f64 = text.parse().ok().filter(|_| text.contains('.') && is_number(text))?;

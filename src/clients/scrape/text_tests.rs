@@ -64,6 +64,7 @@ fn a_page_with_a_line_of_another_kind_is_refused_as_a_whole() {
         "a-b 1",
         "ä 1",
         "a{x:y=\"1\"} 1",
+        "a 1 +5",
     ] {
         let page = format!("# HELP b Help with {{ and \"\n# TYPE b gauge\nb 1\n{line}\nb 2\n");
         let refused = parse(&page, |name| name == "b").unwrap_err();
@@ -74,12 +75,12 @@ fn a_page_with_a_line_of_another_kind_is_refused_as_a_whole() {
 }
 
 /// What the reference reads of a line.
-type Referred = (String, BTreeMap<String, String>, f64, Option<i64>);
+type Referred = (String, BTreeMap<String, String>, f64);
 
 /// The reference: the format by regular expressions.
 fn reference(line: &str) -> Option<Referred> {
     static LINE: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r#"^([a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*(?:\{((?:[^"{}]|"(?:[^"\\]|\\[\\"n])*")*)\}|[ \t])[ \t]*([^ \t]+)(?:[ \t]+(-?[0-9]+))?$"#).unwrap()
+        Regex::new(r#"^([a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*(?:\{((?:[^"{}]|"(?:[^"\\]|\\[\\"n])*")*)\}|[ \t])[ \t]*([^ \t]+)(?:[ \t]+(?:-?[0-9]+|[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?))?$"#).unwrap()
     });
     static LABEL: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r#"^[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\[\\"n])*)"[ \t]*(?:,|$)"#).unwrap()
@@ -97,8 +98,7 @@ fn reference(line: &str) -> Option<Referred> {
     }
     let value = found[3].to_lowercase();
     let value = if value == "nan" { f64::NAN } else { value.parse().ok()? };
-    let timestamp = found.get(4).map(|time| time.as_str().parse()).transpose().ok()?;
-    Some((found[1].to_owned(), labels, value, timestamp))
+    Some((found[1].to_owned(), labels, value))
 }
 
 fn label() -> impl Strategy<Value = (String, String)> {
@@ -152,7 +152,7 @@ proptest! {
         let read = parse(&line, |_| true).ok().map(|mut read| read.remove(0));
         let shown = |labels: &BTreeMap<String, String>, value: f64| format!("{labels:?} {value:?}");
         match (&read, &expected) {
-            (Some(sample), Some((name, labels, value, _))) => {
+            (Some(sample), Some((name, labels, value))) => {
                 prop_assert_eq!(&sample.name, name);
                 prop_assert_eq!(shown(&sample.labels, sample.value), shown(labels, *value));
             }
