@@ -18,6 +18,18 @@ pub(super) struct Event {
     pub(super) data: Option<JsonText>,
 }
 
+impl Event {
+    /// An event of a queue, which has no place in an order that all workers keep: no handler asks for one.
+    pub(super) fn without_position(
+        event_type: String,
+        stream: Option<String>,
+        recorded_at: Option<Timestamp>,
+        data: Option<JsonText>,
+    ) -> Self {
+        Self { position: 0, since: 0, shown_position: 0, shard: 0, event_type, stream, recorded_at, data }
+    }
+}
+
 /// Microseconds since 2000-01-01 00:00 UTC, as PostgreSQL counts them: the largest and the smallest number are infinity and minus infinity.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Timestamp(pub(super) i64);

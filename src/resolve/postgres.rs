@@ -114,9 +114,7 @@ pub(super) fn question(
         )));
     }
     if let Some(outbox) = outbox {
-        // The table keeps what waits; what the built-in projector could not handle is in its inbox.
-        let inbox = spec.is_builtin().then(|| spec.checkpoint_location(&key.namespace, &key.name)).flatten();
-        return Ok((PostgresQuestion::Outbox(Arc::new(outbox.clone())), inbox));
+        return Ok((PostgresQuestion::Outbox(Arc::new(outbox.clone())), super::inbox(spec, key)));
     }
     if let Some(subscription) = commanded {
         let consumer = StoreConsumer::Commanded(subscription.clone());

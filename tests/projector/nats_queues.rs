@@ -17,6 +17,7 @@ use projectionist::{
 use test_cluster::{Nats, eventually, eventually_is};
 
 use crate::{
+    killing::{SLOWLY, keeps_the_order_through_a_kill},
     queues::{APPLY, assert_each_once, failures},
     workshop::{PATIENCE, Workshop},
 };
@@ -208,21 +209,10 @@ async fn what_is_handled_slowly_is_given_to_no_other_worker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_alone_keeps_the_order_through_a_kill() {
-    const SLOWLY: &str =
-        "insert into applied (position, stream, n) select (:data->>'n')::bigint, :stream, 0 from pg_sleep(0.002)";
     let nats = Nats::on_loopback().unwrap();
     let (shop, context, _) = open(&nats, "nats_order", SLOWLY, true).await;
     append(&context, "nats_order", 0..1_500).await;
-    let first = shop.start_process("a");
-    let handled =
-        || async { Ok::<_, anyhow::Error>(shop.try_ask::<i64>("select count(*) from applied").await.unwrap_or(-1)) };
-    eventually_is(PATIENCE, "some are handled", |seen| *seen >= 100, handled).await.unwrap();
-    drop(first);
-    let second = shop.start_process("a");
-    shop.applied(1_500).await;
-    let disorder = "select count(*) from (select position < lag(position) over (order by seq) as wrong from applied) s where wrong";
-    assert_eq!(shop.ask::<i64>(disorder).await, 0);
-    drop(second);
+    keeps_the_order_through_a_kill(&shop, 1_500).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

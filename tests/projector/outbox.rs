@@ -11,6 +11,7 @@ use test_cluster::{Postgres, eventually_is};
 use tokio_postgres::Client;
 
 use crate::{
+    killing::{assert_in_order, some_are_handled},
     queues::{APPLY, assert_each_once, failures},
     workshop::{PATIENCE, Workshop, server},
 };
@@ -154,9 +155,7 @@ async fn who_is_alone_keeps_the_order_while_the_worker_before_it_is_frozen() {
     at.shop.sql.handlers = BTreeMap::from([("Counted".to_owned(), SLOWLY.to_owned())]);
     at.append(0..1_500).await;
     let first = at.shop.start_process("a");
-    let handled =
-        || async { Ok::<_, anyhow::Error>(at.shop.try_ask::<i64>("select count(*) from applied").await.unwrap_or(-1)) };
-    eventually_is(PATIENCE, "some are handled", |seen| *seen >= 100, handled).await.unwrap();
+    some_are_handled(&at.shop).await;
     // Its rows are locked until the server ends its transaction.
     first.signal("STOP");
     let second = at.shop.start_process("b");
@@ -164,8 +163,7 @@ async fn who_is_alone_keeps_the_order_while_the_worker_before_it_is_frozen() {
     first.signal("CONT");
     at.left(0).await;
     assert_each_once(&at.shop, 1_500).await;
-    let disorder = "select count(*) from (select position < lag(position) over (order by seq) as wrong from applied) s where wrong";
-    assert_eq!(at.shop.ask::<i64>(disorder).await, 0);
+    assert_in_order(&at.shop).await;
     drop((first, second));
 }
 

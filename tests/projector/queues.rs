@@ -17,6 +17,7 @@ use test_cluster::{Redis, eventually, eventually_is, redis::Answer};
 use tokio::time::Instant;
 
 use crate::{
+    killing::{SLOWLY, keeps_the_order_through_a_kill},
     redis::number,
     workshop::{PATIENCE, Workshop},
 };
@@ -171,21 +172,10 @@ async fn an_entry_that_cannot_be_handled_stays_and_is_told_while_the_others_go_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_alone_keeps_the_order_through_a_kill() {
-    const SLOWLY: &str =
-        "insert into applied (position, stream, n) select (:data->>'n')::bigint, :stream, 0 from pg_sleep(0.002)";
     let redis = Redis::on_loopback().unwrap();
     let shop = open(&redis, "queue_order", SLOWLY, true).await;
     append(&redis, "queue_order", 0..1_500);
-    let first = shop.start_process("a");
-    let handled =
-        || async { Ok::<_, anyhow::Error>(shop.try_ask::<i64>("select count(*) from applied").await.unwrap_or(-1)) };
-    eventually_is(PATIENCE, "some are handled", |seen| *seen >= 100, handled).await.unwrap();
-    drop(first);
-    let second = shop.start_process("a");
-    shop.applied(1_500).await;
-    let disorder = "select count(*) from (select position < lag(position) over (order by seq) as wrong from applied) s where wrong";
-    assert_eq!(shop.ask::<i64>(disorder).await, 0);
-    drop(second);
+    keeps_the_order_through_a_kill(&shop, 1_500).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,16 +44,13 @@ pub struct KafkaEvent {
     pub type_: Option<KafkaEventType>,
     /// The field of the value (JSON) with the event's body, such as `payload` or `event.data`. Default: the whole value.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = FIELD))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = super::FIELD))]
     pub data: Option<String>,
     /// The type of records without a value (tombstones). Default: that of the header or the name; where the type is in a field, such a record cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub tombstone: Option<String>,
 }
-
-/// Names of fields, with dots between them.
-const FIELD: &str = r"^[^.]+(\.[^.]+)*$";
 
 /// Where an event's type is. Exactly one field.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
@@ -66,7 +63,7 @@ pub struct KafkaEventType {
     pub header: Option<String>,
     /// In this field of the value (JSON), such as `type` or `event.name`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = FIELD))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = super::FIELD))]
     pub field: Option<String>,
     /// All records are of this type.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -27,3 +27,6 @@ pub use rabbitmq::{RabbitMqSource, StreamReference};
 pub use redis::{RedisEvent, RedisList, RedisSource, StreamGroup};
 pub use replication_slot::ReplicationSlot;
 pub use scrape::{Aggregate, ScrapeSource, ScrapedMetric, ScrapedPods};
+
+/// Names of fields in JSON, with dots between them.
+const FIELD: &str = r"^[^.]+(\.[^.]+)*$";

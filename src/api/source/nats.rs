@@ -40,12 +40,9 @@ pub struct NatsEvent {
     pub stream: Option<NatsEventStream>,
     /// The field of the message's body (JSON) with the event's body, such as `payload` or `event.data`. Default: the whole body.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = FIELD))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = super::FIELD))]
     pub data: Option<String>,
 }
-
-/// Names of fields, with dots between them.
-const FIELD: &str = r"^[^.]+(\.[^.]+)*$";
 
 /// Where an event's type is. Exactly one field.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
@@ -62,7 +59,7 @@ pub struct NatsEventType {
     pub subject_token: Option<i32>,
     /// In this field of the body (JSON), such as `type` or `event.name`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = FIELD))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = super::FIELD))]
     pub field: Option<String>,
     /// All messages are of this type.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -69,17 +69,10 @@ impl Messages {
             Payload::Tail(_) => return Err(too_large(message.length as u64, self.max_bytes)),
         };
         let read = Read { message, body, of: self };
-        Ok(self.mapping.read(&read)?.map(|Content { event_type, stream, data }| Event {
-            // Its sequence is no position of one order that all workers keep: no handler asks for it.
-            position: 0,
-            since: 0,
-            shown_position: 0,
-            shard: 0,
-            event_type,
-            stream,
-            recorded_at: Timestamp::of_micros(message.place.stored_at / 1_000),
-            data,
-        }))
+        let recorded_at = Timestamp::of_micros(message.place.stored_at / 1_000);
+        let content = self.mapping.read(&read)?;
+        Ok(content
+            .map(|Content { event_type, stream, data }| Event::without_position(event_type, stream, recorded_at, data)))
     }
 }
 

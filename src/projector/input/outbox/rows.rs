@@ -67,17 +67,7 @@ impl Rows {
         if let Some(body) = &body {
             json(body.as_bytes())?;
         }
-        Ok(Some(Event {
-            // A row has no place in an order that all workers share: no handler asks for one.
-            position: 0,
-            since: 0,
-            shown_position: 0,
-            shard: 0,
-            event_type,
-            stream,
-            recorded_at,
-            data: body.map(JsonText),
-        }))
+        Ok(Some(Event::without_position(event_type, stream, recorded_at, body.map(JsonText))))
     }
 }
 

@@ -45,17 +45,10 @@ impl Entries {
             return Err(too_large(bytes, self.max_bytes));
         }
         let time = id.split('-').next().and_then(|time| time.parse().ok());
-        Ok(self.mapping.read(&fields)?.map(|Content { event_type, stream, data }| Event {
-            // An entry has no number: no handler asks for one.
-            position: 0,
-            since: 0,
-            shown_position: 0,
-            shard: 0,
-            event_type,
-            stream,
-            recorded_at: time.filter(|time| *time >= FIRST_TIME).and_then(Timestamp::of_millis),
-            data,
-        }))
+        let recorded_at = time.filter(|time| *time >= FIRST_TIME).and_then(Timestamp::of_millis);
+        let content = self.mapping.read(&fields)?;
+        Ok(content
+            .map(|Content { event_type, stream, data }| Event::without_position(event_type, stream, recorded_at, data)))
     }
 }
 
