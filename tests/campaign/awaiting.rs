@@ -1,10 +1,6 @@
 //! No fault: an application waits at the operator for what it wrote. The API server knows it by the token of its ServiceAccount, and the chart's role allows it.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
@@ -12,6 +8,7 @@ use kube::{Api, api::PostParams};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 use shop::read_your_writes::{AwaitError, Operator, Shown};
+use test_cluster::free_address;
 
 use crate::{
     api_proxy::Rules,
@@ -60,7 +57,7 @@ fn an_application_waits_by_its_own_token_where_its_role_allows_it() {
         }))?;
         let secrets: Api<Secret> = Api::namespaced(shop.client.clone(), &shop.namespace);
         secrets.create(&PostParams::default(), &secret).await?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = free_address()?;
         shop.operator.kill().await?;
         shop.operator.serve_metrics_api_at(address);
         shop.operator.resume()?;

@@ -23,7 +23,7 @@ use crate::{
     running::loopback,
 };
 
-use test_cluster::kafka::Listener;
+use test_cluster::{free_address, kafka::Listener};
 
 /// A server that does `each` with every connection; its address.
 async fn serve<F: Future<Output = ()> + Send + 'static>(
@@ -96,7 +96,7 @@ async fn endless_bytes_garbage_and_answers_cut_short_are_errors() {
     let cut = serve(|stream| answer(stream, vec![0, 0, 1, 0, 0, 0, 0, 1])).await;
     let error = outcome(cut, Duration::from_secs(30)).await;
     assert!(error.message.contains("closed the connection"), "{error}");
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = free_address().unwrap();
     assert_eq!(outcome(closed, Duration::from_secs(30)).await.reason, Reason::ConnectionRefused);
     let mut unknown = Client::new(settings(&"no-such-host.invalid:9092", &[]), loopback()).unwrap();
     let error = unknown.topics(&set(&["any"]), soon()).await.unwrap_err();
@@ -106,7 +106,7 @@ async fn endless_bytes_garbage_and_answers_cut_short_are_errors() {
 #[tokio::test]
 async fn one_dead_bootstrap_server_is_no_matter() {
     topic("bootstrap", 1, "");
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let dead = free_address().unwrap();
     let servers = format!("{dead},{}", broker().address(Listener::Plaintext));
     let mut client = Client::new(settings(&servers, &[]), loopback()).unwrap();
     assert!(client.topics(&set(&["bootstrap"]), soon()).await.unwrap()["bootstrap"].is_ok());

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use projectionist::api::Reason;
+use test_cluster::free_address;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -154,7 +155,7 @@ async fn another_protocol_is_named_as_such() {
         let unknown = ask_within(&mut probe, &stream("orders"), Some(&at(Some(2))), SHORT).await.expect_err(what);
         assert_eq!(unknown.reason, reason, "{what}: {}", unknown.message);
     }
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = free_address().unwrap();
     let mut away = probe_of(settings(&format!("esdb://{closed}?tls=false")));
     let refused = ask(&mut away, &stream("orders"), Some(&at(Some(2)))).await.unwrap_err();
     assert_eq!(refused.reason, Reason::ConnectionRefused, "{}", refused.message);
@@ -193,7 +194,7 @@ async fn a_read_that_hangs_keeps_no_other_from_its_answer() {
 #[tokio::test]
 async fn of_several_servers_the_one_that_leads_is_asked_also_after_it_has_changed() {
     let (one, two) = (ten().await, ten().await);
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = free_address().unwrap();
     one.follow(Some(&two.at.to_string()));
     let url = format!("esdb://shop:hunter2@{closed},{},{}?tls=false", one.at, two.at);
     let mut probe = probe_of(settings(&url));

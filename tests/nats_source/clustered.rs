@@ -9,7 +9,7 @@ use projectionist::{
     measure::MeasureError,
     sources::nats::NatsProbe,
 };
-use test_cluster::Nats;
+use test_cluster::{Nats, free_port};
 use tokio::time::Instant;
 
 use crate::harness::{
@@ -20,9 +20,7 @@ use crate::sampler::loopback;
 
 /// Three servers of one cluster.
 fn cluster() -> Vec<Nats> {
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listeners = [free(), free(), free()];
-    let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
+    let ports = [(); 3].map(|()| free_port("127.0.0.1").unwrap());
     let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");
     let start = |(number, port): (usize, &u16)| {
         Nats::with(&format!(

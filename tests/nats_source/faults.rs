@@ -9,7 +9,7 @@ use std::{
 };
 
 use projectionist::{api::Reason, lag::Sample, measure::MeasureError, sources::BatchProbe as _};
-use test_cluster::Nats;
+use test_cluster::{Nats, free_address};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -222,7 +222,7 @@ async fn of_several_servers_one_that_is_away_is_passed_over() {
     let own = Nats::on_loopback().unwrap();
     let context = jetstream(&own.url()).await;
     stream(&context, "s").await.create_consumer(durable("c")).await.unwrap();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = free_address().unwrap();
     let url = format!("nats://{closed},{}", own.address());
     assert_eq!(ask(&mut probe(&url), &["s/c"]).await.unwrap().pending, exactly(0));
 }

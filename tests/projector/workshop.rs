@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -16,7 +16,7 @@ use projectionist::{
         QueueKind, RedisOutput, RunOptions, SourceConnection, StoreConnection, run,
     },
 };
-use test_cluster::{EventStore, Postgres, eventually_is};
+use test_cluster::{EventStore, Postgres, eventually_is, free_address};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -182,7 +182,7 @@ impl Workshop {
 
     /// Starts a worker inside the test.
     pub(crate) fn start(&self, worker: &str) -> Worker {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let options = RunOptions { health_listen: Some(address), ..self.options(worker) };
         let task = tokio::spawn(run(options, async {
@@ -193,7 +193,7 @@ impl Workshop {
 
     /// Starts a worker as a process of its own, as in a pod; it can be killed.
     pub(crate) fn start_process(&self, worker: &str) -> Process {
-        let health = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let health = free_address().unwrap();
         let files = tempfile::tempdir().unwrap();
         let output = std::fs::File::create(files.path().join("output")).unwrap();
         let config = files.path().join("projector.json");

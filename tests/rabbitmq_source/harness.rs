@@ -12,7 +12,7 @@ use projectionist::{
     },
 };
 use serde_json::{Value, json};
-use test_cluster::RabbitMq;
+use test_cluster::{RabbitMq, free_port};
 use tokio::time::Instant;
 
 use crate::certificates::{Authority, Files, authority};
@@ -32,7 +32,7 @@ fn shared() -> &'static Shared {
     SHARED.get_or_init(|| {
         let authority = authority();
         let files = Files::signed(&authority);
-        let tls_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let tls_port = free_port("127.0.0.1").unwrap();
         let rabbit = RabbitMq::with(&format!(
             "management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {tls_port}\nmanagement.ssl.certfile = {}\nmanagement.ssl.keyfile = {}\nmanagement.ssl.cacertfile = {}\nmanagement.ssl.verify = verify_peer\nmanagement.ssl.fail_if_no_peer_cert = true",
             files.path("crt"),

@@ -14,6 +14,7 @@ use projectionist::{
     },
 };
 use serde_json::{Value, json};
+use test_cluster::free_port;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -171,7 +172,7 @@ async fn whatever_is_at_the_port_for_streams_queues_are_measured_and_streams_are
     declare(server(), "steady", "classic");
     crate::harness::until_pending(&mut crate::harness::probe(&server().url()), &["steady"], 0).await;
     let frame = |size: u32, key: u16| [size.to_be_bytes().as_slice(), &key.to_be_bytes(), &[0, 1]].concat();
-    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nowhere = free_port("127.0.0.1").unwrap();
     for (what, says, reason) in [
         ("hangs", Says::Nothing, Reason::TimedOut),
         ("hangs up", Says::AndHangsUp(Vec::new()), Reason::SourceFailed),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use projectionist::{api::Reason, lag::Sample, measure::MeasureError};
-use test_cluster::{Redis, eventually_is, redis::Answer};
+use test_cluster::{Redis, eventually_is, free_address, redis::Answer};
 use tokio::time::Instant;
 
 use crate::harness::{DEADLINE, ask, ask_within, exactly, probe};
@@ -33,7 +33,7 @@ async fn a_failover_is_followed_and_what_is_pending_is_unknown_meanwhile_and_nev
     eventually_is(DEADLINE, "the Sentinel knows the replica", |known| *known, known).await.unwrap();
 
     // The first of the Sentinels that are named is away.
-    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = free_address().unwrap();
     let url = |name: &str| format!("redis-sentinel://shop:hunter2@{away},{}/{name}", sentinel.address());
     let mut probe = probe(&url("orders-db"));
     assert_eq!(ask(&mut probe, &["orders/list"]).await.unwrap().pending, exactly(3));

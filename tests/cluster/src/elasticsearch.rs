@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,7 +19,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
 use crate::binaries::cache_dir;
-use crate::{kept, packages};
+use crate::{free_port, kept, packages};
 
 /// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server with all its processes and removes its files. At each line
 /// that comes before, the server is killed and started again.
@@ -130,9 +130,7 @@ impl Elasticsearch {
         for part in ["config", "data", "logs", "tmp"] {
             fs::create_dir_all(root.join(part)).with_context(|| format!("creating {}", root.display()))?;
         }
-        let held: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-        let ports: Vec<u16> = held.iter().map(|one| one.local_addr().map(|at| at.port())).collect::<Result<_, _>>()?;
-        drop(held);
+        let ports = [free_port("127.0.0.1")?, free_port("127.0.0.1")?];
         let config = root.join("config");
         for entry in fs::read_dir(programs.join("config"))? {
             let from = entry?.path();

@@ -7,7 +7,7 @@ mod brokers;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::binaries::{cache_dir, short_hash};
-use crate::{network, packages};
+use crate::{free_port, network, packages};
 pub use brokers::Brokers;
 
 const POM: &str = include_str!("../binaries/kafka/pom.xml");
@@ -305,9 +305,7 @@ fn wait_until_it_listens(root: &Path, place: &Place, ports: &[u16]) -> Result<()
 }
 
 fn free_ports(host: IpAddr, count: usize) -> Result<Vec<u16>> {
-    // Held together, so that no port comes twice.
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((host, 0))).collect::<Result<_, _>>()?;
-    Ok(held.iter().map(|one| one.local_addr().map(|at| at.port())).collect::<Result<_, _>>()?)
+    (0..count).map(|_| free_port(&host.to_string())).collect()
 }
 
 /// `ports`: that of each listener, and of the controller.

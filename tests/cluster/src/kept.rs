@@ -1,7 +1,7 @@
 //! A server of one process in a temporary directory, kept: it ends, and its files are removed, with the process that started it, however that ends.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
-use crate::{network, processes};
+use crate::{free_port, network, processes};
 
 /// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server and removes its files.
 const KEEPER: &str = r#"
@@ -36,12 +36,11 @@ pub(crate) fn directory(name: &str) -> Result<PathBuf> {
 
 /// An address at `host` whose port is free, in this network or another one.
 pub(crate) fn free_address(network: Option<&Path>, host: &str) -> Result<SocketAddr> {
-    let ask = || TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr());
-    let address = match network {
-        Some(network) => network::inside(network, ask)?,
-        None => ask(),
-    };
-    address.with_context(|| format!("finding a free port at {host}"))
+    let port = match network {
+        Some(network) => network::inside(network, || free_port(host))?,
+        None => free_port(host),
+    }?;
+    Ok(SocketAddr::new(host.parse()?, port))
 }
 
 /// A program in this network, or in another one.

@@ -1,7 +1,7 @@
 //! A real pgbouncer in front of a server, on loopback.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::postgres::{PASSWORD, Postgres, SUPERUSER};
-use crate::{packages, processes};
+use crate::{free_address, packages, processes};
 
 /// How a pooler hands out the server's connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,7 +38,7 @@ impl Pooler {
     /// When pgbouncer is not installed or does not start; the message holds its log.
     pub fn before(server: &Postgres, pooling: Pooling, connections: u32) -> Result<Self> {
         let program = packages::pgbouncer()?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = free_address()?;
         let root = std::env::temp_dir().join(format!("test-pgbouncer-{}-{}", std::process::id(), address.port()));
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(&root)?;

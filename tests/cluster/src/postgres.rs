@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::{network, packages, processes};
+use crate::{kept, network, packages, processes};
 
 /// The superuser of every server.
 pub const SUPERUSER: &str = "postgres";
@@ -262,7 +262,7 @@ impl Postgres {
             .stderr(Stdio::null())
             .spawn()
             .context("starting the server's keeper")?;
-        let address = SocketAddr::new(host.parse()?, 0);
+        let address = kept::free_address(network.as_deref(), host)?;
         let mut server = Self { programs, root, network, address, account, keeper };
         server.hand_over(&server.root)?;
         match primary {
@@ -270,7 +270,7 @@ impl Postgres {
             Some(primary) => server.copy(primary)?,
         }
         for attempt in 1.. {
-            server.address.set_port(server.free_port(host)?);
+            server.address = kept::free_address(server.network.as_deref(), host)?;
             server.configure()?;
             match server.start() {
                 Ok(()) => break,
@@ -280,15 +280,6 @@ impl Postgres {
             }
         }
         Ok(server)
-    }
-
-    fn free_port(&self, host: &str) -> Result<u16> {
-        let ask = || TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr());
-        let address = match &self.network {
-            Some(network) => network::inside(network, ask)?,
-            None => ask(),
-        };
-        Ok(address.with_context(|| format!("finding a free port at {host}"))?.port())
     }
 
     fn initialise(&self) -> Result<()> {

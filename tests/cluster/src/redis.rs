@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::kept::{self, Kept};
-use crate::{network, packages};
+use crate::{free_port, network, packages};
 
 /// What the server answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -74,7 +74,7 @@ impl Redis {
     /// As [`Redis::on_loopback`].
     pub fn cluster_node(configuration: &str) -> Result<(Self, u16)> {
         // Unless it is told, that port is 10,000 above the other, where there may be none.
-        let bus = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let bus = free_port("127.0.0.1")?;
         let configuration = format!("cluster-enabled yes\ncluster-port {bus}\n{configuration}");
         Ok((Self::create(None, "127.0.0.1", &configuration, &[])?, bus))
     }

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use shop::{database::Database, json_client::JsonClient, tls};
-use test_cluster::{Postgres, Redis, eventually, eventually_is, kafka::Listener};
+use test_cluster::{Postgres, Redis, eventually, eventually_is, free_address, kafka::Listener};
 use tokio::process::{Child, Command};
 
 use crate::{servers::brokers, write_side::WriteSide};
@@ -46,10 +46,6 @@ fn postgres_with_tls() -> Result<(Postgres, String)> {
     Ok((server, authority.pem()))
 }
 
-fn free_address() -> Result<String> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_come_to_their_ends_through_all_programs_while_each_is_killed() -> Result<()> {
     let brokers = brokers().await;
@@ -59,7 +55,7 @@ async fn orders_come_to_their_ends_through_all_programs_while_each_is_killed() -
     let encrypted = "select count(*) from pg_stat_ssl where ssl and pid = pg_backend_pid()";
     assert_eq!(shop.number(encrypted).await?, 1);
     let redis = Redis::on_loopback()?;
-    let listen = free_address()?;
+    let listen = free_address()?.to_string();
     // A virtual host of its own: other tests have queues of the same names.
     let management = &brokers.rabbitmq;
     management.run("PUT", "vhosts/programs", &json!({}))?;

@@ -7,7 +7,7 @@ mod streams;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{kept, network, packages};
+use crate::{free_port, kept, network, packages};
 
 pub use amqp::Consumer;
 
@@ -33,11 +33,6 @@ rm -rf "$3" || { sleep 1; rm -rf "$3"; }
 "#;
 /// `guest:guest`, the user that each new server has.
 const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
-
-/// Another free port.
-fn free_port(host: &str) -> Result<u16> {
-    Ok(TcpListener::bind((host, 0))?.local_addr()?.port())
-}
 
 /// A running (or paused) server.
 #[derive(Debug)]
