@@ -91,7 +91,10 @@ impl Operator {
         if let Some(child) = &mut self.child
             && let Ok(Some(status)) = child.try_wait()
         {
-            return Some(format!("the operator ended by itself ({status})"));
+            let log = self.log();
+            let last: Vec<&str> = log.lines().rev().take(5).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            return Some(format!("the operator ended by itself ({status}):\n{}", last.join("\n")));
         }
         let log = self.log();
         let panic = log.lines().find(|line| line.contains("panicked at") || line.contains("ended abnormally"));

@@ -258,7 +258,7 @@ async fn a_stream_that_cannot_be_read_hides_no_other() {
     let (huge, sound) = (of("huge", "list"), of("sound", "list"));
     for look in 0..3 {
         let answers = probe.answer(&[&huge, &sound], Instant::now() + DEADLINE).await;
-        let reasons: Vec<Reason> = answers.into_iter().map(|answer| answer.unwrap_err().reason).collect();
-        assert_eq!(reasons, [Reason::InvalidAnswer, Reason::NeverCommitted], "look {look}");
+        let reasons: Vec<Reason> = answers.iter().map(|answer| answer.as_ref().unwrap_err().reason).collect();
+        assert_eq!(reasons, [Reason::InvalidAnswer, Reason::NeverCommitted], "look {look}: {answers:?}");
     }
 }

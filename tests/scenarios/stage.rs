@@ -91,15 +91,33 @@ pub(crate) fn alone() -> Turn {
     Turn::Alone(QUIET.write().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
+/// What no test can stand on: the operator did not become whole again after a test that failed.
+static FALLEN: OnceLock<String> = OnceLock::new();
+
 /// Runs a test inside the cluster's network; on failure the namespaces' state is part of the message.
+///
+/// Where the operator is not whole after a failure, the tests that follow fail at once and say so, in place of waiting in vain, each for minutes.
 pub(crate) fn play<F>(body: impl FnOnce(&'static Stage) -> F)
 where
     F: Future<Output = Result<()>> + Send,
 {
     let stage = stage().unwrap_or_else(|error| panic!("{error:#}"));
+    if let Some(why) = FALLEN.get() {
+        panic!("not played, since after a test that failed before the operator did not become whole again: {why}");
+    }
     match stage.cluster.block_on(body(stage)) {
         Ok(Ok(())) => {}
         // A backtrace through the runtime would only hide the cause.
-        Ok(Err(error)) | Err(error) => panic!("{}", stage.cluster.explain(&error, SYSTEM)),
+        Ok(Err(error)) | Err(error) => {
+            let told = stage.cluster.explain(&error, SYSTEM);
+            let whole = stage.cluster.block_on(async {
+                let client = stage.cluster.client().await?;
+                stage.operator_is_whole(&client).await
+            });
+            if let Ok(Err(why)) | Err(why) = whole {
+                let _ = FALLEN.set(format!("{why:#}"));
+            }
+            panic!("{told}")
+        }
     }
 }

@@ -297,8 +297,16 @@ impl Cluster {
 
     fn describe(&self, namespace: &str) -> String {
         let mut text = format!("cluster logs: {}\n", self.instance.logs().display());
+        let machine = Command::new("sh").args(["-c", "cat /proc/loadavg; free -m; df -m . /tmp"]).output();
+        text.push_str(&machine.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default());
         for args in [
-            &["get", "all,hpa,pdb", "-n", namespace, "-o", "wide"][..],
+            &[
+                "get",
+                "nodes",
+                "-o",
+                r#"jsonpath={range .items[*].status.conditions[*]}{.type}={.status} {.message}{"\n"}{end}"#,
+            ][..],
+            &["get", "all,hpa,pdb", "-n", namespace, "-o", "wide"],
             &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"],
             &["describe", "pods", "-n", namespace],
         ] {

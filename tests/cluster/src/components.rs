@@ -193,7 +193,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         Ok(self.component("containerd", [format!("--config={}", self.file("containerd.toml"))]))
     }
 
-    /// The node's agent. Its settings suit a small or shared machine: it evicts and collects nothing for want of disk.
+    /// The node's agent. Its settings suit a small or shared machine: it evicts and collects nothing for want of disk, since others fill the disk and empty it (0 % switches a
+    /// threshold off).
     ///
     /// # Errors
     /// When its configuration cannot be written.
@@ -205,7 +206,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
             "containerRuntimeEndpoint": format!("unix://{}", self.instance.containerd_socket().display()),
             "cgroupDriver": "cgroupfs", "cgroupRoot": format!("/{}", self.instance.unique_name()), "failCgroupV1": false,
             "clusterDNS": [DNS_ADDRESS], "clusterDomain": "cluster.local", "resolvConf": "",
-            "evictionHard": {"memory.available": "20Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "evictionHard": {"memory.available": "20Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
             "failSwapOn": false, "imageGCHighThresholdPercent": 100, "makeIPTablesUtilChains": false,
             "maxPods": 200, "podLogsDir": self.instance.logs().join("pods"), "serializeImagePulls": false,
             "volumePluginDir": self.state("volume-plugins"),
