@@ -31,6 +31,9 @@ use fixtures::Fixtures;
 const CONTROLLER_FLAGS: [&str; 3] =
     ["--concurrent-horizontal-pod-autoscaler-syncs=50", "--kube-api-qps=500", "--kube-api-burst=1000"];
 
+/// So many events are handled for each figure of the built-in projector.
+const PROJECTED_EVENTS: u32 = 100_000;
+
 /// What to measure with.
 #[derive(Clone, Debug, Parser)]
 struct Options {
@@ -124,7 +127,7 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
         freshness::append_to_metric(&fixtures).await?;
     }
     if options.measures(Figure::Projector) {
-        projector::events_per_second(cluster).await?;
+        projector::measure(PROJECTED_EVENTS).await?;
     }
     if options.measures(Figure::Wake) {
         wake::from_append_to_workers(cluster).await?;
