@@ -37,7 +37,7 @@ CHART_CRD := $(CHART)/files/projections.projectionist.dev.yaml
 MANIFEST := manifests/install.yaml
 RENDER := template projectionist $(CHART) --namespace projectionist --no-hooks --set namespace.create=true
 
-.PHONY: help build test campaign fuzz lint demo bench bench-workers bench-scaling cluster cluster-down image generate packages prepare binary worker
+.PHONY: help build test campaign fuzz lint demo demo-shop bench bench-projector bench-workers bench-scaling cluster cluster-down image shop generate pictures packages prepare binary worker
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -93,11 +93,22 @@ generate: packages ## Write crds/, the chart's copy of it and manifests/ from co
 	helm=$$($(BED) program helm) && $$helm $(RENDER) > $(TARGET_DIR)/generated/manifest.yaml
 	cp $(TARGET_DIR)/generated/manifest.yaml $(MANIFEST)
 
+# Made from text with graphviz, whose versions draw a little differently: so no check compares them.
+pictures: ## Draw docs/*.svg from docs/*.dot
+	@command -v dot > /dev/null || { echo "graphviz is missing; as root: apt-get install -y --no-install-recommends graphviz" >&2; exit 1; }
+	@for text in docs/*.dot; do dot -Tsvg "$$text" -o "$${text%.dot}.svg"; done
+
 demo: image prepare ## Show workers scaled by lag on a real cluster (ARGS="--help" lists options)
 	cargo run --quiet --package demo -- $(ARGS)
 
+demo-shop: image prepare ## Run the whole shop on a real cluster, with a sale and faults, and check it (ARGS="--help" lists options)
+	cargo run --quiet --package demo --bin demo-shop -- $(ARGS)
+
 bench: image prepare ## Measure, and print all the numbers (ARGS="--help" lists options)
 	cargo run --quiet --profile measuring --package bench -- $(ARGS)
+
+bench-projector: packages ## Measure workers of the built-in projector beside plain clients (no cluster needed)
+	cargo run --quiet --profile measuring --package bench --bin bench-projector -- $(ARGS)
 
 bench-workers: image prepare ## Race workers that are not ours on a real cluster, scaled by us and by others (ARGS="--help" lists options)
 	cargo run --quiet --profile measuring --package bench-workers -- $(ARGS)
@@ -118,10 +129,13 @@ binary: packages
 	@mkdir -p $(dir $(MAP))
 	RUSTFLAGS="-C target-feature=+crt-static" cargo rustc --quiet --profile $(PROFILE) --package projectionist --bin projectionist --target $(PLATFORM) -- -C link-arg=-Wl,-Map=$(MAP)
 
-# The test bed's worker, whose path is printed last.
-worker: packages
-	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --profile $(PROFILE) --package test-worker --target $(PLATFORM)
-	@echo $(TARGET_DIR)/$(PLATFORM)/$(PROFILE)/test-worker
+# The test bed's worker and the programs of examples/shop, whose paths are printed last.
+worker shop: packages
+	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --profile $(PROFILE) --package $(PACKAGE) --target $(PLATFORM)
+	@echo $(TARGET_DIR)/$(PLATFORM)/$(PROFILE)/$(PACKAGE)
+
+worker: PACKAGE := test-worker
+shop: PACKAGE := shop
 
 # Written beside and moved into place, since several tests may ask for it at once.
 $(ARCHIVE): $(BINARY) Dockerfile

@@ -98,7 +98,7 @@ impl fmt::Display for Played {
         let Self { accepted, refused, repeated, failed, shown, not_shown, missing } = self;
         writeln!(
             formatter,
-            "commands: {accepted} accepted, {refused} refused, {} unanswered; {repeated} requests were repeated",
+            "commands: {accepted} accepted, {refused} refused, {} unanswered; {repeated} repeated",
             failed.len()
         )?;
         write!(

@@ -1,4 +1,4 @@
-//! A real Elasticsearch or OpenSearch of a test's own on loopback, from the zips that their makers publish on Maven Central for tests.
+//! A real Elasticsearch or OpenSearch of a test's own, on loopback or in a cluster's network, from the zips that their makers publish on Maven Central for tests.
 //!
 //! Runs on Java 17, as an unprivileged user where the test runs as root, and ends with the process that started it, however that ends. These zips hold
 //! the server without most of its modules; that of Elasticsearch has the module for users and roles, which are kept in files here, and speaks TLS.
@@ -19,7 +19,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
 use crate::binaries::cache_dir;
-use crate::{free_port, kept, packages};
+use crate::{kept, network, packages};
 
 /// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server with all its processes and removes its files. At each line
 /// that comes before, the server is killed and started again.
@@ -81,7 +81,8 @@ impl Distribution {
 #[derive(Debug)]
 pub struct Elasticsearch {
     root: PathBuf,
-    port: u16,
+    network: Option<PathBuf>,
+    address: SocketAddr,
     distribution: Distribution,
     tls: Option<Tls>,
     keeper: Child,
@@ -124,13 +125,31 @@ impl Elasticsearch {
     /// # Errors
     /// When Java or Maven is missing, or the server does not start; the message holds the end of its log.
     pub fn on_loopback(distribution: Distribution, users: &[(&str, &str)]) -> Result<Self> {
+        Self::create(None, "127.0.0.1", distribution, users)
+    }
+
+    /// A new OpenSearch, which has neither users nor TLS, at `host` inside a network namespace.
+    ///
+    /// # Errors
+    /// As [`Elasticsearch::on_loopback`].
+    pub(crate) fn in_network(network: &Path, host: &str) -> Result<Self> {
+        Self::create(Some(network.to_owned()), host, Distribution::OpenSearch, &[])
+    }
+
+    fn create(
+        network: Option<PathBuf>,
+        host: &str,
+        distribution: Distribution,
+        users: &[(&str, &str)],
+    ) -> Result<Self> {
         let programs = programs(distribution)?;
         let name = distribution.name();
         let root = kept::directory(name)?;
         for part in ["config", "data", "logs", "tmp"] {
             fs::create_dir_all(root.join(part)).with_context(|| format!("creating {}", root.display()))?;
         }
-        let ports = [free_port("127.0.0.1")?, free_port("127.0.0.1")?];
+        let free = || kept::free_address(network.as_deref(), host);
+        let (address, transport) = (free()?, free()?.port());
         let config = root.join("config");
         for entry in fs::read_dir(programs.join("config"))? {
             let from = entry?.path();
@@ -140,9 +159,10 @@ impl Elasticsearch {
         }
         let at = root.display();
         let mut settings = format!(
-            "discovery.type: single-node\nhttp.port: {}\ntransport.port: {}\nnetwork.host: 127.0.0.1\npath.data: {at}/data\npath.logs: {at}/logs\n\
+            "discovery.type: single-node\nhttp.port: {}\ntransport.port: {}\nnetwork.host: {host}\npath.data: {at}/data\npath.logs: {at}/logs\n\
              cluster.routing.allocation.disk.threshold_enabled: false\nindexing_pressure.memory.limit: 16mb\n",
-            ports[0], ports[1]
+            address.port(),
+            transport
         );
         let tls = (distribution == Distribution::Elasticsearch).then(|| Tls::prepare(&config)).transpose()?;
         let mut java =
@@ -172,7 +192,7 @@ impl Elasticsearch {
             let user = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"];
             server.splice(0..0, user.map(str::to_owned));
         }
-        let mut keeper = Command::new("sh");
+        let mut keeper = kept::command(network.as_deref(), Path::new("sh"));
         keeper.args(["-c", KEEPER, "keeper"]).arg(&root).args(server).current_dir(&root).process_group(0);
         for prefix in ["ES", "OPENSEARCH"] {
             keeper.env(format!("{prefix}_PATH_CONF"), &config).env(format!("{prefix}_TMPDIR"), root.join("tmp"));
@@ -180,7 +200,7 @@ impl Elasticsearch {
         }
         keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let keeper = keeper.spawn().with_context(|| format!("starting the keeper of {name}"))?;
-        let server = Self { root, port: ports[0], distribution, tls, keeper };
+        let server = Self { root, network, address, distribution, tls, keeper };
         server.wait_until_it_answers()?;
         Ok(server)
     }
@@ -221,7 +241,7 @@ impl Elasticsearch {
     /// Where the server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        self.address
     }
 
     /// The authority that signed the server's certificate for `localhost`, in PEM; absent where it speaks no TLS.
@@ -230,10 +250,13 @@ impl Elasticsearch {
         self.tls.as_ref().map(|tls| tls.authority.as_str())
     }
 
-    /// `localhost` and the port.
+    /// `localhost`, or the address in a network namespace, and the port.
     #[must_use]
     pub fn place(&self) -> String {
-        format!("localhost:{}", self.port)
+        match self.network {
+            Some(_) => self.address.to_string(),
+            None => format!("localhost:{}", self.address.port()),
+        }
     }
 
     /// `https://…` or `http://…` for the user `admin`.
@@ -278,7 +301,11 @@ impl Elasticsearch {
     /// # Errors
     /// When the server is away.
     pub fn text(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
-        let stream = TcpStream::connect(self.address())?;
+        let dial = || TcpStream::connect(self.address);
+        let stream = match &self.network {
+            Some(network) => network::inside(network, dial)?,
+            None => dial(),
+        }?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),

@@ -25,6 +25,10 @@ pub const ADAPTER_IMAGE: &str = "docker.io/library/test-adapter:test-cluster";
 /// A projector that knows nothing of this project, for workloads that are there already. See [`worker`].
 pub const WORKER_IMAGE: &str = "docker.io/library/test-worker:test-cluster";
 
+/// The programs of examples/shop. See [`shop`].
+pub const SHOP_IMAGE: &str = "docker.io/library/shop:dev";
+
+const SHOP_RECIPE: &str = include_str!("../../../examples/shop/Dockerfile");
 const WORKER_RECIPE: &str = include_str!("../images/worker/Dockerfile");
 const ADAPTER_RECIPE: &str = include_str!("../images/adapter/Dockerfile");
 const TOOLBOX_SOURCE: &str = include_str!("../images/toolbox/toolbox.rs");
@@ -68,18 +72,33 @@ fn make(target: &str) -> Result<String> {
 /// # Errors
 /// When cargo or buildah fails; the message ends with the last lines.
 pub fn worker() -> Result<PathBuf> {
-    let printed = make("worker")?;
+    of_one_program("worker", WORKER_RECIPE, WORKER_IMAGE)
+}
+
+/// The archive of [`SHOP_IMAGE`], built first if the code is newer.
+///
+/// # Errors
+/// When cargo or buildah fails; the message ends with the last lines.
+pub fn shop() -> Result<PathBuf> {
+    of_one_program("shop", SHOP_RECIPE, SHOP_IMAGE)
+}
+
+/// An image of the program whose path this target of the Makefile prints last. The recipe copies it by its name.
+fn of_one_program(target: &str, recipe: &str, image: &str) -> Result<PathBuf> {
+    let printed = make(target)?;
     let program = workspace().join(printed.lines().last().unwrap_or_default().trim());
     let binary = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
-    let dir = cache_dir()?.join(format!("images-{}", short_hash(&[&binary, WORKER_RECIPE.as_bytes()])));
+    let name = program.file_name().context("a program without a name")?;
+    let dir = cache_dir()?.join(format!("images-{}", short_hash(&[&binary, recipe.as_bytes()])));
     once(&dir, |partial| {
-        fs::write(partial.join("test-worker"), &binary)?;
-        fs::set_permissions(partial.join("test-worker"), fs::Permissions::from_mode(0o755))?;
-        fs::write(partial.join("Dockerfile"), WORKER_RECIPE)?;
-        build(partial, WORKER_IMAGE, &partial.join("worker.tar"))?;
-        fs::remove_file(partial.join("test-worker")).context("removing the worker's copy")
+        let copy = partial.join(name);
+        fs::write(&copy, &binary)?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        fs::write(partial.join("Dockerfile"), recipe)?;
+        build(partial, image, &partial.join("image.tar"))?;
+        fs::remove_file(&copy).context("removing the program's copy")
     })?;
-    Ok(dir.join("worker.tar"))
+    Ok(dir.join("image.tar"))
 }
 
 /// The archive of [`ADAPTER_IMAGE`], built once for this machine.

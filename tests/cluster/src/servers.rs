@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 
 use crate::cluster::Cluster;
+use crate::elasticsearch::Elasticsearch;
 use crate::kafka::Kafka;
 use crate::nats::Nats;
 use crate::network;
@@ -52,6 +53,14 @@ impl Cluster {
     /// When it does not start.
     pub fn rabbitmq(&self) -> Result<RabbitMq> {
         RabbitMq::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
+    }
+
+    /// An OpenSearch on the node's address, which pods reach, too, without users and TLS.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn open_search(&self) -> Result<Elasticsearch> {
+        Elasticsearch::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
     }
 
     /// A Prometheus on the node's address, which pods reach, too, and which scrapes a target in the cluster's network five times a second.

@@ -8,14 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use demo::table::Missed;
 use projectionist::api::HumanDuration;
 use serde_json::Value;
 use test_cluster::eventually_is;
 
-use crate::{
-    shop::{SCHEMA, Shop},
-    table::Missed,
-};
+use crate::shop::{SCHEMA, Shop};
 
 /// How long the last events may take.
 const PATIENCE: Duration = Duration::from_secs(60);

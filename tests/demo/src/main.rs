@@ -6,15 +6,14 @@
 
 mod check;
 mod load;
-mod plot;
 mod shop;
-mod table;
 mod watch;
 
 use std::{process::ExitCode, time::Instant};
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use demo::{plot, table};
 use projectionist::api::HumanDuration;
 use test_cluster::{Cluster, ClusterOptions, Instance, Postgres};
 

@@ -5,7 +5,7 @@ use projectionist::simulate::chart::{MARGIN, axis, highest, rows, squeeze};
 use crate::table::Sample;
 
 /// Both plots, `width` characters wide, one above the other on the same axis of time.
-pub(crate) fn plot(samples: &[Sample], target: f64, width: usize) -> String {
+pub fn plot(samples: &[Sample], target: f64, width: usize) -> String {
     let columns = width.saturating_sub(MARGIN).max(1);
     let series = |value: &dyn Fn(&Sample) -> Option<f64>| {
         squeeze(samples.iter().map(|sample| (sample.at, value(sample))), columns)

@@ -153,10 +153,13 @@ mod tests {
 
     #[test]
     fn the_other_examples_are_projections_too() {
-        for text in [
+        let files = [
             include_str!("../../../examples/own-workers.yaml"),
             include_str!("../../../examples/existing-workload.yaml"),
-        ] {
+            include_str!("../../../examples/shop/manifests/read-models.yaml"),
+            include_str!("../../../examples/shop/manifests/workers.yaml"),
+        ];
+        for text in files.iter().flat_map(|file| file.split("\n---\n")) {
             let example: Value = serde_saphyr::from_str(text).unwrap();
             serde_json::from_value::<Projection>(example).unwrap();
         }

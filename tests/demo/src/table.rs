@@ -4,40 +4,40 @@ use std::time::Duration;
 
 /// What was seen at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Sample {
+pub struct Sample {
     /// Seconds since the load began.
-    pub(crate) at: f64,
+    pub at: f64,
     /// What the load did.
-    pub(crate) phase: &'static str,
+    pub phase: &'static str,
     /// The last position in the events table.
-    pub(crate) head: Option<i64>,
+    pub head: Option<i64>,
     /// The lowest position that every shard has processed, in the read store.
-    pub(crate) checkpoint: Option<i64>,
+    pub checkpoint: Option<i64>,
     /// From the metrics API, as the autoscaler reads it.
-    pub(crate) pending: Option<f64>,
+    pub pending: Option<f64>,
     /// From the metrics API, in seconds.
-    pub(crate) staleness: Option<f64>,
+    pub staleness: Option<f64>,
     /// From the metrics API.
-    pub(crate) required: Option<f64>,
+    pub required: Option<f64>,
     /// What the Deployment is asked for.
-    pub(crate) desired: Option<i32>,
+    pub desired: Option<i32>,
     /// Workers that are ready.
-    pub(crate) ready: Option<i32>,
+    pub ready: Option<i32>,
 }
 
 /// How long the target was missed, as the samples tell.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Missed {
+pub struct Missed {
     /// Time with a staleness above the target.
-    pub(crate) above: Duration,
+    pub above: Duration,
     /// Time with an unknown staleness.
-    pub(crate) unknown: Duration,
+    pub unknown: Duration,
     /// All the time.
-    pub(crate) of: Duration,
+    pub of: Duration,
 }
 
 /// The table's head.
-pub(crate) fn header() -> String {
+pub fn header() -> String {
     format!(
         "{:>6}  {:<6}  {:>7}  {:>10}  {:>7}  {:>9}  {:>8}  {:>7}  {:>5}",
         "time", "load", "head", "checkpoint", "pending", "staleness", "required", "desired", "ready"
@@ -45,7 +45,7 @@ pub(crate) fn header() -> String {
 }
 
 /// One line of it.
-pub(crate) fn row(sample: &Sample) -> String {
+pub fn row(sample: &Sample) -> String {
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "?".to_owned());
     format!(
         "{:>4.0} s  {:<6}  {:>7}  {:>10}  {:>7}  {:>9}  {:>8}  {:>7}  {:>5}",
@@ -62,7 +62,7 @@ pub(crate) fn row(sample: &Sample) -> String {
 }
 
 /// Sums the time between samples, each counted as its later end tells.
-pub(crate) fn missed(samples: &[Sample], target: f64) -> Missed {
+pub fn missed(samples: &[Sample], target: f64) -> Missed {
     let mut missed = Missed::default();
     for pair in samples.windows(2) {
         let [before, after] = pair else { continue };

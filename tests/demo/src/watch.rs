@@ -4,9 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
+use demo::{
+    metric,
+    table::{self, Sample},
+};
 use projectionist::{metrics::Metric, names::CHECKPOINT_TABLE};
-use serde_json::Value;
 use test_cluster::Cluster;
 use tokio::sync::watch;
 
@@ -14,7 +17,6 @@ use crate::{
     Options,
     load::Phase,
     shop::{NAMESPACE, PROJECTION, SCHEMA, Shop},
-    table::{self, Sample},
 };
 
 /// How often a sample is taken.
@@ -119,28 +121,7 @@ async fn checkpoint(shop: &Shop<'_>) -> Result<Option<i64>> {
 }
 
 async fn value(shop: &Shop<'_>, metric: &str) -> Result<f64> {
-    let request = http::Request::get(Shop::metric_path(metric)).body(Vec::new())?;
-    let list: Value = shop.client.request(request).await?;
-    let text = list.pointer("/items/0/value").and_then(Value::as_str).context("no value")?;
-    quantity(text).with_context(|| format!("{text:?} is no quantity"))
-}
-
-/// A number as Kubernetes writes it in metrics: `0`, `1500m`, `12k`.
-fn quantity(text: &str) -> Option<f64> {
-    let digits = text.find(|character: char| character.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(digits);
-    let scale = match suffix {
-        "n" => 1e-9,
-        "u" => 1e-6,
-        "m" => 1e-3,
-        "" => 1.0,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        _ => return None,
-    };
-    Some(number.parse::<f64>().ok()? * scale)
+    metric::value(&shop.client, &Shop::metric_path(metric)).await
 }
 
 /// What a person would look at, with the commands.
@@ -160,20 +141,4 @@ fn show(cluster: &Cluster) -> String {
         shown.push_str(&format!("$ kubectl {}\n{}\n\n", words.collect::<Vec<_>>().join(" "), printed.trim_end()));
     }
     shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantities_are_read_as_kubernetes_writes_them() {
-        for (text, number) in [("0", 0.0), ("7", 7.0), ("1500m", 1.5), ("12k", 12_000.0), ("3M", 3e6)] {
-            let read = quantity(text).unwrap();
-            assert!((read - number).abs() < 1e-9, "{text}: {read}");
-        }
-        assert_eq!(quantity(""), None);
-        assert_eq!(quantity("many"), None);
-        assert_eq!(quantity("5x"), None);
-    }
 }

@@ -39,12 +39,66 @@ const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
 pub struct RabbitMq {
     root: PathBuf,
     network: Option<PathBuf>,
+    /// That of Erlang's port mapper.
+    mapper: u16,
     management: SocketAddr,
     amqp: SocketAddr,
     streams: SocketAddr,
     server: Child,
     port_mapper: Child,
     keeper: Child,
+}
+
+/// What the server's processes are told.
+struct Environment<'a> {
+    network: Option<&'a Path>,
+    root: &'a Path,
+    mapper: u16,
+}
+
+impl Environment<'_> {
+    fn command(&self, program: &Path) -> Command {
+        let mut command = match self.network {
+            Some(network) => network::command_inside(network, program),
+            None => Command::new(program),
+        };
+        command
+            .current_dir(self.root)
+            .process_group(0)
+            .env("HOME", self.root)
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", self.mapper.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn server(&self, program: &Path) -> Result<Child> {
+        self.command(program)
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_NODENAME", "test@localhost")
+            .env("RABBITMQ_CONFIG_FILE", self.root.join("rabbitmq.conf"))
+            .env("RABBITMQ_CONFIG_FILES", self.root.join("none"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", self.root.join("none"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.root.join("plugins"))
+            .env("RABBITMQ_MNESIA_BASE", self.root.join("data"))
+            .env("RABBITMQ_LOG_BASE", self.root.join("log"))
+            .spawn()
+            .context("starting rabbitmq-server")
+    }
+
+    fn keeper(&self, server: &Child, port_mapper: &Child) -> Result<Child> {
+        Command::new("sh")
+            .args(["-c", KEEPER, "keeper", &server.id().to_string(), &port_mapper.id().to_string()])
+            .arg(self.root)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the server's keeper")
+    }
 }
 
 impl RabbitMq {
@@ -74,10 +128,6 @@ impl RabbitMq {
 
     fn create(network: Option<PathBuf>, host: &str, configuration: &str) -> Result<Self> {
         let program = packages::rabbitmq_server()?;
-        let inside = |program: &Path| match &network {
-            Some(network) => network::command_inside(network, program),
-            None => Command::new(program),
-        };
         let root = kept::directory("rabbitmq")?;
         let ask = || -> Result<[u16; 5]> {
             let local = || free_port("127.0.0.1");
@@ -101,53 +151,43 @@ impl RabbitMq {
         );
         fs::write(root.join("rabbitmq.conf"), settings)?;
         fs::write(root.join("plugins"), "[rabbitmq_management, rabbitmq_stream].")?;
-        let local = |program: &Path| {
-            let mut command = inside(program);
-            command
-                .current_dir(&root)
-                .process_group(0)
-                .env("HOME", &root)
-                .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-                .env("ERL_EPMD_PORT", mapper.to_string())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            command
-        };
+        let environment = Environment { network: network.as_deref(), root: &root, mapper };
         // One of its own: the server would leave one behind, and would meet other servers of that name at it.
-        let port_mapper = local(Path::new("epmd")).spawn().context("starting Erlang's port mapper")?;
-        let server = local(&program)
-            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
-            .env("RABBITMQ_NODENAME", "test@localhost")
-            .env("RABBITMQ_CONFIG_FILE", root.join("rabbitmq.conf"))
-            .env("RABBITMQ_CONFIG_FILES", root.join("none"))
-            .env("RABBITMQ_ADVANCED_CONFIG_FILE", root.join("none"))
-            .env("RABBITMQ_ENABLED_PLUGINS_FILE", root.join("plugins"))
-            .env("RABBITMQ_MNESIA_BASE", root.join("data"))
-            .env("RABBITMQ_LOG_BASE", root.join("log"))
-            .spawn()
-            .context("starting rabbitmq-server")?;
-        let keeper = Command::new("sh")
-            .args(["-c", KEEPER, "keeper", &server.id().to_string(), &port_mapper.id().to_string()])
-            .arg(&root)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting the server's keeper")?;
+        let port_mapper = environment.command(Path::new("epmd")).spawn().context("starting Erlang's port mapper")?;
+        let server = environment.server(&program)?;
+        let keeper = environment.keeper(&server, &port_mapper)?;
         let host: IpAddr = host.parse()?;
         let [management, amqp, streams] = [management, amqp, streams].map(|port| SocketAddr::from((host, port)));
-        let mut rabbit = Self { root, network, management, amqp, streams, server, port_mapper, keeper };
+        let mut rabbit = Self { root, network, mapper, management, amqp, streams, server, port_mapper, keeper };
+        rabbit.wait_until_it_answers()?;
+        Ok(rabbit)
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(180);
         // The management API begins before the server takes part in it.
-        while !rabbit.call("GET", "overview", &Value::Null).is_ok_and(|(status, _)| status == 200) {
-            if Instant::now() > until || rabbit.server.try_wait()?.is_some() {
-                bail!("rabbitmq-server does not answer at {}: {}", rabbit.management, rabbit.log());
+        while !self.call("GET", "overview", &Value::Null).is_ok_and(|(status, _)| status == 200) {
+            if Instant::now() > until || self.server.try_wait()?.is_some() {
+                bail!("rabbitmq-server does not answer at {}: {}", self.management, self.log());
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        Ok(rabbit)
+        Ok(())
+    }
+
+    /// Ends the server at once and starts it again. Durable queues keep the messages that it has confirmed and that are persistent.
+    ///
+    /// # Errors
+    /// When the server does not start; the message holds the end of its log.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        // The keeper knows the old server, and must leave the files alone.
+        self.keeper.kill().context("ending the server's keeper")?;
+        self.keeper.wait()?;
+        let environment = Environment { network: self.network.as_deref(), root: &self.root, mapper: self.mapper };
+        self.server = environment.server(&packages::rabbitmq_server()?)?;
+        self.keeper = environment.keeper(&self.server, &self.port_mapper)?;
+        self.wait_until_it_answers()
     }
 
     /// Where the protocol for streams is spoken.
