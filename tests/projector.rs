@@ -6,6 +6,8 @@
 mod awaiting;
 #[path = "projector/coalesce.rs"]
 mod coalesce;
+#[path = "projector/commanded.rs"]
+mod commanded;
 #[path = "projector/discretion.rs"]
 mod discretion;
 #[path = "projector/dry_run.rs"]
@@ -16,6 +18,8 @@ mod elasticsearch;
 mod elasticsearch_refusals;
 #[path = "projector/elasticsearch_state.rs"]
 mod elasticsearch_state;
+#[path = "projector/emmett.rs"]
+mod emmett;
 #[path = "support/event_stores.rs"]
 mod event_stores;
 #[path = "projector/faults.rs"]

@@ -40,7 +40,12 @@ impl ProjectionSpec {
         let table = source.event_table.as_ref().map(|table| table.table.clone());
         let marten = source.marten.as_ref().map(|store| format!("{}.mt_events", table_part(&store.schema)));
         let message_db = source.message_db.as_ref().map(|store| format!("{}.messages", table_part(&store.schema)));
-        table.or(marten).or(message_db)
+        // Consumers of their own libraries read these by other rules.
+        let commanded = source.commanded.as_ref().filter(|_| self.is_builtin());
+        let commanded = commanded.map(|store| format!("{}.stream_events", table_part(&store.schema)));
+        let emmett = source.emmett.as_ref().filter(|_| self.is_builtin());
+        let emmett = emmett.map(|store| format!("{}.emt_messages", table_part(&store.schema)));
+        table.or(marten).or(message_db).or(commanded).or(emmett)
     }
 
     /// The column or SQL expression with an event's shard, where the spec tells it.
@@ -262,11 +267,11 @@ impl ProjectionSpec {
         if let Some(outbox) = self.source.outbox() {
             names.extend(outbox.names());
         }
-        if let Some(subscription) = self.source.postgres.as_ref().and_then(|source| source.commanded.as_ref()) {
-            names.push(("spec.source.postgres.commanded.schema", subscription.schema.clone()));
+        if let Some(store) = self.source.postgres.as_ref().and_then(|source| source.commanded.as_ref()) {
+            names.push(("spec.source.postgres.commanded.schema", store.schema.clone()));
         }
-        if let Some(processor) = self.source.postgres.as_ref().and_then(|source| source.emmett.as_ref()) {
-            names.push(("spec.source.postgres.emmett.schema", processor.schema.clone()));
+        if let Some(store) = self.source.postgres.as_ref().and_then(|source| source.emmett.as_ref()) {
+            names.push(("spec.source.postgres.emmett.schema", store.schema.clone()));
         }
         if let Some(akka) = self.source.postgres.as_ref().and_then(|source| source.akka.as_ref()) {
             names.extend([

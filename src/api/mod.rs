@@ -40,12 +40,12 @@ pub use read_store_status::{
 pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
 pub use shards::Shards;
 pub use source::{
-    Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedSubscription, ConsumerGroupMember,
-    EmmettProcessor, EventTable, HttpConnection, KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation,
-    KafkaSource, KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsEvent, NatsEventStream,
-    NatsEventType, NatsSource, OffsetReset, Outbox, OutboxEvent, PersistentSubscription, PostgresSource,
-    PrometheusSource, RabbitMqSource, RedisEvent, RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric,
-    ScrapedPods, SqlQuery, StoredOffset, StreamConsumer, StreamGroup, StreamReference,
+    Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedStore, ConsumerGroupMember, EmmettStore,
+    EventRows, EventTable, HttpConnection, KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation, KafkaSource,
+    KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsEvent, NatsEventStream, NatsEventType,
+    NatsSource, OffsetReset, Outbox, OutboxEvent, PersistentSubscription, PostgresSource, PrometheusSource,
+    RabbitMqSource, RedisEvent, RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods,
+    SqlQuery, StoredOffset, StreamConsumer, StreamGroup, StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{
@@ -137,13 +137,11 @@ mod tests {
             ".source.nats.consumers",
             ".source.postgres.akka.entityType",
             ".source.postgres.akka.projection",
-            ".source.postgres.commanded.subscription",
             ".source.postgres.connection",
             ".source.postgres.connection.caSecretRef.name",
             ".source.postgres.connection.clientCertificateSecretRef.name",
             ".source.postgres.connection.secretRef",
             ".source.postgres.connection.secretRef.name",
-            ".source.postgres.emmett.processor",
             ".source.postgres.messageDb.category",
             ".source.postgres.messageDb.consumerGroup.member",
             ".source.postgres.messageDb.consumerGroup.size",

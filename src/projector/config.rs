@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::coalesce;
 use crate::api::{
-    BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventTable, HumanDuration, KafkaEvent,
+    BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventRows, EventTable, HumanDuration, KafkaEvent,
     KafkaIsolation, NatsEvent, Outbox, RedisEvent, Shards, StreamConsumer, StreamGroup,
 };
 
@@ -62,9 +62,9 @@ pub enum Input {
 pub struct PostgresInput {
     /// The table.
     pub event_table: EventTable,
-    /// Which of its rows are events, as SQL over a row; all where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub only: Option<String>,
+    /// Which of its rows are events; all where absent.
+    #[serde(default, skip_serializing_if = "EventRows::are_all")]
+    pub events: EventRows,
     /// How many shards the streams are hashed to.
     pub shards: u32,
 }
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     fn table(shards: u32) -> Input {
-        Input::Postgres(PostgresInput { event_table: EventTable::default(), only: None, shards })
+        Input::Postgres(PostgresInput { event_table: EventTable::default(), events: EventRows::All, shards })
     }
 
     fn config() -> ProjectorConfig {

@@ -1,8 +1,9 @@
 //! The event tables of libraries whose schema is known, and where they keep how far a projection has come.
 
+use super::consumers::commanded_channel;
 use crate::api::{
-    CheckpointLocation, CheckpointRows, ConsumerGroupMember, EventTable, MartenStore, MessageDbCategory, TableLocation,
-    table_part,
+    CheckpointLocation, CheckpointRows, CommandedStore, ConsumerGroupMember, EmmettStore, EventRows, EventTable,
+    MartenStore, MessageDbCategory, TableLocation, table_part,
 };
 
 /// The event table of a library.
@@ -10,8 +11,8 @@ use crate::api::{
 pub struct LibraryTable {
     /// The table, as the library makes it.
     pub table: EventTable,
-    /// Which rows are events of this projection, as SQL over a row.
-    pub only: String,
+    /// Which rows are events of this projection.
+    pub events: EventRows,
     /// What to say where the table or the checkpoint's is not there.
     pub expected: String,
     /// The library keeps the checkpoint in the same database.
@@ -42,7 +43,7 @@ pub(super) fn marten(store: &MartenStore) -> (LibraryTable, Option<CheckpointLoc
             "Marten 5 or newer makes {table} and {progression}: is spec.source.postgres.marten.schema the schema of its event store (Events.DatabaseSchemaName), and has it made its tables?"
         ),
         // Archived events are not handled by the daemon.
-        only: format!("is_archived is not true{}", tenant.unwrap_or_default()),
+        events: EventRows::Only(format!("is_archived is not true{}", tenant.unwrap_or_default())),
         table: EventTable {
             table,
             position: "seq_id".to_owned(),
@@ -69,11 +70,11 @@ pub(super) fn message_db(store: &MessageDbCategory) -> (LibraryTable, Option<Che
         expected: format!(
             "Message DB 1.2 or newer makes {table}: is spec.source.postgres.messageDb.schema its schema, and does the connection name its database (message_store by default)?"
         ),
-        only: format!(
+        events: EventRows::Only(format!(
             "{quoted}.category(stream_name) = {}{}",
             literal(category),
             consumer_group.map(|member| of_member(&quoted, member)).unwrap_or_default()
-        ),
+        )),
         table: EventTable {
             table,
             position: "global_position".to_owned(),
@@ -93,6 +94,50 @@ pub(super) fn message_db(store: &MessageDbCategory) -> (LibraryTable, Option<Che
 fn of_member(schema: &str, ConsumerGroupMember { member, size }: ConsumerGroupMember) -> String {
     let id = "split_part(substring(stream_name from nullif(strpos(stream_name, '-'), 0) + 1), '+', 1)";
     format!(" and mod(@ {schema}.hash_64(({id})::varchar), {size}) = {member}")
+}
+
+/// All events of an EventStore of Elixir, in the order of the stream `$all`.
+pub(super) fn commanded(store: &CommandedStore) -> LibraryTable {
+    let CommandedStore { schema, subscription: _, stream: _ } = store;
+    LibraryTable {
+        expected: "EventStore for Elixir 1.2 or newer makes streams, stream_events and events (mix event_store.init, event_store.migrate): is spec.source.postgres.commanded.schema its schema, and does the connection name its database?".to_owned(),
+        events: EventRows::AllStream { schema: schema.clone() },
+        table: EventTable {
+            table: in_schema(schema, "stream_events"),
+            position: "stream_version".to_owned(),
+            recorded_at: "created_at".to_owned(),
+            stream: "stream_uuid".to_owned(),
+            type_: "event_type".to_owned(),
+            notify_channel: Some(commanded_channel(schema)),
+            ..EventTable::default()
+        },
+        keeps_checkpoint: false,
+        parked: None,
+    }
+}
+
+/// The messages of a partition in an event store of Emmett, in the order of their positions.
+pub(super) fn emmett(store: &EmmettStore) -> LibraryTable {
+    let EmmettStore { schema, processor: _, version: _, partition } = store;
+    let table = in_schema(schema, "emt_messages");
+    LibraryTable {
+        expected: format!(
+            "emmett-postgresql 0.42 or newer makes {table}: is spec.source.postgres.emmett.schema its schema, and has it run its migrations?"
+        ),
+        // Archived messages are not handled by its processors.
+        events: EventRows::Only(format!("partition = {} and is_archived = false", literal(partition))),
+        table: EventTable {
+            table,
+            position: "global_position".to_owned(),
+            recorded_at: "created".to_owned(),
+            stream: "stream_id".to_owned(),
+            type_: "message_type".to_owned(),
+            data: "message_data".to_owned(),
+            ..EventTable::default()
+        },
+        keeps_checkpoint: false,
+        parked: None,
+    }
 }
 
 fn location(table: String, name: &str, position: &str, value: String, rows: CheckpointRows) -> CheckpointLocation {

@@ -22,7 +22,7 @@ use kube::ResourceExt as _;
 
 pub use bounds::bounds;
 pub use connection::{ConnectionName, SecretName};
-pub use consumers::StoreConsumer;
+pub use consumers::{CommandedSubscription, EmmettProcessor, StoreConsumer};
 pub use kafka::{KafkaProgress, KafkaTopics};
 pub use kurrentdb::KurrentDbSubscriptions;
 pub use library::{LibraryTable, ParkedEvents};

@@ -7,7 +7,10 @@ use super::{
     library::{self, LibraryTable},
 };
 use crate::{
-    api::{CheckpointLocation, Connection, EventTable, Outbox, PostgresSource, ProjectionSpec, SqlQuery},
+    api::{
+        CheckpointLocation, CommandedStore, Connection, EmmettStore, EventRows, EventTable, Outbox, PostgresSource,
+        ProjectionSpec, SqlQuery,
+    },
     measure::{MeasureError, ProjectionKey},
 };
 
@@ -107,6 +110,13 @@ pub(super) fn question(
         };
         return Ok((PostgresQuestion::Library(Box::new(library)), Some(checkpoint)));
     }
+    if spec.is_builtin() {
+        let store = commanded.as_ref().map(library::commanded).or_else(|| emmett.as_ref().map(library::emmett));
+        if let Some(library) = store {
+            let checkpoint = checkpoint_in_read_store(spec, key)?;
+            return Ok((PostgresQuestion::Library(Box::new(library)), Some(checkpoint)));
+        }
+    }
     if spec.checkpoint.is_some() {
         let kind = named.first().copied().unwrap_or_default();
         return Err(invalid(&format!(
@@ -116,12 +126,12 @@ pub(super) fn question(
     if let Some(outbox) = outbox {
         return Ok((PostgresQuestion::Outbox(Arc::new(outbox.clone())), super::inbox(spec, key)));
     }
-    if let Some(subscription) = commanded {
-        let consumer = StoreConsumer::Commanded(subscription.clone());
+    if let Some(store) = commanded {
+        let consumer = StoreConsumer::of_commanded(store)?;
         return Ok((PostgresQuestion::Consumer(Arc::new(consumer)), None));
     }
-    if let Some(processor) = emmett {
-        let consumer = StoreConsumer::Emmett(processor.clone());
+    if let Some(store) = emmett {
+        let consumer = StoreConsumer::of_emmett(store)?;
         return Ok((PostgresQuestion::Consumer(Arc::new(consumer)), None));
     }
     if let Some(projection) = akka {
@@ -150,24 +160,24 @@ pub(super) fn checkpoint_in_read_store(
     })
 }
 
-/// The table that the built-in projector reads, which of its rows are events (SQL), and the connection to it.
+/// The table that the built-in projector reads, which of its rows are events, and the connection to it.
 ///
 /// # Errors
 /// Names the field that it cannot read by.
-pub(super) fn read_by_builtin(spec: &ProjectionSpec) -> Result<(EventTable, Option<String>, &Connection), Invalid> {
-    const KINDS: &str = "with eventTable, outbox, marten or messageDb, spec.source.kafka, spec.source.redis with streams, or spec.source.nats is required with spec.projector.builtin, which reads these tables, topics, streams and consumers";
+pub(super) fn read_by_builtin(spec: &ProjectionSpec) -> Result<(EventTable, EventRows, &Connection), Invalid> {
+    const KINDS: &str = "with eventTable, outbox, marten, messageDb, commanded or emmett, spec.source.kafka, spec.source.redis with streams, or spec.source.nats is required with spec.projector.builtin, which reads these tables, topics, streams and consumers";
     const KEPT: &str = "must be absent with spec.projector.builtin, which keeps its own checkpoint in the read store";
     let field = |field: &str, problem: &str| Invalid::Field { field: field.into(), problem: problem.into() };
     let none = || field("spec.source.postgres", KINDS);
     let source = spec.source.postgres.as_ref().ok_or_else(none)?;
-    let (table, only) = if let Some(table) = &source.event_table {
-        (table.clone(), None)
+    let (table, events) = if let Some(table) = &source.event_table {
+        (table.clone(), EventRows::All)
     } else if let Some(store) = &source.marten {
         if store.projection.is_some() {
             return Err(field("spec.source.postgres.marten.projection", KEPT));
         }
         let (library, _) = library::marten(store);
-        (library.table, Some(library.only))
+        (library.table, library.events)
     } else if let Some(store) = &source.message_db {
         if store.position_stream.is_some() {
             return Err(field("spec.source.postgres.messageDb.positionStream", KEPT));
@@ -177,11 +187,33 @@ pub(super) fn read_by_builtin(spec: &ProjectionSpec) -> Result<(EventTable, Opti
             return Err(field("spec.source.postgres.messageDb.consumerGroup", rule));
         }
         let (library, _) = library::message_db(store);
-        (library.table, Some(library.only))
+        (library.table, library.events)
+    } else if let Some(store) = &source.commanded {
+        let CommandedStore { schema: _, subscription, stream } = store;
+        if subscription.is_some() {
+            return Err(field("spec.source.postgres.commanded.subscription", KEPT));
+        }
+        if stream != CommandedStore::ALL_STREAMS {
+            let rule = "must be absent with spec.projector.builtin, which reads the events of all streams";
+            return Err(field("spec.source.postgres.commanded.stream", rule));
+        }
+        let library = library::commanded(store);
+        (library.table, library.events)
+    } else if let Some(store) = &source.emmett {
+        let EmmettStore { schema: _, processor, version, partition: _ } = store;
+        if processor.is_some() {
+            return Err(field("spec.source.postgres.emmett.processor", KEPT));
+        }
+        if *version != EmmettStore::FIRST_VERSION {
+            let rule = "must be absent with spec.projector.builtin, which is no processor of Emmett: to rebuild, create the Projection under another name";
+            return Err(field("spec.source.postgres.emmett.version", rule));
+        }
+        let library = library::emmett(store);
+        (library.table, library.events)
     } else {
         return Err(none());
     };
-    Ok((table, only, &source.connection))
+    Ok((table, events, &source.connection))
 }
 
 #[cfg(test)]

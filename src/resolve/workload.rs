@@ -271,18 +271,12 @@ fn input_of(builtin: &BuiltinProjector, spec: &ProjectionSpec) -> Result<(Input,
         return Ok((Input::Kafka(input), ("spec.source.kafka.connection", connection.plain())));
     }
     if let (Some(outbox), Some(PostgresSource { connection, .. })) = (spec.source.outbox(), &spec.source.postgres) {
-        if outbox.unsent.is_some() {
-            return Err(invalid(
-                "spec.source.postgres.outbox.unsent",
-                "must be absent with spec.projector.builtin, whose workers mark what they have handled: name the column in sentAt, or have rows deleted by naming neither",
-            ));
-        }
         let queue = queue_of(builtin, spec, QueueKind::Outbox(Box::new(outbox.clone())))?;
         return Ok((queue, ("spec.source.postgres.connection", connection.clone())));
     }
-    let (event_table, only, connection) = read_by_builtin(spec)?;
+    let (event_table, events, connection) = read_by_builtin(spec)?;
     let shards = spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS);
-    let input = PostgresInput { event_table, only, shards };
+    let input = PostgresInput { event_table, events, shards };
     Ok((Input::Postgres(input), ("spec.source.postgres.connection", connection.clone())))
 }
 

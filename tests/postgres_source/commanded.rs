@@ -10,37 +10,13 @@ use projectionist::{
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::event_stores::COMMANDED;
 use crate::harness::{Running, exactly_these_rights_suffice, log_head, sampler_connections, server};
-
-/// Tables, indexes and triggers that measuring and appending touch.
-pub const DDL: &str = "
-    create table streams (stream_id bigserial primary key not null, stream_uuid text not null, stream_version bigint default 0 not null,
-        created_at timestamp with time zone default now() not null, deleted_at timestamp with time zone);
-    create unique index ix_streams_stream_uuid on streams (stream_uuid);
-    create table events (event_id uuid primary key not null, event_type text not null, causation_id uuid null, correlation_id uuid null,
-        data bytea not null, metadata bytea null, created_at timestamp with time zone default now() not null);
-    create table stream_events (event_id uuid not null references events (event_id), stream_id bigint not null references streams (stream_id),
-        stream_version bigint not null, original_stream_id bigint references streams (stream_id), original_stream_version bigint,
-        primary key (event_id, stream_id));
-    create unique index ix_stream_events on stream_events (stream_id, stream_version);
-    create function notify_events() returns trigger as $$
-    declare old_stream_version bigint;
-    begin
-        if tg_op = 'UPDATE' then old_stream_version := old.stream_version + 1; else old_stream_version := 1; end if;
-        perform pg_notify(tg_table_schema || '.events',
-            new.stream_uuid || ',' || new.stream_id || ',' || old_stream_version || ',' || new.stream_version);
-        return null;
-    end; $$ language plpgsql;
-    insert into streams (stream_id, stream_uuid, stream_version) values (0, '$all', 0);
-    create trigger event_notification after insert or update on streams for each row execute procedure notify_events();
-    create table subscriptions (subscription_id bigserial primary key not null, stream_uuid text not null, subscription_name text not null,
-        last_seen bigint null, created_at timestamp with time zone default now() not null);
-    create unique index ix_subscriptions_stream_uuid_subscription_name on subscriptions (stream_uuid, subscription_name);";
 
 async fn store(name: &str) -> (String, Client) {
     let url = server().create_database(name).await.unwrap();
     let client = server().connect(name).await.unwrap();
-    client.batch_execute(DDL).await.unwrap();
+    client.batch_execute(COMMANDED).await.unwrap();
     (url, client)
 }
 
@@ -258,7 +234,7 @@ async fn a_store_that_is_emptied_or_made_again_counts_nothing_as_arrived() {
     {
         assert!(gone.message.contains(part), "{part}: {}", gone.message);
     }
-    client.batch_execute(&format!("begin; {DDL}")).await.unwrap();
+    client.batch_execute(&format!("begin; {COMMANDED}")).await.unwrap();
     client.batch_execute(&appended("order-9", 7, "0 s")).await.unwrap();
     client.batch_execute("commit").await.unwrap();
     sampler.wait_unknown("a", Reason::NeverCommitted).await;
@@ -301,7 +277,7 @@ async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
 async fn one_statement_a_poll_serves_all_subscriptions_and_a_locked_table_only_delays_its_own_store() {
     let (url, client) = store("commanded_many").await;
     client.batch_execute("create schema other; set search_path to other").await.unwrap();
-    client.batch_execute(DDL).await.unwrap();
+    client.batch_execute(COMMANDED).await.unwrap();
     subscribe(&client, "$all", "orders").await;
     client.batch_execute("set search_path to public").await.unwrap();
     append(&client, "order-1", 100).await;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use test_cluster::Postgres;
 use tokio_postgres::Client;
 
+use crate::event_stores::EMMETT;
 use crate::harness::{Running, exactly_these_rights_suffice, log_head, sampler_connections};
 
 /// A server for these tests alone: any transaction that runs on it holds messages back, whatever its database.
@@ -19,29 +20,10 @@ fn server() -> &'static Postgres {
     SERVER.get_or_init(|| Postgres::on_loopback().unwrap())
 }
 
-/// Tables, partitions and the sequence that measuring and appending touch.
-pub const DDL: &str = "
-    create sequence emt_global_message_position;
-    create table emt_messages (stream_position bigint not null, global_position bigint default nextval('emt_global_message_position'),
-        transaction_id xid8 not null, created timestamptz not null default now(), is_archived boolean not null default false,
-        message_kind varchar(1) not null default 'E', stream_id text not null, partition text not null default 'emt:default',
-        message_schema_version text not null, message_id text not null, message_type text not null, message_data jsonb not null,
-        message_metadata jsonb not null, primary key (stream_id, stream_position, partition, is_archived)) partition by list (partition);
-    create table emt_processors (last_processed_transaction_id xid8 not null, version int not null default 1, processor_id text not null,
-        partition text not null default 'emt:default', status text not null default 'stopped', last_processed_checkpoint text not null,
-        processor_instance_id text default 'emt:unknown', created_at timestamptz not null default now(),
-        last_updated timestamptz not null default now(), primary key (processor_id, partition, version)) partition by list (partition);
-    create table emt_messages_emt_default partition of emt_messages for values in ('emt:default') partition by list (is_archived);
-    create table emt_messages_emt_default_active partition of emt_messages_emt_default for values in (false);
-    create table emt_messages_emt_default_archived partition of emt_messages_emt_default for values in (true);
-    create table emt_processors_emt_default partition of emt_processors for values in ('emt:default');
-    create table emt_messages_other partition of emt_messages for values in ('other') partition by list (is_archived);
-    create table emt_messages_other_active partition of emt_messages_other for values in (false);";
-
 async fn store(name: &str) -> (String, Client) {
     let url = server().create_database(name).await.unwrap();
     let client = server().connect(name).await.unwrap();
-    client.batch_execute(DDL).await.unwrap();
+    client.batch_execute(EMMETT).await.unwrap();
     (url, client)
 }
 
@@ -237,7 +219,7 @@ async fn a_store_that_is_copied_from_another_server_is_told_and_one_that_is_made
     for part in ["event store in schema public: ", "emmett-postgresql 0.42", "spec.source.postgres.emmett.schema"] {
         assert!(gone.message.contains(part), "{part}: {}", gone.message);
     }
-    client.batch_execute(&format!("begin; {DDL}; {}; commit", appended("order-1", 7))).await.unwrap();
+    client.batch_execute(&format!("begin; {EMMETT}; {}; commit", appended("order-1", 7))).await.unwrap();
     sampler.wait_unknown("a", Reason::NeverCommitted).await;
     processed(&client, "a", &position(0)).await;
     assert_eq!(sampler.wait_pending("a", 7).await.sample.arrived, 0);

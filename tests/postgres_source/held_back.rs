@@ -7,7 +7,7 @@ use std::{
 };
 
 use projectionist::{
-    api::EventTable,
+    api::{EventRows, EventTable},
     lag::{Pending, Position},
     sources::postgres::event_log::{Follower, Log},
 };
@@ -227,7 +227,7 @@ async fn write_randomly(database: &str, seed: usize, until: Instant) {
 async fn up_to_the_safe_head_no_event_is_missed_however_many_write_at_once() {
     let (_, client) = database(server(), "race").await;
     let table = EventTable::default();
-    let log = Log::check(&client, &table).await.unwrap();
+    let log = Log::check(&client, &table, &EventRows::All).await.unwrap();
     let (mut follower, mut read, mut last) = (Follower::default(), BTreeSet::new(), 0_i64);
     let until = Instant::now() + Duration::from_secs(8);
     let writers: Vec<_> = (0..12).map(|seed| tokio::spawn(write_randomly("race", seed * 31, until))).collect();

@@ -9,7 +9,7 @@ use crate::workshop::{APPLY, PATIENCE, SETUP, Workshop, server};
 
 impl Workshop {
     /// The shard of a stream, of twelve.
-    async fn shard(&self, stream: &str) -> i32 {
+    pub(crate) async fn shard(&self, stream: &str) -> i32 {
         self.ask(&format!("select (((hashtextextended('{stream}', 0) % 12) + 12) % 12)::int")).await
     }
 

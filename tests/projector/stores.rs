@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What workers read for a Projection whose source is this.
-fn input(source: &Value) -> PostgresInput {
+pub(crate) fn input(source: &Value) -> PostgresInput {
     let mut postgres = json!({"connection": {"secretRef": {"name": "events"}}});
     postgres.as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
     let projection: Projection = serde_json::from_value(json!({
@@ -41,7 +41,7 @@ fn input(source: &Value) -> PostgresInput {
 }
 
 /// Appends, kills one of two workers in the middle, and waits until the rest is done. `append` makes so many events of which all are meant.
-async fn each_once_through_a_kill(shop: &Workshop, append: impl AsyncFn(i64), events: &str) {
+pub(crate) async fn each_once_through_a_kill(shop: &Workshop, append: impl AsyncFn(i64), events: &str) {
     append(1_000).await;
     let workers = [shop.start_process("a"), shop.start_process("b")];
     let handled =

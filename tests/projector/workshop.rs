@@ -9,7 +9,7 @@ use std::{
 };
 
 use projectionist::{
-    api::EventTable,
+    api::{EventRows, EventTable},
     clients::{elasticsearch, kafka, nats, postgres::ConnectionSettings, redis},
     projector::{
         ElasticsearchOutput, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError, QueueInput,
@@ -105,7 +105,7 @@ impl Workshop {
                 projection: format!("shop/{name}"),
                 input: Input::Postgres(PostgresInput {
                     event_table: EventTable { notify_channel: Some("events".to_owned()), ..EventTable::default() },
-                    only: None,
+                    events: EventRows::All,
                     shards: 12,
                 }),
                 batch_size: 100,

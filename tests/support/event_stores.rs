@@ -74,3 +74,47 @@ pub const MESSAGE_DB: &str = "
     create unique index messages_id on messages (id);
     create unique index messages_stream on messages (stream_name, position);
     reset search_path;";
+
+/// What EventStore for Elixir 1.4 makes (schema version 1.3.2): tables, indexes and triggers that reading and appending touch.
+pub const COMMANDED: &str = "
+    create table streams (stream_id bigserial primary key not null, stream_uuid text not null, stream_version bigint default 0 not null,
+        created_at timestamp with time zone default now() not null, deleted_at timestamp with time zone);
+    create unique index ix_streams_stream_uuid on streams (stream_uuid);
+    create table events (event_id uuid primary key not null, event_type text not null, causation_id uuid null, correlation_id uuid null,
+        data bytea not null, metadata bytea null, created_at timestamp with time zone default now() not null);
+    create table stream_events (event_id uuid not null references events (event_id), stream_id bigint not null references streams (stream_id),
+        stream_version bigint not null, original_stream_id bigint references streams (stream_id), original_stream_version bigint,
+        primary key (event_id, stream_id));
+    create unique index ix_stream_events on stream_events (stream_id, stream_version);
+    create function notify_events() returns trigger as $$
+    declare old_stream_version bigint;
+    begin
+        if tg_op = 'UPDATE' then old_stream_version := old.stream_version + 1; else old_stream_version := 1; end if;
+        perform pg_notify(tg_table_schema || '.events',
+            new.stream_uuid || ',' || new.stream_id || ',' || old_stream_version || ',' || new.stream_version);
+        return null;
+    end; $$ language plpgsql;
+    insert into streams (stream_id, stream_uuid, stream_version) values (0, '$all', 0);
+    create trigger event_notification after insert or update on streams for each row execute procedure notify_events();
+    create table subscriptions (subscription_id bigserial primary key not null, stream_uuid text not null, subscription_name text not null,
+        last_seen bigint null, created_at timestamp with time zone default now() not null);
+    create unique index ix_subscriptions_stream_uuid_subscription_name on subscriptions (stream_uuid, subscription_name);";
+
+/// What emmett-postgresql 0.42 makes: tables, partitions and the sequence that reading and appending touch.
+pub const EMMETT: &str = "
+    create sequence emt_global_message_position;
+    create table emt_messages (stream_position bigint not null, global_position bigint default nextval('emt_global_message_position'),
+        transaction_id xid8 not null, created timestamptz not null default now(), is_archived boolean not null default false,
+        message_kind varchar(1) not null default 'E', stream_id text not null, partition text not null default 'emt:default',
+        message_schema_version text not null, message_id text not null, message_type text not null, message_data jsonb not null,
+        message_metadata jsonb not null, primary key (stream_id, stream_position, partition, is_archived)) partition by list (partition);
+    create table emt_processors (last_processed_transaction_id xid8 not null, version int not null default 1, processor_id text not null,
+        partition text not null default 'emt:default', status text not null default 'stopped', last_processed_checkpoint text not null,
+        processor_instance_id text default 'emt:unknown', created_at timestamptz not null default now(),
+        last_updated timestamptz not null default now(), primary key (processor_id, partition, version)) partition by list (partition);
+    create table emt_messages_emt_default partition of emt_messages for values in ('emt:default') partition by list (is_archived);
+    create table emt_messages_emt_default_active partition of emt_messages_emt_default for values in (false);
+    create table emt_messages_emt_default_archived partition of emt_messages_emt_default for values in (true);
+    create table emt_processors_emt_default partition of emt_processors for values in ('emt:default');
+    create table emt_messages_other partition of emt_messages for values in ('other') partition by list (is_archived);
+    create table emt_messages_other_active partition of emt_messages_other for values in (false);";

@@ -1,46 +1,60 @@
-//! Consumers of event stores that libraries make in PostgreSQL: each store keeps how far its consumers have come.
+//! Event stores that libraries make in PostgreSQL, each with the consumer whose progress it keeps. The built-in projector reads the events of some itself.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::spec::NAME;
 
-/// A persistent subscription in an EventStore of Elixir (`eventstore`), as event handlers, projectors and process managers of Commanded have one.
+/// An EventStore of Elixir (`eventstore`), with one of its persistent subscriptions, as event handlers, projectors and process managers of Commanded have one.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct CommandedSubscription {
+pub struct CommandedStore {
     /// The schema with the event store's tables (`schema` in its configuration). Default: `public`.
     #[serde(default = "public")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub schema: String,
-    /// The subscription's name in `subscriptions`: that of the event handler (`name:`), with Commanded.
+    /// The subscription's name in `subscriptions`: that of the event handler (`name:`), with Commanded. Required, except with the built-in projector, which
+    /// keeps its checkpoint in the read store and must not have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
-    pub subscription: String,
-    /// The stream that is subscribed to. Default: `$all`, which has the events of all streams.
-    #[serde(default = "all")]
+    pub subscription: Option<String>,
+    /// The stream that is subscribed to. Default: `$all`, which has the events of all streams. The built-in projector reads no other.
+    #[serde(default = "all_streams")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub stream: String,
 }
 
-/// A processor (projection, reactor or workflow) that reads an event store of Emmett.
+impl CommandedStore {
+    /// The stream that has the events of all streams.
+    pub const ALL_STREAMS: &str = "$all";
+}
+
+/// An event store of Emmett, with one of the processors (projection, reactor or workflow) that read it.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct EmmettProcessor {
+pub struct EmmettStore {
     /// The schema with the event store's tables. Default: `public`.
     #[serde(default = "public")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub schema: String,
-    /// The processor's name, `processor_id` in `emt_processors`.
+    /// The processor's name, `processor_id` in `emt_processors`. Required, except with the built-in projector, which keeps its checkpoint in the read store
+    /// and must not have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
-    pub processor: String,
-    /// The version of the processor, `version` in `emt_processors`. Default: 1.
+    pub processor: Option<String>,
+    /// The version of the processor, `version` in `emt_processors`. Default: 1. It must be absent with the built-in projector.
     #[serde(default = "first")]
     #[schemars(range(min = 0))]
     pub version: i32,
-    /// The partition that it reads. Default: `emt:default`.
+    /// The partition that is read. Default: `emt:default`.
     #[serde(default = "default_partition")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub partition: String,
+}
+
+impl EmmettStore {
+    /// The version of a processor whose definition names none.
+    pub const FIRST_VERSION: i32 = 1;
 }
 
 /// A projection of Akka or Pekko by slices, whose offsets are stored with R2DBC beside the journal that it reads.
@@ -86,7 +100,7 @@ fn akka_offsets() -> String {
 }
 
 fn first() -> i32 {
-    1
+    EmmettStore::FIRST_VERSION
 }
 
 fn default_partition() -> String {
@@ -97,6 +111,6 @@ fn public() -> String {
     "public".to_owned()
 }
 
-fn all() -> String {
-    "$all".to_owned()
+fn all_streams() -> String {
+    CommandedStore::ALL_STREAMS.to_owned()
 }

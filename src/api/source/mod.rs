@@ -1,5 +1,6 @@
 //! The kinds of event sources: one file a kind of server, with the rules that the API server checks beside the fields.
 
+mod event_rows;
 mod event_stores;
 mod kafka;
 mod kurrentdb;
@@ -13,7 +14,8 @@ mod redis;
 mod replication_slot;
 mod scrape;
 
-pub use event_stores::{AkkaProjection, CommandedSubscription, EmmettProcessor};
+pub use event_rows::EventRows;
+pub use event_stores::{AkkaProjection, CommandedStore, EmmettStore};
 pub use kafka::{
     KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation, KafkaSource, NamedSecret, OffsetReset, StoredOffset,
 };

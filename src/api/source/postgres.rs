@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AkkaProjection, CommandedSubscription, EmmettProcessor, Outbox, ReplicationSlot, SqlQuery};
+use super::{AkkaProjection, CommandedStore, EmmettStore, Outbox, ReplicationSlot, SqlQuery};
 use crate::api::{
     Connection, HumanDuration,
     spec::{NAME, TABLE},
@@ -29,12 +29,12 @@ pub struct PostgresSource {
     /// A category of a Message DB 1.2 or newer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_db: Option<MessageDbCategory>,
-    /// A subscription in an EventStore of Elixir 1.2 or newer, as Commanded uses it.
+    /// An EventStore of Elixir 1.2 or newer, as Commanded uses it: one of its subscriptions, or with the built-in projector its events.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub commanded: Option<CommandedSubscription>,
-    /// A processor of Emmett 0.42 or newer.
+    pub commanded: Option<CommandedStore>,
+    /// An event store of Emmett 0.42 or newer: one of its processors, or with the built-in projector the events of a partition.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub emmett: Option<EmmettProcessor>,
+    pub emmett: Option<EmmettStore>,
     /// A projection of Akka or Pekko by slices, with its journal and its offsets in this database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub akka: Option<AkkaProjection>,

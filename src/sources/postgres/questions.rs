@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{AskRef, PassedOverMemory};
 use crate::{
-    api::{CheckpointRows, EventTable, Outbox, SqlQuery},
+    api::{CheckpointRows, EventRows, EventTable, Outbox, SqlQuery},
     clients::postgres::{quote_identifier, shard_expression},
     read_stores::Checkpoint,
     resolve::{ParkedEvents, PostgresQuestion, StoreConsumer},
@@ -56,7 +56,7 @@ impl Question {
                 notify_channel: outbox.notify_channel.clone(),
             },
             PostgresQuestion::Library(library) => Self::Table(Arc::new(TableQuestion {
-                only: Some(library.only.clone()),
+                events: library.events.clone(),
                 expected: Some(library.expected.clone()),
                 parked: library.parked.clone(),
                 ..TableQuestion::new(&library.table, rows, passed_over)
@@ -92,8 +92,8 @@ impl Question {
 pub struct TableQuestion {
     /// The event table; without the channel and the columns that measuring does not need, so that projections which differ in those share it.
     pub table: EventTable,
-    /// Which rows are events of this projection, as SQL over a row; absent: all.
-    pub only: Option<String>,
+    /// Which rows are events of this projection.
+    pub events: EventRows,
     /// What to say where the table is not there.
     pub expected: Option<String>,
     /// Where events are set aside that failed.
@@ -134,7 +134,7 @@ impl TableQuestion {
                 retention: None,
                 notify_channel: None,
             },
-            only: None,
+            events: EventRows::All,
             expected: None,
             parked: None,
             projector_columns: matches!(rows, CheckpointRows::Numbered(_)).then(|| EventTable {

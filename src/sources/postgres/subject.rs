@@ -14,7 +14,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    api::{self, EventTable, Reason},
+    api::{self, EventRows, EventTable, Reason},
     backoff::Backoff,
     clients::postgres::Live,
     lag::Note,
@@ -33,8 +33,8 @@ const IS_SLOW: &str = "a look takes long, and other Projections share its connec
 /// What is looked at in one go, for all projections that it concerns: one variant a kind.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Subject {
-    /// An event table, which of its rows are events (SQL; absent: all), and what to say where it is not there.
-    Table(Box<EventTable>, Option<String>, Option<String>),
+    /// An event table, which of its rows are events, and what to say where it is not there.
+    Table(Box<EventTable>, EventRows, Option<String>),
     /// An outbox.
     Outbox(Arc<api::Outbox>),
     /// An event store with all of its consumers.
@@ -50,7 +50,7 @@ impl Subject {
     pub(super) fn of(question: &Question) -> Self {
         match question {
             Question::Table(question) => {
-                Self::Table(Box::new(question.table.clone()), question.only.clone(), question.expected.clone())
+                Self::Table(Box::new(question.table.clone()), question.events.clone(), question.expected.clone())
             }
             Question::Outbox { outbox, .. } => Self::Outbox(Arc::clone(outbox)),
             Question::Consumer(consumer) => Self::Store(StoreKey::of(consumer)),
@@ -82,8 +82,8 @@ impl Followed {
     /// A subject that was not looked at yet.
     pub(super) fn new(subject: &Subject) -> Self {
         let memory = match subject {
-            Subject::Table(table, only, expected) => {
-                Memory::Table(Box::new(Table::new((**table).clone(), only.clone(), expected.clone())))
+            Subject::Table(table, events, expected) => {
+                Memory::Table(Box::new(Table::new((**table).clone(), events.clone(), expected.clone())))
             }
             Subject::Outbox(outbox) => Memory::Outbox(Box::new(Outbox::new(outbox))),
             Subject::Store(key) => Memory::Store(Box::new(Store::new(key.clone()))),
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_table_that_is_too_slow_is_asked_less_often_and_at_most_five_seconds_apart() {
         assert_eq!([0, 1, 2, 3, 99].map(|failures| BACKOFF.pause(failures).as_secs()), [1, 2, 4, 5, 5]);
-        let mut table = Followed::new(&Subject::Table(Box::default(), None, None));
+        let mut table = Followed::new(&Subject::Table(Box::default(), EventRows::All, None));
         let now = Instant::now();
         assert!(table.is_due(now));
         table.failed(now, Reason::TimedOut);

@@ -11,14 +11,14 @@ use super::{
     audit::Audit,
     columns::{Columns, TRUST_CHECKS_FOR, TRUST_COUNTS_FOR},
     counting::{CUT, Oldest, Segment, Waiting, add, between, scan_limit, segments, waiting_between},
-    event_log::{Follower, Log, LogError, LogReading, check_event_columns},
+    event_log::{Follower, Log, LogError, LogReading, Relation, check_event_columns},
     parked::Parked,
     questions::Wanted,
     sharded::{ShardCounts, ShardsTold},
 };
 use crate::{
-    api::{EventTable, Reason},
-    clients::postgres::{Live, Query, classify, quote_identifier, quote_table},
+    api::{EventRows, EventTable, Reason},
+    clients::postgres::{Live, Query, classify, quote_identifier},
     lag::{BlockingWriter, Certain, CheckpointState, EventFaults, Head, LogHead, Note, Pending, Position, Sample},
     measure::{MeasureError, RunKey},
     read_stores::Checkpoint,
@@ -32,8 +32,8 @@ const SOON_POLLS: u32 = 8;
 /// What is remembered of a table from poll to poll.
 pub(super) struct Table {
     table: EventTable,
-    /// Which rows are events, as SQL over a row; absent: all.
-    only: Option<String>,
+    /// Which rows are events.
+    events: EventRows,
     /// What to say where the table or a column is not there.
     expected: Option<String>,
     /// The table as it was found to be, and when: what the server said is asked again.
@@ -67,10 +67,10 @@ struct Counted {
 }
 
 impl Table {
-    pub(super) fn new(table: EventTable, only: Option<String>, expected: Option<String>) -> Self {
+    pub(super) fn new(table: EventTable, events: EventRows, expected: Option<String>) -> Self {
         Self {
             table,
-            only,
+            events,
             expected,
             log: None,
             projector_columns: HashMap::new(),
@@ -251,7 +251,7 @@ impl Table {
             Some(known) => known,
             None => {
                 self.projector_columns.clear();
-                (Instant::now(), Log::check(client, &self.table).await?)
+                (Instant::now(), Log::check(client, &self.table, &self.events).await?)
             }
         };
         let look = log.look(client).await?;
@@ -371,10 +371,7 @@ impl Table {
         let time = self.log.as_ref().map(|(_, log)| log.event_time().measurable.clone());
         let time = time.unwrap_or_else(|| "null::timestamptz".to_owned());
         Columns {
-            table: match &self.only {
-                None => quote_table(&self.table.table),
-                Some(only) => format!("(select * from {} where {only}) as events", quote_table(&self.table.table)),
-            },
+            table: Relation::new(&self.table, &self.events).events,
             position: quote_identifier(&self.table.position),
             age: format!("extract(epoch from clock_timestamp() - ({time}))::float8"),
         }
@@ -388,8 +385,8 @@ impl Table {
             if self.projector_columns.contains_key(columns) {
                 continue;
             }
-            let wrong = match check_event_columns(client, columns).await {
-                Ok(()) => None,
+            let wrong = match check_event_columns(client, columns, &self.events).await {
+                Ok(_) => None,
                 Err(error @ LogError::Unsuitable { .. }) => Some(self.log_failed(&error)),
                 Err(error) => return Err(error),
             };
@@ -459,7 +456,7 @@ mod tests {
 
     #[test]
     fn looks_again_soon_only_for_a_while() {
-        let mut table = Table::new(EventTable::default(), None, None);
+        let mut table = Table::new(EventTable::default(), EventRows::All, None);
         assert!(!table.is_settling());
         table.settling = 1;
         assert!(table.is_settling());

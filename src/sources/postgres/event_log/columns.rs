@@ -3,10 +3,10 @@
 
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::LogError;
+use super::{LogError, Relation};
 use crate::{
-    api::{EventTable, Reason},
-    clients::postgres::{ColumnType, Query, column_types, quote_identifier, quote_table},
+    api::{EventRows, EventTable, Reason},
+    clients::postgres::{ColumnType, Query, column_types, quote_identifier},
 };
 
 /// How the time of an append is read, as SQL. Neither depends on the session's time zone.
@@ -18,13 +18,26 @@ pub struct EventTime {
     pub measurable: String,
 }
 
+/// How the body of an event is read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EventBody {
+    /// As text, which holds JSON.
+    Text,
+    /// As bytes, which hold what the application's serializer makes.
+    Bytes,
+}
+
 /// Checks the types of position and time, and returns how to read the time.
 ///
 /// # Errors
 /// The table or a column is missing or has a type that cannot serve; the time has no zone and the spec tells none, or one that the server does
 /// not know.
-pub(super) async fn check_measured(client: &Client, table: &EventTable) -> Result<EventTime, LogError> {
-    let [position, recorded_at] = types_of(client, table, [&table.position, &table.recorded_at]).await?;
+pub(super) async fn check_measured(
+    client: &Client,
+    table: &EventTable,
+    relation: &Relation,
+) -> Result<EventTime, LogError> {
+    let [position, recorded_at] = types_of(client, table, relation, [&table.position, &table.recorded_at]).await?;
     if !position.is_integer() {
         return Err(unsuitable(table, &table.position, "smallint, integer or bigint", &position));
     }
@@ -86,30 +99,40 @@ async fn check_zone(client: &Client, table: &EventTable, zone: &str) -> Result<(
     ))
 }
 
-/// Checks the types of the columns that only the built-in projector reads: stream, type and body.
+/// Checks the types of the columns that only the built-in projector reads: stream, type and body. Returns how the body is read.
 ///
 /// # Errors
 /// A column is missing or has a type that cannot serve.
-pub async fn check_event_columns(client: &Client, table: &EventTable) -> Result<(), LogError> {
-    let [stream, type_, data] = types_of(client, table, [&table.stream, &table.type_, &table.data]).await?;
+pub async fn check_event_columns(
+    client: &Client,
+    table: &EventTable,
+    events: &EventRows,
+) -> Result<EventBody, LogError> {
+    let relation = Relation::new(table, events);
+    let [stream, type_, data] = types_of(client, table, &relation, [&table.stream, &table.type_, &table.data]).await?;
     for (column, found) in [(&table.stream, &stream), (&table.type_, &type_)] {
         if !found.has_stable_text() {
             return Err(unsuitable(table, column, "text, uuid, an integer or an enum", found));
         }
     }
-    if data.may_hold_json() {
-        Ok(())
-    } else {
-        Err(unsuitable(table, &table.data, "jsonb, json or text that holds JSON", &data))
+    match events {
+        _ if data.may_hold_json() => Ok(EventBody::Text),
+        // As the store makes it by default.
+        EventRows::AllStream { .. } if data.sql == "bytea" => Ok(EventBody::Bytes),
+        EventRows::AllStream { .. } => Err(unsuitable(table, &table.data, "bytea, jsonb, json or text", &data)),
+        EventRows::All | EventRows::Only(_) => {
+            Err(unsuitable(table, &table.data, "jsonb, json or text that holds JSON", &data))
+        }
     }
 }
 
 async fn types_of<const N: usize>(
     client: &Client,
     table: &EventTable,
+    relation: &Relation,
     columns: [&String; N],
 ) -> Result<[ColumnType; N], LogError> {
-    let types = column_types(client, &quote_table(&table.table), &columns.map(String::as_str)).await;
+    let types = column_types(client, &relation.events, &columns.map(String::as_str)).await;
     let types = types.map_err(|source| LogError::Postgres { table: table.table.clone(), source })?;
     types.try_into().map_err(|_| {
         let message = "the server told the types of other columns than it was asked for".to_owned();

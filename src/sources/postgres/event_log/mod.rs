@@ -13,6 +13,8 @@
 //! identity`, every position comes from the column's own sequence, so that there only the locks on sequences count: a transaction that has not
 //! drawn yet will draw a position above every head that was read before. An application that draws its positions itself and inserts them with
 //! `overriding system value` in a later transaction is not seen, there or elsewhere.
+//!
+//! Where positions are committed in their order ([`Relation::commits_in_order`]), no writer has to be watched: all that is committed is safe.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,15 +27,17 @@ mod columns;
 mod error;
 mod ordering;
 mod positions;
+mod relation;
 
-pub use columns::{EventTime, check_event_columns};
+pub use columns::{EventBody, EventTime, check_event_columns};
 pub(super) use columns::{event_time, is_known_zone};
 pub use error::LogError;
+pub use relation::Relation;
 
 use crate::{
-    api::{EventTable, Reason},
+    api::{EventRows, EventTable, Reason},
     clients::postgres::{
-        Query, quote_identifier, quote_table,
+        Query, quote_identifier,
         row_security::{self, Visibility},
     },
     lag::{BlockingWriter, Position, SafeHead, SessionInfo, Writer, WriterId},
@@ -55,7 +59,8 @@ pub struct Log {
     regclass: String,
     position: String,
     head: Query,
-    writers: Query,
+    /// Absent where none has to be watched.
+    writers: Option<Query>,
     dense: Query,
     time: EventTime,
 }
@@ -121,16 +126,28 @@ impl Log {
     /// # Errors
     /// The table or a column is missing or unsuitable, it is a view, positions are not unique and above 0 or are handed out in another order
     /// than they are written in, or row security hides the events.
-    pub async fn check(client: &Client, table: &EventTable) -> Result<Self, LogError> {
+    pub async fn check(client: &Client, table: &EventTable, events: &EventRows) -> Result<Self, LogError> {
         let failed = |source| LogError::Postgres { table: table.table.clone(), source };
         let refused = |reason, message| Err(LogError::Unsuitable { table: table.table.clone(), reason, message });
-        let regclass = quote_table(&table.table);
-        let time = columns::check_measured(client, table).await?;
+        let relation = Relation::new(table, events);
+        let time = columns::check_measured(client, table, &relation).await?;
         let kind = "select c.relkind::text from pg_catalog.pg_class c where c.oid = cast($1::text as regclass)::oid";
-        let kind = Query::new(kind, &[Type::TEXT]).row(client, &[&regclass]).await.map_err(failed)?;
+        let kind = Query::new(kind, &[Type::TEXT]).row(client, &[&relation.table]).await.map_err(failed)?;
         check_kind(table, kind.try_get(0).map_err(failed)?)?;
-        if let Visibility::Nothing(advice) = row_security::visibility(client, &regclass).await.map_err(failed)? {
-            return refused(Reason::PermissionDenied, advice.hidden("row security hides all events"));
+        for part in &relation.tables {
+            match row_security::visibility(client, part).await.map_err(failed)? {
+                Visibility::Nothing(advice) => {
+                    return refused(Reason::PermissionDenied, advice.hidden("row security hides all events"));
+                }
+                // An event of which a part is hidden would look like one without type.
+                Visibility::Filtered(advice) if relation.tables.len() > 1 => {
+                    return refused(Reason::PermissionDenied, advice.hidden("row security may hide parts of events"));
+                }
+                Visibility::Filtered(_) | Visibility::All => {}
+            }
+        }
+        if relation.commits_in_order {
+            return Ok(Self::new(table, &relation, time));
         }
         let objection = match positions::objection(client, table).await.map_err(failed)? {
             Some(message) => Some(message),
@@ -138,7 +155,7 @@ impl Log {
         };
         match objection {
             Some(message) => refused(Reason::PositionUnsuitable, message),
-            None => Ok(Self::new(table, time)),
+            None => Ok(Self::new(table, &relation, time)),
         }
     }
 
@@ -147,24 +164,30 @@ impl Log {
         &self.time
     }
 
-    fn new(table: &EventTable, time: EventTime) -> Self {
-        let (regclass, position) = (quote_table(&table.table), quote_identifier(&table.position));
-        let head = Query::new(
-            format!("select (select max({position}) from {regclass})::bigint, pg_catalog.pg_is_in_recovery()"),
-            &[],
-        );
-        let writers = Query::new(format!("{WATCHED}{WRITERS}"), &[Type::TEXT, Type::TEXT]);
+    fn new(table: &EventTable, relation: &Relation, time: EventTime) -> Self {
+        let Relation { table: regclass, positions, head, commits_in_order, .. } = relation;
+        let position = quote_identifier(&table.position);
+        let head = Query::new(format!("select {head}::bigint, pg_catalog.pg_is_in_recovery()"), &[]);
+        let watch = || Query::new(format!("{WATCHED}{WRITERS}"), &[Type::TEXT, Type::TEXT]);
         let dense = Query::new(
             format!(
                 "with run as (
                      select p, row_number() over (order by p) as n
-                     from (select {position}::bigint as p from {regclass} where {position} > $1::bigint order by {position} limit $2::bigint) s
+                     from (select {position}::bigint as p from {positions} where {position} > $1::bigint order by {position} limit $2::bigint) s
                  )
                  select max(p) from run where n < coalesce((select min(n) from run where p <> $1::bigint + n), $2::bigint + 1)"
             ),
             &[Type::INT8, Type::INT8],
         );
-        Self { name: table.table.clone(), regclass, position: table.position.clone(), head, writers, dense, time }
+        Self {
+            name: table.table.clone(),
+            regclass: regclass.clone(),
+            position: table.position.clone(),
+            head,
+            writers: (!commits_in_order).then(watch),
+            dense,
+            time,
+        }
     }
 
     /// Prepares by name what watches the table: see [`Query::prepare`].
@@ -172,7 +195,7 @@ impl Log {
     /// # Errors
     /// Those of the server.
     pub async fn prepare(&mut self, client: &Client) -> Result<(), LogError> {
-        for query in [&mut self.head, &mut self.writers, &mut self.dense] {
+        for query in [&mut self.head, &mut self.dense].into_iter().chain(self.writers.as_mut()) {
             let prepared = query.prepare(client).await;
             prepared.map_err(|source| LogError::Postgres { table: self.name.clone(), source })?;
         }
@@ -207,8 +230,16 @@ impl Log {
                 ),
             });
         }
+        let Some(writers) = &self.writers else {
+            let without_row = || LogError::Unsuitable {
+                table: self.name.clone(),
+                reason: Reason::StreamNotFound,
+                message: "there is no stream $all: has mix event_store.init come to its end?".to_owned(),
+            };
+            return Ok(LogReading { head: head.map(Position).ok_or_else(without_row)?, writers: Vec::new() });
+        };
         // Must be a later statement than the head's: see the module.
-        let writers = self.writers.rows(client, &[&self.regclass, &self.position]).await.map_err(failed)?;
+        let writers = writers.rows(client, &[&self.regclass, &self.position]).await.map_err(failed)?;
         let writers = writers
             .iter()
             .map(|row| {

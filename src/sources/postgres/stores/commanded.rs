@@ -8,10 +8,11 @@ use tokio_postgres::{Client, Error, Row, types::Type};
 
 use super::{Look, Looks, count, counted, in_schema, oldest, regclass};
 use crate::{
-    api::{CommandedSubscription, Reason},
+    api::Reason,
     clients::postgres::Query,
     lag::{Head, Note, Position},
     measure::MeasureError,
+    resolve::CommandedSubscription,
     sources::postgres::{
         counting::{CUT, scan_limit},
         event_log::event_time,

@@ -13,10 +13,11 @@ use tokio_postgres::{Client, Error, Row, types::Type};
 
 use super::{AT_LEAST, Look, Looks, count, counted, in_schema, regclass};
 use crate::{
-    api::{EmmettProcessor, Reason},
+    api::Reason,
     clients::postgres::Query,
     lag::{BlockingWriter, Head, Note, Position, SessionInfo},
     measure::MeasureError,
+    resolve::EmmettProcessor,
     sources::postgres::{
         counting::{CUT, Oldest, has_gaps, scan_limit},
         event_log::event_time,

@@ -15,14 +15,14 @@ use tokio_postgres::{Client, Error, Row};
 
 use super::{Answer, AskRef, counting::Oldest};
 use crate::{
-    api::{AkkaProjection, CommandedSubscription, EmmettProcessor, Reason},
+    api::{AkkaProjection, Reason},
     clients::postgres::{
         Live, classify, quote_identifier,
         row_security::{self, Visibility},
     },
     lag::{BlockingWriter, Certain, CheckpointState, Head, Note, Pending, Position, Sample},
     measure::MeasureError,
-    resolve::StoreConsumer,
+    resolve::{CommandedSubscription, EmmettProcessor, StoreConsumer},
 };
 
 /// Which event store: all consumers in it are looked at in one go.

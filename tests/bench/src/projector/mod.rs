@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use projectionist::{
-    api::{CoalescedTypes, EventTable},
+    api::{CoalescedTypes, EventRows, EventTable},
     clients::{kafka, postgres::ConnectionSettings},
     projector::{Input, KafkaInput, Output, PostgresInput, ProjectorConfig, RunOptions, SourceConnection, run},
 };
@@ -89,7 +89,11 @@ async fn pairs(source: &Source, stores: &[Store<'_>], plain: &[f64], events: u32
 fn from_table(url: &str) -> Result<Source> {
     Ok(Source {
         name: "table",
-        input: Input::Postgres(PostgresInput { event_table: EventTable::default(), only: None, shards: SHARDS }),
+        input: Input::Postgres(PostgresInput {
+            event_table: EventTable::default(),
+            events: EventRows::All,
+            shards: SHARDS,
+        }),
         connection: SourceConnection::Postgres(Box::new(ConnectionSettings::parse(url)?)),
     })
 }

@@ -2,26 +2,32 @@
 //!
 //! The shards are hashes of the stream, and all share the order of the table.
 
+mod rows;
+mod statements;
+
 use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
-use tokio_postgres::{Error, Row, RowStream, Statement, types::ToSql};
+use tokio_postgres::{Error, RowStream, Statement, types::ToSql};
 
 use super::{
     super::{
         config::{PostgresInput, ProjectorConfig},
         error::{ProjectorError, doing, unless_pooled, within},
-        event::{Event, JsonText, SourceIdentity, Timestamp},
+        event::{Event, SourceIdentity},
         postgres_errors::{database_message, may_be_a_row},
         sharding::Sharding,
     },
     EventReader, Fetch, Fetched, Horizon, Range, Unreadable,
 };
 use crate::{
-    clients::postgres::{ConnectionSettings, Session, connect, quote_identifier, quote_table, shard_expression},
+    api::EventRows,
+    clients::postgres::{ConnectionSettings, Session, connect, quote_identifier, quote_table},
     lag::Position,
-    sources::postgres::event_log::{EventTime, Follower, Log, check_event_columns},
+    sources::postgres::event_log::{EventBody, Follower, Log, check_event_columns},
 };
+use rows::{event, shard_of};
+use statements::statements;
 
 /// For opening a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -34,14 +40,16 @@ const MOST_BYTES: u64 = 4 << 20;
 
 /// The log is read in the order of its index: with these plans off, the first rows come before the last have been found.
 const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '25s'; set lock_timeout = '5s'; \
-     set idle_in_transaction_session_timeout = '10s'; set jit = off; set enable_seqscan = off; set enable_bitmapscan = off";
+     set idle_in_transaction_session_timeout = '10s'; set jit = off; set enable_seqscan = off; set enable_bitmapscan = off; \
+     set enable_hashjoin = off; set enable_mergejoin = off";
 
 /// A connection to the event source.
 pub(in crate::projector) struct PostgresReader {
     session: Session,
     /// As SQL writes it.
     table: String,
-    only: Option<String>,
+    events: EventRows,
+    body: EventBody,
     log: Log,
     follower: Follower,
     window: Statement,
@@ -74,10 +82,10 @@ impl PostgresReader {
             let table = &input.event_table;
             let failed = doing("event source: preparing to read");
             session.client.batch_execute(SESSION).await.map_err(&failed)?;
-            let mut log = Log::check(&session.client, table).await?;
+            let mut log = Log::check(&session.client, table, &input.events).await?;
             log.prepare(&session.client).await?;
-            check_event_columns(&session.client, table).await?;
-            let statements = statements(input, log.event_time());
+            let body = check_event_columns(&session.client, table, &input.events).await?;
+            let statements = statements(input, log.event_time(), body);
             let window = session.client.prepare(&statements.window).await.map_err(&failed)?;
             let fetch = session.client.prepare(&statements.fetch).await.map_err(&failed)?;
             let keys = session.client.prepare(&statements.keys).await.map_err(&failed)?;
@@ -86,13 +94,14 @@ impl PostgresReader {
                 let listen = format!("listen {}", quote_identifier(channel));
                 session.client.batch_execute(&listen).await.map_err(&failed)?;
             }
-            Ok((log, window, fetch, keys, reaches))
+            Ok((log, body, window, fetch, keys, reaches))
         })
         .await
-        .map(|(log, window, fetch, keys, reaches)| Self {
+        .map(|(log, body, window, fetch, keys, reaches)| Self {
             session,
             table: quote_table(&input.event_table.table),
-            only: input.only.clone(),
+            events: input.events.clone(),
+            body,
             log,
             follower: Follower::default(),
             window,
@@ -128,9 +137,9 @@ impl EventReader for PostgresReader {
             let client = &self.session.client;
             let row = client.query_one(WHERE, &[&self.table]).await.map_err(doing(what))?;
             let table: String = row.try_get(0).map_err(doing(what))?;
-            let place = match &self.only {
-                Some(only) => format!("{table}, events with {only}"),
-                None => table,
+            let place = match &self.events {
+                EventRows::Only(only) => format!("{table}, events with {only}"),
+                EventRows::All | EventRows::AllStream { .. } => table,
             };
             let server = match client.query_one(SERVER, &[]).await {
                 Ok(row) => Some(row.try_get(0).map_err(doing(what))?),
@@ -214,7 +223,7 @@ impl PostgresReader {
         let parameters: [&(dyn ToSql + Sync); 7] =
             [&from, &end, &self.types, &range.after, &range.until, &limit_sql, &self.max_event_bytes];
         let rows = self.session.client.query_raw(&self.fetch, parameters).await?;
-        collect(rows, limit, end, self.max_event_bytes, self.shards).await
+        self.collect(rows, limit, end).await
     }
 
     /// Finds the first event that a failed statement cannot have read. The events up to some position are read or not read as a whole, so
@@ -266,106 +275,41 @@ impl PostgresReader {
         self.known_window = (from, end);
         Ok(end)
     }
-}
 
-/// Takes rows up to a limit of number and size; `end` is how far they would go. An event that is too large ends the batch before it, or is what
-/// comes of it when it is the first.
-async fn collect(
-    rows: RowStream,
-    limit: usize,
-    end: i64,
-    max_event_bytes: i64,
-    shards: u32,
-) -> Result<Result<Fetched, Unreadable>, Error> {
-    pin_mut!(rows);
-    let reach = |position: i64| vec![position; shards as usize];
-    let (mut events, mut bytes): (Vec<Event>, u64) = (Vec::new(), 0);
-    while let Some(row) = rows.next().await {
-        let row = row?;
-        let (position, shard, size): (i64, u32, i64) = (row.try_get(0)?, shard_of(&row)?, row.try_get(6)?);
-        let why = if size > max_event_bytes {
-            format!(
-                "it has {size} bytes, and spec.projector.builtin.maxEventBytes allows {max_event_bytes}: raise it, and the workers' memory to six times as much"
-            )
-        } else {
-            match event(&row, position, shard) {
-                Ok(event) => {
-                    bytes = bytes.saturating_add(u64::try_from(size).unwrap_or_default());
-                    events.push(event);
-                    if bytes > MOST_BYTES {
-                        return Ok(Ok(Fetched { events, reach: reach(position), cut: true }));
+    /// Takes rows up to a limit of number and size; `end` is how far they would go. An event that is too large ends the batch before it, or is what
+    /// comes of it when it is the first.
+    async fn collect(&self, rows: RowStream, limit: usize, end: i64) -> Result<Result<Fetched, Unreadable>, Error> {
+        pin_mut!(rows);
+        let max_event_bytes = self.max_event_bytes;
+        let reach = |position: i64| vec![position; self.shards as usize];
+        let (mut events, mut bytes): (Vec<Event>, u64) = (Vec::new(), 0);
+        while let Some(row) = rows.next().await {
+            let row = row?;
+            let (position, shard, size): (i64, u32, i64) = (row.try_get(0)?, shard_of(&row)?, row.try_get(6)?);
+            let why = if size > max_event_bytes {
+                format!(
+                    "it has {size} bytes, and spec.projector.builtin.maxEventBytes allows {max_event_bytes}: raise it, and the workers' memory to six times as much"
+                )
+            } else {
+                match event(&row, position, shard, self.body) {
+                    Ok(event) => {
+                        bytes = bytes.saturating_add(u64::try_from(size).unwrap_or_default());
+                        events.push(event);
+                        if bytes > MOST_BYTES {
+                            return Ok(Ok(Fetched { events, reach: reach(position), cut: true }));
+                        }
+                        continue;
                     }
-                    continue;
+                    Err(why) => why,
                 }
-                Err(error) => database_message(&error),
-            }
-        };
-        return Ok(if events.is_empty() {
-            Err(Unreadable { position, shard, why })
-        } else {
-            Ok(Fetched { events, reach: reach(position - 1), cut: false })
-        });
+            };
+            return Ok(if events.is_empty() {
+                Err(Unreadable { position, shard, why })
+            } else {
+                Ok(Fetched { events, reach: reach(position - 1), cut: false })
+            });
+        }
+        let last = events.last().filter(|_| events.len() >= limit).map(|last| last.position);
+        Ok(Ok(Fetched { events, reach: reach(last.unwrap_or(end)), cut: false }))
     }
-    let last = events.last().filter(|_| events.len() >= limit).map(|last| last.position);
-    Ok(Ok(Fetched { events, reach: reach(last.unwrap_or(end)), cut: false }))
-}
-
-struct Statements {
-    window: String,
-    fetch: String,
-    keys: String,
-    reaches: String,
-}
-
-fn statements(input: &PostgresInput, time: &EventTime) -> Statements {
-    let table = &input.event_table;
-    let from = quote_table(&table.table);
-    let position = quote_identifier(&table.position);
-    let (stream, type_) = (quote_identifier(&table.stream), quote_identifier(&table.type_));
-    let (recorded_at, data) = (&time.value, quote_identifier(&table.data));
-    // An event without a stream must belong somewhere.
-    let shard = shard_expression(&stream, input.shards);
-    let window = format!(
-        "select count(*), max(p)::bigint
-         from (select {position} as p from {from} where {position} > $1::bigint and {position} <= $2::bigint
-               order by {position} limit $3::bigint) s"
-    );
-    let only = input.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default();
-    // What each shard needs comes as arrays rather than as a table to join, so that reading in order can stop at the limit.
-    let wanted = format!(
-        "where {position} > $1::bigint and {position} <= $2::bigint and {type_}::text = any($3::text[])
-             and {position} > ($4::bigint[])[{shard} + 1] and {position} <= ($5::bigint[])[{shard} + 1]{only}
-         order by {position} limit $6::bigint"
-    );
-    // What is too large stays at the server, which writes each body out once.
-    let fetch = format!(
-        "select {position}::bigint, {shard}, {type_}::text, case when pj_size <= $7::bigint then pj_stream end, ({recorded_at})::timestamptz,
-             case when pj_size <= $7::bigint then pj_body end, pj_size
-         from {from}
-         cross join lateral (select {data}::text as pj_body, {stream}::text as pj_stream offset 0) pj_event
-         cross join lateral (
-             select (coalesce(octet_length(pj_body), 0) + coalesce(octet_length(pj_stream), 0))::bigint as pj_size offset 0
-         ) pj_sizes
-         {wanted}"
-    );
-    let keys = format!("select {position}::bigint, {shard} from {from} {wanted}");
-    let reaches = format!("select exists (select from {from} where {position} >= $1::bigint)");
-    Statements { window, fetch, keys, reaches }
-}
-
-fn shard_of(row: &Row) -> Result<u32, Error> {
-    Ok(u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default())
-}
-
-fn event(row: &Row, position: i64, shard: u32) -> Result<Event, Error> {
-    Ok(Event {
-        position,
-        since: position,
-        shown_position: position,
-        shard,
-        event_type: row.try_get(2)?,
-        stream: row.try_get(3)?,
-        recorded_at: row.try_get::<_, Option<Timestamp>>(4)?,
-        data: row.try_get::<_, Option<String>>(5)?.map(JsonText),
-    })
 }
