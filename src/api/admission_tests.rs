@@ -37,14 +37,19 @@ fn a_database_is_asked_for_exactly_one_kind_of_source() {
 }
 
 #[test]
-fn the_built_in_projector_reads_marten_and_message_db_and_keeps_the_checkpoint_itself() {
+fn the_built_in_projector_reads_event_stores_of_libraries_and_keeps_the_checkpoint_itself() {
     let reading = |source: Value| {
         let mut object = projection();
         object["spec"]["source"]["postgres"] = source;
         object["spec"]["source"]["postgres"]["connection"] = json!({"secretRef": {"name": "db"}});
         object
     };
-    for source in [json!({"marten": {}}), json!({"messageDb": {"category": "orders"}})] {
+    for source in [
+        json!({"marten": {}}),
+        json!({"messageDb": {"category": "orders"}}),
+        json!({"commanded": {}}),
+        json!({"emmett": {"partition": "orders"}}),
+    ] {
         admit(reading(source)).unwrap();
     }
     let group = json!({"member": 0, "size": 2});
@@ -61,16 +66,35 @@ fn the_built_in_projector_reads_marten_and_message_db_and_keeps_the_checkpoint_i
             json!({"messageDb": {"category": "orders", "consumerGroup": group}}),
             "spec.source.postgres.messageDb.positionStream and consumerGroup",
         ),
-        (json!({"query": {"sql": "select 1"}}), "spec.source.postgres with eventTable, outbox, marten or messageDb"),
+        (
+            json!({"commanded": {"subscription": "Orders"}}),
+            "spec.source.postgres.commanded.subscription is required, and must be absent",
+        ),
+        (json!({"commanded": {"stream": "orders"}}), "spec.source.postgres.commanded.stream must be absent"),
+        (
+            json!({"emmett": {"processor": "orders"}}),
+            "spec.source.postgres.emmett.processor is required, and must be absent",
+        ),
+        (json!({"emmett": {"version": 2}}), "spec.source.postgres.emmett.version must be absent"),
+        (
+            json!({"query": {"sql": "select 1"}}),
+            "spec.source.postgres with eventTable, outbox, marten, messageDb, commanded or emmett",
+        ),
     ] {
         let found = admit(reading(source)).expect_err(expected);
         assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
     }
-    let mut without = reading(json!({"marten": {}}));
-    without["spec"]["projector"] = Value::Null;
-    without["spec"]["readStore"] = Value::Null;
-    let found = admit(without).unwrap_err();
-    assert!(found.iter().any(|refusal| refusal.to_string().contains("marten.projection is required")), "{found:?}");
+    for (source, expected) in [
+        (json!({"marten": {}}), "marten.projection is required"),
+        (json!({"commanded": {}}), "commanded.subscription is required"),
+        (json!({"emmett": {}}), "emmett.processor is required"),
+    ] {
+        let mut without = reading(source);
+        without["spec"]["projector"] = Value::Null;
+        without["spec"]["readStore"] = Value::Null;
+        let found = admit(without).unwrap_err();
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use projectionist::{
     api::Reason,
+    clients::postgres::shard_expression,
     lag::{Note, Pending, Position},
     snapshot::Measured,
 };
@@ -11,7 +12,10 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::event_stores::COMMANDED;
-use crate::harness::{Running, exactly_these_rights_suffice, log_head, sampler_connections, server};
+use crate::harness::{
+    BUILTIN_CHECKPOINTS, Running, built_in, counted_in_shards, exactly_these_rights_suffice, log_head,
+    sampler_connections, server,
+};
 
 async fn store(name: &str) -> (String, Client) {
     let url = server().create_database(name).await.unwrap();
@@ -306,4 +310,52 @@ async fn one_statement_a_poll_serves_all_subscriptions_and_a_locked_table_only_d
     }
     holder.batch_execute("rollback").await.unwrap();
     sampler.wait_pending("other", 0).await;
+}
+
+#[tokio::test]
+async fn the_built_in_projectors_own_checkpoint_is_counted_by_shard_over_the_events_of_all_streams() {
+    let (_, client) = store("commanded_builtin").await;
+    server().create_role("commanded_projector", "hunter2").await.unwrap();
+    for n in 0..20 {
+        append(&client, &format!("order-{n}"), 3).await;
+    }
+    // Events that are gone leave gaps, and a deleted last one moves no end.
+    delete(&client, "order-7").await;
+    delete(&client, "order-19").await;
+    let checkpoints = format!(
+        "{BUILTIN_CHECKPOINTS} insert into projectionist_checkpoints select 'shop/a', shard, 4, 15 * shard from generate_series(0, 3) shard;
+         grant select on projectionist_checkpoints to commanded_projector"
+    );
+    client.batch_execute(&checkpoints).await.unwrap();
+    let url = server().url_as("commanded_projector", "hunter2", "commanded_builtin");
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", built_in(json!({ "commanded": {} })));
+    let count = format!(
+        "select count(*) from stream_events n join streams s on s.stream_id = n.original_stream_id join projectionist_checkpoints c on c.shard = {}
+         where n.stream_id = 0 and n.stream_version > c.position",
+        shard_expression("stream_uuid", 4)
+    );
+    let expected = counted_in_shards(&client, &count).await;
+    let grants = [
+        "grant select (stream_id, stream_uuid, stream_version) on streams to commanded_projector",
+        "grant select (stream_id, stream_version, event_id, original_stream_id) on stream_events to commanded_projector",
+        "grant select (event_id, event_type, data, created_at) on events to commanded_projector",
+    ];
+    exactly_these_rights_suffice(&client, &sampler, "a", &grants, expected.iter().sum()).await;
+    let seen = sampler.wait_measured("by shard", "a", |m| m.sample.pending_by_shard == expected).await;
+    assert_eq!((log_head(&seen.sample).raw, log_head(&seen.sample).safe), (Position(60), Position(60)));
+    // An open append holds nothing back: its numbers are not there for others.
+    let slow = server().connect("commanded_builtin").await.unwrap();
+    slow.batch_execute(&format!("begin; {}", appended("order-1", 1, "0 s"))).await.unwrap();
+    let held = sampler.wait_pending("a", expected.iter().sum()).await;
+    assert_eq!((held.sample.held_back, log_head(&held.sample).safe), (0, Position(60)));
+    slow.batch_execute("commit").await.unwrap();
+    sampler.wait_pending("a", expected.iter().sum::<u64>() + 1).await;
+    let some = "create policy some on events for select to commanded_projector using (event_type = 'Happened'); alter table events enable row level security";
+    client.batch_execute(some).await.unwrap();
+    let hidden = sampler.wait_unknown("a", Reason::PermissionDenied).await;
+    assert!(hidden.message.contains("row security may hide parts of events"), "{}", hidden.message);
+    client.batch_execute("drop table stream_events cascade").await.unwrap();
+    let gone = sampler.wait_unknown("a", Reason::TableNotFound).await;
+    assert!(gone.message.contains("spec.source.postgres.commanded.schema"), "{}", gone.message);
 }

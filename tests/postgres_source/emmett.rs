@@ -4,6 +4,7 @@ use std::{sync::OnceLock, time::Duration};
 
 use projectionist::{
     api::Reason,
+    clients::postgres::shard_expression,
     lag::{Note, Pending, Position},
     snapshot::Measured,
 };
@@ -12,7 +13,10 @@ use test_cluster::Postgres;
 use tokio_postgres::Client;
 
 use crate::event_stores::EMMETT;
-use crate::harness::{Running, exactly_these_rights_suffice, log_head, sampler_connections};
+use crate::harness::{
+    BUILTIN_CHECKPOINTS, Running, built_in, counted_in_shards, exactly_these_rights_suffice, log_head,
+    sampler_connections,
+};
 
 /// A server for these tests alone: any transaction that runs on it holds messages back, whatever its database.
 fn server() -> &'static Postgres {
@@ -257,4 +261,47 @@ async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
     assert!(hidden.message.contains("create policy") && hidden.message.contains("emt_messages"), "{}", hidden.message);
     client.batch_execute("create policy p on own.emt_messages for select to emmett_reader using (true)").await.unwrap();
     sampler.wait_pending("a", 3).await;
+}
+
+#[tokio::test]
+async fn the_built_in_projectors_own_checkpoint_is_counted_by_shard_in_the_order_of_positions() {
+    let (_, client) = store("emmett_builtin").await;
+    server().create_role("emmett_projector", "hunter2").await.unwrap();
+    for n in 0..20 {
+        append(&client, &format!("order-{n}"), 3).await;
+    }
+    client.batch_execute("update emt_messages set is_archived = true where global_position % 4 = 0").await.unwrap();
+    let checkpoints = format!(
+        "{BUILTIN_CHECKPOINTS} insert into projectionist_checkpoints select 'shop/a', shard, 4, 15 * shard from generate_series(0, 3) shard;
+         grant select on projectionist_checkpoints to emmett_projector"
+    );
+    client.batch_execute(&checkpoints).await.unwrap();
+    let mut sampler = Running::start(&[("db", &server().url_as("emmett_projector", "hunter2", "emmett_builtin"))]);
+    sampler.declare("a", built_in(json!({ "emmett": {} })));
+    sampler.wait_unknown("a", Reason::PermissionDenied).await;
+    let right = "grant select (partition, is_archived, global_position, created, stream_id, message_type, message_data) on emt_messages to emmett_projector";
+    client.batch_execute(right).await.unwrap();
+    let unsuitable = sampler.wait_unknown("a", Reason::PositionUnsuitable).await;
+    let index =
+        "create unique index on \"public\".\"emt_messages\" (\"global_position\", \"is_archived\", \"partition\")";
+    assert!(unsuitable.message.contains(index), "{}", unsuitable.message);
+    client.batch_execute(index).await.unwrap();
+    let count = format!(
+        "select count(*) from emt_messages m join projectionist_checkpoints c on c.shard = {}
+         where not m.is_archived and m.global_position > c.position",
+        shard_expression("stream_id", 4)
+    );
+    let expected = counted_in_shards(&client, &count).await;
+    let total: u64 = expected.iter().sum();
+    sampler.wait_measured("by shard", "a", |m| m.sample.pending_by_shard == expected).await;
+    // Only one that writes messages holds others back.
+    let slow = server().connect("emmett_builtin").await.unwrap();
+    slow.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    append(&client, "order-1", 1).await;
+    sampler.wait_measured("counted", "a", |m| held(m) == (total + 1, 0)).await;
+    slow.batch_execute(&appended("order-2", 1)).await.unwrap();
+    append(&client, "order-3", 1).await;
+    sampler.wait_measured("held", "a", |m| held(m) == (total + 2, 1)).await;
+    slow.batch_execute("commit").await.unwrap();
+    sampler.wait_measured("released", "a", |m| held(m) == (total + 3, 0)).await;
 }

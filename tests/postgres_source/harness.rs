@@ -221,6 +221,20 @@ pub const TABLES: &str = "
 pub const BUILTIN_CHECKPOINTS: &str = "create table projectionist_checkpoints (projection text, shard int, shards int, position bigint not null default 0,
     failed_position bigint, failure text, passed_over bigint[], primary key (projection, shard));";
 
+/// A Projection with the built-in projector and four shards, whose source in PostgreSQL is this.
+pub fn built_in(source: Value) -> impl FnOnce(&mut Value) {
+    move |spec| {
+        *spec = json!({
+            "source": { "postgres": source },
+            "readStore": { "postgres": { "connection": { "secretRef": { "name": "db" } } } },
+            "projector": { "builtin": { "handlers": { "Happened": "select 1" } } },
+            "scaling": { "shards": 4 },
+            "lag": { "target": "5s" },
+        });
+        spec["source"]["postgres"]["connection"] = json!({ "secretRef": { "name": "db" } });
+    }
+}
+
 /// What `count`, which joins the built-in projector's checkpoints as `c`, counts in each of four shards.
 pub async fn counted_in_shards(client: &Client, count: &str) -> Vec<u64> {
     let mut counted = Vec::new();

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::event_stores::{MARTEN_DEAD_LETTERS, marten_ddl};
-use crate::harness::{BUILTIN_CHECKPOINTS, Running, counted_in_shards, log_head, sampler_connections, server};
+use crate::harness::{
+    BUILTIN_CHECKPOINTS, Running, built_in, counted_in_shards, log_head, sampler_connections, server,
+};
 
 async fn store(name: &str, schema: &str, partitioned: bool) -> (String, Client) {
     let url = server().create_database(name).await.unwrap();
@@ -198,15 +200,7 @@ async fn the_built_in_projectors_own_checkpoint_is_counted_by_shard_without_arch
     );
     client.batch_execute(&checkpoints).await.unwrap();
     let mut sampler = Running::start(&[("db", &url)]);
-    sampler.declare("a", |spec| {
-        *spec = json!({
-            "source": { "postgres": { "connection": { "secretRef": { "name": "db" } }, "marten": {} } },
-            "readStore": { "postgres": { "connection": { "secretRef": { "name": "db" } } } },
-            "projector": { "builtin": { "handlers": { "ordered": "select 1" } } },
-            "scaling": { "shards": 4 },
-            "lag": { "target": "5s" },
-        });
-    });
+    sampler.declare("a", built_in(json!({ "marten": {} })));
     let seen = sampler.wait_measured("measured", "a", |m| m.sample.pending.is_some()).await;
     let count = format!(
         "select count(*) from mt_events e join projectionist_checkpoints c on c.shard = {}
