@@ -146,5 +146,5 @@ fn of_rule(error: &ValidationError, object: &Value) -> Option<Refusal> {
 const SHARDS: &str = "spec.scaling.shards";
 
 #[cfg(test)]
-#[path = "admission_tests.rs"]
+#[path = "admission_tests/mod.rs"]
 mod tests;

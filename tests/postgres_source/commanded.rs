@@ -351,8 +351,8 @@ async fn the_built_in_projectors_own_checkpoint_is_counted_by_shard_over_the_eve
     assert_eq!((held.sample.held_back, log_head(&held.sample).safe), (0, Position(60)));
     slow.batch_execute("commit").await.unwrap();
     sampler.wait_pending("a", expected.iter().sum::<u64>() + 1).await;
-    let some = "create policy some on events for select to commanded_projector using (event_type = 'Happened'); alter table events enable row level security";
-    client.batch_execute(some).await.unwrap();
+    let policy = "create policy few on events for select to commanded_projector using (event_type = 'Happened'); alter table events enable row level security";
+    client.batch_execute(policy).await.unwrap();
     let hidden = sampler.wait_unknown("a", Reason::PermissionDenied).await;
     assert!(hidden.message.contains("row security may hide parts of events"), "{}", hidden.message);
     client.batch_execute("drop table stream_events cascade").await.unwrap();

@@ -1,0 +1,238 @@
+//! What the built-in projector reads, and what must be absent with it.
+
+use super::*;
+
+#[test]
+fn the_built_in_projector_reads_event_stores_of_libraries_and_keeps_the_checkpoint_itself() {
+    let reading = |source: Value| {
+        let mut object = projection();
+        object["spec"]["source"]["postgres"] = source;
+        object["spec"]["source"]["postgres"]["connection"] = json!({"secretRef": {"name": "db"}});
+        object
+    };
+    for source in [
+        json!({"marten": {}}),
+        json!({"messageDb": {"category": "orders"}}),
+        json!({"commanded": {}}),
+        json!({"emmett": {"partition": "orders"}}),
+    ] {
+        admit(reading(source)).unwrap();
+    }
+    let group = json!({"member": 0, "size": 2});
+    for (source, expected) in [
+        (
+            json!({"marten": {"projection": "Orders"}}),
+            "spec.source.postgres.marten.projection is required, and must be absent",
+        ),
+        (
+            json!({"messageDb": {"category": "orders", "positionStream": "p"}}),
+            "spec.source.postgres.messageDb.positionStream",
+        ),
+        (
+            json!({"messageDb": {"category": "orders", "consumerGroup": group}}),
+            "spec.source.postgres.messageDb.positionStream and consumerGroup",
+        ),
+        (
+            json!({"commanded": {"subscription": "Orders"}}),
+            "spec.source.postgres.commanded.subscription is required, and must be absent",
+        ),
+        (json!({"commanded": {"stream": "orders"}}), "spec.source.postgres.commanded.stream must be absent"),
+        (
+            json!({"emmett": {"processor": "orders"}}),
+            "spec.source.postgres.emmett.processor is required, and must be absent",
+        ),
+        (json!({"emmett": {"version": 2}}), "spec.source.postgres.emmett.version must be absent"),
+        (
+            json!({"query": {"sql": "select 1"}}),
+            "spec.source.postgres with eventTable, outbox, marten, messageDb, commanded or emmett",
+        ),
+    ] {
+        let found = admit(reading(source)).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+    }
+    for (source, expected) in [
+        (json!({"marten": {}}), "marten.projection is required"),
+        (json!({"commanded": {}}), "commanded.subscription is required"),
+        (json!({"emmett": {}}), "emmett.processor is required"),
+    ] {
+        let mut without = reading(source);
+        without["spec"]["projector"] = Value::Null;
+        without["spec"]["readStore"] = Value::Null;
+        let found = admit(without).unwrap_err();
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
+fn events_are_left_out_only_where_no_order_of_all_is_promised_and_not_for_documents() {
+    let with = |builtin: Value, ordering: &str| {
+        let mut object = projection();
+        object["spec"]["readStore"] = json!({
+            "postgres": {"connection": {"secretRef": {"name": "reads"}}},
+            "elasticsearch": {"connection": {"secretRef": {"name": "search"}}},
+        });
+        object["spec"]["scaling"] = json!({"ordering": ordering});
+        object["spec"]["projector"] = json!({"builtin": builtin});
+        object["spec"].as_object_mut().unwrap().remove("checkpoint");
+        admit(object)
+    };
+    let refused = |builtin: Value, ordering: &str, expected: &str| {
+        let found = with(builtin, ordering).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    };
+    let in_sql = |coalesce: Value| json!({"handlers": {"Priced": "select 1"}, "coalesce": coalesce});
+    refused(
+        in_sql(json!([{"types": ["Priced"]}])),
+        "Strict",
+        "coalesce must be absent with spec.scaling.ordering Strict",
+    );
+    refused(in_sql(json!([{"types": []}])), "PerKey", "coalesce[0].types");
+    let documents = json!({"Priced": [{"delete": {"index": "a", "id": "{stream}"}}]});
+    let in_documents = json!({"elasticsearch": {"handlers": documents}, "coalesce": [{"types": ["Priced"]}]});
+    refused(in_documents, "PerKey", "coalesce must be absent with elasticsearch");
+    let found = with(in_sql(json!([{"types": ["Priced"]}])), "PerKey");
+    let of_coalesce =
+        |found: &Vec<_>| found.iter().any(|refusal: &crate::api::Refusal| refusal.to_string().contains("coalesce"));
+    assert!(!found.as_ref().err().is_some_and(of_coalesce), "{found:?}");
+}
+
+#[test]
+fn the_built_in_projector_takes_rows_of_an_outbox_into_postgresql_without_an_order_by_key() {
+    let connection = json!({"secretRef": {"name": "db"}});
+    let outbox = || {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"postgres": {"connection": connection, "outbox": {"sentAt": "sent_at", "event": {"stream": "aggregate"}}}},
+                "readStore": {"postgres": {"connection": connection}},
+                "scaling": {"ordering": "None"},
+                "projector": {"builtin": {"handlers": {"Ordered": "select 1"}, "inbox": {"keepFor": "24h"}}},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    let admitted = admit(outbox()).unwrap();
+    let event = admitted.spec.source.outbox().unwrap().event.clone().unwrap();
+    assert_eq!((event.id.as_str(), event.stream.as_str()), ("id", "aggregate"));
+    for (pointer, name, value, expected) in [
+        ("/spec/scaling", "ordering", json!("PerKey"), "spec.scaling.ordering must be None or Strict"),
+        ("/spec/scaling", "shards", json!(4), "spec.scaling.shards must be absent with spec.source.postgres.outbox"),
+        (
+            "/spec/source/postgres",
+            "outbox",
+            json!({"unsent": "status = 'new'"}),
+            "spec.source.postgres.outbox.unsent must be absent with spec.projector.builtin",
+        ),
+        (
+            "/spec/projector",
+            "builtin",
+            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
+            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.postgres.outbox",
+        ),
+        (
+            "/spec",
+            "projector",
+            json!({"existing": {"kind": "Deployment", "name": "relay"}}),
+            "spec.source.postgres.outbox.event has no meaning without",
+        ),
+    ] {
+        let mut object = outbox();
+        object.pointer_mut(pointer).unwrap()[name] = value;
+        let found = admit(object).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
+fn the_built_in_projector_reads_streams_in_redis_into_postgresql_without_an_order_by_key() {
+    let connection = json!({"secretRef": {"name": "r"}});
+    let redis = || {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"redis": {"connection": connection, "streams": [{"key": "orders", "group": "list"}]}},
+                "readStore": {"postgres": {"connection": connection}},
+                "scaling": {"ordering": "None"},
+                "projector": {"builtin": {"handlers": {"Ordered": "select 1"}, "inbox": {"keepFor": "24h"}}},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    assert!(admit(redis()).is_ok(), "{:?}", admit(redis()));
+    for (pointer, name, value, expected) in [
+        ("/spec/scaling", "ordering", json!("PerKey"), "spec.scaling.ordering must be None or Strict"),
+        ("/spec/scaling", "shards", json!(4), "spec.scaling.shards must be absent with spec.source.redis"),
+        ("/spec/source/redis", "lists", json!([{"key": "a"}]), "spec.source.redis.lists must be absent"),
+        ("/spec/projector/builtin/inbox", "keepFor", json!("59m"), "spec.projector.builtin.inbox.keepFor must be"),
+        (
+            "/spec/projector",
+            "builtin",
+            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
+            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.redis",
+        ),
+        (
+            "/spec/source/redis/connection",
+            "host",
+            json!("other"),
+            "connection.host and connection.port must be absent with spec.projector.builtin",
+        ),
+    ] {
+        let mut object = redis();
+        object.pointer_mut(pointer).unwrap()[name] = value;
+        let found = admit(object).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
+fn the_built_in_projector_reads_consumers_of_jetstream_into_postgresql_without_an_order_by_key() {
+    let connection = json!({"secretRef": {"name": "n"}});
+    let nats = || {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"nats": {
+                    "connection": connection, "consumers": [{"stream": "orders", "consumer": "list"}],
+                    "event": {"type": {"subjectToken": -1}, "stream": {"subjectToken": 2}, "data": "payload"},
+                }},
+                "readStore": {"postgres": {"connection": connection}},
+                "scaling": {"ordering": "None"},
+                "projector": {"builtin": {"handlers": {"Ordered": "select 1"}, "inbox": {"keepFor": "24h"}}},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    assert!(admit(nats()).is_ok(), "{:?}", admit(nats()));
+    for (pointer, name, value, expected) in [
+        ("/spec/scaling", "ordering", json!("PerKey"), "spec.scaling.ordering must be None or Strict"),
+        ("/spec/scaling", "shards", json!(4), "spec.scaling.shards must be absent with spec.source.redis or nats"),
+        ("/spec/source/nats/event", "type", json!({}), "spec.source.nats.event.type must have exactly one"),
+        ("/spec/source/nats/event/type", "name", json!("A"), "spec.source.nats.event.type must have exactly one"),
+        ("/spec/source/nats/event/type", "subjectToken", json!(0), "type.subjectToken must not be 0"),
+        ("/spec/source/nats/event/stream", "header", json!("a"), "spec.source.nats.event.stream must have exactly one"),
+        ("/spec/source/nats/event/stream", "subjectToken", json!(0), "stream.subjectToken must not be 0"),
+        (
+            "/spec/projector",
+            "builtin",
+            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
+            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.redis or nats",
+        ),
+        (
+            "/spec/source/nats/connection",
+            "host",
+            json!("other"),
+            "connection.host and connection.port must be absent with spec.projector.builtin",
+        ),
+        (
+            "/spec",
+            "projector",
+            json!({"existing": {"kind": "Deployment", "name": "a"}}),
+            "spec.source.nats.event has no meaning without spec.projector.builtin",
+        ),
+    ] {
+        let mut object = nats();
+        object.pointer_mut(pointer).unwrap()[name] = value;
+        let found = admit(object).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    }
+}
