@@ -10,7 +10,9 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use kube::CustomResourceExt as _;
 
-use self::environment::{connection, elasticsearch_connection, kafka_connection, nats_connection, redis_connection};
+use self::environment::{
+    connection, elasticsearch_connection, kafka_connection, nats_connection, rabbitmq_connection, redis_connection,
+};
 use crate::{
     api::Projection,
     cli::{Cli, Command, ProjectorArgs, Scope, TrialArgs, UninstallArgs},
@@ -117,6 +119,9 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
         }
         Input::Queue(QueueInput { queue: QueueKind::Nats(_), .. }) => {
             nats_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Nats)
+        }
+        Input::Queue(QueueInput { queue: QueueKind::RabbitMq(_), .. }) => {
+            rabbitmq_connection(worker_env::EVENT_SOURCE).map(SourceConnection::RabbitMq)
         }
         Input::Queue(QueueInput { queue: QueueKind::Outbox(_), .. }) => {
             connection(worker_env::EVENT_SOURCE).map(Box::new).map(SourceConnection::Postgres)

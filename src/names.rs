@@ -111,7 +111,7 @@ pub mod secret_key {
     ];
 
     /// The keys for RabbitMQ's management API. `host`, `port`, `username`, `password`: RabbitMQ's Cluster Operator, whose port is AMQP's.
-    pub const RABBITMQ: [&str; 12] = [
+    pub const RABBITMQ: [&str; 13] = [
         "url",
         "uri",
         "host",
@@ -124,6 +124,7 @@ pub mod secret_key {
         "tls",
         "ssl",
         "stream-port",
+        "amqp-port",
     ];
 
     /// The keys for Elasticsearch and OpenSearch.

@@ -4,6 +4,8 @@
 
 #[path = "projector/awaiting.rs"]
 mod awaiting;
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "projector/coalesce.rs"]
 mod coalesce;
 #[path = "projector/commanded.rs"]
@@ -42,6 +44,8 @@ mod outbox;
 mod positions;
 #[path = "projector/queues.rs"]
 mod queues;
+#[path = "projector/rabbitmq.rs"]
+mod rabbitmq;
 #[path = "projector/redis.rs"]
 mod redis;
 #[path = "projector/redis_cluster.rs"]

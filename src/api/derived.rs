@@ -175,7 +175,7 @@ impl Source {
 
     /// True where the built-in projector takes messages that have no positions: it notes in an inbox which are handled.
     pub fn is_queue(&self) -> bool {
-        self.redis.is_some() || self.nats.is_some() || self.outbox().is_some()
+        self.redis.is_some() || self.nats.is_some() || self.rabbitmq.is_some() || self.outbox().is_some()
     }
 
     /// How to reach the server, and the keys of the Secret that say so.

@@ -44,8 +44,9 @@ pub use source::{
     EventRows, EventTable, HttpConnection, KafkaConnection, KafkaEvent, KafkaEventType, KafkaIsolation, KafkaSource,
     KurrentDbSource, MartenStore, MessageDbCategory, NamedSecret, NatsEvent, NatsEventStream, NatsEventType,
     NatsSource, OffsetReset, Outbox, OutboxEvent, PersistentSubscription, PostgresSource, PrometheusSource,
-    RabbitMqSource, RedisEvent, RedisList, RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods,
-    SqlQuery, StoredOffset, StreamConsumer, StreamGroup, StreamReference,
+    RabbitMqEvent, RabbitMqEventId, RabbitMqEventStream, RabbitMqEventType, RabbitMqSource, RedisEvent, RedisList,
+    RedisSource, ReplicationSlot, ScrapeSource, ScrapedMetric, ScrapedPods, SqlQuery, StoredOffset, StreamConsumer,
+    StreamGroup, StreamReference,
 };
 pub use spec::{CaSecretRef, ClientCertificateRef, Connection, Projection, ProjectionSpec, SecretKeyRef, Source};
 pub use status::{

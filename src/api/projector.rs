@@ -111,7 +111,7 @@ pub struct BuiltinProjector {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 100))]
     pub coalesce: Vec<CoalescedTypes>,
-    /// What is kept of the messages of a queue (`source.redis`, `source.nats`, `source.postgres.outbox`) in the read store.
+    /// What is kept of the messages of a queue (`source.redis`, `source.nats`, `source.rabbitmq`, `source.postgres.outbox`) in the read store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inbox: Option<InboxSettings>,
     /// How many events one transaction handles at most. Default: 500.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 
 use crate::{
-    clients::{ServerSettings, elasticsearch, kafka, nats, postgres, redis},
+    clients::{ServerSettings, elasticsearch, kafka, nats, postgres, rabbitmq, redis},
     names::worker_env,
 };
 
@@ -24,6 +24,12 @@ pub(super) fn redis_connection(prefix: &str) -> anyhow::Result<redis::Connection
 /// The same of a connection to NATS.
 pub(super) fn nats_connection(prefix: &str) -> anyhow::Result<nats::ConnectionSettings> {
     use nats::ConnectionSettings as Settings;
+    read(prefix, Settings::with_ca, Settings::with_client_certificate)
+}
+
+/// The same of a connection to RabbitMQ.
+pub(super) fn rabbitmq_connection(prefix: &str) -> anyhow::Result<rabbitmq::ConnectionSettings> {
+    use rabbitmq::ConnectionSettings as Settings;
     read(prefix, Settings::with_ca, Settings::with_client_certificate)
 }
 

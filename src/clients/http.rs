@@ -35,8 +35,8 @@ pub(super) const TOO_LARGE: &str = "the answer is larger than";
 const LARGEST_REFUSAL: usize = 64 << 10;
 
 /// A byte stream to a server, with TLS or without.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 
 /// Where a server is, and how to connect.
 #[derive(Clone, Eq, Hash, PartialEq)]

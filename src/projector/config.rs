@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::coalesce;
 use crate::api::{
     BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventRows, EventTable, HumanDuration, KafkaEvent,
-    KafkaIsolation, NatsEvent, Outbox, RedisEvent, Shards, StreamConsumer, StreamGroup,
+    KafkaIsolation, NatsEvent, Outbox, RabbitMqEvent, RedisEvent, Shards, StreamConsumer, StreamGroup,
 };
 
 /// How many events one transaction handles at most, where the Projection does not say.
@@ -106,6 +106,9 @@ pub enum QueueKind {
     Redis(RedisStreams),
     /// Consumers of NATS JetStream.
     Nats(NatsConsumers),
+    /// Queues in RabbitMQ.
+    #[serde(rename = "rabbitmq")]
+    RabbitMq(RabbitMqQueues),
     /// An outbox in PostgreSQL.
     Outbox(Box<Outbox>),
 }
@@ -118,6 +121,7 @@ impl QueueKind {
                 ("streams", "must name at least one stream with its group", !redis.streams.is_empty())
             }
             Self::Nats(nats) => ("consumers", "must name at least one consumer", !nats.consumers.is_empty()),
+            Self::RabbitMq(rabbitmq) => ("queues", "must name at least one queue", !rabbitmq.queues.is_empty()),
             Self::Outbox(outbox) => (
                 "outbox.unsent",
                 "must be absent: what is handled is marked in sentAt, or deleted",
@@ -151,6 +155,19 @@ pub struct NatsConsumers {
     /// How a message is read as an event.
     #[serde(default)]
     pub event: NatsEvent,
+}
+
+/// Queues in RabbitMQ.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RabbitMqQueues {
+    /// The virtual host.
+    pub vhost: String,
+    /// The queues.
+    pub queues: Vec<String>,
+    /// How a message is read as an event.
+    #[serde(default)]
+    pub event: RabbitMqEvent,
 }
 
 /// Where the read model is, and what to do there for each type of event.
@@ -364,6 +381,17 @@ mod tests {
         let config = ProjectorConfig { input, ..config() };
         let text = serde_json::to_string(&config).unwrap();
         assert!(text.contains(&format!(r#""queue":{{"nats":{json}}}"#)), "{text}");
+        assert_eq!(ProjectorConfig::from_json(&text), Ok(config));
+    }
+
+    #[test]
+    fn queues_of_rabbitmq_survive_the_way_to_the_worker() {
+        let json = r#"{"vhost":"/","queues":["orders"],"event":{"id":{"header":"event-id"}}}"#;
+        let queue = QueueKind::RabbitMq(serde_json::from_str(json).unwrap());
+        let input = Input::Queue(QueueInput { queue, keep_for: HumanDuration(DEFAULT_KEEPING), alone: true });
+        let config = ProjectorConfig { input, ..config() };
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains(&format!(r#""queue":{{"rabbitmq":{json}}}"#)), "{text}");
         assert_eq!(ProjectorConfig::from_json(&text), Ok(config));
     }
 

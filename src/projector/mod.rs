@@ -29,7 +29,7 @@ mod worker;
 
 pub use config::{
     ConfigError, DEFAULT_BATCH_SIZE, DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, NatsConsumers, Output,
-    PostgresInput, PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RedisOutput, RedisStreams,
+    PostgresInput, PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues, RedisOutput, RedisStreams,
 };
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::ProjectorError;

@@ -12,7 +12,10 @@ use super::{
     config::{ConfigError, Input, Output, PostgresOutput, ProjectorConfig, QueueInput, RedisStreams},
     error::ProjectorError,
     health::{self, Health},
-    input::{EventReader as _, nats::NatsQueue, outbox::OutboxQueue, queue::Queue, redis::RedisQueue},
+    input::{
+        EventReader as _, nats::NatsQueue, outbox::OutboxQueue, queue::Queue, rabbitmq::RabbitMqQueue,
+        redis::RedisQueue,
+    },
     output::{
         Membership, Numbered, ReadModel, View,
         elasticsearch::{Documents, SearchReadModel},
@@ -196,6 +199,12 @@ impl Life {
             Source::Queue(QueueSource::Nats { settings, consumers }, input) => {
                 let queue = async |types| {
                     NatsQueue::open(settings.clone(), consumers, config.max_event_bytes, types, input.alone).await
+                };
+                return self.work_on_queue(queue, input, me, stop).await;
+            }
+            Source::Queue(QueueSource::RabbitMq { settings, queues }, input) => {
+                let queue = async |types| {
+                    RabbitMqQueue::open(settings.clone(), queues, config.max_event_bytes, types, input.alone).await
                 };
                 return self.work_on_queue(queue, input, me, stop).await;
             }

@@ -3,13 +3,16 @@
 use std::fmt;
 
 use super::{
-    config::{Input, KafkaInput, NatsConsumers, PostgresInput, ProjectorConfig, QueueInput, QueueKind, RedisStreams},
+    config::{
+        Input, KafkaInput, NatsConsumers, PostgresInput, ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues,
+        RedisStreams,
+    },
     error::ProjectorError,
     input::{kafka::KafkaReader, postgres::PostgresReader, reader::Reader},
 };
 use crate::{
     api::Outbox,
-    clients::{kafka, nats, postgres::ConnectionSettings, redis},
+    clients::{kafka, nats, postgres::ConnectionSettings, rabbitmq, redis},
 };
 
 /// How to reach an event source.
@@ -23,12 +26,14 @@ pub enum SourceConnection {
     Redis(redis::ConnectionSettings),
     /// NATS.
     Nats(nats::ConnectionSettings),
+    /// RabbitMQ.
+    RabbitMq(rabbitmq::ConnectionSettings),
 }
 
 /// An event source and what to read there.
 pub(super) enum Source {
     Log(LogSource),
-    Queue(QueueSource, QueueInput),
+    Queue(QueueSource, Box<QueueInput>),
 }
 
 /// A source whose events have positions.
@@ -41,6 +46,7 @@ pub(super) enum LogSource {
 pub(super) enum QueueSource {
     Redis { settings: redis::ConnectionSettings, streams: RedisStreams },
     Nats { settings: nats::ConnectionSettings, consumers: NatsConsumers },
+    RabbitMq { settings: rabbitmq::ConnectionSettings, queues: RabbitMqQueues },
     Outbox { settings: Box<ConnectionSettings>, outbox: Box<Outbox> },
 }
 
@@ -65,12 +71,15 @@ impl Source {
                     (QueueKind::Nats(consumers), SourceConnection::Nats(settings)) => {
                         QueueSource::Nats { settings, consumers: consumers.clone() }
                     }
+                    (QueueKind::RabbitMq(queues), SourceConnection::RabbitMq(settings)) => {
+                        QueueSource::RabbitMq { settings, queues: queues.clone() }
+                    }
                     (QueueKind::Outbox(outbox), SourceConnection::Postgres(settings)) => {
                         QueueSource::Outbox { settings, outbox: outbox.clone() }
                     }
                     _ => return Err(ProjectorError::OtherKindOfSource),
                 };
-                Ok(Self::Queue(source, input.clone()))
+                Ok(Self::Queue(source, Box::new(input.clone())))
             }
             _ => Err(ProjectorError::OtherKindOfSource),
         }
@@ -103,6 +112,7 @@ impl fmt::Display for QueueSource {
         match self {
             Self::Redis { settings, .. } => settings.fmt(f),
             Self::Nats { settings, .. } => settings.fmt(f),
+            Self::RabbitMq { settings, .. } => settings.fmt(f),
             Self::Outbox { settings, .. } => settings.fmt(f),
         }
     }

@@ -252,7 +252,10 @@ fn source(
         let (vhost, queues) = (rabbitmq.vhost.clone(), queues.into_iter().cloned().collect());
         let dead_letter_queues: BTreeSet<&String> = rabbitmq.dead_letter_queues.iter().collect();
         let dead_letter_queues = dead_letter_queues.into_iter().cloned().collect();
-        return Ok((ResolvedSource::RabbitMq { connection, vhost, queues, streams, dead_letter_queues }, None));
+        return Ok((
+            ResolvedSource::RabbitMq { connection, vhost, queues, streams, dead_letter_queues },
+            inbox(spec, key),
+        ));
     }
     if let Some(kafka) = &spec.source.kafka {
         let (connection, question, checkpoint) = kafka::topics(spec, kafka, key)?;

@@ -11,15 +11,15 @@ use super::run_of;
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
-        NatsSource, Ordering, PodTemplate, PostgresSource, Projection, ProjectionSpec, Projector, RedisHandlers,
-        RedisSource, ScaleOut, Scaling, WorkerPod,
+        NatsSource, Ordering, PodTemplate, PostgresSource, Projection, ProjectionSpec, Projector, RabbitMqSource,
+        RedisHandlers, RedisSource, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
     names,
     projector::{
         DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, NatsConsumers, Output, PostgresInput, PostgresOutput,
-        ProjectorConfig, QueueInput, QueueKind, RedisOutput, RedisStreams, check_handlers, check_input,
+        ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues, RedisOutput, RedisStreams, check_handlers, check_input,
     },
 };
 
@@ -252,6 +252,22 @@ fn input_of(builtin: &BuiltinProjector, spec: &ProjectionSpec) -> Result<(Input,
             event: event.clone().unwrap_or_default(),
         });
         return Ok((queue_of(builtin, spec, queue)?, ("spec.source.nats.connection", connection.clone())));
+    }
+    if let Some(RabbitMqSource { connection, vhost, queues, streams, dead_letter_queues: _, event }) =
+        &spec.source.rabbitmq
+    {
+        if !streams.is_empty() {
+            return Err(invalid(
+                "spec.source.rabbitmq.streams",
+                "must be absent with spec.projector.builtin, which reads queues",
+            ));
+        }
+        let queue = QueueKind::RabbitMq(RabbitMqQueues {
+            vhost: vhost.clone(),
+            queues: queues.clone(),
+            event: event.clone().unwrap_or_default(),
+        });
+        return Ok((queue_of(builtin, spec, queue)?, ("spec.source.rabbitmq.connection", connection.clone())));
     }
     if let Some(KafkaSource { connection, topics, group, isolation, event, stored_offset: _, offset_reset: _ }) =
         &spec.source.kafka

@@ -10,7 +10,7 @@ use std::{
 
 use projectionist::{
     api::{EventRows, EventTable},
-    clients::{elasticsearch, kafka, nats, postgres::ConnectionSettings, redis},
+    clients::{elasticsearch, kafka, nats, postgres::ConnectionSettings, rabbitmq, redis},
     projector::{
         ElasticsearchOutput, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError, QueueInput,
         QueueKind, RedisOutput, RunOptions, SourceConnection, StoreConnection, run,
@@ -86,6 +86,10 @@ pub(crate) struct Workshop {
     /// Where that is set, the read model is there.
     pub(crate) search: Option<SearchTarget>,
     pub(crate) source_url: String,
+    /// Where AMQP is spoken, of a source in RabbitMQ.
+    pub(crate) amqp_port: Option<u16>,
+    /// In PEM, where the source speaks TLS with a certificate of its own authority.
+    pub(crate) source_authority: Option<String>,
     pub(crate) store_url: String,
 }
 
@@ -121,6 +125,8 @@ impl Workshop {
             redis: None,
             search: None,
             source_url,
+            amqp_port: None,
+            source_authority: None,
             store_url,
         }
     }
@@ -176,6 +182,19 @@ impl Workshop {
                 let url = |key: &str| (key == "url").then_some(self.source_url.as_str());
                 SourceConnection::Nats(nats::ConnectionSettings::from_keys(url).unwrap())
             }
+            Input::Queue(QueueInput { queue: QueueKind::RabbitMq(_), .. }) => {
+                let amqp_port = self.amqp_port.unwrap().to_string();
+                let value = |key: &str| match key {
+                    "url" => Some(self.source_url.as_str()),
+                    "amqp-port" => Some(amqp_port.as_str()),
+                    _ => None,
+                };
+                let settings = rabbitmq::ConnectionSettings::from_keys(value).unwrap();
+                SourceConnection::RabbitMq(match &self.source_authority {
+                    Some(authority) => settings.with_ca(authority.as_bytes()),
+                    None => settings,
+                })
+            }
         };
         RunOptions { config: self.config(), source, store, worker_name: worker.to_owned(), health_listen: None }
     }
@@ -215,6 +234,7 @@ impl Workshop {
                 },
                 &self.source_url,
             )
+            .envs(self.amqp_port.map(|port| ("EVENT_SOURCE_AMQP_PORT", port.to_string())))
             .env("READ_STORE_URL", store_url)
             .envs(authority.map(|authority| ("READ_STORE_CA", authority)))
             .env("PROJECTION_WORKER", worker)

@@ -205,7 +205,12 @@ fn the_built_in_projector_reads_consumers_of_jetstream_into_postgresql_without_a
     assert!(admit(nats()).is_ok(), "{:?}", admit(nats()));
     for (pointer, name, value, expected) in [
         ("/spec/scaling", "ordering", json!("PerKey"), "spec.scaling.ordering must be None or Strict"),
-        ("/spec/scaling", "shards", json!(4), "spec.scaling.shards must be absent with spec.source.redis or nats"),
+        (
+            "/spec/scaling",
+            "shards",
+            json!(4),
+            "spec.scaling.shards must be absent with spec.source.redis, nats or rabbitmq",
+        ),
         ("/spec/source/nats/event", "type", json!({}), "spec.source.nats.event.type must have exactly one"),
         ("/spec/source/nats/event/type", "name", json!("A"), "spec.source.nats.event.type must have exactly one"),
         ("/spec/source/nats/event/type", "subjectToken", json!(0), "type.subjectToken must not be 0"),
@@ -215,7 +220,7 @@ fn the_built_in_projector_reads_consumers_of_jetstream_into_postgresql_without_a
             "/spec/projector",
             "builtin",
             json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
-            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.redis or nats",
+            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.redis, nats or rabbitmq",
         ),
         (
             "/spec/source/nats/connection",
@@ -231,6 +236,63 @@ fn the_built_in_projector_reads_consumers_of_jetstream_into_postgresql_without_a
         ),
     ] {
         let mut object = nats();
+        object.pointer_mut(pointer).unwrap()[name] = value;
+        let found = admit(object).expect_err(expected);
+        assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
+fn the_built_in_projector_reads_queues_of_rabbitmq_into_postgresql_without_an_order_by_key() {
+    let connection = json!({"secretRef": {"name": "r"}});
+    let rabbitmq = || {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"rabbitmq": {
+                    "connection": connection, "queues": ["orders"],
+                    "event": {"id": {"header": "event-id"}, "type": {"routingKeyToken": -1}, "stream": {"header": "order"}, "data": "payload"},
+                }},
+                "readStore": {"postgres": {"connection": connection}},
+                "scaling": {"ordering": "None"},
+                "projector": {"builtin": {"handlers": {"Ordered": "select 1"}, "inbox": {"keepFor": "24h"}}},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    assert!(admit(rabbitmq()).is_ok(), "{:?}", admit(rabbitmq()));
+    for (pointer, name, value, expected) in [
+        ("/spec/scaling", "ordering", json!("PerKey"), "spec.scaling.ordering must be None or Strict"),
+        (
+            "/spec/scaling",
+            "shards",
+            json!(4),
+            "spec.scaling.shards must be absent with spec.source.redis, nats or rabbitmq",
+        ),
+        ("/spec/source/rabbitmq/event", "id", json!({}), "spec.source.rabbitmq.event.id must have exactly one"),
+        ("/spec/source/rabbitmq/event", "type", json!({}), "spec.source.rabbitmq.event.type must have exactly one"),
+        ("/spec/source/rabbitmq/event/type", "routingKeyToken", json!(0), "type.routingKeyToken must not be 0"),
+        ("/spec/source/rabbitmq/event", "stream", json!({}), "spec.source.rabbitmq.event.stream must have exactly one"),
+        (
+            "/spec/source/rabbitmq",
+            "streams",
+            json!([{"stream": "log", "reference": "list"}]),
+            "spec.source.rabbitmq.streams must be absent with spec.projector.builtin",
+        ),
+        (
+            "/spec/source/rabbitmq/connection",
+            "host",
+            json!("other"),
+            "connection.host and connection.port must be absent with spec.projector.builtin",
+        ),
+        (
+            "/spec",
+            "projector",
+            json!({"existing": {"kind": "Deployment", "name": "a"}}),
+            "spec.source.rabbitmq.event has no meaning without spec.projector.builtin",
+        ),
+    ] {
+        let mut object = rabbitmq();
         object.pointer_mut(pointer).unwrap()[name] = value;
         let found = admit(object).expect_err(expected);
         assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{expected}: {found:?}");

@@ -25,7 +25,9 @@ pub use outbox::{Outbox, OutboxEvent};
 pub use postgres::{ConsumerGroupMember, EventTable, MartenStore, MessageDbCategory, PostgresSource};
 pub use prometheus::{HttpConnection, PrometheusSource};
 pub use query::SqlQuery;
-pub use rabbitmq::{RabbitMqSource, StreamReference};
+pub use rabbitmq::{
+    RabbitMqEvent, RabbitMqEventId, RabbitMqEventStream, RabbitMqEventType, RabbitMqSource, StreamReference,
+};
 pub use redis::{RedisEvent, RedisList, RedisSource, StreamGroup};
 pub use replication_slot::ReplicationSlot;
 pub use scrape::{Aggregate, ScrapeSource, ScrapedMetric, ScrapedPods};

@@ -26,6 +26,7 @@ const USER: [&str; 2] = ["username", "user"];
 const PASSWORD: [&str; 1] = ["password"];
 const TLS: [&str; 2] = ["tls", "ssl"];
 const STREAM_PORT: [&str; 1] = ["stream-port"];
+const AMQP_PORT: [&str; 1] = ["amqp-port"];
 
 const NOTATION: &str = "write it as http://user:password@host:15672, or https://… for TLS";
 const AMQP: &str = "it is a URL for AMQP, and queues are measured by the management API: write its URL, as in http://user:password@host:15672 (https://… for TLS), or the keys host, username and password";
@@ -33,6 +34,8 @@ const PLAIN_PORT: u16 = 15_672;
 const TLS_PORT: u16 = 15_671;
 /// Where streams are asked about, without TLS and with it.
 const STREAM_PORTS: (u16, u16) = (5_552, 5_551);
+/// Where AMQP is spoken, without TLS and with it.
+const AMQP_PORTS: (u16, u16) = (5_672, 5_671);
 
 /// How to reach one server as one user. Shows host, port and user, and never the password.
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -42,6 +45,8 @@ pub struct ConnectionSettings {
     pub(super) password: String,
     /// Where streams are asked about, on the same host.
     pub(super) stream_port: u16,
+    /// Where workers take messages, on the same host.
+    pub(super) amqp_port: u16,
 }
 
 /// What makes two connections the same.
@@ -68,6 +73,7 @@ struct Written {
     password: Option<String>,
     tls: Option<String>,
     stream_port: Option<String>,
+    amqp_port: Option<String>,
 }
 
 impl ConnectionSettings {
@@ -88,13 +94,14 @@ impl ConnectionSettings {
             Some((key, text)) => parse(text).map_err(|why| unreadable(&format!("key {key}: {why}")))?,
             None => Written::default(),
         };
-        let parts: [(&mut Option<String>, &[&'static str]); 6] = [
+        let parts: [(&mut Option<String>, &[&'static str]); 7] = [
             (&mut written.host, &HOST),
             (&mut written.port, &PORT),
             (&mut written.user, &USER),
             (&mut written.password, &PASSWORD),
             (&mut written.tls, &TLS),
             (&mut written.stream_port, &STREAM_PORT),
+            (&mut written.amqp_port, &AMQP_PORT),
         ];
         for (part, keys) in parts {
             if part.is_none()
@@ -123,7 +130,7 @@ impl ConnectionSettings {
     }
 
     fn from_written(written: Written) -> Result<Self, String> {
-        let Written { host, mut port, user, password, tls, stream_port } = written;
+        let Written { host, mut port, user, password, tls, stream_port, amqp_port } = written;
         let mut host = host.unwrap_or_default();
         // An endpoint may come with its port.
         if let Some((name, after)) = host.split_once(':')
@@ -166,21 +173,15 @@ impl ConnectionSettings {
             );
         }
         let server = Server { host, port, tls, ca: None, client: None };
-        let stream_port = match stream_port.as_deref() {
-            None | Some("") => {
-                if tls {
-                    STREAM_PORTS.1
-                } else {
-                    STREAM_PORTS.0
-                }
-            }
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|port| *port > 0)
-                .ok_or("stream-port: must be a number from 1 to 65535, such as 5552")?,
+        let beside = |port: Option<&str>, (plain, with_tls): (u16, u16), refusal| match port {
+            None | Some("") => Ok(if tls { with_tls } else { plain }),
+            Some(port) => address::port(port).ok_or(refusal),
         };
-        Ok(Self { server, user, password: password.unwrap_or_default(), stream_port })
+        let refusal = "stream-port: must be a number from 1 to 65535, such as 5552";
+        let stream_port = beside(stream_port.as_deref(), STREAM_PORTS, refusal)?;
+        let refusal = "amqp-port: must be a number from 1 to 65535, such as 5672";
+        let amqp_port = beside(amqp_port.as_deref(), AMQP_PORTS, refusal)?;
+        Ok(Self { server, user, password: password.unwrap_or_default(), stream_port, amqp_port })
     }
 
     /// Trusts these certificate authorities (PEM) instead of the public ones.
@@ -235,7 +236,7 @@ fn parse(text: &str) -> Result<Written, String> {
         return Err("what follows the port must be left out: the management API is asked below /api/, and a path of its own (management.path_prefix) is not supported".to_owned());
     }
     let Authority { user, password, host, port } = written::authority(authority)?;
-    Ok(Written { host, port, user, password, tls: Some(tls.to_string()), stream_port: None })
+    Ok(Written { host, port, user, password, tls: Some(tls.to_string()), stream_port: None, amqp_port: None })
 }
 
 #[cfg(test)]
@@ -272,6 +273,13 @@ mod tests {
         assert_eq!(of("5671", &[]), (15_671, true));
         assert_eq!(of("5672", &[("tls", "true")]), (15_671, true));
         assert_eq!(of("8080", &[]), (8_080, false));
+        let amqp = |more: &[(&str, &str)]| {
+            let given = [("host", "rabbit.shop.svc"), ("username", "u"), ("password", "p")];
+            read(&[given.as_slice(), more].concat()).map(|settings| settings.amqp_port)
+        };
+        assert_eq!((amqp(&[]).unwrap(), amqp(&[("tls", "true")]).unwrap()), (5_672, 5_671));
+        assert_eq!(amqp(&[("amqp-port", "5673")]).unwrap(), 5_673);
+        assert!(amqp(&[("amqp-port", "0")]).unwrap_err().message.contains("amqp-port"));
     }
 
     #[test]
@@ -303,7 +311,7 @@ mod tests {
             assert_eq!(none.reason, Reason::SecretKeyMissing);
             assert!(none.message.contains(missing) && !none.message.contains("hunter2"), "{}", none.message);
         }
-        for key in [URLS.as_slice(), &HOST, &PORT, &USER, &PASSWORD, &TLS, &STREAM_PORT].concat() {
+        for key in [URLS.as_slice(), &HOST, &PORT, &USER, &PASSWORD, &TLS, &STREAM_PORT, &AMQP_PORT].concat() {
             assert!(RABBITMQ.contains(&key), "{key} is looked for");
         }
     }

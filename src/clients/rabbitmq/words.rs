@@ -89,6 +89,46 @@ pub(super) fn stream_refusal(code: u16) -> MeasureError {
     MeasureError { reason, message: message.to_owned() }
 }
 
+/// What it means that the server ends a connection of AMQP, or its channel, with this code. The text is compared and not repeated.
+pub(super) fn amqp_refusal(code: u16, text: &str) -> MeasureError {
+    let (reason, message) = match code {
+        403 if text.contains("exclusive use") => (
+            Reason::SourceFailed,
+            "a queue is in exclusive use: another worker or program consumes it. With scaling.ordering Strict a worker takes a queue for itself and waits until that has ended; a queue with x-single-active-consumer is shared only if the management API tells the worker of it",
+        ),
+        403 if text.contains("ogin") => (
+            Reason::AuthenticationFailed,
+            "the server refuses the login: correct username and password in the Secret; guest may log in from the server's own machine alone",
+        ),
+        403 => (
+            Reason::PermissionDenied,
+            "the user may not read a queue: grant what docs/sources/rabbitmq.md lists (rabbitmqctl set_permissions -p VHOST USER '^$' '^$' '^(QUEUE)$')",
+        ),
+        404 => (
+            Reason::QueueNotFound,
+            "there is no such queue: correct its name in the Projection, or declare it; the workers do not make it",
+        ),
+        405 => (
+            Reason::SourceFailed,
+            "a queue is exclusive to the connection that has declared it: declare it without that",
+        ),
+        406 if text.contains("timed out") => (
+            Reason::TimedOut,
+            "messages were unacknowledged for longer than the server allows (consumer_timeout): are handlers slow, or is batchSize too large?",
+        ),
+        320 => (Reason::SourceFailed, "the server ends its connections: it is stopped, or this one was closed by hand"),
+        530 => (
+            Reason::PermissionDenied,
+            "the user may not use the virtual host, or there is none: correct spec.source.rabbitmq.vhost, or grant what docs/sources/rabbitmq.md lists (rabbitmqctl set_permissions)",
+        ),
+        _ => {
+            let message = format!("the server ends the connection with code {code}; its log says why");
+            return MeasureError { reason: Reason::SourceFailed, message };
+        }
+    };
+    MeasureError { reason, message: message.to_owned() }
+}
+
 fn unavailable(status: http::StatusCode) -> MeasureError {
     MeasureError {
         reason: Reason::SourceFailed,
@@ -111,6 +151,29 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
+
+    #[test]
+    fn a_connection_that_the_server_ends_has_a_reason_and_says_what_to_do() {
+        for (code, text, reason, words) in [
+            (
+                403,
+                "ACCESS_REFUSED - queue 'hunter2' in vhost '/' in exclusive use",
+                Reason::SourceFailed,
+                "exclusive use",
+            ),
+            (403, "ACCESS_REFUSED - Login was refused using hunter2", Reason::AuthenticationFailed, "in the Secret"),
+            (403, "ACCESS_REFUSED - access to queue 'hunter2' refused", Reason::PermissionDenied, "set_permissions"),
+            (404, "NOT_FOUND - no queue 'hunter2'", Reason::QueueNotFound, "declare it"),
+            (405, "RESOURCE_LOCKED - hunter2", Reason::SourceFailed, "declare it without"),
+            (406, "PRECONDITION_FAILED - delivery acknowledgement timed out", Reason::TimedOut, "consumer_timeout"),
+            (530, "NOT_ALLOWED - vhost hunter2 not found", Reason::PermissionDenied, "spec.source.rabbitmq.vhost"),
+            (541, "INTERNAL_ERROR - hunter2", Reason::SourceFailed, "code 541"),
+        ] {
+            let found = amqp_refusal(code, text);
+            assert_eq!(found.reason, reason, "{text}");
+            assert!(found.message.contains(words) && !found.message.contains("hunter2"), "{}", found.message);
+        }
+    }
 
     #[test]
     fn each_refusal_has_its_reason_and_says_what_to_do() {

@@ -25,7 +25,7 @@ pub(super) trait Message {
     /// The last header of this name.
     fn header(&self, name: &str) -> Option<&[u8]>;
 
-    /// A token of the subject that it was sent to, counted from 1, or from the end from -1.
+    /// A token of the subject or routing key that it was sent with, counted from 1, or from the end from -1.
     fn token(&self, place: i32) -> Option<&str> {
         let _ = place;
         None
@@ -44,6 +44,17 @@ impl CloudEventHeaders {
     pub(super) const UNDERSCORE: Self = Self { event_type: "ce_type", subject: "ce_subject" };
     /// As the binding for NATS has them.
     pub(super) const DASH: Self = Self { event_type: "ce-type", subject: "ce-subject" };
+    /// As the binding for AMQP has them.
+    pub(super) const COLON: Self = Self { event_type: "cloudEvents:type", subject: "cloudEvents:subject" };
+}
+
+/// What has tokens where a source has no name of its own for that.
+pub(super) const SUBJECT: (&str, &str) = ("subject", "subjectToken");
+
+/// A token of a text with dots between them, counted from 1, or from the end from -1.
+pub(super) fn dotted_token(text: &str, place: i32) -> Option<&str> {
+    let index = usize::try_from(place.unsigned_abs()).ok()?.checked_sub(1)?;
+    if place > 0 { text.split('.').nth(index) } else { text.rsplit('.').nth(index) }
 }
 
 /// Where the parts of an event are in the messages of one source.
@@ -53,6 +64,8 @@ pub(super) struct Layout {
     pub(super) spec: &'static str,
     /// What the source calls a header.
     pub(super) header: &'static str,
+    /// What the source calls that which has tokens, and the field of the type that counts them.
+    pub(super) tokens: (&'static str, &'static str),
     /// How the headers of CloudEvents are called.
     pub(super) cloud_events: CloudEventHeaders,
     /// Where the type is.
@@ -68,7 +81,7 @@ pub(super) struct Layout {
 pub(super) enum TypeFrom {
     /// In this header.
     Header(String),
-    /// In this token of the subject.
+    /// In this token of the subject or routing key.
     Token(i32),
     /// In this field of the value, names with dots between them.
     Field(String),
@@ -210,10 +223,8 @@ impl Mapping {
     }
 
     fn missing_token(&self, place: i32) -> String {
-        let spec = self.layout.spec;
-        format!(
-            "its subject has no token {place} with its type, and it is no CloudEvent: correct {spec}.type.subjectToken"
-        )
+        let Layout { spec, tokens: (what, field), .. } = &self.layout;
+        format!("its {what} has no token {place} with its type, and it is no CloudEvent: correct {spec}.type.{field}")
     }
 
     fn missing_header(&self, name: &str) -> String {
@@ -230,7 +241,7 @@ pub(super) fn too_large(bytes: u64, allowed: usize) -> String {
 }
 
 /// The names in a path with dots between them.
-fn steps(path: &str) -> Vec<String> {
+pub(super) fn steps(path: &str) -> Vec<String> {
     path.split('.').map(str::to_owned).collect()
 }
 
@@ -259,7 +270,8 @@ pub(super) fn json(bytes: &[u8]) -> Result<&str, String> {
     }
 }
 
-fn field<'a>(json: &'a str, steps: &[String]) -> Option<&'a str> {
+/// What is at `steps` in the JSON.
+pub(super) fn field<'a>(json: &'a str, steps: &[String]) -> Option<&'a str> {
     steps.iter().try_fold(json, |value, step| inner(value, step))
 }
 

@@ -6,6 +6,7 @@ pub(in crate::projector) mod nats;
 pub(in crate::projector) mod outbox;
 pub(in crate::projector) mod postgres;
 pub(in crate::projector) mod queue;
+pub(in crate::projector) mod rabbitmq;
 pub(in crate::projector) mod reader;
 pub(in crate::projector) mod redis;
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::super::{
     super::event::{Event, Timestamp},
-    mapping::{CloudEventHeaders, Content, Layout, Mapping, Message, TypeFrom},
+    mapping::{CloudEventHeaders, Content, Layout, Mapping, Message, SUBJECT, TypeFrom},
 };
 use crate::{
     api::{KafkaEvent, KafkaEventType},
@@ -26,6 +26,7 @@ pub(in crate::projector::input) fn layout(event: &KafkaEvent) -> Layout {
     Layout {
         spec: "spec.source.kafka.event",
         header: "header",
+        tokens: SUBJECT,
         cloud_events: CloudEventHeaders::UNDERSCORE,
         event_type,
         data: data.clone(),

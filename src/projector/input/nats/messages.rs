@@ -2,7 +2,7 @@
 
 use super::super::{
     super::event::{Event, Timestamp},
-    mapping::{CloudEventHeaders, Content, Layout, Mapping, Message, TypeFrom, too_large},
+    mapping::{CloudEventHeaders, Content, Layout, Mapping, Message, SUBJECT, TypeFrom, dotted_token, too_large},
 };
 use crate::{
     api::{NatsEvent, NatsEventStream, NatsEventType},
@@ -46,6 +46,7 @@ impl Messages {
         let layout = Layout {
             spec: "spec.source.nats.event",
             header: "header",
+            tokens: SUBJECT,
             cloud_events: CloudEventHeaders::DASH,
             event_type,
             data: data.clone(),
@@ -102,11 +103,7 @@ impl Message for Read<'_> {
     }
 
     fn token(&self, place: i32) -> Option<&str> {
-        let place = usize::try_from(place.unsigned_abs()).ok()?.checked_sub(1).map(|index| (index, place > 0))?;
-        match place {
-            (index, true) => self.message.subject.split('.').nth(index),
-            (index, false) => self.message.subject.rsplit('.').nth(index),
-        }
+        dotted_token(&self.message.subject, place)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::{
     super::event::{Event, Timestamp},
-    mapping::{CloudEventHeaders, Content, Layout, Mapping, Message, TypeFrom, too_large},
+    mapping::{CloudEventHeaders, Content, Layout, Mapping, Message, SUBJECT, TypeFrom, too_large},
 };
 use crate::{api::RedisEvent, clients::redis::Reply};
 
@@ -22,6 +22,7 @@ impl Entries {
         let layout = Layout {
             spec: "spec.source.redis.event",
             header: "field",
+            tokens: SUBJECT,
             cloud_events: CloudEventHeaders::UNDERSCORE,
             event_type: TypeFrom::Header(event.type_.clone()),
             data: None,

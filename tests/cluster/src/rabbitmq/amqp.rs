@@ -35,6 +35,8 @@ const METHOD_FRAME: u8 = 1;
 const HEADER_FRAME: u8 = 2;
 const BODY_FRAME: u8 = 3;
 const FRAME_END: u8 = 0xce;
+/// A frame may have 128 KiB.
+const LARGEST_PIECE: usize = 100_000;
 
 /// One connection with one channel, as the user `guest` in the virtual host `/`. What it holds goes back to its queue when it is dropped.
 #[derive(Debug)]
@@ -42,6 +44,40 @@ pub struct Consumer {
     stream: TcpStream,
     /// How many messages were published. The server confirms them by this number.
     published: u64,
+}
+
+/// A message that is published.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The property `message-id`.
+    pub id: Option<String>,
+    /// The property `type`.
+    pub type_: Option<String>,
+    /// Headers, as text.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: String,
+}
+
+impl Published {
+    /// Its properties, with flags for those that are there. A durable queue keeps it.
+    fn properties(&self) -> Result<Vec<u8>> {
+        let mut headers = Vec::new();
+        for (name, value) in &self.headers {
+            headers.extend(short(name));
+            headers.push(b'S');
+            headers.extend(u32::try_from(value.len())?.to_be_bytes());
+            headers.extend(value.bytes());
+        }
+        let (id, type_) = (self.id.as_deref(), self.type_.as_deref());
+        let flags = 1_u16 << 13 | 1 << 12 | u16::from(id.is_some()) << 7 | u16::from(type_.is_some()) << 5;
+        let mut properties = flags.to_be_bytes().to_vec();
+        properties.extend(u32::try_from(headers.len())?.to_be_bytes());
+        properties.extend(headers);
+        properties.push(2);
+        properties.extend([id, type_].into_iter().flatten().flat_map(short));
+        Ok(properties)
+    }
 }
 
 impl Consumer {
@@ -89,24 +125,40 @@ impl Consumer {
         self.send(1, ACK, &[tag.to_be_bytes().as_slice(), &[0]].concat())
     }
 
-    /// Publishes messages with these bodies into the queue, and waits until the server has confirmed each: unconfirmed ones can be lost, with the connection
-    /// or while a quorum queue chooses its leader.
+    /// Publishes messages with these bodies and without properties into the queue, as [`Consumer::publish_all`] does.
     ///
     /// # Errors
     /// When the server refuses one, or the connection broke.
     pub fn publish(&mut self, queue: &str, bodies: impl IntoIterator<Item = String>) -> Result<()> {
+        self.publish_all(queue, bodies.into_iter().map(|body| Published { body, ..Published::default() }))
+    }
+
+    /// Publishes messages into the queue, and waits until the server has confirmed each: unconfirmed ones can be lost, with the connection or while a
+    /// quorum queue chooses its leader.
+    ///
+    /// # Errors
+    /// When the server refuses one, or the connection broke.
+    pub fn publish_all(&mut self, queue: &str, messages: impl IntoIterator<Item = Published>) -> Result<()> {
         if self.published == 0 {
             self.send(1, CONFIRM, &[0])?;
             self.expect(&[CONFIRM_OK])?;
         }
         let (mut frames, mut unconfirmed) = (Vec::new(), BTreeSet::new());
-        for body in bodies {
+        for message in messages {
+            let body = &message.body;
             let arguments = [vec![0, 0], short(""), short(queue), vec![0]].concat();
             frames.extend(frame(METHOD_FRAME, 1, &method(PUBLISH, &arguments))?);
             let length = u64::try_from(body.len())?.to_be_bytes();
-            // The class, a weight, the length, and no properties.
-            frames.extend(frame(HEADER_FRAME, 1, &[&PUBLISH.0.to_be_bytes()[..], &[0, 0], &length, &[0, 0]].concat())?);
-            frames.extend(frame(BODY_FRAME, 1, body.as_bytes())?);
+            // The class, a weight, the length, and the properties.
+            let properties = message.properties()?;
+            frames.extend(frame(
+                HEADER_FRAME,
+                1,
+                &[&PUBLISH.0.to_be_bytes()[..], &[0, 0], &length, &properties].concat(),
+            )?);
+            for piece in body.as_bytes().chunks(LARGEST_PIECE) {
+                frames.extend(frame(BODY_FRAME, 1, piece)?);
+            }
             self.published += 1;
             unconfirmed.insert(self.published);
         }

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{free_port, kept, network, packages};
 
-pub use amqp::Consumer;
+pub use amqp::{Consumer, Published};
 
 /// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server's processes and removes its files. Erlang's helpers are
 /// in groups of their own, and end when the server is gone.
