@@ -83,22 +83,25 @@ pub fn shop() -> Result<PathBuf> {
     of_one_program("shop", SHOP_RECIPE, SHOP_IMAGE)
 }
 
+/// The name of an image's archive in its directory.
+const ARCHIVE: &str = "image.tar";
+
 /// An image of the program whose path this target of the Makefile prints last. The recipe copies it by its name.
 fn of_one_program(target: &str, recipe: &str, image: &str) -> Result<PathBuf> {
     let printed = make(target)?;
     let program = workspace().join(printed.lines().last().unwrap_or_default().trim());
     let binary = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
     let name = program.file_name().context("a program without a name")?;
-    let dir = cache_dir()?.join(format!("images-{}", short_hash(&[&binary, recipe.as_bytes()])));
+    let dir = cache_dir()?.join(format!("images-{}", short_hash(&[&binary, recipe.as_bytes(), ARCHIVE.as_bytes()])));
     once(&dir, |partial| {
         let copy = partial.join(name);
         fs::write(&copy, &binary)?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
         fs::write(partial.join("Dockerfile"), recipe)?;
-        build(partial, image, &partial.join("image.tar"))?;
+        build(partial, image, &partial.join(ARCHIVE))?;
         fs::remove_file(&copy).context("removing the program's copy")
     })?;
-    Ok(dir.join("image.tar"))
+    Ok(dir.join(ARCHIVE))
 }
 
 /// The archive of [`ADAPTER_IMAGE`], built once for this machine.
