@@ -75,6 +75,8 @@ pub(crate) fn projection(namespace: &str, environment: &[(&str, Setting<'_>)], c
                 "containers": [{
                     "name": "worker", "image": WORKER_IMAGE, "imagePullPolicy": "Never", "env": env,
                     "resources": {"requests": {"cpu": "5m", "memory": "8Mi"}},
+                    // One that has just been started is told to end only when it listens for that: otherwise it is killed a minute later, in the middle of an event.
+                    "lifecycle": {"preStop": {"sleep": {"seconds": 2}}},
                 }],
             }}},
         },
