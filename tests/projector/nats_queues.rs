@@ -1,6 +1,6 @@
 //! Consumers of a real NATS JetStream: each effect once, however workers and servers end, and whatever is delivered twice.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use async_nats::{
     HeaderMap,
@@ -18,7 +18,7 @@ use test_cluster::{Nats, eventually, eventually_is};
 
 use crate::{
     killing::{SLOWLY, keeps_the_order_through_a_kill},
-    queues::{APPLY, assert_each_once, failures},
+    queues::{APPLY, assert_each_once, assert_positions_are_refused, failures},
     workshop::{PATIENCE, Workshop},
 };
 
@@ -248,10 +248,7 @@ async fn consumers_that_would_lose_events_are_refused_until_they_are_changed() {
     append(&context, "nats_refused", 0..20).await;
     assert_each_once(&shop, 20).await;
     worker.stop().await;
-    shop.sql.handlers =
-        BTreeMap::from([("Counted".to_owned(), "insert into applied (position) values (:position)".to_owned())]);
-    let refused = shop.start("a").ended().await.to_string();
-    assert!(refused.contains("messages of a queue have none"), "{refused}");
+    assert_positions_are_refused(&mut shop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,14 @@ pub(crate) async fn assert_each_once(shop: &Workshop, events: i64) {
     assert_eq!(shop.ask::<i64>("select sum(n)::bigint from applied").await, events * (events - 1) / 2);
 }
 
+/// A handler that wants a position, which messages do not have, ends the worker.
+pub(crate) async fn assert_positions_are_refused(shop: &mut Workshop) {
+    shop.sql.handlers =
+        BTreeMap::from([("Counted".to_owned(), "insert into applied (position) values (:position)".to_owned())]);
+    let refused = shop.start("a").ended().await.to_string();
+    assert!(refused.contains("messages of a queue have none"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_entry_has_its_effects_once_while_workers_are_killed_and_redis_restarts() {
     let mut redis = Redis::with("appendonly yes\nappendfsync always\n").unwrap();
@@ -205,8 +213,5 @@ async fn a_group_that_is_missing_and_a_handler_that_asks_for_a_position_are_told
     redis.run(&format!("XGROUP CREATE queue_missing {GROUP} 0 MKSTREAM")).unwrap();
     worker.says("200 OK").await;
     worker.stop().await;
-    shop.sql.handlers =
-        BTreeMap::from([("Counted".to_owned(), "insert into applied (position) values (:position)".to_owned())]);
-    let refused = shop.start("a").ended().await.to_string();
-    assert!(refused.contains("messages of a queue have none"), "{refused}");
+    assert_positions_are_refused(&mut shop).await;
 }

@@ -1,6 +1,6 @@
 //! Queues of a real RabbitMQ: each effect once, however workers and the server end, and whatever is delivered twice.
 
-use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+use std::{sync::OnceLock, time::Duration};
 
 use projectionist::{
     api::HumanDuration,
@@ -15,7 +15,7 @@ use test_cluster::{
 use crate::{
     certificates::{Authority, Files, authority},
     killing::{SLOWLY, keeps_the_order_through_a_kill},
-    queues::{APPLY, assert_each_once, failures},
+    queues::{APPLY, assert_each_once, assert_positions_are_refused, failures},
     workshop::{PATIENCE, Workshop},
 };
 
@@ -268,10 +268,7 @@ async fn queues_that_would_lose_events_are_refused_until_they_are_changed() {
     append(server(), "rabbit_refused", 0..20);
     assert_each_once(&shop, 20).await;
     worker.stop().await;
-    shop.sql.handlers =
-        BTreeMap::from([("Counted".to_owned(), "insert into applied (position) values (:position)".to_owned())]);
-    let refused = shop.start("a").ended().await.to_string();
-    assert!(refused.contains("messages of a queue have none"), "{refused}");
+    assert_positions_are_refused(&mut shop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

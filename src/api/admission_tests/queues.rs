@@ -24,10 +24,8 @@ fn streams_in_redis_need_no_checkpoint_and_no_read_store() {
         ("/spec/source/redis", "streams", json!([{"key": "orders"}]), "spec.source.redis.streams[0].group"),
         ("/spec/source/redis", "streams", json!([{"key": "", "group": "g"}]), "spec.source.redis.streams[0].key"),
     ] {
-        let mut object = redis();
-        object.pointer_mut(pointer).unwrap()[name] = value;
-        let found = admit(object).expect_err(expected);
-        assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        let found = refusals_with(redis(), pointer, name, value);
+        assert!(found.iter().any(|refusal| refusal.starts_with(expected)), "{expected}: {found:?}");
     }
 }
 
@@ -53,10 +51,8 @@ fn consumers_of_jetstream_need_no_checkpoint_and_have_names_that_are_one_part_of
         ("/spec/source/nats", "consumers", consumer("a", ">"), "spec.source.nats.consumers[0].consumer"),
         ("/spec/source/nats", "domain", json!("a.b"), "spec.source.nats.domain"),
     ] {
-        let mut object = nats();
-        object.pointer_mut(pointer).unwrap()[name] = value;
-        let found = admit(object).expect_err(expected);
-        assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        let found = refusals_with(nats(), pointer, name, value);
+        assert!(found.iter().any(|refusal| refusal.starts_with(expected)), "{expected}: {found:?}");
     }
 }
 
@@ -94,9 +90,7 @@ fn queues_in_rabbitmq_need_no_checkpoint_and_have_no_database() {
             "spec.source.rabbitmq.connection.database must be absent",
         ),
     ] {
-        let mut object = rabbitmq();
-        object.pointer_mut(pointer).unwrap()[name] = value;
-        let found = admit(object).expect_err(expected);
-        assert!(found.iter().any(|refusal| refusal.to_string().starts_with(expected)), "{expected}: {found:?}");
+        let found = refusals_with(rabbitmq(), pointer, name, value);
+        assert!(found.iter().any(|refusal| refusal.starts_with(expected)), "{expected}: {found:?}");
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::binaries::{cache_dir, short_hash};
-use crate::{free_port, network, packages};
+use crate::{free_port, kept, network, packages};
 pub use brokers::Brokers;
 
 const POM: &str = include_str!("../binaries/kafka/pom.xml");
@@ -157,10 +157,7 @@ impl Place {
     }
 
     fn command(&self, program: &str) -> Command {
-        match &self.network {
-            Some(network) => network::command_inside(network, program),
-            None => Command::new(program),
-        }
+        kept::command(self.network.as_deref(), program)
     }
 
     fn java(&self, programs: &Path, memory: &str) -> Command {

@@ -1,5 +1,6 @@
 //! A server of one process in a temporary directory, kept: it ends, and its files are removed, with the process that started it, however that ends.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -44,8 +45,11 @@ pub(crate) fn free_address(network: Option<&Path>, host: &str) -> Result<SocketA
 }
 
 /// A program in this network, or in another one.
-pub(crate) fn command(network: Option<&Path>, program: &Path) -> Command {
-    network.map_or_else(|| Command::new(program), |network| network::command_inside(network, program))
+pub(crate) fn command(network: Option<&Path>, program: impl AsRef<OsStr>) -> Command {
+    match network {
+        Some(network) => network::command_inside(network, program),
+        None => Command::new(program),
+    }
 }
 
 /// A running (or paused) server with its keeper.

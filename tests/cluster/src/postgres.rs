@@ -351,10 +351,7 @@ impl Postgres {
     }
 
     fn run(&self, program: &str, arguments: &[String]) -> Result<()> {
-        let mut command = match &self.network {
-            Some(network) => network::command_inside(network, "setpriv"),
-            None => Command::new("setpriv"),
-        };
+        let mut command = kept::command(self.network.as_deref(), "setpriv");
         if let Some((user, group)) = self.account {
             command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".to_owned()]);
         }

@@ -13,7 +13,7 @@ use std::{process::ExitCode, time::Instant};
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use demo::{plot, table};
+use demo::{plot, step, table};
 use projectionist::api::HumanDuration;
 use test_cluster::{Cluster, ClusterOptions, Instance, Postgres};
 
@@ -129,8 +129,4 @@ async fn look_around(cluster: &Cluster) -> Result<()> {
     );
     tokio::signal::ctrl_c().await?;
     Ok(())
-}
-
-fn step(started: Instant, text: &str) {
-    println!("{:>5.1} s  {text}", started.elapsed().as_secs_f64());
 }

@@ -7,7 +7,7 @@ mod streams;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{free_port, kept, network, packages};
+use crate::{kept, network, packages};
 
 pub use amqp::{Consumer, Published};
 
@@ -58,10 +58,7 @@ struct Environment<'a> {
 
 impl Environment<'_> {
     fn command(&self, program: &Path) -> Command {
-        let mut command = match self.network {
-            Some(network) => network::command_inside(network, program),
-            None => Command::new(program),
-        };
+        let mut command = kept::command(self.network, program);
         command
             .current_dir(self.root)
             .process_group(0)
@@ -129,25 +126,21 @@ impl RabbitMq {
     fn create(network: Option<PathBuf>, host: &str, configuration: &str) -> Result<Self> {
         let program = packages::rabbitmq_server()?;
         let root = kept::directory("rabbitmq")?;
-        let ask = || -> Result<[u16; 5]> {
-            let local = || free_port("127.0.0.1");
-            Ok([free_port(host)?, free_port(host)?, free_port(host)?, local()?, local()?])
-        };
-        let [amqp, management, streams, distribution, mapper] = match &network {
-            Some(network) => network::inside(network, ask)?,
-            None => ask(),
-        }?;
+        let free = |host: &str| kept::free_address(network.as_deref(), host);
+        let (amqp, management, streams) = (free(host)?, free(host)?, free(host)?);
+        let (distribution, mapper) = (free("127.0.0.1")?.port(), free("127.0.0.1")?.port());
         let settings = format!(
-            "listeners.tcp.1 = {host}:{amqp}\n\
-             stream.listeners.tcp.1 = {host}:{streams}\n\
+            "listeners.tcp.1 = {amqp}\n\
+             stream.listeners.tcp.1 = {streams}\n\
              management.tcp.ip = {host}\n\
-             management.tcp.port = {management}\n\
+             management.tcp.port = {}\n\
              distribution.listener.interface = 127.0.0.1\n\
              distribution.listener.port_range.min = {distribution}\n\
              distribution.listener.port_range.max = {distribution}\n\
              collect_statistics_interval = 1000\n\
              log.console = false\n\
-             {configuration}\n"
+             {configuration}\n",
+            management.port()
         );
         fs::write(root.join("rabbitmq.conf"), settings)?;
         fs::write(root.join("plugins"), "[rabbitmq_management, rabbitmq_stream].")?;
@@ -156,8 +149,6 @@ impl RabbitMq {
         let port_mapper = environment.command(Path::new("epmd")).spawn().context("starting Erlang's port mapper")?;
         let server = environment.server(&program)?;
         let keeper = environment.keeper(&server, &port_mapper)?;
-        let host: IpAddr = host.parse()?;
-        let [management, amqp, streams] = [management, amqp, streams].map(|port| SocketAddr::from((host, port)));
         let mut rabbit = Self { root, network, mapper, management, amqp, streams, server, port_mapper, keeper };
         rabbit.wait_until_it_answers()?;
         Ok(rabbit)

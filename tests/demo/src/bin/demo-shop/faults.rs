@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use demo::step;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
@@ -12,7 +13,7 @@ use shop::kill_switch::KillSwitch;
 use test_cluster::RabbitMq;
 use tokio::time::sleep;
 
-use crate::{stage::NAMESPACE, step, watch::PROJECTIONS};
+use crate::{stage::NAMESPACE, watch::PROJECTIONS};
 
 /// How long the read store stays locked, and the switch thrown.
 const HELD: Duration = Duration::from_secs(8);

@@ -12,7 +12,7 @@ use std::{process::ExitCode, time::Duration, time::Instant};
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use demo::{plot, table};
+use demo::{plot, step, table};
 use test_cluster::{Cluster, ClusterOptions, Instance};
 
 use stage::{Servers, Stage};
@@ -117,8 +117,4 @@ async fn play(cluster: &Cluster, servers: Servers, options: &Options, started: I
     println!("\n{}", checked.printed);
     step(started, "the end");
     if loaded.succeeded && checked.succeeded { Ok(()) } else { bail!("the shop is not as it should be") }
-}
-
-pub(crate) fn step(started: Instant, text: &str) {
-    println!("{:>5.1} s  {text}", started.elapsed().as_secs_f64());
 }
