@@ -202,7 +202,9 @@ async fn the_store_s_own_notifications_wake_the_sampler_and_a_subscription_that_
     });
     assert!(!lacks_consumer(&*sampler.wait_pending("a", 0).await), "nothing waits");
     for round in 1..=3 {
+        let before = sampler.pushes();
         append(&client, "order-1", 1).await;
+        sampler.wait_woken(before).await;
         assert!(lacks_consumer(&*sampler.wait_pending("a", round).await));
     }
     let lock = "select pg_try_advisory_lock('public.subscriptions'::regclass::oid::int, subscription_id::int) from subscriptions";

@@ -163,6 +163,17 @@ impl Running {
         self.wait_measured(&what, name, |m| m.assessment.pending == Pending { events, exact: true }).await
     }
 
+    /// How often a source has woken the sampler, which it does when its connection ends as well.
+    pub fn pushes(&self) -> u64 {
+        self.metrics.pushes.load(Relaxed)
+    }
+
+    /// Waits until a source has woken the sampler once more than these times: a poll that found what is new by its own interval does not count.
+    pub async fn wait_woken(&self, before: u64) {
+        let pushes = || async { Ok::<_, Infallible>(self.pushes()) };
+        eventually_is(SOON, "the source wakes the sampler", |now| *now > before, pushes).await.unwrap();
+    }
+
     /// Waits until so many polls were refused.
     pub async fn wait_refused(&self, times: u64) {
         let refused = || async { Ok::<_, Infallible>(self.metrics.failures.load(Relaxed)) };

@@ -34,7 +34,7 @@ use projectionist::{
     lag::{Certain, Pending, Position},
 };
 use serde_json::{Value, json};
-use test_cluster::Postgres;
+use test_cluster::{Postgres, eventually_is};
 
 type Change = Box<dyn FnOnce(&mut Value)>;
 
@@ -149,22 +149,27 @@ async fn a_notification_wakes_the_sampler_and_does_so_after_a_reconnect_too() {
     });
     sampler.wait_pending("a", 0).await;
     for round in 1..=3 {
-        tokio::time::sleep(Duration::from_millis(300)).await;
         append(&client, 1).await;
-        let pushes = sampler.metrics.pushes.load(std::sync::atomic::Ordering::Relaxed);
-        client.batch_execute("notify \"Appended\"").await.unwrap();
+        let before = sampler.pushes();
+        // What is announced before a new connection listens is lost, so that it is announced until it is heard.
+        let announced = || async {
+            client.batch_execute("notify \"Appended\"").await?;
+            Ok::<_, tokio_postgres::Error>(sampler.pushes())
+        };
+        eventually_is(harness::SOON, "a notification wakes the sampler", |now| *now > before, announced).await.unwrap();
         sampler.wait_pending("a", round).await;
-        let now = sampler.metrics.pushes.load(std::sync::atomic::Ordering::Relaxed);
-        assert!(now > pushes, "a poll found it, not the notification");
-        client
-            .batch_execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'projectionist-sampler' and datname = 'notified'")
+        let sessions =
+            "from pg_stat_activity where application_name = 'projectionist-sampler' and datname = 'notified'";
+        let ended = client.query_one(&format!("select pid, pg_terminate_backend(pid) {sessions}"), &[]).await.unwrap();
+        let others = format!("select count(*) {sessions} and pid <> $1");
+        let connected = || async {
+            Ok::<_, tokio_postgres::Error>(
+                client.query_one(&others, &[&ended.get::<_, i32>(0)]).await?.get::<_, i64>(0),
+            )
+        };
+        eventually_is(harness::SOON, "the sampler has connected again", |others| *others == 1, connected)
             .await
             .unwrap();
-        let until = std::time::Instant::now() + harness::SOON;
-        while sampler_connections(&client, "notified").await != 1 {
-            assert!(std::time::Instant::now() < until, "not connected again");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
 }
 
