@@ -26,7 +26,7 @@ mod query;
 mod shards;
 mod slots;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use harness::{Running, append, commit, database, log_head, sampler_connections, server};
 use projectionist::{
@@ -135,7 +135,7 @@ async fn projections_on_one_database_share_one_connection() {
     }
     assert_eq!(sampler_connections(&client, "shared").await, 1);
     assert!(*sampler.first_round.borrow());
-    assert_eq!(sampler.metrics.servers.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(sampler.metrics.servers.load(Relaxed), 1);
 }
 
 #[tokio::test]
@@ -144,12 +144,15 @@ async fn a_notification_wakes_the_sampler_and_does_so_after_a_reconnect_too() {
     commit(&client, "a", 0).await;
     let mut sampler = Running::start(&[("db", &url)]);
     sampler.declare("a", |spec| {
-        spec["lag"]["target"] = json!("1h");
         spec["source"]["postgres"]["eventTable"]["notifyChannel"] = json!("Appended");
     });
     sampler.wait_pending("a", 0).await;
     for round in 1..=3 {
         append(&client, 1).await;
+        // The end of a connection wakes the sampler too: that has happened after two more polls.
+        let polls = || async { Ok::<_, std::convert::Infallible>(sampler.metrics.polls.load(Relaxed)) };
+        let later = polls().await.unwrap() + 2;
+        eventually_is(harness::SOON, "two more polls", |polls| *polls >= later, polls).await.unwrap();
         let before = sampler.pushes();
         // What is announced before a new connection listens is lost, so that it is announced until it is heard.
         let announced = || async {
