@@ -12,7 +12,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncCommands as _, RedisError,
+    AsyncCommands as _, RedisError, TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use serde::Deserialize;
@@ -45,14 +45,21 @@ const REDIS_WITHIN: Duration = Duration::from_secs(1);
 /// How long a command is held up by asking whether it is one too many.
 const LIMIT_WITHIN: Duration = Duration::from_millis(200);
 
-/// A connection to Redis that is made again when it was lost.
+/// A connection to Redis that is made again when it was lost. Over TLS (`rediss://…`) only to a server whose certificate `authority`, in PEM, signed for its host.
 ///
 /// # Errors
 /// When the URL is none, or Redis is away now.
-pub async fn connect_redis(url: &str) -> Result<ConnectionManager, RedisError> {
+pub async fn connect_redis(url: &str, authority: Option<&str>) -> Result<ConnectionManager, RedisError> {
+    let client = match authority {
+        Some(authority) => {
+            let root_cert = Some(authority.as_bytes().to_owned());
+            redis::Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert })?
+        }
+        None => redis::Client::open(url)?,
+    };
     let config = ConnectionManagerConfig::new().set_number_of_retries(1);
     let config = config.set_connection_timeout(Some(REDIS_WITHIN)).set_response_timeout(Some(REDIS_WITHIN));
-    redis::Client::open(url)?.get_connection_manager_with_config(config).await
+    client.get_connection_manager_with_config(config).await
 }
 
 /// What requests are answered from.

@@ -8,6 +8,8 @@ use lapin::{
     options::{
         BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
     },
+    runtime::default_runtime,
+    tcp::OwnedTLSConfig,
     types::{AMQPValue, FieldTable, LongString},
 };
 use rdkafka::{
@@ -60,10 +62,10 @@ impl Brokers {
     ///
     /// # Errors
     /// When one of them is away, or refuses.
-    pub async fn connect(kafka: &str, rabbitmq: &str) -> Result<Self, BrokerError> {
+    pub async fn connect(kafka: &str, rabbitmq: &str, authority: Option<&str>) -> Result<Self, BrokerError> {
         let producer: FutureProducer =
             ClientConfig::new().set("bootstrap.servers", kafka).set("transactional.id", "shop-outbox").create()?;
-        let connection = connect(rabbitmq).await?;
+        let connection = connect(rabbitmq, authority).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         declare(&channel, crate::orders::NOTIFICATIONS).await?;
@@ -133,12 +135,13 @@ impl Publisher for Brokers {
     }
 }
 
-/// Connects to RabbitMQ.
+/// Connects to RabbitMQ. Over TLS (`amqps://…`) only to a server whose certificate `authority`, in PEM, signed for its host, or a public one.
 ///
 /// # Errors
 /// When it is away, or refuses.
-pub async fn connect(url: &str) -> Result<Connection, BrokerError> {
-    let connecting = Connection::connect(url, ConnectionProperties::default());
+pub async fn connect(url: &str, authority: Option<&str>) -> Result<Connection, BrokerError> {
+    let tls = OwnedTLSConfig { identity: None, cert_chain: authority.map(str::to_owned) };
+    let connecting = Connection::connect_with_config(url, ConnectionProperties::default(), tls, default_runtime()?);
     let connected = tokio::time::timeout(CONNECT_WITHIN, connecting).await;
     Ok(connected.map_err(|_| BrokerError::TooLate("RabbitMQ"))??)
 }

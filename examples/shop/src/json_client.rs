@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, Method, Request, StatusCode, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 use serde_json::Value;
 use thiserror::Error;
@@ -61,7 +66,7 @@ impl JsonClient {
         Self { client: Client::builder(TokioExecutor::new()).build(connector) }
     }
 
-    /// Asks, with a body unless that is null.
+    /// Asks, with a body unless that is null. A user and a password in the URL are told the server.
     ///
     /// # Errors
     /// When there is no answer. Whether the server did what it was asked for is not known then.
@@ -72,7 +77,15 @@ impl JsonClient {
         headers: &[(&str, &str)],
         body: &Value,
     ) -> Result<Answer, AskError> {
+        let url: Uri = url.parse().map_err(http::Error::from)?;
+        let credential = url.authority().and_then(|authority| authority.as_str().rsplit_once('@'));
+        let credential =
+            credential.map(|(credential, _)| BASE64_STANDARD.encode(Vec::from(percent_decode_str(credential))));
         let request = Request::builder().method(method).uri(url).header(CONTENT_TYPE, "application/json");
+        let request = match credential {
+            Some(credential) => request.header(AUTHORIZATION, format!("Basic {credential}")),
+            None => request,
+        };
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let request = request.body(Full::new(body))?;

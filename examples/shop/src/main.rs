@@ -48,9 +48,22 @@ struct Writes {
     /// Its connection string
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: String,
-    /// The authority of its certificate, in PEM; without it, TLS is not spoken
-    #[arg(long, env = "DATABASE_CA")]
-    database_ca: Option<String>,
+    #[command(flatten)]
+    servers: Servers,
+}
+
+/// Who is believed.
+#[derive(clap::Args)]
+struct Servers {
+    /// The authority of the servers' certificates, in PEM; without it, TLS is not spoken to PostgreSQL
+    #[arg(long, env = "SERVERS_CA")]
+    servers_ca: Option<String>,
+}
+
+impl Servers {
+    fn authority(&self) -> Option<&str> {
+        self.servers_ca.as_deref()
+    }
 }
 
 #[derive(Subcommand)]
@@ -103,11 +116,8 @@ enum Program {
         #[command(flatten)]
         reads: Reads,
         /// The index of the order search
-        #[arg(long, env = "SEARCH_URL")]
+        #[arg(long, env = "SEARCH_URL", hide_env_values = true)]
         search: String,
-        /// The authority of its certificate, in PEM
-        #[arg(long, env = "SEARCH_CA")]
-        search_ca: Option<String>,
         /// How long read models may take to catch up, in seconds
         #[arg(long, default_value_t = 120)]
         patience: u64,
@@ -117,7 +127,7 @@ enum Program {
 /// The read stores that queries are answered from.
 #[derive(clap::Args)]
 struct Reads {
-    /// The read store of the order summary; its authority is that of the write side
+    /// The read store of the order summary
     #[arg(long, env = "READS_URL", hide_env_values = true)]
     reads_url: String,
     /// Product cards, the cache, and rates
@@ -166,15 +176,14 @@ async fn main() -> Result<()> {
     let works = async {
         match program {
             Program::Api(given) => serve(given).await,
-            Program::Relay { writes, kafka, amqp } => relay(&writes.database()?, &kafka, &amqp).await,
+            Program::Relay { writes, kafka, amqp } => relay(&writes, &kafka, &amqp).await,
             Program::Saga(writes) => bring_to_their_ends(writes.database()?).await,
-            Program::Notifications { writes, amqp, name } => notify(&writes.database()?, &amqp, name).await,
+            Program::Notifications { writes, amqp, name } => notify(&writes, &amqp, name).await,
             Program::Load { api, rate, sale, seconds } => {
                 play(&api, &Score { rate, sale, part: Duration::from_secs(seconds) }).await
             }
-            Program::Check { writes, reads, search, search_ca, patience } => {
-                let tls = search_ca.as_deref().map_or_else(tls::trust_nothing, tls::trust)?;
-                check_all(&writes, &reads, search, JsonClient::new(tls), Duration::from_secs(patience)).await
+            Program::Check { writes, reads, search, patience } => {
+                check_all(&writes, &reads, search, Duration::from_secs(patience)).await
             }
         }
     };
@@ -187,14 +196,15 @@ async fn main() -> Result<()> {
 
 impl Writes {
     fn database(&self) -> Result<Database> {
-        Ok(Database::new(&self.database_url, self.database_ca.as_deref())?)
+        Ok(Database::new(&self.database_url, self.servers.authority())?)
     }
 }
 
 async fn serve(given: ApiArguments) -> Result<()> {
     let writes = given.writes.database()?;
-    let reads = Database::new(&given.reads.reads_url, given.writes.database_ca.as_deref())?;
-    let redis = api::connect_redis(&given.reads.redis).await.context("connecting to Redis")?;
+    let authority = given.writes.servers.authority();
+    let reads = Database::new(&given.reads.reads_url, authority)?;
+    let redis = api::connect_redis(&given.reads.redis, authority).await.context("connecting to Redis")?;
     let api = Api {
         bus: checkout::commands()?,
         writes: Pool::new(writes, given.connections),
@@ -209,11 +219,11 @@ async fn serve(given: ApiArguments) -> Result<()> {
     Ok(())
 }
 
-async fn relay(database: &Database, kafka: &str, amqp: &str) -> Result<()> {
-    let client = database.connect().await?;
+async fn relay(writes: &Writes, kafka: &str, amqp: &str) -> Result<()> {
+    let client = writes.database()?.connect().await?;
     outbox::wait_for_turn(&client).await?;
     // Only now: connecting to Kafka ends the transactions of the relay before.
-    let mut brokers = Brokers::connect(kafka, amqp).await?;
+    let mut brokers = Brokers::connect(kafka, amqp, writes.servers.authority()).await?;
     match outbox::relay(&client, &mut brokers).await? {}
 }
 
@@ -231,9 +241,9 @@ async fn bring_to_their_ends(database: Database) -> Result<()> {
     }
 }
 
-async fn notify(database: &Database, amqp: &str, name: String) -> Result<()> {
-    let mut notifier = Notifier::new(database.connect().await?, name);
-    let connection = brokers::connect(amqp).await?;
+async fn notify(writes: &Writes, amqp: &str, name: String) -> Result<()> {
+    let mut notifier = Notifier::new(writes.database()?.connect().await?, name);
+    let connection = brokers::connect(amqp, writes.servers.authority()).await?;
     let channel = connection.create_channel().await?;
     match competing_consumers::consume(&channel, orders::NOTIFICATIONS, &mut notifier).await? {}
 }
@@ -245,13 +255,14 @@ async fn play(url: &str, score: &Score) -> Result<()> {
     Ok(())
 }
 
-async fn check_all(writes: &Writes, reads: &Reads, search: String, http: JsonClient, patience: Duration) -> Result<()> {
+async fn check_all(writes: &Writes, reads: &Reads, search: String, patience: Duration) -> Result<()> {
+    let authority = writes.servers.authority();
     let pool = |database| Pool::new(database, NonZeroUsize::MIN);
     let sources = Sources {
         writes: pool(writes.database()?),
-        reads: pool(Database::new(&reads.reads_url, writes.database_ca.as_deref())?),
-        redis: api::connect_redis(&reads.redis).await.context("connecting to Redis")?,
-        http,
+        reads: pool(Database::new(&reads.reads_url, authority)?),
+        redis: api::connect_redis(&reads.redis, authority).await.context("connecting to Redis")?,
+        http: JsonClient::new(authority.map_or_else(tls::trust_nothing, tls::trust)?),
         search,
     };
     let (expected, differences) = check::check(&sources, patience).await?;

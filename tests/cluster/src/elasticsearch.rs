@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
 use crate::binaries::cache_dir;
+use crate::server_certificate::ServerCertificate;
 use crate::{kept, network, packages};
 
 /// Outlives the owner by a moment: waits until the pipe from it closes, then ends the server with all its processes and removes its files. At each line
@@ -88,7 +89,7 @@ pub struct Elasticsearch {
     keeper: Child,
 }
 
-/// How a server is reached that shows a certificate for `localhost`.
+/// How a server is reached that shows a certificate for `localhost` and the host that it listens at.
 #[derive(Debug)]
 struct Tls {
     /// Of the authority, in PEM.
@@ -98,20 +99,15 @@ struct Tls {
 
 impl Tls {
     /// Writes a certificate and its key into a directory.
-    fn prepare(config: &Path) -> Result<Self> {
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?;
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &authority)?;
-        fs::write(config.join("http.crt"), certificate.pem())?;
-        fs::write(config.join("http.key"), key.serialize_pem())?;
+    fn prepare(config: &Path, host: &str) -> Result<Self> {
+        let shown = ServerCertificate::for_hosts(&["localhost", host])?;
+        shown.write(config)?;
         let mut roots = RootCertStore::empty();
-        roots.add(authority.der().clone())?;
+        roots.add(CertificateDer::from_pem_slice(shown.authority.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
-        Ok(Self { authority: authority.pem(), client })
+        Ok(Self { authority: shown.authority, client })
     }
 }
 
@@ -128,12 +124,12 @@ impl Elasticsearch {
         Self::create(None, "127.0.0.1", distribution, users)
     }
 
-    /// A new OpenSearch, which has neither users nor TLS, at `host` inside a network namespace.
+    /// A new Elasticsearch at `host` inside a network namespace.
     ///
     /// # Errors
     /// As [`Elasticsearch::on_loopback`].
-    pub(crate) fn in_network(network: &Path, host: &str) -> Result<Self> {
-        Self::create(Some(network.to_owned()), host, Distribution::OpenSearch, &[])
+    pub(crate) fn in_network(network: &Path, host: &str, users: &[(&str, &str)]) -> Result<Self> {
+        Self::create(Some(network.to_owned()), host, Distribution::Elasticsearch, users)
     }
 
     fn create(
@@ -164,13 +160,14 @@ impl Elasticsearch {
             address.port(),
             transport
         );
-        let tls = (distribution == Distribution::Elasticsearch).then(|| Tls::prepare(&config)).transpose()?;
+        let tls = (distribution == Distribution::Elasticsearch).then(|| Tls::prepare(&config, host)).transpose()?;
         let mut java =
             format!("-Xms512m\n-Xmx512m\n-XX:+UseSerialGC\n-XX:TieredStopAtLevel=1\n-Djava.io.tmpdir={at}/tmp\n");
         match distribution {
             Distribution::Elasticsearch => {
                 settings.push_str("xpack.security.enabled: true\nxpack.security.transport.ssl.enabled: false\nxpack.security.authc.api_key.enabled: true\n");
-                settings.push_str("xpack.security.http.ssl: {enabled: true, certificate: http.crt, key: http.key}\n");
+                settings
+                    .push_str("xpack.security.http.ssl: {enabled: true, certificate: server.crt, key: server.key}\n");
                 let names = std::iter::once("admin").chain(users.iter().map(|(user, _)| *user));
                 fs::write(config.join("users"), names.map(|user| format!("{user}:{HASH}\n")).collect::<String>())?;
                 let own = users.iter().map(|(user, _)| format!("{user}:{user}\n"));
@@ -244,7 +241,7 @@ impl Elasticsearch {
         self.address
     }
 
-    /// The authority that signed the server's certificate for `localhost`, in PEM; absent where it speaks no TLS.
+    /// The authority that signed the server's certificate for `localhost` and the host that it listens at, in PEM; absent where it speaks no TLS.
     #[must_use]
     pub fn authority(&self) -> Option<&str> {
         self.tls.as_ref().map(|tls| tls.authority.as_str())

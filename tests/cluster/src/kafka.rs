@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::binaries::{cache_dir, short_hash};
+use crate::server_certificate::ServerCertificate;
 use crate::{free_port, kept, network, packages};
 pub use brokers::Brokers;
 
@@ -185,12 +186,17 @@ impl Kafka {
         Self::create(&Place { network: None, host: Ipv4Addr::LOCALHOST.into() }, None)
     }
 
-    /// A new broker at `host` inside a network namespace, with the listeners that have no TLS.
+    /// A new broker at `host` inside a network namespace, without a certificate with the listeners that have no TLS.
     ///
     /// # Errors
     /// As [`Kafka::on_loopback`].
-    pub(crate) fn in_network(network: &Path, host: &str) -> Result<Self> {
-        Self::create(&Place { network: Some(network.to_owned()), host: host.parse()? }, None)
+    pub(crate) fn in_network(network: &Path, host: &str, certificate: Option<&ServerCertificate>) -> Result<Self> {
+        let certificates = certificate.map(|server| Certificates {
+            certificate: server.certificate.clone(),
+            key: server.key.clone(),
+            client_ca: server.authority.clone(),
+        });
+        Self::create(&Place { network: Some(network.to_owned()), host: host.parse()? }, certificates.as_ref())
     }
 
     fn create(place: &Place, certificates: Option<&Certificates>) -> Result<Self> {

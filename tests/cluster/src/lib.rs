@@ -39,6 +39,7 @@ pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
 mod redis_cluster;
+mod server_certificate;
 mod servers;
 pub mod supervise;
 pub mod teardown;
@@ -62,6 +63,7 @@ pub use prometheus::{Prometheus, PrometheusOptions};
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 pub use redis_cluster::RedisCluster;
+pub use server_certificate::ServerCertificate;
 
 static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
 

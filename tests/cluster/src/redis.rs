@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::kept::{self, Kept};
+use crate::server_certificate::ServerCertificate;
 use crate::{free_port, network, packages};
 
 /// What the server answers.
@@ -47,6 +48,7 @@ pub struct Redis {
     network: Option<PathBuf>,
     address: SocketAddr,
     arguments: Vec<String>,
+    speaks_tls: bool,
     kept: Kept,
 }
 
@@ -64,7 +66,7 @@ impl Redis {
     /// # Errors
     /// As [`Redis::on_loopback`].
     pub fn with(configuration: &str) -> Result<Self> {
-        Self::create(None, "127.0.0.1", configuration, &[])
+        Self::create(None, "127.0.0.1", configuration, &[], None)
     }
 
     /// A node of a cluster that is to be made, with further lines of configuration: it holds no slot and knows no other node. Returns its port for other
@@ -76,7 +78,7 @@ impl Redis {
         // Unless it is told, that port is 10,000 above the other, where there may be none.
         let bus = free_port("127.0.0.1")?;
         let configuration = format!("cluster-enabled yes\ncluster-port {bus}\n{configuration}");
-        Ok((Self::create(None, "127.0.0.1", &configuration, &[])?, bus))
+        Ok((Self::create(None, "127.0.0.1", &configuration, &[], None)?, bus))
     }
 
     /// A Sentinel that watches nothing.
@@ -84,27 +86,48 @@ impl Redis {
     /// # Errors
     /// As [`Redis::on_loopback`].
     pub fn sentinel() -> Result<Self> {
-        Self::create(None, "127.0.0.1", "", &["--sentinel"])
+        Self::create(None, "127.0.0.1", "", &["--sentinel"], None)
     }
 
-    /// A new server at `address` inside a network namespace, open to all that is in it.
+    /// A new server on 127.0.0.1 that speaks TLS alone.
     ///
     /// # Errors
     /// As [`Redis::on_loopback`].
-    pub(crate) fn in_network(network: &Path, address: &str) -> Result<Self> {
-        Self::create(Some(network.to_owned()), address, "protected-mode no", &[])
+    pub fn on_loopback_with_tls(certificate: &ServerCertificate) -> Result<Self> {
+        Self::create(None, "127.0.0.1", "", &[], Some(certificate))
     }
 
-    fn create(network: Option<PathBuf>, host: &str, configuration: &str, arguments: &[&str]) -> Result<Self> {
+    /// A new server at `address` inside a network namespace, open to all that is in it. With a certificate it speaks TLS alone.
+    ///
+    /// # Errors
+    /// As [`Redis::on_loopback`].
+    pub(crate) fn in_network(network: &Path, address: &str, certificate: Option<&ServerCertificate>) -> Result<Self> {
+        Self::create(Some(network.to_owned()), address, "protected-mode no", &[], certificate)
+    }
+
+    fn create(
+        network: Option<PathBuf>,
+        host: &str,
+        configuration: &str,
+        arguments: &[&str],
+        certificate: Option<&ServerCertificate>,
+    ) -> Result<Self> {
         let root = kept::directory("redis")?;
         let address = kept::free_address(network.as_deref(), host)?;
         let port = address.port().to_string();
-        let settings = format!(
+        let mut settings = format!(
             "bind {host}\nport {port}\nsave \"\"\nappendonly no\ndir {}\nlogfile {}\n{}\n",
             root.display(),
             root.join("log").display(),
             configuration.replace("{port}", &port),
         );
+        if let Some(certificate) = certificate {
+            let (certificate, key) = certificate.write(&root)?;
+            let (certificate, key) = (certificate.display(), key.display());
+            settings.push_str(&format!(
+                "port 0\ntls-port {port}\ntls-cert-file {certificate}\ntls-key-file {key}\ntls-auth-clients no\n"
+            ));
+        }
         fs::write(root.join("redis.conf"), settings)?;
         let arguments =
             [vec![root.join("redis.conf").display().to_string()], arguments.iter().map(ToString::to_string).collect()];
@@ -113,6 +136,7 @@ impl Redis {
             network,
             address,
             arguments: arguments.concat(),
+            speaks_tls: certificate.is_some(),
         };
         server.wait()?;
         Ok(server)
@@ -138,22 +162,26 @@ impl Redis {
         self.address
     }
 
-    /// `redis://…` for the default user.
+    /// `redis://…` or `rediss://…` for the default user.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://{}", self.address)
+        format!("{}://{}", self.scheme(), self.address)
     }
 
-    /// `redis://…` for another user.
+    fn scheme(&self) -> &'static str {
+        if self.speaks_tls { "rediss" } else { "redis" }
+    }
+
+    /// The same for another user.
     #[must_use]
     pub fn url_as(&self, user: &str, password: &str) -> String {
-        format!("redis://{user}:{password}@{}", self.address)
+        format!("{}://{user}:{password}@{}", self.scheme(), self.address)
     }
 
     /// Runs one command as the default user, its words separated by blanks, over a connection of its own.
     ///
     /// # Errors
-    /// When the server is away or refuses it.
+    /// When the server is away, refuses it, or speaks TLS alone.
     pub fn run(&self, command: &str) -> Result<Answer> {
         let words: Vec<&str> = command.split_whitespace().collect();
         self.run_all(&[&words])?.pop().context("no answer")

@@ -13,6 +13,7 @@ use crate::postgres::Postgres;
 use crate::prometheus::Prometheus;
 use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
+use crate::server_certificate::ServerCertificate;
 
 impl Cluster {
     /// A PostgreSQL server on the node's address, which pods reach, too.
@@ -23,12 +24,28 @@ impl Cluster {
         Postgres::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
     }
 
+    /// A certificate for servers on the node's address.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn server_certificate(&self) -> Result<ServerCertificate> {
+        ServerCertificate::for_hosts(&[network::NODE_ADDRESS])
+    }
+
     /// A Redis server on the node's address, which pods reach, too. Its default user needs no password.
     ///
     /// # Errors
     /// When it does not start.
     pub fn redis(&self) -> Result<Redis> {
-        Redis::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
+        Redis::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, None)
+    }
+
+    /// The same, which speaks TLS alone.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn redis_with_tls(&self, certificate: &ServerCertificate) -> Result<Redis> {
+        Redis::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, Some(certificate))
     }
 
     /// A Kafka broker on the node's address, which pods reach, too, without TLS.
@@ -36,7 +53,15 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn kafka(&self) -> Result<Kafka> {
-        Kafka::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
+        Kafka::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, None)
+    }
+
+    /// The same, with listeners with TLS as well.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn kafka_with_tls(&self, certificate: &ServerCertificate) -> Result<Kafka> {
+        Kafka::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, Some(certificate))
     }
 
     /// A NATS server on the node's address, which pods reach, too, with lines of configuration as in [`Nats::with`].
@@ -52,15 +77,23 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn rabbitmq(&self) -> Result<RabbitMq> {
-        RabbitMq::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
+        RabbitMq::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, None)
     }
 
-    /// An OpenSearch on the node's address, which pods reach, too, without users and TLS.
+    /// The same, whose URLs are those with TLS.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn open_search(&self) -> Result<Elasticsearch> {
-        Elasticsearch::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
+    pub fn rabbitmq_with_tls(&self, certificate: &ServerCertificate) -> Result<RabbitMq> {
+        RabbitMq::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, Some(certificate))
+    }
+
+    /// An Elasticsearch on the node's address, which pods reach, too, with these users as in [`Elasticsearch::on_loopback`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn elasticsearch(&self, users: &[(&str, &str)]) -> Result<Elasticsearch> {
+        Elasticsearch::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, users)
     }
 
     /// A Prometheus on the node's address, which pods reach, too, and which scrapes a target in the cluster's network five times a second.

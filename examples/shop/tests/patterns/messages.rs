@@ -85,7 +85,7 @@ async fn what_was_committed_is_sent_in_order_and_each_customer_is_told_once() ->
 
     let first = shop.database.connect().await?;
     outbox::wait_for_turn(&first).await?;
-    let mut killed = DiesAfterwards(Brokers::connect(&servers, &amqp).await?);
+    let mut killed = DiesAfterwards(Brokers::connect(&servers, &amqp, brokers_lent.authority()).await?);
     let died = outbox::relay_batch(&first, &mut killed).await;
     assert!(matches!(died, Err(RelayError::Publish(Killed))));
     // A second relay waits for its turn, and sends what the first had sent and not marked.
@@ -94,7 +94,7 @@ async fn what_was_committed_is_sent_in_order_and_each_customer_is_told_once() ->
     ensure!(waits.is_err(), "two relays had their turn");
     drop(first);
     outbox::wait_for_turn(&second).await?;
-    let mut brokers = Brokers::connect(&servers, &amqp).await?;
+    let mut brokers = Brokers::connect(&servers, &amqp, brokers_lent.authority()).await?;
     assert_eq!(outbox::relay_batch(&second, &mut brokers).await?, 5);
     // The first one, which only slept, can send nothing more.
     let stale = [Message { id: "stale".to_owned(), ..never }];
@@ -106,7 +106,7 @@ async fn what_was_committed_is_sent_in_order_and_each_customer_is_told_once() ->
     let mut killed = DiesAfterwards(brokers);
     let died = outbox::relay_batch(&second, &mut killed).await;
     assert!(matches!(died, Err(RelayError::Publish(Killed))));
-    let mut brokers = Brokers::connect(&servers, &amqp).await?;
+    let mut brokers = Brokers::connect(&servers, &amqp, brokers_lent.authority()).await?;
     while outbox::relay_batch(&second, &mut brokers).await? > 0 {}
     assert_eq!(shop.number("select count(*) from outbox where sent_at is null").await?, 0);
 
@@ -118,7 +118,7 @@ async fn what_was_committed_is_sent_in_order_and_each_customer_is_told_once() ->
     }
 
     // Two workers; the first dies with messages in its hands, which it has told and not acknowledged.
-    let connection = brokers::connect(&amqp).await?;
+    let connection = brokers::connect(&amqp, brokers_lent.authority()).await?;
     let mut killed = Notifier::new(shop.database.connect().await?, "killed".to_owned());
     let told = Notification { order: "0".to_owned(), text: "told before".to_owned() };
     assert_eq!(killed.tell("order-0/end", &told).await?, Handled::Told);

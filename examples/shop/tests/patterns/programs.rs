@@ -1,14 +1,13 @@
-//! The shop's programs as processes of their own, as their image runs them, with TLS to PostgreSQL: orders come to their ends through all of them, and each is killed
+//! The shop's programs as processes of their own, as their image runs them, with TLS to all servers but Kafka: orders come to their ends through all of them, and each is killed
 //! on the way.
 
 use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use http::{Method, StatusCode};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use shop::{database::Database, json_client::JsonClient, tls};
-use test_cluster::{Postgres, Redis, eventually, eventually_is, free_address, kafka::Listener};
+use test_cluster::{Postgres, Redis, ServerCertificate, eventually, eventually_is, free_address, kafka::Listener};
 use tokio::process::{Child, Command};
 
 use crate::{servers::brokers, write_side::WriteSide};
@@ -32,29 +31,25 @@ impl Environment {
     }
 }
 
-/// A server that shows a certificate for its address, and the authority of that.
-fn postgres_with_tls() -> Result<(Postgres, String)> {
+/// A database server that shows this certificate.
+fn postgres_with_tls(certificate: &ServerCertificate) -> Result<Postgres> {
     let server = Postgres::on_loopback()?;
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec![server.address().ip().to_string()])?.signed_by(&key, &authority)?;
-    server.offer_tls(&certificate.pem(), &key.serialize_pem())?;
+    server.offer_tls(&certificate.certificate, &certificate.key)?;
     server.stop()?;
     server.start()?;
-    Ok((server, authority.pem()))
+    Ok(server)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_come_to_their_ends_through_all_programs_while_each_is_killed() -> Result<()> {
     let brokers = brokers().await;
-    let (postgres, authority) = postgres_with_tls()?;
+    let authority = brokers.certificate.authority.clone();
+    let postgres = postgres_with_tls(&brokers.certificate)?;
     let url = postgres.create_database("shop").await?;
     let shop = WriteSide::of(Database::new(&url, Some(&authority))?).await?;
     let encrypted = "select count(*) from pg_stat_ssl where ssl and pid = pg_backend_pid()";
     assert_eq!(shop.number(encrypted).await?, 1);
-    let redis = Redis::on_loopback()?;
+    let redis = Redis::on_loopback_with_tls(&brokers.certificate)?;
     let listen = free_address()?.to_string();
     // A virtual host of its own: other tests have queues of the same names.
     let management = &brokers.rabbitmq;
@@ -64,7 +59,7 @@ async fn orders_come_to_their_ends_through_all_programs_while_each_is_killed() -
     let amqp = management.amqp_url_as("guest", "guest").replace("/%2f", "/programs");
     let environment = Environment(vec![
         ("DATABASE_URL", url.clone()),
-        ("DATABASE_CA", authority.clone()),
+        ("SERVERS_CA", authority.clone()),
         ("READS_URL", url),
         ("REDIS_URL", redis.url()),
         ("KAFKA_BROKERS", brokers.kafka.address(Listener::Plaintext).to_string()),

@@ -11,7 +11,6 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use shop::{
     api::{self, Api},
@@ -22,7 +21,7 @@ use shop::{
     read_your_writes::Operator,
     tls,
 };
-use test_cluster::{Redis, eventually};
+use test_cluster::{Redis, ServerCertificate, eventually};
 use tokio::net::TcpListener;
 
 use crate::write_side::{WriteSide, order};
@@ -54,7 +53,7 @@ impl Shop {
             .client
             .batch_execute("create schema orders; create table orders.order_summary (id text primary key, status text)")
             .await?;
-        let connection = api::connect_redis(&redis.url()).await?;
+        let connection = api::connect_redis(&redis.url(), None).await?;
         let pool = || Pool::new(writes.database.clone(), NonZeroUsize::new(4).unwrap());
         let api = Api {
             bus: checkout::commands()?,
@@ -91,9 +90,7 @@ impl Shop {
 
 /// An operator that nothing listens for.
 fn operator_that_is_away() -> Result<Operator> {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?.pem();
+    let authority = ServerCertificate::for_hosts(&["127.0.0.1"])?.authority;
     let token = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
     Ok(Operator::new("https://127.0.0.1:1".to_owned(), tls::trust(&authority)?, "shop".to_owned(), token))
 }

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::server_certificate::ServerCertificate;
 use crate::{kept, network, packages};
 
 pub use amqp::{Consumer, Published};
@@ -44,9 +45,17 @@ pub struct RabbitMq {
     management: SocketAddr,
     amqp: SocketAddr,
     streams: SocketAddr,
+    over_tls: Option<OverTls>,
     server: Child,
     port_mapper: Child,
     keeper: Child,
+}
+
+/// Where a server listens that speaks TLS as well.
+#[derive(Debug)]
+struct OverTls {
+    management: SocketAddr,
+    amqp: SocketAddr,
 }
 
 /// What the server's processes are told.
@@ -112,24 +121,38 @@ impl RabbitMq {
     /// # Errors
     /// As [`RabbitMq::on_loopback`].
     pub fn with(configuration: &str) -> Result<Self> {
-        Self::create(None, "127.0.0.1", configuration)
+        Self::create(None, "127.0.0.1", configuration, None)
     }
 
-    /// A new server at `host` inside a network namespace. There, too, `guest` may do everything from everywhere.
+    /// A new server on 127.0.0.1 whose URLs are those with TLS.
     ///
     /// # Errors
     /// As [`RabbitMq::on_loopback`].
-    pub(crate) fn in_network(network: &Path, host: &str) -> Result<Self> {
-        Self::create(Some(network.to_owned()), host, "loopback_users = none")
+    pub fn on_loopback_with_tls(certificate: &ServerCertificate) -> Result<Self> {
+        Self::create(None, "127.0.0.1", "", Some(certificate))
     }
 
-    fn create(network: Option<PathBuf>, host: &str, configuration: &str) -> Result<Self> {
+    /// A new server at `host` inside a network namespace. There, too, `guest` may do everything from everywhere. With a certificate its URLs are those with
+    /// TLS.
+    ///
+    /// # Errors
+    /// As [`RabbitMq::on_loopback`].
+    pub(crate) fn in_network(network: &Path, host: &str, certificate: Option<&ServerCertificate>) -> Result<Self> {
+        Self::create(Some(network.to_owned()), host, "loopback_users = none", certificate)
+    }
+
+    fn create(
+        network: Option<PathBuf>,
+        host: &str,
+        configuration: &str,
+        certificate: Option<&ServerCertificate>,
+    ) -> Result<Self> {
         let program = packages::rabbitmq_server()?;
         let root = kept::directory("rabbitmq")?;
         let free = |host: &str| kept::free_address(network.as_deref(), host);
         let (amqp, management, streams) = (free(host)?, free(host)?, free(host)?);
         let (distribution, mapper) = (free("127.0.0.1")?.port(), free("127.0.0.1")?.port());
-        let settings = format!(
+        let mut settings = format!(
             "listeners.tcp.1 = {amqp}\n\
              stream.listeners.tcp.1 = {streams}\n\
              management.tcp.ip = {host}\n\
@@ -142,6 +165,18 @@ impl RabbitMq {
              {configuration}\n",
             management.port()
         );
+        let mut over_tls = None;
+        if let Some(certificate) = certificate {
+            let (certificate, key) = certificate.write(&root)?;
+            let (certificate, key) = (certificate.display(), key.display());
+            let (management, amqp) = (free(host)?, free(host)?);
+            settings.push_str(&format!(
+                "listeners.ssl.1 = {amqp}\nssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\nssl_options.verify = verify_none\n\
+                 management.ssl.ip = {host}\nmanagement.ssl.port = {}\nmanagement.ssl.certfile = {certificate}\nmanagement.ssl.keyfile = {key}\n",
+                management.port()
+            ));
+            over_tls = Some(OverTls { management, amqp });
+        }
         fs::write(root.join("rabbitmq.conf"), settings)?;
         fs::write(root.join("plugins"), "[rabbitmq_management, rabbitmq_stream].")?;
         let environment = Environment { network: network.as_deref(), root: &root, mapper };
@@ -149,7 +184,8 @@ impl RabbitMq {
         let port_mapper = environment.command(Path::new("epmd")).spawn().context("starting Erlang's port mapper")?;
         let server = environment.server(&program)?;
         let keeper = environment.keeper(&server, &port_mapper)?;
-        let mut rabbit = Self { root, network, mapper, management, amqp, streams, server, port_mapper, keeper };
+        let mut rabbit =
+            Self { root, network, mapper, management, amqp, streams, over_tls, server, port_mapper, keeper };
         rabbit.wait_until_it_answers()?;
         Ok(rabbit)
     }
@@ -207,22 +243,30 @@ impl RabbitMq {
         self.amqp
     }
 
-    /// `http://…` of the management API for the user that each new server has.
+    /// `http://…` or `https://…` of the management API for the user that each new server has.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_as("guest", "guest")
     }
 
-    /// `amqp://…` for another user, in the virtual host `/`.
+    /// `amqp://…` or `amqps://…` for another user, in the virtual host `/`.
     #[must_use]
     pub fn amqp_url_as(&self, user: &str, password: &str) -> String {
-        format!("amqp://{user}:{password}@{}/%2f", self.amqp)
+        let (scheme, address) = match &self.over_tls {
+            Some(over_tls) => ("amqps", over_tls.amqp),
+            None => ("amqp", self.amqp),
+        };
+        format!("{scheme}://{user}:{password}@{address}/%2f")
     }
 
-    /// `http://…` of the management API for another user.
+    /// `http://…` or `https://…` of the management API for another user.
     #[must_use]
     pub fn url_as(&self, user: &str, password: &str) -> String {
-        format!("http://{user}:{password}@{}", self.management)
+        let (scheme, address) = match &self.over_tls {
+            Some(over_tls) => ("https", over_tls.management),
+            None => ("http", self.management),
+        };
+        format!("{scheme}://{user}:{password}@{address}")
     }
 
     /// One request to what lies below `/api/`, over a connection of its own, with a body unless that is null. Returns the status and the answer.

@@ -60,7 +60,7 @@ fn run(options: &Options) -> Result<()> {
     }
     step(started, "a Kubernetes node is up");
     let servers = Servers::start(&cluster)?;
-    step(started, "PostgreSQL, Redis, Kafka, RabbitMQ and OpenSearch are up");
+    step(started, "PostgreSQL, Redis, Kafka, RabbitMQ and Elasticsearch are up");
     cluster.install_operator(&[])?;
     step(started, "helm installed the operator; the metrics API is available");
     let played = cluster.block_on(async {

@@ -36,6 +36,7 @@ pub(crate) fn check() -> Value {
     let from =
         |name: &str, secret: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": "url"}}});
     let environment = json!([
+        {"name": "SERVERS_CA", "valueFrom": {"secretKeyRef": {"name": "servers", "key": "ca.crt"}}},
         from("DATABASE_URL", "writes"), from("READS_URL", "reads"), from("REDIS_URL", "views"), from("SEARCH", "search"),
         {"name": "SEARCH_URL", "value": "$(SEARCH)/orders"},
     ]);

@@ -7,7 +7,9 @@ use k8s_openapi::{ByteString, api::apps::v1::Deployment, kube_aggregator::pkg::a
 use kube::{Api, Client};
 use projectionist::api::Projection;
 use serde_json::{Value, json};
-use test_cluster::{Cluster, Elasticsearch, Kafka, Postgres, RabbitMq, Redis, eventually, kafka::Listener};
+use test_cluster::{
+    Cluster, Elasticsearch, Kafka, Postgres, RabbitMq, Redis, ServerCertificate, eventually, kafka::Listener,
+};
 
 use crate::watch::PROJECTIONS;
 
@@ -17,6 +19,9 @@ pub(crate) const NAMESPACE: &str = "shop";
 pub(crate) const READS: &str = "reads";
 /// The index of the order search, as its Projection says.
 const INDEX: &str = "orders";
+/// The user of the search, and what that user may do: docs/projector.md has the list, beside which `shop check` reads.
+const SEARCH_USER: &str = "shop";
+const SEARCH_ROLE: &str = "  cluster: [monitor]\n  indices: [{names: [shop-projections, orders], privileges: [read, index, delete, create_index, maintenance]}]";
 /// How long things that take seconds may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 const SCHEMA: &str = include_str!("../../../../../examples/shop/schema.sql");
@@ -34,15 +39,22 @@ pub(crate) struct Servers {
     redis: Redis,
     kafka: Kafka,
     search: Elasticsearch,
+    /// What all of them show but the search, which has one of its own.
+    certificate: ServerCertificate,
 }
 
 impl Servers {
     /// Starts them side by side.
     pub(crate) fn start(cluster: &Cluster) -> Result<Self> {
+        let certificate = cluster.server_certificate()?;
         thread::scope(|scope| {
-            let (rabbitmq, kafka) = (scope.spawn(|| cluster.rabbitmq()), scope.spawn(|| cluster.kafka()));
-            let search = scope.spawn(|| cluster.open_search());
-            let (postgres, redis) = (cluster.postgres()?, cluster.redis()?);
+            let rabbitmq = scope.spawn(|| cluster.rabbitmq_with_tls(&certificate));
+            let kafka = scope.spawn(|| cluster.kafka_with_tls(&certificate));
+            let search = scope.spawn(|| cluster.elasticsearch(&[(SEARCH_USER, SEARCH_ROLE)]));
+            let (postgres, redis) = (cluster.postgres()?, cluster.redis_with_tls(&certificate)?);
+            postgres.offer_tls(&certificate.certificate, &certificate.key)?;
+            postgres.stop()?;
+            postgres.start()?;
             let panicked = |_| anyhow!("a server's thread has panicked");
             Ok(Self {
                 postgres,
@@ -50,6 +62,7 @@ impl Servers {
                 rabbitmq: rabbitmq.join().map_err(panicked)??,
                 kafka: kafka.join().map_err(panicked)??,
                 search: search.join().map_err(panicked)??,
+                certificate: certificate.clone(),
             })
         })
     }
@@ -73,18 +86,21 @@ impl Stage {
         servers.search.run("PUT", &format!("/{INDEX}"), &one_node)?;
 
         cluster.kubectl(&["create", "namespace", NAMESPACE])?;
-        let brokers = servers.kafka.address(Listener::Plaintext).to_string();
+        let authorities = [Some(servers.certificate.authority.as_str()), servers.search.authority()];
+        let brokers = |listener| servers.kafka.address(listener).to_string();
         let secrets = [
-            ("writes", "url", writes),
-            ("reads", "url", reads),
-            ("views", "url", servers.redis.url()),
-            ("search", "url", servers.search.url_with("")),
-            ("kafka", "bootstrapServers", brokers),
-            ("rabbitmq", "url", servers.rabbitmq.url()),
-            ("rabbitmq-amqp", "url", servers.rabbitmq.amqp_url_as("guest", "guest")),
+            ("servers", json!({"ca.crt": authorities.into_iter().flatten().collect::<String>()})),
+            ("writes", json!({"url": writes, "sslmode": "verify-full"})),
+            ("reads", json!({"url": reads, "sslmode": "verify-full"})),
+            ("views", json!({"url": servers.redis.url()})),
+            ("search", json!({"url": servers.search.url_as(SEARCH_USER)})),
+            ("kafka", json!({"bootstrapServers": brokers(Listener::Tls)})),
+            ("kafka-relay", json!({"bootstrapServers": brokers(Listener::Plaintext)})),
+            ("rabbitmq", json!({"url": servers.rabbitmq.url()})),
+            ("rabbitmq-amqp", json!({"url": servers.rabbitmq.amqp_url_as("guest", "guest")})),
         ];
-        for (name, key, value) in secrets {
-            cluster.apply(&secret(name, &json!({"stringData": {key: value}})).to_string())?;
+        for (name, data) in secrets {
+            cluster.apply(&secret(name, &json!({"stringData": data})).to_string())?;
         }
         cluster.apply(&secret("operator", &json!({"data": {"ca": authority(&client).await?}})).to_string())?;
         for (file, text) in MANIFESTS {
