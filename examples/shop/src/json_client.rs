@@ -79,8 +79,8 @@ impl JsonClient {
     ) -> Result<Answer, AskError> {
         let url: Uri = url.parse().map_err(http::Error::from)?;
         let credential = url.authority().and_then(|authority| authority.as_str().rsplit_once('@'));
-        let credential =
-            credential.map(|(credential, _)| BASE64_STANDARD.encode(Vec::from(percent_decode_str(credential))));
+        let credential = credential
+            .map(|(credential, _)| BASE64_STANDARD.encode(percent_decode_str(credential).collect::<Vec<u8>>()));
         let request = Request::builder().method(method).uri(url).header(CONTENT_TYPE, "application/json");
         let request = match credential {
             Some(credential) => request.header(AUTHORIZATION, format!("Basic {credential}")),
