@@ -11,7 +11,8 @@ use anyhow::Context as _;
 use kube::CustomResourceExt as _;
 
 use self::environment::{
-    connection, elasticsearch_connection, kafka_connection, nats_connection, rabbitmq_connection, redis_connection,
+    connection, elasticsearch_connection, kafka_connection, kurrentdb_connection, nats_connection, rabbitmq_connection,
+    redis_connection,
 };
 use crate::{
     api::Projection,
@@ -114,6 +115,7 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
     let source = match config.input {
         Input::Postgres(_) => connection(worker_env::EVENT_SOURCE).map(Box::new).map(SourceConnection::Postgres),
         Input::Kafka(_) => kafka_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Kafka),
+        Input::KurrentDb(_) => kurrentdb_connection(worker_env::EVENT_SOURCE).map(SourceConnection::KurrentDb),
         Input::Queue(QueueInput { queue: QueueKind::Redis(_), .. }) => {
             redis_connection(worker_env::EVENT_SOURCE).map(SourceConnection::Redis)
         }

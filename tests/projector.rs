@@ -36,6 +36,12 @@ mod kafka_records;
 mod kafka_search;
 #[path = "projector/killing.rs"]
 mod killing;
+#[path = "projector/kurrentdb.rs"]
+mod kurrentdb;
+#[path = "projector/kurrentdb_gone.rs"]
+mod kurrentdb_gone;
+#[path = "support/kurrentdb/mod.rs"]
+mod kurrentdb_server;
 #[path = "projector/nats_queues.rs"]
 mod nats_queues;
 #[path = "projector/outbox.rs"]

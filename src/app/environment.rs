@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 
 use crate::{
-    clients::{ServerSettings, elasticsearch, kafka, nats, postgres, rabbitmq, redis},
+    clients::{ServerSettings, elasticsearch, kafka, kurrentdb, nats, postgres, rabbitmq, redis},
     names::worker_env,
 };
 
@@ -30,6 +30,12 @@ pub(super) fn nats_connection(prefix: &str) -> anyhow::Result<nats::ConnectionSe
 /// The same of a connection to RabbitMQ.
 pub(super) fn rabbitmq_connection(prefix: &str) -> anyhow::Result<rabbitmq::ConnectionSettings> {
     use rabbitmq::ConnectionSettings as Settings;
+    read(prefix, Settings::with_ca, Settings::with_client_certificate)
+}
+
+/// The same of a connection to KurrentDB.
+pub(super) fn kurrentdb_connection(prefix: &str) -> anyhow::Result<kurrentdb::ConnectionSettings> {
+    use kurrentdb::ConnectionSettings as Settings;
     read(prefix, Settings::with_ca, Settings::with_client_certificate)
 }
 

@@ -45,11 +45,11 @@ impl Coalesce {
         }
         drop(last);
         let mut kept: Vec<(usize, Event)> = Vec::with_capacity(events.len());
-        let since: Vec<i64> = events.iter().map(|event| event.since).collect();
+        let places_of: Vec<(i64, i64)> = events.iter().map(|event| (event.since, event.before)).collect();
         for (event, (first, left_out)) in events.drain(..).zip(places) {
             if !left_out {
-                let since = since.get(first).copied().unwrap_or(event.since);
-                kept.push((first, Event { since, ..event }));
+                let (since, before) = places_of.get(first).copied().unwrap_or((event.since, event.before));
+                kept.push((first, Event { since, before, ..event }));
             }
         }
         kept.sort_by_key(|(first, _)| *first);
@@ -87,6 +87,7 @@ mod tests {
         Event {
             position,
             since: position,
+            before: position - 1,
             shown_position: position,
             shard: 0,
             event_type: event_type.to_owned(),
@@ -143,7 +144,7 @@ mod tests {
             let mut left = all.clone();
             Coalesce::new(&groups(&[&["a", "b"]])).leave_out_superseded(&mut left);
             let (done, open) = left.split_at(done.min(left.len()));
-            let reach = open.iter().map(|event| event.since - 1).min().unwrap_or(i64::MAX);
+            let reach = open.iter().map(|event| event.before).min().unwrap_or(i64::MAX);
             for event in all.iter().filter(|event| event.position <= reach) {
                 let of_stream = |other: &&Event| other.stream == event.stream;
                 let is_done = |other: &Event| if event.event_type == "c" { other.position == event.position } else { other.since <= event.position && event.position <= other.position };

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::coalesce;
 use crate::api::{
-    BuiltinProjector, ByteSize, CoalescedTypes, DocumentOperation, EventRows, EventTable, HumanDuration, KafkaEvent,
-    KafkaIsolation, NatsEvent, Outbox, RabbitMqEvent, RedisEvent, Shards, StreamConsumer, StreamGroup,
+    BuiltinProjector, ByteSize, CatchUpSubscription, CoalescedTypes, DocumentOperation, EventRows, EventTable,
+    HumanDuration, KafkaEvent, KafkaIsolation, NatsEvent, Outbox, RabbitMqEvent, RedisEvent, Shards, StreamConsumer,
+    StreamGroup,
 };
 
 /// How many events one transaction handles at most, where the Projection does not say.
@@ -52,6 +53,9 @@ pub enum Input {
     Postgres(PostgresInput),
     /// In Kafka.
     Kafka(KafkaInput),
+    /// In KurrentDB.
+    #[serde(rename = "kurrentdb")]
+    KurrentDb(KurrentDbInput),
     /// In a queue, which has no positions.
     Queue(QueueInput),
 }
@@ -84,6 +88,16 @@ pub struct KafkaInput {
     /// How a record is read as an event.
     #[serde(default)]
     pub event: KafkaEvent,
+}
+
+/// A stream, a category or `$all` of KurrentDB.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KurrentDbInput {
+    /// What is read.
+    pub subscription: CatchUpSubscription,
+    /// How many shards the streams are hashed to.
+    pub shards: u32,
 }
 
 /// A queue, of which any worker may be given any message.
@@ -278,17 +292,19 @@ impl ProjectorConfig {
     /// Names the field that is not.
     pub fn check(&self) -> Result<(), ConfigError> {
         let has_shards = match &self.input {
-            Input::Postgres(input) => (1..=Shards::MOST).contains(&input.shards),
+            Input::Postgres(PostgresInput { shards, .. }) | Input::KurrentDb(KurrentDbInput { shards, .. }) => {
+                (1..=Shards::MOST).contains(shards)
+            }
             Input::Kafka(_) | Input::Queue(_) => true,
         };
         let has_topics = match &self.input {
-            Input::Postgres(_) | Input::Queue(_) => true,
+            Input::Postgres(_) | Input::KurrentDb(_) | Input::Queue(_) => true,
             Input::Kafka(input) => !input.topics.is_empty(),
         };
         let coalesces_documents = matches!(self.output, Output::Elasticsearch(_)) && !self.coalesce.is_empty();
         let is_queue = matches!(self.input, Input::Queue(_));
         let is_kept = match &self.input {
-            Input::Postgres(_) | Input::Kafka(_) => true,
+            Input::Postgres(_) | Input::Kafka(_) | Input::KurrentDb(_) => true,
             Input::Queue(QueueInput { queue, keep_for, alone: _ }) => {
                 if let Some((field, rule)) = queue.broken_rule() {
                     return Err(ConfigError::Invalid { field, rule });

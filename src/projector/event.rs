@@ -9,6 +9,8 @@ pub(super) struct Event {
     pub(super) position: i64,
     /// Where it stands in that order: its own position, or that of the first event that was left out in its favour.
     pub(super) since: i64,
+    /// The last position before that which a checkpoint may be at.
+    pub(super) before: i64,
     /// Its position as handlers get it.
     pub(super) shown_position: i64,
     pub(super) shard: u32,
@@ -26,7 +28,7 @@ impl Event {
         recorded_at: Option<Timestamp>,
         data: Option<JsonText>,
     ) -> Self {
-        Self { position: 0, since: 0, shown_position: 0, shard: 0, event_type, stream, recorded_at, data }
+        Self { position: 0, since: 0, before: 0, shown_position: 0, shard: 0, event_type, stream, recorded_at, data }
     }
 }
 

@@ -109,6 +109,7 @@ mod tests {
         let event = Event {
             position: 42,
             since: 42,
+            before: 41,
             shown_position: 42,
             shard: 0,
             event_type: "Placed".to_owned(),

@@ -7,8 +7,13 @@ use super::error::ProjectorError;
 /// How events are divided into shards.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Sharding {
-    /// By the hash of their stream, into so many: their number never changes.
-    Hashed(u32),
+    /// By the hash of their stream.
+    Hashed {
+        /// Into so many: their number never changes.
+        shards: u32,
+        /// The position after which the first event comes.
+        start: i64,
+    },
     /// Into the parts that the source itself has, such as partitions. More may come.
     Parts(Vec<Part>),
 }

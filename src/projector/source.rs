@@ -4,15 +4,15 @@ use std::fmt;
 
 use super::{
     config::{
-        Input, KafkaInput, NatsConsumers, PostgresInput, ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues,
-        RedisStreams,
+        Input, KafkaInput, KurrentDbInput, NatsConsumers, PostgresInput, ProjectorConfig, QueueInput, QueueKind,
+        RabbitMqQueues, RedisStreams,
     },
     error::ProjectorError,
-    input::{kafka::KafkaReader, postgres::PostgresReader, reader::Reader},
+    input::{kafka::KafkaReader, kurrentdb::KurrentDbReader, postgres::PostgresReader, reader::Reader},
 };
 use crate::{
     api::Outbox,
-    clients::{kafka, nats, postgres::ConnectionSettings, rabbitmq, redis},
+    clients::{kafka, kurrentdb, nats, postgres::ConnectionSettings, rabbitmq, redis},
 };
 
 /// How to reach an event source.
@@ -22,6 +22,8 @@ pub enum SourceConnection {
     Postgres(Box<ConnectionSettings>),
     /// Kafka.
     Kafka(kafka::Settings),
+    /// KurrentDB.
+    KurrentDb(kurrentdb::ConnectionSettings),
     /// Redis.
     Redis(redis::ConnectionSettings),
     /// NATS.
@@ -40,6 +42,7 @@ pub(super) enum Source {
 pub(super) enum LogSource {
     Postgres { settings: Box<ConnectionSettings>, input: PostgresInput },
     Kafka { settings: kafka::Settings, input: KafkaInput },
+    KurrentDb { settings: kurrentdb::ConnectionSettings, input: KurrentDbInput },
 }
 
 /// A source that gives any worker any message.
@@ -62,6 +65,9 @@ impl Source {
             }
             (Input::Kafka(input), SourceConnection::Kafka(settings)) => {
                 Ok(Self::Log(LogSource::Kafka { settings, input: input.clone() }))
+            }
+            (Input::KurrentDb(input), SourceConnection::KurrentDb(settings)) => {
+                Ok(Self::Log(LogSource::KurrentDb { settings, input: input.clone() }))
             }
             (Input::Queue(input), connection) => {
                 let source = match (&input.queue, connection) {
@@ -103,6 +109,10 @@ impl LogSource {
                 let reader = KafkaReader::open(settings.clone(), input, config.max_event_bytes, types).await?;
                 Ok(Reader::Kafka(Box::new(reader)))
             }
+            Self::KurrentDb { settings, input } => {
+                let reader = KurrentDbReader::open(settings.clone(), input, config.max_event_bytes, types).await?;
+                Ok(Reader::KurrentDb(Box::new(reader)))
+            }
         }
     }
 }
@@ -123,6 +133,7 @@ impl fmt::Display for LogSource {
         match self {
             Self::Postgres { settings, .. } => settings.fmt(f),
             Self::Kafka { settings, .. } => settings.fmt(f),
+            Self::KurrentDb { settings, .. } => settings.fmt(f),
         }
     }
 }

@@ -12,6 +12,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 #[derive(Clone, Copy, Debug)]
 struct Stuck {
     position: i64,
+    /// The last position before the event that the shard may come to.
+    before: i64,
     times: u32,
     retry_at: Instant,
 }
@@ -27,14 +29,14 @@ impl StuckShards {
 
     /// The last position of the shard that may be read as usual.
     pub(super) fn last_before(&self, shard: u32) -> Option<i64> {
-        self.0.get(&shard).map(|stuck| stuck.position - 1)
+        self.0.get(&shard).map(|stuck| stuck.before)
     }
 
     /// A shard whose event is due to be tried again, with that event's position. `reached` returns how far a shard has come: what lies before the
     /// event comes first.
     pub(super) fn due(&self, now: Instant, reached: impl Fn(u32) -> Option<i64>) -> Option<(u32, i64)> {
         let due = self.0.iter().find(|(shard, stuck)| {
-            stuck.retry_at <= now && reached(**shard).is_some_and(|position| position >= stuck.position - 1)
+            stuck.retry_at <= now && reached(**shard).is_some_and(|position| position >= stuck.before)
         });
         due.map(|(shard, stuck)| (*shard, stuck.position))
     }
@@ -44,11 +46,12 @@ impl StuckShards {
         self.0.values().map(|stuck| stuck.retry_at).min()
     }
 
-    /// Takes in a failure and returns the pause until the next try.
-    pub(super) fn fail(&mut self, shard: u32, position: i64, now: Instant) -> Duration {
-        let times = self.0.get(&shard).filter(|stuck| stuck.position == position).map_or(0, |stuck| stuck.times);
+    /// Takes in a failure of the event at `position`, and that the shard may come up to `before` meanwhile. Returns the pause until the next try.
+    pub(super) fn fail(&mut self, shard: u32, (before, position): (i64, i64), now: Instant) -> Duration {
+        let again = self.0.get(&shard).filter(|stuck| stuck.position == position);
+        let (before, times) = again.map_or((before, 0), |stuck| (stuck.before, stuck.times));
         let pause = BACKOFF.pause(times);
-        self.0.insert(shard, Stuck { position, times: times.saturating_add(1), retry_at: now + pause });
+        self.0.insert(shard, Stuck { position, before, times: times.saturating_add(1), retry_at: now + pause });
         pause
     }
 
@@ -74,28 +77,30 @@ mod tests {
     #[test]
     fn what_lies_before_the_failed_event_comes_first_and_then_its_time() {
         let (mut stuck, now) = (StuckShards::default(), Instant::now());
-        let pause = stuck.fail(3, 50, now);
-        assert_eq!(stuck.last_before(3), Some(49));
+        let pause = stuck.fail(3, (40, 50), now);
+        assert_eq!(stuck.last_before(3), Some(40));
         assert_eq!(stuck.last_before(4), None);
-        assert_eq!(stuck.due(now, |_| Some(49)), None, "too early");
-        assert_eq!(stuck.due(now + pause, |_| Some(40)), None, "not there yet");
+        assert_eq!(stuck.due(now, |_| Some(40)), None, "too early");
+        assert_eq!(stuck.due(now + pause, |_| Some(39)), None, "not there yet");
         assert_eq!(stuck.due(now + pause, |_| None), None, "not ours");
-        assert_eq!(stuck.due(now + pause, |_| Some(49)), Some((3, 50)));
+        assert_eq!(stuck.due(now + pause, |_| Some(40)), Some((3, 50)));
+        stuck.fail(3, (49, 50), now);
+        assert_eq!(stuck.last_before(3), Some(40), "alone it is not seen what is before it");
     }
 
     #[test]
     fn pauses_double_up_to_a_bound_and_start_over_with_another_event() {
         let (mut stuck, now) = (StuckShards::default(), Instant::now());
-        let pauses: Vec<u128> = (0..8).map(|_| stuck.fail(3, 50, now).as_millis()).collect();
+        let pauses: Vec<u128> = (0..8).map(|_| stuck.fail(3, (49, 50), now).as_millis()).collect();
         assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
-        assert_eq!(stuck.fail(3, 60, now).as_millis(), 500);
+        assert_eq!(stuck.fail(3, (59, 60), now).as_millis(), 500);
     }
 
     #[test]
     fn a_shard_is_no_longer_stuck_once_it_has_passed_or_is_gone() {
         let (mut stuck, now) = (StuckShards::default(), Instant::now());
         for shard in [1, 2, 3] {
-            stuck.fail(shard, 50, now);
+            stuck.fail(shard, (49, 50), now);
         }
         let reached = |shard| [None, Some(49), Some(50), None][shard as usize];
         assert_eq!(stuck.settle(reached), [(2, 50)]);

@@ -247,6 +247,7 @@ mod tests {
         Event {
             position: 42,
             since: 42,
+            before: 41,
             shown_position: 42,
             shard: 0,
             event_type: "OrderPlaced".to_owned(),

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::Checkpoint;
+use super::{BEFORE_ALL, Checkpoint};
 use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, DocumentLocation, DocumentPart, Reason},
@@ -361,7 +361,8 @@ fn of_workers(
         let about =
             |error: MeasureError| MeasureError { message: format!("shard {number}: {}", error.message), ..error };
         let shard = shard.ok_or_else(|| about(invalid("its document is missing: was it deleted?")))?;
-        let at = position(shard.get(search_state::POSITION).unwrap_or(&Value::Null)).map_err(about)?;
+        let kept = shard.get(search_state::POSITION).unwrap_or(&Value::Null);
+        let at = position_from(kept, BEFORE_ALL).map_err(about)?;
         positions.push(at);
         let failure = shard.get(search_state::FAILURE).filter(|failure| !failure.is_null());
         let position_of = |failure: &Value| position(failure.get(search_state::POSITION)?).ok();
@@ -406,13 +407,18 @@ fn of_field(location: &DocumentLocation, field: &str, source: &Value) -> Result<
 
 /// The position that a value holds: a number, or a text in digits. The value itself is not repeated: a wrong field may hold anything.
 fn position(value: &Value) -> Result<Position, MeasureError> {
+    position_from(value, 0)
+}
+
+/// The same where the lowest position is `least`.
+fn position_from(value: &Value, least: i64) -> Result<Position, MeasureError> {
     let number = match value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
     match number {
-        Some(number) if number >= 0 => Ok(Position(number)),
+        Some(number) if number >= least => Ok(Position(number)),
         Some(_) => Err(invalid(
             "it holds a negative number, and no position: a projector that has handled nothing commits none",
         )),

@@ -23,6 +23,9 @@ use crate::{
 pub use elasticsearch::ElasticsearchStore;
 pub use redis::RedisStore;
 
+/// Where workers of the built-in projector begin that have handled nothing, of a source whose first event is at position 0.
+const BEFORE_ALL: i64 = -1;
+
 /// One projection's checkpoint, and whether it tells what was done exactly.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Checkpoint {

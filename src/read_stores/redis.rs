@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::Checkpoint;
+use super::{BEFORE_ALL, Checkpoint};
 use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, Reason, RedisLocation, RedisPart},
@@ -211,7 +211,7 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
         let name = pair[0].as_str().unwrap_or_default();
         if let Some(shard) = name.strip_prefix(redis_state::POSITION) {
             let shard: u32 = shard.parse().map_err(|_| invalid(NO_SENSE))?;
-            let at = position(&pair[1])
+            let at = position_from(&pair[1], BEFORE_ALL)
                 .map_err(|error| MeasureError { message: format!("field {name}: {}", error.message), ..error })?;
             by_shard.extend(at.map(|at| (shard, at)));
         } else if let Some(shard) = name.strip_prefix(redis_state::PART) {
@@ -254,6 +254,11 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
 
 /// The position that a text holds; `None` where there is none. The text itself is not repeated: a wrong key may hold anything.
 fn position(reply: &Reply) -> Result<Option<Position>, MeasureError> {
+    position_from(reply, 0)
+}
+
+/// The same where the lowest position is `least`.
+fn position_from(reply: &Reply, least: i64) -> Result<Option<Position>, MeasureError> {
     let text = match reply {
         Reply::Nil => return Ok(None),
         Reply::Text(text) => text,
@@ -262,7 +267,7 @@ fn position(reply: &Reply) -> Result<Option<Position>, MeasureError> {
     };
     let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok());
     match number {
-        Some(number) if number >= 0 => Ok(Some(Position(number))),
+        Some(number) if number >= least => Ok(Some(Position(number))),
         Some(_) => Err(invalid(
             "it holds a negative number, and no position: a projector that has handled nothing commits none",
         )),

@@ -165,7 +165,7 @@ pub(super) fn checkpoint_in_read_store(
 /// # Errors
 /// Names the field that it cannot read by.
 pub(super) fn read_by_builtin(spec: &ProjectionSpec) -> Result<(EventTable, EventRows, &Connection), Invalid> {
-    const KINDS: &str = "with eventTable, outbox, marten, messageDb, commanded or emmett, spec.source.kafka, spec.source.redis with streams, spec.source.nats, or spec.source.rabbitmq with queues is required with spec.projector.builtin, which reads these tables, topics, streams, consumers and queues";
+    const KINDS: &str = "with eventTable, outbox, marten, messageDb, commanded or emmett, spec.source.kafka, spec.source.kurrentdb with catchUp, spec.source.redis with streams, spec.source.nats, or spec.source.rabbitmq with queues is required with spec.projector.builtin, which reads these tables, topics, streams, consumers and queues";
     const KEPT: &str = "must be absent with spec.projector.builtin, which keeps its own checkpoint in the read store";
     let field = |field: &str, problem: &str| Invalid::Field { field: field.into(), problem: problem.into() };
     let none = || field("spec.source.postgres", KINDS);

@@ -11,15 +11,16 @@ use super::run_of;
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
-        NatsSource, Ordering, PodTemplate, PostgresSource, Projection, ProjectionSpec, Projector, RabbitMqSource,
-        RedisHandlers, RedisSource, ScaleOut, Scaling, WorkerPod,
+        KurrentDbSource, NatsSource, Ordering, PodTemplate, PostgresSource, Projection, ProjectionSpec, Projector,
+        RabbitMqSource, RedisHandlers, RedisSource, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
     names,
     projector::{
-        DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, NatsConsumers, Output, PostgresInput, PostgresOutput,
-        ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues, RedisOutput, RedisStreams, check_handlers, check_input,
+        DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, KurrentDbInput, NatsConsumers, Output, PostgresInput,
+        PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues, RedisOutput, RedisStreams,
+        check_handlers, check_input,
     },
 };
 
@@ -286,14 +287,27 @@ fn input_of(builtin: &BuiltinProjector, spec: &ProjectionSpec) -> Result<(Input,
         };
         return Ok((Input::Kafka(input), ("spec.source.kafka.connection", connection.plain())));
     }
+    if let Some(KurrentDbSource { connection, persistent_subscriptions: _, catch_up }) = &spec.source.kurrentdb {
+        let subscription = catch_up.clone().ok_or_else(|| {
+            invalid(
+                "spec.source.kurrentdb.catchUp",
+                "is required with spec.projector.builtin, which keeps the checkpoint itself: a persistent subscription keeps its own, and no order",
+            )
+        })?;
+        let input = KurrentDbInput { subscription, shards: hashed_shards(spec) };
+        return Ok((Input::KurrentDb(input), ("spec.source.kurrentdb.connection", connection.clone())));
+    }
     if let (Some(outbox), Some(PostgresSource { connection, .. })) = (spec.source.outbox(), &spec.source.postgres) {
         let queue = queue_of(builtin, spec, QueueKind::Outbox(Box::new(outbox.clone())))?;
         return Ok((queue, ("spec.source.postgres.connection", connection.clone())));
     }
     let (event_table, events, connection) = read_by_builtin(spec)?;
-    let shards = spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS);
-    let input = PostgresInput { event_table, events, shards };
+    let input = PostgresInput { event_table, events, shards: hashed_shards(spec) };
     Ok((Input::Postgres(input), ("spec.source.postgres.connection", connection.clone())))
+}
+
+fn hashed_shards(spec: &ProjectionSpec) -> u32 {
+    spec.shard_count().unwrap_or(ProjectionSpec::BUILTIN_SHARDS)
 }
 
 /// A queue, with what is kept of its messages.

@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod access;
+mod builtin;
 mod cost;
-mod database;
 mod faults;
 mod harness;
-mod protos;
+#[path = "../support/kurrentdb/mod.rs"]
+mod kurrentdb;
 mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;
-mod server;
 mod states;
+
+use kurrentdb::server;

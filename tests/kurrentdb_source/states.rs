@@ -181,6 +181,7 @@ async fn several_checkpoints_for_one_subscription_are_none() {
     fake.database(|database| database.append("order-1", 3, ago(600)));
     let mut rows = at(Some(1));
     rows.state = CheckpointState::Committed(vec![Position(1), Position(2)]);
+    rows.bound = Some("several rows".into());
     for question in [stream("order-1"), log()] {
         let several = ask(&mut probe(&fake), &question, Some(&rows)).await.unwrap_err();
         assert_eq!(several.reason, Reason::InvalidAnswer);

@@ -41,7 +41,7 @@ pub(crate) async fn open(broker: &'static Brokers, name: &str, partitions: u32, 
 pub(crate) fn input(shop: &mut Workshop) -> &mut KafkaInput {
     match &mut shop.config.input {
         Input::Kafka(input) => input,
-        Input::Postgres(_) | Input::Queue(_) => panic!("the events are not in Kafka"),
+        Input::Postgres(_) | Input::KurrentDb(_) | Input::Queue(_) => panic!("the events are not in Kafka"),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use projectionist::{
     api::{EventRows, EventTable},
-    clients::{elasticsearch, kafka, nats, postgres::ConnectionSettings, rabbitmq, redis},
+    clients::{elasticsearch, kafka, kurrentdb, nats, postgres::ConnectionSettings, rabbitmq, redis},
     projector::{
         ElasticsearchOutput, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError, QueueInput,
         QueueKind, RedisOutput, RunOptions, SourceConnection, StoreConnection, run,
@@ -135,7 +135,7 @@ impl Workshop {
     pub(crate) fn table(&mut self) -> &mut PostgresInput {
         match &mut self.config.input {
             Input::Postgres(input) => input,
-            Input::Kafka(_) | Input::Queue(_) => panic!("the events are in no table"),
+            Input::Kafka(_) | Input::KurrentDb(_) | Input::Queue(_) => panic!("the events are in no table"),
         }
     }
 
@@ -143,7 +143,7 @@ impl Workshop {
     pub(crate) fn shards(&self) -> u32 {
         match &self.config.input {
             Input::Postgres(input) => input.shards,
-            Input::Kafka(_) | Input::Queue(_) => panic!("the events are in no table"),
+            Input::Kafka(_) | Input::KurrentDb(_) | Input::Queue(_) => panic!("the events are in no table"),
         }
     }
 
@@ -173,6 +173,10 @@ impl Workshop {
             Input::Kafka(_) => {
                 let servers = |key: &str| (key == "bootstrapServers").then_some(self.source_url.as_str());
                 SourceConnection::Kafka(kafka::Settings::from_keys(servers).unwrap())
+            }
+            Input::KurrentDb(_) => {
+                let url = |key: &str| (key == "url").then_some(self.source_url.as_str());
+                SourceConnection::KurrentDb(kurrentdb::ConnectionSettings::from_keys(url).unwrap())
             }
             Input::Queue(QueueInput { queue: QueueKind::Redis(_), .. }) => {
                 let url = |key: &str| (key == "url").then_some(self.source_url.as_str());
@@ -229,7 +233,7 @@ impl Workshop {
             .env("PROJECTIONIST_LOG_LEVEL", "trace")
             .env(
                 match &self.config.input {
-                    Input::Postgres(_) | Input::Queue(_) => "EVENT_SOURCE_URL",
+                    Input::Postgres(_) | Input::KurrentDb(_) | Input::Queue(_) => "EVENT_SOURCE_URL",
                     Input::Kafka(_) => "EVENT_SOURCE_BOOTSTRAPSERVERS",
                 },
                 &self.source_url,

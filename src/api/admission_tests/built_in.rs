@@ -142,6 +142,49 @@ fn the_built_in_projector_takes_rows_of_an_outbox_into_postgresql_without_an_ord
 }
 
 #[test]
+fn the_built_in_projector_reads_catch_up_subscriptions_of_kurrentdb_and_keeps_the_checkpoint_itself() {
+    let connection = json!({"secretRef": {"name": "k"}});
+    let kurrentdb = || {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"kurrentdb": {"connection": connection, "catchUp": {"stream": "$all", "filter": {"streamPrefixes": ["order-"]}}}},
+                "readStore": {"postgres": {"connection": connection}},
+                "projector": {"builtin": {"handlers": {"Ordered": "select 1"}}},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    assert!(admit(kurrentdb()).is_ok(), "{:?}", admit(kurrentdb()));
+    let persistent = json!({"connection": connection, "persistentSubscriptions": [{"stream": "a", "group": "b"}]});
+    for (pointer, name, value, expected) in [
+        ("/spec/source", "kurrentdb", persistent, "spec.source.kurrentdb with catchUp"),
+        ("/spec", "checkpoint", json!({"readStore": {}}), "spec.checkpoint must be absent with spec.projector.builtin"),
+        ("/spec", "scaling", json!({"ordering": "None"}), "spec.scaling.ordering must be PerKey or Strict"),
+        (
+            "/spec/source/kurrentdb/connection",
+            "port",
+            json!(2113),
+            "connection.host and connection.port must be absent with spec.projector.builtin",
+        ),
+        (
+            "/spec/projector/builtin",
+            "inbox",
+            json!({"keepFor": "24h"}),
+            "spec.projector.builtin.inbox has no meaning without",
+        ),
+    ] {
+        let found = refusals_with(kurrentdb(), pointer, name, value);
+        assert!(found.iter().any(|refusal| refusal.contains(expected)), "{expected}: {found:?}");
+    }
+    let mut without = kurrentdb();
+    without["spec"]["projector"] = Value::Null;
+    let found = admit(without).unwrap_err();
+    let expected = "spec.checkpoint is required with spec.source.kurrentdb.catchUp";
+    assert!(found.iter().any(|refusal| refusal.to_string().contains(expected)), "{found:?}");
+}
+
+#[test]
 fn the_built_in_projector_reads_streams_in_redis_into_postgresql_without_an_order_by_key() {
     let connection = json!({"secretRef": {"name": "r"}});
     let redis = || {

@@ -22,7 +22,8 @@ pub struct KurrentDbSource {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["stream", "group"])
     )]
     pub persistent_subscriptions: Vec<PersistentSubscription>,
-    /// A catch-up subscription, whose workers commit how far they have come to `spec.checkpoint`.
+    /// A catch-up subscription, whose workers commit how far they have come to `spec.checkpoint`. With `projector.builtin` its workers read what it names, and keep
+    /// the checkpoint themselves; it cannot be changed then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub catch_up: Option<CatchUpSubscription>,
 }

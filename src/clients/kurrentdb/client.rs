@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
@@ -11,17 +11,15 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     ConnectionSettings,
     connection::{Candidate, Connection, no_leader, resolve, share, timed_out, told},
+    events::{EventPage, events},
     grpc::{Call, Flow, Frame},
-    messages::{
-        AllFrom, AllOptions, ControlOption, Empty, Expression, FilterBy, FilterOption, FilterOptions, From,
-        ListOptions, ListReq, LogPosition, Malformed, Metadata, ReadEvent, ReadOptions, ReadReq, ReadResp,
-        StreamIdentifier, StreamOptions, Subscription, UuidOption, parts,
-    },
+    messages::{Empty, ListOptions, ListReq, Malformed, Metadata, ReadEvent, ReadResp, Subscription, parts},
+    reads::{READ, Read, created, decode, unreadable, written},
+    shards::stream_hash,
     words::{Trouble, no_stream, not_the_api, refused},
 };
 use crate::{addresses::AddressRules, api::Reason, clients::words::without_secrets, measure::MeasureError};
 
-const READ: &str = "/event_store.client.streams.Streams/Read";
 const LIST: &str = "/event_store.client.persistent_subscriptions.PersistentSubscriptions/List";
 /// So many requests are under way at the same time.
 const AT_ONCE: usize = 16;
@@ -33,61 +31,18 @@ const LARGEST_LIST: usize = 8 << 20;
 const MOST_SUBSCRIPTIONS: usize = 10_000;
 /// A page ends after so many bytes of events.
 const LARGEST_PAGE: usize = 2 << 20;
-/// The server looks at so many events before it goes on to the next piece of its log.
-const SEARCH_WINDOW: u32 = 1_000;
-
-/// Which events of `$all` are meant.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Filter {
-    /// All, the server's own included.
-    None,
-    /// All but the server's own, whose types begin with `$`.
-    NotSystem,
-    /// Those whose type begins with one of these.
-    EventTypes(Vec<String>),
-    /// Those whose stream begins with one of these.
-    Streams(Vec<String>),
-}
-
-/// Where a read of `$all` begins.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Start {
-    /// With the first event that is kept.
-    Beginning,
-    /// With the event at this commit position.
-    At(u64),
-    /// With the last event, going backwards.
-    End,
-}
-
-/// Events to be read. Links are not followed: a link is an event of its own.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Read {
-    /// The first event of a stream from this revision on.
-    Stream {
-        /// The stream's name.
-        stream: String,
-        /// The revision.
-        from: u64,
-    },
-    /// Events of `$all`.
-    All {
-        /// Where to begin.
-        from: Start,
-        /// Which are meant.
-        filter: Filter,
-        /// At most so many.
-        most: u64,
-    },
-}
+/// The type of links.
+const LINK: &str = "$>";
 
 /// A request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Request {
     /// All persistent subscriptions of the cluster.
     Subscriptions,
-    /// Events.
+    /// Events, without what they hold. Links are not followed: a link is an event of its own.
     Read(Read),
+    /// Events with what they hold. Links in a stream are followed; those in `$all` are events of their own, beside those that they lead to.
+    Events(Read),
 }
 
 /// An event, without what it holds.
@@ -99,6 +54,8 @@ pub struct Recorded {
     pub commit: u64,
     /// When the server took it, by the server's clock; absent where it does not tell.
     pub created: Option<jiff::Timestamp>,
+    /// The [hash](stream_hash) of its stream; of a link, that of the stream that it leads to.
+    pub stream_hash: u64,
 }
 
 /// What was read.
@@ -121,6 +78,8 @@ pub enum Response {
     Subscriptions(Vec<Subscription>),
     /// Events.
     Page(Page),
+    /// Events with what they hold.
+    Events(EventPage),
 }
 
 /// Asks the leader of one cluster. Keeps its connection from call to call; one that broke is opened again by the next call.
@@ -131,6 +90,8 @@ pub struct Client {
     connection: Option<Connection>,
     /// The server that answered last, which is tried first.
     preferred: Option<Candidate>,
+    /// As which program it connects, for people who look at the server's connections.
+    program: &'static str,
 }
 
 /// Servers that do not lead, as this call found out, and the one that does by their word.
@@ -143,7 +104,13 @@ struct Followers {
 impl Client {
     /// Not connected yet.
     pub fn new(settings: ConnectionSettings, addresses: Arc<AddressRules>) -> Self {
-        Self { settings, addresses, connection: None, preferred: None }
+        Self { settings, addresses, connection: None, preferred: None, program: "projectionist-sampler" }
+    }
+
+    /// The same, which connects under this name.
+    #[must_use]
+    pub fn named(self, program: &'static str) -> Self {
+        Self { program, ..self }
     }
 
     /// Where it asks.
@@ -204,7 +171,8 @@ impl Client {
         let count = candidates.len();
         for (turn, candidate) in candidates.into_iter().enumerate() {
             let left = by.saturating_duration_since(Instant::now());
-            match Connection::open(&self.settings, candidate, Instant::now() + share(left, count - turn)).await {
+            let by = Instant::now() + share(left, count - turn);
+            match Connection::open(&self.settings, candidate, self.program, by).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => failed = Some(error),
             }
@@ -244,6 +212,7 @@ async fn ask_one(connection: &Connection, request: &Request, by: Instant) -> Res
     match request {
         Request::Subscriptions => subscriptions(connection, by).await.map(Response::Subscriptions),
         Request::Read(read) => page(connection, read, by).await.map(Response::Page),
+        Request::Events(read) => events(connection, read, by).await.map(Response::Events),
     }
 }
 
@@ -267,10 +236,7 @@ async fn subscriptions(connection: &Connection, by: Instant) -> Result<Vec<Subsc
 
 async fn page(connection: &Connection, read: &Read, by: Instant) -> Result<Page, Trouble> {
     let call = Call { target: &connection.target, path: READ, largest: LARGEST_EVENT, by };
-    let most = match read {
-        Read::Stream { .. } => 1,
-        Read::All { most, .. } => usize::try_from(*most).unwrap_or(usize::MAX),
-    };
+    let most = read.most();
     let mut page = Page { whole: true, ..Page::default() };
     let mut bytes = 0;
     let mut take = |frame| {
@@ -278,11 +244,13 @@ async fn page(connection: &Connection, read: &Read, by: Instant) -> Result<Page,
             Frame::Message(message) => message.len(),
             Frame::TooLarge => LARGEST_EVENT,
         };
-        let (more, created) = match frame {
-            Frame::TooLarge => (ReadResp { event: Some(ReadEvent { event: None }), ..ReadResp::default() }, None),
+        let (more, Glance { created, stream_hash }) = match frame {
+            Frame::TooLarge => {
+                (ReadResp { event: Some(ReadEvent { event: None }), ..ReadResp::default() }, Glance::default())
+            }
             Frame::Message(message) => {
-                let created = recorded_time(&message).map_err(unreadable)?;
-                (decode(message)?, created)
+                let glance = glance(&message).map_err(unreadable)?;
+                (decode(message)?, glance)
             }
         };
         if more.stream_not_found.is_some() {
@@ -297,6 +265,7 @@ async fn page(connection: &Connection, read: &Read, by: Instant) -> Result<Page,
                 revision: event.stream_revision,
                 commit: event.commit_position,
                 created,
+                stream_hash,
             }));
             bytes += length;
         }
@@ -306,7 +275,7 @@ async fn page(connection: &Connection, read: &Read, by: Instant) -> Result<Page,
         }
         Ok(Flow::Continue)
     };
-    let at = call.ask(connection.requests.clone(), &written(read), &mut take).await?;
+    let at = call.ask(connection.requests.clone(), &written(read, false), &mut take).await?;
     page.at = at;
     Ok(page)
 }
@@ -316,14 +285,6 @@ fn bytes(frame: Frame) -> Result<Bytes, Trouble> {
         Frame::Message(message) => Ok(message),
         Frame::TooLarge => Err(not_the_api("the answer is too large")),
     }
-}
-
-fn decode<M: Message + Default>(message: impl Buf) -> Result<M, Trouble> {
-    M::decode(message).map_err(unreadable)
-}
-
-fn unreadable<E>(_: E) -> Trouble {
-    not_the_api("a message that cannot be read")
 }
 
 /// The subscriptions of a list (`ListResp`), one after the other, so that a list takes no more memory than those that are kept.
@@ -343,62 +304,41 @@ fn listed(list: &[u8]) -> Result<Vec<Subscription>, Trouble> {
     Ok(found)
 }
 
-/// When the server took the event of a `ReadResp`: `created` in its metadata, of which nothing else is kept.
-fn recorded_time(message: &[u8]) -> Result<Option<jiff::Timestamp>, Malformed> {
+/// What is looked at of an event beside its numbers, without keeping its body.
+#[derive(Default)]
+struct Glance {
+    created: Option<jiff::Timestamp>,
+    stream_hash: u64,
+}
+
+/// Looks into the event of a `ReadResp`.
+fn glance(message: &[u8]) -> Result<Glance, Malformed> {
+    let mut seen = Glance::default();
     for event in parts(message, 1) {
         for recorded in parts(event?, 1) {
-            for entry in parts(recorded?, 6) {
+            let recorded = recorded?;
+            let mut is_link = false;
+            for entry in parts(recorded, 6) {
                 let Metadata { key, value } = Metadata::decode(entry?)?;
-                if key == "created" {
-                    return Ok(created(&value));
+                match key.as_str() {
+                    "created" => seen.created = created(&value),
+                    "type" => is_link = value == LINK,
+                    _ => {}
+                }
+            }
+            for stream in parts(recorded, 2) {
+                for name in parts(stream?, 3) {
+                    seen.stream_hash = stream_hash(name?);
+                }
+            }
+            // `REVISION@STREAM`
+            for target in parts(recorded, 8).filter(|_| is_link) {
+                let target = target?;
+                if let Some(at) = target.iter().position(|byte| *byte == b'@') {
+                    seen.stream_hash = stream_hash(&target[at + 1..]);
                 }
             }
         }
     }
-    Ok(None)
-}
-
-/// Ticks of 100 ns since 1970.
-fn created(ticks: &str) -> Option<jiff::Timestamp> {
-    jiff::Timestamp::from_nanosecond(i128::from(ticks.parse::<i64>().ok()?).checked_mul(100)?).ok()
-}
-
-fn written(read: &Read) -> ReadReq {
-    let (from, backwards, count, filter) = match read {
-        Read::Stream { stream, from } => {
-            let stream = Some(StreamIdentifier { stream_name: stream.clone().into_bytes() });
-            (From::Stream(StreamOptions { stream, revision: Some(*from) }), false, 1, FilterOption::None(Empty {}))
-        }
-        Read::All { from, filter, most } => {
-            let start = match from {
-                Start::Beginning => AllFrom::Start(Empty {}),
-                Start::At(position) => AllFrom::Position(LogPosition { commit: *position, prepare: *position }),
-                Start::End => AllFrom::End(Empty {}),
-            };
-            let from_end = *from == Start::End;
-            (From::All(AllOptions { from: Some(start) }), from_end, *most, filtered(filter))
-        }
-    };
-    ReadReq {
-        options: Some(ReadOptions {
-            from: Some(from),
-            direction: i32::from(backwards),
-            resolve_links: false,
-            count: Some(count),
-            filter: Some(filter),
-            uuid: Some(UuidOption { string: Some(Empty {}) }),
-            control: Some(ControlOption { compatibility: 1 }),
-        }),
-    }
-}
-
-fn filtered(filter: &Filter) -> FilterOption {
-    let prefixes = |prefix: &[String]| Expression { regex: String::new(), prefix: prefix.to_vec() };
-    let by = match filter {
-        Filter::None => return FilterOption::None(Empty {}),
-        Filter::NotSystem => FilterBy::EventType(Expression { regex: "^[^\\$].*".to_owned(), prefix: Vec::new() }),
-        Filter::EventTypes(prefix) => FilterBy::EventType(prefixes(prefix)),
-        Filter::Streams(prefix) => FilterBy::Stream(prefixes(prefix)),
-    };
-    FilterOption::Filter(FilterOptions { by: Some(by), window: Some(SEARCH_WINDOW) })
+    Ok(seen)
 }

@@ -47,6 +47,8 @@ pub(super) struct RequestHead {
     pub(super) tls: bool,
     /// For Basic authentication.
     pub(super) credential: Option<HeaderValue>,
+    /// The connection's name.
+    pub(super) program: &'static str,
 }
 
 /// A server of the cluster at one of its addresses.
@@ -79,12 +81,18 @@ impl Connection {
     pub(super) async fn open(
         settings: &ConnectionSettings,
         candidate: Candidate,
+        program: &'static str,
         by: Instant,
     ) -> Result<Self, MeasureError> {
-        timeout_at(by, Self::open_in_time(settings, candidate)).await.unwrap_or_else(|_| Err(timed_out(settings.tls)))
+        let opened = timeout_at(by, Self::open_in_time(settings, candidate, program)).await;
+        opened.unwrap_or_else(|_| Err(timed_out(settings.tls)))
     }
 
-    async fn open_in_time(settings: &ConnectionSettings, candidate: Candidate) -> Result<Self, MeasureError> {
+    async fn open_in_time(
+        settings: &ConnectionSettings,
+        candidate: Candidate,
+        program: &'static str,
+    ) -> Result<Self, MeasureError> {
         let credential = match &settings.login {
             None => None,
             Some((user, password)) => {
@@ -97,7 +105,7 @@ impl Connection {
                 Some(value)
             }
         };
-        let target = RequestHead { authority: candidate.server.to_string(), tls: settings.tls, credential };
+        let target = RequestHead { authority: candidate.server.to_string(), tls: settings.tls, credential, program };
         let stream = TcpStream::connect(candidate.at).await.map_err(|error| by_io(&error))?;
         stream.set_nodelay(true).map_err(|error| by_io(&error))?;
         let stream: Box<dyn Stream> =

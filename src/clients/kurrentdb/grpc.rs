@@ -168,9 +168,9 @@ impl Call<'_> {
         let mut request = Request::post(format!("{scheme}://{}{}", self.target.authority, self.path))
             .header(header::CONTENT_TYPE, "application/grpc")
             .header(header::TE, "trailers")
-            .header(header::USER_AGENT, concat!("projectionist-sampler/", env!("CARGO_PKG_VERSION")))
+            .header(header::USER_AGENT, format!("{}/{}", self.target.program, env!("CARGO_PKG_VERSION")))
             .header("grpc-timeout", format!("{left}m"))
-            .header("connection-name", "projectionist-sampler")
+            .header("connection-name", self.target.program)
             // A follower may be behind.
             .header("requires-leader", "true");
         if let Some(credential) = &self.target.credential {

@@ -1,6 +1,7 @@
 //! The messages of KurrentDB's gRPC API that are asked and read, field by field as in `streams.proto`, `persistent.proto` and `shared.proto` of KurrentDB 25.0
 //! (package `event_store.client`, the same since EventStoreDB 22.6). Fields that are not read are left out: they are skipped on decoding.
 
+use bytes::Bytes;
 use prost::{
     DecodeError, Message, Oneof,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
@@ -144,6 +145,43 @@ pub(super) struct ReadResp {
 pub(super) struct ReadEvent {
     #[prost(message, optional, tag = "1")]
     pub(super) event: Option<RecordedEvent>,
+}
+
+/// A `ReadResp` with what its event holds.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct EventResp {
+    #[prost(message, optional, tag = "1")]
+    pub(super) event: Option<ResolvedEvent>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) stream_not_found: Option<Empty>,
+    #[prost(uint64, optional, tag = "6")]
+    pub(super) last_stream_position: Option<u64>,
+}
+
+/// An event with the link that led to it. Of a link whose target is gone there is the link alone.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ResolvedEvent {
+    #[prost(message, optional, tag = "1")]
+    pub(super) event: Option<WholeEvent>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) link: Option<RecordedEvent>,
+}
+
+/// An event with its body, without the metadata that users add (field 7).
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct WholeEvent {
+    #[prost(message, optional, tag = "2")]
+    pub(super) stream: Option<StreamIdentifier>,
+    #[prost(uint64, tag = "3")]
+    pub(super) stream_revision: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) prepare_position: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) commit_position: u64,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) metadata: Vec<Metadata>,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub(super) data: Bytes,
 }
 
 /// Without the bodies (fields 7 and 8) and the metadata (6), which are passed over.

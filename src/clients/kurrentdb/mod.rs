@@ -5,12 +5,18 @@
 
 mod client;
 mod connection;
+mod events;
 mod grpc;
 mod messages;
+mod reads;
 mod server_settings;
 mod settings;
+mod shards;
 mod words;
 
-pub use client::{Client, Filter, Page, Read, Recorded, Request, Response, Start};
+pub use client::{Client, Page, Recorded, Request, Response};
+pub use events::{Content, EventPage, LoggedEvent};
 pub use messages::{Consumer, Subscription};
+pub use reads::{Filter, Read, Start};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
+pub use shards::{shard_of, stream_hash};

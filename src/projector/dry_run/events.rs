@@ -78,6 +78,7 @@ fn event(text: &str, before: Option<i64>) -> Result<Event, String> {
     Ok(Event {
         position,
         since: position,
+        before: position - 1,
         shown_position: position,
         shard: 0,
         event_type,

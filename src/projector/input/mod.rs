@@ -1,6 +1,7 @@
 //! Where events come from: the seam between the worker and the kinds of event source.
 
 pub(in crate::projector) mod kafka;
+pub(in crate::projector) mod kurrentdb;
 mod mapping;
 pub(in crate::projector) mod nats;
 pub(in crate::projector) mod outbox;
@@ -33,6 +34,11 @@ pub(in crate::projector) trait EventReader: Send {
     fn place(&self, shard: u32, position: i64) -> String {
         let _ = shard;
         format!("position {position}")
+    }
+
+    /// The last position before that of this event, which was read and cannot be handled, that a checkpoint may be at.
+    fn before(&self, position: i64) -> i64 {
+        position - 1
     }
 
     /// True where each shard is a part of the source, with a log of its own.
@@ -127,7 +133,7 @@ impl Fetched {
         let mut reach = self.reach.clone();
         for event in self.events.iter().skip(count).rev() {
             if let Some(reach) = reach.get_mut(event.shard as usize) {
-                *reach = (*reach).min(event.since - 1);
+                *reach = (*reach).min(event.before);
             }
         }
         reach

@@ -6,6 +6,7 @@ use super::{
     super::{error::ProjectorError, event::SourceIdentity, sharding::Sharding},
     EventReader, Fetch, Horizon, Range,
     kafka::KafkaReader,
+    kurrentdb::KurrentDbReader,
     postgres::PostgresReader,
 };
 
@@ -13,6 +14,7 @@ use super::{
 pub(in crate::projector) enum Reader {
     Postgres(Box<PostgresReader>),
     Kafka(Box<KafkaReader>),
+    KurrentDb(Box<KurrentDbReader>),
 }
 
 /// Does the same with whichever it is.
@@ -21,6 +23,7 @@ macro_rules! each {
         match $reader {
             Reader::Postgres($it) => $what,
             Reader::Kafka($it) => $what,
+            Reader::KurrentDb($it) => $what,
         }
     };
 }
@@ -36,6 +39,10 @@ impl EventReader for Reader {
 
     fn place(&self, shard: u32, position: i64) -> String {
         each!(self, reader => reader.place(shard, position))
+    }
+
+    fn before(&self, position: i64) -> i64 {
+        each!(self, reader => reader.before(position))
     }
 
     fn has_parts(&self) -> bool {

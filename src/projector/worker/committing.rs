@@ -120,7 +120,8 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
     /// Lets the shard wait before this event, which is tried again after a pause, and says so: in the log, to the readiness probe, and in the
     /// read store, from where the operator reads it.
     pub(super) async fn hold(&mut self, shard: u32, position: i64, why: &ProjectorError) -> Result<(), ProjectorError> {
-        let pause = self.stuck.fail(shard, position, Instant::now());
+        let before = self.reader.before(position);
+        let pause = self.stuck.fail(shard, (before, position), Instant::now());
         let why = why.to_string();
         tracing::error!(shard, retry_in = ?pause, "{why}");
         if let Some(held) = self.held.get(&shard).copied() {

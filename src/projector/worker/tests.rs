@@ -18,7 +18,7 @@ struct OneEvent;
 
 impl EventReader for OneEvent {
     fn sharding(&self) -> Sharding {
-        Sharding::Hashed(1)
+        Sharding::Hashed { shards: 1, start: 0 }
     }
 
     fn notifies(&self) -> bool {
@@ -40,6 +40,7 @@ impl EventReader for OneEvent {
         let event = Event {
             position: 1,
             since: 1,
+            before: 0,
             shown_position: 1,
             shard: 0,
             event_type: "Counted".to_owned(),

@@ -2,7 +2,7 @@
 
 use crate::{
     api::Reason,
-    clients::kurrentdb::{Filter, Page, Read, Start},
+    clients::kurrentdb::{Filter, Page, Read, Recorded, Start},
     lag::Pending,
     measure::MeasureError,
 };
@@ -33,22 +33,25 @@ pub(super) fn reaches_end(page: &Page) -> bool {
     page.whole && u64::try_from(page.events.len()).is_ok_and(|read| read < MOST_EVENTS)
 }
 
-/// The events of the page beyond this commit position: these wait for certain.
-pub(super) fn counted(page: &Page, position: u64) -> u64 {
-    let beyond = page.events.iter().filter(|event| event.is_none_or(|event| event.commit > position));
-    u64::try_from(beyond.count()).unwrap_or(u64::MAX)
+/// The events of the page of which `waits` says so, and those that were too large to be looked at: these wait for certain.
+pub(super) fn counted(page: &Page, waits: impl Fn(&Recorded) -> bool) -> u64 {
+    let waiting = page.events.iter().filter(|event| event.as_ref().is_none_or(&waits));
+    u64::try_from(waiting.count()).unwrap_or(u64::MAX)
 }
 
-/// Events beyond this commit position, up to the end of the log. Where the page does not reach that far, the rest is estimated by its bytes: as many events a
-/// byte as in the page.
+/// Events beyond this commit position, up to the end of the log.
 pub(super) fn beyond(page: &Page, position: u64, end: u64) -> Pending {
-    let counted: Vec<_> =
-        page.events.iter().filter(|event| event.is_none_or(|event| event.commit > position)).collect();
-    let count = u64::try_from(counted.len()).unwrap_or(u64::MAX);
+    waiting(page, position, end, |event| event.commit > position)
+}
+
+/// Events of which `waits` says so, up to the end of the log; none at or below the commit position `position` does. Where the page does not reach that far,
+/// the rest is estimated by its bytes: as many events a byte as in the page, all of which wait.
+pub(super) fn waiting(page: &Page, position: u64, end: u64, waits: impl Fn(&Recorded) -> bool) -> Pending {
+    let count = counted(page, waits);
     if reaches_end(page) {
         return Pending { events: count, exact: true };
     }
-    let last = counted.iter().rev().find_map(|event| event.as_ref()).map_or(position, |event| event.commit);
+    let last = page.events.iter().rev().flatten().next().map_or(position, |event| event.commit.max(position));
     let first = page.events.iter().flatten().next().map_or(position, |event| event.commit);
     // The page may begin before the position.
     let (span, all) = (last.saturating_sub(first.min(position)), page.events.len());
@@ -60,10 +63,9 @@ pub(super) fn beyond(page: &Page, position: u64, end: u64) -> Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::kurrentdb::Recorded;
 
     fn page(commits: impl Iterator<Item = u64>, whole: bool) -> Page {
-        let event = |commit| Some(Recorded { revision: 0, commit, created: None });
+        let event = |commit| Some(Recorded { revision: 0, commit, created: None, stream_hash: 0 });
         Page { events: commits.map(event).collect(), whole, ..Page::default() }
     }
 

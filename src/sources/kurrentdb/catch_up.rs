@@ -13,31 +13,58 @@ use super::{
 };
 use crate::{
     api::Reason,
-    clients::kurrentdb::{Filter, Page, Read, Start},
+    clients::kurrentdb::{Filter, Page, Read, Recorded, Start, shard_of},
     lag::{Certain, CheckpointState, Head, Pending, Position, Sample},
     measure::MeasureError,
     read_stores::Checkpoint,
 };
 
-/// The position of the last event that was handled; absent where none ever was. A subscription has one checkpoint, and several rows are no such.
-fn committed(checkpoint: Option<&Checkpoint>) -> Result<Option<i64>, MeasureError> {
-    match checkpoint.map(|checkpoint| &checkpoint.state) {
-        Some(CheckpointState::Committed(rows)) => match rows[..] {
-            [Position(position)] => Ok(Some(position)),
-            _ => Err(unknown(
+/// How far a subscription has come: the position of the last event that was handled, one for each of the shards that streams are divided into. At least one.
+struct Rows(Vec<Position>);
+
+impl Rows {
+    /// Absent where nothing was ever handled. Only workers of the built-in projector keep several rows.
+    fn of(checkpoint: Option<&Checkpoint>) -> Result<Option<Self>, MeasureError> {
+        let Some(checkpoint) = checkpoint else { return Ok(None) };
+        match &checkpoint.state {
+            CheckpointState::Committed(rows) if checkpoint.bound.is_none() && !rows.is_empty() => {
+                Ok(Some(Self(rows.clone())))
+            }
+            CheckpointState::Committed(_) => Err(unknown(
                 Reason::InvalidAnswer,
                 "the checkpoint table has several rows for this name: a catch-up subscription has one checkpoint. Give each Projection a row of its own (spec.checkpoint.readStore.name)",
             )),
-        },
-        Some(CheckpointState::NeverCommitted | CheckpointState::Handled(_)) | None => Ok(None),
+            CheckpointState::NeverCommitted | CheckpointState::Handled(_) => Ok(None),
+        }
+    }
+
+    fn lowest(&self) -> i64 {
+        self.0.iter().min().map_or(i64::MAX, |row| row.0)
+    }
+
+    fn highest(&self) -> i64 {
+        self.0.iter().max().map_or(i64::MIN, |row| row.0)
+    }
+
+    /// Some shards have come further than others.
+    fn differ(&self) -> bool {
+        self.lowest() < self.highest()
+    }
+
+    /// The event at this position, of the stream with this hash, has not been handled.
+    fn wait_for(&self, position: u64, stream_hash: u64) -> bool {
+        let shards = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let row = self.0.get(shard_of(stream_hash, shards) as usize).map_or(i64::MIN, |row| row.0);
+        i64::try_from(position).is_ok_and(|position| position > row)
     }
 }
 
-/// The first event beyond the checkpoint, which comes with the stream's end.
+/// What may be read first: the events beyond a checkpoint, with the stream's end. Where all shards have come as far, the first of them is enough.
 pub(super) fn stream_read(stream: &str, checkpoint: Option<&Checkpoint>) -> Read {
-    let beyond =
-        committed(checkpoint).ok().flatten().and_then(|position| u64::try_from(position.saturating_add(1)).ok());
-    Read::Stream { stream: stream.to_owned(), from: beyond.unwrap_or_default() }
+    let rows = Rows::of(checkpoint).ok().flatten();
+    let beyond = rows.as_ref().and_then(|rows| u64::try_from(rows.lowest().saturating_add(1)).ok());
+    let most = if rows.is_some_and(|rows| rows.differ()) { MOST_EVENTS } else { 1 };
+    Read::Stream { stream: stream.to_owned(), from: beyond.unwrap_or_default(), most }
 }
 
 /// The number of events that the stream ever had, where it is known.
@@ -53,7 +80,7 @@ pub(super) fn of_stream(
     arrived: u64,
     at: Duration,
 ) -> Result<Sample, MeasureError> {
-    let committed = committed(checkpoint)?;
+    let rows = Rows::of(checkpoint)?;
     let read = stream_read(stream, checkpoint);
     let page = pages.of(&read).map_err(|error| in_words(stream, error))?;
     let last = page.last_revision.ok_or_else(|| {
@@ -63,10 +90,13 @@ pub(super) fn of_stream(
         )
     })?;
     let head = head(last)?;
-    let Some(committed) = committed else {
+    let Some(rows) = rows else {
         return Ok(never(head, arrived, at));
     };
     let Read::Stream { from, .. } = read else { return Err(unknown(Reason::InvalidAnswer, "another read")) };
+    if rows.differ() {
+        return Ok(of_shards(&rows, page, (head, last), arrived, at));
+    }
     let there = page.events.first().copied();
     // Of an event that was too large to be looked at the revision is not known: it may not be the first beyond the checkpoint.
     let (first, exact) = match there {
@@ -76,12 +106,35 @@ pub(super) fn of_stream(
     };
     let events = last.saturating_add(1).saturating_sub(first);
     // The last of them is there.
-    let mut sample = sampled(head, committed, (Pending { events, exact }, events.min(1)), arrived, at);
+    let mut sample = sampled(head, &rows, (Pending { events, exact }, events.min(1)), arrived, at);
     (sample.staleness, sample.ahead_of_clock) = oldest(there.flatten().and_then(|event| event.created), events, page);
     // Where nothing is left, what the checkpoint had not reached yet is gone as well.
     let kept_from = first.min(last.saturating_add(1));
     sample.faults.deleted = kept_from.saturating_sub(from);
     Ok(sample)
+}
+
+/// Measures a stream of which some shards have come further than others: the events of the page are counted for each shard, and all behind them wait.
+fn of_shards(rows: &Rows, page: &Page, (head, last): (Position, u64), arrived: u64, at: Duration) -> Sample {
+    let waits = |event: &Recorded| rows.wait_for(event.revision, event.stream_hash);
+    let counted = all::counted(page, waits);
+    let rest = if all::reaches_end(page) {
+        0
+    } else {
+        let seen = page.events.iter().rev().flatten().next().map(|event| event.revision);
+        let seen = seen.or_else(|| u64::try_from(rows.lowest()).ok());
+        seen.map_or(last.saturating_add(1), |seen| last.saturating_sub(seen))
+    };
+    let known = page.events.iter().all(Option::is_some);
+    let pending = Pending { events: counted.saturating_add(rest), exact: rest == 0 && known };
+    let mut sample = sampled(head, rows, (pending, counted), arrived, at);
+    let first = page.events.iter().find(|event| event.as_ref().is_none_or(waits)).copied().flatten();
+    (sample.staleness, sample.ahead_of_clock) = oldest(first.and_then(|event| event.created), pending.events, page);
+    // What the shard that has come furthest was to handle next, and is gone.
+    let next = u64::try_from(rows.highest().saturating_add(1)).unwrap_or_default();
+    let kept_from = page.events.first().copied().flatten().map_or(0, |event| event.revision);
+    sample.faults.deleted = kept_from.saturating_sub(next);
+    sample
 }
 
 fn in_words(stream: &str, error: MeasureError) -> MeasureError {
@@ -103,8 +156,8 @@ pub(super) fn log_read(
     last_end: Option<u64>,
     end: u64,
 ) -> Option<Read> {
-    let committed = committed(checkpoint).ok()?;
-    let committed = committed.map(|position| u64::try_from(position).unwrap_or_default());
+    let rows = Rows::of(checkpoint).ok()?;
+    let committed = rows.map(|rows| u64::try_from(rows.lowest()).unwrap_or_default());
     let from = [committed, last_end].into_iter().flatten().min()?;
     let from = if from >= end {
         return None;
@@ -124,24 +177,24 @@ pub(super) fn of_log(
     arrivals: &mut Arrivals,
     at: Duration,
 ) -> Result<Sample, MeasureError> {
-    let committed = committed(checkpoint)?;
+    let rows = Rows::of(checkpoint)?;
     let (end, end_page) = pages.end()?;
     let head = head(end)?;
     let read = log_read(filter, checkpoint, arrivals.end, end);
     let page = read.as_ref().map(|read| pages.of(read)).transpose()?;
-    let beyond =
-        |position: u64| page.map_or(Pending { events: 0, exact: true }, |page| all::beyond(page, position, end));
-    let arrived = arrivals.take(end, |before| beyond(before).events);
-    let Some(committed) = committed else {
+    let nothing = Pending { events: 0, exact: true };
+    let since = |before: u64| page.map_or(nothing, |page| all::beyond(page, before, end));
+    let arrived = arrivals.take(end, |before| since(before).events);
+    let Some(rows) = rows else {
         return Ok(never(head, arrived, at));
     };
-    let from = u64::try_from(committed).unwrap_or_default();
-    // An event at position 0 is beyond a checkpoint of -1 alone, and is the server's own.
-    let pending = beyond(from);
-    let first = page.and_then(|page| page.events.iter().find(|event| event.is_none_or(|event| event.commit > from)));
+    let from = u64::try_from(rows.lowest()).unwrap_or_default();
+    let waits = |event: &Recorded| rows.wait_for(event.commit, event.stream_hash);
+    let pending = page.map_or(nothing, |page| all::waiting(page, from, end, waits));
+    let first = page.and_then(|page| page.events.iter().find(|event| event.as_ref().is_none_or(waits)));
     let created = first.and_then(|event| event.as_ref()).and_then(|event| event.created);
-    let counted = page.map_or(0, |page| all::counted(page, from));
-    let mut sample = sampled(head, committed, (pending, counted), arrived, at);
+    let counted = page.map_or(0, |page| all::counted(page, waits));
+    let mut sample = sampled(head, &rows, (pending, counted), arrived, at);
     (sample.staleness, sample.ahead_of_clock) = oldest(created, pending.events, page.unwrap_or(end_page));
     Ok(sample)
 }
@@ -157,16 +210,16 @@ fn never(head: Position, arrived: u64, at: Duration) -> Sample {
     Sample { taken: jiff::Timestamp::now(), ..sample }
 }
 
-fn sampled(head: Position, committed: i64, (pending, counted): (Pending, u64), arrived: u64, at: Duration) -> Sample {
-    let checkpoint = CheckpointState::Committed(vec![Position(committed)]);
+fn sampled(head: Position, rows: &Rows, (pending, counted): (Pending, u64), arrived: u64, at: Duration) -> Sample {
+    let checkpoint = CheckpointState::Committed(rows.0.clone());
     let sample = Sample::new(at, Head::log(head, head), checkpoint, Some(pending), arrived);
-    let upper_bound = (!pending.exact).then(|| BYTES.into());
+    let upper_bound = (!pending.exact).then(|| BEYOND_A_PAGE.into());
     let certain = (!pending.exact).then(|| Certain::oldest(counted));
     Sample { taken: jiff::Timestamp::now(), upper_bound, certain, ..sample }
 }
 
 /// Why what waits is an estimate, for people.
-const BYTES: &str = "more events of $all wait than are read at a time, and the rest is estimated by its bytes; no rate per worker is learnt meanwhile";
+const BEYOND_A_PAGE: &str = "more events wait than are read at a time: of $all the rest is estimated by its bytes, and of a stream whose shards have not come equally far all of the rest counts; no rate per worker is learnt meanwhile";
 
 /// Age of the oldest of so many events, and how far it is dated in the future.
 fn oldest(created: Option<jiff::Timestamp>, events: u64, page: &Page) -> (Option<Duration>, Duration) {

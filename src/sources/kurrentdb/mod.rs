@@ -13,6 +13,7 @@ mod round;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -52,19 +53,46 @@ impl From<&KurrentDbSubscriptions> for Question {
     fn from(subscriptions: &KurrentDbSubscriptions) -> Self {
         match subscriptions {
             KurrentDbSubscriptions::Persistent(subscriptions) => Self::Persistent(subscriptions.clone()),
-            KurrentDbSubscriptions::CatchUp(CatchUpSubscription { stream, .. }) if stream != positions::ALL => {
-                Self::Stream(stream.clone())
-            }
-            KurrentDbSubscriptions::CatchUp(CatchUpSubscription { filter, .. }) => Self::All(match filter {
-                None => Filter::NotSystem,
-                Some(filter) if !filter.event_type_prefixes.is_empty() => {
-                    Filter::EventTypes(filter.event_type_prefixes.clone())
-                }
-                Some(filter) if !filter.stream_prefixes.is_empty() => Filter::Streams(filter.stream_prefixes.clone()),
-                Some(filter) if filter.system_events == Some(true) => Filter::None,
-                Some(_) => Filter::NotSystem,
-            }),
+            KurrentDbSubscriptions::CatchUp(catch_up) => match Log::from(catch_up) {
+                Log::Stream(stream) => Self::Stream(stream),
+                Log::All(filter) => Self::All(filter),
+            },
         }
+    }
+}
+
+/// What a catch-up subscription reads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Log {
+    /// One stream, a category included.
+    Stream(String),
+    /// All events that pass the filter.
+    All(Filter),
+}
+
+impl fmt::Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(stream) => write!(f, "stream {stream}"),
+            Self::All(_) => f.write_str(positions::ALL),
+        }
+    }
+}
+
+impl From<&CatchUpSubscription> for Log {
+    fn from(CatchUpSubscription { stream, filter }: &CatchUpSubscription) -> Self {
+        if stream != positions::ALL {
+            return Self::Stream(stream.clone());
+        }
+        Self::All(match filter {
+            None => Filter::NotSystem,
+            Some(filter) if !filter.event_type_prefixes.is_empty() => {
+                Filter::EventTypes(filter.event_type_prefixes.clone())
+            }
+            Some(filter) if !filter.stream_prefixes.is_empty() => Filter::Streams(filter.stream_prefixes.clone()),
+            Some(filter) if filter.system_events == Some(true) => Filter::None,
+            Some(_) => Filter::NotSystem,
+        })
     }
 }
 
@@ -247,7 +275,10 @@ impl Probe for KurrentDbProbe {
             })
             .collect();
         let answers = self.answer(&asked, deadline).await;
-        for (target, answer) in targets.iter().zip(answers) {
+        for (target, mut answer) in targets.iter().zip(answers) {
+            if let (Ok(sample), Some(checkpoint)) = (&mut answer, &target.checkpoint) {
+                sample.faults.failed.clone_from(&checkpoint.failed);
+            }
             report(&target.ask, answer);
         }
         Pace::Usual

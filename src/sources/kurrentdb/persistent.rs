@@ -122,7 +122,7 @@ impl State {
             }
             None => first,
         };
-        Some(Read::Stream { stream: self.stream.clone(), from })
+        Some(Read::Stream { stream: self.stream.clone(), from, most: 1 })
     }
 
     /// The commit position of the log's end is needed.

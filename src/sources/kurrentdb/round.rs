@@ -44,7 +44,9 @@ impl Pages {
                 read,
                 answer.and_then(|response| match response {
                     Response::Page(page) => Ok(page),
-                    Response::Subscriptions(_) => Err(unknown(Reason::InvalidAnswer, "another answer")),
+                    Response::Subscriptions(_) | Response::Events(_) => {
+                        Err(unknown(Reason::InvalidAnswer, "another answer"))
+                    }
                 }),
             );
         }
@@ -70,7 +72,7 @@ pub(super) async fn first(
             Response::Subscriptions(all) => {
                 Ok(all.into_iter().map(|one| ((one.event_source.clone(), one.group_name.clone()), one)).collect())
             }
-            Response::Page(_) => Err(unknown(Reason::InvalidAnswer, "another answer")),
+            Response::Page(_) | Response::Events(_) => Err(unknown(Reason::InvalidAnswer, "another answer")),
         })
     });
     let mut pages = Pages::default();

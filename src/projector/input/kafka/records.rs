@@ -44,6 +44,7 @@ pub(super) fn event_of(mapping: &Mapping, record: &Record, shard: u32) -> Result
     Ok(content.map(|Content { event_type, stream, data }| Event {
         position,
         since: position,
+        before: record.offset,
         shown_position: record.offset,
         shard,
         event_type,

@@ -120,7 +120,7 @@ impl PostgresReader {
 
 impl EventReader for PostgresReader {
     fn sharding(&self) -> Sharding {
-        Sharding::Hashed(self.shards)
+        Sharding::Hashed { shards: self.shards, start: 0 }
     }
 
     fn notifies(&self) -> bool {

@@ -34,6 +34,7 @@ pub(super) fn event(row: &Row, position: i64, shard: u32, body: EventBody) -> Re
     Ok(Event {
         position,
         since: position,
+        before: position - 1,
         shown_position: position,
         shard,
         event_type: row.try_get(2).map_err(unreadable)?,

@@ -184,6 +184,7 @@ mod tests {
         Event {
             position,
             since: position,
+            before: position - 1,
             shown_position: position,
             shard,
             event_type: "T".to_owned(),

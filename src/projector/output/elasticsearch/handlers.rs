@@ -313,6 +313,7 @@ mod tests {
         Event {
             position: 5,
             since: 5,
+            before: 4,
             shown_position: 5,
             shard: 0,
             event_type: "Placed".to_owned(),

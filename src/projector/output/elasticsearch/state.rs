@@ -261,11 +261,11 @@ impl State {
         let table = || format!("index {}, document {}", self.index, self.projection);
         let other = |kept| ProjectorError::OtherSharding { projection: self.projection.clone(), table: table(), kept };
         let numbered = match sharding {
-            Sharding::Hashed(_) if !header.parts.is_empty() => return Err(other("partitions")),
+            Sharding::Hashed { .. } if !header.parts.is_empty() => return Err(other("partitions")),
             Sharding::Parts(_) if header.parts.is_empty() && header.shards > 0 => {
                 return Err(other("hashes of streams"));
             }
-            Sharding::Hashed(configured) if header.shards != *configured => {
+            Sharding::Hashed { shards: configured, .. } if header.shards != *configured => {
                 return Err(ProjectorError::ShardsChanged {
                     projection: self.projection.clone(),
                     table: table(),
@@ -273,7 +273,7 @@ impl State {
                     configured: *configured,
                 });
             }
-            Sharding::Hashed(shards) => Numbered::hashed(*shards),
+            Sharding::Hashed { shards, .. } => Numbered::hashed(*shards),
             Sharding::Parts(parts) => Numbered::parts(self.create_parts(parts).await?),
         };
         self.parts.clone_from(&numbered.parts);
@@ -291,22 +291,23 @@ impl State {
 
     /// Makes all documents but those of parts, that of the projection last: where it is, everything is.
     async fn make(&mut self, sharding: &Sharding) -> Result<(), ProjectorError> {
-        let shards = match sharding {
-            Sharding::Hashed(shards) => *shards,
+        let (shards, start) = match sharding {
+            Sharding::Hashed { shards, start } => (*shards, *start),
             // They are added by their names.
-            Sharding::Parts(_) => 0,
+            Sharding::Parts(_) => (0, 0),
         };
+        let new = Shard { position: start, ..Shard::default() };
         let ids: Vec<String> = (0..shards).map(|shard| self.shard_id(shard)).collect();
         let (found, _) = self.read(MAKING, &ids).await?;
         for (id, found) in ids.iter().zip(found) {
             let Some(found) = found else { continue };
             let shard: Kept<Shard> = self.value(MAKING, id, found)?;
-            if shard.value != Shard::default() {
+            if shard.value != new {
                 return Err(self.gone(&self.projection));
             }
         }
         let mut documents = vec![(self.workers_id(), Condition::New, json(&Workers::default()))];
-        documents.extend(ids.into_iter().map(|id| (id, Condition::New, json(&Shard::default()))));
+        documents.extend(ids.into_iter().map(|id| (id, Condition::New, json(&new))));
         self.write(MAKING, &documents).await?;
         let header = Header { shards, ..Header::default() };
         let made = self.write(MAKING, &[(self.projection.clone(), Condition::New, json(&header))]).await?;

@@ -71,8 +71,8 @@ impl Tables {
             client.batch_execute(&self.definition()).await.map_err(&failed)?;
         }
         let numbered = match sharding {
-            Sharding::Hashed(shards) => {
-                self.create_rows(client, *shards).await?;
+            Sharding::Hashed { shards, start } => {
+                self.create_rows(client, *shards, *start).await?;
                 Numbered::hashed(*shards)
             }
             Sharding::Parts(parts) => Numbered::parts(self.create_parts(client, parts).await?),
@@ -113,7 +113,7 @@ impl Tables {
         )
     }
 
-    async fn create_rows(&self, client: &Client, shards: u32) -> Result<(), ProjectorError> {
+    async fn create_rows(&self, client: &Client, shards: u32, start: i64) -> Result<(), ProjectorError> {
         let failed = doing("read store: making the checkpoints");
         let count = i32::try_from(shards).unwrap_or(i32::MAX);
         let other = format!(
@@ -132,11 +132,11 @@ impl Tables {
             });
         }
         let insert = format!(
-            "insert into {} (projection, shard, shards) select $1, n, $2 from generate_series(0, $2 - 1) as n
+            "insert into {} (projection, shard, shards, position) select $1, n, $2, $3 from generate_series(0, $2 - 1) as n
              on conflict do nothing",
             self.checkpoints
         );
-        client.execute(&insert, &[&self.projection, &count]).await.map_err(&failed)?;
+        client.execute(&insert, &[&self.projection, &count, &start]).await.map_err(&failed)?;
         Ok(())
     }
 

@@ -1,5 +1,5 @@
 -- Makes the state of a projection where there is none: no field of it is made up where there is another.
--- KEYS: the state. ARGV: the number of shards.
+-- KEYS: the state. ARGV: the number of shards, and the position after which the first event comes.
 -- Returns {'evicts', policy}, {'foreign'}, {'broken', shard}, or {'made' or 'found', number of shards, policy or '' where the server does not say,
 -- 'parts' where they have names, else ''}.
 local state, policy = KEYS[1], ''
@@ -13,7 +13,7 @@ end
 if #redis.call('HGETALL', state) == 0 then
   redis.call('HSET', state, 'shards', ARGV[1])
   for shard = 0, ARGV[1] - 1 do
-    redis.call('HSET', state, 'position:' .. shard, '0')
+    redis.call('HSET', state, 'position:' .. shard, ARGV[2])
   end
   return {'made', ARGV[1], policy, ''}
 end

@@ -239,6 +239,7 @@ mod tests {
         Event {
             position: 1,
             since: 1,
+            before: 0,
             shown_position: 1,
             shard: 0,
             event_type: "Placed".to_owned(),

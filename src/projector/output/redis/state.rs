@@ -148,12 +148,13 @@ impl State {
     /// # Errors
     /// Where the server evicts keys like it, and where there is one for another number of shards, or one that lacks something.
     pub(super) async fn create(&mut self, sharding: &Sharding) -> Result<Numbered, ProjectorError> {
-        let shards = match sharding {
-            Sharding::Hashed(shards) => *shards,
+        let (shards, start) = match sharding {
+            Sharding::Hashed { shards, start } => (*shards, *start),
             // They are added by their names.
-            Sharding::Parts(_) => 0,
+            Sharding::Parts(_) => (0, 0),
         };
-        let made = self.run(DOING, include_str!("create.lua"), vec![shards.to_string()]).await?;
+        let words = vec![shards.to_string(), start.to_string()];
+        let made = self.run(DOING, include_str!("create.lua"), words).await?;
         let texts: Vec<&str> = made.as_array().unwrap_or_default().iter().filter_map(Reply::as_str).collect();
         let (made, found, policy, is_parts) = match texts[..] {
             ["evicts", policy] => {

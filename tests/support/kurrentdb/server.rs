@@ -21,9 +21,9 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{
+use super::{
     database::{Database, Refused},
-    protos::{ListReq, ListResp, ReadReq},
+    protos::{FilterOption, ListReq, ListResp, ReadReq, StreamOption},
 };
 
 /// What the server does in place of an answer.
@@ -61,6 +61,8 @@ pub enum Instead {
 struct State {
     database: Database,
     instead: Instead,
+    /// Nothing is found in time where a filter is given.
+    searches_for_ever: bool,
     /// Streams whose reads hang, whatever else is answered.
     hanging: HashSet<String>,
     /// Bytes of `Authorization`.
@@ -140,6 +142,10 @@ impl Fake {
 
     pub fn hang_for(&self, stream: &str) {
         self.state().hanging.insert(stream.to_owned());
+    }
+
+    pub fn search_for_ever(&self) {
+        self.state().searches_for_ever = true;
     }
 
     pub fn require_login(&self, user: &str, password: &str) {
@@ -326,13 +332,17 @@ impl Fake {
             "/event_store.client.streams.Streams/Read" => {
                 let options = ReadReq::decode(message).unwrap().options.unwrap();
                 let stream = match options.stream_option.as_ref().unwrap() {
-                    crate::protos::StreamOption::All(_) => "$all".to_owned(),
-                    crate::protos::StreamOption::Stream(stream) => {
+                    StreamOption::All(_) => "$all".to_owned(),
+                    StreamOption::Stream(stream) => {
                         let name = stream.stream_identifier.clone().unwrap().stream_name;
                         String::from_utf8(name).unwrap()
                     }
                 };
-                let hangs = self.state().hanging.contains(&stream);
+                let searches = matches!(options.filter_option, Some(FilterOption::Filter(_)));
+                let hangs = {
+                    let state = self.state();
+                    state.hanging.contains(&stream) || (searches && state.searches_for_ever)
+                };
                 self.state().requests.push(format!("read {stream}"));
                 if hangs {
                     std::future::pending::<()>().await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use prost::Message as _;
 
-use crate::protos::{
+use super::protos::{
     AllOption, ConnectionInfo, Content, CountOption, Filter, FilterOption, Options, ReadEvent, ReadPosition, ReadResp,
     RecordedEvent, RevisionOption, StreamIdentifier, StreamNotFound, StreamOption, SubscriptionInfo, Uuid,
 };
@@ -16,15 +16,23 @@ pub struct Event {
     pub kind: String,
     pub revision: u64,
     pub commit: u64,
+    /// Another one than `commit` where several events were written in one explicit transaction.
+    pub prepare: u64,
     pub created: jiff::Timestamp,
-    pub size: usize,
+    pub data: Vec<u8>,
+    pub is_json: bool,
 }
+
+/// The type of links, whose body is `REVISION@STREAM`.
+const LINK: &str = "$>";
 
 #[derive(Clone, Default)]
 pub struct Stream {
     events: Vec<Event>,
     /// Events before this revision are gone.
     pub kept_from: u64,
+    /// It was deleted, and nothing was appended since.
+    deleted: bool,
 }
 
 /// Why a read is refused: gRPC status and the value of the header `exception`.
@@ -34,7 +42,11 @@ pub type Refused = (u32, &'static str);
 pub struct Database {
     streams: HashMap<String, Stream>,
     log: Vec<Event>,
+    /// Commit positions of all events that there ever were.
+    places: BTreeSet<u64>,
     end: u64,
+    /// Whether `$by_category` runs: each event of a stream such as `order-1` gets a link in `$ce-order`.
+    pub links_categories: bool,
     pub groups: BTreeMap<(String, String), Group>,
     pub tombstones: HashSet<String>,
     /// Streams that the user may not read.
@@ -50,22 +62,97 @@ impl Database {
 
     pub fn append_sized(&mut self, stream: &str, kind: &str, count: usize, created: jiff::Timestamp, size: usize) {
         for _ in 0..count {
-            let events = &mut self.streams.entry(stream.to_owned()).or_default().events;
-            let revision = u64::try_from(events.len()).unwrap();
-            self.end += 100 + u64::try_from(size).unwrap();
-            let (stream, kind, commit) = (stream.to_owned(), kind.to_owned(), self.end);
-            let event = Event { stream: stream.clone(), kind, revision, commit, created, size };
-            events.push(event.clone());
-            self.log.push(event);
-            for group in self.groups.values_mut().filter(|group| group.stream == stream || group.stream == "$all") {
-                group.hear(if group.stream == "$all" { commit } else { revision });
-            }
+            self.put(stream, kind, &vec![b'x'; size], true, created);
+        }
+    }
+
+    /// Appends an event with this body. Returns its commit position.
+    pub fn put(&mut self, stream: &str, kind: &str, data: &[u8], is_json: bool, created: jiff::Timestamp) -> u64 {
+        self.end += 100 + u64::try_from(data.len()).unwrap();
+        let commit = self.end;
+        self.put_at(commit, stream, kind, data, is_json, created);
+        commit
+    }
+
+    /// Appends events in one explicit transaction, as the old TCP protocol did. Returns their commit position.
+    pub fn put_together(&mut self, stream: &str, kind: &str, bodies: &[&[u8]], created: jiff::Timestamp) -> u64 {
+        self.end += 1_000;
+        for data in bodies {
+            self.put_at(self.end, stream, kind, data, true, created);
+            self.log.last_mut().unwrap().prepare = self.end - 500;
+        }
+        self.end
+    }
+
+    fn put_at(&mut self, commit: u64, stream: &str, kind: &str, data: &[u8], is_json: bool, created: jiff::Timestamp) {
+        let category = stream.split_once('-').filter(|_| self.links_categories && !stream.starts_with('$'));
+        let category = category.map(|(category, _)| format!("$ce-{category}"));
+        let kept = self.streams.entry(stream.to_owned()).or_default();
+        let revision = u64::try_from(kept.events.len()).unwrap();
+        if std::mem::take(&mut kept.deleted) {
+            kept.kept_from = revision;
+        }
+        let (name, kind, data) = (stream.to_owned(), kind.to_owned(), data.to_vec());
+        let event = Event { stream: name, kind, revision, commit, prepare: commit, created, data, is_json };
+        kept.events.push(event.clone());
+        self.log.push(event);
+        self.places.insert(commit);
+        for group in self.groups.values_mut().filter(|group| group.stream == stream || group.stream == "$all") {
+            group.hear(if group.stream == "$all" { commit } else { revision });
+        }
+        if let Some(category) = category {
+            self.put(&category, LINK, format!("{revision}@{stream}").as_bytes(), false, created);
         }
     }
 
     /// As `$tb`, `$maxCount` and `$maxAge` do.
     pub fn truncate(&mut self, stream: &str, kept_from: u64) {
         self.streams.get_mut(stream).unwrap().kept_from = kept_from;
+    }
+
+    /// As a soft deletion does.
+    pub fn delete(&mut self, stream: &str) {
+        let kept = self.streams.get_mut(stream).unwrap();
+        (kept.deleted, kept.kept_from) = (true, u64::try_from(kept.events.len()).unwrap());
+    }
+
+    /// Removes from the log what is gone from its streams.
+    pub fn scavenge(&mut self) {
+        let Self { log, streams, tombstones, .. } = self;
+        log.retain(|event| event.revision >= streams[&event.stream].kept_from && !tombstones.contains(&event.stream));
+    }
+
+    /// Events of this type by the streams that they were appended to: commit positions, in their order.
+    pub fn commits(&self, kind: &str) -> BTreeMap<String, Vec<i64>> {
+        let mut found: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for event in self.log.iter().filter(|event| event.kind == kind) {
+            found.entry(event.stream.clone()).or_default().push(i64::try_from(event.commit).unwrap());
+        }
+        found
+    }
+
+    /// Events of this type by the streams that they were appended to: revisions of their links in this stream, in their order.
+    pub fn links(&self, links: &str, kind: &str) -> BTreeMap<String, Vec<i64>> {
+        let mut found: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for link in &self.streams[links].events {
+            if let Some(event) = self.target(link).filter(|event| event.kind == kind) {
+                found.entry(event.stream.clone()).or_default().push(i64::try_from(link.revision).unwrap());
+            }
+        }
+        found
+    }
+
+    /// There is, or was, an event at this commit position.
+    pub fn is_place(&self, commit: i64) -> bool {
+        u64::try_from(commit).is_ok_and(|commit| self.places.contains(&commit))
+    }
+
+    /// What a link leads to, where that is still there.
+    fn target(&self, link: &Event) -> Option<&Event> {
+        let (revision, stream) = std::str::from_utf8(&link.data).unwrap().split_once('@').unwrap();
+        let stream = self.streams.get(stream).filter(|_| !self.tombstones.contains(stream))?;
+        let revision: u64 = revision.parse().unwrap();
+        stream.events.get(usize::try_from(revision).unwrap()).filter(|event| event.revision >= stream.kept_from)
     }
 
     /// A restored backup, or another server of the same name.
@@ -79,7 +166,8 @@ impl Database {
 
     /// The message that tells this event.
     pub fn message(&self, stream: &str, revision: usize) -> Vec<u8> {
-        ReadResp { content: Some(told(&self.streams[stream].events[revision])) }.encode_to_vec()
+        let event = &self.streams[stream].events[revision];
+        ReadResp { content: Some(told(Some(event), None)) }.encode_to_vec()
     }
 
     pub fn group(&mut self, stream: &str, group: &str) -> &mut Group {
@@ -118,13 +206,16 @@ impl Database {
                 if self.tombstones.contains(&name) {
                     return Err((9, "stream-deleted"));
                 }
-                let Some(stream) = self.streams.get(&name).filter(|stream| !stream.events.is_empty()) else {
+                let Some(stream) =
+                    self.streams.get(&name).filter(|stream| !stream.events.is_empty() && !stream.deleted)
+                else {
                     return Ok(vec![answer(Content::StreamNotFound(StreamNotFound {
                         stream_identifier: Some(identifier),
                     }))]);
                 };
                 let beyond = stream.events.iter().filter(|event| event.revision >= from.max(stream.kept_from));
-                let mut answers: Vec<ReadResp> = beyond.take(count).map(|event| answer(told(event))).collect();
+                let mut answers: Vec<ReadResp> =
+                    beyond.take(count).map(|event| answer(self.resolved(event, options))).collect();
                 let level = options.control_option.as_ref().map_or(0, |control| control.compatibility);
                 if level >= 1 && !self.tells_no_end {
                     if answers.is_empty() && from < stream.kept_from {
@@ -139,6 +230,7 @@ impl Database {
                 if self.secret.contains("$all") {
                     return Err((7, "access-denied"));
                 }
+                assert!(!options.resolve_links, "what links lead to is in $all itself");
                 let passes = |event: &&Event| match options.filter_option.as_ref().unwrap() {
                     FilterOption::NoFilter(_) => true,
                     FilterOption::Filter(filter) => {
@@ -152,21 +244,30 @@ impl Database {
                         }
                     }
                 };
-                let events: Vec<&Event> = match wanted.all_option.as_ref().ok_or(INVALID)? {
-                    AllOption::End(_) if options.read_direction == 1 => self.log.iter().rev().filter(passes).collect(),
-                    AllOption::Start(_) if options.read_direction == 0 => self.log.iter().filter(passes).collect(),
+                let events: Box<dyn Iterator<Item = &Event> + '_> = match wanted.all_option.as_ref().ok_or(INVALID)? {
+                    AllOption::End(_) if options.read_direction == 1 => Box::new(self.log.iter().rev()),
+                    AllOption::Start(_) if options.read_direction == 0 => Box::new(self.log.iter()),
                     AllOption::Position(from) if options.read_direction == 0 => {
-                        // A real server reads what is at that byte.
-                        if !self.log.iter().any(|event| event.commit == from.commit_position) {
+                        // A real server reads what is at that byte, or comes next where that was removed.
+                        if !self.places.contains(&from.commit_position) {
                             return Err((3, ""));
                         }
-                        self.log.iter().filter(|event| event.commit >= from.commit_position).filter(passes).collect()
+                        let first = self.log.partition_point(|event| event.commit < from.commit_position);
+                        Box::new(self.log[first..].iter())
                     }
                     _ => return Err(INVALID),
                 };
-                Ok(events.into_iter().take(count).map(|event| answer(told(event))).collect())
+                Ok(events.filter(passes).take(count).map(|event| answer(told(Some(event), None))).collect())
             }
         }
+    }
+
+    /// The event of a stream, with links followed where that is asked for.
+    fn resolved(&self, event: &Event, options: &Options) -> Content {
+        if options.resolve_links && event.kind == LINK {
+            return told(self.target(event), Some(event));
+        }
+        told(Some(event), None)
     }
 
     pub fn subscriptions(&self) -> Vec<SubscriptionInfo> {
@@ -174,25 +275,30 @@ impl Database {
     }
 }
 
-fn told(event: &Event) -> Content {
+fn told(event: Option<&Event>, link: Option<&Event>) -> Content {
+    let read = link.or(event).unwrap();
+    Content::Event(ReadEvent {
+        event: event.map(recorded),
+        link: link.map(recorded),
+        position: Some(ReadPosition::CommitPosition(read.commit)),
+    })
+}
+
+fn recorded(event: &Event) -> RecordedEvent {
     let ticks = event.created.as_nanosecond() / 100;
+    let content_type = if event.is_json { "application/json" } else { "application/octet-stream" };
     let metadata =
-        [("type", event.kind.clone()), ("created", ticks.to_string()), ("content-type", "application/json".to_owned())];
-    let recorded = RecordedEvent {
+        [("type", event.kind.clone()), ("created", ticks.to_string()), ("content-type", content_type.to_owned())];
+    RecordedEvent {
         id: Some(Uuid { string: "4ee24a30-8d52-4d52-b7a5-5e0d4d4c4a43".to_owned() }),
         stream_identifier: Some(StreamIdentifier { stream_name: event.stream.clone().into_bytes() }),
         stream_revision: event.revision,
-        prepare_position: event.commit,
+        prepare_position: event.prepare,
         commit_position: event.commit,
         metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
         custom_metadata: b"{}".to_vec(),
-        data: vec![b'x'; event.size],
-    };
-    Content::Event(ReadEvent {
-        event: Some(recorded),
-        link: None,
-        position: Some(ReadPosition::CommitPosition(event.commit)),
-    })
+        data: event.data.clone(),
+    }
 }
 
 /// A persistent subscription, which hands out events and writes checkpoints as `PersistentSubscription.cs` of KurrentDB does.
