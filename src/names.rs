@@ -209,6 +209,16 @@ pub mod redis_state {
         format!("projectionist:{}", braces(projection))
     }
 
+    /// The key of the hash with the messages of a queue that cannot be handled: for each its name, and as value the time in milliseconds, a blank, and why.
+    pub fn failed(projection: &str) -> String {
+        format!("{}:failed", key(projection))
+    }
+
+    /// The key of the note of a message of a queue.
+    pub fn seen(projection: &str, message: &str) -> String {
+        format!("{}:seen:{message}", key(projection))
+    }
+
     /// What keys must hold to be in the same slot of a Redis Cluster.
     pub fn braces(projection: &str) -> String {
         format!("{{{projection}}}")
@@ -229,6 +239,8 @@ pub mod search_state {
     pub const SHARDS: &str = "shards";
     /// The field of the Projection's document with the parts of the source that the shards are, objects with [`NAME`]; absent where they are none.
     pub const PARTS: &str = "parts";
+    /// The field of the document of [`failed`] with messages, objects with [`WHY`].
+    pub const FAILED: &str = "failed";
     /// The name of a part.
     pub const NAME: &str = "name";
 
@@ -240,6 +252,11 @@ pub mod search_state {
     /// The `_id` of the document of a shard that is a part of the source.
     pub fn part(projection: &str, part: &str) -> String {
         format!("{projection}:part:{part}")
+    }
+
+    /// The `_id` of the document with the messages of a queue that cannot be handled.
+    pub fn failed(projection: &str) -> String {
+        format!("{projection}:failed")
     }
 
     /// The `_id` of the document with the workers.

@@ -50,6 +50,12 @@ mod outbox;
 mod positions;
 #[path = "projector/queues.rs"]
 mod queues;
+#[path = "projector/queues_into_redis.rs"]
+mod queues_into_redis;
+#[path = "projector/queues_into_redis_kept.rs"]
+mod queues_into_redis_kept;
+#[path = "projector/queues_into_search.rs"]
+mod queues_into_search;
 #[path = "projector/rabbitmq.rs"]
 mod rabbitmq;
 #[path = "projector/redis.rs"]

@@ -6,7 +6,7 @@ use super::{
     RedisLocation, RedisPart, SecretKeyRef, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
-use crate::names::{CHECKPOINT_TABLE, INBOX_TABLE, redis_state, secret_key};
+use crate::names::{CHECKPOINT_TABLE, INBOX_TABLE, redis_state, search_state, secret_key};
 
 impl ProjectionSpec {
     /// How many shards the built-in projector has where the spec does not say.
@@ -61,6 +61,23 @@ impl ProjectionSpec {
             Some(_) => CheckpointRows::Parts,
             None => CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
         };
+        let handlers = self.projector.as_ref().and_then(|projector| projector.builtin.as_ref()?.elasticsearch.as_ref());
+        let handlers = handlers.filter(|_| store.elasticsearch.is_some());
+        if let Some(handlers) = handlers.filter(|_| self.source.is_queue()) {
+            return Some(CheckpointLocation::Document(DocumentLocation {
+                index: handlers.state_index.clone(),
+                id: search_state::failed(&projection),
+                part: DocumentPart::Inbox,
+                rows: CheckpointRows::One,
+            }));
+        }
+        if self.is_builtin() && self.source.is_queue() && store.redis.is_some() {
+            return Some(CheckpointLocation::Redis(RedisLocation {
+                key: redis_state::failed(&projection),
+                part: RedisPart::Inbox,
+                rows: CheckpointRows::One,
+            }));
+        }
         if self.is_builtin() && self.source.is_queue() {
             let table = in_schema(store.postgres.as_ref()?, INBOX_TABLE);
             return Some(CheckpointLocation::Inbox(InboxLocation { table, projection }));
@@ -72,8 +89,7 @@ impl ProjectionSpec {
                 rows: of_workers(),
             }));
         }
-        let handlers = self.projector.as_ref().and_then(|projector| projector.builtin.as_ref()?.elasticsearch.as_ref());
-        if let Some(handlers) = handlers.filter(|_| store.elasticsearch.is_some()) {
+        if let Some(handlers) = handlers {
             return Some(CheckpointLocation::Document(DocumentLocation {
                 index: handlers.state_index.clone(),
                 id: projection,

@@ -86,6 +86,7 @@ impl JsonSchema for PodTemplate {
 #[x_kube(
     validation = Rule::new("[has(self.handlers), has(self.redis), has(self.elasticsearch)].exists_one(x, x)").message("spec.projector.builtin must have exactly one of handlers (SQL, for a read store in PostgreSQL), redis (commands, for one in Redis) and elasticsearch (documents, for one in Elasticsearch)"),
     validation = Rule::new("!has(self.setup) || has(self.handlers)").message("spec.projector.builtin.setup is SQL and has no meaning without spec.projector.builtin.handlers"),
+    validation = Rule::new("!has(self.inbox) || !has(self.elasticsearch)").message("spec.projector.builtin.inbox has no meaning with elasticsearch: the versions of documents tell what is done"),
     validation = Rule::new("!has(self.coalesce) || !has(self.elasticsearch)").message("spec.projector.builtin.coalesce must be absent with elasticsearch, which writes each document once a batch without it"),
 )]
 pub struct BuiltinProjector {
@@ -140,13 +141,13 @@ pub struct CoalescedTypes {
     pub types: Vec<String>,
 }
 
-/// The table `projectionist_inbox`, in which each message of a queue is noted in one transaction with its effects, so that a message that is delivered twice has
-/// them once.
+/// The notes of which messages of a queue are handled: rows of the table `projectionist_inbox` in PostgreSQL, keys that expire in Redis. Each is written in one
+/// step with the message's effects, so that a message that is delivered twice has them once.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InboxSettings {
     /// For how long a message is remembered. It must be longer than any message may wait until it is delivered again, such as while no worker runs. From 1h to 87600h.
-    /// Default: `168h`.
+    /// Default: `168h` in PostgreSQL, `24h` in Redis, which keeps them in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(span!("1h", "87600h")).message("spec.projector.builtin.inbox.keepFor must be from 1h to 87600h"))]
     pub keep_for: Option<HumanDuration>,
@@ -157,7 +158,7 @@ pub struct InboxSettings {
 pub struct RedisHandlers {
     /// For each type of event a list of commands, each a list of words: the command, the key that it writes, and further arguments. A word may hold
     /// `{position}`, `{type}`, `{stream}`, `{recorded_at}`, `{data}`, and paths in the event's body such as `{data.total}`; `{{` and `}}` are braces.
-    /// Whatever an event holds, it stays one argument. Events of other types are passed over.
+    /// Whatever an event holds, it stays one argument. Events of other types are passed over. Messages of a queue have no position.
     #[schemars(schema_with = "commands")]
     pub handlers: BTreeMap<String, Vec<Vec<String>>>,
 }
@@ -192,6 +193,9 @@ pub enum DocumentOperation {
         index: String,
         /// The document's `_id`.
         id: String,
+        /// The document's version, of a message of a queue: a whole number that grows with each change.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
         /// The document.
         document: Map<String, Value>,
     },
@@ -217,6 +221,9 @@ pub enum DocumentOperation {
         index: String,
         /// The document's `_id`.
         id: String,
+        /// The version that it is deleted with, of a message of a queue.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
     },
 }
 
@@ -249,6 +256,9 @@ fn commands(_: &mut SchemaGenerator) -> Schema {
 fn operations(_: &mut SchemaGenerator) -> Schema {
     let text = |description: &str| json!({ "description": description, "type": "string", "minLength": 1, "maxLength": 8_192, "pattern": TEMPLATE });
     let object = |description: &str| json!({ "description": description, "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let version = text(
+        "Required with a queue, and absent with other sources, whose positions are the versions: a whole number in the message that grows with each change of the document, such as `{data.version}`. A message that is delivered again, or that comes after a later one, changes nothing.",
+    );
     let operation = |description: &str, own: Value, required: &[&str]| {
         let mut properties = json!({ "index": text("The index, or an alias."), "id": text("The document's `_id`.") });
         if let (Some(all), Value::Object(own)) = (properties.as_object_mut(), own) {
@@ -273,7 +283,7 @@ fn operations(_: &mut SchemaGenerator) -> Schema {
                 "properties": {
                     "index": operation(
                         "Writes the whole document.",
-                        json!({ "document": object("The document.") }),
+                        json!({ "document": object("The document."), "version": version }),
                         &["index", "id", "document"],
                     ),
                     "update": operation(
@@ -285,7 +295,7 @@ fn operations(_: &mut SchemaGenerator) -> Schema {
                         }),
                         &["index", "id"],
                     ),
-                    "delete": operation("Deletes the document.", json!({}), &["index", "id"]),
+                    "delete": operation("Deletes the document.", json!({ "version": version }), &["index", "id"]),
                 },
             },
         },

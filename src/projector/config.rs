@@ -22,6 +22,8 @@ pub const DEFAULT_MAX_EVENT_BYTES: u64 = 1 << 20;
 const LARGEST_EVENT: u64 = 1 << 30;
 /// For how long it is remembered which messages of a queue were handled, where the Projection does not say.
 pub const DEFAULT_KEEPING: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// The same in a read store in Redis, whose memory the notes take.
+pub const DEFAULT_KEEPING_IN_REDIS: Duration = Duration::from_secs(24 * 3_600);
 const SHORTEST_KEEPING: Duration = Duration::from_secs(3_600);
 /// The largest batch that may be asked for, as in the resource's schema.
 const LARGEST_BATCH: u32 = 10_000;
@@ -312,7 +314,6 @@ impl ProjectorConfig {
                 keep_for.0 >= SHORTEST_KEEPING
             }
         };
-        let has_inbox = !is_queue || matches!(self.output, Output::Postgres(_));
         let rules = [
             (
                 "projection",
@@ -322,11 +323,6 @@ impl ProjectorConfig {
             ("shards", "must be from 1 to 1024", has_shards),
             ("topics", "must name at least one topic", has_topics),
             ("keepFor", "must be at least 1h", is_kept),
-            (
-                "output",
-                "must be PostgreSQL where events come from a queue: there it is noted which were handled",
-                has_inbox,
-            ),
             ("batchSize", "must be from 1 to 10000", (1..=LARGEST_BATCH).contains(&self.batch_size)),
             ("maxEventBytes", "must be from 1Ki to 1Gi", (1_024..=LARGEST_EVENT).contains(&self.max_event_bytes)),
             (

@@ -38,11 +38,13 @@ pub enum ProjectorError {
     },
     /// A handler asks for a position, and messages of the queue have none.
     #[error(
-        "handler of event type {event_type}: it asks for :position, and messages of a queue have none: take what names the event from its body"
+        "handler of event type {event_type}: it asks for {place}, and messages of a queue have none: take what names the event from its body"
     )]
     NoPosition {
         /// The type it is for.
         event_type: String,
+        /// The position, as handlers write it.
+        place: &'static str,
     },
     /// A handler holds a command that cannot be run.
     #[error("handler of event type {event_type}: {source}")]

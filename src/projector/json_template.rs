@@ -41,9 +41,23 @@ impl JsonTemplate {
         let whole = self.0.write(event, most_bytes, &mut json)?;
         Ok(whole.then_some(json))
     }
+
+    /// Whether one of its texts asks for the event's position.
+    pub(super) fn asks_for_position(&self) -> bool {
+        self.0.asks_for_position()
+    }
 }
 
 impl Node {
+    fn asks_for_position(&self) -> bool {
+        match self {
+            Self::Constant(_) => false,
+            Self::Text(template) => template.asks_for_position(),
+            Self::List(items) => items.iter().any(Self::asks_for_position),
+            Self::Object(fields) => fields.iter().any(|(_, value)| value.asks_for_position()),
+        }
+    }
+
     fn parse(value: &Value) -> Result<Self, TemplateError> {
         Ok(match value {
             Value::String(text) => Self::Text(Template::parse(text)?),

@@ -28,9 +28,9 @@ mod template;
 mod worker;
 
 pub use config::{
-    ConfigError, DEFAULT_BATCH_SIZE, DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, KurrentDbInput,
-    NatsConsumers, Output, PostgresInput, PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues,
-    RedisOutput, RedisStreams,
+    ConfigError, DEFAULT_BATCH_SIZE, DEFAULT_KEEPING, DEFAULT_KEEPING_IN_REDIS, ElasticsearchOutput, Input, KafkaInput,
+    KurrentDbInput, NatsConsumers, Output, PostgresInput, PostgresOutput, ProjectorConfig, QueueInput, QueueKind,
+    RabbitMqQueues, RedisOutput, RedisStreams,
 };
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::ProjectorError;

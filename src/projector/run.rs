@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     coalesce::Coalesce,
-    config::{ConfigError, Input, Output, PostgresOutput, ProjectorConfig, QueueInput, RedisStreams},
+    config::{Input, Output, PostgresOutput, ProjectorConfig, QueueInput, RedisStreams},
     error::ProjectorError,
     health::{self, Health},
     input::{
@@ -18,9 +18,10 @@ use super::{
     },
     output::{
         Membership, Numbered, ReadModel, View,
-        elasticsearch::{Documents, SearchReadModel},
+        elasticsearch::{Documents, SearchInbox, SearchReadModel},
+        inbox::AnyInbox,
         postgres::{Mapping, PostgresInbox, PostgresReadModel},
-        redis::{Commands, RedisReadModel, check_overwrites},
+        redis::{Commands, RedisInbox, RedisReadModel, check_overwrites},
     },
     queue_worker::QueueWorker,
     sharding::Sharding,
@@ -92,6 +93,7 @@ pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Res
     let RunOptions { config, source, store, worker_name, health_listen } = options;
     config.check()?;
     check_handlers(&config.output, &config.coalesce)?;
+    check_input(&config.input, &config.output)?;
     let life = Life {
         target: Target::of(&config.output, store)?,
         source: Source::of(&config.input, source)?,
@@ -139,17 +141,34 @@ pub fn check_handlers(output: &Output, coalesce: &[CoalescedTypes]) -> Result<()
     }
 }
 
-/// Checks that the handlers ask for nothing that events from there lack.
+/// Checks that the handlers ask for nothing that events from there lack, and name no version where a position is one.
 ///
 /// # Errors
 /// Names the type of event whose handler does.
 pub fn check_input(input: &Input, output: &Output) -> Result<(), ProjectorError> {
-    let (Input::Queue(_), Output::Postgres(output)) = (input, output) else { return Ok(()) };
-    // What cannot be read is told when it is run.
-    match Mapping::parse(&output.handlers).ok().as_ref().and_then(Mapping::asks_for_position) {
-        Some(event_type) => Err(ProjectorError::NoPosition { event_type: event_type.to_owned() }),
-        None => Ok(()),
+    let has_positions = !matches!(input, Input::Queue(_));
+    if let Output::Elasticsearch(output) = output {
+        Documents::parse(output)?.check_versions(has_positions)?;
     }
+    if has_positions {
+        return Ok(());
+    }
+    // What cannot be read is told when it is run.
+    let asks = match output {
+        Output::Postgres(output) => {
+            let mapping = Mapping::parse(&output.handlers).ok();
+            mapping.and_then(|mapping| Some((mapping.asks_for_position()?.to_owned(), ":position")))
+        }
+        Output::Redis(output) => {
+            let commands = Commands::parse(&output.handlers).ok();
+            commands.and_then(|commands| Some((commands.asks_for_position()?.to_owned(), "{position}")))
+        }
+        Output::Elasticsearch(output) => {
+            let documents = Documents::parse(output).ok();
+            documents.and_then(|documents| Some((documents.asks_for_position()?.to_owned(), "{position}")))
+        }
+    };
+    asks.map_or(Ok(()), |(event_type, place)| Err(ProjectorError::NoPosition { event_type, place }))
 }
 
 /// What `pg_stat_activity` shows; the server cuts it at 63 bytes.
@@ -246,19 +265,10 @@ impl Life {
         me: &str,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Ended, ProjectorError> {
-        let Self { application, config, .. } = self;
-        let Target::Postgres { settings, sql, mapping } = &self.target else {
-            let rule = "must be PostgreSQL where events come from a queue";
-            return Err(ConfigError::Invalid { field: "output", rule }.into());
-        };
-        if let Some(event_type) = mapping.asks_for_position() {
-            return Err(ProjectorError::NoPosition { event_type: event_type.to_owned() });
-        }
         let begin = async {
-            let (projection, handlers) = (&config.projection, (sql, mapping));
-            let inbox = PostgresInbox::open(settings, application, projection, handlers, input.keep_for.0).await?;
-            let queue = open(mapping.event_types()).await?;
-            tracing::info!(projection, worker = me, store = %self.target, "joined");
+            let (inbox, types) = self.inbox(input.keep_for.0).await?;
+            let queue = open(types).await?;
+            tracing::info!(projection = self.config.projection, worker = me, store = %self.target, "joined");
             Ok::<_, ProjectorError>((queue, inbox))
         };
         let mut early_stop = stop.clone();
@@ -266,8 +276,28 @@ impl Life {
             begun = begin => begun?,
             () = stopped(&mut early_stop) => return Ok(Ended::Stopped),
         };
-        QueueWorker::new(queue, inbox, self.health.clone(), config.batch_size).run(stop).await?;
+        QueueWorker::new(queue, inbox, self.health.clone(), self.config.batch_size).run(stop).await?;
         Ok(Ended::Stopped)
+    }
+
+    /// Opens the read store for messages, which are remembered for so long; and the types of event that have a handler.
+    async fn inbox(&self, keep_for: Duration) -> Result<(AnyInbox, Vec<String>), ProjectorError> {
+        let Self { application, config, .. } = self;
+        Ok(match &self.target {
+            Target::Postgres { settings, sql, mapping } => {
+                let (projection, handlers) = (&config.projection, (sql, mapping));
+                let inbox = PostgresInbox::open(settings, application, projection, handlers, keep_for).await?;
+                (AnyInbox::Postgres(Box::new(inbox)), mapping.event_types())
+            }
+            Target::Redis { settings, commands } => {
+                let inbox = RedisInbox::open(settings, config, commands.clone(), keep_for).await?;
+                (AnyInbox::Redis(Box::new(inbox)), commands.event_types())
+            }
+            Target::Elasticsearch { settings, documents } => {
+                let inbox = SearchInbox::open(settings, config, documents.clone()).await?;
+                (AnyInbox::Elasticsearch(Box::new(inbox)), documents.event_types())
+            }
+        })
     }
 
     /// Works with the read model that `open` opens for the source's shards.

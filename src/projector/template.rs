@@ -126,6 +126,11 @@ impl Template {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_) | Piece::Place(Place::Stream)))
     }
 
+    /// Whether it asks for the event's position.
+    pub(super) fn asks_for_position(&self) -> bool {
+        self.0.contains(&Piece::Place(Place::Position))
+    }
+
     /// Whether it is the same for all events.
     pub(super) fn is_constant(&self) -> bool {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))

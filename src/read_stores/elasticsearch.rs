@@ -224,6 +224,7 @@ impl ElasticsearchStore {
 fn asked(DocumentLocation { index, id, part, rows: _ }: &DocumentLocation, shards: &[String]) -> Vec<Value> {
     match part {
         DocumentPart::Field(field) => vec![json!({ "_index": index, "_id": id, "_source": [field] })],
+        DocumentPart::Inbox => vec![json!({ "_index": index, "_id": id, "_source": [search_state::FAILED] })],
         DocumentPart::Builtin => {
             let of_all = [search_state::SHARDS, search_state::PARTS];
             let of_shard = [search_state::POSITION, search_state::FAILURE];
@@ -290,6 +291,7 @@ fn shown(DocumentLocation { index, id, part, rows: _ }: &DocumentLocation) -> St
     match part {
         DocumentPart::Field(field) => format!("index {index}, document {id}, field {field}"),
         DocumentPart::Builtin => format!("index {index}, documents {id}…"),
+        DocumentPart::Inbox => format!("index {index}, document {id}"),
     }
 }
 
@@ -299,7 +301,10 @@ fn interpret(location: &DocumentLocation, documents: &[Value]) -> Result<Checkpo
     for document in documents {
         match source(document) {
             // The first worker makes the index.
-            Err(error) if location.part == DocumentPart::Builtin && error.reason == Reason::IndexNotFound => {
+            Err(error)
+                if matches!(location.part, DocumentPart::Builtin | DocumentPart::Inbox)
+                    && error.reason == Reason::IndexNotFound =>
+            {
                 sources.push(None);
             }
             source => sources.push(source?),
@@ -307,6 +312,7 @@ fn interpret(location: &DocumentLocation, documents: &[Value]) -> Result<Checkpo
     }
     match (&location.part, sources.as_slice()) {
         (DocumentPart::Builtin, [header, shards @ ..]) => of_workers(location, *header, shards),
+        (DocumentPart::Inbox, [Some(source)]) => of_inbox(source),
         (DocumentPart::Field(field), [Some(source)]) => of_field(location, field, source),
         _ => Ok(Checkpoint::plain(CheckpointState::NeverCommitted)),
     }
@@ -378,6 +384,18 @@ fn of_workers(
     failed.truncate(MOST_FAILED);
     let shards = (location.rows == CheckpointRows::Parts).then(|| parts.into());
     Ok(Checkpoint { shards, failed, ..Checkpoint::plain(CheckpointState::Committed(positions)) })
+}
+
+/// What workers of the built-in projector tell of messages of a queue that they cannot handle.
+fn of_inbox(source: &Value) -> Result<Checkpoint, MeasureError> {
+    let failed = source.get(search_state::FAILED).and_then(Value::as_array);
+    let failed = failed.ok_or_else(|| {
+        invalid("it holds what the built-in projector does not write: did something else write there?")
+    })?;
+    let why = failed.iter().filter_map(|one| one.get(search_state::WHY)?.as_str()).take(MOST_FAILED);
+    let why = why.map(|why| why.chars().take(LONGEST_FAILURE).collect());
+    let failed = why.map(|why| FailedEvent { shard: 0, part: None, position: None, why }).collect();
+    Ok(Checkpoint { failed, ..Checkpoint::plain(CheckpointState::NeverCommitted) })
 }
 
 /// The position in a field of a document.

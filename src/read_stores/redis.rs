@@ -30,6 +30,8 @@ const MOST_SHARDS: usize = 20_000;
 const MOST_FAILED: usize = 8;
 /// with so many characters each.
 const LONGEST_FAILURE: usize = 500;
+/// About what workers of the built-in projector should have written.
+const NO_SENSE: &str = "it holds what the built-in projector does not write: did something else write there?";
 /// So often at most is asked at one read for what an answer that ended the connection kept from being read.
 const MOST_ROUND_TRIPS: usize = 3;
 
@@ -128,7 +130,7 @@ fn commands(RedisLocation { key, part, rows: _ }: &RedisLocation) -> Vec<Command
     match part {
         RedisPart::Value => vec![Command::about_key(1, ["GET", key])],
         RedisPart::Field(field) => vec![Command::about_key(1, ["HGET", key, field])],
-        RedisPart::Fields | RedisPart::Builtin => vec![Command::about_key(1, ["HGETALL", key])],
+        RedisPart::Fields | RedisPart::Builtin | RedisPart::Inbox => vec![Command::about_key(1, ["HGETALL", key])],
         // GET and not MGET, which takes a key of another type for one that is missing.
         RedisPart::Keys(shards) => {
             (0..*shards).map(|shard| Command::about_key(1, ["GET", &format!("{key}{shard}")])).collect()
@@ -140,7 +142,7 @@ fn shown(RedisLocation { key, part, rows: _ }: &RedisLocation) -> String {
     match part {
         RedisPart::Value => format!("key {key}"),
         RedisPart::Field(field) => format!("key {key}, field {field}"),
-        RedisPart::Fields | RedisPart::Builtin => format!("the fields of key {key}"),
+        RedisPart::Fields | RedisPart::Builtin | RedisPart::Inbox => format!("the fields of key {key}"),
         RedisPart::Keys(shards) => format!("keys {key}0 to {key}{}", shards.saturating_sub(1)),
     }
 }
@@ -171,6 +173,7 @@ fn interpret(location: &RedisLocation, replies: &[Reply]) -> Result<Checkpoint, 
             }
         }
         (RedisPart::Builtin, [state]) => return of_workers(location, state),
+        (RedisPart::Inbox, [failed]) => return of_inbox(failed),
         (RedisPart::Fields, [Reply::Oversized]) => return Err(too_many(MOST_SHARDS)),
         (RedisPart::Keys(_), replies) => {
             for (shard, reply) in replies.iter().enumerate() {
@@ -188,7 +191,6 @@ fn interpret(location: &RedisLocation, replies: &[Reply]) -> Result<Checkpoint, 
 
 /// What workers of the built-in projector keep: a position for each shard, and the events that they cannot handle.
 fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, MeasureError> {
-    const NO_SENSE: &str = "it holds what the built-in projector does not write: did something else write there?";
     let shards = match location.rows {
         CheckpointRows::Numbered(shards) => Some(shards),
         CheckpointRows::Parts => None,
@@ -252,6 +254,20 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
     Ok(Checkpoint { shards, failed, ..Checkpoint::plain(CheckpointState::Committed(complete)) })
 }
 
+/// What workers of the built-in projector tell of messages of a queue that they cannot handle. They themselves forget those that they have not seen for a while.
+fn of_inbox(failed: &Reply) -> Result<Checkpoint, MeasureError> {
+    let fields = failed.as_array().ok_or_else(|| invalid(NO_SENSE))?;
+    let told = fields.chunks_exact(2).map(|pair| {
+        let (_, why) = pair[1].as_str()?.split_once(' ')?;
+        Some((pair[0].as_str()?, why.chars().take(LONGEST_FAILURE).collect::<String>()))
+    });
+    let mut told = told.collect::<Option<Vec<_>>>().ok_or_else(|| invalid(NO_SENSE))?;
+    told.sort_unstable();
+    told.truncate(MOST_FAILED);
+    let failed = told.into_iter().map(|(_, why)| FailedEvent { shard: 0, part: None, position: None, why }).collect();
+    Ok(Checkpoint { failed, ..Checkpoint::plain(CheckpointState::NeverCommitted) })
+}
+
 /// The position that a text holds; `None` where there is none. The text itself is not repeated: a wrong key may hold anything.
 fn position(reply: &Reply) -> Result<Option<Position>, MeasureError> {
     position_from(reply, 0)
@@ -290,7 +306,9 @@ fn refused(location: &RedisLocation, error: &str) -> MeasureError {
     let (reason, advice) = if error.starts_with("WRONGTYPE") {
         let wanted = match location.part {
             RedisPart::Value | RedisPart::Keys(_) => "a text, as SET makes it",
-            RedisPart::Field(_) | RedisPart::Fields | RedisPart::Builtin => "a hash, as HSET makes it",
+            RedisPart::Field(_) | RedisPart::Fields | RedisPart::Builtin | RedisPart::Inbox => {
+                "a hash, as HSET makes it"
+            }
         };
         (Reason::InvalidSpec, format!("the key does not hold {wanted}: correct spec.checkpoint.redis.key or layout"))
     } else if error.starts_with("NOPERM") {
@@ -358,6 +376,24 @@ mod tests {
         }
         let unknown = interpret(&location, &[Reply::Oversized]).unwrap_err();
         assert!(unknown.message.contains("4 MiB"), "{}", unknown.message);
+    }
+
+    #[test]
+    fn of_messages_of_a_queue_those_that_cannot_be_handled_are_read() {
+        let location = RedisLocation {
+            key: "projectionist:{shop/orders}:failed".to_owned(),
+            part: RedisPart::Inbox,
+            rows: CheckpointRows::One,
+        };
+        let text = |text: &str| Reply::Text(text.as_bytes().to_vec());
+        let hash = |fields: &[&str]| Reply::Array(fields.iter().map(|field| text(field)).collect());
+        let read = interpret(&location, &[hash(&["b 2", "17 no JSON", "a 1", "18 WRONGTYPE: what"])]).unwrap();
+        let told: Vec<&str> = read.failed.iter().map(|event| event.why.as_str()).collect();
+        assert_eq!((told, read.state), (vec!["WRONGTYPE: what", "no JSON"], CheckpointState::NeverCommitted));
+        assert!(interpret(&location, &[hash(&[])]).unwrap().failed.is_empty());
+        for wrong in [hash(&["a", "nothing"]), text("a")] {
+            assert!(interpret(&location, &[wrong]).unwrap_err().message.contains("did something else write there"));
+        }
     }
 
     #[test]

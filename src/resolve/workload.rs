@@ -18,9 +18,9 @@ use crate::{
     measure::RunKey,
     names,
     projector::{
-        DEFAULT_KEEPING, ElasticsearchOutput, Input, KafkaInput, KurrentDbInput, NatsConsumers, Output, PostgresInput,
-        PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues, RedisOutput, RedisStreams,
-        check_handlers, check_input,
+        DEFAULT_KEEPING, DEFAULT_KEEPING_IN_REDIS, ElasticsearchOutput, Input, KafkaInput, KurrentDbInput,
+        NatsConsumers, Output, PostgresInput, PostgresOutput, ProjectorConfig, QueueInput, QueueKind, RabbitMqQueues,
+        RedisOutput, RedisStreams, check_handlers, check_input,
     },
 };
 
@@ -221,7 +221,8 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
             ));
         }
     }
-    check_input(&input, &output).map_err(|error| invalid("spec.projector.builtin.handlers", error.to_string()))?;
+    check_input(&input, &output)
+        .map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
     let configuration = ProjectorConfig::new(owner.run.projection.to_string(), input, output, builtin);
     configuration.check().map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
     let pod = builtin.pod.clone().unwrap_or_default();
@@ -319,9 +320,10 @@ fn queue_of(builtin: &BuiltinProjector, spec: &ProjectionSpec, queue: QueueKind)
         ));
     }
     let keep_for = builtin.inbox.as_ref().and_then(|inbox| inbox.keep_for);
+    let default = if builtin.redis.is_some() { DEFAULT_KEEPING_IN_REDIS } else { DEFAULT_KEEPING };
     Ok(Input::Queue(QueueInput {
         queue,
-        keep_for: keep_for.unwrap_or(HumanDuration(DEFAULT_KEEPING)),
+        keep_for: keep_for.unwrap_or(HumanDuration(default)),
         alone: spec.scaling.ordering == Ordering::Strict,
     }))
 }
@@ -460,3 +462,7 @@ fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, In
         behavior: behavior.as_ref().map(|behavior| json!(behavior)),
     })
 }
+
+#[cfg(test)]
+#[path = "workload_tests.rs"]
+mod tests;

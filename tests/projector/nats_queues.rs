@@ -22,7 +22,7 @@ use crate::{
     workshop::{PATIENCE, Workshop},
 };
 
-const CONSUMER: &str = "list";
+pub(crate) const CONSUMER: &str = "list";
 
 async fn jetstream(nats: &Nats) -> jetstream::Context {
     jetstream::new(async_nats::connect(nats.address().to_string()).await.unwrap())
@@ -41,7 +41,7 @@ async fn create_stream(context: &jetstream::Context, name: &str) -> stream::Stre
 }
 
 /// A consumer that gives messages again after five seconds.
-fn durable() -> pull::Config {
+pub(crate) fn durable() -> pull::Config {
     pull::Config {
         durable_name: Some(CONSUMER.to_owned()),
         ack_wait: Duration::from_secs(5),
@@ -51,7 +51,12 @@ fn durable() -> pull::Config {
 }
 
 /// Workers that read this stream of the server.
-async fn open(nats: &Nats, name: &str, handler: &str, alone: bool) -> (Workshop, jetstream::Context, PullConsumer) {
+pub(crate) async fn open(
+    nats: &Nats,
+    name: &str,
+    handler: &str,
+    alone: bool,
+) -> (Workshop, jetstream::Context, PullConsumer) {
     let context = jetstream(nats).await;
     let (mut shop, consumer) = open_with(&context, name, handler, alone).await;
     shop.source_url = nats.url();
@@ -72,7 +77,7 @@ async fn open_with(context: &jetstream::Context, name: &str, handler: &str, alon
 }
 
 /// Publishes events with these numbers, of forty streams, and waits until the server has stored them.
-async fn append(context: &jetstream::Context, name: &str, numbers: std::ops::Range<i64>) {
+pub(crate) async fn append(context: &jetstream::Context, name: &str, numbers: std::ops::Range<i64>) {
     let mut stored = Vec::new();
     for n in numbers {
         stored.push(publish(context, &format!("{name}.o-{}", n % 40), "Counted", &format!("{{\"n\": {n}}}")).await);
@@ -94,7 +99,7 @@ async fn publish(
 }
 
 /// Waits until so many messages are given and not acknowledged, and none is left to be given.
-async fn held(consumer: &PullConsumer, held: usize) {
+pub(crate) async fn held(consumer: &PullConsumer, held: usize) {
     eventually(PATIENCE, "all that can be is acknowledged", || async {
         let info = consumer.get_info().await?;
         Ok::<_, anyhow::Error>(info.num_ack_pending == held && info.num_pending == 0)

@@ -21,9 +21,9 @@ const TABLE: &str = "create table outbox (
      create index on outbox (id) where sent_at is null";
 
 /// Workers on an outbox, and a connection to its database.
-struct Shop {
-    shop: Workshop,
-    source: Client,
+pub(crate) struct Shop {
+    pub(crate) shop: Workshop,
+    pub(crate) source: Client,
 }
 
 impl Shop {
@@ -41,12 +41,12 @@ impl Shop {
         Self { shop, source }
     }
 
-    async fn marked(server: &Postgres, name: &str, alone: bool) -> Self {
+    pub(crate) async fn marked(server: &Postgres, name: &str, alone: bool) -> Self {
         Self::open(server, name, TABLE, json!({"sentAt": "sent_at"}), alone).await
     }
 
     /// Appends events with these numbers, of forty streams.
-    async fn append(&self, numbers: std::ops::Range<i64>) {
+    pub(crate) async fn append(&self, numbers: std::ops::Range<i64>) {
         let append = "insert into outbox (type, stream, data)
              select 'Counted', 'o-' || n % 40, jsonb_build_object('n', n) from generate_series($1::bigint, $2::bigint) n";
         self.source.execute(append, &[&numbers.start, &(numbers.end - 1)]).await.unwrap();
@@ -57,7 +57,7 @@ impl Shop {
     }
 
     /// Waits until so many rows are not marked.
-    async fn left(&self, rows: i64) {
+    pub(crate) async fn left(&self, rows: i64) {
         let left = || self.count("select count(*) from outbox where sent_at is null");
         eventually_is(PATIENCE, "the other rows are marked", |seen| *seen == rows, left).await.unwrap();
     }

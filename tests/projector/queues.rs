@@ -28,7 +28,7 @@ pub(crate) const APPLY: &str =
 const GROUP: &str = "list";
 
 /// Workers that read this stream of the server.
-async fn open(redis: &Redis, name: &str, handler: &str, alone: bool) -> Workshop {
+pub(crate) async fn open(redis: &Redis, name: &str, handler: &str, alone: bool) -> Workshop {
     let mut shop = Workshop::open(name, handler).await;
     let streams = vec![StreamGroup { key: name.to_owned(), group: GROUP.to_owned() }];
     shop.config.input = Input::Queue(QueueInput {
@@ -42,7 +42,7 @@ async fn open(redis: &Redis, name: &str, handler: &str, alone: bool) -> Workshop
 }
 
 /// Appends events with these numbers, of forty streams.
-fn append(redis: &Redis, key: &str, numbers: std::ops::Range<i64>) {
+pub(crate) fn append(redis: &Redis, key: &str, numbers: std::ops::Range<i64>) {
     let entries: Vec<[String; 9]> = numbers
         .map(|n| {
             let (stream, data) = (format!("o-{}", n % 40), format!("{{\"n\": {n}}}"));
@@ -55,7 +55,7 @@ fn append(redis: &Redis, key: &str, numbers: std::ops::Range<i64>) {
 }
 
 /// What the group has been given and not acknowledged.
-fn pending(redis: &Redis, key: &str) -> i64 {
+pub(crate) fn pending(redis: &Redis, key: &str) -> i64 {
     let summary = redis.run(&format!("XINFO GROUPS {key}")).unwrap();
     let Answer::Array(groups) = summary else { panic!("no groups") };
     let Answer::Array(fields) = &groups[0] else { panic!("no group") };
@@ -76,7 +76,7 @@ pub(crate) async fn failures(shop: &Workshop) -> anyhow::Result<Vec<String>> {
 }
 
 /// Waits until nothing is left unacknowledged.
-async fn acknowledged(redis: &Redis, key: &str) {
+pub(crate) async fn acknowledged(redis: &Redis, key: &str) {
     eventually(PATIENCE, "all is acknowledged", || async { Ok::<_, anyhow::Error>(pending(redis, key) == 0) })
         .await
         .unwrap();

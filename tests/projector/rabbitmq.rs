@@ -46,13 +46,13 @@ fn server() -> &'static RabbitMq {
     &shared().rabbit
 }
 
-fn declare(rabbit: &RabbitMq, queue: &str, arguments: &Value) {
+pub(crate) fn declare(rabbit: &RabbitMq, queue: &str, arguments: &Value) {
     let body = json!({"durable": true, "arguments": arguments});
     rabbit.run("PUT", &format!("queues/%2F/{queue}"), &body).unwrap();
 }
 
 /// Workers that take from these queues of the server.
-async fn open(rabbit: &RabbitMq, queues: &[&str], handler: &str, alone: bool) -> Workshop {
+pub(crate) async fn open(rabbit: &RabbitMq, queues: &[&str], handler: &str, alone: bool) -> Workshop {
     let mut shop = Workshop::open(queues[0], handler).await;
     let queues = queues.iter().map(|queue| (*queue).to_owned()).collect();
     shop.config.input = Input::Queue(QueueInput {
@@ -80,18 +80,18 @@ fn publisher(rabbit: &RabbitMq) -> Consumer {
 }
 
 /// Publishes events with these numbers, and waits until the server has confirmed them.
-fn append(rabbit: &RabbitMq, queue: &str, numbers: std::ops::Range<i64>) {
+pub(crate) fn append(rabbit: &RabbitMq, queue: &str, numbers: std::ops::Range<i64>) {
     publisher(rabbit).publish_all(queue, numbers.map(event)).unwrap();
 }
 
 /// Messages that wait and messages that workers hold, as the server counts them.
-async fn left(rabbit: &RabbitMq, queue: &str) -> anyhow::Result<[Option<i64>; 2]> {
+pub(crate) async fn left(rabbit: &RabbitMq, queue: &str) -> anyhow::Result<[Option<i64>; 2]> {
     let told = rabbit.run("GET", &format!("queues/%2F/{queue}"), &Value::Null)?;
     Ok(["messages_ready", "messages_unacknowledged"].map(|name| told[name].as_i64()))
 }
 
 /// Waits until so many messages are held by workers, and none waits.
-async fn held(rabbit: &RabbitMq, queue: &str, count: i64) {
+pub(crate) async fn held(rabbit: &RabbitMq, queue: &str, count: i64) {
     let is_so = |seen: &[Option<i64>; 2]| *seen == [Some(0), Some(count)];
     eventually_is(PATIENCE, "all that can be is acknowledged", is_so, || left(rabbit, queue)).await.unwrap();
 }

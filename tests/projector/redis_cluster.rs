@@ -1,11 +1,13 @@
 //! Read models in a Redis Cluster.
 
 use serde_json::json;
-use test_cluster::{RedisCluster, eventually_is, redis::Answer};
+use test_cluster::{Redis, RedisCluster, eventually_is, redis::Answer};
 
 use crate::{
+    queues,
+    queues_into_redis_kept::delivered_again,
     redis::{handlers, number, open},
-    workshop::PATIENCE,
+    workshop::{PATIENCE, RedisTarget},
 };
 
 /// The master that has the slot of these braces, among three.
@@ -73,5 +75,58 @@ async fn while_the_slot_is_moved_to_another_node_nothing_is_written_beside_what_
         node.run(&format!("CLUSTER SETSLOT {slot} NODE {}", cluster.id(to).unwrap())).unwrap();
     }
     handled(to, 2).await.unwrap();
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_a_queue_wait_while_the_slot_is_moved_and_their_notes_come_with_it() {
+    let (cluster, source) = (RedisCluster::start(3, 0, "").unwrap(), Redis::on_loopback().unwrap());
+    let (name, braces) = ("queue_moving", "{shop/queue_moving}");
+    let totals = format!("{braces}:totals");
+    let from = home(&cluster, braces);
+    let to = (from + 1) % 3;
+    let (old, new) = (&cluster.nodes[from], &cluster.nodes[to]);
+    for node in &cluster.nodes {
+        let rights = "+eval +get +set +hset +hdel +hgetall +pexpire +time +info +cluster|slots +asking";
+        let keys = format!("~projectionist:{braces}* ~{totals}");
+        node.run(&format!("ACL SETUSER cards on >pw {keys} {rights} +hincrby")).unwrap();
+    }
+    let mut shop = queues::open(&source, name, "", true).await;
+    let commands = "HINCRBY {{shop/queue_moving}}:totals events 1";
+    shop.redis = Some(RedisTarget { url: old.url_as("cards", "pw"), handlers: handlers(commands) });
+    let worker = shop.start("a");
+    let handled = |at: usize, events: i64| {
+        let (node, read) = (&cluster.nodes[at], format!("HGET {totals} events"));
+        let count = move || {
+            let read = read.clone();
+            async move { node.run(&read).map(|count| number(&count)) }
+        };
+        eventually_is(PATIENCE, "the events are handled", move |count| *count == events, count)
+    };
+    queues::append(&source, name, 0..5);
+    handled(from, 5).await.unwrap();
+    queues::acknowledged(&source, name).await;
+    let slot = cluster.slot(braces).unwrap();
+    new.run(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", cluster.id(from).unwrap())).unwrap();
+    old.run(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", cluster.id(to).unwrap())).unwrap();
+    queues::append(&source, name, 5..10);
+    worker.says("being moved").await;
+    assert_eq!(
+        new.run(&format!("CLUSTER COUNTKEYSINSLOT {slot}")).unwrap(),
+        Answer::Integer(0),
+        "nothing is made there"
+    );
+    let Answer::Array(keys) = old.run(&format!("CLUSTER GETKEYSINSLOT {slot} 100")).unwrap() else { panic!("no keys") };
+    assert_eq!(keys.len(), 6, "five notes and the totals");
+    let port = new.address().port().to_string();
+    for key in &keys {
+        old.run_all(&[&["MIGRATE", "127.0.0.1", &port, key.text(), "0", "5000"]]).unwrap();
+    }
+    for node in [new, old, &cluster.nodes[(from + 2) % 3]] {
+        node.run(&format!("CLUSTER SETSLOT {slot} NODE {}", cluster.id(to).unwrap())).unwrap();
+    }
+    handled(to, 10).await.unwrap();
+    delivered_again(&source, name).await;
+    handled(to, 10).await.unwrap();
     worker.stop().await;
 }

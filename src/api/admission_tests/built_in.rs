@@ -124,12 +124,6 @@ fn the_built_in_projector_takes_rows_of_an_outbox_into_postgresql_without_an_ord
             "spec.source.postgres.outbox.unsent must be absent with spec.projector.builtin",
         ),
         (
-            "/spec/projector",
-            "builtin",
-            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
-            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.postgres.outbox",
-        ),
-        (
             "/spec",
             "projector",
             json!({"existing": {"kind": "Deployment", "name": "relay"}}),
@@ -206,12 +200,6 @@ fn the_built_in_projector_reads_streams_in_redis_into_postgresql_without_an_orde
         ("/spec/source/redis", "lists", json!([{"key": "a"}]), "spec.source.redis.lists must be absent"),
         ("/spec/projector/builtin/inbox", "keepFor", json!("59m"), "spec.projector.builtin.inbox.keepFor must be"),
         (
-            "/spec/projector",
-            "builtin",
-            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
-            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.redis",
-        ),
-        (
             "/spec/source/redis/connection",
             "host",
             json!("other"),
@@ -255,12 +243,6 @@ fn the_built_in_projector_reads_consumers_of_jetstream_into_postgresql_without_a
         ("/spec/source/nats/event/type", "subjectToken", json!(0), "type.subjectToken must not be 0"),
         ("/spec/source/nats/event/stream", "header", json!("a"), "spec.source.nats.event.stream must have exactly one"),
         ("/spec/source/nats/event/stream", "subjectToken", json!(0), "stream.subjectToken must not be 0"),
-        (
-            "/spec/projector",
-            "builtin",
-            json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}}),
-            "spec.projector.builtin.handlers and spec.readStore.postgres are required with spec.source.redis, nats or rabbitmq",
-        ),
         (
             "/spec/source/nats/connection",
             "host",
@@ -331,5 +313,45 @@ fn the_built_in_projector_reads_queues_of_rabbitmq_into_postgresql_without_an_or
     ] {
         let found = refusals_with(rabbitmq(), pointer, name, value);
         assert!(found.iter().any(|refusal| refusal.contains(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
+fn the_built_in_projector_takes_messages_of_every_queue_into_every_store() {
+    let connection = json!({"secretRef": {"name": "r"}});
+    let into = |source: &Value, store: &str, builtin: Value| {
+        json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "metadata": {"name": "orders"},
+            "spec": {
+                "source": source,
+                "readStore": {store: {"connection": connection}},
+                "scaling": {"ordering": "None"},
+                "projector": {"builtin": builtin},
+                "lag": {"target": "5s"},
+            },
+        })
+    };
+    for source in [
+        json!({"redis": {"connection": connection, "streams": [{"key": "orders", "group": "list"}]}}),
+        json!({"nats": {"connection": connection, "consumers": [{"stream": "orders", "consumer": "list"}]}}),
+        json!({"rabbitmq": {"connection": connection, "queues": ["orders"]}}),
+        json!({"postgres": {"connection": connection, "outbox": {"sentAt": "sent_at"}}}),
+    ] {
+        let commands = json!({"redis": {"handlers": {"A": [["DEL", "a"]]}}, "inbox": {"keepFor": "1h"}});
+        let deleted = json!({"delete": {"index": "a", "id": "1", "version": "{data.version}"}});
+        let documents = json!({"elasticsearch": {"handlers": {"A": [deleted]}}});
+        for (store, builtin, other) in
+            [("redis", commands, "postgres"), ("elasticsearch", documents.clone(), "postgres")]
+        {
+            let queue = into(&source, store, builtin);
+            assert!(admit(queue.clone()).is_ok(), "{:?}", admit(queue));
+            let elsewhere = refusals_with(queue, "/spec", "readStore", json!({other: {"connection": connection}}));
+            let expected = format!("spec.readStore.{store} is required with spec.projector.builtin.{store}");
+            assert!(elsewhere.iter().any(|refusal| refusal.contains(&expected)), "{elsewhere:?}");
+        }
+        let queue = into(&source, "elasticsearch", documents);
+        let found = refusals_with(queue, "/spec/projector/builtin", "inbox", json!({"keepFor": "1h"}));
+        let expected = "spec.projector.builtin.inbox has no meaning with elasticsearch";
+        assert!(found.iter().any(|refusal| refusal.contains(expected)), "{found:?}");
     }
 }

@@ -65,4 +65,6 @@ pub enum DocumentPart {
     /// What workers of the built-in projector keep: one document that tells the shards, and one for each of them with its position and the event that it cannot
     /// handle.
     Builtin,
+    /// What workers of the built-in projector keep in the document of messages of a queue: no checkpoint, which the queue keeps, but those that they cannot handle.
+    Inbox,
 }

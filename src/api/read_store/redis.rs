@@ -75,4 +75,6 @@ pub enum RedisPart {
     Keys(u32),
     /// What workers of the built-in projector keep in the hash: positions of shards, numbered from 0, and the events that they cannot handle.
     Builtin,
+    /// What workers of the built-in projector keep in the hash of messages of a queue: no checkpoint, which the queue keeps, but those that they cannot handle.
+    Inbox,
 }

@@ -1,6 +1,7 @@
 //! Where effects go: the seam between the worker and the kinds of read store.
 
 pub(super) mod elasticsearch;
+pub(super) mod inbox;
 mod looking;
 pub(super) mod postgres;
 pub(super) mod redis;

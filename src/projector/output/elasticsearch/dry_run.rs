@@ -38,9 +38,12 @@ impl DryRun for SearchDryRun {
 }
 
 /// One line, whatever the event holds.
-fn shown(Filled { key, action, .. }: &Filled) -> String {
+fn shown(Filled { key, version, action, .. }: &Filled) -> String {
     let one_line = |json: &str| json.replace(['\n', '\r'], " ");
     let mut line = format!("{} {} {}", action.name(), json!(key.index), json!(key.id));
+    if let Some(version) = version {
+        line.push_str(&format!(" version {version}"));
+    }
     match action {
         Action::Delete => {}
         Action::Index(document) => line.push_str(&format!(" {}", one_line(document))),
@@ -71,7 +74,7 @@ mod tests {
             add: vec![("n".to_owned(), "2".to_owned())],
             upsert: Some("{}".to_owned()),
         };
-        let filled = Filled { number: 1, key, index_is_constant: true, action };
+        let filled = Filled { number: 1, key, index_is_constant: true, version: None, action };
         assert_eq!(shown(&filled), r#"update "orders" "a\nb" doc {"a": 1} add "n" 2 upsert {}"#);
     }
 }

@@ -111,7 +111,9 @@ pub(super) fn fold(
     let (mut states, mut order): (BTreeMap<&Key, State>, Vec<&Key>) = (BTreeMap::new(), Vec::new());
     for Change { event: index, filled } in changes {
         let Some(event) = events.get(*index) else { continue };
-        let Filled { number, key, index_is_constant, action } = filled;
+        let Filled { number, key, index_is_constant, version, action } = filled;
+        let is_of_message = version.is_some();
+        let version = version.unwrap_or(event.position);
         let unfit =
             |why: String| Unfit { event: *index, message: format!("operation {number} ({}): {why}", action.name()) };
         let state = states.entry(key).or_insert_with(|| {
@@ -132,7 +134,9 @@ pub(super) fn fold(
             state.is_updated = true;
             shards.note(key, event.shard);
         }
-        if event.position <= state.done_to {
+        // Messages come in any order. Operations of one event follow one another.
+        let other = state.write.as_ref().filter(|write| is_of_message && write.events.last() != Some(index));
+        if version <= state.done_to || other.is_some_and(|write| version <= write.version) {
             continue;
         }
         match action {
@@ -152,7 +156,7 @@ pub(super) fn fold(
         }
         state.write = Some(Write {
             key: key.clone(),
-            version: event.position,
+            version,
             document: None,
             events: all,
             by: (*number, action.name()),
@@ -199,7 +203,13 @@ mod tests {
     }
 
     fn change(event: usize, id: &str, action: Action) -> Change {
-        Change { event, filled: Filled { number: 1, key: key(id), index_is_constant: true, action } }
+        Change { event, filled: Filled { number: 1, key: key(id), index_is_constant: true, version: None, action } }
+    }
+
+    fn versioned(event: usize, version: i64, action: Action) -> Change {
+        let mut change = change(event, "a", action);
+        change.filled.version = Some(version);
+        change
     }
 
     fn index(json: &str) -> Action {
@@ -255,6 +265,20 @@ mod tests {
         assert_eq!(folded(&events, &changes, &there(900, r#"{"n":7}"#)), []);
         let missing = HashMap::from([(key("a"), Found::Missing)]);
         assert_eq!(folded(&events, &changes, &missing), [(8, Some(r#"{"n":4}"#.to_owned()))]);
+    }
+
+    #[test]
+    fn of_messages_the_one_with_the_highest_version_counts_in_whatever_order_they_come() {
+        let events = [event(0, 0), event(0, 0), event(0, 0), event(0, 0)];
+        let changes = [
+            versioned(0, 4, index(r#"{"n":4}"#)),
+            versioned(1, 7, index(r#"{"n":7}"#)),
+            versioned(2, 5, Action::Delete),
+            versioned(3, 7, index(r#"{"n":0}"#)),
+        ];
+        assert_eq!(folded(&events, &changes, &HashMap::new()), [(7, Some(r#"{"n":7}"#.to_owned()))]);
+        let twice = [versioned(0, 4, Action::Delete), versioned(0, 4, index("{}"))];
+        assert_eq!(folded(&events, &twice, &HashMap::new()), [(4, Some("{}".to_owned()))], "of one message the last");
     }
 
     #[test]

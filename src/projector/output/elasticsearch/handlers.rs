@@ -49,6 +49,19 @@ pub enum DocumentError {
         /// The index.
         index: String,
     },
+    /// Nothing tells whether an operation of a message is done already.
+    #[error(
+        "operation {number} ({name}): a message of a queue may be delivered again and has no position that tells whether that is so. Let the publisher number the changes of a document, write the whole document with index (or delete), and name the number there, such as version: \"{{data.version}}\"; or keep the read model in PostgreSQL or Redis"
+    )]
+    NoVersion {
+        /// Which operation, counted from 1.
+        number: usize,
+        /// What it is.
+        name: &'static str,
+    },
+    /// There are two versions.
+    #[error("operation {0}: version must be absent where events have positions: those are the documents' versions")]
+    TwoVersions(usize),
     /// A text is no template.
     #[error("operation {number}: {source}")]
     Template {
@@ -70,6 +83,7 @@ pub(in crate::projector) struct Documents {
 struct Operation {
     index: Template,
     id: Template,
+    version: Option<Template>,
     action: ActionTemplate,
 }
 
@@ -104,6 +118,8 @@ pub(super) struct Filled {
     pub(super) key: Key,
     /// The handler names the index without the event's help.
     pub(super) index_is_constant: bool,
+    /// The document's version, where the message holds it and not the event's position is one.
+    pub(super) version: Option<i64>,
     pub(super) action: Action,
 }
 
@@ -163,6 +179,39 @@ impl Documents {
     /// The types of event that have a handler.
     pub(in crate::projector) fn event_types(&self) -> Vec<String> {
         self.of_types.keys().cloned().collect()
+    }
+
+    /// The first type of event whose handler asks for the position.
+    pub(in crate::projector) fn asks_for_position(&self) -> Option<&str> {
+        let asks = |operation: &Operation| {
+            let Operation { index, id, version, action } = operation;
+            let of_action = match action {
+                ActionTemplate::Index(document) => document.asks_for_position(),
+                // It is refused for another reason.
+                ActionTemplate::Update { .. } | ActionTemplate::Delete => false,
+            };
+            of_action
+                || [Some(index), Some(id), version.as_ref()].into_iter().flatten().any(Template::asks_for_position)
+        };
+        self.of_types.iter().find(|(_, all)| all.iter().any(asks)).map(|(event_type, _)| event_type.as_str())
+    }
+
+    /// Holds where one thing tells of each operation whether it is done: the event's position, or a version in a message, which has no position.
+    ///
+    /// # Errors
+    /// Names the type of event and the operation.
+    pub(in crate::projector) fn check_versions(&self, has_positions: bool) -> Result<(), ProjectorError> {
+        for (event_type, operations) in &self.of_types {
+            for (number, operation) in (1..).zip(operations) {
+                let source = match (has_positions, &operation.version) {
+                    (true, None) | (false, Some(_)) => continue,
+                    (true, Some(_)) => DocumentError::TwoVersions(number),
+                    (false, None) => DocumentError::NoVersion { number, name: operation.action.name() },
+                };
+                return Err(ProjectorError::Documents { event_type: event_type.clone(), source });
+            }
+        }
+        Ok(())
     }
 
     /// The index with the state of the workers.
@@ -248,10 +297,23 @@ impl Operation {
                 Action::Update { doc, add: numbers, upsert }
             }
         };
+        let version = match &self.version {
+            None => None,
+            Some(template) => match template.fill_within(event, most).map_err(missing)? {
+                None => return Ok(None),
+                Some(text) => Some(version_of(&text)?),
+            },
+        };
         let key = Key { index, id };
-        let filled = Filled { number, key, index_is_constant: self.index.is_constant(), action };
+        let filled = Filled { number, key, index_is_constant: self.index.is_constant(), version, action };
         Ok(Some(filled).filter(|filled| filled.size() <= most))
     }
+}
+
+/// What servers take as an external version.
+fn version_of(text: &str) -> Result<i64, String> {
+    let number = text.parse().ok().filter(|number: &i64| *number >= 0);
+    number.ok_or_else(|| "its version is no whole number from 0 to 2^63 - 1 in this event".to_owned())
 }
 
 fn handler(operations: &[DocumentOperation], state_index: &str) -> Result<Vec<Operation>, DocumentError> {
@@ -266,9 +328,11 @@ fn parse(number: usize, operation: &DocumentOperation, state_index: &str) -> Res
     let text = |text: &str| Template::parse(text).map_err(wrong);
     let object = |object: &Map<String, Value>| JsonTemplate::parse(object).map_err(wrong);
     let some = |given: &Option<Map<String, Value>>| given.as_ref().map(object).transpose();
-    let (index, id, action) = match operation {
-        DocumentOperation::Index { index, id, document } => (index, id, ActionTemplate::Index(object(document)?)),
-        DocumentOperation::Delete { index, id } => (index, id, ActionTemplate::Delete),
+    let (index, id, version, action) = match operation {
+        DocumentOperation::Index { index, id, version, document } => {
+            (index, id, version.as_deref(), ActionTemplate::Index(object(document)?))
+        }
+        DocumentOperation::Delete { index, id, version } => (index, id, version.as_deref(), ActionTemplate::Delete),
         DocumentOperation::Update { index, id, doc, add, upsert } => {
             if doc.is_none() && add.is_none() {
                 return Err(DocumentError::NoChange(number));
@@ -286,13 +350,13 @@ fn parse(number: usize, operation: &DocumentOperation, state_index: &str) -> Res
                 }
             });
             let add = numbers.collect::<Result<_, _>>()?;
-            (index, id, ActionTemplate::Update { doc: some(doc)?, add, upsert: some(upsert)? })
+            (index, id, None, ActionTemplate::Update { doc: some(doc)?, add, upsert: some(upsert)? })
         }
     };
     if index == state_index {
         return Err(DocumentError::StateIndex { number, index: index.clone() });
     }
-    Ok(Operation { index: text(index)?, id: text(id)?, action })
+    Ok(Operation { index: text(index)?, id: text(id)?, version: version.map(text).transpose()?, action })
 }
 
 #[cfg(test)]

@@ -50,6 +50,20 @@ impl Shard {
     }
 }
 
+/// The document of the messages of a queue that cannot be handled.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct Unhandled {
+    pub(super) failed: Vec<FailedMessage>,
+}
+
+/// A message that cannot be handled: its identity, why, and how often it was tried since it was written down here.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct FailedMessage {
+    pub(super) message: String,
+    pub(super) why: String,
+    pub(super) times: u64,
+}
+
 /// The document of the workers.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Workers {

@@ -7,6 +7,7 @@ mod documents;
 mod dry_run;
 mod fold;
 mod handlers;
+mod inbox;
 mod json_merge;
 mod kept;
 mod lease;
@@ -29,7 +30,7 @@ use self::{
     requests::Condition,
     state::State,
 };
-pub(in crate::projector) use self::{dry_run::SearchDryRun, handlers::Documents};
+pub(in crate::projector) use self::{dry_run::SearchDryRun, handlers::Documents, inbox::SearchInbox};
 use super::{
     super::{config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader, sharding::Sharding},
     Advance, Again, Applied, ApplyError, Held, Numbered, ReadModel,

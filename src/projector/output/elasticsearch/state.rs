@@ -5,6 +5,7 @@
 //! | `NAMESPACE/NAME` | the number of shards, and which source the positions are of |
 //! | `NAMESPACE/NAME:workers` | the workers, each with a counter that grows while it lives |
 //! | `NAMESPACE/NAME:shard:N` | the shard's position, owner and fence, and an event that it waits before |
+//! | `NAMESPACE/NAME:failed` | of a queue, which has no shards: messages that cannot be handled |
 //! | `NAMESPACE/NAME:part:NAME` | the same of a shard that is a part of the source, such as a partition |
 //!
 //! Every change is made only where the document is still as it was read (`if_seq_no`), and all are read by `_id`, as they are now. So an owner that has
@@ -24,7 +25,7 @@ use super::{
         },
         Numbered,
     },
-    kept::{Header, Kept, NamedPart, Shard, Workers, json},
+    kept::{Header, Kept, NamedPart, Shard, Unhandled, Workers, json},
     patience::Patience,
     refusals::Outcome,
     requests::{Cas, Condition, Failed, Read, Requests, append},
@@ -87,6 +88,10 @@ impl State {
 
     pub(super) fn workers_id(&self) -> String {
         search_state::workers(&self.projection)
+    }
+
+    pub(super) fn failed_id(&self) -> String {
+        search_state::failed(&self.projection)
     }
 
     fn gone(&self, id: &str) -> ProjectorError {
@@ -200,6 +205,16 @@ impl State {
         });
         let shards = shards.collect::<Result<_, ProjectorError>>()?;
         Ok((workers, shards))
+    }
+
+    /// Reads the messages of a queue that cannot be handled; `None` where there has been none. Makes the index where it is missing.
+    pub(super) async fn unhandled(&mut self, doing: &'static str) -> Result<Option<Kept<Unhandled>>, ProjectorError> {
+        let id = self.failed_id();
+        let (found, no_index) = self.read(doing, std::slice::from_ref(&id)).await?;
+        if no_index {
+            self.create_index().await?;
+        }
+        found.into_iter().next().flatten().map(|found| self.value(doing, &id, found)).transpose()
     }
 
     /// Writes documents of the state; returns what each is now, or `None` where it was not as it was read.

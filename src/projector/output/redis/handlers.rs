@@ -156,6 +156,12 @@ impl Commands {
         Ok(Self(parsed.collect::<Result<_, ProjectorError>>()?))
     }
 
+    /// The first type of event whose handler asks for the position.
+    pub(in crate::projector) fn asks_for_position(&self) -> Option<&str> {
+        let asks = |command: &Command| command.words.iter().any(Template::asks_for_position);
+        self.0.iter().find(|(_, commands)| commands.iter().any(asks)).map(|(event_type, _)| event_type.as_str())
+    }
+
     /// The types of event that have a handler.
     pub(in crate::projector) fn event_types(&self) -> Vec<String> {
         self.0.keys().cloned().collect()

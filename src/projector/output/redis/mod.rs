@@ -6,18 +6,23 @@
 
 mod dry_run;
 mod handlers;
+mod inbox;
 mod members;
 mod overwrites;
+mod portion;
 mod refusals;
 mod state;
 
 use std::collections::BTreeMap;
 
 pub use self::handlers::CommandError;
-pub(in crate::projector) use self::{dry_run::RedisDryRun, handlers::Commands, overwrites::check as check_overwrites};
+pub(in crate::projector) use self::{
+    dry_run::RedisDryRun, handlers::Commands, inbox::RedisInbox, overwrites::check as check_overwrites,
+};
 use self::{
     handlers::Filled,
     members::RedisMembership,
+    portion::Stopped,
     refusals::Refused,
     state::{State, script},
 };
@@ -27,10 +32,6 @@ use super::{
 };
 use crate::clients::redis::{ConnectionSettings, Reply};
 
-/// A script keeps the server from everything else, so that it has no more commands,
-const MOST_COMMANDS: usize = 200;
-/// and no more bytes.
-const MOST_BYTES: usize = 1 << 20;
 /// The commands of one event may have as many bytes as the largest event that is read, and this many more.
 const MORE_OF_ONE_EVENT: u64 = 16 << 20;
 /// Redis takes no longer words, and no longer commands than twice as much.
@@ -89,13 +90,7 @@ impl RedisReadModel {
         for (event, commands) in events.iter().zip(commands) {
             let (position, since) = (event.position.to_string(), event.since.to_string());
             words.extend([event.shard.to_string(), position, since, commands.len().to_string()]);
-            let mut of_event = Vec::new();
-            for Filled { words: of_command, fingerprint } in commands {
-                words.extend([of_command.len().to_string(), fingerprint.to_string()]);
-                of_event.push(Filled { words: of_command.iter().take(1).cloned().collect(), fingerprint });
-                words.extend(of_command);
-            }
-            names.push(of_event);
+            names.push(portion::push(&mut words, commands));
         }
         let reply = self.state.run(RUNNING, script!("apply.lua"), words).await.map_err(ApplyError::Store)?;
         let stopped = match reply.as_array() {
@@ -104,35 +99,27 @@ impl RedisReadModel {
             Some(stopped) => self.stopped(stopped, events, &names),
             None => None,
         };
-        let (number, refused) = stopped.ok_or_else(|| {
-            let message = "the script's answer makes no sense: does something between worker and server change it?";
-            ApplyError::Store(self.state.failed(RUNNING, message.to_owned()))
-        })?;
+        let (index, refused) = stopped.ok_or_else(|| ApplyError::Store(self.state.garbled(RUNNING)))?;
         match refused {
             Refused::Server(message) => Err(ApplyError::Store(self.state.failed(RUNNING, message))),
-            Refused::Event(message) if number == 1 => Err(ApplyError::Event { index: 0, message }),
+            Refused::Event(message) if index == 0 => Err(ApplyError::Event { index: 0, message }),
             // The events before it are done: it is the first of what comes next.
             Refused::Event(_) => Ok(Applied::ReadAgain(Again::LaterFailed)),
         }
     }
 
-    /// Which event the script stopped at, counted from 1, and why.
+    /// Which event the script stopped at, and why.
     fn stopped(&self, reply: &[Reply], events: &[Event], commands: &[Vec<Filled>]) -> Option<(usize, Refused)> {
-        let number = |reply: &Reply| reply.as_count().and_then(|number| usize::try_from(number).ok());
-        let [how, event, command, rest @ ..] = reply else { return None };
-        let (event, command) = (number(event)?, number(command)?);
-        let index = event.checked_sub(1)?;
-        let found = events.get(index)?;
-        let refused = match (how.as_str()?, rest) {
-            ("failed", [error]) => {
+        let Stopped { index, command, error } = Stopped::read(reply)?;
+        let event = events.get(index)?;
+        let refused = match error {
+            Some(error) => {
                 let failed = commands.get(index)?.get(command.checked_sub(1)?)?;
-                let error = error.as_str().unwrap_or_default();
-                refusals::meaning(error, (command, failed), &found.event_type, self.state.projection())
+                refusals::meaning(error, (command, failed), &event.event_type, self.state.projection())
             }
-            ("changed", []) => Refused::Event(self.state.changed(found.shard, command)),
-            _ => return None,
+            None => Refused::Event(self.state.changed(event.shard, command)),
         };
-        Some((event, refused))
+        Some((index, refused))
     }
 }
 
@@ -201,7 +188,7 @@ impl ReadModel for RedisReadModel {
         let (mut done, mut reached) = (0, BTreeMap::new());
         while done < events.len() {
             let left = events.get(done..).unwrap_or_default();
-            let (chunk, failed) = chunk(&self.commands, left, self.most_of_one_event);
+            let (chunk, failed) = portion::of(&self.commands, left, self.most_of_one_event);
             if let (true, Some(message)) = (chunk.is_empty(), failed) {
                 return if done > 0 {
                     Ok(Applied::Committed(done))
@@ -244,22 +231,4 @@ impl ReadModel for RedisReadModel {
         let words = vec![self.me.clone(), shard.to_string(), held.fence.to_string(), position.to_string(), why];
         self.state.run("read store: recording a failed event", script!("fail.lua"), words).await.map(drop)
     }
-}
-
-/// The commands of as many of the events as one script may run; and why it ends early where an event cannot be written as commands.
-fn chunk(commands: &Commands, events: &[Event], most_of_one_event: usize) -> (Vec<Vec<Filled>>, Option<String>) {
-    let (mut chunk, mut count, mut bytes) = (Vec::new(), 0, 0);
-    for event in events {
-        let of_event = match commands.of(event, most_of_one_event) {
-            Ok(of_event) => of_event,
-            Err(why) => return (chunk, Some(why)),
-        };
-        count += of_event.len();
-        bytes += of_event.iter().map(Filled::size).sum::<usize>();
-        if !chunk.is_empty() && (count > MOST_COMMANDS || bytes > MOST_BYTES) {
-            break;
-        }
-        chunk.push(of_event);
-    }
-    (chunk, None)
 }

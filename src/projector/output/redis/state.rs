@@ -38,17 +38,27 @@ pub(super) use script;
 pub(super) struct State {
     client: Client,
     key: String,
+    /// What the scripts write beside the keys of handlers, as `ACL SETUSER` takes it.
+    granted: String,
     projection: String,
 }
 
 impl State {
     /// Not connected yet.
     pub(super) fn new(settings: &ConnectionSettings, projection: &str) -> Self {
+        let key = redis_state::key(projection);
         Self {
             client: Client::new(settings.clone(), Arc::new(AddressRules::everywhere())),
-            key: redis_state::key(projection),
+            granted: key.clone(),
+            key,
             projection: projection.to_owned(),
         }
+    }
+
+    /// The same for scripts that write keys whose names begin with the state's.
+    pub(super) fn with_keys_below(settings: &ConnectionSettings, projection: &str) -> Self {
+        let state = Self::new(settings, projection);
+        Self { granted: format!("{}*", state.key), ..state }
     }
 
     /// The same on a connection of its own.
@@ -110,7 +120,7 @@ impl State {
             return format!(
                 "{}: grant the user in the Secret the key {} and the commands that docs/projector.md lists (ACL SETUSER)",
                 error.split(" script: ").next().unwrap_or(error),
-                self.key
+                self.granted
             );
         }
         if error.starts_with("ASK ") {
@@ -123,7 +133,13 @@ impl State {
     }
 
     fn foreign(&self) -> String {
-        format!("{} holds what no worker writes: did something else write there?", self.key)
+        format!("{} holds what no worker writes: did something else write there?", self.granted)
+    }
+
+    /// An answer of another program than the server.
+    pub(super) fn garbled(&self, doing: &'static str) -> ProjectorError {
+        let message = "the script's answer makes no sense: does something between worker and server change it?";
+        self.failed(doing, message.to_owned())
     }
 
     /// Something that is no state was found, or an answer that makes no sense.
@@ -137,10 +153,7 @@ impl State {
 
     /// What to do where the first `count` commands of an event are done, of a handler that has been changed since.
     pub(super) fn changed(&self, shard: u32, count: usize) -> String {
-        format!(
-            "the first {count} commands of its handler were done before one failed, and the handler no longer begins with them. Let it begin with the same {count} commands; or undo in the read model what they did, and then let all commands run with HDEL {} begun:{shard}",
-            self.key
-        )
+        changed(count, &format!("HDEL {} begun:{shard}", self.key))
     }
 
     /// Makes the state where there is none.
@@ -257,4 +270,11 @@ impl State {
             _ => Err(self.nonsense(doing)),
         }
     }
+}
+
+/// What to do where the first `count` commands of an event are done, of a handler that has been changed since; `forget` lets all of them run.
+pub(super) fn changed(count: usize, forget: &str) -> String {
+    format!(
+        "the first {count} commands of its handler were done before one failed, and the handler no longer begins with them. Let it begin with the same {count} commands; or undo in the read model what they did, and then let all commands run with {forget}"
+    )
 }
