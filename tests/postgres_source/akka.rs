@@ -11,51 +11,21 @@ use projectionist::{
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::event_stores::{AKKA, akka_appended, akka_cart_in, akka_slice};
 use crate::harness::{Running, SOON, exactly_these_rights_suffice, sampler_connections, server};
-
-/// Tables and indexes that measuring, appending and storing offsets touch.
-const DDL: &str = "
-    create table event_journal (slice int not null, entity_type varchar(255) not null, persistence_id varchar(255) not null, seq_nr bigint not null,
-        db_timestamp timestamp with time zone not null, event_ser_id integer not null, event_ser_manifest varchar(255) not null,
-        event_payload bytea not null, deleted boolean default false not null, writer varchar(255) not null, adapter_manifest varchar(255),
-        tags text array, meta_ser_id integer, meta_ser_manifest varchar(255), meta_payload bytea, primary key (persistence_id, seq_nr));
-    create index event_journal_slice_idx on event_journal (slice, entity_type, db_timestamp, seq_nr);
-    create table akka_projection_timestamp_offset_store (projection_name varchar(255) not null, projection_key varchar(255) not null,
-        slice int not null, persistence_id varchar(255) not null, seq_nr bigint not null, timestamp_offset timestamp with time zone not null,
-        timestamp_consumed timestamp with time zone not null,
-        primary key (slice, projection_name, timestamp_offset, persistence_id, seq_nr));";
 
 const OFFSETS: &str = "akka_projection_timestamp_offset_store";
 
 async fn store(name: &str) -> (String, Client) {
     let url = server().create_database(name).await.unwrap();
     let client = server().connect(name).await.unwrap();
-    client.batch_execute(DDL).await.unwrap();
+    client.batch_execute(AKKA).await.unwrap();
     (url, client)
 }
 
-/// The slice of a persistence id: Java's hash of it, by the number of slices.
-fn slice(id: &str) -> i32 {
-    let hash = id.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
-    (hash % 1024).abs()
-}
-
-/// A persistence id of `Cart` in this range of slices.
-fn cart_in(slices: std::ops::RangeInclusive<i32>, nth: usize) -> String {
-    (0..).map(|n| format!("Cart|{n}")).filter(|id| slices.contains(&slice(id))).nth(nth).unwrap()
-}
-
-/// As the journal appends events of one persistence id in a transaction that began at this time.
+/// Events of one persistence id in a transaction that began at this time.
 fn appended(id: &str, events: i64, began: &str) -> String {
-    let (entity, _) = id.split_once('|').unwrap();
-    let slice = slice(id);
-    format!(
-        "insert into event_journal (slice, entity_type, persistence_id, seq_nr, writer, adapter_manifest, event_ser_id, event_ser_manifest,
-             event_payload, db_timestamp)
-         select {slice}, '{entity}', '{id}', p.seq_nr + n, 'w', '', 4, 'Happened', '',
-             greatest({began}, (select db_timestamp + '1 microsecond'::interval from event_journal where persistence_id = '{id}' and seq_nr = p.seq_nr))
-         from (select coalesce(max(seq_nr), 0) as seq_nr from event_journal where persistence_id = '{id}') p, generate_series(1, {events}) n"
-    )
+    akka_appended(id, events, began, "''")
 }
 
 async fn append(client: &Client, id: &str, events: i64) {
@@ -123,7 +93,7 @@ async fn events_wait_that_came_after_the_offset_of_their_range() {
     sampler.wait_pending("a", 2).await;
     let marker = format!(
         "delete from event_journal where persistence_id = 'Cart|3'; insert into event_journal (slice, entity_type, persistence_id, seq_nr, db_timestamp, writer, event_ser_id, event_ser_manifest, event_payload, deleted) values ({}, 'Cart', 'Cart|3', 2, current_timestamp, '', 0, '', '', true)",
-        slice("Cart|3")
+        akka_slice("Cart|3")
     );
     client.batch_execute(&marker).await.unwrap();
     assert_eq!(sampler.wait_pending("a", 0).await.sample.staleness, Some(Duration::ZERO));
@@ -145,7 +115,7 @@ async fn events_wait_that_came_after_the_offset_of_their_range() {
 #[tokio::test]
 async fn each_range_counts_beyond_its_own_offset_by_its_number_or_by_the_keys() {
     let (url, client) = store("akka_ranges").await;
-    let (low, high) = (cart_in(0..=511, 0), cart_in(512..=1023, 0));
+    let (low, high) = (akka_cart_in(0..=511, 0), akka_cart_in(512..=1023, 0));
     for ago in ["3 hours", "2 hours", "1 hour"] {
         append_at(&client, &low, ago).await;
         append_at(&client, &high, ago).await;
@@ -170,7 +140,7 @@ async fn each_range_counts_beyond_its_own_offset_by_its_number_or_by_the_keys() 
         assert_eq!(told.sample.pending_by_shard, [0, 2], "{name}");
     }
     // A slice of the lower range without an offset of its own begins where its range has come.
-    let quiet = cart_in(0..=511, 1);
+    let quiet = akka_cart_in(0..=511, 1);
     append_at(&client, &quiet, "90 minutes").await;
     append(&client, &quiet, 1).await;
     for name in ["number", "keys"] {
@@ -210,7 +180,7 @@ async fn an_event_that_is_committed_late_waits_although_the_offset_has_passed_it
     let slow = server().connect("akka_late").await.unwrap();
     slow.batch_execute(&format!("begin; {}", appended("Cart|2", 1, "current_timestamp"))).await.unwrap();
     // Ids of the slow one's slice, and of another.
-    let same = (3..).map(|n| format!("Cart|{n}")).find(|id| slice(id) == slice("Cart|2")).unwrap();
+    let same = (3..).map(|n| format!("Cart|{n}")).find(|id| akka_slice(id) == akka_slice("Cart|2")).unwrap();
     for id in [same.as_str(), "Cart|1"] {
         append(&client, id, 1).await;
     }
@@ -267,7 +237,7 @@ async fn an_offset_beyond_the_head_and_missing_tables_are_told_and_a_journal_mad
         assert!(gone.message.contains(part), "{part}: {}", gone.message);
     }
     client
-        .batch_execute(&format!("begin; {DDL}; {}; commit", appended("Cart|1", 7, "current_timestamp")))
+        .batch_execute(&format!("begin; {AKKA}; {}; commit", appended("Cart|1", 7, "current_timestamp")))
         .await
         .unwrap();
     sampler.wait_unknown("a", Reason::NeverCommitted).await;
@@ -311,7 +281,7 @@ async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
 async fn one_statement_a_poll_serves_all_projections_and_a_locked_table_only_delays_its_own_store() {
     let (url, client) = store("akka_many").await;
     client.batch_execute("create schema other; set search_path to other").await.unwrap();
-    client.batch_execute(DDL).await.unwrap();
+    client.batch_execute(AKKA).await.unwrap();
     append(&client, "Cart|1", 1).await;
     handled(&client, "carts", "all", "Cart|1", 1).await;
     client.batch_execute("set search_path to public").await.unwrap();

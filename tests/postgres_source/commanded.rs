@@ -11,7 +11,7 @@ use projectionist::{
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::event_stores::COMMANDED;
+use crate::event_stores::{COMMANDED, commanded_appended};
 use crate::harness::{
     BUILTIN_CHECKPOINTS, Running, built_in, counted_in_shards, exactly_these_rights_suffice, log_head,
     sampler_connections, server,
@@ -24,21 +24,14 @@ async fn store(name: &str) -> (String, Client) {
     (url, client)
 }
 
-/// Appends in one statement, as the store does, with times of the application.
 fn appended(stream: &str, events: i64, age: &str) -> String {
-    format!(
-        "with new_events as (select gen_random_uuid() as event_id, n as index from generate_series(1, {events}) n),
-        inserted as (insert into events (event_id, event_type, data, created_at)
-            select event_id, 'Happened', '', clock_timestamp() - interval '{age}' from new_events),
-        stream as (insert into streams (stream_uuid, stream_version) values ('{stream}', {events})
-            on conflict (stream_uuid) do update set stream_version = streams.stream_version + {events}
-            returning stream_id, stream_version - {events} as initial),
-        source as (insert into stream_events select n.event_id, s.stream_id, s.initial + n.index, s.stream_id, s.initial + n.index
-            from new_events n, stream s),
-        linked as (update streams set stream_version = stream_version + {events} where stream_id = 0
-            returning stream_version - {events} as initial)
-        insert into stream_events select n.event_id, 0, l.initial + n.index, s.stream_id, s.initial + n.index
-        from new_events n, linked l, stream s"
+    commanded_appended(
+        "public",
+        stream,
+        events,
+        "Happened",
+        "''::bytea",
+        &format!("clock_timestamp() - interval '{age}'"),
     )
 }
 

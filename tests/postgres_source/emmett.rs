@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use test_cluster::Postgres;
 use tokio_postgres::Client;
 
-use crate::event_stores::EMMETT;
+use crate::event_stores::{EMMETT, emmett_appended};
 use crate::harness::{
     BUILTIN_CHECKPOINTS, Running, built_in, counted_in_shards, exactly_these_rights_suffice, log_head,
     sampler_connections,
@@ -31,15 +31,8 @@ async fn store(name: &str) -> (String, Client) {
     (url, client)
 }
 
-/// As `emt_append_to_stream` writes messages.
 fn appended(stream: &str, messages: i64) -> String {
-    format!(
-        "insert into emt_messages (stream_id, stream_position, partition, message_data, message_metadata, message_schema_version, message_type,
-             message_kind, message_id, transaction_id)
-         select '{stream}', coalesce((select max(stream_position) from emt_messages where stream_id = '{stream}'), 0) + n, 'emt:default', '{{}}',
-             '{{}}', '1', 'Happened', 'E', gen_random_uuid()::text, pg_current_xact_id()
-         from generate_series(1, {messages}) n"
-    )
+    emmett_appended("public", stream, messages, "'emt:default', false", "'{}'")
 }
 
 async fn append(client: &Client, stream: &str, messages: i64) {

@@ -8,7 +8,7 @@ use projectionist::{
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::event_stores::{MARTEN_DEAD_LETTERS, marten_ddl};
+use crate::event_stores::{MARTEN_DEAD_LETTERS, marten_appended, marten_ddl};
 use crate::harness::{
     BUILTIN_CHECKPOINTS, Running, built_in, counted_in_shards, log_head, sampler_connections, server,
 };
@@ -21,13 +21,8 @@ async fn store(name: &str, schema: &str, partitioned: bool) -> (String, Client) 
     (url, client)
 }
 
-/// Appends as `mt_quick_append_events` does: each position is drawn in the transaction that inserts.
 fn appended(schema: &str, count: i64, tenant: &str) -> String {
-    format!(
-        "insert into {schema}.mt_events (seq_id, id, stream_id, version, data, type, tenant_id, is_archived)
-         select nextval('{schema}.mt_events_sequence'), gen_random_uuid(), gen_random_uuid(), 1, '{{}}', 'ordered', '{tenant}', false
-         from generate_series(1, {count})"
-    )
+    marten_appended(schema, count, tenant, "'{}'")
 }
 
 async fn append(client: &Client, count: i64) {

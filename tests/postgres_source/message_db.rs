@@ -6,7 +6,7 @@ use projectionist::{api::Reason, lag::Position, snapshot::Measured};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::event_stores::MESSAGE_DB;
+use crate::event_stores::{MESSAGE_DB, message_db_written};
 use crate::harness::{Running, commit, log_head, server};
 
 async fn store(name: &str) -> (String, Client) {
@@ -17,13 +17,8 @@ async fn store(name: &str) -> (String, Client) {
     (url, client)
 }
 
-/// As `write_message` does: the category is locked first.
 fn written(stream: &str, data: &Value) -> String {
-    format!(
-        "select pg_advisory_xact_lock(message_store.hash_64(message_store.category('{stream}')));
-         insert into message_store.messages (stream_name, position, type, data)
-         select '{stream}', coalesce(max(position) + 1, 0), 'Written', '{data}' from message_store.messages where stream_name = '{stream}'"
-    )
+    message_db_written(stream, 1, &format!("'{data}'"))
 }
 
 async fn write(client: &Client, stream: &str) {

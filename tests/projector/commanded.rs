@@ -6,7 +6,7 @@ use serde_json::json;
 use test_cluster::{Redis, always_is, eventually_is};
 
 use crate::{
-    event_stores::COMMANDED,
+    event_stores::{COMMANDED, commanded_appended},
     killing::killed_and_frozen,
     redis,
     stores::{each_once_through_a_kill, input},
@@ -32,22 +32,8 @@ async fn in_event_store(shop: &mut Workshop) {
     shop.sql.handlers = handlers.into_values().map(|handler| (MODULE.to_owned(), handler)).collect();
 }
 
-/// Appends to a stream in one statement, as the store does. `data` is SQL that makes a body from `n`.
 fn appended(stream: &str, events: i64, type_: &str, data: &str) -> String {
-    format!(
-        "with new_events as materialized (select gen_random_uuid() as event_id, n as index from generate_series(1, {events}) n),
-         inserted as (insert into store.events (event_id, event_type, data) select event_id, '{type_}', {data} from
-             (select event_id, index as n from new_events) made),
-         stream as (insert into store.streams (stream_uuid, stream_version) values ('{stream}', {events})
-             on conflict (stream_uuid) do update set stream_version = streams.stream_version + {events}
-             returning stream_id, stream_version - {events} as initial),
-         source as (insert into store.stream_events select n.event_id, s.stream_id, s.initial + n.index, s.stream_id, s.initial + n.index
-             from new_events n, stream s),
-         linked as (update store.streams set stream_version = stream_version + {events} where stream_id = 0
-             returning stream_version - {events} as initial)
-         insert into store.stream_events select n.event_id, 0, l.initial + n.index, s.stream_id, s.initial + n.index
-         from new_events n, linked l, stream s"
-    )
+    commanded_appended("store", stream, events, type_, data, "clock_timestamp()")
 }
 
 const BODY: &str = "convert_to(json_build_object('n', n)::text, 'UTF8')";

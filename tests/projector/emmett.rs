@@ -6,7 +6,7 @@ use serde_json::json;
 use test_cluster::always_is;
 
 use crate::{
-    event_stores::EMMETT,
+    event_stores::{EMMETT, emmett_appended},
     stores::{each_once_through_a_kill, input},
     workshop::{APPLY, Workshop, server},
 };
@@ -26,15 +26,9 @@ async fn in_event_store(shop: &mut Workshop) {
     shop.events.client().batch_execute(&tables).await.unwrap();
 }
 
-/// As `emt_append_to_stream` writes messages. `kept` is the values of partition and `is_archived`.
+/// `kept` is the values of partition and `is_archived`.
 fn appended(stream: &str, messages: i64, kept: &str) -> String {
-    format!(
-        "insert into store.emt_messages (stream_id, stream_position, partition, is_archived, message_data, message_metadata, message_schema_version,
-             message_type, message_id, transaction_id)
-         select '{stream}', coalesce((select max(stream_position) from store.emt_messages where stream_id = '{stream}'), 0) + n, {kept},
-             jsonb_build_object('n', n), '{{}}', '1', 'Counted', gen_random_uuid()::text, pg_current_xact_id()
-         from generate_series(1, {messages}) n"
-    )
+    emmett_appended("store", stream, messages, kept, "jsonb_build_object('n', n)")
 }
 
 const MEANT: &str = "'emt:default', false";

@@ -15,17 +15,17 @@ use crate::secrets::CANARY;
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, play, together};
 
-const PARTITIONS: usize = 3;
+pub(crate) const PARTITIONS: usize = 3;
 
 /// The topic `orders`, which the group `order-list` reads.
-struct Topic {
-    broker: Kafka,
+pub(crate) struct Topic {
+    pub(crate) broker: Kafka,
     in_each: AtomicUsize,
 }
 
 impl Topic {
     /// Makes the topic, and users with the rights that each needs: the operator those that its page lists.
-    fn make(broker: Kafka) -> Result<Self> {
+    pub(crate) fn make(broker: Kafka) -> Result<Self> {
         broker.ask(&["create", "orders", &PARTITIONS.to_string(), ""])?;
         broker.ask(&["scram", "projectionist", "SCRAM-SHA-512", CANARY])?;
         for right in ["DESCRIBE", "READ", "DESCRIBE_CONFIGS"] {
@@ -35,6 +35,24 @@ impl Topic {
         broker.ask(&["allow", PLAIN_USER, "topic", "orders", "READ"])?;
         broker.ask(&["allow", PLAIN_USER, "group", "order-list", "READ"])?;
         Ok(Self { broker, in_each: AtomicUsize::new(0) })
+    }
+
+    /// A Secret by which the operator logs in, and one with another password.
+    pub(crate) fn secrets(&self, shop: &Shop<'_>) -> Result<()> {
+        let brokers = self.broker.address(Listener::Sasl).to_string();
+        for (secret, password) in [("orders-source", CANARY), ("wrong", &format!("{CANARY}-wrong"))] {
+            shop.secret(
+                secret,
+                &[
+                    ("bootstrapServers", brokers.as_str()),
+                    ("securityProtocol", "SASL_PLAINTEXT"),
+                    ("saslMechanism", "SCRAM-SHA-512"),
+                    ("username", "projectionist"),
+                    ("password", password),
+                ],
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -67,19 +85,8 @@ fn consumers_of_a_kafka_topic_are_scaled_by_lag_up_to_its_partitions_and_every_r
         let topic = Topic::make(stage.cluster.kafka()?)?;
         let shop = Shop::open(stage, "topics").await?;
         shop.make_record().await?;
+        topic.secrets(&shop)?;
         let brokers = topic.broker.address(Listener::Sasl).to_string();
-        for (secret, password) in [("orders-kafka", CANARY), ("wrong", &format!("{CANARY}-wrong"))] {
-            shop.secret(
-                secret,
-                &[
-                    ("bootstrapServers", brokers.as_str()),
-                    ("securityProtocol", "SASL_PLAINTEXT"),
-                    ("saslMechanism", "SCRAM-SHA-512"),
-                    ("username", "projectionist"),
-                    ("password", password),
-                ],
-            )?;
-        }
         shop.secret("workers-kafka", &[("user", PLAIN_USER), ("password", PLAIN_PASSWORD)])?;
         let environment = [
             ("KAFKA_BROKERS", Setting::Value(&brokers)),
@@ -100,7 +107,7 @@ fn consumers_of_a_kafka_topic_are_scaled_by_lag_up_to_its_partitions_and_every_r
         let change = |suspend| {
             json!({"spec": {
                 "suspend": suspend,
-                "source": source("orders-kafka"),
+                "source": source("orders-source"),
                 "lag": {"target": "15s"},
                 "scaling": {"ordering": "PerKey"},
             }})

@@ -6,12 +6,17 @@
 
 mod alone;
 mod autoscaling;
+mod built_in_sources;
 mod built_in_stores;
 mod causes;
 mod consumers;
+#[path = "../support/event_stores.rs"]
+mod event_stores;
 mod fault_matrix;
 mod kafka;
+mod libraries;
 mod lifecycle;
+mod lists;
 mod metrics_reads;
 mod nats;
 mod own_autoscalers;
@@ -23,6 +28,7 @@ mod repair;
 mod same_as_the_autoscaler;
 mod scale_out;
 mod secrets;
+mod servers;
 mod sharing;
 mod shop;
 mod side_by_side;

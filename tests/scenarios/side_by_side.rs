@@ -16,17 +16,18 @@ use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
-use test_cluster::{Prometheus, Redis, images::WORKER_IMAGE, network::NODE_ADDRESS, postgres::quoted, redis::Answer};
+use test_cluster::{Prometheus, Redis, images::WORKER_IMAGE, network::NODE_ADDRESS, postgres::quoted};
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use crate::consumers::{Course, Setting, Source, projection};
+use crate::lists::List;
 use crate::secrets::CANARY;
 use crate::shop::Shop;
 use crate::stage::{Stage, play, together};
 
 /// 60 events a second are more than one consumer can do and less than two.
-const COURSE: Course = Course { first: 300, arriving: 12, scaled_out: 2, most: 3, burst: 600, least: 1 };
+pub(crate) const COURSE: Course = Course { first: 300, arriving: 12, scaled_out: 2, most: 3, burst: 600, least: 1 };
 /// What waits, and what has been appended, as the page of an exporter or a worker shows it. Rows of the table `coming` wait and cannot be taken yet.
 const WAITING: &str = "select (select count(*) from outbox where sent_at is null) + (select count(*) from coming) as orders_waiting, \
      (select count(*) from outbox) as orders_appended_total";
@@ -74,37 +75,6 @@ impl Source for Rows {
 
     async fn names(&self) -> Result<BTreeSet<String>> {
         Ok((1..=self.appended.load(Ordering::Relaxed)).map(|id| id.to_string()).collect())
-    }
-}
-
-/// The list `jobs`.
-struct List {
-    server: Arc<Redis>,
-    appended: AtomicUsize,
-}
-
-impl Source for List {
-    async fn append(&self, count: usize) -> Result<()> {
-        let before = self.appended.fetch_add(count, Ordering::Relaxed);
-        let names: Vec<String> = (before..before + count).map(|number| number.to_string()).collect();
-        let mut command = vec!["LPUSH", "jobs"];
-        command.extend(names.iter().map(String::as_str));
-        self.server.run_all(&[&command]).map(drop)
-    }
-
-    async fn unfinished(&self) -> Result<i64> {
-        let mut sum = 0;
-        for key in ["jobs", "jobs:busy"] {
-            match self.server.run(&format!("LLEN {key}"))? {
-                Answer::Integer(length) => sum += length,
-                other => bail!("LLEN {key}: {other:?}"),
-            }
-        }
-        Ok(sum)
-    }
-
-    async fn names(&self) -> Result<BTreeSet<String>> {
-        Ok((0..self.appended.load(Ordering::Relaxed)).map(|number| number.to_string()).collect())
     }
 }
 
@@ -161,7 +131,7 @@ impl Source for Shards {
 }
 
 /// A Secret with the rights that the operator's page lists, and one with another password.
-async fn secrets_of_postgres(shop: &Shop<'_>, rights: &[&str]) -> Result<()> {
+pub(crate) async fn secrets_of_postgres(shop: &Shop<'_>, rights: &[&str]) -> Result<()> {
     let role = format!("measures_{}", shop.database);
     let password = format!("{CANARY}-postgres");
     shop.server.create_role(&role, &password).await?;
@@ -173,7 +143,7 @@ async fn secrets_of_postgres(shop: &Shop<'_>, rights: &[&str]) -> Result<()> {
 }
 
 /// The course, with a source that is named by its Secret, and whose server refuses another password.
-async fn follows_the_lag(
+pub(crate) async fn follows_the_lag(
     shop: &Shop<'_>,
     source: &impl Source,
     environment: &[(&str, Setting<'_>)],
@@ -189,7 +159,7 @@ async fn follows_the_lag(
     shop.no_secret_is_told()
 }
 
-fn three() -> Value {
+pub(crate) fn three() -> Value {
     json!({"maxWorkers": 3})
 }
 
@@ -245,26 +215,8 @@ async fn shards(stage: &'static Stage) -> Result<()> {
 
 async fn lists(stage: &'static Stage, server: Arc<Redis>) -> Result<()> {
     let shop = Shop::open(stage, "lists").await?;
-    shop.make_record().await?;
-    let password = format!("{CANARY}-redis");
-    server.run(&format!("ACL SETUSER projectionist on >{password} ~jobs ~jobs:busy +llen +time"))?;
-    server.run("ACL SETUSER worker on >handles ~jobs* +blmove +lrem +client")?;
-    shop.secret("orders-source", &[("url", &server.url_as("projectionist", &password))])?;
-    shop.secret("wrong", &[("url", &server.url_as("projectionist", &format!("{CANARY}-wrong")))])?;
-    shop.secret("workers-redis", &[("url", &server.url_as("worker", "handles"))])?;
-    let environment = [
-        ("REDIS_URL", Setting::Secret("workers-redis", "url")),
-        ("LIST", Setting::Value("jobs")),
-        ("PROCESSING_LIST", Setting::Value("jobs:busy")),
-    ];
-    let spec = |secret: &str| {
-        json!({"redis": {
-            "connection": {"secretRef": {"name": secret}},
-            "lists": [{"key": "jobs", "processingKey": "jobs:busy"}],
-        }})
-    };
-    let list = List { server, appended: AtomicUsize::new(0) };
-    follows_the_lag(&shop, &list, &environment, spec, &three()).await
+    let list = List::new(Arc::clone(&server), "jobs");
+    list.is_followed(&shop, &[&server], ["+llen +time", "+blmove +lrem +client"], &[]).await
 }
 
 /// Relays of an outbox, by the page of an exporter.

@@ -36,6 +36,15 @@ pub fn marten_ddl(schema: &str, partitioned: bool) -> String {
     )
 }
 
+/// Appends as `mt_quick_append_events` does: each position is drawn in the transaction that inserts. `data` is SQL that makes a body from `n`.
+pub fn marten_appended(schema: &str, count: i64, tenant: &str, data: &str) -> String {
+    format!(
+        "insert into {schema}.mt_events (seq_id, id, stream_id, version, data, type, tenant_id, is_archived)
+         select nextval('{schema}.mt_events_sequence'), gen_random_uuid(), gen_random_uuid(), 1, {data}, 'ordered', '{tenant}', false
+         from generate_series(1, {count}) n"
+    )
+}
+
 /// Where Marten sets events aside that failed.
 pub const MARTEN_DEAD_LETTERS: &str = "create table public.mt_doc_deadletterevent (
     id uuid not null, data jsonb not null, mt_last_modified timestamp with time zone null default (transaction_timestamp()),
@@ -75,6 +84,16 @@ pub const MESSAGE_DB: &str = "
     create unique index messages_stream on messages (stream_name, position);
     reset search_path;";
 
+/// Writes messages to a stream as `write_message` does: the category is locked first. `data` is SQL that makes a body from `n`.
+pub fn message_db_written(stream: &str, count: i64, data: &str) -> String {
+    format!(
+        "select pg_advisory_xact_lock(message_store.hash_64(message_store.category('{stream}')));
+         insert into message_store.messages (stream_name, position, type, data)
+         select '{stream}', coalesce((select max(position) from message_store.messages where stream_name = '{stream}'), -1) + n, 'Written', {data}
+         from generate_series(1, {count}) n"
+    )
+}
+
 /// What EventStore for Elixir 1.4 makes (schema version 1.3.2): tables, indexes and triggers that reading and appending touch.
 pub const COMMANDED: &str = "
     create table streams (stream_id bigserial primary key not null, stream_uuid text not null, stream_version bigint default 0 not null,
@@ -100,6 +119,24 @@ pub const COMMANDED: &str = "
         last_seen bigint null, created_at timestamp with time zone default now() not null);
     create unique index ix_subscriptions_stream_uuid_subscription_name on subscriptions (stream_uuid, subscription_name);";
 
+/// Appends to a stream in one statement, as the store does. `data` and `created`, which is the application's time, are SQL, the former made from `n`.
+pub fn commanded_appended(schema: &str, stream: &str, events: i64, type_: &str, data: &str, created: &str) -> String {
+    format!(
+        "with new_events as materialized (select gen_random_uuid() as event_id, n as index from generate_series(1, {events}) n),
+         inserted as (insert into {schema}.events (event_id, event_type, data, created_at) select event_id, '{type_}', {data}, {created} from
+             (select event_id, index as n from new_events) made),
+         stream as (insert into {schema}.streams (stream_uuid, stream_version) values ('{stream}', {events})
+             on conflict (stream_uuid) do update set stream_version = streams.stream_version + {events}
+             returning stream_id, stream_version - {events} as initial),
+         source as (insert into {schema}.stream_events select n.event_id, s.stream_id, s.initial + n.index, s.stream_id, s.initial + n.index
+             from new_events n, stream s),
+         linked as (update {schema}.streams set stream_version = stream_version + {events} where stream_id = 0
+             returning stream_version - {events} as initial)
+         insert into {schema}.stream_events select n.event_id, 0, l.initial + n.index, s.stream_id, s.initial + n.index
+         from new_events n, linked l, stream s"
+    )
+}
+
 /// What emmett-postgresql 0.42 makes: tables, partitions and the sequence that reading and appending touch.
 pub const EMMETT: &str = "
     create sequence emt_global_message_position;
@@ -118,3 +155,51 @@ pub const EMMETT: &str = "
     create table emt_processors_emt_default partition of emt_processors for values in ('emt:default');
     create table emt_messages_other partition of emt_messages for values in ('other') partition by list (is_archived);
     create table emt_messages_other_active partition of emt_messages_other for values in (false);";
+
+/// Adds messages to a stream as `emt_append_to_stream` writes them. `kept` is the values of partition and `is_archived`, and `data` SQL that makes a body
+/// from `n`.
+pub fn emmett_appended(schema: &str, stream: &str, messages: i64, kept: &str, data: &str) -> String {
+    format!(
+        "insert into {schema}.emt_messages (stream_id, stream_position, partition, is_archived, message_data, message_metadata, message_schema_version,
+             message_type, message_id, transaction_id)
+         select '{stream}', coalesce((select max(stream_position) from {schema}.emt_messages where stream_id = '{stream}'), 0) + n, {kept},
+             {data}, '{{}}', '1', 'Counted', gen_random_uuid()::text, pg_current_xact_id()
+         from generate_series(1, {messages}) n"
+    )
+}
+
+/// What the scripts of akka-persistence-r2dbc 1.2 and akka-projection-r2dbc 1.5 make: tables and indexes that measuring, appending and storing offsets touch.
+pub const AKKA: &str = "
+    create table event_journal (slice int not null, entity_type varchar(255) not null, persistence_id varchar(255) not null, seq_nr bigint not null,
+        db_timestamp timestamp with time zone not null, event_ser_id integer not null, event_ser_manifest varchar(255) not null,
+        event_payload bytea not null, deleted boolean default false not null, writer varchar(255) not null, adapter_manifest varchar(255),
+        tags text array, meta_ser_id integer, meta_ser_manifest varchar(255), meta_payload bytea, primary key (persistence_id, seq_nr));
+    create index event_journal_slice_idx on event_journal (slice, entity_type, db_timestamp, seq_nr);
+    create table akka_projection_timestamp_offset_store (projection_name varchar(255) not null, projection_key varchar(255) not null,
+        slice int not null, persistence_id varchar(255) not null, seq_nr bigint not null, timestamp_offset timestamp with time zone not null,
+        timestamp_consumed timestamp with time zone not null,
+        primary key (slice, projection_name, timestamp_offset, persistence_id, seq_nr));";
+
+/// The slice of a persistence id: Java's hash of it, by the number of slices.
+pub fn akka_slice(id: &str) -> i32 {
+    let hash = id.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    (hash % 1024).abs()
+}
+
+/// A persistence id of `Cart` in this range of slices.
+pub fn akka_cart_in(slices: std::ops::RangeInclusive<i32>, nth: usize) -> String {
+    (0..).map(|n| format!("Cart|{n}")).filter(|id| slices.contains(&akka_slice(id))).nth(nth).unwrap()
+}
+
+/// Appends events of one persistence id in a transaction that began at this time, as the journal does. `payload` is SQL that makes a body from `n`.
+pub fn akka_appended(id: &str, events: i64, began: &str, payload: &str) -> String {
+    let (entity, _) = id.split_once('|').unwrap();
+    let slice = akka_slice(id);
+    format!(
+        "insert into event_journal (slice, entity_type, persistence_id, seq_nr, writer, adapter_manifest, event_ser_id, event_ser_manifest,
+             event_payload, db_timestamp)
+         select {slice}, '{entity}', '{id}', p.seq_nr + n, 'w', '', 4, 'Happened', {payload},
+             greatest({began}, (select db_timestamp + '1 microsecond'::interval from event_journal where persistence_id = '{id}' and seq_nr = p.seq_nr))
+         from (select coalesce(max(seq_nr), 0) as seq_nr from event_journal where persistence_id = '{id}') p, generate_series(1, {events}) n"
+    )
+}

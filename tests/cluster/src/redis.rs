@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::kept::{self, Kept};
 use crate::server_certificate::ServerCertificate;
-use crate::{free_port, network, packages};
+use crate::{network, packages};
 
 /// What the server answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -75,10 +75,14 @@ impl Redis {
     /// # Errors
     /// As [`Redis::on_loopback`].
     pub fn cluster_node(configuration: &str) -> Result<(Self, u16)> {
+        Self::node(None, "127.0.0.1", configuration)
+    }
+
+    pub(crate) fn node(network: Option<&Path>, host: &str, configuration: &str) -> Result<(Self, u16)> {
         // Unless it is told, that port is 10,000 above the other, where there may be none.
-        let bus = free_port("127.0.0.1")?;
+        let bus = kept::free_address(network, host)?.port();
         let configuration = format!("cluster-enabled yes\ncluster-port {bus}\n{configuration}");
-        Ok((Self::create(None, "127.0.0.1", &configuration, &[], None)?, bus))
+        Ok((Self::create(network.map(Path::to_owned), host, &configuration, &[], None)?, bus))
     }
 
     /// A Sentinel that watches nothing.

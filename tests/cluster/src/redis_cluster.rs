@@ -1,5 +1,6 @@
-//! A real Redis Cluster of a test's own, on loopback.
+//! A real Redis Cluster of a test's own, on loopback or in a cluster's network.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,14 +18,32 @@ pub struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// Starts so many masters and replicas, the first replica being one of the first master, and so on. `configuration`: further lines for each.
+    /// Starts so many masters and replicas on 127.0.0.1, the first replica being one of the first master, and so on. `configuration`: further lines for each.
     /// A node that is away takes only its own slots with it.
     ///
     /// # Errors
     /// When a node does not start, or the cluster does not come up in time.
     pub fn start(masters: usize, replicas: usize, configuration: &str) -> Result<Self> {
+        Self::create(None, "127.0.0.1", masters, replicas, configuration)
+    }
+
+    /// So many masters at `host` inside a network namespace, open to all that is in it.
+    ///
+    /// # Errors
+    /// As [`RedisCluster::start`].
+    pub(crate) fn in_network(network: &Path, host: &str, masters: usize) -> Result<Self> {
+        Self::create(Some(network), host, masters, 0, "protected-mode no")
+    }
+
+    fn create(
+        network: Option<&Path>,
+        host: &str,
+        masters: usize,
+        replicas: usize,
+        configuration: &str,
+    ) -> Result<Self> {
         let configuration = format!("cluster-require-full-coverage no\nrepl-diskless-sync-delay 0\n{configuration}");
-        let started = (0..masters + replicas).map(|_| Redis::cluster_node(&configuration));
+        let started = (0..masters + replicas).map(|_| Redis::node(network, host, &configuration));
         let started: Vec<(Redis, u16)> = started.collect::<Result<_>>()?;
         for (place, (node, _)) in started.iter().enumerate().take(masters) {
             let (first, last) = (place * SLOTS / masters, (place + 1) * SLOTS / masters - 1);
@@ -32,7 +51,7 @@ impl RedisCluster {
             node.run(&format!("CLUSTER SET-CONFIG-EPOCH {}", place + 1))?;
         }
         for (node, bus) in &started[1..] {
-            started[0].0.run(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.address().port()))?;
+            started[0].0.run(&format!("CLUSTER MEET {host} {} {bus}", node.address().port()))?;
         }
         let cluster = Self { nodes: started.into_iter().map(|(node, _)| node).collect(), masters };
         let all = cluster.nodes.len();

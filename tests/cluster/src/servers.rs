@@ -13,6 +13,7 @@ use crate::postgres::Postgres;
 use crate::prometheus::Prometheus;
 use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
+use crate::redis_cluster::RedisCluster;
 use crate::server_certificate::ServerCertificate;
 
 impl Cluster {
@@ -46,6 +47,14 @@ impl Cluster {
     /// When it does not start.
     pub fn redis_with_tls(&self, certificate: &ServerCertificate) -> Result<Redis> {
         Redis::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, Some(certificate))
+    }
+
+    /// A Redis Cluster of so many masters on the node's address, which pods reach, too. Its default user needs no password.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn redis_cluster(&self, masters: usize) -> Result<RedisCluster> {
+        RedisCluster::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS, masters)
     }
 
     /// A Kafka broker on the node's address, which pods reach, too, without TLS.

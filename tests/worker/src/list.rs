@@ -1,12 +1,12 @@
 //! A worker that takes events from a list in Redis, as users of the client library write one: it moves one to the list of work in progress (`BLMOVE`), handles
 //! it, and removes it there. An event's text is its name.
 //!
-//! Told by `REDIS_URL`, `LIST`, `PROCESSING_LIST`.
+//! Told by `REDIS_URL`, `LIST`, `PROCESSING_LIST`; with `REDIS_CLUSTER` that is a node of a cluster, to which the client library finds its way.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redis::{AsyncCommands as _, AsyncConnectionConfig, Client, Direction};
+use redis::{AsyncCommands, AsyncConnectionConfig, Client, Direction, cluster::ClusterClientBuilder};
 use tokio::signal::unix::Signal;
 
 use crate::record::{Record, variable};
@@ -22,12 +22,21 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the server is away or refuses a command, or the database.
 pub(crate) async fn consume(list: &str, ends: &mut Signal) -> Result<()> {
+    let url = variable("REDIS_URL")?;
+    if std::env::var_os("REDIS_CLUSTER").is_some() {
+        let builder = ClusterClientBuilder::new(vec![url]).response_timeout(ANSWER_WITHIN);
+        let cluster = builder.build().context("REDIS_URL")?.get_async_connection().await;
+        return take(cluster.context("connecting to the cluster")?, list, ends).await;
+    }
+    let client = Client::open(url).context("REDIS_URL")?;
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WITHIN));
+    let server = client.get_multiplexed_async_connection_with_config(&config).await.context("connecting to Redis")?;
+    take(server, list, ends).await
+}
+
+async fn take(mut server: impl AsyncCommands, list: &str, ends: &mut Signal) -> Result<()> {
     let record = Record::open().await?;
     let busy = variable("PROCESSING_LIST")?;
-    let client = Client::open(variable("REDIS_URL")?).context("REDIS_URL")?;
-    let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WITHIN));
-    let mut server =
-        client.get_multiplexed_async_connection_with_config(&config).await.context("connecting to Redis")?;
     while !is_told(ends).await {
         let taken: Option<String> =
             server.blmove(list, &busy, Direction::Right, Direction::Left, BLOCK).await.context("taking an event")?;

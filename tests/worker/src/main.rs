@@ -5,20 +5,26 @@
 //! is one row for all shards also `progress`.
 //!
 //! With one of these in its environment it consumes something else: `STREAM` a stream in Redis ([`stream`]), `LIST` a list in Redis ([`list`]),
-//! `KAFKA_BROKERS` topics in Kafka ([`topics`]), `NATS_URL` a consumer of JetStream ([`jetstream`]), `AMQP_URL` a queue in RabbitMQ ([`queue`]), `OUTBOX`
-//! an outbox in PostgreSQL ([`relay`]). With `PAGE_PORT` it shows a page besides ([`page`]), or does nothing else.
+//! `KAFKA_BROKERS` topics in Kafka, as a member of a group ([`topics`]) or with `OFFSETS` by a table ([`partitions`]), `TAKE` an event store in PostgreSQL
+//! ([`journal`]), `NATS_URL` a consumer of JetStream ([`jetstream`]), `AMQP_URL` a queue in RabbitMQ ([`queue`]) or with `SUPER_STREAM` the streams of one
+//! ([`super_stream`]), `OUTBOX` an outbox in PostgreSQL ([`relay`]). With `PAGE_PORT` it shows a page besides ([`page`]), or does nothing else.
 
 mod group;
 mod jetstream;
+mod journal;
 mod list;
 mod log;
+#[path = "../../cluster/src/rabbitmq/streams.rs"]
+mod offsets;
 mod page;
+mod partitions;
 mod queue;
 mod record;
 mod relay;
 mod settings;
 mod share;
 mod stream;
+mod super_stream;
 mod topics;
 
 use std::{
@@ -54,19 +60,28 @@ async fn main() -> Result<()> {
         return stream::consume(&settings, &mut ends).await;
     }
     if let Ok(brokers) = std::env::var("KAFKA_BROKERS") {
-        return topics::consume(&brokers, &mut ends).await;
+        return match std::env::var("OFFSETS") {
+            Ok(table) => partitions::consume(&brokers, table, &mut ends).await,
+            Err(_) => topics::consume(&brokers, &mut ends).await,
+        };
     }
     if let Ok(server) = std::env::var("NATS_URL") {
         return jetstream::consume(&server, &mut ends).await;
     }
     if let Ok(server) = std::env::var("AMQP_URL") {
-        return queue::consume(&server, &mut ends).await;
+        return match std::env::var("SUPER_STREAM") {
+            Ok(name) => super_stream::consume(&server, name, &mut ends).await,
+            Err(_) => queue::consume(&server, &mut ends).await,
+        };
     }
     if let Ok(list) = std::env::var("LIST") {
         return list::consume(&list, &mut ends).await;
     }
     if let Ok(table) = std::env::var("OUTBOX") {
         return relay::send(&table, &mut ends).await;
+    }
+    if let Ok(take) = std::env::var("TAKE") {
+        return journal::consume(&take, &mut ends).await;
     }
     if shows_page && std::env::var_os("SCHEMA").is_none() {
         ends.recv().await;

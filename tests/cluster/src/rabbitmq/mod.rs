@@ -228,7 +228,7 @@ impl RabbitMq {
     /// # Errors
     /// When the server refuses it, or tells another offset afterwards.
     pub fn store_offset(&self, stream: &str, reference: &str, offset: u64) -> Result<()> {
-        streams::store_offset(self.dial(self.streams)?, stream, reference, offset)
+        streams::Offsets::open(self.dial(self.streams)?)?.store(stream, reference, offset)
     }
 
     /// Where the management API listens.

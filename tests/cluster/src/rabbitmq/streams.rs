@@ -1,4 +1,4 @@
-//! A client of the protocol for streams that stores an offset: so much of it, and no more.
+//! A client of the protocol for streams that stores offsets and asks for them: so much of it, and no more.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,25 +14,40 @@ const SASL_AUTHENTICATE: u16 = 19;
 const TUNE: u16 = 20;
 const OPEN: u16 = 21;
 
-/// Stores an offset, and waits until the server tells it.
-pub(super) fn store_offset(mut stream: TcpStream, name: &str, reference: &str, offset: u64) -> Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    call(&mut stream, PEER_PROPERTIES, &[0; 4])?;
-    call(&mut stream, SASL_HANDSHAKE, &[])?;
-    let login = [string("PLAIN").as_slice(), &[0, 0, 0, 12], b"\0guest\0guest"].concat();
-    call(&mut stream, SASL_AUTHENTICATE, &login)?;
-    send(&mut stream, TUNE, &[0, 16, 0, 0, 0, 0, 0, 0])?;
-    call(&mut stream, OPEN, &string("/"))?;
-    let place = [string(reference), string(name)].concat();
-    for _ in 0..600 {
-        send(&mut stream, STORE_OFFSET, &[place.as_slice(), &offset.to_be_bytes()].concat())?;
-        std::thread::sleep(Duration::from_millis(50));
-        let told = call(&mut stream, QUERY_OFFSET, &place)?;
-        if told[4..6] == [0, 1] && told[6..14] == offset.to_be_bytes() {
-            return Ok(());
-        }
+/// A connection by which consumers keep their offsets, as the user `guest` in the virtual host `/`.
+pub(crate) struct Offsets(TcpStream);
+
+impl Offsets {
+    pub(crate) fn open(mut stream: TcpStream) -> Result<Self> {
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        call(&mut stream, PEER_PROPERTIES, &[0; 4])?;
+        call(&mut stream, SASL_HANDSHAKE, &[])?;
+        let login = [string("PLAIN").as_slice(), &[0, 0, 0, 12], b"\0guest\0guest"].concat();
+        call(&mut stream, SASL_AUTHENTICATE, &login)?;
+        send(&mut stream, TUNE, &[0, 16, 0, 0, 0, 0, 0, 0])?;
+        call(&mut stream, OPEN, &string("/"))?;
+        Ok(Self(stream))
     }
-    bail!("the offset was not stored")
+
+    /// Stores an offset, and waits until the server tells it.
+    pub(crate) fn store(&mut self, name: &str, reference: &str, offset: u64) -> Result<()> {
+        let place = [string(reference), string(name)].concat();
+        for _ in 0..600 {
+            send(&mut self.0, STORE_OFFSET, &[place.as_slice(), &offset.to_be_bytes()].concat())?;
+            std::thread::sleep(Duration::from_millis(50));
+            if self.stored(name, reference)? == Some(offset) {
+                return Ok(());
+            }
+        }
+        bail!("the offset was not stored")
+    }
+
+    /// What is stored, if anything is.
+    pub(crate) fn stored(&mut self, name: &str, reference: &str) -> Result<Option<u64>> {
+        let told = call(&mut self.0, QUERY_OFFSET, &[string(reference), string(name)].concat())?;
+        let offset = told.get(6..).and_then(<[u8]>::first_chunk).map(|bytes| u64::from_be_bytes(*bytes));
+        Ok(offset.filter(|_| told[4..6] == [0, 1]))
+    }
 }
 
 /// One request: returns the number, the code and what follows.
