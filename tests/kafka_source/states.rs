@@ -1,13 +1,13 @@
 //! What is reported in each state of topics and group, through the sampler as the operator runs it.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use projectionist::{
     api::Reason,
     lag::{AtLeast, Certain, CheckpointState, Limit, Pending, Position},
 };
 use serde_json::json;
-use test_cluster::kafka::Listener;
+use test_cluster::{eventually_is, kafka::Listener};
 
 use crate::{
     harness::{ask, broker, commit, pki, produce, token, topic},
@@ -15,6 +15,7 @@ use crate::{
 };
 
 const NOW: Duration = Duration::ZERO;
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn exactly(events: u64) -> Pending {
     Pending { events, exact: true }
@@ -65,6 +66,30 @@ async fn an_empty_topic_a_backlog_and_a_group_that_has_caught_up() {
     let done = sampler.wait_pending("backlog", exactly(0)).await;
     assert_eq!(done.sample.staleness, Some(Duration::ZERO));
     assert_eq!(ask(&["members", "backlog-group"]), "Empty 0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_group_rebalances_what_it_has_committed_counts() {
+    topic("rebalancing", 2, "");
+    produce("rebalancing", 0, 5, NOW);
+    for (partition, offset) in [(0, 2), (1, 0)] {
+        commit("rebalancing-group", "rebalancing", partition, offset);
+    }
+    let mut sampler = Running::start();
+    sampler.declare("rebalancing", &["rebalancing"], "rebalancing-group", |_| {});
+    sampler.wait_pending("rebalancing", exactly(3)).await;
+    let members = || async { Ok::<_, Infallible>(ask(&["members", "rebalancing-group"])) };
+    ask(&["join", "rebalancing-group", "rebalancing"]);
+    assert_eq!(members().await.unwrap(), "Stable 1");
+    ask(&["ask to join", "rebalancing-group", "rebalancing"]);
+    let rebalances = |members: &String| members.starts_with("PreparingRebalance");
+    eventually_is(DEADLINE, "the group rebalances", rebalances, members).await.unwrap();
+    for round in 1..=3 {
+        produce("rebalancing", 1, 1, NOW);
+        sampler.wait_pending("rebalancing", exactly(3 + round)).await;
+    }
+    // It did so all the time, since one of its members does nothing.
+    assert!(rebalances(&members().await.unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,6 +81,17 @@ public class Driver {
         }
     }
 
+    static final List<KafkaConsumer<byte[], byte[]>> members = new ArrayList<>();
+
+    /** A member of a group, which a rebalance waits for as long as it is heard of. */
+    static KafkaConsumer<byte[], byte[]> member(String group, String topic) {
+        Map<String, Object> config = Map.of("bootstrap.servers", servers, "group.id", group, "enable.auto.commit", false,
+            "max.poll.interval.ms", 3_600_000);
+        var member = new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+        member.subscribe(List.of(topic));
+        return member;
+    }
+
     /** A text in Base64; "-" is none. */
     static byte[] bytes(String text) {
         return text.equals("-") ? null : Base64.getDecoder().decode(text);
@@ -209,6 +220,26 @@ public class Driver {
                         consumer.commitSync();
                     }
                 }
+                return "";
+            }
+            case "join": {
+                // group, topic: a member that has partitions, and from then on neither polls nor leaves.
+                var member = member(c[1], c[2]);
+                long until = System.currentTimeMillis() + 60_000;
+                while (member.assignment().isEmpty()) {
+                    if (System.currentTimeMillis() > until) throw new IllegalStateException("no partition was assigned");
+                    member.poll(Duration.ofMillis(200));
+                }
+                members.add(member);
+                return "";
+            }
+            case "ask to join": {
+                // group, topic: a further member, which waits until the others give up partitions.
+                var member = member(c[1], c[2]);
+                members.add(member);
+                var waits = new Thread(() -> member.poll(Duration.ofDays(1)));
+                waits.setDaemon(true);
+                waits.start();
                 return "";
             }
             case "members": {
