@@ -8,7 +8,7 @@ use super::*;
 use crate::api::{CheckpointLocation, CheckpointRows, DocumentLocation, DocumentPart, RedisLocation, RedisPart};
 
 /// A Projection of a stream in Redis with this read store and built-in projector.
-fn of_stream(store: &str, builtin: Value) -> Projection {
+fn of_stream(store: &str, builtin: &Value) -> Projection {
     let connection = json!({"connection": {"secretRef": {"name": "r"}}});
     let mut source = connection.clone();
     source["streams"] = json!([{"key": "orders", "group": "list"}]);
@@ -43,21 +43,21 @@ fn commands(value: &str) -> Value {
 #[test]
 fn notes_of_messages_are_kept_for_a_day_in_redis_and_for_a_week_in_postgresql() {
     const DAY: Duration = Duration::from_secs(24 * 3_600);
-    assert_eq!(kept_for(&of_stream("redis", commands("{stream}"))), DAY);
-    assert_eq!(kept_for(&of_stream("postgres", json!({"handlers": {"Ordered": "select 1"}}))), DAY * 7);
+    assert_eq!(kept_for(&of_stream("redis", &commands("{stream}"))), DAY);
+    assert_eq!(kept_for(&of_stream("postgres", &json!({"handlers": {"Ordered": "select 1"}}))), DAY * 7);
     let mut builtin = commands("{stream}");
     builtin["inbox"] = json!({"keepFor": "72h"});
-    assert_eq!(kept_for(&of_stream("redis", builtin)), DAY * 3);
+    assert_eq!(kept_for(&of_stream("redis", &builtin)), DAY * 3);
 }
 
 #[test]
 fn what_could_not_be_handled_of_a_queue_is_read_where_the_workers_write_it() {
-    let found = of_stream("redis", commands("{stream}")).spec.checkpoint_location("shop", "orders");
+    let found = of_stream("redis", &commands("{stream}")).spec.checkpoint_location("shop", "orders");
     let (key, rows) = ("projectionist:{shop/orders}:failed".to_owned(), CheckpointRows::One);
     assert_eq!(found, Some(CheckpointLocation::Redis(RedisLocation { key, part: RedisPart::Inbox, rows })));
     let handlers = json!({"Ordered": [{"delete": {"index": "orders", "id": "1", "version": "{data.version}"}}]});
     let builtin = json!({"elasticsearch": {"stateIndex": "state", "handlers": handlers}});
-    let found = of_stream("elasticsearch", builtin).spec.checkpoint_location("shop", "orders");
+    let found = of_stream("elasticsearch", &builtin).spec.checkpoint_location("shop", "orders");
     let (index, id) = ("state".to_owned(), "shop/orders:failed".to_owned());
     let place = DocumentLocation { index, id, part: DocumentPart::Inbox, rows: CheckpointRows::One };
     assert_eq!(found, Some(CheckpointLocation::Document(place)));
@@ -95,16 +95,16 @@ fn handlers_that_need_what_messages_lack_are_refused_in_words() {
         ),
         ("elasticsearch", documents(index(json!({"version": "{position}"}))), "it asks for {position}"),
     ] {
-        let refused = validate(&of_stream(store, builtin)).unwrap_err().to_string();
+        let refused = validate(&of_stream(store, &builtin)).unwrap_err().to_string();
         assert!(refused.starts_with("spec.projector.builtin cannot be run") && refused.contains(expected), "{refused}");
     }
-    validate(&of_stream("elasticsearch", documents(index(json!({"version": "{data.version}"}))))).unwrap();
+    validate(&of_stream("elasticsearch", &documents(index(json!({"version": "{data.version}"}))))).unwrap();
 }
 
 #[test]
 fn a_version_is_refused_where_events_have_positions() {
     let versioned = json!({"delete": {"index": "orders", "id": "{stream}", "version": "{data.version}"}});
-    let mut projection = of_stream("elasticsearch", json!({"elasticsearch": {"handlers": {"Ordered": [versioned]}}}));
+    let mut projection = of_stream("elasticsearch", &json!({"elasticsearch": {"handlers": {"Ordered": [versioned]}}}));
     projection.spec.source =
         serde_json::from_value(json!({"postgres": {"connection": {"secretRef": {"name": "db"}}, "eventTable": {}}}))
             .unwrap();
