@@ -6,11 +6,18 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use kube::{ResourceExt, api::ListParams};
+use anyhow::{Context, Result, bail, ensure};
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api, ResourceExt,
+    runtime::{WatchStreamExt, watcher},
+};
 use projectionist::{
     hpa::{Autoscaler, Reading},
     simulate::{Point, Policy, Scenario, State, Trace, run},
@@ -263,24 +270,42 @@ impl<R: Fn(i64) -> Reading> Policy for Series<R> {
     }
 }
 
-/// Watches all workloads until nothing has changed for a while; returns the changes by name.
-async fn settle(shop: &Shop<'_>, seen: &mut BTreeMap<String, i32>) -> Result<BTreeMap<String, Vec<i32>>> {
-    let (deployments, ours) = (shop.deployments(), ListParams::default().labels("differential=yes"));
-    let mut changes: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-    let (begun, mut changed) = (Instant::now(), Instant::now());
-    while changed.elapsed() < SETTLED {
-        ensure!(begun.elapsed() < PATIENCE, "the autoscalers do not come to rest: {changes:?}");
-        for deployment in deployments.list(&ours).await? {
-            let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas).context("no replicas")?;
-            let name = deployment.name_any();
-            if seen.insert(name.clone(), replicas).is_some_and(|before| before != replicas) {
-                changes.entry(name).or_default().push(replicas);
-                changed = Instant::now();
-            }
+/// What has become of the workloads' replicas, by name.
+struct Changes {
+    seen: BTreeMap<String, i32>,
+    found: BTreeMap<String, Vec<i32>>,
+    last: Instant,
+}
+
+/// Notes each change as the API server tells it: whoever only looks now and then misses some on a busy machine.
+async fn watch(deployments: Api<Deployment>, changes: Arc<Mutex<Changes>>) -> Result<()> {
+    let ours = watcher::Config::default().labels("differential=yes");
+    let mut told = pin!(watcher(deployments, ours).default_backoff().applied_objects());
+    while let Some(deployment) = told.next().await {
+        // What cannot be watched is tried again.
+        let Ok(deployment) = deployment else { continue };
+        let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas).context("no replicas")?;
+        let name = deployment.name_any();
+        let mut changes = changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if changes.seen.insert(name.clone(), replicas).is_some_and(|before| before != replicas) {
+            changes.found.entry(name).or_default().push(replicas);
+            changes.last = Instant::now();
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    Ok(changes)
+    bail!("the watch has ended")
+}
+
+/// Waits until nothing has changed for a while; returns the changes since the last time.
+async fn settle(changes: &Mutex<Changes>) -> Result<BTreeMap<String, Vec<i32>>> {
+    let begun = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut changes = changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun.max(changes.last).elapsed() >= SETTLED {
+            return Ok(std::mem::take(&mut changes.found));
+        }
+        ensure!(begun.elapsed() < PATIENCE, "the autoscalers do not come to rest: {:?}", changes.found);
+    }
 }
 
 #[test]
@@ -309,8 +334,10 @@ fn the_simulator_finds_the_replicas_that_the_real_controller_finds() {
         shop.apply(&shop.measured("orders", &json!({})))?;
         shop.metric_is("projection_pending_events", "orders", |value| value == SERIES[0].to_string()).await?;
         let cases = cases();
-        let mut seen: BTreeMap<String, i32> = cases.iter().map(|case| (case.name.to_owned(), case.start)).collect();
+        let seen = cases.iter().map(|case| (case.name.to_owned(), case.start)).collect();
         let mut begun = Instant::now();
+        let changes = Arc::new(Mutex::new(Changes { seen, found: BTreeMap::new(), last: begun }));
+        let watching = tokio::spawn(watch(shop.deployments(), Arc::clone(&changes)));
         for case in &cases {
             case.apply(&shop)?;
         }
@@ -320,10 +347,12 @@ fn the_simulator_finds_the_replicas_that_the_real_controller_finds() {
                 shop.commit("orders", EVENTS - events).await?;
                 shop.metric_is("projection_pending_events", "orders", |value| value == events.to_string()).await?;
             }
-            real.push(settle(&shop, &mut seen).await?);
+            real.push(settle(&changes).await?);
             lengths.push(begun.elapsed());
             begun = Instant::now();
         }
+        ensure!(!watching.is_finished(), "{:?}", watching.await);
+        watching.abort();
         let mut differing = Vec::new();
         for case in &cases {
             let watched: Vec<Vec<i32>> =
