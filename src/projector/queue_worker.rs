@@ -171,7 +171,11 @@ impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
     async fn failed(&mut self, id: &str, receipt: &Q::Receipt, why: &ProjectorError) -> Result<(), ProjectorError> {
         let why = why.to_string();
         let times = self.inbox.record_failure(id, &why).await?;
-        let pause = BACKOFF.pause(times.saturating_sub(1));
+        if times == 0 {
+            // It is handled, and only the acknowledgement was lost. That it cannot be read or handled any more is no matter.
+            return self.queue.acknowledge(std::slice::from_ref(receipt)).await;
+        }
+        let pause = BACKOFF.pause(times - 1);
         tracing::error!(retry_in = ?pause, times, "{why}");
         self.queue.put_back(std::slice::from_ref(receipt), pause).await
     }

@@ -25,8 +25,12 @@ async fn store(name: &str) -> (String, Client) {
 }
 
 fn appended(stream: &str, events: i64, age: &str) -> String {
+    appended_in("public", stream, events, age)
+}
+
+fn appended_in(schema: &str, stream: &str, events: i64, age: &str) -> String {
     commanded_appended(
-        "public",
+        schema,
         stream,
         events,
         "Happened",
@@ -251,7 +255,7 @@ async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
     client.batch_execute("create schema own; alter table streams set schema own; alter table events set schema own; alter table stream_events set schema own; alter table subscriptions set schema own").await.unwrap();
     client.batch_execute("set search_path to own").await.unwrap();
     subscribe(&client, "$all", "orders").await;
-    append(&client, "order-1", 2).await;
+    client.batch_execute(&appended_in("own", "order-1", 2, "0 s")).await.unwrap();
     let mut sampler = Running::start(&[("db", &server().url_as("commanded_reader", "hunter2", "commanded_rights"))]);
     sampler.declare("a", subscription(json!({ "subscription": "orders", "schema": "own" })));
     let grants = [

@@ -32,7 +32,11 @@ async fn store(name: &str) -> (String, Client) {
 }
 
 fn appended(stream: &str, messages: i64) -> String {
-    emmett_appended("public", stream, messages, "'emt:default', false", "'{}'")
+    appended_in("public", stream, messages)
+}
+
+fn appended_in(schema: &str, stream: &str, messages: i64) -> String {
+    emmett_appended(schema, stream, messages, "'emt:default', false", "'{}'")
 }
 
 async fn append(client: &Client, stream: &str, messages: i64) {
@@ -232,7 +236,7 @@ async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
         .batch_execute("create schema own; alter table emt_messages set schema own; alter table emt_processors set schema own; set search_path to own, public")
         .await
         .unwrap();
-    append(&client, "order-1", 2).await;
+    client.batch_execute(&appended_in("own", "order-1", 2)).await.unwrap();
     processed(&client, "a", &position(0)).await;
     let mut sampler = Running::start(&[("db", &server().url_as("emmett_reader", "hunter2", "emmett_rights"))]);
     sampler.declare("a", processor(json!({ "processor": "a", "schema": "own" })));
@@ -245,7 +249,7 @@ async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
     // Whose transaction it is that holds messages back the role may not see; that one does, it may.
     let slow = server().connect("emmett_rights").await.unwrap();
     slow.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
-    append(&client, "order-1", 1).await;
+    client.batch_execute(&appended_in("own", "order-1", 1)).await.unwrap();
     let waits = sampler.wait_measured("held", "a", |m| held(m) == (3, 1)).await;
     assert!(waits.sample.blocked_by.as_ref().is_some_and(|writer| writer.pid.is_some()), "{waits:?}");
     slow.batch_execute("rollback").await.unwrap();

@@ -123,6 +123,28 @@ async fn every_event_of_a_category_comes_once_into_redis_by_its_link_while_worke
     drop(workers);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_event_of_a_stream_goes_on_behind_the_commands_that_were_done_by_a_worker_that_has_left() {
+    let (redis, fake) = (Redis::on_loopback().unwrap(), Fake::start().await);
+    let mut shop = open(&fake, "kurrentdb_begun", "order-1", None).await;
+    let first = "HINCRBY totals events 1";
+    let commands = redis::handlers(&format!("{first} | HSET card:{{stream}} at {{position}}"));
+    shop.redis = Some(RedisTarget { url: redis.url(), handlers: commands });
+    redis.run("SET card:order-1 no-hash").unwrap();
+    fake.database(append_elsewhere);
+    let worker = shop.start("a");
+    worker.says("revision 0 of stream order-1").await;
+    worker.stop().await;
+    assert_eq!(redis::kept(&shop, &redis, "begun:").len(), 1, "how far it has come is kept");
+    shop.redis.as_mut().unwrap().handlers =
+        redis::handlers(&format!("{first} | RPUSH applied:{{stream}} {{position}}"));
+    let worker = shop.start("b");
+    let applied = || async { redis.run("LLEN applied:order-1").map(|length| redis::number(&length)) };
+    eventually_is(PATIENCE, "the event is handled", |count| *count == 1, applied).await.unwrap();
+    worker.stop().await;
+    assert_eq!(redis::number(&redis.run("HGET totals events").unwrap()), 1, "no command runs twice");
+}
+
 fn append_elsewhere(database: &mut Database) {
     database.put("order-1", "Counted", b"{\"n\": 1}", true, jiff::Timestamp::now());
 }

@@ -163,6 +163,14 @@ fn what_must_not_change_cannot_be_changed() {
             (source(&json!({"position": "seq"})), "table, position and stream cannot be changed"),
             (source(&json!({"stream": "aggregate"})), "table, position and stream cannot be changed"),
             (
+                json!({"source": {"postgres": null, "kurrentdb": {"connection": {"secretRef": {"name": "x"}}, "catchUp": {"stream": "$all"}}}}),
+                "spec.source cannot be changed to another kind",
+            ),
+            (
+                json!({"source": {"postgres": null, "nats": {"connection": {"secretRef": {"name": "x"}}, "consumers": [{"stream": "x", "consumer": "x"}]}}}),
+                "spec.source cannot be changed to another kind",
+            ),
+            (
                 json!({"projector": {"builtin": null, "existing": {"kind": "Deployment", "name": "x"}}, "checkpoint": {"readStore": {}}}),
                 "spec.projector cannot be changed to another kind",
             ),

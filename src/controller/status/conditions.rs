@@ -129,7 +129,7 @@ fn reachable(known: &Known<'_>) -> ConditionState {
     match why {
         None if known.measured.as_ref().is_ok_and(|measured| measured.sample.notes.contains(&Note::PooledConnection)) => remarkable(
             Reason::PooledConnection,
-            "the event source and the read store answer. The event source is reached through a connection pooler: spec.source.postgres.eventTable.notifyChannel cannot be listened to, so that new events are seen at the next poll, and workers of the built-in projector refuse to work. Name the server itself in the Secret".to_owned(),
+            "the event source and the read store answer. The event source is reached through a connection pooler: notifyChannel cannot be listened to, so that new events are seen at the next poll, and workers of the built-in projector refuse to work. Name the server itself in the Secret".to_owned(),
         ),
         None => holds("the event source and the read store answer"),
         Some(why) if is_an_answer(why.reason) => holds("the event source and the read store answer"),

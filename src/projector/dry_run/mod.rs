@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 pub use events::{BadEvent, SampleEvent, read_events};
 
 use super::{
-    config::{Output, ProjectorConfig},
+    config::{Input, Output, ProjectorConfig},
     error::ProjectorError,
     event::Event,
     output::{
@@ -87,15 +87,15 @@ pub async fn dry_run(
         (Output::Postgres(sql), Some(StoreConnection::Postgres(settings))) => {
             let mapping = Mapping::parse(&sql.handlers)?;
             let store = PostgresDryRun::open(&settings, sql, &mapping).await?;
-            all(store, config.max_event_bytes, events, say).await
+            all(store, config, events, say).await
         }
         (Output::Redis(output), None) => {
             let store = RedisDryRun::new(Commands::parse(&output.handlers)?, config.max_event_bytes);
-            all(store, config.max_event_bytes, events, say).await
+            all(store, config, events, say).await
         }
         (Output::Elasticsearch(output), None) => {
             let store = SearchDryRun::new(Documents::parse(output)?, config.max_event_bytes);
-            all(store, config.max_event_bytes, events, say).await
+            all(store, config, events, say).await
         }
         (Output::Postgres(_) | Output::Redis(_) | Output::Elasticsearch(_), _) => Err(ProjectorError::OtherStore),
     }
@@ -103,11 +103,13 @@ pub async fn dry_run(
 
 async fn all<D: DryRun>(
     mut store: D,
-    max_event_bytes: u64,
+    config: &ProjectorConfig,
     events: &[SampleEvent],
     say: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Tried, ProjectorError> {
     let mut tried = Tried::default();
+    // Messages of a queue do not wait behind others.
+    let is_in_order = !matches!(config.input, Input::Queue(_));
     // The line of the first that failed in each stream.
     let mut held: BTreeMap<&str, usize> = BTreeMap::new();
     for SampleEvent { line, event } in events {
@@ -118,7 +120,7 @@ async fn all<D: DryRun>(
             say(&format!("{named}: not tried, it waits behind line {behind} in its stream"));
             continue;
         }
-        let outcome = match too_large(event, max_event_bytes) {
+        let outcome = match too_large(event, config.max_event_bytes) {
             Some(why) => Err(DryRunError::Event(why)),
             None => store.handle(event).await,
         };
@@ -134,7 +136,7 @@ async fn all<D: DryRun>(
             }
             Err(DryRunError::Event(why)) => {
                 tried.failed += 1;
-                held.extend(stream.map(|stream| (stream, *line)));
+                held.extend(stream.filter(|_| is_in_order).map(|stream| (stream, *line)));
                 say(&format!("{named}: failed: {why}"));
             }
             Err(DryRunError::Store(error)) => return Err(error),

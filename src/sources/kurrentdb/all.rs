@@ -51,11 +51,11 @@ pub(super) fn waiting(page: &Page, position: u64, end: u64, waits: impl Fn(&Reco
     if reaches_end(page) {
         return Pending { events: count, exact: true };
     }
-    let last = page.events.iter().rev().flatten().next().map_or(position, |event| event.commit.max(position));
+    let last = page.events.iter().rev().flatten().next().map_or(position, |event| event.commit);
     let first = page.events.iter().flatten().next().map_or(position, |event| event.commit);
-    // The page may begin before the position.
+    // The page may begin before the position, and end before it.
     let (span, all) = (last.saturating_sub(first.min(position)), page.events.len());
-    let rest = u128::from(end.saturating_sub(last));
+    let rest = u128::from(end.saturating_sub(last.max(position)));
     let more = rest * u128::try_from(all).unwrap_or(u128::MAX) / u128::from(span.max(1));
     Pending { events: count.saturating_add(u64::try_from(more).unwrap_or(u64::MAX)), exact: false }
 }
@@ -85,6 +85,8 @@ mod tests {
         let cut = page((1..=10).map(|event| event * 100), false);
         assert_eq!(beyond(&cut, 100, 2_000), Pending { events: 9 + 11, exact: false });
         assert_eq!(beyond(&page([5].into_iter(), false), 5, 5), Pending { events: 0, exact: false });
+        let arrived = beyond(&full, 1_000_000, 1_050_000);
+        assert_eq!(arrived, Pending { events: 501, exact: false }, "a page far behind tells how dense the log is");
     }
 
     #[test]

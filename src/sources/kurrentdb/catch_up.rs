@@ -132,7 +132,12 @@ fn of_shards(rows: &Rows, page: &Page, (head, last): (Position, u64), arrived: u
     (sample.staleness, sample.ahead_of_clock) = oldest(first.and_then(|event| event.created), pending.events, page);
     // What the shard that has come furthest was to handle next, and is gone.
     let next = u64::try_from(rows.highest().saturating_add(1)).unwrap_or_default();
-    let kept_from = page.events.first().copied().flatten().map_or(0, |event| event.revision);
+    let kept_from = match page.events.first() {
+        Some(Some(event)) => event.revision,
+        // Nothing is left of what none of them had reached.
+        None if all::reaches_end(page) => last.saturating_add(1),
+        Some(None) | None => 0,
+    };
     sample.faults.deleted = kept_from.saturating_sub(next);
     sample
 }

@@ -15,8 +15,11 @@ local function get(field)
   return redis.call('HGET', state, field)
 end
 
--- Whether one position, in digits, is beyond another. Lua's own numbers are exact up to 2^53 only.
+-- Whether one position, in digits, is beyond another; -1 is before all others. Lua's own numbers are exact up to 2^53 only.
 local function is_beyond(one, other)
+  if one == '-1' or other == '-1' then
+    return one ~= '-1'
+  end
   if #one ~= #other then
     return #one > #other
   end

@@ -96,13 +96,7 @@ impl RedisInbox {
     }
 
     /// Which message the script stopped at, and why.
-    fn stopped(
-        &self,
-        reply: &[Reply],
-        ids: &[String],
-        events: &[Event],
-        commands: &[Vec<Filled>],
-    ) -> Option<(usize, Refused)> {
+    fn stopped(&self, reply: &[Reply], events: &[Event], commands: &[Vec<Filled>]) -> Option<(usize, Refused)> {
         let Stopped { index, command, error } = Stopped::read(reply)?;
         let refused = match error {
             Some(error) => {
@@ -110,8 +104,9 @@ impl RedisInbox {
                 refusals::meaning(error, (command, failed), &events.get(index)?.event_type, self.state.projection())
             }
             None => {
-                let note = redis_state::seen(self.state.projection(), &name(ids.get(index)?));
-                Refused::Event(state::changed(command, &format!("DEL {note:?}")))
+                // Its identity may be part of its content, which is never told.
+                let note = redis_state::seen(self.state.projection(), "MESSAGE");
+                Refused::Event(state::changed(command, &format!("DEL {note:?}, where MESSAGE stands for its identity")))
             }
         };
         Some((index, refused))
@@ -141,7 +136,7 @@ impl Inbox for RedisInbox {
             Some([foreign]) if foreign.as_str() == Some("foreign") => {
                 return Err(ApplyError::Store(self.state.nonsense(RUNNING)));
             }
-            Some(stopped) => self.stopped(stopped, ids, events, &names),
+            Some(stopped) => self.stopped(stopped, events, &names),
             None => None,
         };
         match stopped {
