@@ -1,9 +1,9 @@
 //! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
 
 use super::{
-    CheckpointLocation, CheckpointRows, Connection, DocumentLocation, DocumentPart, EventTable, InboxLocation,
-    KafkaConnection, OffsetsLocation, Ordering, Outbox, PostgresReadStore, ProjectionSpec, ReadStore, RedisLayout,
-    RedisLocation, RedisPart, SecretKeyRef, Shards, Source, TableLocation,
+    BuiltinProjector, CheckpointLocation, CheckpointRows, Connection, DocumentLocation, DocumentPart, EventTable,
+    InboxLocation, KafkaConnection, OffsetsLocation, Ordering, Outbox, PostgresReadStore, ProjectionSpec, ReadStore,
+    RedisLayout, RedisLocation, RedisPart, SecretKeyRef, Shards, Source, TableLocation,
     read_store::{default_name_column, default_position_column},
 };
 use crate::names::{CHECKPOINT_TABLE, INBOX_TABLE, redis_state, search_state, secret_key};
@@ -53,58 +53,55 @@ impl ProjectionSpec {
         self.event_table()?.shard.as_deref()
     }
 
-    /// Where in the read store the checkpoint of the Projection `namespace/name` is, or `None` when the spec does not say.
-    pub fn checkpoint_location(&self, namespace: &str, name: &str) -> Option<CheckpointLocation> {
-        let store = self.read_store.as_ref()?;
-        let projection = format!("{namespace}/{name}");
-        let of_workers = || match self.source.kafka {
+    /// Where the built-in projector keeps how far it has come, or on a queue, which itself keeps what waits, why messages cannot be handled.
+    fn builtin_location(
+        &self,
+        builtin: &BuiltinProjector,
+        store: &ReadStore,
+        projection: String,
+    ) -> Option<CheckpointLocation> {
+        let is_queue = self.source.is_queue();
+        let rows = match self.source.kafka {
+            _ if is_queue => CheckpointRows::One,
             Some(_) => CheckpointRows::Parts,
             None => CheckpointRows::Numbered(self.shard_count().unwrap_or(1)),
         };
-        let handlers = self.projector.as_ref().and_then(|projector| projector.builtin.as_ref()?.elasticsearch.as_ref());
-        let handlers = handlers.filter(|_| store.elasticsearch.is_some());
-        if let Some(handlers) = handlers.filter(|_| self.source.is_queue()) {
-            return Some(CheckpointLocation::Document(DocumentLocation {
-                index: handlers.state_index.clone(),
-                id: search_state::failed(&projection),
-                part: DocumentPart::Inbox,
-                rows: CheckpointRows::One,
-            }));
+        if store.redis.is_some() {
+            let (key, part) = if is_queue {
+                (redis_state::failed(&projection), RedisPart::Inbox)
+            } else {
+                (redis_state::key(&projection), RedisPart::Builtin)
+            };
+            return Some(CheckpointLocation::Redis(RedisLocation { key, part, rows }));
         }
-        if self.is_builtin() && self.source.is_queue() && store.redis.is_some() {
-            return Some(CheckpointLocation::Redis(RedisLocation {
-                key: redis_state::failed(&projection),
-                part: RedisPart::Inbox,
-                rows: CheckpointRows::One,
-            }));
+        if let Some(handlers) = builtin.elasticsearch.as_ref().filter(|_| store.elasticsearch.is_some()) {
+            let (id, part) = if is_queue {
+                (search_state::failed(&projection), DocumentPart::Inbox)
+            } else {
+                (projection, DocumentPart::Builtin)
+            };
+            let index = handlers.state_index.clone();
+            return Some(CheckpointLocation::Document(DocumentLocation { index, id, part, rows }));
         }
-        if self.is_builtin() && self.source.is_queue() {
-            let table = in_schema(store.postgres.as_ref()?, INBOX_TABLE);
+        let postgres = store.postgres.as_ref()?;
+        if is_queue {
+            let table = in_schema(postgres, INBOX_TABLE);
             return Some(CheckpointLocation::Inbox(InboxLocation { table, projection }));
         }
-        if self.is_builtin() && store.redis.is_some() {
-            return Some(CheckpointLocation::Redis(RedisLocation {
-                key: redis_state::key(&projection),
-                part: RedisPart::Builtin,
-                rows: of_workers(),
-            }));
-        }
-        if let Some(handlers) = handlers {
-            return Some(CheckpointLocation::Document(DocumentLocation {
-                index: handlers.state_index.clone(),
-                id: projection,
-                part: DocumentPart::Builtin,
-                rows: of_workers(),
-            }));
-        }
-        if self.is_builtin() {
-            return Some(CheckpointLocation::Table(TableLocation {
-                table: in_schema(store.postgres.as_ref()?, CHECKPOINT_TABLE),
-                name_column: default_name_column(),
-                position_column: default_position_column(),
-                name: projection,
-                rows: of_workers(),
-            }));
+        Some(CheckpointLocation::Table(TableLocation {
+            table: in_schema(postgres, CHECKPOINT_TABLE),
+            name_column: default_name_column(),
+            position_column: default_position_column(),
+            name: projection,
+            rows,
+        }))
+    }
+
+    /// Where in the read store the checkpoint of the Projection `namespace/name` is, or `None` when the spec does not say.
+    pub fn checkpoint_location(&self, namespace: &str, name: &str) -> Option<CheckpointLocation> {
+        let store = self.read_store.as_ref()?;
+        if let Some(builtin) = self.projector.as_ref().and_then(|projector| projector.builtin.as_ref()) {
+            return self.builtin_location(builtin, store, format!("{namespace}/{name}"));
         }
         let checkpoint = self.checkpoint.as_ref()?;
         if let Some(redis) = checkpoint.redis.as_ref().filter(|_| store.redis.is_some()) {

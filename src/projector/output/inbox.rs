@@ -1,5 +1,7 @@
 //! The inboxes of all kinds of read store as one, so that the worker on a queue exists once for all of them.
 
+use std::time::Duration;
+
 use super::{
     super::{error::ProjectorError, event::Event},
     ApplyError, Inbox,
@@ -7,6 +9,12 @@ use super::{
     postgres::PostgresInbox,
     redis::RedisInbox,
 };
+
+/// Where only what failed is kept beside notes: a message that no worker has tried again for this long is no longer told as failed, since it was removed from
+/// the queue. Workers try again after 15 s at most.
+pub(super) const TOLD_FOR: Duration = Duration::from_secs(120);
+/// There it is told of so many messages at most why they failed, so that a queue full of such fills neither the server nor the operator.
+pub(super) const MOST_TOLD: usize = 16;
 
 /// An inbox of any kind.
 pub(in crate::projector) enum AnyInbox {

@@ -3,10 +3,7 @@
 //! Nothing is noted of a message that is handled: what is repeated, and what comes after a later version, is refused by the documents' versions. Of those that
 //! cannot be handled a document of the state tells the operator.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use tokio::time::Instant;
 
@@ -14,6 +11,7 @@ use super::{
     super::{
         super::{config::ProjectorConfig, error::ProjectorError, event::Event},
         ApplyError, Inbox,
+        inbox::{MOST_TOLD, TOLD_FOR},
     },
     LONGEST_FAILURE,
     documents::{Portion, ReadModelWriter},
@@ -24,10 +22,6 @@ use super::{
 };
 use crate::clients::elasticsearch::ConnectionSettings;
 
-/// A message that no worker has tried again for this long is no longer told as failed: it was removed from the queue. Workers try again after 15 s at most.
-const TOLD_FOR: Duration = Duration::from_secs(120);
-/// Of so many messages at most it is told why they failed.
-const MOST_TOLD: usize = 16;
 /// Of so many messages it is remembered how often this worker has tried them.
 const MOST_REMEMBERED: usize = 10_000;
 /// What is being done, for messages.

@@ -4,17 +4,7 @@
 --       and with it, words.
 -- Returns {'lost'}, {'broken', shard} or {'done'}. Or, with the events before it done: {'failed', event, command, error}, where the commands
 -- before it are done as well, or {'changed', event, count}, where the first commands of another handler are done.
-local worker, at = ARGV[1], 1
-
-local function word()
-  at = at + 1
-  return ARGV[at]
-end
-
-local function number()
-  return tonumber(word())
-end
-
+local worker = ARGV[1]
 local steps = {}
 for step = 1, number() do
   local shard, fence, before, after = word(), word(), word(), word()

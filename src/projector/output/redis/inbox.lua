@@ -3,16 +3,7 @@
 --       the handler up to and with it, words.
 -- Returns {'done'} or {'foreign'}. Or, with the messages before it done: {'failed', message, command, error}, where the commands before it are done as well,
 -- or {'changed', message, count}, where the first commands of another handler are done.
-local keep, at = ARGV[1], 1
-
-local function word()
-  at = at + 1
-  return ARGV[at]
-end
-
-local function number()
-  return tonumber(word())
-end
+local keep = ARGV[1]
 
 for message = 1, number() do
   local name, commands = word(), number()

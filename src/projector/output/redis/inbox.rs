@@ -11,6 +11,7 @@ use super::{
     super::{
         super::{config::ProjectorConfig, error::ProjectorError, event::Event},
         ApplyError, Inbox,
+        inbox::{MOST_TOLD, TOLD_FOR},
     },
     LONGEST_FAILURE, RUNNING,
     handlers::{Commands, Filled},
@@ -24,10 +25,6 @@ use crate::{
     names::redis_state,
 };
 
-/// A message that no worker has tried again for this long is no longer told as failed: it was removed from the queue. Workers try again after 15 s at most.
-const TOLD_FOR: Duration = Duration::from_secs(120);
-/// Of so many messages at most it is told why they failed, so that a queue full of such fills neither the server nor the operator.
-const MOST_TOLD: usize = 16;
 /// A message is called by its identity, or by a hash of it where that has more bytes.
 const LONGEST_NAME: usize = 64;
 /// What is being done, for messages.
@@ -36,8 +33,8 @@ const RECORDING: &str = "read store: recording a failed event";
 
 /// A script with what those on an inbox share.
 macro_rules! script {
-    ($name:literal) => {
-        concat!(include_str!("inbox_common.lua"), include_str!($name))
+    ($($name:literal),+) => {
+        concat!(include_str!("inbox_common.lua"), $(include_str!($name)),+)
     };
 }
 
@@ -130,7 +127,8 @@ impl Inbox for RedisInbox {
             words.extend([name(id).into_owned(), commands.len().to_string()]);
             names.push(portion::push(&mut words, commands));
         }
-        let reply = self.state.run(RUNNING, script!("inbox.lua"), words).await.map_err(ApplyError::Store)?;
+        let reply =
+            self.state.run(RUNNING, script!("words.lua", "inbox.lua"), words).await.map_err(ApplyError::Store)?;
         let stopped = match reply.as_array() {
             Some([done]) if done.as_str() == Some("done") => return Ok(count),
             Some([foreign]) if foreign.as_str() == Some("foreign") => {

@@ -92,7 +92,8 @@ impl RedisReadModel {
             words.extend([event.shard.to_string(), position, since, commands.len().to_string()]);
             names.push(portion::push(&mut words, commands));
         }
-        let reply = self.state.run(RUNNING, script!("apply.lua"), words).await.map_err(ApplyError::Store)?;
+        let reply =
+            self.state.run(RUNNING, script!("words.lua", "apply.lua"), words).await.map_err(ApplyError::Store)?;
         let stopped = match reply.as_array() {
             Some([done]) if done.as_str() == Some("done") => return Ok(Applied::Committed(events.len())),
             Some([lost]) if lost.as_str() == Some("lost") => return Ok(Applied::ReadAgain(Again::Lost)),

@@ -28,8 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A script with what all of them share.
 macro_rules! script {
-    ($name:literal) => {
-        concat!(include_str!("common.lua"), include_str!($name))
+    ($($name:literal),+) => {
+        concat!(include_str!("common.lua"), $(include_str!($name)),+)
     };
 }
 pub(super) use script;
