@@ -314,7 +314,8 @@ async fn slot(stage: &'static Stage) -> Result<()> {
         .await?;
         shop.apply(&projection(&shop.namespace, &TAKES, &change(false)))?;
         shop.autoscaler_asks_for("the autoscaler asks for the one", |asked| asked == 1).await?;
-        shop.workers_are("orders", "the one worker is ready", |ready| ready == 1).await?;
+        // It may be gone again before it was seen.
+        eventually_is(PATIENCE, "what waited is handled", |count| *count == 300, || shop.recorded()).await?;
         append(200).await?;
         shop.projection_is("orders", "all is confirmed", pending_exactly(0)).await?;
         shop.replicas_become(0).await?;

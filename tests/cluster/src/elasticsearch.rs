@@ -89,7 +89,7 @@ pub struct Elasticsearch {
     keeper: Child,
 }
 
-/// How a server is reached that shows a certificate for `localhost` and the host that it listens at.
+/// How a server is reached that shows a certificate for `localhost`, and in a network namespace for the address that it listens at.
 #[derive(Debug)]
 struct Tls {
     /// Of the authority, in PEM.
@@ -99,8 +99,8 @@ struct Tls {
 
 impl Tls {
     /// Writes a certificate and its key into a directory.
-    fn prepare(config: &Path, host: &str) -> Result<Self> {
-        let shown = ServerCertificate::for_hosts(&["localhost", host])?;
+    fn prepare(config: &Path, hosts: &[&str]) -> Result<Self> {
+        let shown = ServerCertificate::for_hosts(hosts)?;
         shown.write(config)?;
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(shown.authority.as_bytes())?)?;
@@ -160,7 +160,8 @@ impl Elasticsearch {
             address.port(),
             transport
         );
-        let tls = (distribution == Distribution::Elasticsearch).then(|| Tls::prepare(&config, host)).transpose()?;
+        let hosts: &[&str] = if network.is_some() { &["localhost", host] } else { &["localhost"] };
+        let tls = (distribution == Distribution::Elasticsearch).then(|| Tls::prepare(&config, hosts)).transpose()?;
         let mut java =
             format!("-Xms512m\n-Xmx512m\n-XX:+UseSerialGC\n-XX:TieredStopAtLevel=1\n-Djava.io.tmpdir={at}/tmp\n");
         match distribution {
@@ -241,7 +242,7 @@ impl Elasticsearch {
         self.address
     }
 
-    /// The authority that signed the server's certificate for `localhost` and the host that it listens at, in PEM; absent where it speaks no TLS.
+    /// The authority that signed the server's certificate, in PEM; absent where it speaks no TLS.
     #[must_use]
     pub fn authority(&self) -> Option<&str> {
         self.tls.as_ref().map(|tls| tls.authority.as_str())

@@ -57,7 +57,10 @@ impl RedisCluster {
         let all = cluster.nodes.len();
         cluster.wait("all nodes know each other", |node| {
             let known = node.run("CLUSTER NODES")?.text().lines().filter(|line| !line.contains("handshake")).count();
-            Ok(known == all && node.run("CLUSTER INFO")?.text().contains("cluster_state:ok"))
+            // A node that is known at last has not always said which slots it has.
+            let info = node.run("CLUSTER INFO")?;
+            let has = |line: &str| info.text().lines().any(|one| one == line);
+            Ok(known == all && has("cluster_state:ok") && has(&format!("cluster_slots_ok:{SLOTS}")))
         })?;
         for (place, replica) in cluster.nodes[masters..].iter().enumerate() {
             replica.run(&format!("CLUSTER REPLICATE {}", cluster.id(place % masters)?))?;
