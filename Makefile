@@ -46,12 +46,13 @@ build: packages ## Compile everything for development
 	cargo build --workspace --all-targets
 
 # The images are compiled beside the tests, since the linker of the release uses one core for minutes, and before any test runs, since all scenarios wait for
-# them. The scenarios wait for a cluster most of the time, so all other tests run beside them. What they print comes at the end.
+# them; `make test FIRST=lint` uses the other core for that. The scenarios wait for a cluster most of the time, so all other tests run beside them. What they
+# print comes at the end.
 test: prepare ## Run all tests, on real servers and a real cluster
 	@mkdir -p $(TARGET_DIR)/generated; \
 	$(MAKE) --no-print-directory image worker > $(TARGET_DIR)/generated/image.log 2>&1 & image=$$!; \
 	trap 'kill $$image 2> /dev/null' INT TERM; \
-	cargo test --workspace --no-run || { kill $$image 2> /dev/null; exit 1; }; \
+	{ $(FIRST:%=$(MAKE) --no-print-directory % && )cargo test --workspace --no-run; } || { kill $$image 2> /dev/null; exit 1; }; \
 	wait $$image || { cat $(TARGET_DIR)/generated/image.log; exit 1; }
 	@cargo test --workspace --test scenarios -- --test-threads=$(SIDE_BY_SIDE) > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
 	trap 'kill $$scenarios 2> /dev/null' INT TERM; failed=; \
