@@ -14,6 +14,9 @@ mod consumers;
 mod event_stores;
 mod fault_matrix;
 mod kafka;
+mod kurrentdb;
+#[path = "../support/kurrentdb/mod.rs"]
+mod kurrentdb_server;
 mod libraries;
 mod lifecycle;
 mod lists;
