@@ -133,7 +133,7 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
         wake::from_append_to_workers(cluster).await?;
     }
     if options.measures(Figure::FaultySources) {
-        faulty_sources::beside_others(cluster, Duration::from_secs(options.seconds)).await?;
+        faulty_sources::beside_others(cluster, options.projections, Duration::from_secs(options.seconds)).await?;
     }
     if options.measures(Figure::Autoscalers) {
         fixtures.catch_up().await?;
