@@ -31,6 +31,9 @@ pub const APPLIED_HASH_ANNOTATION: &str = "projectionist.dev/applied-hash";
 /// commas.
 pub const ENDPOINTS_ANNOTATION: &str = "projectionist.dev/endpoints";
 
+/// Annotation of a Projection that suspends it like `spec.suspend`: `true`, or `false`. `kubectl annotate` sets it on all that a label or a field selects.
+pub const SUSPEND_ANNOTATION: &str = "projectionist.dev/suspend";
+
 /// Annotation of the Lease with the Projections whose status does not show what the leader asks for, as `namespace/name`, separated by commas.
 pub const OUTDATED_ANNOTATION: &str = "projectionist.dev/outdated-status";
 

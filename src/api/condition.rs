@@ -97,7 +97,7 @@ reasons! {
     AsExpected,
     /// The first sample has not been taken yet.
     NotMeasuredYet,
-    /// `spec.suspend` is set.
+    /// The Projection is suspended.
     Suspended,
     /// Nothing waits, so that no worker is needed.
     Idle,

@@ -26,6 +26,9 @@ use super::{
     derive = "PartialEq",
     doc = "A Projection runs the workers that turn the events of one source into one read model, measures how far behind they are, and scales them so that no event waits longer than the lag target.",
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters, since the names of workers are made from it"),
+    selectable = ".spec.readStore.postgres.connection.secretRef.name",
+    selectable = ".spec.readStore.redis.connection.secretRef.name",
+    selectable = ".spec.readStore.elasticsearch.connection.secretRef.name",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pending.value"),
     printcolumn(name = "Staleness", type_ = "number", json_path = ".status.stalenessSeconds", description = "Age of the oldest unprocessed event, in seconds"),
@@ -129,7 +132,8 @@ pub struct ProjectionSpec {
     /// What counts as a failure.
     #[serde(default)]
     pub failure: Failure,
-    /// The kill switch: workers go to zero, measuring goes on.
+    /// The kill switch: workers go to zero, measuring goes on. The annotation `projectionist.dev/suspend: "true"` does the same, and `kubectl annotate` sets it on
+    /// all Projections that a label (`-l`), a read store (`--field-selector`) or a namespace (`--all`) selects.
     #[serde(default)]
     pub suspend: bool,
     /// The workload that turns events into read-model changes. Absent: the projection is only measured.

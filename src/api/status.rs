@@ -16,7 +16,7 @@ pub struct ProjectionStatus {
     /// Where the projection stands, in one word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// True from before `spec.suspend` takes the workers away until they are back, so that a workload at zero workers is not taken for the
+    /// True from before suspending takes the workers away until they are back, so that a workload at zero workers is not taken for the
     /// choice of another.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
@@ -79,7 +79,7 @@ pub enum Phase {
     Idle,
     /// There is work, and a checkpoint does not move: that of the projection, or that of a shard whose event cannot be handled.
     Stuck,
-    /// Switched off by `spec.suspend`.
+    /// Switched off by `spec.suspend` or the annotation `projectionist.dev/suspend`.
     Suspended,
     /// The operator cannot run it as written; the Ready condition says why.
     Failed,

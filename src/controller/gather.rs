@@ -1,6 +1,6 @@
 //! Gathers what a round decides from, each thing once: the Projection and what it asks for, its objects, its workload, what was measured. Reads only.
 //!
-//! Everything but one thing is in memory. The API server is asked for the number of workers where `spec.suspend` has just been taken back: the watch
+//! Everything but one thing is in memory. The API server is asked for the number of workers where it has just been resumed: the watch
 //! may not show yet that they were removed.
 
 use std::{
@@ -240,9 +240,9 @@ impl Gathered {
         matches!(self.workload, WorkloadState::NotYet)
     }
 
-    /// `spec.suspend` has just been taken back, and there is a workload that may have to get its workers back.
+    /// It has just been resumed, and there is a workload that may have to get its workers back.
     fn resumes(&self) -> bool {
-        let suspended = self.stated.suspended;
+        let suspended = self.stated.suspended.is_some();
         let blocked = self.obstacle.is_some() || self.spec.is_err();
         self.previous.suspended && !suspended && !blocked && matches!(self.replicas, Ok(Some(_)))
     }

@@ -6,6 +6,7 @@ use super::{live::WorkerCounts, status::trouble::Trouble};
 use crate::{
     api::{ReadStoreStatus, Reason},
     measure::MeasureError,
+    resolve::SuspendedBy,
     snapshot::Measured,
 };
 
@@ -45,9 +46,9 @@ pub struct ReadStoreView {
 pub struct Known<'a> {
     /// The spec's generation.
     pub generation: Option<i64>,
-    /// `spec.suspend`.
-    pub suspended: bool,
-    /// `spec.suspend` is off, and the workload has been given its workers back, or needs none.
+    /// What suspends it.
+    pub suspended: Option<SuspendedBy>,
+    /// It is not suspended any more, and the workload has been given its workers back, or needs none.
     pub resumed: bool,
     /// The event table, as the spec names it.
     pub event_table: String,

@@ -180,7 +180,7 @@ fn replica_managers(object: &DynamicObject) -> Vec<String> {
 }
 
 fn autoscaler_inactive(data: &Value) -> Option<String> {
-    // At zero workers, which `spec.suspend` causes, it is disabled by design.
+    // At zero workers, which suspending causes, it is disabled by design.
     let inactive = condition_of(data, "ScalingActive", "False").filter(|(reason, _)| reason != "ScalingDisabled");
     let (reason, message) = condition_of(data, "AbleToScale", "False").or(inactive)?;
     Some(format!("{reason}: {message}"))

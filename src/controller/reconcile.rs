@@ -104,7 +104,7 @@ impl Reconciler {
                     return Ended::Settled;
                 }
                 retry = sooner(retry, outcome.retry);
-                known.resumed = outcome.done && !known.suspended;
+                known.resumed = outcome.done && known.suspended.is_none();
                 known.problem = outcome.problem;
                 known.unapplied = known.problem.is_none() && memory.failing.is_some();
                 retry = sooner(retry, self.look_at_workload(gathered, validated, memory, &mut known).await);
@@ -148,7 +148,7 @@ impl Reconciler {
         jitter: f64,
     ) -> Outcome {
         // The status records the suspension before the workers are removed, so that a crash in between does not lose it.
-        if known.suspended && !gathered.there.status.suspended && !memory.status.unrecordable {
+        if known.suspended.is_some() && !gathered.there.status.suspended && !memory.status.unrecordable {
             return Outcome { retry: Some(AFTER_RECORD), ..Outcome::default() };
         }
         let replicas = gathered.replicas.as_ref().ok().copied().flatten().filter(|_| works);
@@ -180,7 +180,7 @@ impl Reconciler {
     ) -> Option<Duration> {
         let workload = self.gatherer.workload_after(gathered);
         known.workload = gathered.view(&workload);
-        if known.suspended {
+        if known.suspended.is_some() {
             return None;
         }
         let live = found(&workload)?;
@@ -243,7 +243,7 @@ impl Reconciler {
     ) -> Option<Duration> {
         // The sampler learns of a newer spec at the same moment, and reports at once whether what it knows still holds.
         let news = memory.unmeasured.map(|since| FIRST_WORD.saturating_sub(since.elapsed()));
-        let news = news.filter(|left| !left.is_zero() && !known.suspended && known.problem.is_none());
+        let news = news.filter(|left| !left.is_zero() && known.suspended.is_none() && known.problem.is_none());
         let unmeasured = known.measured.as_ref().is_err_and(|unknown| unknown.reason == Reason::NotMeasuredYet);
         news.or_else(|| waits_for_first_sample(previous, next, unmeasured, self.began.elapsed()))
     }

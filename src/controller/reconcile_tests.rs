@@ -26,6 +26,7 @@ use crate::{
     },
     measure::RunKey,
     metrics::ControllerMetrics,
+    names::SUSPEND_ANNOTATION,
     platform::registration::Unserved,
     snapshot::{Observation, SharedSnapshot, Snapshot},
 };
@@ -293,6 +294,27 @@ async fn the_status_records_a_suspension_before_the_workers_are_removed() {
     assert_eq!(written(&asked), ["projections/orders/status"]);
     assert!(status(&asked).suspended);
     assert!(matches!(ended, Ended::Again(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn the_annotation_suspends_as_the_spec_does_and_one_that_says_neither_changes_nothing() {
+    let annotated = |value: &str| {
+        let annotations = json!({SUSPEND_ANNOTATION: value});
+        let mut scene = Scene::with(projection(|object| object["metadata"]["annotations"] = annotations.clone()));
+        scene.measured(4, 1.5);
+        scene
+    };
+    let (_, asked) = annotated("true").round(willing).await;
+    let status_of = status(&asked);
+    assert!(status_of.suspended);
+    let ready = status_of.conditions.iter().find(|condition| condition.type_ == "Ready").map(|ready| &ready.message);
+    assert!(ready.is_some_and(|message| message.contains(SUSPEND_ANNOTATION)), "{ready:?}");
+    let (_, asked) = annotated("ja").round(willing).await;
+    let status_of = status(&asked);
+    assert!(!status_of.suspended);
+    assert_eq!(written(&asked), ["projections/orders/status"], "workers stay as they are");
+    let ready = status_of.conditions.iter().find(|condition| condition.type_ == "Ready").map(|ready| &ready.message);
+    assert!(ready.is_some_and(|message| message.contains("must be \"true\"")), "{ready:?}");
 }
 
 #[tokio::test]

@@ -26,7 +26,10 @@ use super::{
     parts::Part,
 };
 use crate::{
-    api::Projection, leader_required::note_who_wrote, measure::ProjectionKey, names,
+    api::Projection,
+    leader_required::note_who_wrote,
+    measure::ProjectionKey,
+    names::{self, SUSPEND_ANNOTATION},
     platform::errors::log_interrupted_watch,
 };
 
@@ -247,6 +250,7 @@ fn same_to_reconcile(before: &Projection, after: &Projection) -> bool {
     let (old, new) = (&before.metadata, &after.metadata);
     old.uid == new.uid
         && old.generation == new.generation
+        && before.annotations().get(SUSPEND_ANNOTATION) == after.annotations().get(SUSPEND_ANNOTATION)
         && old.deletion_timestamp == new.deletion_timestamp
         && before.status == after.status
 }

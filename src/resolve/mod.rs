@@ -27,7 +27,7 @@ pub use kafka::{KafkaProgress, KafkaTopics};
 pub use kurrentdb::KurrentDbSubscriptions;
 pub use library::{LibraryTable, ParkedEvents};
 pub use numbers::Numbers;
-pub use policy::{ConnectionLimits, Measures, Stated, existing_workload, fallback_workers};
+pub use policy::{ConnectionLimits, Measures, Stated, SuspendedBy, existing_workload, fallback_workers};
 pub use positions::{Place, PositionKind};
 pub use postgres::PostgresQuestion;
 pub use scrape::AskedMetric;

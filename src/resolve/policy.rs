@@ -1,9 +1,15 @@
 //! What a spec says besides what is asked of the source: what makes earlier samples meaningless, limits, the answer while nothing is known, and what the
 //! status repeats.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use crate::api::{Checkpoint, ExistingKind, OnUnknown, Projection, ReadStore, Source};
+use kube::ResourceExt as _;
+
+use super::workload::Invalid;
+use crate::{
+    api::{Checkpoint, ExistingKind, OnUnknown, Projection, ProjectionSpec, ReadStore, Source},
+    names::SUSPEND_ANNOTATION,
+};
 
 /// The parts of a spec that decide what is measured: a change makes earlier samples meaningless.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,11 +65,51 @@ pub fn fallback_workers(projection: &Projection, running: u32) -> Option<u32> {
     Some(workers.min(u32::try_from(spec.scaling.most_workers()).ok()?))
 }
 
+/// What suspends a Projection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SuspendedBy {
+    /// `spec.suspend`.
+    Spec,
+    /// The annotation `projectionist.dev/suspend`.
+    Annotation,
+}
+
+impl SuspendedBy {
+    /// What suspends this one: nothing where neither does.
+    ///
+    /// # Errors
+    /// When the annotation is neither `true` nor `false`, since it cannot be known what was meant.
+    pub(super) fn of(projection: &Projection) -> Result<Option<Self>, Invalid> {
+        let of_spec = Self::of_spec(&projection.spec);
+        match projection.annotations().get(SUSPEND_ANNOTATION).map(String::as_str) {
+            None | Some("false") => Ok(of_spec),
+            Some("true") => Ok(of_spec.or(Some(Self::Annotation))),
+            Some(_) => Err(Invalid::Field {
+                field: format!("metadata.annotations[{SUSPEND_ANNOTATION}]"),
+                problem: "must be \"true\" or \"false\"; until then the workers stay as they are".to_owned(),
+            }),
+        }
+    }
+
+    fn of_spec(spec: &ProjectionSpec) -> Option<Self> {
+        spec.suspend.then_some(Self::Spec)
+    }
+}
+
+impl fmt::Display for SuspendedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spec => f.write_str("spec.suspend is set"),
+            Self::Annotation => write!(f, "the annotation {SUSPEND_ANNOTATION} is \"true\""),
+        }
+    }
+}
+
 /// What the status repeats of a spec, whether or not that can be carried out.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stated {
-    /// `spec.suspend`.
-    pub suspended: bool,
+    /// What suspends it.
+    pub suspended: Option<SuspendedBy>,
     /// The lag target.
     pub target: Duration,
     /// The table with the events, where there is one in which late events are looked for.
@@ -77,7 +123,7 @@ impl Stated {
     pub fn of(projection: &Projection) -> Self {
         let spec = &projection.spec;
         Self {
-            suspended: spec.suspend,
+            suspended: SuspendedBy::of(projection).unwrap_or_else(|_| SuspendedBy::of_spec(spec)),
             target: spec.lag.target.0,
             event_table: spec.audited_table(),
             has_read_store: spec.read_store.is_some(),
@@ -89,4 +135,45 @@ impl Stated {
 pub fn existing_workload(projection: &Projection) -> Option<(ExistingKind, &str)> {
     let existing = projection.spec.projector.as_ref()?.existing.as_ref()?;
     Some((existing.kind, &existing.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn suspended(spec: bool, annotation: Option<&str>) -> Result<Option<SuspendedBy>, Invalid> {
+        let annotations = annotation.map(|value| json!({ SUSPEND_ANNOTATION: value }));
+        let projection = serde_json::from_value(json!({
+            "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection",
+            "metadata": {"name": "orders", "namespace": "shop", "annotations": annotations},
+            "spec": {
+                "source": {"postgres": {"connection": {"secretRef": {"name": "db"}}, "eventTable": {}}},
+                "lag": {"target": "5s"}, "suspend": spec,
+            },
+        }));
+        SuspendedBy::of(&projection.unwrap())
+    }
+
+    #[test]
+    fn either_the_spec_or_the_annotation_suspends() {
+        for (spec, annotation, expected) in [
+            (false, None, None),
+            (false, Some("false"), None),
+            (false, Some("true"), Some(SuspendedBy::Annotation)),
+            (true, None, Some(SuspendedBy::Spec)),
+            (true, Some("false"), Some(SuspendedBy::Spec)),
+            (true, Some("true"), Some(SuspendedBy::Spec)),
+        ] {
+            assert_eq!(suspended(spec, annotation), Ok(expected), "{spec} {annotation:?}");
+        }
+        for unclear in ["", "True", "yes", "1"] {
+            let refused = suspended(false, Some(unclear)).unwrap_err().to_string();
+            assert!(
+                refused.starts_with("metadata.annotations[projectionist.dev/suspend] must be \"true\""),
+                "{refused}"
+            );
+        }
+    }
 }

@@ -6,8 +6,7 @@
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde_json::{Map, Value, json};
 
-use super::postgres::read_by_builtin;
-use super::run_of;
+use super::{policy::SuspendedBy, postgres::read_by_builtin, run_of};
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
@@ -124,7 +123,7 @@ pub struct WorkerBounds {
     pub min: i32,
     /// Most that are of use: bounded by shards and ordering, at least `min`.
     pub max: i32,
-    /// `spec.suspend` is set.
+    /// No worker is to run, since the Projection is suspended.
     pub suspended: bool,
     /// A HorizontalPodAutoscaler that the operator makes scales the workload.
     pub autoscaled: bool,
@@ -171,7 +170,7 @@ pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
         return Err(invalid("metadata.name", "must have at most 52 characters"));
     }
     let workload = workload(spec, &owner)?;
-    let workers = bounds(spec, &workload)?;
+    let workers = WorkerBounds { suspended: SuspendedBy::of(projection)?.is_some(), ..bounds(spec, &workload)? };
     Ok(Validated { owner, workload, workers })
 }
 
@@ -455,7 +454,7 @@ fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, In
     Ok(WorkerBounds {
         min: *min_workers,
         max: useful.max(*min_workers),
-        suspended: spec.suspend,
+        suspended: false,
         autoscaled,
         immediate: *scale_out == ScaleOut::Immediate,
         pending_per_worker: spec.lag.pending_per_worker,

@@ -14,6 +14,7 @@ mod consumers;
 mod event_stores;
 mod fault_matrix;
 mod kafka;
+mod kill_switch;
 mod kurrentdb;
 #[path = "../support/kurrentdb/mod.rs"]
 mod kurrentdb_server;

@@ -4,7 +4,7 @@
 //! KillSwitch::new(client, "shop").throw("team=orders").await?;
 //! ```
 //!
-//! The same by hand: `kubectl patch projection NAME --type merge -p '{"spec":{"suspend":true}}'` for each. The ServiceAccount needs `list` and `patch` on `projections`. Where the
+//! The same by hand: `kubectl annotate projections -l team=orders projectionist.dev/suspend=true`. The ServiceAccount needs `list` and `patch` on `projections`. Where the
 //! manifests are kept in Git, have the tool that applies them leave `spec.suspend` alone, or it releases the switch.
 
 use kube::{

@@ -10,7 +10,7 @@ pub struct ScaleView {
     pub replicas: Option<i32>,
     /// The workers that the model requires by a fresh sample; 0 once nothing has waited for long enough. Absent when the model does not know.
     pub required: Option<i32>,
-    /// `spec.suspend` has been in force until now, by the status.
+    /// It has been suspended until now, by the status.
     pub was_suspended: bool,
     /// The most workers that the autoscaler's own rules allow now; absent where only the autoscaler may add workers.
     pub ceiling: Option<i32>,
@@ -47,7 +47,7 @@ pub fn plan_scale(workers: &WorkerBounds, view: ScaleView) -> ScalePlan {
         (Some(0), Some(0)) if may_sleep => ScalePlan::Leave,
         // Workers that are scaled to 0 stay so while the lag is unknown: there is no known work.
         (Some(0), None) if may_sleep && !was_suspended => ScalePlan::Leave,
-        // Without an autoscaler of the operator's, a 0 may be what a user wants, unless `spec.suspend` set it.
+        // Without an autoscaler of the operator's, a 0 may be what a user wants, unless suspending set it.
         (Some(0), required) if *autoscaled || was_suspended => {
             // Where the autoscaler has rules of its own, it goes on from the least number.
             let all = !autoscaled || free;

@@ -111,8 +111,8 @@ fn scaled(before: &ProjectionStatus, after: &ProjectionStatus) -> Option<Announc
     let required = workers.and_then(|workers| workers.reason.clone()).map(|why| format!("required: {why}"));
     let suspended = |status: &ProjectionStatus| status.phase == Some(Phase::Suspended);
     let why = match (suspended(before), suspended(after)) {
-        (_, true) if to == 0 => Some("spec.suspend is set".to_owned()),
-        (true, _) if from == 0 => Some("spec.suspend is not set any more".to_owned()),
+        (_, true) if to == 0 => Some("suspended".to_owned()),
+        (true, _) if from == 0 => Some("not suspended any more".to_owned()),
         _ => required,
     };
     let why = why.map_or_else(String::new, |why| format!(" ({why})"));

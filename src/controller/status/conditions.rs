@@ -49,9 +49,12 @@ pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Ti
 /// Where the lag is read from the workers themselves and none runs, since the Projection is suspended, that it cannot be read is as it should be.
 fn read_from_workers_that_do_not_run(known: &Known<'_>) -> Option<MeasureError> {
     let why = known.failure.or(known.measured.as_ref().err())?;
-    (known.suspended && why.reason == Reason::NoWorkerReady).then(|| MeasureError {
+    let by = known.suspended.filter(|_| why.reason == Reason::NoWorkerReady)?;
+    Some(MeasureError {
         reason: Reason::Suspended,
-        message: "spec.suspend is set, and the lag is read from the workers' own pages: it is unknown until workers run again".to_owned(),
+        message: format!(
+            "{by}, and the lag is read from the workers' own pages: it is unknown until workers run again"
+        ),
     })
 }
 
@@ -210,10 +213,10 @@ fn progressing(known: &Known<'_>) -> ConditionState {
             ),
         );
     }
-    if let Some(failed) = measured.sample.faults.failed.first().filter(|_| !known.suspended) {
+    if let Some(failed) = measured.sample.faults.failed.first().filter(|_| known.suspended.is_none()) {
         return fails(Reason::EventFailed, failed_event(failed, measured.sample.faults.failed.len()));
     }
-    if measured.assessment.stuck && !known.suspended {
+    if measured.assessment.stuck && known.suspended.is_none() {
         let at = measured.sample.checkpoint_text().map_or_else(String::new, |position| format!(" at {position}"));
         let noted = undelivered(known, measured).map_or("see the workers' logs", |(_, why)| why);
         let why = known.trouble.as_ref().map_or(noted, |trouble| &trouble.sentence);
@@ -256,7 +259,7 @@ fn progressing(known: &Known<'_>) -> ConditionState {
 /// Why the source gives workers no events although some wait, if it does not.
 fn undelivered<'a>(known: &Known<'_>, measured: &'a Measured) -> Option<(Reason, &'a str)> {
     // A source has no consumer as long as no worker runs.
-    let consumers_expected = !known.suspended
+    let consumers_expected = known.suspended.is_none()
         && match known.workload {
             WorkloadView::NotWanted => true,
             WorkloadView::Absent => false,
@@ -298,16 +301,18 @@ fn passed_over(PassedOver { positions, more }: &PassedOver) -> Option<String> {
 }
 
 fn available(known: &Known<'_>) -> ConditionState {
+    if let Some(by) = known.suspended.filter(|_| known.workload != WorkloadView::NotWanted) {
+        return ConditionState {
+            status: ConditionStatus::True,
+            reason: Reason::Suspended,
+            message: format!("{by}: no worker is wanted"),
+        };
+    }
     match known.workload {
         WorkloadView::NotWanted => ConditionState {
             status: ConditionStatus::True,
             reason: Reason::MeasureOnly,
             message: "there is no spec.projector: the Projection is only measured".to_owned(),
-        },
-        _ if known.suspended => ConditionState {
-            status: ConditionStatus::True,
-            reason: Reason::Suspended,
-            message: "spec.suspend is set: no worker is wanted".to_owned(),
         },
         WorkloadView::Absent => match &known.problem {
             Some(problem) => fails(problem.reason, &problem.message),
@@ -379,27 +384,27 @@ fn ready(parts: [&ConditionState; 4], known: &Known<'_>, previous: &ProjectionSt
         return reachable.clone();
     }
     // Workers that do not run explain a checkpoint that does not move, and not the other way round.
-    if let Some(bad) = not_as_asked(known).filter(|_| !known.suspended) {
+    if let Some(bad) = not_as_asked(known).filter(|_| known.suspended.is_none()) {
         return bad;
     }
     if let Some(bad) = parts.into_iter().find(|part| part.status == ConditionStatus::False) {
         return bad.clone();
     }
-    if let Some(why) = known.metrics_not_served.as_ref().filter(|_| !known.suspended) {
+    if let Some(why) = known.metrics_not_served.as_ref().filter(|_| known.suspended.is_none()) {
         return fails(Reason::MetricsNotServed, why);
     }
     let open = |part: &&ConditionState| part.status == ConditionStatus::Unknown && part.reason != Reason::Suspended;
     if let Some(open) = parts.into_iter().find(open) {
         return open.clone();
     }
-    if let Some(why) = known.autoscaler_inactive.as_ref().filter(|_| !known.suspended) {
+    if let Some(why) = known.autoscaler_inactive.as_ref().filter(|_| known.suspended.is_none()) {
         return fails(Reason::AutoscalerInactive, why);
     }
-    if known.suspended {
+    if let Some(by) = known.suspended {
         return ConditionState {
             status: ConditionStatus::True,
             reason: Reason::Suspended,
-            message: "spec.suspend is set: measured, without workers".to_owned(),
+            message: format!("{by}: measured, without workers"),
         };
     }
     holds("measured and running as asked")

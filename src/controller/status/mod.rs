@@ -134,10 +134,10 @@ pub fn workers(known: &Known<'_>) -> WorkersStatus {
     }
 }
 
-/// Whether the workers are removed, or about to be, because of `spec.suspend`. Stays true until the workers have been brought back: a crash in
+/// Whether the workers are removed, or about to be, because it is suspended. Stays true until the workers have been brought back: a crash in
 /// between must not lose it, and neither must another phase in the meantime.
 fn suspended(known: &Known<'_>, previous: &ProjectionStatus) -> bool {
-    known.suspended || (previous.suspended && !known.resumed)
+    known.suspended.is_some() || (previous.suspended && !known.resumed)
 }
 
 fn phase(known: &Known<'_>, previous: &ProjectionStatus) -> Phase {

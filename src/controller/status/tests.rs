@@ -24,6 +24,7 @@ use crate::{
     measure::MeasureError,
     names,
     platform::registration::Unserved,
+    resolve::SuspendedBy,
     snapshot::Measured,
 };
 
@@ -86,7 +87,7 @@ fn present(desired: i32, ready: i32) -> WorkloadView {
 pub(super) fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
     Known {
         generation: Some(1),
-        suspended: false,
+        suspended: None,
         resumed: false,
         event_table: "events".to_owned(),
         target: Duration::from_secs(30),
@@ -250,7 +251,7 @@ fn each_case_has_its_phase() {
     for (case, expected) in [
         (known(Ok(&behind)), Phase::CatchingUp),
         (known(Ok(&stuck)), Phase::Stuck),
-        (Known { suspended: true, workload: present(0, 0), ..known(Ok(&behind)) }, Phase::Suspended),
+        (Known { suspended: Some(SuspendedBy::Spec), workload: present(0, 0), ..known(Ok(&behind)) }, Phase::Suspended),
         (Known { workload: WorkloadView::Absent, ..known(Ok(&live)) }, Phase::Pending),
         (Known { workload: WorkloadView::NotWanted, ..known(Ok(&live)) }, Phase::Live),
         (Known { problem: problem(true), ..known(Ok(&live)) }, Phase::Failed),
@@ -300,10 +301,10 @@ fn a_cadence_is_told_outlives_an_outage_and_is_blamed_where_it_breaks_the_target
 #[test]
 fn suspended_lasts_until_the_workers_are_back() {
     let good = measured(9, 1.0, false);
-    let asleep = Known { suspended: true, workload: present(0, 0), ..known(Ok(&good)) };
+    let asleep = Known { suspended: Some(SuspendedBy::Spec), workload: present(0, 0), ..known(Ok(&good)) };
     let suspended = status(&asleep);
     is(&suspended, "Ready", "True", Reason::Suspended);
-    let resuming = Known { suspended: false, ..asleep };
+    let resuming = Known { suspended: None, ..asleep };
     assert_eq!(next_status(&resuming, &suspended, at(200)).phase, Some(Phase::Suspended));
     let back = Known { workload: present(1, 1), resumed: true, ..resuming.clone() };
     let resumed = next_status(&back, &suspended, at(200));

@@ -35,11 +35,8 @@ fn a_change_of_workers_is_told_with_its_reason() {
     let one = status(&Known { workload: present(1, 1), ..known(Ok(&good)) });
     assert!(announcements(&two, &one)[0].note.starts_with("asked for 1 worker instead of 2 ("));
     // The model's number has nothing to do with it.
-    let off = status(&Known { suspended: true, workload: present(0, 0), ..known(Ok(&good)) });
-    assert_eq!(announcements(&two, &off)[0].note, "asked for 0 workers instead of 2 (spec.suspend is set)");
+    let off = status(&Known { suspended: Some(SuspendedBy::Spec), workload: present(0, 0), ..known(Ok(&good)) });
+    assert_eq!(announcements(&two, &off)[0].note, "asked for 0 workers instead of 2 (suspended)");
     let back = next_status(&known(Ok(&good)), &off, at(200));
-    assert_eq!(
-        announcements(&off, &back)[0].note,
-        "asked for 2 workers instead of 0 (spec.suspend is not set any more)"
-    );
+    assert_eq!(announcements(&off, &back)[0].note, "asked for 2 workers instead of 0 (not suspended any more)");
 }

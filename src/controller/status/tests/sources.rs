@@ -30,7 +30,7 @@ fn without_workers_that_tell_the_lag_a_suspended_projection_is_suspended_and_no_
         (Ok(&good), ("True", Reason::AsExpected)),
     ] {
         let failing = Known { failure: Some(&silent), workload: present(0, 0), ..known(measured) };
-        let suspended = status(&Known { suspended: true, ..failing.clone() });
+        let suspended = status(&Known { suspended: Some(SuspendedBy::Spec), ..failing.clone() });
         is(&suspended, "Ready", "True", Reason::Suspended);
         is(&suspended, "SourceReachable", "Unknown", Reason::Suspended);
         is(&suspended, "LagKnown", lag_known.0, lag_known.1);
@@ -39,7 +39,12 @@ fn without_workers_that_tell_the_lag_a_suspended_projection_is_suspended_and_no_
     }
     // What is wrong with the page all the same is told.
     let away = unknown(Reason::ConnectionRefused);
-    let failing = Known { suspended: true, failure: Some(&away), workload: present(0, 0), ..known(Err(away.clone())) };
+    let failing = Known {
+        suspended: Some(SuspendedBy::Spec),
+        failure: Some(&away),
+        workload: present(0, 0),
+        ..known(Err(away.clone()))
+    };
     is(&status(&failing), "SourceReachable", "False", Reason::ConnectionRefused);
 }
 
@@ -81,7 +86,7 @@ fn a_source_without_consumers_is_remarkable_only_while_a_worker_is_ready() {
         let told = status(&Known { workload, ..known(Ok(&none)) });
         is(&told, "Progressing", "True", reason);
     }
-    let suspended = status(&Known { suspended: true, ..known(Ok(&none)) });
+    let suspended = status(&Known { suspended: Some(SuspendedBy::Spec), ..known(Ok(&none)) });
     is(&suspended, "Progressing", "True", Reason::AsExpected);
 }
 

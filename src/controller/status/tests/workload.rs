@@ -44,7 +44,11 @@ fn what_keeps_workers_away_is_told_where_a_person_looks() {
     let down =
         Known { failure: Some(&refused), trouble: trouble(Reason::WorkersCrash, true), ..known(Err(refused.clone())) };
     is(&status(&down), "Ready", "False", Reason::ConnectionRefused);
-    let suspended = status(&Known { suspended: true, trouble: trouble(Reason::PodsRefused, true), ..known(Ok(&good)) });
+    let suspended = status(&Known {
+        suspended: Some(SuspendedBy::Spec),
+        trouble: trouble(Reason::PodsRefused, true),
+        ..known(Ok(&good))
+    });
     is(&suspended, "Ready", "True", Reason::Suspended);
 }
 
@@ -148,7 +152,7 @@ fn asleep_is_well_and_says_so_until_the_first_event_or_the_kill_switch() {
     assert_eq!(waking.phase, Some(Phase::Live));
     is(&waking, "Available", "False", Reason::NoWorkerReady);
 
-    let off = Known { workload: present(0, 0), suspended: true, ..known(Ok(&quiet)) };
+    let off = Known { workload: present(0, 0), suspended: Some(SuspendedBy::Spec), ..known(Ok(&quiet)) };
     let off = next_status(&off, &asleep, at(200));
     assert_eq!(off.phase, Some(Phase::Suspended));
     let resumed = Known { workload: present(0, 0), resumed: true, ..known(Ok(&quiet)) };
