@@ -300,7 +300,7 @@ async fn the_status_records_a_suspension_before_the_workers_are_removed() {
 async fn the_annotation_suspends_as_the_spec_does_and_one_that_says_neither_changes_nothing() {
     let annotated = |value: &str| {
         let annotations = json!({SUSPEND_ANNOTATION: value});
-        let mut scene = Scene::with(projection(|object| object["metadata"]["annotations"] = annotations.clone()));
+        let scene = Scene::with(projection(|object| object["metadata"]["annotations"] = annotations.clone()));
         scene.measured(4, 1.5);
         scene
     };

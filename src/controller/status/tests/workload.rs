@@ -111,7 +111,11 @@ fn an_autoscaler_that_reads_elsewhere_makes_it_not_ready_until_it_reads_here() {
     let custom_alone = Unserved::from([("v1beta1.custom.metrics.k8s.io".to_owned(), "it leads to keda".to_owned())]);
     let report = |unserved: Option<&Unserved>, suspended: bool, before: &ProjectionStatus| {
         let metrics_not_served = metrics_not_served(unserved, before);
-        next_status(&Known { metrics_not_served, suspended, ..known(Ok(&measured)) }, before, at(100))
+        next_status(
+            &Known { metrics_not_served, suspended: suspended.then_some(SuspendedBy::Spec), ..known(Ok(&measured)) },
+            before,
+            at(100),
+        )
     };
     let well = report(Some(&Unserved::new()), false, &ProjectionStatus::default());
     assert_eq!(condition(&well, "Ready"), ("True".to_owned(), "AsExpected".to_owned()));
