@@ -33,6 +33,11 @@ pub(super) fn reaches_end(page: &Page) -> bool {
     page.whole && u64::try_from(page.events.len()).is_ok_and(|read| read < MOST_EVENTS)
 }
 
+/// The page holds all events up to the end of the log, and the position of each is known.
+pub(super) fn tells_all(page: &Page) -> bool {
+    reaches_end(page) && page.events.iter().all(Option::is_some)
+}
+
 /// The events of the page of which `waits` says so, and those that were too large to be looked at: these wait for certain.
 pub(super) fn counted(page: &Page, waits: impl Fn(&Recorded) -> bool) -> u64 {
     let waiting = page.events.iter().filter(|event| event.as_ref().is_none_or(&waits));

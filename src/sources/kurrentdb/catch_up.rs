@@ -42,6 +42,11 @@ impl Rows {
         self.0.iter().min().map_or(i64::MAX, |row| row.0)
     }
 
+    /// The same as a position of `$all`; 0 where nothing was handled yet.
+    fn lowest_commit(&self) -> u64 {
+        u64::try_from(self.lowest()).unwrap_or_default()
+    }
+
     fn highest(&self) -> i64 {
         self.0.iter().max().map_or(i64::MIN, |row| row.0)
     }
@@ -154,24 +159,36 @@ fn in_words(stream: &str, error: MeasureError) -> MeasureError {
     MeasureError { message: format!("{}: {advice}", error.message), ..error }
 }
 
-/// What is to be read of `$all`: events beyond the checkpoint, and those that came since the last look.
+/// What is to be read of `$all` first: events beyond the checkpoint, and those that came since the last look.
 pub(super) fn log_read(
     filter: &Filter,
     checkpoint: Option<&Checkpoint>,
     last_end: Option<u64>,
     end: u64,
 ) -> Option<Read> {
-    let rows = Rows::of(checkpoint).ok()?;
-    let committed = rows.map(|rows| u64::try_from(rows.lowest()).unwrap_or_default());
-    let from = [committed, last_end].into_iter().flatten().min()?;
-    let from = if from >= end {
-        return None;
-    } else if from == 0 {
-        Start::Beginning
-    } else {
-        Start::At(from)
-    };
-    Some(Read::All { from, filter: filter.clone(), most: MOST_EVENTS })
+    let handled = Rows::of(checkpoint).ok()?.as_ref().map(Rows::lowest_commit);
+    let from = [handled, last_end].into_iter().flatten().min()?;
+    (from < end).then(|| page_from(filter, from))
+}
+
+/// What is to be read of `$all` after that: events beyond the checkpoint, where it has passed the last look, from which that page begins, and the page
+/// does not tell all. So a subscription that keeps up is counted exactly however much comes between two looks.
+pub(super) fn log_read_on(
+    filter: &Filter,
+    checkpoint: Option<&Checkpoint>,
+    last_end: Option<u64>,
+    pages: &Pages,
+) -> Option<Read> {
+    let (end, _) = pages.end().ok()?;
+    let handled = Rows::of(checkpoint).ok()??.lowest_commit();
+    let passed = last_end.is_some_and(|last| last < handled) && handled < end;
+    let page = pages.of(&log_read(filter, checkpoint, last_end, end)?).ok()?;
+    (passed && !all::tells_all(page)).then(|| page_from(filter, handled))
+}
+
+fn page_from(filter: &Filter, from: u64) -> Read {
+    let from = if from == 0 { Start::Beginning } else { Start::At(from) };
+    Read::All { from, filter: filter.clone(), most: MOST_EVENTS }
 }
 
 /// Measures `$all`.
@@ -185,22 +202,25 @@ pub(super) fn of_log(
     let rows = Rows::of(checkpoint)?;
     let (end, end_page) = pages.end()?;
     let head = head(end)?;
-    let read = log_read(filter, checkpoint, arrivals.end, end);
-    let page = read.as_ref().map(|read| pages.of(read)).transpose()?;
+    let page_of = |read: Option<Read>| read.map(|read| pages.of(&read)).transpose();
+    let page = page_of(log_read(filter, checkpoint, arrivals.end, end))?;
+    let beyond = page_of(log_read_on(filter, checkpoint, arrivals.end, pages))?.or(page);
     let nothing = Pending { events: 0, exact: true };
     let since = |before: u64| page.map_or(nothing, |page| all::beyond(page, before, end));
     let arrived = arrivals.take(end, |before| since(before).events);
     let Some(rows) = rows else {
         return Ok(never(head, arrived, at));
     };
-    let from = u64::try_from(rows.lowest()).unwrap_or_default();
+    let from = rows.lowest_commit();
     let waits = |event: &Recorded| rows.wait_for(event.commit, event.stream_hash);
-    let pending = page.map_or(nothing, |page| all::waiting(page, from, end, waits));
-    let first = page.and_then(|page| page.events.iter().find(|event| event.as_ref().is_none_or(waits)));
+    // Of what came since the last look nothing waits where the checkpoint is at the end.
+    let beyond = beyond.filter(|_| from < end);
+    let pending = beyond.map_or(nothing, |page| all::waiting(page, from, end, waits));
+    let first = beyond.and_then(|page| page.events.iter().find(|event| event.as_ref().is_none_or(waits)));
     let created = first.and_then(|event| event.as_ref()).and_then(|event| event.created);
-    let counted = page.map_or(0, |page| all::counted(page, waits));
+    let counted = beyond.map_or(0, |page| all::counted(page, waits));
     let mut sample = sampled(head, &rows, (pending, counted), arrived, at);
-    (sample.staleness, sample.ahead_of_clock) = oldest(created, pending.events, page.unwrap_or(end_page));
+    (sample.staleness, sample.ahead_of_clock) = oldest(created, pending.events, beyond.unwrap_or(end_page));
     Ok(sample)
 }
 

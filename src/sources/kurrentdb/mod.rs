@@ -2,7 +2,7 @@
 //! read store keeps.
 //!
 //! One request a poll lists all persistent subscriptions of the cluster; one for each stream tells its end and the first event beyond a checkpoint; `$all` is
-//! read from the checkpoint by a bounded page.
+//! read by a bounded page from the checkpoint or the last look, whichever comes first, and by another one from a checkpoint that the first does not reach.
 
 mod all;
 mod catch_up;
@@ -139,6 +139,8 @@ impl KurrentDbProbe {
         let states = states(asked, &listed);
         let more = self.second_reads(asked, &states, &pages);
         pages.read(&mut self.client, more, by).await;
+        let more = self.third_reads(asked, &pages);
+        pages.read(&mut self.client, more, by).await;
         self.remember(asked, &states, &pages);
         let server = self.client.settings().to_string();
         let at = self.started.elapsed();
@@ -155,6 +157,15 @@ impl KurrentDbProbe {
             catch_up::log_read(filter, one.checkpoint, self.last_end(one.key), end)
         }));
         reads
+    }
+
+    /// What the pages from the last look leave open: at most one more for each filter and checkpoint of `$all`.
+    fn third_reads(&self, asked: &[Asked<'_>], pages: &Pages) -> BTreeSet<Read> {
+        let read_on = |one: &Asked<'_>| {
+            let Question::All(filter) = one.question else { return None };
+            catch_up::log_read_on(filter, one.checkpoint, self.last_end(one.key), pages)
+        };
+        asked.iter().filter_map(read_on).collect()
     }
 
     fn last_end(&self, key: &RunKey) -> Option<u64> {
