@@ -1,69 +1,14 @@
 //! What a poll costs the server: connections, requests, bytes.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
-};
+use std::time::Instant;
 
 use projectionist::sources::BatchProbe as _;
 use test_cluster::Nats;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+
+use crate::{
+    harness::{DEADLINE, acknowledge, durable, exactly, fetch, jetstream, probe, question, stream},
+    relay::relay,
 };
-
-use crate::harness::{DEADLINE, acknowledge, durable, exactly, fetch, jetstream, probe, question, stream};
-
-/// What goes through a relay.
-#[derive(Default)]
-struct Passed {
-    connections: AtomicUsize,
-    requests: AtomicUsize,
-    received: AtomicUsize,
-}
-
-/// Passes everything on to `server`, and counts.
-async fn relay(server: SocketAddr) -> (String, Arc<Passed>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("nats://{}", listener.local_addr().unwrap());
-    let passed = Arc::new(Passed::default());
-    let counter = Arc::clone(&passed);
-    tokio::spawn(async move {
-        loop {
-            let (near, _) = listener.accept().await.unwrap();
-            counter.connections.fetch_add(1, Ordering::Relaxed);
-            let (mut near_in, mut near_out) = near.into_split();
-            let (mut far_in, mut far_out) = TcpStream::connect(server).await.unwrap().into_split();
-            let sent = Arc::clone(&counter);
-            tokio::spawn(async move {
-                let mut piece = vec![0; 1 << 16];
-                while let Ok(length) = near_in.read(&mut piece).await {
-                    // Each request names the subject of its answer once. One that is cut between two pieces is missed.
-                    let text = String::from_utf8_lossy(&piece[..length]);
-                    sent.requests.fetch_add(text.matches("_INBOX.projectionist.").count(), Ordering::Relaxed);
-                    if length == 0 || far_out.write_all(&piece[..length]).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            let received = Arc::clone(&counter);
-            tokio::spawn(async move {
-                let mut piece = vec![0; 1 << 16];
-                while let Ok(length) = far_in.read(&mut piece).await {
-                    received.received.fetch_add(length, Ordering::Relaxed);
-                    if length == 0 || near_out.write_all(&piece[..length]).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    (url, passed)
-}
 
 /// `cargo test --test nats_source cost -- --nocapture` prints what docs/sources/nats.md tells.
 #[tokio::test]
@@ -79,17 +24,18 @@ async fn all_projections_of_a_server_share_one_connection_and_a_poll_costs_one_o
         while consumers.len() < projections {
             consumers.push(made.create_consumer(durable(&format!("c{}", consumers.len()))).await.unwrap());
         }
-        let (url, passed) = relay(own.address()).await;
+        // Each request names the subject of its answer once.
+        let (address, passed) = relay(own.address(), "_INBOX.projectionist.").await;
         let questions: Vec<_> = (0..projections).map(|number| question(&[&format!("made/c{number}")])).collect();
         let questions: Vec<_> = questions.iter().collect();
-        let mut probe = probe(&url);
+        let mut probe = probe(&format!("nats://{address}"));
         let mut poll = async |what: &str| {
-            let before = (passed.requests.load(Ordering::Relaxed), passed.received.load(Ordering::Relaxed));
+            let before = (passed.requests(), passed.received());
             let began = Instant::now();
             let answers = probe.answer(&questions, tokio::time::Instant::now() + DEADLINE).await;
             let took = began.elapsed();
-            let requests = passed.requests.load(Ordering::Relaxed) - before.0;
-            let received = passed.received.load(Ordering::Relaxed) - before.1;
+            let requests = passed.requests() - before.0;
+            let received = passed.received() - before.1;
             println!(
                 "{projections} projections, {what}: {requests} requests, {} KiB received, {took:?}",
                 received >> 10
@@ -109,6 +55,6 @@ async fn all_projections_of_a_server_share_one_connection_and_a_poll_costs_one_o
         acknowledge(&done).await;
         let moved = poll("a later poll, one handled").await;
         assert!(moved <= projections + 1, "{moved}");
-        assert_eq!(passed.connections.load(Ordering::Relaxed), 1);
+        assert_eq!(passed.connections(), 1);
     }
 }

@@ -5,11 +5,14 @@
 mod access;
 #[path = "../support/certificates.rs"]
 mod certificates;
+mod clock;
 mod clustered;
 mod cost;
 mod faults;
 mod harness;
 mod keys;
+#[path = "../support/relay.rs"]
+mod relay;
 mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;

@@ -6,7 +6,7 @@ use projectionist::api::Reason;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::harness::{Running, append, commit, database, server};
+use crate::harness::{Running, append, commit, database, exactly_these_rights_suffice, server};
 
 async fn declare(sampler: &mut Running, client: &Client, table: &str, zone: Option<&str>) {
     commit(client, table, 0).await;
@@ -150,6 +150,31 @@ async fn columns_of_other_types_are_refused_by_their_names_and_every_type_with_a
     // Who does not read these columns does not care.
     declare(&mut sampler, &client, "r3", None).await;
     sampler.wait_pending("r3", 0).await;
+}
+
+#[tokio::test]
+async fn the_rights_that_the_page_names_suffice_and_each_is_needed() {
+    let (_, client) = database(server(), "table_rights").await;
+    client
+        .batch_execute(
+            "create schema own; alter table events set schema own; alter table checkpoints set schema own; set search_path to own",
+        )
+        .await
+        .unwrap();
+    append(&client, 3).await;
+    commit(&client, "a", 1).await;
+    server().create_role("table_reader", "hunter2").await.unwrap();
+    let mut sampler = Running::start(&[("db", &server().url_as("table_reader", "hunter2", "table_rights"))]);
+    sampler.declare("a", |spec| {
+        spec["source"]["postgres"]["eventTable"] = json!({ "table": "own.events" });
+        spec["checkpoint"] = json!({ "readStore": { "table": "own.checkpoints" } });
+    });
+    let grants = [
+        "grant usage on schema own to table_reader",
+        "grant select (position, recorded_at) on own.events to table_reader",
+        "grant select (projection, position) on own.checkpoints to table_reader",
+    ];
+    exactly_these_rights_suffice(&client, &sampler, "a", &grants, 2).await;
 }
 
 #[tokio::test]

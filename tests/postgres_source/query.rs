@@ -6,7 +6,7 @@ use projectionist::{
     api::Reason,
     lag::{Certain, CheckpointState, Note, Pending, Position},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use test_cluster::{Pooler, Pooling};
 use tokio_postgres::Client;
 
@@ -22,12 +22,15 @@ async fn database(name: &str) -> (String, Client) {
 }
 
 fn declare(sampler: &mut Running, name: &str, sql: &str) {
+    declare_with_target(sampler, name, &json!({ "sql": sql }), "5s");
+}
+
+fn declare_with_target(sampler: &mut Running, name: &str, query: &Value, target: &str) {
     sampler.declare(name, |spec| {
-        spec["source"]["postgres"] =
-            json!({ "connection": { "secretRef": { "name": "db" } }, "query": { "sql": sql } });
-        let fields = spec.as_object_mut().unwrap();
-        fields.remove("checkpoint");
-        fields.remove("readStore");
+        *spec = json!({
+            "source": { "postgres": { "connection": { "secretRef": { "name": "db" } }, "query": query } },
+            "lag": { "target": target },
+        });
     });
 }
 
@@ -185,14 +188,7 @@ async fn a_slow_query_leaves_most_of_the_connection_to_the_others() {
     client.batch_execute(slow).await.unwrap();
     let mut sampler = Running::start(&[("db", &url)]);
     for (name, sql) in [("slow", "select slow()"), ("quick", "select count(*) from jobs")] {
-        sampler.declare(name, |spec| {
-            spec["lag"]["target"] = json!("1s");
-            spec["source"]["postgres"] =
-                json!({ "connection": { "secretRef": { "name": "db" } }, "query": { "sql": sql } });
-            let fields = spec.as_object_mut().unwrap();
-            fields.remove("checkpoint");
-            fields.remove("readStore");
-        });
+        declare_with_target(&mut sampler, name, &json!({ "sql": sql }), "1s");
     }
     let told = sampler.wait_measured("told", "slow", |m| m.sample.next_within > Duration::ZERO).await;
     let says_why = |note: &Note| matches!(note, Note::Estimated(why) if why.contains("share its connection"));
@@ -212,7 +208,23 @@ async fn a_slow_query_leaves_most_of_the_connection_to_the_others() {
 }
 
 #[tokio::test]
-async fn through_a_pooler_a_query_leaves_no_setting_behind() {
+async fn a_notification_wakes_the_sampler_where_the_channel_is_named() {
+    let (url, client) = database("query_notified").await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    let query = json!({ "sql": "select count(*) from jobs where not done", "notifyChannel": "Jobs" });
+    // Asked every 5 s by itself.
+    declare_with_target(&mut sampler, "jobs", &query, "1h");
+    sampler.wait_pending("jobs", 0).await;
+    for round in 1..=3 {
+        let before = sampler.pushes();
+        client.batch_execute("insert into jobs default values; notify \"Jobs\"").await.unwrap();
+        sampler.wait_woken(before).await;
+        sampler.wait_pending("jobs", round).await;
+    }
+}
+
+#[tokio::test]
+async fn through_a_pooler_a_query_leaves_no_setting_behind_and_it_is_said_that_no_notification_comes() {
     let (_, client) = database("query_pooled").await;
     client
         .batch_execute(
@@ -223,7 +235,9 @@ async fn through_a_pooler_a_query_leaves_no_setting_behind() {
     let pooler = Pooler::before(server(), Pooling::Transaction, 1).unwrap();
     let mut sampler = Running::start(&[("db", &pooler.url("query_pooled"))]);
     declare(&mut sampler, "sets", "select sets()");
-    sampler.wait_pending("sets", 11).await;
+    declare_with_target(&mut sampler, "unheard", &json!({ "sql": "select 1", "notifyChannel": "jobs" }), "5s");
+    assert!(sampler.wait_pending("sets", 11).await.sample.notes.is_empty());
+    assert_eq!(sampler.wait_pending("unheard", 1).await.sample.notes, [Note::PooledConnection]);
     drop(sampler);
     tokio::time::sleep(Duration::from_millis(500)).await;
     let left: i64 = client

@@ -122,6 +122,42 @@ async fn a_slot_is_behind_by_the_bytes_that_its_consumer_has_not_confirmed() {
 }
 
 #[tokio::test]
+async fn a_login_to_any_database_of_the_server_suffices_and_is_needed() {
+    let (own, client) = shared().await;
+    create(&client, "rights").await;
+    own.create_database("slot_rights").await.unwrap();
+    own.create_role("slot_login", "hunter2").await.unwrap();
+    client
+        .batch_execute("alter role slot_login nologin; revoke connect on database slot_rights from public")
+        .await
+        .unwrap();
+    let mut sampler = Running::start(&[("db", &own.url_as("slot_login", "hunter2", "slot_rights"))]);
+    declare(&mut sampler, "rights");
+    let rights = [
+        ("alter role slot_login login", "alter role slot_login nologin", Reason::AuthenticationFailed),
+        (
+            "grant connect on database slot_rights to slot_login",
+            "revoke connect on database slot_rights from slot_login",
+            Reason::PermissionDenied,
+        ),
+    ];
+    for (give, _, without) in rights {
+        sampler.wait_unknown("rights", without).await;
+        client.batch_execute(give).await.unwrap();
+    }
+    sampler.wait_measured("measured", "rights", |_| true).await;
+    for (give, take, without) in rights {
+        client.batch_execute(take).await.unwrap();
+        // The server asks for both when a connection begins.
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'slot_login'";
+        client.batch_execute(end).await.unwrap();
+        sampler.wait_unknown("rights", without).await;
+        client.batch_execute(give).await.unwrap();
+        sampler.wait_measured("measured again", "rights", |_| true).await;
+    }
+}
+
+#[tokio::test]
 async fn a_slot_that_is_dropped_is_missing_and_one_that_is_made_again_counts_from_where_it_begins() {
     let (own, client) = shared().await;
     create(&client, "old").await;

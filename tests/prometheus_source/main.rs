@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod access;
+mod cost;
 mod faults;
 mod harness;
 mod pods;
+#[path = "../support/relay.rs"]
+mod relay;
 mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;

@@ -10,6 +10,8 @@ mod cost;
 mod fake;
 mod faults;
 mod harness;
+#[path = "../support/relay.rs"]
+mod relay;
 mod sampled;
 #[path = "../support/sampler.rs"]
 mod sampler;
