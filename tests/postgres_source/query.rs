@@ -236,8 +236,8 @@ async fn through_a_pooler_a_query_leaves_no_setting_behind_and_it_is_said_that_n
     let mut sampler = Running::start(&[("db", &pooler.url("query_pooled"))]);
     declare(&mut sampler, "sets", "select sets()");
     declare_with_target(&mut sampler, "unheard", &json!({ "sql": "select 1", "notifyChannel": "jobs" }), "5s");
-    assert!(sampler.wait_pending("sets", 11).await.sample.notes.is_empty());
-    assert_eq!(sampler.wait_pending("unheard", 1).await.sample.notes, [Note::PooledConnection]);
+    assert!(!sampler.wait_pending("sets", 11).await.sample.notes.contains(&Note::PooledConnection));
+    assert!(sampler.wait_pending("unheard", 1).await.sample.notes.contains(&Note::PooledConnection));
     drop(sampler);
     tokio::time::sleep(Duration::from_millis(500)).await;
     let left: i64 = client
