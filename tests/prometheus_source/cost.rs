@@ -36,7 +36,10 @@ impl<'a> Meter<'a> {
     /// Ends a poll in which all Projections were measured.
     fn end(self, what: &str, answers: &[Result<Sample, MeasureError>]) -> usize {
         let took = self.began.elapsed();
-        assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|sample| sample.pending == exactly(7))), "{what}");
+        assert!(
+            answers.iter().all(|answer| answer.as_ref().is_ok_and(|sample| sample.pending == exactly(7))),
+            "{what}"
+        );
         let requests = self.passed.requests() - self.requests;
         let received = (self.passed.received() - self.received) >> 10;
         println!("{} projections, {what}: {requests} requests, {received} KiB received, {took:?}", answers.len());
