@@ -111,25 +111,6 @@ async fn any_number_is_a_value_and_a_query_that_is_none_says_what_to_write_inste
 
 /// `cargo test --test prometheus_source cost -- --nocapture` prints what docs/sources/prometheus.md tells.
 #[tokio::test]
-async fn the_cost_is_one_request_for_each_different_query() {
-    set("cost_waiting", Some("5"));
-    let mut probe = probe(&server().url());
-    until_pending(&mut probe, &pending("sum(cost_waiting)"), 5).await;
-    for queries in [1_usize, 100, 1_000] {
-        let questions: Vec<_> = (0..queries).map(|index| value(&format!("sum(cost_waiting) + {index}"))).collect();
-        // Ten Projections with each query.
-        let asked: Vec<_> = questions.iter().cycle().take(10 * queries).collect();
-        for poll in ["first", "later"] {
-            let begun = Instant::now();
-            let answers = probe.answer(&asked, begun + Duration::from_secs(60)).await;
-            println!("{queries} different queries of {} Projections, {poll} poll: {:?}", asked.len(), begun.elapsed());
-            let told: Vec<_> = answers.iter().map(|answer| answer.as_ref().unwrap().value).collect();
-            assert_eq!(told[queries - 1], Some(f64::from(u32::try_from(queries + 4).unwrap())));
-        }
-    }
-}
-
-#[tokio::test]
 async fn the_same_query_is_asked_once_and_a_bad_one_concerns_only_its_own_projection() {
     let mut probe = probe(&server().url());
     let (good, bad) = (value("40 + 2"), value("sum("));
