@@ -46,6 +46,8 @@ mod kurrentdb_server;
 mod nats_queues;
 #[path = "projector/outbox.rs"]
 mod outbox;
+#[path = "projector/pairs/mod.rs"]
+mod pairs;
 #[path = "projector/positions.rs"]
 mod positions;
 #[path = "projector/queues.rs"]

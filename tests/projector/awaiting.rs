@@ -6,7 +6,11 @@ use serde_json::json;
 use test_cluster::eventually_is;
 use tokio_postgres::{Client, error::SqlState};
 
-use crate::workshop::{APPLY, PATIENCE, Workshop, server};
+use crate::{
+    commanded, emmett, kurrentdb,
+    kurrentdb_server::server::Fake,
+    workshop::{APPLY, PATIENCE, Workshop, server},
+};
 
 /// Waits in the database, as an application does.
 async fn reached(
@@ -69,6 +73,60 @@ async fn an_application_waits_in_the_read_store_until_its_event_is_there() {
     // A checkpoint that is missing is never taken for reached.
     shop.store.batch_execute("delete from projectionist_checkpoints where shard = 3").await.unwrap();
     assert!(!reached(&shop.store, "shop/awaited", 0, "0").await.unwrap());
+}
+
+/// An application that has appended waits for its event, which is at the position that `append` returns, and for one that does not come.
+async fn waits_for_what_is_appended(shop: &Workshop, append: impl AsyncFn() -> i64) {
+    let worker = shop.start("a");
+    made(shop).await;
+    let mut before = 0;
+    for _ in 0..5 {
+        let position = append().await;
+        assert!(reached(&shop.store, &shop.config.projection, position, "60 s").await.unwrap(), "{position}");
+        let there: i64 = shop.ask("select count(*) from applied").await;
+        assert!(there > before, "the read model has it");
+        before = there;
+        assert!(!reached(&shop.store, &shop.config.projection, position + 1, "100 ms").await.unwrap());
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_waits_for_the_number_of_its_event_in_all_of_an_event_store_of_elixir() {
+    let mut shop = Workshop::open("awaited_commanded", APPLY).await;
+    commanded::in_event_store(&mut shop).await;
+    let client = shop.events.client();
+    let append = async || {
+        client.batch_execute(&commanded::appended("cart-1", 1, commanded::MODULE, commanded::BODY)).await.unwrap();
+        let last = "select stream_version from store.streams where stream_id = 0";
+        client.query_one(last, &[]).await.unwrap().get(0)
+    };
+    waits_for_what_is_appended(&shop, append).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_waits_for_the_global_position_of_its_message_in_an_event_store_of_emmett() {
+    let mut shop = Workshop::open("awaited_emmett", APPLY).await;
+    emmett::in_event_store(&mut shop).await;
+    let client = shop.events.client();
+    client.batch_execute(emmett::INDEX).await.unwrap();
+    let append = async || {
+        client.batch_execute(&emmett::appended("cart-1", 1, emmett::MEANT)).await.unwrap();
+        client.query_one("select max(global_position) from store.emt_messages", &[]).await.unwrap().get(0)
+    };
+    waits_for_what_is_appended(&shop, append).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_waits_for_the_commit_position_of_its_event_in_kurrentdb() {
+    let fake = Fake::start().await;
+    let shop = kurrentdb::open(&fake, "awaited_kurrentdb", "$all", None).await;
+    let append = async || {
+        let now = jiff::Timestamp::now();
+        let position = fake.database(|database| database.put("cart-1", "Counted", b"{\"n\": 1}", true, now));
+        i64::try_from(position).unwrap()
+    };
+    waits_for_what_is_appended(&shop, append).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,10 +19,10 @@ const EVENTS: &str = "create view events as
      from store.stream_events n join store.events e using (event_id) join store.streams s on s.stream_id = n.original_stream_id
      where n.stream_id = 0 and e.event_type = 'Elixir.Shop.Counted'";
 /// The type of those: a module of Elixir.
-const MODULE: &str = "Elixir.Shop.Counted";
+pub(crate) const MODULE: &str = "Elixir.Shop.Counted";
 
 /// Lets the events be those of an event store.
-async fn in_event_store(shop: &mut Workshop) {
+pub(crate) async fn in_event_store(shop: &mut Workshop) {
     *shop.table() = input(&json!({"commanded": {"schema": "store"}}));
     let tables = format!(
         "drop table events; create schema store; set search_path to store; {COMMANDED}; reset search_path; {EVENTS}"
@@ -32,11 +32,11 @@ async fn in_event_store(shop: &mut Workshop) {
     shop.sql.handlers = handlers.into_values().map(|handler| (MODULE.to_owned(), handler)).collect();
 }
 
-fn appended(stream: &str, events: i64, type_: &str, data: &str) -> String {
+pub(crate) fn appended(stream: &str, events: i64, type_: &str, data: &str) -> String {
     commanded_appended("store", stream, events, type_, data, "clock_timestamp()")
 }
 
-const BODY: &str = "convert_to(json_build_object('n', n)::text, 'UTF8')";
+pub(crate) const BODY: &str = "convert_to(json_build_object('n', n)::text, 'UTF8')";
 
 /// Appends so many events that are meant to forty streams, from several sessions at a time, and as many of another type.
 async fn append(shop: &Workshop, database: &str, count: i64) {

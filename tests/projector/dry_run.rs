@@ -200,6 +200,128 @@ async fn what_is_wrong_is_told_apart_from_what_could_not_be_tried() {
     }
 }
 
+/// A Projection of this source and read store, each a line of YAML, with what is below `builtin`.
+fn of(source: &str, read_store: &str, builtin: &str) -> String {
+    let builtin: String = builtin.lines().map(|line| format!("      {line}\n")).collect();
+    format!(
+        "apiVersion: projectionist.dev/v1alpha1
+kind: Projection
+metadata: {{name: orders, namespace: shop}}
+spec:
+  source: {source}
+  readStore: {read_store}
+  lag: {{target: 10s}}
+  projector:
+    builtin:
+{builtin}"
+    )
+}
+
+const KURRENTDB: &str = "{kurrentdb: {connection: {secretRef: {name: events}}, catchUp: {stream: $ce-order}}}";
+const RABBITMQ: &str = "{rabbitmq: {connection: {secretRef: {name: events}}, queues: [orders]}}";
+const NATS: &str = "{nats: {connection: {secretRef: {name: events}}, consumers: [{stream: orders, consumer: list}]}}";
+const IN_SEARCH: &str = "{elasticsearch: {connection: {secretRef: {name: search}}}}";
+const IN_POSTGRES: &str = "{postgres: {connection: {secretRef: {name: reads}}}}";
+
+#[test]
+fn operations_for_elasticsearch_are_filled_and_shown() {
+    let handlers = r#"elasticsearch:
+  handlers:
+    OrderPlaced:
+      - index: {index: orders, id: "{stream}", document: {customer: "{data.customer}", at: "{position}"}}
+    OrderPaid:
+      - update: {index: orders, id: "{stream}", doc: {paid: true}, add: {payments: "{data.amount}"}}
+    OrderCancelled:
+      - delete: {index: orders, id: "{stream}"}"#;
+    let events = r#"{"type": "OrderPlaced", "stream": "1", "position": 0, "data": {"customer": "Ann \"A\" Lee"}}
+{"type": "OrderPaid", "stream": "1", "data": {"amount": 12345678901234567.05}}
+{"type": "OrderCancelled", "stream": "1"}
+{"type": "OrderPlaced", "stream": "2", "data": {"name": "canary"}}
+{"type": "OrderCancelled", "stream": "2"}
+"#;
+    let files = Files::new(&of(KURRENTDB, IN_SEARCH, handlers), events);
+    let checked = files.check(None);
+    assert!(checked.code == Some(0) && checked.output.contains("shop/orders is valid"), "{checked:?}");
+    let ended = files.dry_run(None);
+    let lines: Vec<&str> = ended.output.lines().collect();
+    // Revisions begin at 0.
+    assert_eq!(lines[0], "line 1: OrderPlaced of 1 at position 0: 1 operation", "{ended:?}");
+    assert_eq!(lines[1], r#"    index "orders" "1" {"at":0,"customer":"Ann \"A\" Lee"}"#, "{ended:?}");
+    assert_eq!(
+        lines[3], r#"    update "orders" "1" doc {"paid":true} add "payments" 12345678901234567.05"#,
+        "{ended:?}"
+    );
+    assert_eq!(lines[5], r#"    delete "orders" "1""#, "{ended:?}");
+    assert!(lines[6].starts_with("line 4: OrderPlaced of 2 at position 3: failed: operation 1"), "{ended:?}");
+    assert!(lines[6].contains("{data.customer}") && !lines[6].contains("canary"), "{ended:?}");
+    assert!(lines[7].contains("it waits behind line 4 in its stream"), "{ended:?}");
+    assert!(lines[8].ends_with("no operation was sent"), "{ended:?}");
+    assert_eq!(ended.code, Some(1));
+    // Positions are the documents' versions.
+    let versioned =
+        handlers.replace("id: \"{stream}\", document", "id: \"{stream}\", version: \"{data.version}\", document");
+    let refused = Files::new(&of(KURRENTDB, IN_SEARCH, &versioned), events).check(None);
+    assert!(refused.code == Some(1) && refused.errors.contains("version must be absent"), "{refused:?}");
+    // A queue has none, and so the message must hold it.
+    let refused = Files::new(&of(RABBITMQ, IN_SEARCH, handlers), events).check(None);
+    assert!(refused.code == Some(1) && refused.errors.contains("may be delivered again"), "{refused:?}");
+}
+
+#[test]
+fn of_a_queue_the_versions_are_shown_and_no_message_waits_behind_another() {
+    let handlers = r#"elasticsearch:
+  handlers:
+    OrderChanged:
+      - index: {index: orders, id: "{stream}", version: "{data.version}", document: {total: "{data.total}"}}"#;
+    let events = r#"{"type": "OrderChanged", "stream": "1", "data": {"version": "first", "total": 1}}
+{"type": "OrderChanged", "stream": "1", "data": {"version": 7, "total": 2}}
+"#;
+    for source in [RABBITMQ, NATS] {
+        let files = Files::new(&of(source, IN_SEARCH, handlers), events);
+        let checked = files.check(None);
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        let ended = files.dry_run(None);
+        let lines: Vec<&str> = ended.output.lines().collect();
+        assert!(lines[0].contains("failed: ") && lines[0].contains("no whole number"), "{ended:?}");
+        assert_eq!(lines[2], r#"    index "orders" "1" version 7 {"total":2}"#, "{ended:?}");
+        assert!(lines[3].starts_with("2 events: 1 handled, 0 without a handler, 1 failed, 0 wait"), "{ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_in_sql_of_a_queue_and_of_kurrentdb_run_as_those_of_an_event_table_do() {
+    let url = server().create_database("dry_sources").await.unwrap();
+    let builtin = |column: &str| {
+        format!(
+            "setup: create table if not exists totals (stream text primary key, n bigint not null)
+handlers:
+  Added: \"insert into totals values (:stream, {column}) on conflict (stream) do update set n = totals.n + excluded.n\""
+        )
+    };
+    let events = r#"{"type": "Added", "stream": "a", "data": {"n": 1}}
+{"type": "Added", "stream": "a", "data": {}}
+{"type": "Added", "stream": "a", "data": {"n": 2}}
+"#;
+    let body = builtin("(:data->>'n')::bigint");
+    for (source, summary) in [
+        (KURRENTDB, "3 events: 1 handled, 0 without a handler, 1 failed, 1 wait behind those"),
+        (RABBITMQ, "3 events: 2 handled, 0 without a handler, 1 failed, 0 wait behind those"),
+        (NATS, "3 events: 2 handled, 0 without a handler, 1 failed, 0 wait behind those"),
+    ] {
+        let ended = Files::new(&of(source, IN_POSTGRES, &body), events).dry_run(Some(&url));
+        assert!(ended.output.contains(summary) && ended.code == Some(1), "{ended:?}");
+        // A message has no position.
+        let files = Files::new(&of(source, IN_POSTGRES, &builtin(":position")), events);
+        for ended in [files.check(None), files.dry_run(Some(&url))] {
+            let is_refused = ended.code == Some(1) && ended.errors.contains("messages of a queue have none");
+            assert_eq!(is_refused, source != KURRENTDB, "{ended:?}");
+        }
+    }
+    let client = server().connect("dry_sources").await.unwrap();
+    let there = client.query_one("select to_regclass('totals') is not null", &[]).await.unwrap();
+    assert!(!there.get::<_, bool>(0), "nothing is left");
+}
+
 #[test]
 fn commands_for_redis_are_filled_and_shown() {
     let projection = "apiVersion: projectionist.dev/v1alpha1

@@ -12,11 +12,11 @@ use crate::{
 };
 
 /// What a worker asks for where it is missing: Emmett makes no index that begins with the position and is unique.
-const INDEX: &str =
+pub(crate) const INDEX: &str =
     "create unique index on \"store\".\"emt_messages\" (\"global_position\", \"is_archived\", \"partition\")";
 
 /// Lets the events be those of an event store, whose messages as they are meant are the view `events`.
-async fn in_event_store(shop: &mut Workshop) {
+pub(crate) async fn in_event_store(shop: &mut Workshop) {
     *shop.table() = input(&json!({"emmett": {"schema": "store"}}));
     let view = "create view events as select global_position as position, stream_id as stream, message_data as data from store.emt_messages
          where partition = 'emt:default' and not is_archived";
@@ -27,11 +27,11 @@ async fn in_event_store(shop: &mut Workshop) {
 }
 
 /// `kept` is the values of partition and `is_archived`.
-fn appended(stream: &str, messages: i64, kept: &str) -> String {
+pub(crate) fn appended(stream: &str, messages: i64, kept: &str) -> String {
     emmett_appended("store", stream, messages, kept, "jsonb_build_object('n', n)")
 }
 
-const MEANT: &str = "'emt:default', false";
+pub(crate) const MEANT: &str = "'emt:default', false";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_a_partition_are_handled_once_but_neither_archived_ones_nor_those_of_other_partitions() {

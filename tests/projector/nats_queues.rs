@@ -24,7 +24,7 @@ use crate::{
 
 pub(crate) const CONSUMER: &str = "list";
 
-async fn jetstream(nats: &Nats) -> jetstream::Context {
+pub(crate) async fn jetstream(nats: &Nats) -> jetstream::Context {
     jetstream::new(async_nats::connect(nats.address().to_string()).await.unwrap())
 }
 

@@ -56,11 +56,15 @@ pub(crate) fn append(redis: &Redis, key: &str, numbers: std::ops::Range<i64>) {
 
 /// What the group has been given and not acknowledged.
 pub(crate) fn pending(redis: &Redis, key: &str) -> i64 {
-    let summary = redis.run(&format!("XINFO GROUPS {key}")).unwrap();
-    let Answer::Array(groups) = summary else { panic!("no groups") };
+    try_pending(redis, key).unwrap()
+}
+
+/// The same, while the server may be away.
+pub(crate) fn try_pending(redis: &Redis, key: &str) -> anyhow::Result<i64> {
+    let Answer::Array(groups) = redis.run(&format!("XINFO GROUPS {key}"))? else { panic!("no groups") };
     let Answer::Array(fields) = &groups[0] else { panic!("no group") };
     let at = fields.iter().position(|field| *field == Answer::Text("pending".to_owned())).unwrap();
-    number(&fields[at + 1])
+    Ok(number(&fields[at + 1]))
 }
 
 /// What the operator reads of messages that could not be handled.

@@ -69,6 +69,40 @@ async fn a_note_expires_and_is_kept_longer_where_its_message_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_no_worker_has_written_holds_its_message_alone_until_it_is_mended() {
+    let redis = Redis::on_loopback().unwrap();
+    let key = "into_redis_tampered";
+    let shop = open(&redis, key, COUNTED, true).await;
+    let worker = shop.start("a");
+    queues::append(&redis, key, 0..20);
+    queues::acknowledged(&redis, key).await;
+    let [text, hash]: [String; 2] = notes(&shop, &redis)[..2].to_vec().try_into().unwrap();
+    redis.run_all(&[&["SET", &text, "no-note-canary"], &["DEL", &hash], &["HSET", &hash, "a", "1"]]).unwrap();
+    redis.run(&format!("XGROUP SETID {key} list 0")).unwrap();
+    // Those in front of them and behind them in the same script go on, and those that come later.
+    queues::append(&redis, key, 20..30);
+    handled(&redis, 30).await;
+    let two = |why: &Vec<String>| why.len() == 2;
+    let why = eventually_is(PATIENCE, "both are told", two, || failures(&shop, &redis)).await.unwrap();
+    let is_told = |why: &String| {
+        why.contains("its note holds what no worker writes")
+            && why.contains("DEL \"projectionist:{shop/")
+            && !why.contains("canary")
+    };
+    assert!(why.iter().all(is_told), "{why:?}");
+    let left = || async { anyhow::Ok(queues::pending(&redis, key) == 2) };
+    eventually(PATIENCE, "only these are left", left).await.unwrap();
+    assert_each_once(&redis, 30).await;
+    // Nothing is made of what is there, until it is said: the one was handled, the other was not.
+    let kept = redis.run_all(&[&["GET", &text], &["TYPE", &hash]]).unwrap();
+    assert_eq!([kept[0].text(), kept[1].text()], ["no-note-canary", "hash"]);
+    redis.run_all(&[&["SET", &text, "1", "PX", "3600000"], &["DEL", &hash]]).unwrap();
+    queues::acknowledged(&redis, key).await;
+    assert_eq!(number(&redis.run("HGET totals events").unwrap()), 31);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rights_that_are_listed_suffice_and_each_of_them_is_needed() {
     let page = include_str!("../../docs/projector.md");
     let listed = RIGHTS.join(" ");

@@ -216,6 +216,15 @@ impl Workshop {
 
     /// Starts a worker as a process of its own, as in a pod; it can be killed.
     pub(crate) fn start_process(&self, worker: &str) -> Process {
+        self.start_process_that_logs(worker, "trace")
+    }
+
+    /// The same, which writes down only what goes wrong: for many side by side.
+    pub(crate) fn start_quiet_process(&self, worker: &str) -> Process {
+        self.start_process_that_logs(worker, "warn")
+    }
+
+    fn start_process_that_logs(&self, worker: &str, level: &str) -> Process {
         let health = free_address().unwrap();
         let files = tempfile::tempdir().unwrap();
         let output = std::fs::File::create(files.path().join("output")).unwrap();
@@ -230,7 +239,7 @@ impl Workshop {
         let child = Command::new(env!("CARGO_BIN_EXE_projectionist"))
             .args(["projector", &format!("--health-listen={health}"), "--config"])
             .arg(&config)
-            .env("PROJECTIONIST_LOG_LEVEL", "trace")
+            .env("PROJECTIONIST_LOG_LEVEL", level)
             .env(
                 match &self.config.input {
                     Input::Postgres(_) | Input::KurrentDb(_) | Input::Queue(_) => "EVENT_SOURCE_URL",

@@ -1,21 +1,21 @@
 -- Runs the commands of messages that are not noted yet, and notes them.
 -- ARGV: for how many milliseconds notes are kept; the number of messages, for each: its name, number of commands, for each: number of words, fingerprint of
 --       the handler up to and with it, words.
--- Returns {'done'} or {'foreign'}. Or, with the messages before it done: {'failed', message, command, error}, where the commands before it are done as well,
+-- Returns {'done'}. Or, with the messages before it done: {'foreign', message}, whose note no worker has written, {'failed', message, command, error}, where the commands before it are done as well,
 -- or {'changed', message, count}, where the first commands of another handler are done.
 local keep = ARGV[1]
 
 for message = 1, number() do
   local name, commands = word(), number()
   local key = seen(name)
-  local note = redis.call('GET', key)
+  local note = note_of(name)
   local times, count, begun = unfinished(note)
   local done, last = tonumber(count), begun
   local is_handled = note == '1'
   if is_handled then
     redis.call('PEXPIRE', key, keep)
   elseif not done then
-    return {'foreign'}
+    return {'foreign', message}
   elseif done > commands then
     return {'changed', message, done}
   else

@@ -27,6 +27,8 @@ use crate::{
 
 /// A message is called by its identity, or by a hash of it where that has more bytes.
 const LONGEST_NAME: usize = 64;
+/// Taken for how often a message was tried whose note does not say it, so that the longest pause follows.
+const TRIED_OFTEN: u32 = 100;
 /// What is being done, for messages.
 const OPENING: &str = "read store: asking what the server keeps";
 const RECORDING: &str = "read store: recording a failed event";
@@ -88,23 +90,31 @@ impl RedisInbox {
     /// Whether the message is noted as handled.
     async fn is_handled(&mut self, id: &str) -> Result<bool, ProjectorError> {
         let words = vec![name(id).into_owned()];
-        let script = concat!(include_str!("inbox_common.lua"), "return redis.call('GET', seen(ARGV[1]))");
+        let script = concat!(include_str!("inbox_common.lua"), "return note_of(ARGV[1])");
         Ok(self.state.run(RUNNING, script, words).await?.as_str() == Some("1"))
     }
 
     /// Which message the script stopped at, and why.
     fn stopped(&self, reply: &[Reply], events: &[Event], commands: &[Vec<Filled>]) -> Option<(usize, Refused)> {
+        // Its identity may be part of its content, which is never told.
+        let note = redis_state::seen(self.state.projection(), "MESSAGE");
+        let note = format!("{note:?}, where MESSAGE stands for its identity");
+        if let [how, message] = reply
+            && how.as_str() == Some("foreign")
+        {
+            let index = usize::try_from(message.as_count()?).ok()?.checked_sub(1)?;
+            let why = format!(
+                "its note holds what no worker writes, so that it is not known whether it was handled: did something else write there? Where it was not, DEL {note}; where it was, set that to 1 with PX"
+            );
+            return Some((index, Refused::Event(why)));
+        }
         let Stopped { index, command, error } = Stopped::read(reply)?;
         let refused = match error {
             Some(error) => {
                 let failed = commands.get(index)?.get(command.checked_sub(1)?)?;
                 refusals::meaning(error, (command, failed), &events.get(index)?.event_type, self.state.projection())
             }
-            None => {
-                // Its identity may be part of its content, which is never told.
-                let note = redis_state::seen(self.state.projection(), "MESSAGE");
-                Refused::Event(state::changed(command, &format!("DEL {note:?}, where MESSAGE stands for its identity")))
-            }
+            None => Refused::Event(state::changed(command, &format!("DEL {note}"))),
         };
         Some((index, refused))
     }
@@ -131,9 +141,6 @@ impl Inbox for RedisInbox {
             self.state.run(RUNNING, script!("words.lua", "inbox.lua"), words).await.map_err(ApplyError::Store)?;
         let stopped = match reply.as_array() {
             Some([done]) if done.as_str() == Some("done") => return Ok(count),
-            Some([foreign]) if foreign.as_str() == Some("foreign") => {
-                return Err(ApplyError::Store(self.state.nonsense(RUNNING)));
-            }
             Some(stopped) => self.stopped(stopped, events, &names),
             None => None,
         };
@@ -151,6 +158,9 @@ impl Inbox for RedisInbox {
         let (told_for, most) = (TOLD_FOR.as_millis().to_string(), MOST_TOLD.to_string());
         let words = vec![self.keep_for.clone(), told_for, most, name(id).into_owned(), why];
         let times = self.state.run(RECORDING, script!("inbox_fail.lua"), words).await?;
+        if times.as_str() == Some("foreign") {
+            return Ok(TRIED_OFTEN);
+        }
         let times = times.as_count().ok_or_else(|| self.state.nonsense(RECORDING))?;
         Ok(u32::try_from(times).unwrap_or(u32::MAX))
     }

@@ -8,6 +8,18 @@ local function seen(message)
   return KEYS[1] .. ':seen:' .. message
 end
 
+-- The note of a message; a text that is none where something else than a text is there.
+local function note_of(message)
+  local note = redis.pcall('GET', seen(message))
+  if type(note) ~= 'table' then
+    return note
+  elseif string.find(note.err, 'WRONGTYPE', 1, true) then
+    return ''
+  end
+  -- The server refuses to read it, and now the whole script as well.
+  return redis.call('GET', seen(message))
+end
+
 -- How often a message has failed, how many of its commands are done, and the fingerprint of the handler up to there; nothing where its note is none.
 local function unfinished(note)
   return string.match(note or '0:0:', '^(%d+):(%d+):(%x*)$')

@@ -100,7 +100,8 @@ public class Driver {
     static String run(String[] c) throws Exception {
         switch (c[0]) {
             case "count": {
-                // topic, events, compression
+                // topic, events, compression; the first number, where it is not the next one
+                if (c.length > 4) counted = Long.parseLong(c[4]) - 1;
                 if (!compressing.containsKey(c[3])) {
                     compressing.put(c[3], producer(null, Map.of("linger.ms", 5, "compression.type", c[3])));
                 }
