@@ -67,21 +67,6 @@ async fn events_of_an_event_store_of_elixir_are_handled_once_and_no_links_to_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_an_event_store_of_elixir_come_once_and_in_order_into_redis_while_workers_are_killed_and_frozen() {
-    let redis = Redis::on_loopback().unwrap();
-    let mut shop = redis::open("commanded_redis", &redis, redis::COUNTED).await;
-    in_event_store(&mut shop).await;
-    let target = shop.redis.as_mut().unwrap();
-    let handlers = std::mem::take(&mut target.handlers);
-    target.handlers = handlers.into_values().map(|handler| (MODULE.to_owned(), handler)).collect();
-    let append = async |count| append(&shop, "commanded_redis_events", count).await;
-    let shared = async |holdings: &[usize]| redis::shared(&shop, &redis, holdings).await;
-    let workers = killed_and_frozen(&shop, append, shared).await;
-    redis::assert_exact(&shop, &redis).await;
-    drop(workers);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_open_append_and_deleted_streams_hold_nothing_back_and_nothing_is_passed_over() {
     let mut shop = Workshop::open("commanded_open", APPLY).await;
     in_event_store(&mut shop).await;

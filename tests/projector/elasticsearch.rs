@@ -174,10 +174,11 @@ async fn every_effect_comes_once_and_in_order_while_workers_are_killed_and_froze
     drop(workers);
 }
 
-async fn restarts(distribution: Distribution) {
-    let mut server = Elasticsearch::on_loopback(distribution, &[]).unwrap();
-    let name = format!("search_restarts_{distribution:?}").to_lowercase();
-    let shop = open(&name, &server, counted(&name)).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn an_elasticsearch_that_is_killed_and_starts_again_has_effects_and_checkpoints_that_agree() {
+    let mut server = Elasticsearch::on_loopback(Distribution::Elasticsearch, &[]).unwrap();
+    let name = "search_restarts";
+    let shop = open(name, &server, counted(name)).await;
     let (first, second) = (shop.start("a"), shop.start("b"));
     let events = format!("{name}-events");
     for _ in 0..3 {
@@ -198,16 +199,6 @@ async fn restarts(distribution: Distribution) {
     assert!(shards.iter().any(|shard| shard["position"] == head), "{shards:?}");
     assert!(shards.iter().all(|shard| shard["owner"].is_null()), "all shards were given back: {shards:?}");
     assert_eq!(kept(&shop, &server, ":workers"), json!({"workers": []}));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_elasticsearch_that_is_killed_and_starts_again_has_effects_and_checkpoints_that_agree() {
-    restarts(Distribution::Elasticsearch).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_opensearch_that_is_killed_and_starts_again_has_effects_and_checkpoints_that_agree() {
-    restarts(OpenSearch).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

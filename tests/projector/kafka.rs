@@ -133,35 +133,19 @@ fn applied(redis: &Redis, stream: &str) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_command_comes_once_into_redis_while_workers_are_killed() {
+async fn every_command_comes_once_into_redis_from_partitions_that_are_added_as_well() {
     let redis = Redis::on_loopback().unwrap();
     let mut shop = open(broker(), "into_redis", 4, "").await;
     shop.redis = Some(RedisTarget { url: redis.url(), handlers: handlers(COUNTED) });
-    let survivor = shop.start_process("a");
-    count(broker(), "into_redis", 2_000, "lz4").await;
-    let load = async {
-        for _ in 0..40 {
-            count(broker(), "into_redis", 100, "none").await;
-            tokio::time::sleep(Duration::from_millis(150)).await;
-        }
-    };
-    let faults = async {
-        for round in 0..3 {
-            let killed = shop.start_process(&format!("killed-{round}"));
-            shared(&shop, &redis, &[2, 2]).await;
-            tokio::time::sleep(Duration::from_millis(rand::random_range(0..700))).await;
-            drop(killed);
-            shared(&shop, &redis, &[4]).await;
-        }
-    };
-    tokio::join!(load, faults);
+    let worker = shop.start("a");
+    count(broker(), "into_redis", 500, "lz4").await;
     let expected = dump(broker(), "into_redis").await;
     let events: usize = expected.values().map(Vec::len).sum();
     handled(&redis, i64::try_from(events).unwrap()).await;
     for (stream, offsets) in expected {
         assert_eq!(applied(&redis, &stream), offsets, "{stream}: each once and in order");
     }
-    // One more after the partitions have grown.
+    // Again after the partitions have grown.
     ask(broker(), &["partitions", "into_redis", "6"]).await;
     shared(&shop, &redis, &[6]).await;
     count(broker(), "into_redis", 500, "none").await;
@@ -177,7 +161,7 @@ async fn every_command_comes_once_into_redis_while_workers_are_killed() {
         offsets.sort_unstable();
         assert_eq!(applied, offsets, "{stream}");
     }
-    drop(survivor);
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Events of a real Kafka in documents of a real OpenSearch.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use projectionist::projector::{Input, KafkaInput};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_event_changes_its_document_once_while_workers_are_killed_and_partitions_that_are_added_are_refused() {
+async fn every_event_changes_its_document_once_and_partitions_that_are_added_are_refused() {
     let (server, name) = (open_search(), "kafka_search");
     ask(broker(), &["create", name, "4", ""]).await;
     server.run("PUT", "/kafka_search-totals", &json!({})).unwrap();
@@ -22,16 +22,8 @@ async fn every_event_changes_its_document_once_while_workers_are_killed_and_part
     let mut shop = open_documents(name, server, json!({"Counted": [totals]})).await;
     shop.config.input = Input::Kafka(KafkaInput { topics: vec![name.to_owned()], ..KafkaInput::default() });
     shop.source_url = broker().addresses();
-    let survivor = shop.start("a");
-    for round in 0..4 {
-        let killed = shop.start_process(&format!("killed-{round}"));
-        for _ in 0..8 {
-            count(broker(), name, 100, "none").await;
-            tokio::time::sleep(Duration::from_millis(rand::random_range(50..400))).await;
-        }
-        // Dropped, and so killed, wherever it is.
-        drop(killed);
-    }
+    let worker = shop.start("a");
+    count(broker(), name, 400, "none").await;
     let of = |offsets: Vec<i64>| json!({"events": offsets.len(), "last": offsets.last()});
     let expected: BTreeMap<String, Value> =
         dump(broker(), name).await.into_iter().map(|(stream, offsets)| (stream, of(offsets))).collect();
@@ -39,9 +31,9 @@ async fn every_event_changes_its_document_once_while_workers_are_killed_and_part
         documents.values().filter_map(|document| document["events"].as_i64()).sum::<i64>()
     };
     let seen = || async { Ok::<_, anyhow::Error>(events(&documents(server, "kafka_search-totals"))) };
-    eventually_is(PATIENCE, "the events are handled", |seen| *seen >= 3_200, seen).await.unwrap();
+    eventually_is(PATIENCE, "the events are handled", |seen| *seen >= 400, seen).await.unwrap();
     assert_eq!(documents(server, "kafka_search-totals"), expected, "each once, and the last last");
     ask(broker(), &["partitions", name, "5"]).await;
-    let refused = survivor.ended().await.to_string();
+    let refused = worker.ended().await.to_string();
     assert!(refused.contains("kafka_search-4 was added to the source"), "{refused}");
 }

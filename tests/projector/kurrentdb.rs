@@ -95,35 +95,6 @@ async fn every_effect_of_all_comes_once_and_in_order_while_workers_are_killed_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_event_of_a_category_comes_once_into_redis_by_its_link_while_workers_are_killed_and_frozen() {
-    let redis = Redis::on_loopback().unwrap();
-    let fake = Fake::start().await;
-    fake.database(|database| database.links_categories = true);
-    let mut shop = open(&fake, "kurrentdb_redis", "$ce-cart", None).await;
-    shop.redis = Some(RedisTarget { url: redis.url(), handlers: redis::handlers(redis::COUNTED) });
-    let append = async |count: i64| {
-        fake.database(|database| {
-            append(database, count);
-            append_elsewhere(database);
-        });
-    };
-    let shared = async |holdings: &[usize]| redis::shared(&shop, &redis, holdings).await;
-    let workers = killed_and_frozen(&shop, append, shared).await;
-    let expected = fake.database(|database| database.links("$ce-cart", "Counted"));
-    let events = i64::try_from(expected.values().map(Vec::len).sum::<usize>()).unwrap();
-    redis::handled(&redis, events).await;
-    for (stream, positions) in expected {
-        let applied = redis::items(&redis.run(&format!("LRANGE applied:{stream} 0 -1")).unwrap());
-        let applied: Vec<i64> = applied.iter().map(|at| at.parse().unwrap()).collect();
-        assert_eq!(applied, positions, "{stream}: each once and in order");
-    }
-    assert_eq!(redis::number(&redis.run("HGET totals events").unwrap()), events, "none twice");
-    let kept = redis::kept(&shop, &redis, "source");
-    assert_eq!(kept[0].1, "stream $ce-cart in KurrentDB");
-    drop(workers);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_first_event_of_a_stream_goes_on_behind_the_commands_that_were_done_by_a_worker_that_has_left() {
     let (redis, fake) = (Redis::on_loopback().unwrap(), Fake::start().await);
     let mut shop = open(&fake, "kurrentdb_begun", "order-1", None).await;

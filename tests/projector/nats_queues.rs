@@ -109,30 +109,6 @@ pub(crate) async fn held(consumer: &PullConsumer, held: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_message_has_its_effects_once_while_workers_are_killed_and_nats_restarts() {
-    let mut nats = Nats::on_loopback().unwrap();
-    let (shop, context, consumer) = open(&nats, "nats_killed", APPLY, false).await;
-    append(&context, "nats_killed", 0..2_000).await;
-    let survivors = [shop.start_process("a"), shop.start_process("b")];
-    for round in 0..4 {
-        let killed = shop.start_process(&format!("killed-{round}"));
-        let first = 2_000 + round * 1_000;
-        append(&context, "nats_killed", first..first + 1_000).await;
-        tokio::time::sleep(Duration::from_millis(rand::random_range(300..1_500))).await;
-        drop(killed);
-        if round == 2 {
-            nats.restart().unwrap();
-            let consumer = || async { anyhow::Ok(consumer.get_info().await?) };
-            eventually_is(PATIENCE, "the data is back", |_| true, consumer).await.unwrap();
-        }
-    }
-    survivors[0].signal("KILL");
-    assert_each_once(&shop, 6_000).await;
-    held(&consumer, 0).await;
-    drop(survivors);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_delivered_again_change_nothing_and_those_of_a_stream_made_again_are_new() {
     let nats = Nats::on_loopback().unwrap();
     let (shop, context, consumer) = open(&nats, "nats_again", APPLY, false).await;

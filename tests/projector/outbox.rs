@@ -64,31 +64,6 @@ impl Shop {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_row_has_its_effects_once_while_workers_are_killed_and_the_server_restarts() {
-    let server = Postgres::on_loopback().unwrap();
-    let mut at = Shop::marked(&server, "outbox_killed", false).await;
-    at.append(0..2_000).await;
-    let survivors = [at.shop.start_process("a"), at.shop.start_process("b")];
-    for round in 0..4 {
-        let killed = at.shop.start_process(&format!("killed-{round}"));
-        let first = 2_000 + round * 1_000;
-        at.append(first..first + 1_000).await;
-        tokio::time::sleep(Duration::from_millis(rand::random_range(300..1_500))).await;
-        drop(killed);
-        if round == 2 {
-            server.stop().unwrap();
-            server.start().unwrap();
-            at.source = server.connect("outbox_killed_events").await.unwrap();
-            at.shop.store = server.connect("outbox_killed_reads").await.unwrap();
-        }
-    }
-    survivors[0].signal("KILL");
-    assert_each_once(&at.shop, 6_000).await;
-    at.left(0).await;
-    drop(survivors);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn rows_whose_marks_are_lost_change_nothing_and_those_of_a_table_that_is_made_again_are_new() {
     let at = Shop::marked(server(), "outbox_again", false).await;
     let worker = at.shop.start("a");

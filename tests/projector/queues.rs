@@ -102,32 +102,6 @@ pub(crate) async fn assert_positions_are_refused(shop: &mut Workshop) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_entry_has_its_effects_once_while_workers_are_killed_and_redis_restarts() {
-    let mut redis = Redis::with("appendonly yes\nappendfsync always\n").unwrap();
-    let shop = open(&redis, "queue_killed", APPLY, false).await;
-    append(&redis, "queue_killed", 0..2_000);
-    let survivors = [shop.start_process("a"), shop.start_process("b")];
-    for round in 0..4 {
-        let killed = shop.start_process(&format!("killed-{round}"));
-        let first = 2_000 + round * 1_000;
-        append(&redis, "queue_killed", first..first + 1_000);
-        tokio::time::sleep(Duration::from_millis(rand::random_range(300..1_500))).await;
-        drop(killed);
-        if round == 2 {
-            redis.restart().unwrap();
-            // It answers before it has read its data.
-            let group = || async { redis.run("XINFO GROUPS queue_killed") };
-            eventually_is(PATIENCE, "the data is back", |_| true, group).await.unwrap();
-        }
-    }
-    survivors[0].signal("KILL");
-    // One is killed with entries in hand that it has not acknowledged, if none was before.
-    assert_each_once(&shop, 6_000).await;
-    acknowledged(&redis, "queue_killed").await;
-    drop(survivors);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_is_delivered_again_changes_nothing_and_is_acknowledged() {
     let redis = Redis::on_loopback().unwrap();
     let shop = open(&redis, "queue_again", APPLY, false).await;

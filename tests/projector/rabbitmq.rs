@@ -97,48 +97,6 @@ pub(crate) async fn held(rabbit: &RabbitMq, queue: &str, count: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_message_has_its_effects_once_while_workers_are_killed_and_rabbitmq_restarts() {
-    let mut rabbit = RabbitMq::on_loopback().unwrap();
-    let queues = ["rabbit_killed", "rabbit_killed_quorum"];
-    declare(&rabbit, queues[0], &json!({"x-queue-type": "classic"}));
-    declare(&rabbit, queues[1], &json!({"x-queue-type": "quorum"}));
-    let shop = open(&rabbit, &queues, APPLY, false).await;
-    let append = |rabbit: &RabbitMq, numbers: std::ops::Range<i64>| {
-        let half = i64::midpoint(numbers.start, numbers.end);
-        append(rabbit, queues[0], numbers.start..half);
-        append(rabbit, queues[1], half..numbers.end);
-    };
-    append(&rabbit, 0..2_000);
-    let survivors = [shop.start_process("a"), shop.start_process("b")];
-    for round in 0..4 {
-        let killed = shop.start_process(&format!("killed-{round}"));
-        let first = 2_000 + round * 1_000;
-        append(&rabbit, first..first + 1_000);
-        if round == 2 {
-            // What is committed from now on cannot be acknowledged, and comes again.
-            rabbit.pause();
-        }
-        tokio::time::sleep(Duration::from_millis(rand::random_range(300..1_500))).await;
-        drop(killed);
-        if round == 2 {
-            rabbit.restart().unwrap();
-            eventually(PATIENCE, "the queues are back", || async {
-                let seen = [left(&rabbit, queues[0]).await?, left(&rabbit, queues[1]).await?];
-                anyhow::Ok(seen.iter().flatten().all(Option::is_some) && rabbit.consumer().is_ok())
-            })
-            .await
-            .unwrap();
-        }
-    }
-    survivors[0].signal("KILL");
-    assert_each_once(&shop, 6_000).await;
-    for queue in queues {
-        held(&rabbit, queue, 0).await;
-    }
-    drop(survivors);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_cannot_be_handled_stays_and_is_told_while_the_others_go_on() {
     declare(server(), "rabbit_poison", &json!({"x-queue-type": "quorum"}));
     let mut shop = open(server(), &["rabbit_poison"], APPLY, false).await;

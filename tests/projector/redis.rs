@@ -91,16 +91,6 @@ pub(crate) async fn shared(shop: &Workshop, redis: &Redis, expected: &[usize]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_effect_comes_once_and_in_order_while_workers_are_killed_and_frozen() {
-    let redis = Redis::on_loopback().unwrap();
-    let shop = open("redis_killed", &redis, COUNTED).await;
-    let append = async |count: i64| shop.events.append_events(u32::try_from(count).unwrap()).await.unwrap();
-    let workers = killed_and_frozen(&shop, append, async |holdings| shared(&shop, &redis, holdings).await).await;
-    assert_exact(&shop, &redis).await;
-    drop(workers);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_and_starts_again_has_effects_and_checkpoints_that_agree() {
     let mut redis = Redis::with("appendonly yes\nappendfsync always").unwrap();
     let shop = open("redis_restarts", &redis, COUNTED).await;
