@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use test_cluster::{Redis, always_is, eventually_is};
+use test_cluster::{always_is, eventually_is};
 
 use crate::{
     event_stores::{COMMANDED, commanded_appended},
-    killing::killed_and_frozen,
-    redis,
     stores::{each_once_through_a_kill, input},
     workshop::{APPLY, PATIENCE, Workshop, server},
 };

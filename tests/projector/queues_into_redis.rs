@@ -1,6 +1,6 @@
 //! Queues into a real Redis: each command once, however workers and servers end, and whatever is delivered twice.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use projectionist::{
     addresses::AddressRules,
@@ -8,14 +8,12 @@ use projectionist::{
     clients::redis::ConnectionSettings,
     read_stores::{CheckpointStore, RedisStore},
 };
-use serde_json::json;
-use test_cluster::{Nats, RabbitMq, Redis, eventually, eventually_is};
+use test_cluster::{Nats, Redis, eventually, eventually_is};
 use tokio::time::Instant;
 
 use crate::{
     nats_queues, outbox, queues,
     queues_into_redis_kept::delivered_again,
-    rabbitmq,
     redis::{handled, handlers, items, number},
     workshop::{PATIENCE, RedisTarget, Workshop, server},
 };

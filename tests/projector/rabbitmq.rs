@@ -8,7 +8,7 @@ use projectionist::{
 };
 use serde_json::{Value, json};
 use test_cluster::{
-    RabbitMq, eventually, eventually_is,
+    RabbitMq, eventually_is,
     rabbitmq::{Consumer, Published},
 };
 

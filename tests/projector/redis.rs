@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use test_cluster::{Redis, eventually_is, redis::Answer};
 
-use crate::{
-    killing::killed_and_frozen,
-    workshop::{APPLY, PATIENCE, RedisTarget, Workshop},
-};
+use crate::workshop::{APPLY, PATIENCE, RedisTarget, Workshop};
 
 /// What was handled of each stream in its order, and a sum that shows every effect that comes twice.
 pub(crate) const COUNTED: &str =

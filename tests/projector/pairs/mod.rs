@@ -72,6 +72,13 @@ impl Pair {
         tokio::join!(append, kill);
     }
 
+    /// Appends, kills the other worker at that, and appends once more: what it had in hand comes again behind what is handled meanwhile.
+    async fn last(&mut self, servers: &Servers) {
+        self.append(servers).await;
+        self.steady = None;
+        self.append(servers).await;
+    }
+
     /// Waits until the source answers again.
     async fn is_back(&self, servers: &Servers) {
         let left = || async { self.source.left(&servers.sources, &self.name).await.map(|_| true) };
@@ -81,7 +88,7 @@ impl Pair {
     /// Waits until the read model is what the events so far say.
     async fn is_exact(&self, servers: &Servers) {
         let expected = self.store.expected(self.source, self.events);
-        let compare = || async {
+        let look = || async {
             // Many look at once, and at much.
             tokio::time::sleep(Duration::from_millis(500)).await;
             let left = self.source.left(&servers.sources, &self.name).await?;
@@ -89,7 +96,7 @@ impl Pair {
             anyhow::Ok(if left == 0 { compare(&expected, &found) } else { Err(format!("{left} messages are left")) })
         };
         let what = format!("the read model of {} is what {} events say", self.name, self.events);
-        eventually(PATIENCE, &what, compare).await.unwrap();
+        eventually(PATIENCE, &what, look).await.unwrap();
     }
 
     /// A frozen worker of a queue keeps what it was given until the server takes it for dead, which no promise is about.
@@ -137,8 +144,6 @@ async fn each_read_model_is_what_its_events_say_whatever_ends_and_starts_again_i
     pairs.iter().filter_map(Pair::frozen).for_each(|worker| worker.signal("CONT"));
 
     each(&mut pairs, |pair| pair.load(&servers, 4)).await;
-    // What these had in hand comes again behind what the others have handled meanwhile.
-    pairs.iter_mut().for_each(|pair| pair.steady = None);
-    each(&mut pairs, |pair| pair.append(&servers)).await;
+    each(&mut pairs, |pair| pair.last(&servers)).await;
     each(&mut pairs, |pair| pair.is_exact(&servers)).await;
 }

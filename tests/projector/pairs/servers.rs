@@ -45,11 +45,9 @@ impl Servers {
                 let search = scope.spawn(|| Elasticsearch::on_loopback(Distribution::OpenSearch, &[]).unwrap());
                 let rabbit = scope.spawn(|| RabbitMq::on_loopback().unwrap());
                 let kafka = scope.spawn(|| KAFKA.get_or_init(|| Brokers::on_loopback(1).unwrap()));
-                let stores = [Postgres::on_loopback().unwrap(), Postgres::on_loopback().unwrap()];
-                let [of_sources, of_models] = stores;
                 Self {
                     sources: Sources {
-                        postgres: of_sources,
+                        postgres: Postgres::on_loopback().unwrap(),
                         redis: Redis::with(DURABLE).unwrap(),
                         nats: Nats::on_loopback().unwrap(),
                         kurrentdb,
@@ -57,7 +55,7 @@ impl Servers {
                         kafka: kafka.join().unwrap(),
                     },
                     stores: Stores {
-                        postgres: of_models,
+                        postgres: Postgres::on_loopback().unwrap(),
                         redis: Redis::with(DURABLE).unwrap(),
                         search: search.join().unwrap(),
                     },

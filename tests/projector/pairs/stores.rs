@@ -72,7 +72,7 @@ impl Store {
                 let sums = items(&servers.redis.run(&format!("HGETALL {name}"))?);
                 let streams = sums.chunks_exact(2).map(|pair| {
                     let handled = servers.redis.run(&format!("LRANGE {name}:{} 0 -1", pair[0]))?;
-                    let handled = items(&handled).iter().map(|n| n.parse()).collect::<Result<_, _>>()?;
+                    let handled = items(&handled).iter().map(|n| n.parse()).collect::<Result<Vec<i64>, _>>()?;
                     let mut figures = unordered(handled, source);
                     figures.push(number(&Answer::Text(pair[1].clone())));
                     anyhow::Ok(figures)
