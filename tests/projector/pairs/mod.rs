@@ -49,20 +49,20 @@ impl Pair {
     }
 
     /// The numbers of the next events, which count as appended.
-    fn next(&mut self) -> Range<i64> {
+    fn next_numbers(&mut self) -> Range<i64> {
         let first = self.events;
         self.events += STREAMS * AT_ONCE;
         first..self.events
     }
 
     async fn append(&mut self, servers: &Servers) {
-        let numbers = self.next();
+        let numbers = self.next_numbers();
         self.source.append(&servers.sources, &self.name, numbers).await;
     }
 
     /// Appends, and meanwhile kills one of the workers wherever it is and starts another.
     async fn load(&mut self, servers: &Servers, round: usize) {
-        let numbers = self.next();
+        let numbers = self.next_numbers();
         let append = self.source.append(&servers.sources, &self.name, numbers);
         let kill = async {
             tokio::time::sleep(Duration::from_millis(rand::random_range(50..900))).await;
@@ -86,7 +86,10 @@ impl Pair {
     }
 
     /// Waits until the read model is what the events so far say.
-    async fn is_exact(&self, servers: &Servers) {
+    ///
+    /// # Errors
+    /// Says how it differs.
+    async fn is_exact(&self, servers: &Servers) -> anyhow::Result<()> {
         let expected = self.store.expected(self.source, self.events);
         let look = || async {
             // Many look at once, and at much.
@@ -96,7 +99,7 @@ impl Pair {
             anyhow::Ok(if left == 0 { compare(&expected, &found) } else { Err(format!("{left} messages are left")) })
         };
         let what = format!("the read model of {} is what {} events say", self.name, self.events);
-        eventually(PATIENCE, &what, look).await.unwrap();
+        eventually(PATIENCE, &what, look).await
     }
 
     /// A frozen worker of a queue keeps what it was given until the server takes it for dead, which no promise is about.
@@ -124,6 +127,13 @@ async fn each<'a, F: Future<Output = ()>>(pairs: &'a mut [Pair], what: impl FnMu
     join_all(pairs.iter_mut().map(what)).await;
 }
 
+/// Names all that differ, since which they are tells what is wrong.
+async fn are_exact(pairs: &[Pair], servers: &Servers) {
+    let seen = join_all(pairs.iter().map(|pair| pair.is_exact(servers))).await;
+    let wrong: Vec<String> = seen.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_read_model_is_what_its_events_say_whatever_ends_and_starts_again_in_between() {
     let mut servers = Servers::start().await;
@@ -140,10 +150,10 @@ async fn each_read_model_is_what_its_events_say_whatever_ends_and_starts_again_i
     pairs.iter().filter_map(Pair::frozen).for_each(|worker| worker.signal("STOP"));
     tokio::task::block_in_place(|| servers.stores.restart());
     // Others have taken over what those held that are frozen, which then go on with it.
-    each(&mut pairs, |pair| pair.is_exact(&servers)).await;
+    are_exact(&pairs, &servers).await;
     pairs.iter().filter_map(Pair::frozen).for_each(|worker| worker.signal("CONT"));
 
     each(&mut pairs, |pair| pair.load(&servers, 4)).await;
     each(&mut pairs, |pair| pair.last(&servers)).await;
-    each(&mut pairs, |pair| pair.is_exact(&servers)).await;
+    are_exact(&pairs, &servers).await;
 }
