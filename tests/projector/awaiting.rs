@@ -99,7 +99,7 @@ async fn an_application_waits_for_the_number_of_its_event_in_all_of_an_event_sto
     let append = async || {
         client.batch_execute(&commanded::appended("cart-1", 1, commanded::MODULE, commanded::BODY)).await.unwrap();
         let last = "select stream_version from store.streams where stream_id = 0";
-        client.query_one(last, &[]).await.unwrap().get(0)
+        client.query_one(last, &[]).await.unwrap().get::<_, i64>(0)
     };
     waits_for_what_is_appended(&shop, append).await;
 }
@@ -112,7 +112,7 @@ async fn an_application_waits_for_the_global_position_of_its_message_in_an_event
     client.batch_execute(emmett::INDEX).await.unwrap();
     let append = async || {
         client.batch_execute(&emmett::appended("cart-1", 1, emmett::MEANT)).await.unwrap();
-        client.query_one("select max(global_position) from store.emt_messages", &[]).await.unwrap().get(0)
+        client.query_one("select max(global_position) from store.emt_messages", &[]).await.unwrap().get::<_, i64>(0)
     };
     waits_for_what_is_appended(&shop, append).await;
 }

@@ -203,6 +203,7 @@ async fn what_is_wrong_is_told_apart_from_what_could_not_be_tried() {
 /// A Projection of this source and read store, each a line of YAML, with what is below `builtin`.
 fn of(source: &str, read_store: &str, builtin: &str) -> String {
     let builtin: String = builtin.lines().map(|line| format!("      {line}\n")).collect();
+    let ordering = if source == KURRENTDB { "PerKey" } else { "None" };
     format!(
         "apiVersion: projectionist.dev/v1alpha1
 kind: Projection
@@ -211,6 +212,7 @@ spec:
   source: {source}
   readStore: {read_store}
   lag: {{target: 10s}}
+  scaling: {{ordering: {ordering}}}
   projector:
     builtin:
 {builtin}"
