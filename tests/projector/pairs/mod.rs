@@ -66,7 +66,7 @@ impl Pair {
         let append = self.source.append(&servers.sources, &self.name, numbers);
         let kill = async {
             tokio::time::sleep(Duration::from_millis(rand::random_range(50..900))).await;
-            self.passing = None;
+            drop(self.passing.take());
             self.passing = Some(self.shop.start_quiet_process(&format!("passing-{round}")));
         };
         tokio::join!(append, kill);
