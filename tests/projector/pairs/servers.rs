@@ -2,9 +2,11 @@
 
 use std::{sync::OnceLock, thread, time::Duration};
 
+use async_nats::jetstream::Context;
 use test_cluster::{Elasticsearch, Nats, Postgres, RabbitMq, Redis, elasticsearch::Distribution, kafka::Brokers};
 
-use crate::kurrentdb_server::server::Fake;
+use super::stores::Store;
+use crate::{kurrentdb_server::server::Fake, nats_queues};
 
 /// What Redis has confirmed is on its disk.
 const DURABLE: &str = "appendonly yes\nappendfsync always\n";
@@ -24,6 +26,7 @@ pub(super) struct Sources {
     pub(super) kurrentdb: Fake,
     pub(super) redis: Redis,
     pub(super) nats: Nats,
+    pub(super) jetstream: Context,
     pub(super) rabbit: RabbitMq,
 }
 
@@ -38,6 +41,8 @@ impl Servers {
     /// Starts all of them side by side.
     pub(super) async fn start() -> Self {
         static KAFKA: OnceLock<Brokers> = OnceLock::new();
+        let nats = Nats::on_loopback().unwrap();
+        let jetstream = nats_queues::jetstream(&nats).await;
         let kurrentdb = Fake::start().await;
         kurrentdb.database(|database| database.links_categories = true);
         tokio::task::block_in_place(|| {
@@ -49,7 +54,8 @@ impl Servers {
                     sources: Sources {
                         postgres: Postgres::on_loopback().unwrap(),
                         redis: Redis::with(DURABLE).unwrap(),
-                        nats: Nats::on_loopback().unwrap(),
+                        nats,
+                        jetstream,
                         kurrentdb,
                         rabbit: rabbit.join().unwrap(),
                         kafka: kafka.join().unwrap(),
@@ -68,7 +74,7 @@ impl Servers {
 impl Sources {
     /// Ends all of them at once, whatever they are doing, and starts them again with what they have stored.
     pub(super) fn restart(&mut self) {
-        let Self { postgres, kafka, kurrentdb, redis, nats, rabbit } = self;
+        let Self { postgres, kafka, kurrentdb, redis, nats, rabbit, jetstream: _ } = self;
         redis.pause();
         nats.pause();
         rabbit.pause();
@@ -89,14 +95,15 @@ impl Sources {
 }
 
 impl Stores {
-    /// The same with those of the read models.
-    pub(super) fn restart(&mut self) {
-        let Self { postgres, redis, search } = self;
-        thread::scope(|scope| {
-            scope.spawn(|| search.restart().unwrap());
-            redis.restart().unwrap();
-            postgres.stop().unwrap();
-            postgres.start().unwrap();
-        });
+    /// The same with that of the read models.
+    pub(super) fn restart(&mut self, store: Store) {
+        match store {
+            Store::Postgres => {
+                self.postgres.stop().unwrap();
+                self.postgres.start().unwrap();
+            }
+            Store::Redis => self.redis.restart().unwrap(),
+            Store::Elasticsearch => self.search.restart().unwrap(),
+        }
     }
 }

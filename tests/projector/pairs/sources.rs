@@ -103,7 +103,7 @@ impl Source {
                 }
             }),
             Self::RedisStreams => queues::append(&servers.redis, name, numbers),
-            Self::Nats => nats_queues::append(&nats_queues::jetstream(&servers.nats).await, name, numbers).await,
+            Self::Nats => nats_queues::append(&servers.jetstream, name, numbers).await,
             Self::RabbitMq => rabbitmq::append(&servers.rabbit, name, numbers),
         }
     }
@@ -120,7 +120,7 @@ impl Source {
             }
             Self::RedisStreams => queues::try_pending(&servers.redis, name),
             Self::Nats => {
-                let stream = nats_queues::jetstream(&servers.nats).await.get_stream(name).await?;
+                let stream = servers.jetstream.get_stream(name).await?;
                 let consumer: PullConsumer =
                     stream.get_consumer(nats_queues::CONSUMER).await.map_err(|error| anyhow::anyhow!("{error}"))?;
                 let info = consumer.get_info().await?;
