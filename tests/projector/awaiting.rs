@@ -120,6 +120,8 @@ async fn an_application_waits_for_the_global_position_of_its_message_in_an_event
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_waits_for_the_commit_position_of_its_event_in_kurrentdb() {
     let fake = Fake::start().await;
+    // No server is empty.
+    fake.database(|database| database.put("$stats", "$statsCollected", b"{}", true, jiff::Timestamp::now()));
     let shop = kurrentdb::open(&fake, "awaited_kurrentdb", "$all", None).await;
     let append = async || {
         let now = jiff::Timestamp::now();

@@ -75,6 +75,7 @@ async fn a_note_that_no_worker_has_written_holds_its_message_alone_until_it_is_m
     let shop = open(&redis, key, COUNTED, true).await;
     let worker = shop.start("a");
     queues::append(&redis, key, 0..20);
+    handled(&redis, 20).await;
     queues::acknowledged(&redis, key).await;
     let [text, hash]: [String; 2] = notes(&shop, &redis)[..2].to_vec().try_into().unwrap();
     redis.run_all(&[&["SET", &text, "no-note-canary"], &["DEL", &hash], &["HSET", &hash, "a", "1"]]).unwrap();
@@ -97,6 +98,7 @@ async fn a_note_that_no_worker_has_written_holds_its_message_alone_until_it_is_m
     let kept = redis.run_all(&[&["GET", &text], &["TYPE", &hash]]).unwrap();
     assert_eq!([kept[0].text(), kept[1].text()], ["no-note-canary", "hash"]);
     redis.run_all(&[&["SET", &text, "1", "PX", "3600000"], &["DEL", &hash]]).unwrap();
+    handled(&redis, 31).await;
     queues::acknowledged(&redis, key).await;
     assert_eq!(number(&redis.run("HGET totals events").unwrap()), 31);
     worker.stop().await;
