@@ -103,16 +103,19 @@ struct Counter {
 }
 
 impl Counter {
-    /// Takes in what the server says, or what the depth tells in its place. A counter that went back began again, and one that was never there before began
-    /// since: it is missing until there is something to count.
+    /// Takes in what the server says, or what the depth tells in its place. One that was never there before began since: it is missing until there is
+    /// something to count. One that fell may have begun again, or be a sum over nodes of which one is away: how much was counted meanwhile is not known, and
+    /// the depth tells.
     fn take(&mut self, said: Option<u64>, by_depth: u64) {
         let Some(now) = said else {
             self.total += by_depth;
             self.credited += by_depth;
             return;
         };
-        let growth = now.checked_sub(self.known.unwrap_or(0)).unwrap_or(now);
-        self.total += growth.saturating_sub(self.credited);
+        self.total += match now.checked_sub(self.known.unwrap_or(0)) {
+            Some(growth) => growth.saturating_sub(self.credited),
+            None => by_depth,
+        };
         (self.known, self.credited) = (Some(now), 0);
     }
 }
@@ -137,13 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_begin_again_go_on_growing() {
+    fn where_counters_fall_the_depth_tells_and_then_they_go_on_growing() {
         let mut queue = Counters::default();
-        take(&mut queue, 0, Some(100), Some(100));
-        assert_eq!(take(&mut queue, 0, Some(3), Some(3)), (3, 3));
-        assert_eq!(take(&mut queue, 1, None, None), (4, 3), "missing");
-        assert_eq!(take(&mut queue, 0, Some(9), Some(9)), (9, 9), "there again");
-        assert_eq!(take(&mut queue, 0, Some(12), Some(12)), (12, 12));
+        take(&mut queue, 0, Some(5_000), Some(5_000));
+        assert_eq!(take(&mut queue, 0, Some(3_000), Some(3_000)), (0, 0), "a node is away");
+        assert_eq!(take(&mut queue, 2, Some(3), Some(0)), (2, 0), "begun again");
+        assert_eq!(take(&mut queue, 3, None, None), (3, 0), "missing");
+        assert_eq!(take(&mut queue, 0, Some(9), Some(9)), (8, 9), "there again");
+        assert_eq!(take(&mut queue, 0, Some(12), Some(12)), (11, 12));
     }
 
     #[test]

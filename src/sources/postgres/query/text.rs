@@ -68,7 +68,8 @@ fn skipped(rest: &str) -> Result<usize, &'static str> {
         return quoted(&rest[1..], '\'', true).map(|length| length + 1).ok_or("a quote is not closed");
     }
     if rest.starts_with("--") {
-        return Ok(rest.find('\n').unwrap_or(rest.len()));
+        // The server takes either for the end of a line.
+        return Ok(rest.find(['\n', '\r']).unwrap_or(rest.len()));
     }
     if rest.starts_with("/*") {
         return comment(rest).ok_or("a comment is not closed");
@@ -174,6 +175,7 @@ mod tests {
             "select $$a",
             "select $1",
             "select u&\"d\\0061t\"(1)",
+            "select 1 --\r; drop table outbox",
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }
@@ -185,5 +187,6 @@ mod tests {
         assert_eq!(called("select Pg_Sleep (1), \"pg_sleep\"(2), pg_catalog . pg_sleep /* ( */ (3)"), ["pg_sleep"; 3]);
         assert_eq!(called("select 'pg_sleep(1)', a + (b), \"x\"\"y\"(1)"), ["x\"y"]);
         assert_eq!(called("select pg_sleep -- (\n(1)"), ["pg_sleep"]);
+        assert_eq!(called("select 1 -- a\r + pg_sleep(1)"), ["pg_sleep"], "a line ends there, too");
     }
 }
