@@ -5,7 +5,6 @@ use std::{fmt, time::Duration};
 
 use kube::ResourceExt as _;
 
-use super::workload::Invalid;
 use crate::{
     api::{Checkpoint, ExistingKind, OnUnknown, Projection, ProjectionSpec, ReadStore, Source},
     names::SUSPEND_ANNOTATION,
@@ -78,16 +77,13 @@ impl SuspendedBy {
     /// What suspends this one: nothing where neither does.
     ///
     /// # Errors
-    /// When the annotation is neither `true` nor `false`, since it cannot be known what was meant.
-    pub(super) fn of(projection: &Projection) -> Result<Option<Self>, Invalid> {
+    /// When the annotation is neither `true` nor `false`, since it cannot be known what was meant: what is wrong with it.
+    pub(super) fn of(projection: &Projection) -> Result<Option<Self>, &'static str> {
         let of_spec = Self::of_spec(&projection.spec);
         match projection.annotations().get(SUSPEND_ANNOTATION).map(String::as_str) {
             None | Some("false") => Ok(of_spec),
             Some("true") => Ok(of_spec.or(Some(Self::Annotation))),
-            Some(_) => Err(Invalid::Field {
-                field: format!("metadata.annotations[{SUSPEND_ANNOTATION}]"),
-                problem: "must be \"true\" or \"false\"; until then the workers stay as they are".to_owned(),
-            }),
+            Some(_) => Err("must be \"true\" or \"false\"; until then the workers stay as they are"),
         }
     }
 
@@ -143,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    fn suspended(spec: bool, annotation: Option<&str>) -> Result<Option<SuspendedBy>, Invalid> {
+    fn suspended(spec: bool, annotation: Option<&str>) -> Result<Option<SuspendedBy>, &'static str> {
         let annotations = annotation.map(|value| json!({ SUSPEND_ANNOTATION: value }));
         let projection = serde_json::from_value(json!({
             "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection",
@@ -169,11 +165,8 @@ mod tests {
             assert_eq!(suspended(spec, annotation), Ok(expected), "{spec} {annotation:?}");
         }
         for unclear in ["", "True", "yes", "1"] {
-            let refused = suspended(false, Some(unclear)).unwrap_err().to_string();
-            assert!(
-                refused.starts_with("metadata.annotations[projectionist.dev/suspend] must be \"true\""),
-                "{refused}"
-            );
+            let refused = suspended(false, Some(unclear)).unwrap_err();
+            assert!(refused.starts_with("must be \"true\""), "{refused}");
         }
     }
 }

@@ -170,7 +170,9 @@ pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
         return Err(invalid("metadata.name", "must have at most 52 characters"));
     }
     let workload = workload(spec, &owner)?;
-    let workers = WorkerBounds { suspended: SuspendedBy::of(projection)?.is_some(), ..bounds(spec, &workload)? };
+    let suspended = SuspendedBy::of(projection)
+        .map_err(|problem| invalid(format!("metadata.annotations[{}]", names::SUSPEND_ANNOTATION), problem))?;
+    let workers = WorkerBounds { suspended: suspended.is_some(), ..bounds(spec, &workload)? };
     Ok(Validated { owner, workload, workers })
 }
 
