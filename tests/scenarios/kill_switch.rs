@@ -10,7 +10,7 @@ use test_cluster::eventually;
 use crate::shop::{Shop, idle_container};
 use crate::stage::{PATIENCE, Stage, play, together};
 
-const PROJECTIONS: usize = 100;
+const PROJECTIONS: usize = 20;
 
 /// Waits until the Deployments of this group ask for no worker, or for one each.
 async fn all_ask_for(shop: &Shop<'_>, group: &str, wanted: i32) -> Result<()> {
