@@ -132,6 +132,8 @@ fn operator_and_autoscaler_never_fight() {
             let short = json!({"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}});
             shop.apply(&shop.projection("orders", &json!({"spec": {"scaling": short}})))?;
             shop.workers_are("orders", "the first worker is ready", |ready| ready == 1).await?;
+            // A worker that is ready may not have committed yet.
+            shop.metric_is("projection_required_workers", "orders", |_| true).await?;
             let looks = looks_at_workers(&shop, arrivals).await?;
             let mut told: Vec<i32> = looks.iter().map(|look| look.replicas).collect();
             told.dedup();
