@@ -172,7 +172,7 @@ pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
     let workload = workload(spec, &owner)?;
     let suspended = SuspendedBy::of(projection)
         .map_err(|problem| invalid(format!("metadata.annotations[{}]", names::SUSPEND_ANNOTATION), problem))?;
-    let workers = WorkerBounds { suspended: suspended.is_some(), ..bounds(spec, &workload)? };
+    let workers = bounds(spec, &workload, suspended.is_some())?;
     Ok(Validated { owner, workload, workers })
 }
 
@@ -418,7 +418,7 @@ fn pods_of(template: &PodTemplate) -> Result<Pods, Invalid> {
     Ok(Pods::Template { metadata, spec })
 }
 
-fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, Invalid> {
+fn bounds(spec: &ProjectionSpec, workload: &Workload, suspended: bool) -> Result<WorkerBounds, Invalid> {
     let Scaling {
         min_workers,
         max_workers: _,
@@ -456,7 +456,7 @@ fn bounds(spec: &ProjectionSpec, workload: &Workload) -> Result<WorkerBounds, In
     Ok(WorkerBounds {
         min: *min_workers,
         max: useful.max(*min_workers),
-        suspended: false,
+        suspended,
         autoscaled,
         immediate: *scale_out == ScaleOut::Immediate,
         pending_per_worker: spec.lag.pending_per_worker,

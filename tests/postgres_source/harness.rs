@@ -174,6 +174,14 @@ impl Running {
         eventually_is(SOON, "the source wakes the sampler", |now| *now > before, pushes).await.unwrap();
     }
 
+    /// Runs a statement that adds what waits of this Projection, up to `pending`, and tells the channel so: that wakes the sampler.
+    pub async fn is_woken_by(&self, client: &Client, statement: &str, (name, pending): (&str, u64)) {
+        let before = self.pushes();
+        client.batch_execute(statement).await.unwrap();
+        self.wait_woken(before).await;
+        self.wait_pending(name, pending).await;
+    }
+
     /// Waits until so many polls were refused.
     pub async fn wait_refused(&self, times: u64) {
         let refused = || async { Ok::<_, Infallible>(self.metrics.failures.load(Relaxed)) };

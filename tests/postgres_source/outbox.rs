@@ -305,10 +305,7 @@ async fn a_partitioned_outbox_is_one_and_a_notification_wakes_the_sampler() {
     declare_with_target(&mut sampler, "a", &parts, "1h");
     sampler.wait_pending("a", 0).await;
     for round in 1..=3 {
-        let before = sampler.pushes();
-        client.batch_execute("insert into parts default values; notify \"Outbox\"").await.unwrap();
-        sampler.wait_woken(before).await;
-        sampler.wait_pending("a", round).await;
+        sampler.is_woken_by(&client, "insert into parts default values; notify \"Outbox\"", ("a", round)).await;
     }
 }
 

@@ -97,10 +97,7 @@ async fn a_direct_connection_hears_of_new_events() {
         spec["lag"]["target"] = json!("1h");
     });
     assert_eq!(sampler.wait_pending("a", 0).await.sample.notes, []);
-    let before = sampler.pushes();
-    client.batch_execute("insert into events default values; notify \"événements à lire\"").await.unwrap();
-    sampler.wait_woken(before).await;
-    sampler.wait_pending("a", 1).await;
+    sampler.is_woken_by(&client, "insert into events default values; notify \"événements à lire\"", ("a", 1)).await;
 }
 
 /// What was refused on a kept connection and has been put right since is seen without a restart.

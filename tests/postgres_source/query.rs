@@ -216,10 +216,7 @@ async fn a_notification_wakes_the_sampler_where_the_channel_is_named() {
     declare_with_target(&mut sampler, "jobs", &query, "1h");
     sampler.wait_pending("jobs", 0).await;
     for round in 1..=3 {
-        let before = sampler.pushes();
-        client.batch_execute("insert into jobs default values; notify \"Jobs\"").await.unwrap();
-        sampler.wait_woken(before).await;
-        sampler.wait_pending("jobs", round).await;
+        sampler.is_woken_by(&client, "insert into jobs default values; notify \"Jobs\"", ("jobs", round)).await;
     }
 }
 

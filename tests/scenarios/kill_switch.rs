@@ -40,12 +40,8 @@ fn annotate(shop: &Shop<'_>, selected: &[&str], value: &str) -> Result<Instant> 
 async fn switched_off(stage: &'static Stage) -> Result<()> {
     let shop = Shop::open(stage, "brake").await?;
     shop.commit("orders", 0).await?;
-    let url =
-        stage.cluster.kubectl(&["get", "secret", "database", "-n", &shop.namespace, "-o", "jsonpath={.data.url}"])?;
-    shop.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "other", "namespace": shop.namespace}, "data": {"url": url}}))?;
+    shop.secret("other", &[("url", &shop.server.url(&shop.database))])?;
     // Pods that no node takes: what is looked at is what is asked for.
-    let mut container = idle_container();
-    container["name"] = json!("worker");
     let items: Vec<_> = (0..PROJECTIONS)
         .map(|number| {
             let (group, store) = if number % 2 == 0 { ("even", "database") } else { ("odd", "other") };
@@ -55,7 +51,7 @@ async fn switched_off(stage: &'static Stage) -> Result<()> {
                     "readStore": {"postgres": {"connection": {"secretRef": {"name": store, "key": "url"}}}},
                     "checkpoint": {"readStore": {"name": "orders"}},
                     "scaling": {"maxWorkers": 3},
-                    "projector": {"template": {"spec": {"nodeSelector": {"none": "none"}, "containers": [container.clone()]}}},
+                    "projector": {"template": {"spec": {"nodeSelector": {"none": "none"}, "containers": [idle_container()]}}},
                 },
             });
             shop.measured(&format!("{group}-{number}"), &change)

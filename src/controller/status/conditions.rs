@@ -302,18 +302,12 @@ fn passed_over(PassedOver { positions, more }: &PassedOver) -> Option<String> {
 
 fn available(known: &Known<'_>) -> ConditionState {
     if let Some(by) = known.suspended.filter(|_| known.workload != WorkloadView::NotWanted) {
-        return ConditionState {
-            status: ConditionStatus::True,
-            reason: Reason::Suspended,
-            message: format!("{by}: no worker is wanted"),
-        };
+        return remarkable(Reason::Suspended, format!("{by}: no worker is wanted"));
     }
     match known.workload {
-        WorkloadView::NotWanted => ConditionState {
-            status: ConditionStatus::True,
-            reason: Reason::MeasureOnly,
-            message: "there is no spec.projector: the Projection is only measured".to_owned(),
-        },
+        WorkloadView::NotWanted => {
+            remarkable(Reason::MeasureOnly, "there is no spec.projector: the Projection is only measured".to_owned())
+        }
         WorkloadView::Absent => match &known.problem {
             Some(problem) => fails(problem.reason, &problem.message),
             None => fails(Reason::NoWorkerReady, "the workload does not exist yet"),
@@ -326,11 +320,7 @@ fn available(known: &Known<'_>) -> ConditionState {
         },
         // Workers that are scaled to 0 stay so while the lag is unknown: there is no known work.
         WorkloadView::Present(WorkerCounts { desired: Some(0), .. }) if none_required(known) != Some(false) => {
-            ConditionState {
-                status: ConditionStatus::True,
-                reason: Reason::Idle,
-                message: "nothing waits, so that no worker runs: the first event wakes them".to_owned(),
-            }
+            remarkable(Reason::Idle, "nothing waits, so that no worker runs: the first event wakes them".to_owned())
         }
         WorkloadView::Present(counts) => no_worker_ready(counts, known),
     }
@@ -401,11 +391,7 @@ fn ready(parts: [&ConditionState; 4], known: &Known<'_>, previous: &ProjectionSt
         return fails(Reason::AutoscalerInactive, why);
     }
     if let Some(by) = known.suspended {
-        return ConditionState {
-            status: ConditionStatus::True,
-            reason: Reason::Suspended,
-            message: format!("{by}: measured, without workers"),
-        };
+        return remarkable(Reason::Suspended, format!("{by}: measured, without workers"));
     }
     holds("measured and running as asked")
 }
