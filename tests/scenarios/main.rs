@@ -15,6 +15,9 @@ mod event_stores;
 mod fault_matrix;
 mod kafka;
 mod kill_switch;
+mod kurrentdb;
+#[path = "../support/kurrentdb/mod.rs"]
+mod kurrentdb_server;
 mod libraries;
 mod lifecycle;
 mod lists;

@@ -1,8 +1,8 @@
 //! Servers on a cluster's node, which pods reach.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
 use crate::elasticsearch::Elasticsearch;
@@ -23,6 +23,15 @@ impl Cluster {
     /// When it does not start.
     pub fn postgres(&self) -> Result<Postgres> {
         Postgres::in_network(&self.instance().network_namespace(), network::NODE_ADDRESS)
+    }
+
+    /// A listener at the node's address, which pods reach, too: for a server that a test plays itself.
+    ///
+    /// # Errors
+    /// When it cannot listen there.
+    pub fn listener(&self) -> Result<TcpListener> {
+        let bind = || TcpListener::bind((network::NODE_ADDRESS, 0));
+        network::inside(&self.instance().network_namespace(), bind)?.context("listening at the node's address")
     }
 
     /// A certificate for servers on the node's address.

@@ -1,4 +1,4 @@
-//! A fake of KurrentDB's gRPC API over real HTTP/2, on loopback. It misbehaves where a test says so.
+//! A fake of KurrentDB's gRPC API over real HTTP/2. It misbehaves where a test says so.
 
 use std::{
     collections::HashSet,
@@ -93,7 +93,10 @@ impl Fake {
     }
 
     pub async fn with_tls(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls)
+    }
+
+    pub fn on(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let state = State { tells_time: true, ..State::default() };
         let fake = Self {
             at: listener.local_addr().unwrap(),
