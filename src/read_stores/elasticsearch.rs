@@ -28,6 +28,8 @@ use crate::{
 
 /// So many documents are asked for in one request, unless the answers turn out to be too large.
 const AT_ONCE: usize = 1_000;
+/// After halving, each read asks for this part more at once: one in some dozen reads finds out that it is too much again.
+const GROWTH: usize = 16;
 /// So many requests of one read are repeated in halves, since the answer was too large: enough to find two documents of a thousand.
 const MOST_HALVED: usize = 20;
 /// So many failed events of a projection are told,
@@ -190,10 +192,7 @@ impl ElasticsearchStore {
                 answers.insert(location.clone(), answer);
             }
         }
-        if halved > 0 && !is_one_to_blame {
-            // Only together were they too large.
-            self.memory.lock().await.at_once = (at_once / 2).max(1);
-        }
+        self.memory.lock().await.at_once = next_at_once(at_once, halved > 0, is_one_to_blame);
         answers
     }
 
@@ -281,6 +280,16 @@ fn parts<'a>(
         }
     }
     parts
+}
+
+/// So many documents are asked for in one request of the next read: half where they were too large only together, and little by little more again, since
+/// documents grow smaller, too, and are taken out.
+fn next_at_once(at_once: usize, are_too_large: bool, is_one_to_blame: bool) -> usize {
+    match (are_too_large, is_one_to_blame) {
+        (true, false) => (at_once / 2).max(1),
+        (true, true) => at_once,
+        (false, _) => (at_once + at_once.div_ceil(GROWTH)).min(AT_ONCE),
+    }
 }
 
 fn about(location: &DocumentLocation, error: &MeasureError) -> MeasureError {
@@ -448,4 +457,20 @@ fn position_from(value: &Value, least: i64) -> Result<Position, MeasureError> {
 
 fn invalid(why: &str) -> MeasureError {
     MeasureError { reason: Reason::InvalidAnswer, message: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_are_asked_for_where_they_are_too_large_together_and_by_and_by_as_many_as_before() {
+        assert_eq!(next_at_once(AT_ONCE, true, false), 500);
+        assert_eq!(next_at_once(500, true, true), 500, "one is too large on its own, whatever stands beside it");
+        assert_eq!(next_at_once(1, true, false), 1);
+        let mut sizes = std::iter::successors(Some(1), |size| Some(next_at_once(*size, false, false)));
+        let reads = sizes.position(|size| size == AT_ONCE).unwrap();
+        assert!((20..200).contains(&reads), "{reads}");
+        assert_eq!(next_at_once(AT_ONCE, false, false), AT_ONCE);
+    }
 }

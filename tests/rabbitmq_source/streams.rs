@@ -130,6 +130,26 @@ async fn what_is_beyond_the_stored_offset_is_pending_and_nothing_is_known_withou
     until_pending(&mut probe, &list, 1).await;
 }
 
+/// More than are asked about in one round trip.
+#[tokio::test]
+async fn of_hundreds_of_consumers_each_is_told_its_own() {
+    let mut probe = probe();
+    declare(server(), "crowd", "stream");
+    publish("crowd", 10, 100);
+    server().store_offset("crowd", "r17", 3).unwrap();
+    server().store_offset("crowd", "r433", 5).unwrap();
+    until(&mut probe, &of("crowd", "r433"), Result::is_ok).await.unwrap();
+    let all: Vec<Question> = (0..450).map(|n| of("crowd", &format!("r{n}"))).collect();
+    let all: Vec<&Question> = all.iter().collect();
+    let told = probe.answer(&all, Instant::now() + DEADLINE).await;
+    let pending = |n: usize| told[n].as_ref().unwrap().pending.unwrap().events;
+    assert_eq!(pending(17), pending(433) + 2);
+    let others = told.iter().enumerate().filter(|(n, _)| ![17, 433].contains(n));
+    let others: Vec<_> =
+        others.filter(|(_, one)| !one.as_ref().is_err_and(|it| it.reason == Reason::NeverCommitted)).collect();
+    assert!(told.len() == 450 && others.is_empty(), "{others:?}");
+}
+
 #[tokio::test]
 async fn an_offset_that_the_server_forgot_with_its_events_is_unknown_and_says_so() {
     let arguments = json!({

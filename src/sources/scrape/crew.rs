@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::number::Told;
+use super::number::{SeriesByName, Told};
 use crate::{
     api::{Aggregate, Reason},
     clients::scrape::Series,
@@ -45,7 +45,8 @@ pub(super) fn told_of_each<'a>(
     page: &[Series],
     now: i64,
 ) -> HashMap<AskedMetric, Result<Told, MeasureError>> {
-    asked.map(|asked| (asked.clone(), Told::by_page(asked, page, now))).collect()
+    let page = SeriesByName::of(page);
+    asked.map(|asked| (asked.clone(), Told::by_page(asked, &page, now))).collect()
 }
 
 /// What all pods say of a metric.
@@ -64,8 +65,9 @@ pub(super) fn of_all(asked: &AskedMetric, pods: &[PodPage]) -> Result<Told, Meas
 /// A counter over pods that come, go and begin again: it only grows.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
-    /// By the pod's UID.
-    last: HashMap<Arc<str>, f64>,
+    /// By the pod's UID: what it counted when it was read last; none for one that worked at the first look already and has not been read since, whose first
+    /// count is of a time before anybody looked.
+    last: HashMap<Arc<str>, Option<f64>>,
     total: f64,
     begun: bool,
 }
@@ -76,22 +78,22 @@ impl Counter {
     pub(super) fn take(&mut self, asked: &AskedMetric, pods: &[PodPage]) -> f64 {
         let mut seen = HashMap::new();
         for pod in pods {
-            let Some(Ok(told)) = pod.told(asked) else {
+            let uid = &pod.pod.uid;
+            let count = pod.told(asked).and_then(Result::ok).and_then(|told| told.number(Aggregate::Sum).ok());
+            let Some(count) = count else {
                 // It may tell again: what it counts meanwhile is not lost.
-                seen.extend(self.last.remove_entry(&pod.pod.uid));
+                let worked_before = !self.begun && pod.pod.stage != PodStage::Starting;
+                seen.extend(self.last.remove_entry(uid).or_else(|| worked_before.then(|| (Arc::clone(uid), None))));
                 continue;
             };
-            let Ok(count) = told.number(Aggregate::Sum) else {
-                seen.extend(self.last.remove_entry(&pod.pod.uid));
-                continue;
-            };
-            let came = match self.last.get(&pod.pod.uid) {
-                Some(before) if count >= *before => count - before,
+            let came = match self.last.get(uid) {
+                Some(Some(before)) if count >= *before => count - before,
+                Some(None) => 0.0,
                 None if !self.begun => 0.0,
-                Some(_) | None => count.max(0.0),
+                Some(Some(_)) | None => count.max(0.0),
             };
             self.total = (self.total + came).min(f64::MAX);
-            seen.insert(Arc::clone(&pod.pod.uid), count);
+            seen.insert(Arc::clone(uid), Some(count));
         }
         self.last = seen;
         self.begun = true;
@@ -161,6 +163,21 @@ mod tests {
             take(&[("a", Ending, Some("waiting 112\n")), ("b", Working, Some("waiting 2\n"))]),
             take(&[("b", Working, Some("waiting 2\n"))]),
         ];
+        let mut late = Counter::default();
+        let mut first_unread = |a: Option<&str>, b: Option<&str>| {
+            late.take(&asked(), &[pod("a", Working, a), pod("b", PodStage::Starting, b)])
+        };
+        let lates = [
+            first_unread(None, None),
+            first_unread(None, Some("waiting 3\n")),
+            first_unread(Some("waiting 1000\n"), Some("waiting 3\n")),
+            first_unread(Some("waiting 1002\n"), Some("waiting 4\n")),
+        ];
+        assert_eq!(
+            lates.map(|total| format!("{total}")),
+            ["0", "3", "3", "6"],
+            "what was counted before the first look is not counted"
+        );
         let huge = |count| pod("b", Working, Some(count));
         let mut overflowing = Counter::default();
         let counted: Vec<f64> = ["waiting 0\n", "waiting 1e308\n", "waiting 0\n", "waiting 1e308\n", "waiting 1\n"]

@@ -29,7 +29,7 @@ use crate::{
         numbers::{Gauge, Reading},
     },
 };
-use number::Told;
+use number::{SeriesByName, Told};
 
 /// What there is to know of a projection in order to measure it.
 pub type Question = Numbers<AskedMetric>;
@@ -56,8 +56,9 @@ impl BatchProbe for ScrapeProbe {
         let page = self.client.page(by).await.and_then(|page| series(&page, questions));
         self.gauges.retain(|question, _| questions.contains(&question));
         let (at, now) = (self.started.elapsed(), jiff::Timestamp::now().as_millisecond());
+        let by_name = page.as_deref().map(SeriesByName::of);
         let number = |asked: &AskedMetric| {
-            let page = page.as_ref().map_err(Clone::clone)?;
+            let page = by_name.as_ref().map_err(|unknown| (*unknown).clone())?;
             Told::by_page(asked, page, now)?.number(asked.aggregate)
         };
         let mut taken: HashMap<&Question, Result<Sample, MeasureError>> = HashMap::new();

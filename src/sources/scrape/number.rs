@@ -1,6 +1,9 @@
 //! The one number that series say of a metric. What is missing, not finite, dated long ago or told twice is unknown, never zero. Pure.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
 
 use crate::{
     api::{Aggregate, Reason},
@@ -20,22 +23,37 @@ pub(super) struct Told {
     series: f64,
 }
 
+/// The series of one page, which is gone through once and not for each metric that is asked for.
+#[derive(Debug)]
+pub(super) struct SeriesByName<'a>(HashMap<&'a str, Vec<&'a Series>>);
+
+impl<'a> SeriesByName<'a> {
+    /// In the order of the page.
+    pub(super) fn of(page: &'a [Series]) -> Self {
+        let mut by_name: HashMap<&str, Vec<&Series>> = HashMap::new();
+        for one in page {
+            by_name.entry(&*one.name).or_default().push(one);
+        }
+        Self(by_name)
+    }
+}
+
 impl Told {
     /// What one page says of a metric. `now`: milliseconds since 1970.
     ///
     /// # Errors
     /// `InvalidAnswer` with what to do about it. Repeats nothing of the page.
-    pub(super) fn by_page(asked: &AskedMetric, page: &[Series], now: i64) -> Result<Self, MeasureError> {
+    pub(super) fn by_page(asked: &AskedMetric, page: &SeriesByName<'_>, now: i64) -> Result<Self, MeasureError> {
         let AskedMetric { name, labels, single, aggregate: _ } = asked;
         let unknown = |message: String| MeasureError { reason: Reason::InvalidAnswer, message };
         let has_labels = |one: &&Series| labels.iter().all(|(name, value)| one.labels.get(name) == Some(value));
-        let named: Vec<&Series> = page.iter().filter(|one| one.name == *name).collect();
+        let named = page.0.get(&**name).map(Vec::as_slice).unwrap_or_default();
         if named.len() > MOST_SERIES {
             return Err(unknown(format!(
                 "the page has more than {MOST_SERIES} series of {name}, which are not read: name a metric with fewer"
             )));
         }
-        let found: Vec<&Series> = named.into_iter().filter(has_labels).collect();
+        let found: Vec<&Series> = named.iter().copied().filter(has_labels).collect();
         let which = Which(asked);
         for one in &found {
             if !one.value.is_finite() {
@@ -121,7 +139,7 @@ mod tests {
         let aggregate = aggregate.unwrap_or(Aggregate::Sum);
         let asked = AskedMetric { name: "orders".to_owned(), labels, single, aggregate };
         let page = parse(page, |name| name == "orders").unwrap();
-        Told::by_page(&asked, &page, 100_000).and_then(|told| told.number(aggregate))
+        Told::by_page(&asked, &SeriesByName::of(&page), 100_000).and_then(|told| told.number(aggregate))
     }
 
     #[test]
