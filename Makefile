@@ -29,7 +29,10 @@ OTHER_TESTS := $(filter-out scenarios,$(shell sed -n '/^\[\[test\]\]/,/^name/s/^
 # So many scenarios at once, and so many of the other tests, most of which wait for servers: two cores carry them.
 SIDE_BY_SIDE ?= 3
 OTHERS_SIDE_BY_SIDE ?= 4
-BED := cargo run --quiet --package test-cluster --
+# Builds a program of ours and runs it. Of the whole workspace, and with a test (the smallest): cargo chooses the features of dependencies for what it is asked to
+# build, and this way they are those of `cargo test --workspace`. A single package would have others, and half of all dependencies would be compiled once more.
+RUN = cargo build --quiet --workspace --test postgres --bin $(1) && $(TARGET_DIR)/debug/$(1)
+BED := $(call RUN,test-cluster)
 
 CRD := crds/projections.projectionist.dev.yaml
 CHART := charts/projectionist
@@ -45,14 +48,14 @@ help: ## List the targets
 build: packages ## Compile everything for development
 	cargo build --workspace --all-targets
 
-# The images are compiled beside the tests, since the linker of the release uses one core for minutes, and before any test runs, since all scenarios wait for
-# them; `make test FIRST=lint` uses the other core for that. The scenarios wait for a cluster most of the time, so all other tests run beside them. What they
-# print comes at the end.
-test: prepare ## Run all tests, on real servers and a real cluster
+# The image is compiled beside everything else that comes before the tests, since the linker of the release uses one core for minutes and downloads use none, and
+# before any test runs, since all scenarios wait for it; `make test FIRST=lint` uses the other core for that. The scenarios wait for a cluster most of the time, so
+# all other tests run beside them. What they print comes at the end.
+test: packages ## Run all tests, on real servers and a real cluster
 	@mkdir -p $(TARGET_DIR)/generated; \
 	$(MAKE) --no-print-directory image worker > $(TARGET_DIR)/generated/image.log 2>&1 & image=$$!; \
 	trap 'kill $$image 2> /dev/null' INT TERM; \
-	{ $(FIRST:%=$(MAKE) --no-print-directory % && )cargo test --workspace --no-run; } || { kill $$image 2> /dev/null; exit 1; }; \
+	{ $(MAKE) --no-print-directory prepare && $(FIRST:%=$(MAKE) --no-print-directory % && )cargo test --workspace --no-run; } || { kill $$image 2> /dev/null; exit 1; }; \
 	wait $$image || { cat $(TARGET_DIR)/generated/image.log; exit 1; }
 	@cargo test --workspace --test scenarios -- --test-threads=$(SIDE_BY_SIDE) > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
 	trap 'kill $$scenarios 2> /dev/null' INT TERM; failed=; \
@@ -80,7 +83,7 @@ lint: packages $(DENY) ## Check format, clippy, licences, and that the generated
 	cargo clippy --workspace --all-targets -- --deny warnings
 	$(DENY) --workspace check --hide-inclusion-graph licenses bans sources
 	@mkdir -p $(TARGET_DIR)/generated
-	cargo run --quiet --package projectionist -- crd > $(TARGET_DIR)/generated/crd.yaml
+	$(call RUN,projectionist) crd > $(TARGET_DIR)/generated/crd.yaml
 	diff -u $(CRD) $(TARGET_DIR)/generated/crd.yaml || { echo "$(CRD) is out of date: run make generate" >&2; exit 1; }
 	diff -u $(CRD) $(CHART_CRD) || { echo "$(CHART_CRD) is out of date: run make generate" >&2; exit 1; }
 	helm=$$($(BED) program helm) && $$helm $(RENDER) > $(TARGET_DIR)/generated/manifest.yaml
@@ -88,7 +91,7 @@ lint: packages $(DENY) ## Check format, clippy, licences, and that the generated
 
 generate: packages ## Write crds/, the chart's copy of it and manifests/ from code and chart
 	@mkdir -p $(dir $(CRD)) $(dir $(CHART_CRD)) $(dir $(MANIFEST)) $(TARGET_DIR)/generated
-	cargo run --quiet --package projectionist -- crd > $(TARGET_DIR)/generated/crd.yaml
+	$(call RUN,projectionist) crd > $(TARGET_DIR)/generated/crd.yaml
 	cp $(TARGET_DIR)/generated/crd.yaml $(CRD)
 	cp $(CRD) $(CHART_CRD)
 	helm=$$($(BED) program helm) && $$helm $(RENDER) > $(TARGET_DIR)/generated/manifest.yaml
@@ -100,10 +103,10 @@ pictures: ## Draw docs/*.svg from docs/*.dot
 	@for text in docs/*.dot; do dot -Tsvg "$$text" -o "$${text%.dot}.svg"; done
 
 demo: image prepare ## Show workers scaled by lag on a real cluster (ARGS="--help" lists options)
-	cargo run --quiet --package demo -- $(ARGS)
+	$(call RUN,demo) $(ARGS)
 
 demo-shop: image prepare ## Run the whole shop on a real cluster, with a sale and faults, and check it (ARGS="--help" lists options)
-	cargo run --quiet --package demo --bin demo-shop -- $(ARGS)
+	$(call RUN,demo-shop) $(ARGS)
 
 bench: image prepare ## Measure, and print all the numbers (ARGS="--help" lists options)
 	cargo run --quiet --profile measuring --package bench -- $(ARGS)
@@ -130,17 +133,18 @@ binary: packages
 	@mkdir -p $(dir $(MAP))
 	RUSTFLAGS="-C target-feature=+crt-static" cargo rustc --quiet --profile $(PROFILE) --package projectionist --bin projectionist --target $(PLATFORM) -- -C link-arg=-Wl,-Map=$(MAP)
 
-# The test bed's worker and the programs of examples/shop, whose paths are printed last.
-worker shop: packages
-	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --profile $(PROFILE) --package $(PACKAGE) --target $(PLATFORM)
-	@echo $(TARGET_DIR)/$(PLATFORM)/$(PROFILE)/$(PACKAGE)
+# The test bed's worker, which waits most of the time, and the programs of examples/shop; their paths are printed last.
+worker: packages
+	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --package test-worker --target $(PLATFORM)
+	@echo $(TARGET_DIR)/$(PLATFORM)/debug/test-worker
 
-worker: PACKAGE := test-worker
-shop: PACKAGE := shop
+shop: packages
+	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --profile $(PROFILE) --package shop --target $(PLATFORM)
+	@echo $(TARGET_DIR)/$(PLATFORM)/$(PROFILE)/shop
 
 # Written beside and moved into place, since several tests may ask for it at once.
 $(ARCHIVE): $(BINARY) Dockerfile
-	@command -v buildah > /dev/null || $(BED) packages
+	@command -v buildah > /dev/null || { $(BED) packages; }
 	@set -e; work=$(TARGET_DIR)/image/work-$$$$; \
 	builder="buildah --root $$PWD/$$work/storage --runroot $$PWD/$$work/run --storage-driver vfs"; \
 	case $(TARGET_DIR) in /*) builder="buildah --root $$work/storage --runroot $$work/run --storage-driver vfs";; esac; \
@@ -165,6 +169,6 @@ prepare: packages
 $(FUZZ):
 	cargo install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION) --root $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)
 
-# Unoptimized, since compiling takes the time and checking does not.
+# Unoptimized and without what a debugger wants, since compiling takes the time and checking does not.
 $(DENY):
-	cargo install --quiet --debug --locked cargo-deny --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION)
+	CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --debug --locked cargo-deny --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION)

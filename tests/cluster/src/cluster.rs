@@ -13,7 +13,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::binaries::Binaries;
 use crate::instance::{Instance, target_dir};
-use crate::launch::{launch, prune_logs, supervisor_program};
+use crate::launch::{launch, program, prune_logs};
 use crate::network;
 use crate::options::ClusterOptions;
 
@@ -63,7 +63,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub fn start_named(instance: &Instance, options: &ClusterOptions) -> Result<Self> {
-        let supervisor = launch(&supervisor_program()?, instance, options, true)?;
+        let supervisor = launch(&program()?, instance, options, true)?;
         Ok(Self { instance: instance.clone(), binaries: Binaries::locate()?, supervisor: Some(supervisor) })
     }
 

@@ -53,8 +53,11 @@ pub(crate) fn launch(
     )
 }
 
-/// The `test-cluster` program beside the running test, built first if its sources are newer.
-pub(crate) fn supervisor_program() -> Result<PathBuf> {
+/// The program `test-cluster` beside the running one, built first if its sources are newer.
+///
+/// # Errors
+/// When cargo is missing or fails.
+pub fn program() -> Result<PathBuf> {
     let own = std::env::current_exe().context("finding the running program")?;
     let profile = own
         .ancestors()
@@ -68,7 +71,9 @@ pub(crate) fn supervisor_program() -> Result<PathBuf> {
         return Ok(program);
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "test-cluster", "--bin", "test-cluster"]).current_dir(workspace());
+    // With the features that the tests have, as the Makefile does.
+    cargo.args(["build", "--quiet", "--workspace", "--test", "postgres", "--bin", "test-cluster"]);
+    cargo.current_dir(workspace());
     if let Some(name) = profile.file_name().filter(|name| *name != "debug") {
         cargo.arg("--profile").arg(name);
     }

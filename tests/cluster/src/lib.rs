@@ -53,6 +53,7 @@ pub use events::EventStore;
 pub use eventually::{Look, always_is, eventually, eventually_is};
 pub use instance::Instance;
 pub use kafka::Kafka;
+pub use launch::program;
 pub use nats::Nats;
 pub use operator::OPERATOR_NAMESPACE;
 pub use options::ClusterOptions;

@@ -179,7 +179,8 @@ fn is_up(name: &str) -> bool {
 
 fn announce(instance: &Instance, started: Instant) {
     let name = instance.name();
-    let run = "cargo run --quiet --package test-cluster -- ";
+    let program = std::env::current_exe().unwrap_or_else(|_| "test-cluster".into());
+    let run = format!("{} ", program.display());
     let _ = writeln!(
         std::io::stdout(),
         "cluster {name:?} is up after {:.1} s\n\

@@ -121,9 +121,11 @@ async fn play(cluster: &Cluster, postgres: &Postgres, options: &Options, started
 
 async fn look_around(cluster: &Cluster) -> Result<()> {
     let name = cluster.instance().name();
+    let bed = test_cluster::program()?;
+    let bed = bed.display();
     println!(
         "\nThe cluster stays up until Ctrl-C. In another terminal:\n  \
-         cargo run --quiet --package test-cluster -- shell --name {name}\n  \
+         {bed} shell --name {name}\n  \
          kubectl get projections -n {}",
         shop::NAMESPACE
     );

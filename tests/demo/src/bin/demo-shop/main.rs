@@ -73,7 +73,10 @@ fn run(options: &Options) -> Result<()> {
             if let Err(error) = &played {
                 eprintln!("\ndemo-shop: {error:#}");
             }
-            println!("\nThe cluster stays up until Ctrl-C: cargo run --package test-cluster -- shell --name demo-shop");
+            println!(
+                "\nThe cluster stays up until Ctrl-C: {} shell --name demo-shop",
+                test_cluster::program()?.display()
+            );
             tokio::signal::ctrl_c().await?;
         }
         played
