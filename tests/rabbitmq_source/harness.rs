@@ -24,6 +24,7 @@ struct Shared {
     rabbit: RabbitMq,
     authority: Authority,
     tls_port: u16,
+    streams_tls_port: u16,
     _files: Files,
 }
 
@@ -32,14 +33,19 @@ fn shared() -> &'static Shared {
     SHARED.get_or_init(|| {
         let authority = authority();
         let files = Files::signed(&authority);
-        let tls_port = free_port("127.0.0.1").unwrap();
+        let (tls_port, streams_tls_port) = (free_port("127.0.0.1").unwrap(), free_port("127.0.0.1").unwrap());
+        let all = |of: &str| {
+            let (certificate, key, ca) = (files.path("crt"), files.path("key"), files.path("ca"));
+            format!(
+                "{of}.certfile = {certificate}\n{of}.keyfile = {key}\n{of}.cacertfile = {ca}\n{of}.verify = verify_peer\n{of}.fail_if_no_peer_cert = true\n"
+            )
+        };
         let rabbit = RabbitMq::with(&format!(
-            "management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {tls_port}\nmanagement.ssl.certfile = {}\nmanagement.ssl.keyfile = {}\nmanagement.ssl.cacertfile = {}\nmanagement.ssl.verify = verify_peer\nmanagement.ssl.fail_if_no_peer_cert = true",
-            files.path("crt"),
-            files.path("key"),
-            files.path("ca")
+            "management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {tls_port}\n{}stream.listeners.ssl.1 = 127.0.0.1:{streams_tls_port}\n{}",
+            all("management.ssl"),
+            all("ssl_options")
         ));
-        Shared { rabbit: rabbit.unwrap(), authority, tls_port, _files: files }
+        Shared { rabbit: rabbit.unwrap(), authority, tls_port, streams_tls_port, _files: files }
     })
 }
 
@@ -50,6 +56,11 @@ pub fn server() -> &'static RabbitMq {
 /// The authority of the server's certificate, which is for `localhost`, and the port with TLS: there a client certificate of this authority is required.
 pub fn with_tls() -> (&'static Authority, u16) {
     (&shared().authority, shared().tls_port)
+}
+
+/// The port for streams with TLS, where a client certificate of that authority is required, too.
+pub fn streams_with_tls() -> u16 {
+    shared().streams_tls_port
 }
 
 /// The request that declares a queue of this type in the virtual host `/`.

@@ -22,8 +22,9 @@ use tokio::{
 };
 
 use crate::{
+    certificates::signed,
     fake::{Says, fake},
-    harness::{DEADLINE, ask_within, declare, exactly, handled, question, server},
+    harness::{DEADLINE, ask_within, declare, exactly, handled, question, server, streams_with_tls, with_tls},
 };
 
 fn settings(url: &str, stream_port: u16) -> ConnectionSettings {
@@ -148,6 +149,26 @@ async fn of_hundreds_of_consumers_each_is_told_its_own() {
     let others: Vec<_> =
         others.filter(|(_, one)| !one.as_ref().is_err_and(|it| it.reason == Reason::NeverCommitted)).collect();
     assert!(told.len() == 450 && others.is_empty(), "{others:?}");
+}
+
+#[tokio::test]
+async fn over_tls_a_stream_is_read_with_the_certificates_that_queues_are() {
+    declare(server(), "sealed", "stream");
+    publish("sealed", 5, 100);
+    server().store_offset("sealed", "list", 2).unwrap();
+    let (ours, port) = with_tls();
+    let (mine, mine_key) = signed(ours, "projectionist");
+    let asked = |stream_port: u16| {
+        let settings =
+            settings(&format!("https://guest:guest@localhost:{port}"), stream_port).with_ca(ours.pem().as_bytes());
+        let settings = settings.with_client_certificate(mine.as_bytes(), mine_key.as_bytes());
+        RabbitMqProbe::new(settings, crate::sampler::loopback(), std::time::Instant::now())
+    };
+    until_pending(&mut asked(streams_with_tls()), &of("sealed", "list"), 2).await;
+    let mut plain = asked(server().streams().port());
+    let second = Duration::from_secs(10);
+    let refused = ask_within(&mut plain, &of("sealed", "list"), second).await.unwrap_err();
+    assert!(matches!(refused.reason, Reason::TlsFailed | Reason::TimedOut), "never without: {}", refused.message);
 }
 
 #[tokio::test]

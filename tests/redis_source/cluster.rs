@@ -30,7 +30,9 @@ use tokio::{
 
 use crate::certificates::{Files, authority};
 use crate::fake::{Says, fake};
-use crate::harness::{DEADLINE, ask, ask_within, exactly, loopback, probe, question, settings};
+use crate::harness::{
+    DEADLINE, ask, ask_within, exactly, loopback, probe, question, redis_over_tls, settings, tls_alone,
+};
 
 /// Three masters for all tests that end none of them.
 fn cluster() -> &'static RedisCluster {
@@ -280,13 +282,8 @@ async fn the_rights_in_the_documentation_suffice_in_a_cluster_and_each_of_them_i
 async fn with_tls_a_node_is_verified_by_the_name_that_it_announces_or_else_by_its_address() {
     let ours = authority();
     let files = Files::signed(&ours);
-    let (node, _) = Redis::cluster_node(&format!(
-        "port 0\ntls-port {{port}}\ntls-cluster yes\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no\ncluster-require-full-coverage no",
-        files.path("crt"),
-        files.path("key"),
-        files.path("ca")
-    ))
-    .unwrap();
+    let more = "tls-cluster yes\ncluster-require-full-coverage no";
+    let (node, _) = Redis::cluster_node(&format!("{}{more}", tls_alone(&files))).unwrap();
     let port = node.address().port();
     let client = |url: &str| settings(url).with_ca(ours.pem().as_bytes());
     let mine = format!("rediss://localhost:{port}");
@@ -311,16 +308,6 @@ async fn with_tls_a_node_is_verified_by_the_name_that_it_announces_or_else_by_it
     set("CONFIG SET cluster-preferred-endpoint-type unknown-endpoint");
     let as_asked = measured(loopback()).await;
     assert_eq!(as_asked.reason, Reason::StreamNotFound, "the host that was asked: {}", as_asked.message);
-}
-
-/// Runs a command with `redis-cli`, which speaks TLS.
-fn redis_over_tls(port: u16, files: &Files, command: &str) -> String {
-    let done = std::process::Command::new("redis-cli")
-        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "--tls", "--insecure", "--cacert", &files.path("ca")])
-        .args(command.split(' '))
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 /// What logging in to a node comes to.

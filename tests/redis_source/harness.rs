@@ -15,6 +15,7 @@ use projectionist::{
 use test_cluster::{Redis, redis::Answer};
 use tokio::time::Instant;
 
+use crate::certificates::Files;
 pub use crate::sampler::loopback;
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -67,4 +68,24 @@ pub fn handled(sample: &Sample) -> u64 {
         CheckpointState::Handled(handled) => handled,
         ref other => panic!("{other:?}"),
     }
+}
+
+/// Runs a command with `redis-cli`, which speaks TLS.
+pub fn redis_over_tls(port: u16, files: &Files, command: &str) -> String {
+    let done = std::process::Command::new("redis-cli")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "--tls", "--insecure", "--cacert", &files.path("ca")])
+        .args(command.split(' '))
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// The configuration of a server that speaks TLS alone, with a certificate for `localhost`.
+pub fn tls_alone(files: &Files) -> String {
+    format!(
+        "port 0\ntls-port {{port}}\ntls-replication yes\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no\n",
+        files.path("crt"),
+        files.path("key"),
+        files.path("ca")
+    )
 }

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use projectionist::{api::Reason, lag::Sample, measure::MeasureError};
+use projectionist::{api::Reason, lag::Sample, measure::MeasureError, sources::redis::RedisProbe};
 use test_cluster::{Redis, eventually_is, free_address, redis::Answer};
 use tokio::time::Instant;
 
-use crate::harness::{DEADLINE, ask, ask_within, exactly, probe};
+use crate::{
+    certificates::{Authority, Files, authority},
+    harness::{DEADLINE, ask, ask_within, exactly, loopback, probe, redis_over_tls, settings, tls_alone},
+};
 
 #[tokio::test]
 async fn a_failover_is_followed_and_what_is_pending_is_unknown_meanwhile_and_never_another_number() {
@@ -66,4 +69,30 @@ async fn a_failover_is_followed_and_what_is_pending_is_unknown_meanwhile_and_nev
     let no_sentinel = ask(&mut crate::harness::probe(&no_sentinel), &["orders/list"]).await.unwrap_err();
     assert!(no_sentinel.message.contains("it is no Sentinel"), "{}", no_sentinel.message);
     assert!(!no_sentinel.message.contains("hunter2"), "{}", no_sentinel.message);
+}
+
+#[tokio::test]
+async fn with_tls_the_primary_is_verified_by_the_name_that_the_sentinels_tell() {
+    let ours = authority();
+    let files = Files::signed(&ours);
+    let primary = Redis::with(&tls_alone(&files)).unwrap();
+    let names = "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes";
+    let sentinel = Redis::sentinel_with(&format!("{}{names}", tls_alone(&files))).unwrap();
+    let (at, watches) = (primary.address().port(), sentinel.address().port());
+    let told = |port: u16, command: &str| redis_over_tls(port, &files, command);
+    assert!(told(at, "XGROUP CREATE orders list 0 MKSTREAM").contains("OK"));
+    assert!(told(at, "XADD orders * a b").contains('-'));
+    let monitor = told(watches, &format!("SENTINEL MONITOR orders-db localhost {at} 1"));
+    assert!(monitor.contains("OK"), "{monitor}");
+    let url = format!("rediss-sentinel://localhost:{watches}/orders-db");
+    let asked = async |authority: &Authority| {
+        let settings = settings(&url).with_ca(authority.pem().as_bytes());
+        ask(&mut RedisProbe::new(settings, loopback(), std::time::Instant::now()), &["orders/list"]).await
+    };
+    assert_eq!(asked(&ours).await.unwrap().pending, exactly(1), "TLS to both");
+    let other = asked(&authority()).await.unwrap_err();
+    assert_eq!(other.reason, Reason::TlsFailed, "another authority: {}", other.message);
+    assert!(told(watches, "SENTINEL CONFIG SET announce-hostnames no").contains("OK"));
+    let by_address = asked(&ours).await.unwrap_err();
+    assert_eq!(by_address.reason, Reason::TlsFailed, "its certificate is for localhost: {}", by_address.message);
 }

@@ -90,7 +90,15 @@ impl Redis {
     /// # Errors
     /// As [`Redis::on_loopback`].
     pub fn sentinel() -> Result<Self> {
-        Self::create(None, "127.0.0.1", "", &["--sentinel"], None)
+        Self::sentinel_with("")
+    }
+
+    /// The same with further lines of configuration, as for [`Redis::with`].
+    ///
+    /// # Errors
+    /// As [`Redis::on_loopback`].
+    pub fn sentinel_with(configuration: &str) -> Result<Self> {
+        Self::create(None, "127.0.0.1", configuration, &["--sentinel"], None)
     }
 
     /// A new server on 127.0.0.1 that speaks TLS alone.
