@@ -38,6 +38,8 @@ pub struct StoreSample {
     pub memory: Option<Memory>,
     /// Redis: connections refused for want of room since the server started.
     pub rejected_connections: Option<u64>,
+    /// Redis from 6.2 on: commands refused for want of memory since the server started.
+    pub refused_writes: Option<u64>,
     /// Redis: keys removed for want of memory since the server started.
     pub evicted_keys: Option<u64>,
     /// Elasticsearch and OpenSearch: the thread pools for writes of all nodes.
@@ -133,7 +135,16 @@ impl StoreObservation {
                 return ReadStoreStatus { state, ..ReadStoreStatus::default() };
             }
         };
-        let StoreSample { latency, connections, memory, rejected_connections, evicted_keys, writes, missing } = sample;
+        let StoreSample {
+            latency,
+            connections,
+            memory,
+            rejected_connections,
+            evicted_keys,
+            writes,
+            missing,
+            refused_writes: _,
+        } = sample;
         ReadStoreStatus {
             state: ReadStoreState::Healthy,
             latency_seconds: Some(two_digits(latency.as_secs_f64())),

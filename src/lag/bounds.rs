@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Head, LookAhead, ValueTarget};
+use super::{Head, LookAhead, Strain, ValueTarget};
 
 /// What the spec asks for, as far as the model needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Bounds {
     pub given_rate: Option<f64>,
     /// Workers that the read store has connections for.
     pub connections: Option<u32>,
+    /// What the read store refuses for want of room: no worker is added meanwhile, and none removed for it.
+    pub strain: Option<Strain>,
     /// How long the source keeps events.
     pub retention: Option<Duration>,
     /// Which pattern of arrivals may add workers before the events come.

@@ -87,6 +87,7 @@ pub(super) fn bounds(target: u64) -> Bounds {
         catch_up: None,
         given_rate: None,
         connections: None,
+        strain: None,
         retention: None,
         look_ahead: None,
         value: None,

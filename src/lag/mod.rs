@@ -29,6 +29,7 @@ mod sentence;
 mod shards;
 mod start_up;
 mod steadiness;
+mod strain;
 mod trial;
 mod value;
 mod value_model;
@@ -52,4 +53,5 @@ pub use sample::{
     Pending, Position, Sample, SessionInfo,
 };
 pub use shards::useful_workers;
+pub use strain::Strain;
 pub use value::{ValueAssessment, ValueTarget};

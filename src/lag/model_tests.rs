@@ -14,6 +14,7 @@ const BOUNDS: Bounds = Bounds {
     catch_up: None,
     given_rate: None,
     connections: None,
+    strain: None,
     retention: None,
     look_ahead: None,
     value: None,

@@ -1,7 +1,7 @@
 //! Whole stories: a source, its shards and its workers, second by second, and what the model makes of them.
 
 use super::*;
-use crate::lag::{CatchUp, CheckpointState, Head, Limit, Position, Required, Stage};
+use crate::lag::{CatchUp, CheckpointState, Head, Limit, Position, Required, Stage, Strain};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -19,6 +19,7 @@ fn bounds() -> Bounds {
         catch_up: None,
         given_rate: Some(50.0),
         connections: None,
+        strain: None,
         retention: None,
         look_ahead: None,
         value: None,
@@ -322,6 +323,27 @@ fn workers_are_not_added_to_a_read_store_that_does_no_more() {
     world.store = f64::INFINITY;
     let recovered = world.seconds(240, 130.0);
     assert_eq!((recovered.pending.events, recovered.required.limit), (0, Limit::None), "{}", recovered.required.reason);
+}
+
+#[test]
+fn no_worker_is_added_while_the_read_store_refuses_what_it_is_asked_and_none_is_removed_for_it() {
+    let mut world = World::new(bounds(), 3);
+    world.seconds(100, 130.0);
+    world.bounds.strain = Some(Strain::Writes);
+    for _ in 0..200 {
+        let required = world.seconds(1, 400.0).required;
+        assert_eq!(required.workers, 3, "{}", required.reason);
+        if required.limit == Limit::ReadStore {
+            assert!(
+                required.reason.ends_with("while the read store refuses writes for want of room"),
+                "{}",
+                required.reason
+            );
+        }
+    }
+    assert_eq!(world.seconds(1, 400.0).required.limit, Limit::ReadStore);
+    world.bounds.strain = None;
+    assert!(world.seconds(60, 400.0).required.workers > 3, "it recovers by itself");
 }
 
 #[test]

@@ -69,6 +69,7 @@ mod tests {
             catch_up,
             given_rate: None,
             connections: None,
+            strain: None,
             retention: None,
             look_ahead: None,
             value: None,

@@ -231,8 +231,9 @@ impl Model {
         let before = self.steadiness.before();
         let held = before.unwrap_or(seen.workers.ready).max(bounds.min).max(1);
         let mut up = up;
-        if seen.stuck || seen.saturated.is_some() {
-            let short = up.workers > held || !matches!(up.limit, Limit::None | Limit::Min);
+        if seen.stuck || seen.saturated.is_some() || bounds.strain.is_some() {
+            let bound = seen.saturated.is_some() && !matches!(up.limit, Limit::None | Limit::Min);
+            let short = up.workers > held || bound;
             let limit = if short && !seen.stuck { Limit::ReadStore } else { up.limit };
             up = Fit { workers: up.workers.min(held), limit };
         }

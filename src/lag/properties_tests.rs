@@ -181,6 +181,7 @@ proptest! {
                 catch_up: None,
                 given_rate: Some(f64::from(rate)),
                 connections: None,
+                strain: None,
                 retention: None,
 look_ahead: None,
 value: None,

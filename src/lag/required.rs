@@ -103,6 +103,7 @@ mod tests {
             catch_up: None,
             given_rate: None,
             connections: None,
+            strain: None,
             retention: None,
             look_ahead: None,
             value: None,

@@ -161,8 +161,10 @@ fn bound(told: &Told<'_>, text: &mut String) {
             told.wanted
         ),
         Limit::ReadStore => {
-            let fewer = told.saturated.map_or(0, |saturated| saturated.fewer);
-            let busy = told.saturated.map_or(0.0, |saturated| saturated.throughput);
+            let Some(Saturated { fewer, throughput: busy, .. }) = told.saturated else {
+                text.extend(told.bounds.strain.map(|strain| strain.to_string()));
+                return;
+            };
             let or = if told.bounds.shards.is_some() { "" } else { " (or one hot shard)" };
             write!(
                 text,

@@ -1,7 +1,7 @@
 //! What a person reads, for each bound and phase.
 
 use super::*;
-use crate::lag::CatchUp;
+use crate::lag::{CatchUp, Strain};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -75,6 +75,12 @@ fn each_bound_is_said_with_what_it_means() {
         let told = Told { fit: Fit { workers: 6, limit }, ..told(&bounds) };
         assert_eq!(sentence(&told), format!("{LOAD}{expected}"), "{limit:?}");
     }
+    let strained = Bounds { strain: Some(Strain::Writes), ..bounds };
+    let strained = Told { fit: Fit { workers: 6, limit: Limit::ReadStore }, saturated: None, ..told(&strained) };
+    assert_eq!(
+        sentence(&strained),
+        format!("{LOAD}; no more workers while the read store refuses writes for want of room")
+    );
     let few = Told { workers: 4, fit: Fit { workers: 6, limit: Limit::Connections }, ..told(&bounds) };
     assert!(
         sentence(&few).ends_with("; bound by the read store's connections, which are enough for 4 of 6 workers"),

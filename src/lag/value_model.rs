@@ -6,6 +6,7 @@ use super::{
     Assessment, Bounds, Fault, Limit, Pending, Rates, Required, Stage, ValueAssessment, Workers,
     model::Model,
     planning::within_connections,
+    required::Fit,
     value::{ValueInput, within},
 };
 
@@ -35,6 +36,11 @@ impl Model {
                 reason: "0 workers: the value has been zero".to_owned(),
             }
         } else {
+            let held = before.unwrap_or(workers.ready).max(bounds.min).max(1);
+            let fit = match bounds.strain {
+                Some(_) if fit.workers > held => Fit { workers: held, limit: Limit::ReadStore },
+                _ => fit,
+            };
             let (workers, limit) = within_connections(fit.workers, fit.limit, bounds);
             let bound = bound(limit, bounds);
             let reason = format!("{workers} workers: {why}{bound}");
@@ -72,7 +78,8 @@ fn bound(limit: Limit, bounds: &Bounds) -> String {
         Limit::Ordering => "; bound by ordering Strict".to_owned(),
         Limit::Shards => format!("; bound by {} shards", bounds.shards.unwrap_or(0)),
         Limit::Connections => "; bound by the read store's connections".to_owned(),
-        Limit::None | Limit::HottestShard | Limit::ReadStore => String::new(),
+        Limit::ReadStore => bounds.strain.map_or_else(String::new, |strain| strain.to_string()),
+        Limit::None | Limit::HottestShard => String::new(),
     }
 }
 
@@ -97,6 +104,7 @@ mod tests {
             catch_up: None,
             given_rate: None,
             connections: None,
+            strain: None,
             retention: None,
             look_ahead: None,
             value,

@@ -6,8 +6,10 @@ use std::{
     time::Instant,
 };
 
+use super::strain::StrainWatch;
 use crate::{
     api::ReadStoreStatus,
+    lag::Strain,
     measure::{MeasureError, RunKey},
     snapshot::StoreObservations,
     store_health::{Polled, StoreId, StoreName, StoreObservation},
@@ -29,12 +31,18 @@ pub(super) struct KnownStores {
     observations: Arc<StoreObservations>,
     /// What was told last.
     told: HashMap<StoreId, (ReadStoreStatus, Option<MeasureError>)>,
+    strains: HashMap<StoreId, StrainWatch>,
 }
 
 impl KnownStores {
     /// Which store a Projection has.
     pub(super) fn of(&self, key: &RunKey) -> Option<StoreId> {
         self.of.get(key).copied()
+    }
+
+    /// What the store of a Projection has refused lately.
+    pub(super) fn strain(&self, key: &RunKey, now: Instant) -> Option<Strain> {
+        self.strains.get(self.of.get(key)?)?.now(now)
     }
 
     /// What is known of each.
@@ -49,6 +57,7 @@ impl KnownStores {
                 let known = Arc::make_mut(&mut self.observations);
                 known.retain(|id, _| stores.contains_key(id));
                 self.told.retain(|id, _| stores.contains_key(id));
+                self.strains.retain(|id, _| stores.contains_key(id));
                 for (id, name) in stores {
                     known.entry(id).or_insert_with(|| Arc::new(StoreObservation { name, newest: None }));
                 }
@@ -60,6 +69,9 @@ impl KnownStores {
             StoreReport::Polled { id, polled } => {
                 let Some(known) = Arc::make_mut(&mut self.observations).get_mut(&id) else { return BTreeSet::new() };
                 let failure = polled.result.as_ref().err().cloned();
+                if let Ok(sample) = &polled.result {
+                    self.strains.entry(id).or_default().take(sample, now);
+                }
                 Arc::make_mut(known).newest = Some(polled);
                 let status = known.status(now);
                 if self.told.get(&id).is_some_and(|(told, why)| status.settled(told) == *told && *why == failure) {
@@ -94,6 +106,20 @@ mod tests {
     fn polled(id: u64, result: Result<StoreSample, MeasureError>, now: Instant) -> StoreReport {
         let polled = Polled { result, taken: jiff::Timestamp::UNIX_EPOCH, valid_until: now + Duration::from_secs(5) };
         StoreReport::Polled { id: StoreId(id), polled }
+    }
+
+    #[test]
+    fn a_strain_is_that_of_the_stores_projections_and_gone_with_it() {
+        let (mut known, now) = (KnownStores::default(), Instant::now());
+        known.take(placed(&[("a", 1), ("b", 2)]), now);
+        for refused in [3, 4] {
+            let sample = StoreSample { rejected_connections: Some(refused), ..StoreSample::default() };
+            known.take(polled(1, Ok(sample), now), now);
+        }
+        let strains = |known: &KnownStores| [known.strain(&key("a"), now), known.strain(&key("b"), now)];
+        assert_eq!(strains(&known), [Some(Strain::Connections), None]);
+        known.take(placed(&[("a", 2), ("b", 2)]), now);
+        assert_eq!(strains(&known), [None, None], "it has moved to another");
     }
 
     fn answers(millis: u64) -> Result<StoreSample, MeasureError> {

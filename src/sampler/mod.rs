@@ -15,6 +15,7 @@ mod poll;
 mod secrets;
 mod source_tasks;
 mod stores;
+mod strain;
 mod tasks;
 mod workers;
 

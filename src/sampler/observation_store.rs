@@ -190,7 +190,8 @@ impl ObservationStore {
             );
         }
         let share = most.and_then(|most| self.budgets.share(&reported.key, most, now));
-        let bounds = Bounds { connections: share, ..bounds(projection) };
+        let strain = self.stores.strain(&reported.key, now);
+        let bounds = Bounds { connections: share, strain, ..bounds(projection) };
         // Should we lead next, we go on from there.
         if let Some(word) = self.following.required(projection) {
             entry.model.hear(word);

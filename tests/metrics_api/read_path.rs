@@ -45,6 +45,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         catch_up: None,
         given_rate: None,
         connections: None,
+        strain: None,
         retention: None,
         look_ahead: None,
         value: None,

@@ -18,7 +18,7 @@ use projectionist::{
     },
 };
 use serde_json::{Value, json};
-use test_cluster::{Prometheus, PrometheusOptions};
+use test_cluster::{Prometheus, PrometheusOptions, Redis};
 use tokio::time::Instant;
 
 use crate::{
@@ -253,4 +253,41 @@ async fn projections_are_measured_by_a_page_and_a_rotated_password_takes_effect_
     sampler.wait_pending("guarded-page", 1).await;
     set("whole_way_pending", Some("9"));
     sampler.wait_pending("scraped", 9).await;
+}
+
+#[tokio::test]
+async fn a_read_store_that_refuses_writes_gets_no_more_workers() {
+    let store = Redis::with("maxmemory-policy noeviction").unwrap();
+    set("strained_value", Some("200"));
+    let mut sampler = Running::start();
+    sampler.secret("redis", &json!({ "url": store.url() }));
+    let value = json!({ "connection": { "url": shared_page() }, "value": { "metric": "strained_value" } });
+    let spec = json!({
+        "source": { "scrape": value },
+        "readStore": { "redis": { "connection": { "secretRef": { "name": "redis" } } } },
+        "lag": { "target": "5s", "value": { "averageTarget": 100 } },
+    });
+    sampler.declare_spec("strained", &spec);
+    let asks = |workers: u32, because: &'static str| {
+        move |seen: &Observation| {
+            let required = seen.measured.as_ref().map(|measured| &measured.assessment.required);
+            required.is_some_and(|it| it.workers == workers && it.reason.contains(because))
+        }
+    };
+    sampler.wait("2 workers of 100 each", "strained", asks(2, "the value 200")).await;
+    sampler.wait_store("asked", "strained", |store| store.current(std::time::Instant::now()).is_ok()).await;
+    assert!(store.run("CONFIG SET maxmemory 1").is_ok());
+    let write = || async { Ok::<_, anyhow::Error>(format!("{:?}", store.run("SET a b"))) };
+    test_cluster::eventually_is(DEADLINE, "a write is refused", |answer| answer.contains("OOM"), write).await.unwrap();
+    let said = asks(2, "no more workers while the read store refuses writes for want of room");
+    set("strained_value", Some("900"));
+    let braked = |seen: &Observation| {
+        // Refused again and again, as by workers that try again.
+        let _ = store.run("SET a b");
+        said(seen)
+    };
+    sampler.wait("no more workers", "strained", braked).await;
+    // Fewer are asked for as ever.
+    set("strained_value", Some("100"));
+    sampler.wait("1 worker", "strained", asks(1, "the value 100")).await;
 }

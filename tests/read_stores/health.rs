@@ -122,7 +122,7 @@ async fn redis_tells_clients_memory_refusals_and_evictions_to_a_user_with_one_ri
     assert_eq!((connections.limit, connections.exact), (Some(20), true));
     assert!((1..20).contains(&connections.used), "{connections:?}");
     assert!(matches!(sample.memory, Some(Memory { used: 1.., limit: Some(8_388_608) })), "{sample:?}");
-    assert_eq!((sample.rejected_connections, sample.evicted_keys), (Some(0), Some(0)));
+    assert_eq!((sample.rejected_connections, sample.evicted_keys, sample.refused_writes), (Some(0), Some(0), Some(0)));
     assert!(sample.latency > Duration::ZERO && sample.missing.is_none());
     // More than it can hold is evicted, and more clients than it takes are refused.
     let body = "x".repeat(100_000);
@@ -153,6 +153,11 @@ async fn redis_tells_clients_memory_refusals_and_evictions_to_a_user_with_one_ri
     };
     assert!(sample.connections.is_none() && sample.memory.is_none() && sample.evicted_keys.is_none(), "{sample:?}");
     assert!(sample.missing.unwrap().contains("+info"));
+    // What must not be evicted is refused.
+    own.run("CONFIG SET maxmemory-policy noeviction").unwrap();
+    own.run("CONFIG SET maxmemory 1").unwrap();
+    assert!(format!("{:?}", own.run("SET a b")).contains("OOM"));
+    assert_eq!(health(&store).await.unwrap().refused_writes, Some(1));
 }
 
 async fn write_queues(server: Distribution) {

@@ -12,7 +12,7 @@ use crate::{
 
 pub(in crate::read_stores) async fn health(store: &RedisStore, deadline: Instant) -> Result<StoreSample, MeasureError> {
     let place = store.identity().settings();
-    let commands = ["clients", "memory", "stats"].map(|section| Command::new(["INFO", section]));
+    let commands = ["clients", "memory", "stats", "errorstats"].map(|section| Command::new(["INFO", section]));
     let Ok(mut client) = timeout_at(deadline, store.client.lock()).await else {
         let late = MeasureError {
             reason: Reason::TimedOut,
@@ -38,7 +38,7 @@ pub(in crate::read_stores) async fn health(store: &RedisStore, deadline: Instant
     Ok(StoreSample { latency, ..sample })
 }
 
-/// What the replies to `INFO clients`, `INFO memory` and `INFO stats` mean.
+/// What the replies to `INFO clients`, `INFO memory`, `INFO stats` and `INFO errorstats` mean.
 fn interpret(replies: &[Reply]) -> Result<StoreSample, MeasureError> {
     if let Some(Reply::Error(error)) = replies.iter().find(|reply| matches!(reply, Reply::Error(_))) {
         // It answers, though not this.
@@ -64,6 +64,9 @@ fn interpret(replies: &[Reply]) -> Result<StoreSample, MeasureError> {
         limit: figure("maxclients"),
         limited_by: ConnectionLimit::Server,
     });
+    // Counted under the first word of the error. A server that counts errors and none of these has refused none.
+    let counts_errors = figure("total_error_replies").is_some();
+    let refused = errors_of(replies, "OOM").or(counts_errors.then_some(0));
     // 0 is no limit.
     let memory =
         figure("used_memory").map(|used| Memory { used, limit: figure("maxmemory").filter(|limit| *limit > 0) });
@@ -73,9 +76,18 @@ fn interpret(replies: &[Reply]) -> Result<StoreSample, MeasureError> {
         connections,
         memory,
         rejected_connections: figure("rejected_connections"),
+        refused_writes: refused,
         evicted_keys: figure("evicted_keys"),
         missing,
         ..StoreSample::default()
+    })
+}
+
+/// How often the server has answered with this error: `errorstat_OOM:count=3`.
+fn errors_of(replies: &[Reply], error: &str) -> Option<u64> {
+    replies.iter().filter_map(Reply::as_str).flat_map(str::lines).find_map(|line| {
+        let count = line.strip_prefix("errorstat_")?.strip_prefix(error)?.strip_prefix(":count=")?;
+        count.trim().parse().ok()
     })
 }
 
@@ -92,12 +104,18 @@ mod tests {
         let replies = [
             text("# Clients\r\nconnected_clients:7\r\nmaxclients:10000\r\n"),
             text("used_memory:100\r\nused_memory_rss:900\r\nmaxmemory:0\r\nmaxmemory_human:0B\r\n"),
-            text("rejected_connections:3\r\ntotal_evicted_keys:9\r\n"),
+            text("rejected_connections:3\r\ntotal_evicted_keys:9\r\ntotal_error_replies:14\r\n"),
+            text("# Errorstats\r\nerrorstat_ERR:count=2\r\nerrorstat_OOM:count=12\r\n"),
         ];
         let sample = interpret(&replies).unwrap();
         assert_eq!(sample.connections.map(|it| (it.used, it.limit)), Some((7, Some(10_000))));
         assert_eq!(sample.memory, Some(Memory { used: 100, limit: None }), "0 is no limit");
         assert_eq!((sample.rejected_connections, sample.evicted_keys, sample.missing), (Some(3), None, None));
+        assert_eq!(sample.refused_writes, Some(12));
+        let none = interpret(&[text("total_error_replies:2\r\n"), text("errorstat_ERR:count=2\r\n")]).unwrap();
+        assert_eq!(none.refused_writes, Some(0));
+        let old = interpret(&[text("connected_clients:7\r\nused_memory:100\r\n")]).unwrap();
+        assert_eq!(old.refused_writes, None, "a server before 6.2 does not count them");
         let nothing = interpret(&[text("<html>"), Reply::Nil, Reply::LongText(9_999_999)]).unwrap();
         assert!(nothing.connections.is_none() && nothing.missing.unwrap().contains("INFO"));
     }

@@ -1,0 +1,84 @@
+//! Whether a read store has refused something lately, from counters that it tells when it is asked. No IO.
+
+use std::time::{Duration, Instant};
+
+use crate::{lag::Strain, store_health::StoreSample};
+
+/// So long after the last refusal a store counts as relieved: some of its answers, and long enough for workers that wait before they try again.
+const RELIEVED_AFTER: Duration = Duration::from_secs(60);
+
+/// What one store has refused since its server started, and when that last grew.
+#[derive(Debug, Default)]
+pub(super) struct StrainWatch {
+    writes: Option<u64>,
+    connections: Option<u64>,
+    last: Option<(Strain, Instant)>,
+}
+
+impl StrainWatch {
+    /// Takes in an answer. What a store does not tell is not known, and no strain: nothing was seen to be refused.
+    pub(super) fn take(&mut self, sample: &StoreSample, now: Instant) {
+        let writes = sample.writes.map(|writes| writes.rejected).or(sample.refused_writes);
+        let connections = grew(&mut self.connections, sample.rejected_connections);
+        if grew(&mut self.writes, writes) {
+            self.last = Some((Strain::Writes, now));
+        } else if connections {
+            self.last = Some((Strain::Connections, now));
+        }
+    }
+
+    /// What it has refused lately.
+    pub(super) fn now(&self, now: Instant) -> Option<Strain> {
+        self.last.filter(|(_, at)| now.duration_since(*at) < RELIEVED_AFTER).map(|(strain, _)| strain)
+    }
+}
+
+/// Whether a counter has grown since it was told last. One that is smaller has begun again with its server.
+fn grew(before: &mut Option<u64>, told: Option<u64>) -> bool {
+    let Some(told) = told else { return false };
+    before.replace(told).is_some_and(|before| told > before || (told < before && told > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store_health::WriteQueue;
+
+    fn search(rejected: u64) -> StoreSample {
+        StoreSample { writes: Some(WriteQueue { queued: 0, rejected }), ..StoreSample::default() }
+    }
+
+    fn redis(refused_writes: u64, rejected_connections: u64) -> StoreSample {
+        StoreSample {
+            refused_writes: Some(refused_writes),
+            rejected_connections: Some(rejected_connections),
+            ..StoreSample::default()
+        }
+    }
+
+    #[test]
+    fn what_was_refused_before_anybody_looked_is_no_strain_and_what_is_refused_now_is_for_a_while() {
+        let (mut watch, now) = (StrainWatch::default(), Instant::now());
+        watch.take(&search(500), now);
+        assert_eq!(watch.now(now), None);
+        watch.take(&search(501), now);
+        assert_eq!(watch.now(now), Some(Strain::Writes));
+        watch.take(&search(501), now + Duration::from_secs(5));
+        assert_eq!(watch.now(now + Duration::from_secs(59)), Some(Strain::Writes));
+        assert_eq!(watch.now(now + Duration::from_secs(60)), None, "relieved by itself");
+    }
+
+    #[test]
+    fn a_server_that_began_again_or_tells_nothing_has_refused_nothing() {
+        let (mut watch, now) = (StrainWatch::default(), Instant::now());
+        watch.take(&redis(7, 7), now);
+        watch.take(&StoreSample::default(), now);
+        watch.take(&redis(7, 7), now);
+        watch.take(&redis(0, 0), now);
+        assert_eq!(watch.now(now), None);
+        watch.take(&redis(0, 1), now);
+        assert_eq!(watch.now(now), Some(Strain::Connections));
+        watch.take(&redis(1, 2), now);
+        assert_eq!(watch.now(now), Some(Strain::Writes), "the worse of both");
+    }
+}
