@@ -44,8 +44,30 @@ pub struct StoreSample {
     pub evicted_keys: Option<u64>,
     /// Elasticsearch and OpenSearch: the thread pools for writes of all nodes.
     pub writes: Option<WriteQueue>,
+    /// PostgreSQL: of the sessions of this database that have waited for a lock for some time the one that waits longest.
+    pub lock_wait: Option<LockWait>,
     /// Why figures are absent that this kind of store has, and what to do.
     pub missing: Option<Arc<str>>,
+}
+
+/// A session that waits for a lock, and one that keeps it from it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LockWait {
+    /// The one that waits.
+    pub waiting: LockSession,
+    /// Since when, where the server tells (from PostgreSQL 14 on).
+    pub since: Option<Timestamp>,
+    /// The one that it waits for.
+    pub holding: LockSession,
+}
+
+/// A session by what everybody may see of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LockSession {
+    /// The number of its process.
+    pub pid: i32,
+    /// How the application calls itself; empty where it does not.
+    pub application: String,
 }
 
 /// Connections of a server, or those of a role or database where its own limit leaves fewer.
@@ -144,6 +166,7 @@ impl StoreObservation {
             writes,
             missing,
             refused_writes: _,
+            lock_wait: _,
         } = sample;
         ReadStoreStatus {
             state: ReadStoreState::Healthy,

@@ -183,10 +183,17 @@ impl Gatherer {
 /// The read store of a Projection that names one.
 fn read_store(snapshot: &Snapshot, observation: Option<&Observation>, now: Instant) -> ReadStoreView {
     match observation.and_then(|observation| snapshot.read_store_of(observation)) {
-        Some(store) => ReadStoreView { status: store.status(now), why: store.current(now).err() },
+        Some(store) => {
+            let (lock_wait, why) = match store.current(now) {
+                Ok(sample) => (sample.lock_wait.clone(), None),
+                Err(why) => (None, Some(why)),
+            };
+            ReadStoreView { status: store.status(now), why, lock_wait }
+        }
         // Most likely a Secret cannot be read.
         None => ReadStoreView {
             status: ReadStoreStatus::default(),
+            lock_wait: None,
             why: Some(observation.and_then(|observation| observation.failure.clone()).unwrap_or_else(|| {
                 MeasureError {
                     reason: Reason::NotMeasuredYet,

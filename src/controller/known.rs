@@ -8,6 +8,7 @@ use crate::{
     measure::MeasureError,
     resolve::SuspendedBy,
     snapshot::Measured,
+    store_health::LockWait,
 };
 
 /// Why the Projection does not run as asked, as far as the cluster is concerned.
@@ -39,6 +40,8 @@ pub struct ReadStoreView {
     pub status: ReadStoreStatus,
     /// Why it is not known to be healthy; absent where it is.
     pub why: Option<MeasureError>,
+    /// Who waits there for a lock, and for whose.
+    pub lock_wait: Option<LockWait>,
 }
 
 /// What is known now.

@@ -9,12 +9,13 @@ use projectionist::{
     metrics::ServedMetrics,
     metrics_api::{MetricValues as _, Selector, ValueError},
     read_stores::{CheckpointStore, RedisStore},
-    store_health::{Memory, StoreObservation, StoreSample},
+    store_health::{LockSession, Memory, StoreObservation, StoreSample},
 };
 use serde_json::json;
 use test_cluster::{
     Redis,
     elasticsearch::Distribution::{self, Elasticsearch, OpenSearch},
+    eventually_is,
 };
 use tokio::time::Instant;
 
@@ -93,6 +94,33 @@ async fn the_connections_of_a_server_are_counted_against_the_limit_that_binds_th
     // A superuser is bound by neither.
     let connections = health(&postgres_store(&server.url("health"))).await.unwrap().connections.unwrap();
     assert!(connections.limited_by == ConnectionLimit::Server && connections.exact, "{connections:?}");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_lock_and_for_whose_is_told_to_a_user_without_any_right() {
+    let server = postgres_server();
+    server.create_database("health_locks").await.unwrap();
+    server.create_role("looks", "hunter2").await.unwrap();
+    let store = postgres_store(&server.url_as("looks", "hunter2", "health_locks"));
+    let [holds, waits] = ["psql", "orders-worker"].map(|name| async move {
+        let client = server.connect("health_locks").await.unwrap();
+        client.batch_execute(&format!("set application_name = '{name}'")).await.unwrap();
+        let pid: i32 = client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+        (client, LockSession { pid, application: name.to_owned() })
+    });
+    let ((holds, holding), (waits, waiting)) = (holds.await, waits.await);
+    holds.batch_execute("create table rows (n int); insert into rows values (1)").await.unwrap();
+    assert_eq!(health(&store).await.unwrap().lock_wait, None);
+    holds.batch_execute("begin; update rows set n = 2").await.unwrap();
+    let update = tokio::spawn(async move { waits.batch_execute("update rows set n = 3").await });
+    let look = || async { health(&store).await.map_err(|why| anyhow::anyhow!(why.message)) };
+    let told = eventually_is(DEADLINE, "the wait is told", |sample| sample.lock_wait.is_some(), look).await.unwrap();
+    let wait = told.lock_wait.unwrap();
+    assert_eq!((&wait.waiting, &wait.holding), (&waiting, &holding));
+    assert!(wait.since.is_some());
+    holds.batch_execute("commit").await.unwrap();
+    update.await.unwrap().unwrap();
+    assert_eq!(health(&store).await.unwrap().lock_wait, None);
 }
 
 #[tokio::test]

@@ -218,8 +218,9 @@ fn progressing(known: &Known<'_>) -> ConditionState {
     }
     if measured.assessment.stuck && known.suspended.is_none() {
         let at = measured.sample.checkpoint_text().map_or_else(String::new, |position| format!(" at {position}"));
-        let noted = undelivered(known, measured).map_or("see the workers' logs", |(_, why)| why);
-        let why = known.trouble.as_ref().map_or(noted, |trouble| &trouble.sentence);
+        let lock = read_store::lock_wait(known);
+        let noted = undelivered(known, measured).map(|(_, why)| why).or(lock.as_deref());
+        let why = known.trouble.as_ref().map(|trouble| &*trouble.sentence).or(noted).unwrap_or("see the workers' logs");
         return fails(
             Reason::CheckpointFrozen,
             format!("events wait, but the checkpoint has not moved{at} for long: {why}"),

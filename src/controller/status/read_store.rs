@@ -2,10 +2,14 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::condition_state::{ConditionState, fails, holds, unknown};
+use super::{
+    condition_state::{ConditionState, fails, holds, unknown},
+    foreign_message::one_line,
+};
 use crate::{
     api::{ConditionType, ProjectionStatus, ReadStoreState, Reason},
     controller::known::{Known, ReadStoreView},
+    store_health::{LockSession, LockWait},
 };
 
 /// The condition ReadStoreReachable. Ready does not depend on it: workers may reach a store that the operator does not.
@@ -16,6 +20,22 @@ pub(super) fn reachable(store: Option<&ReadStoreView>) -> ConditionState {
         Some((ReadStoreState::Unreachable, Some(why))) => fails(why.reason, format!("read store: {}", why.message)),
         Some((_, Some(why))) => unknown(why),
     }
+}
+
+/// Who waits in the read store for a lock, and what to do. Whether those that wait are the workers is not known: they may call themselves anything.
+pub(super) fn lock_wait(known: &Known<'_>) -> Option<String> {
+    let LockWait { waiting, since, holding } = known.read_store.as_ref()?.lock_wait.as_ref()?;
+    let called = |LockSession { pid, application }: &LockSession| match one_line(application) {
+        name if name.is_empty() => format!("session {pid}"),
+        name => format!("session {pid} ({name})"),
+    };
+    let since = since.map_or_else(String::new, |since| format!(" since {since:.0}"));
+    Some(format!(
+        "in the read store {} waits{since} for a lock that {} holds: end that transaction, or the session with pg_terminate_backend({})",
+        called(waiting),
+        called(holding),
+        holding.pid
+    ))
 }
 
 /// The condition that stands, and with it what else was said of the store: a process that has just begun has not asked it yet, and does so within seconds.

@@ -14,7 +14,7 @@ use crate::{
     api::{ProjectionStatus, ReadStoreState, ReadStoreStatus, Reason},
     controller::known::{Known, ReadStoreView},
     measure::MeasureError,
-    store_health::{Polled, StoreName, StoreObservation, StoreSample},
+    store_health::{LockSession, LockWait, Polled, StoreName, StoreObservation, StoreSample},
 };
 
 pub(super) fn store(result: Option<Result<u64, Reason>>) -> ReadStoreView {
@@ -28,11 +28,32 @@ pub(super) fn store(result: Option<Result<u64, Reason>>) -> ReadStoreView {
     });
     let name = StoreName { kind: "redis", server: "db:6379".into(), user: "".into() };
     let observation = StoreObservation { name, newest };
-    ReadStoreView { status: observation.status(now), why: observation.current(now).err() }
+    ReadStoreView { status: observation.status(now), why: observation.current(now).err(), lock_wait: None }
 }
 
 pub(super) fn next(known: &Known<'_>, view: Option<ReadStoreView>, previous: &ProjectionStatus) -> ProjectionStatus {
     next_status(&Known { read_store: view, ..known.clone() }, previous, Timestamp::UNIX_EPOCH)
+}
+
+#[test]
+fn a_checkpoint_that_stands_still_is_explained_by_a_lock_in_the_read_store() {
+    let (stuck, behind) = (measured(9, 400.0, true), measured(9, 31.0, false));
+    let session = |pid, application: &str| LockSession { pid, application: application.to_owned() };
+    let wait = LockWait {
+        waiting: session(12, "orders-worker"),
+        since: Some(Timestamp::UNIX_EPOCH),
+        holding: session(77, ""),
+    };
+    let locked = ReadStoreView { lock_wait: Some(wait), ..store(Some(Ok(3))) };
+    let before = ProjectionStatus::default();
+    let told = next(&known(Ok(&stuck)), Some(locked.clone()), &before);
+    is(&told, "Progressing", "False", Reason::CheckpointFrozen);
+    let message = &told.conditions.iter().find(|one| one.type_ == "Progressing").unwrap().message;
+    assert!(
+        message.ends_with("in the read store session 12 (orders-worker) waits since 1970-01-01T00:00:00Z for a lock that session 77 holds: end that transaction, or the session with pg_terminate_backend(77)"),
+        "{message}"
+    );
+    is(&next(&known(Ok(&behind)), Some(locked), &before), "Progressing", "True", Reason::AsExpected);
 }
 
 #[test]

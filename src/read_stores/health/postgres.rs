@@ -1,7 +1,8 @@
-//! The connections of a PostgreSQL server, against the limits that bind the user in the Secret.
+//! The connections of a PostgreSQL server, against the limits that bind the user in the Secret; and who waits there for a lock.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Error, Row};
 
@@ -9,7 +10,7 @@ use crate::{
     api::{ConnectionLimit, Reason},
     clients::postgres::{Database, Query, classify},
     measure::MeasureError,
-    store_health::{Connections, StoreSample},
+    store_health::{Connections, LockSession, LockWait, StoreSample},
 };
 
 /// The statement may take as long as this, once the connection is ours.
@@ -33,6 +34,21 @@ cross join pg_catalog.pg_roles r cross join pg_catalog.pg_database d
 where r.rolname = session_user and d.datname = pg_catalog.current_database()
 group by r.oid, r.rolsuper, r.rolconnlimit, d.oid, d.datconnlimit";
 
+/// The session of this database that has waited longest for a lock, for five seconds at least: shorter waits are usual. Rows are locked by transactions, which are
+/// of no database, so that the session says of which it is. Everybody may see this of all sessions. `waitstart` is there from PostgreSQL 14 on; of older
+/// servers any that waits is told.
+const LOCK_WAIT: &str = "
+select w.pid, coalesce(w.application_name, ''), (extract(epoch from w.since) * 1000)::bigint, h.pid, coalesce(h.application_name, '')
+from (
+    select l.pid, a.application_name, (pg_catalog.to_jsonb(l) ->> 'waitstart')::timestamptz as since
+    from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
+    where not l.granted and a.datid = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+) w
+cross join lateral pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) as b(pid)
+join pg_catalog.pg_stat_activity h on h.pid = b.pid
+where w.since is null or w.since < pg_catalog.clock_timestamp() - interval '5 seconds'
+order by w.since nulls last, h.pid limit 1";
+
 pub(super) async fn health(database: &Database, deadline: Instant) -> Result<StoreSample, MeasureError> {
     let lease = database.lease(deadline).await?;
     let client = &lease.live.session.client;
@@ -45,18 +61,34 @@ pub(super) async fn health(database: &Database, deadline: Instant) -> Result<Sto
         return Err(database.timed_out());
     };
     let answer = answer.and_then(|row| row).and_then(|row| counted(&row));
+    let waits = Query::new(LOCK_WAIT, &[]);
+    let Ok(waits) = timeout_at(Instant::now() + PATIENCE, lease.live.reading(waits.rows(client, &[]))).await else {
+        lease.abandon().await;
+        return Err(database.timed_out());
+    };
+    // A server that does not tell it is no less healthy.
+    let lock_wait = waits.and_then(|rows| rows).ok().and_then(|rows| lock_wait(rows.first()?).ok());
     let sample = match answer {
-        Ok(connections) => Ok(StoreSample { latency, connections: Some(connections), ..StoreSample::default() }),
+        Ok(connections) => {
+            Ok(StoreSample { latency, connections: Some(connections), lock_wait, ..StoreSample::default() })
+        }
         Err(error) => match classify(&error) {
             (Reason::PermissionDenied, message) => {
                 let missing = format!("connections: {message}: grant select on pg_catalog.pg_stat_activity");
-                Ok(StoreSample { latency, missing: Some(missing.into()), ..StoreSample::default() })
+                Ok(StoreSample { latency, missing: Some(missing.into()), lock_wait, ..StoreSample::default() })
             }
             _ => Err(database.failed(&error)),
         },
     };
     lease.give_back();
     sample
+}
+
+fn lock_wait(row: &Row) -> Result<LockWait, Error> {
+    let session = |at: usize| Ok::<_, Error>(LockSession { pid: row.try_get(at)?, application: row.try_get(at + 1)? });
+    let since: Option<i64> = row.try_get(2)?;
+    let since = since.and_then(|since| Timestamp::from_millisecond(since).ok());
+    Ok(LockWait { waiting: session(0)?, since, holding: session(3)? })
 }
 
 fn counted(row: &Row) -> Result<Connections, Error> {
