@@ -65,6 +65,7 @@ fn bounds() -> impl Strategy<Value = Bounds> {
             catch_up: catch_up.map(|(within, max)| CatchUp { within: Duration::from_secs(within), max }),
             given_rate: rate.map(f64::from),
             connections,
+            strain: strict.then_some(crate::lag::Strain::Writes),
             retention: Some(Duration::from_secs(120)),
             look_ahead: strict.then_some(crate::lag::LookAhead::Hourly),
             value: None,

@@ -19,6 +19,7 @@ fn bounds() -> Bounds {
         catch_up: Some(CatchUp { within: seconds(3_600), max: 40 }),
         given_rate: None,
         connections: Some(4),
+        strain: None,
         retention: None,
         look_ahead: None,
         value: None,

@@ -16,6 +16,7 @@ use projectionist::{
         BatchProbe as _,
         scrape::{Question, ScrapeProbe},
     },
+    store_health::StoreObservation,
 };
 use serde_json::{Value, json};
 use test_cluster::{Prometheus, PrometheusOptions, Redis};
@@ -279,6 +280,10 @@ async fn a_read_store_that_refuses_writes_gets_no_more_workers() {
     assert!(store.run("CONFIG SET maxmemory 1").is_ok());
     let write = || async { Ok::<_, anyhow::Error>(format!("{:?}", store.run("SET a b"))) };
     test_cluster::eventually_is(DEADLINE, "a write is refused", |answer| answer.contains("OOM"), write).await.unwrap();
+    // Seen at the next look at the store.
+    let refused = jiff::Timestamp::now();
+    let looked_at = |store: &StoreObservation| store.newest.as_ref().is_some_and(|polled| polled.taken > refused);
+    sampler.wait_store("asked again", "strained", looked_at).await;
     let said = asks(2, "no more workers while the read store refuses writes for want of room");
     set("strained_value", Some("900"));
     let braked = |seen: &Observation| {
