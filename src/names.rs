@@ -46,6 +46,8 @@ pub mod worker_env {
     pub const PROJECTION: &str = "PROJECTION_NAME";
     /// The Projection's namespace.
     pub const NAMESPACE: &str = "PROJECTION_NAMESPACE";
+    /// The version of the read model, where one is given.
+    pub const VERSION: &str = "PROJECTION_VERSION";
     /// The worker's own name (the pod's).
     pub const WORKER: &str = "PROJECTION_WORKER";
     /// The number of shards, where it is known.

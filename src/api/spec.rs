@@ -26,6 +26,7 @@ use super::{
     derive = "PartialEq",
     doc = "A Projection runs the workers that turn the events of one source into one read model, measures how far behind they are, and scales them so that no event waits longer than the lag target.",
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters, since the names of workers are made from it"),
+    validation = Rule::new("!has(self.spec.version) || self.metadata.name.size() + self.spec.version.size() <= 51").message("spec.version and metadata.name must have at most 51 characters together, since the names of workers are made from them"),
     selectable = ".spec.readStore.postgres.connection.secretRef.name",
     selectable = ".spec.readStore.redis.connection.secretRef.name",
     selectable = ".spec.readStore.elasticsearch.connection.secretRef.name",
@@ -36,6 +37,7 @@ use super::{
     printcolumn(name = "Workers", type_ = "string", json_path = ".status.workers.summary", description = "ready/required"),
     printcolumn(name = "Bound-By", type_ = "string", json_path = ".status.workers.boundBy"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Version", type_ = "string", priority = 1, json_path = ".status.version"),
     printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -109,6 +111,8 @@ use super::{
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || ((has(self.scaling) && has(self.scaling.ordering) && self.scaling.ordering == 'Strict') == (has(oldSelf.scaling) && has(oldSelf.scaling.ordering) && oldSelf.scaling.ordering == 'Strict'))").message("spec.scaling.ordering cannot be changed to or from Strict for a built-in projector: it decides the shards, and each has its own checkpoint"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || !has(self.source.postgres) || !has(oldSelf.source.postgres) || !has(self.source.postgres.eventTable) || !has(oldSelf.source.postgres.eventTable) || (self.source.postgres.eventTable.table == oldSelf.source.postgres.eventTable.table && self.source.postgres.eventTable.position == oldSelf.source.postgres.eventTable.position && self.source.postgres.eventTable.stream == oldSelf.source.postgres.eventTable.stream)").message("spec.source.postgres.eventTable: table, position and stream cannot be changed for a built-in projector, whose checkpoints are positions of that table by the hash of that stream. Delete the Projection and create it under another name to rebuild"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || (has(self.source.postgres) == has(oldSelf.source.postgres) && has(self.source.kafka) == has(oldSelf.source.kafka) && has(self.source.redis) == has(oldSelf.source.redis) && has(self.source.nats) == has(oldSelf.source.nats) && has(self.source.rabbitmq) == has(oldSelf.source.rabbitmq) && has(self.source.kurrentdb) == has(oldSelf.source.kurrentdb))").message("spec.source cannot be changed to another kind for a built-in projector: its checkpoint and its notes are of events of that source. Delete the Projection and create it under another name to rebuild"),
+    validation = Rule::new("!has(self.readStore) || !has(self.readStore.postgres) || !has(self.readStore.postgres.schema) || !self.readStore.postgres.schema.contains('{version}') || has(self.version)").message("spec.version is required where spec.readStore.postgres.schema holds {version}"),
+    validation = Rule::new("!has(self.readStore) || !has(self.readStore.postgres) || !has(self.readStore.postgres.schema) || !self.readStore.postgres.schema.contains('{version}') || !has(self.version) || !has(oldSelf.version) || self.version == oldSelf.version").message("spec.version cannot be changed where spec.readStore.postgres.schema holds {version}: in the schema of another version the read model begins empty, and readers see the old one. Name a schema without {version}, or create a Projection under another name to rebuild"),
     validation = Rule::new("has(self.projector) == has(oldSelf.projector) && (!has(self.projector) || (has(self.projector.template) == has(oldSelf.projector.template) && has(self.projector.builtin) == has(oldSelf.projector.builtin) && has(self.projector.existing) == has(oldSelf.projector.existing)))").message("spec.projector cannot be changed to another kind: delete the Projection and create it again"),
 )]
 #[serde(rename_all = "camelCase")]
@@ -136,11 +140,19 @@ pub struct ProjectionSpec {
     /// all Projections that a label (`-l`), a read store (`--field-selector`) or a namespace (`--all`) selects.
     #[serde(default)]
     pub suspend: bool,
+    /// The version of the read model, which stands for `{version}` in `readStore.postgres.schema`, and which workers get as `PROJECTION_VERSION`: a change
+    /// restarts them. Lower-case letters, digits and `-`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 40), regex(pattern = VERSION))]
+    #[x_kube(validation = Rule::new("self != 'unversioned'").message("spec.version must not be \"unversioned\", which stands for none"))]
+    pub version: Option<String>,
     /// The workload that turns events into read-model changes. Absent: the projection is only measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<Projector>,
 }
 
+/// A part of the names of workers.
+const VERSION: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// What PostgreSQL takes for a name: everything but a NUL.
 pub(super) const NAME: &str = r"^[^\x00]+$";
 /// A name, or two with a dot between. One that holds a dot or a quote itself stands in double quotes, as in SQL: `"event.store".events`.

@@ -49,6 +49,8 @@ pub struct ReadStoreView {
 pub struct Known<'a> {
     /// The spec's generation.
     pub generation: Option<i64>,
+    /// The version of the read model that the spec names.
+    pub version: Option<String>,
     /// What suspends it.
     pub suspended: Option<SuspendedBy>,
     /// It is not suspended any more, and the workload has been given its workers back, or needs none.

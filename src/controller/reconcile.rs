@@ -254,6 +254,7 @@ fn known(gathered: &Gathered) -> Known<'_> {
     let stated = &gathered.stated;
     Known {
         generation: gathered.projection.metadata.generation,
+        version: stated.version.clone(),
         suspended: stated.suspended,
         resumed: false,
         event_table: stated.event_table.clone().unwrap_or_default(),

@@ -14,6 +14,7 @@ mod policy;
 mod positions;
 mod postgres;
 mod scrape;
+mod versions;
 mod workload;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -191,7 +192,7 @@ pub fn run_of(projection: &Projection) -> RunKey {
 /// `InvalidSpec` where the API server's rules were not in force when it was written.
 pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
     let key = ProjectionKey::of(projection);
-    let spec = &projection.spec;
+    let spec = &*versions::filled(&projection.spec);
     let (source, checkpoint) = source(spec, &key)?;
     let checkpoint_in_source = match &source {
         ResolvedSource::Postgres { question, .. } => question.keeps_checkpoint().map(Arc::from),

@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 
 use kube::ResourceExt as _;
 
+use super::versions::filled;
 use crate::{
     api::{Checkpoint, ExistingKind, OnUnknown, Projection, ProjectionSpec, ReadStore, Source},
     names::SUSPEND_ANNOTATION,
@@ -24,7 +25,7 @@ pub struct Measures {
 impl Measures {
     /// Those of a Projection.
     pub fn of(projection: &Projection) -> Self {
-        let spec = &projection.spec;
+        let spec = &*filled(&projection.spec);
         Self {
             source: spec.source.clone(),
             checkpoint: spec.checkpoint.clone(),
@@ -104,6 +105,8 @@ impl fmt::Display for SuspendedBy {
 /// What the status repeats of a spec, whether or not that can be carried out.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stated {
+    /// The version of the read model.
+    pub version: Option<String>,
     /// What suspends it.
     pub suspended: Option<SuspendedBy>,
     /// The lag target.
@@ -119,6 +122,7 @@ impl Stated {
     pub fn of(projection: &Projection) -> Self {
         let spec = &projection.spec;
         Self {
+            version: spec.version.clone(),
             suspended: SuspendedBy::of(projection).unwrap_or_else(|_| SuspendedBy::of_spec(spec)),
             target: spec.lag.target.0,
             event_table: spec.audited_table(),

@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde_json::{Map, Value, json};
 
-use super::{policy::SuspendedBy, postgres::read_by_builtin, run_of};
+use super::{policy::SuspendedBy, postgres::read_by_builtin, run_of, versions::filled};
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
@@ -106,6 +106,8 @@ pub struct BuiltinPods {
 /// What every worker finds in its environment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Environment {
+    /// The version of the read model, where one is given.
+    pub version: Option<String>,
     /// The number of shards, where it is known.
     pub shards: Option<u32>,
     /// Where the event source's connection string is.
@@ -164,7 +166,7 @@ pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
     }
     let uid = metadata.uid.clone().ok_or(Invalid::Incomplete("metadata.uid"))?;
     let owner = Owner { run: run_of(projection), uid };
-    let spec = &projection.spec;
+    let spec = &*filled(&projection.spec);
     // Label values and the names of pods are made from it.
     if owner.name().len() > 52 {
         return Err(invalid("metadata.name", "must have at most 52 characters"));
@@ -187,6 +189,7 @@ fn workload(spec: &ProjectionSpec, owner: &Owner) -> Result<Workload, Invalid> {
         _ => return Err(invalid("spec.projector", "must have exactly one of template, builtin and existing")),
     };
     let environment = Environment {
+        version: spec.version.clone(),
         shards: spec.shard_count(),
         event_source: spec.source.connection(),
         read_store: spec

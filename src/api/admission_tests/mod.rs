@@ -3,6 +3,7 @@
 mod built_in;
 mod metrics;
 mod queues;
+mod versions;
 
 use super::*;
 

@@ -14,7 +14,7 @@ use crate::api::{
 pub struct PostgresReadStore {
     /// How to reach the database.
     pub connection: Connection,
-    /// The schema of the read model. Default: the user's own search path.
+    /// The schema of the read model. `{version}` stands for `spec.version`. Default: the user's own search path.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub schema: Option<String>,

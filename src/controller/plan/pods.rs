@@ -85,7 +85,7 @@ fn secure_container(container: &mut Map<String, Value>) {
 }
 
 fn variables(environment: &Environment, owner: &Owner) -> Vec<(String, Value)> {
-    let Environment { shards, event_source, read_store, schema } = environment;
+    let Environment { version, shards, event_source, read_store, schema } = environment;
     let value = |text: &str| json!({ "value": text });
     let field = json!({ "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } });
     let mut all = vec![
@@ -93,6 +93,7 @@ fn variables(environment: &Environment, owner: &Owner) -> Vec<(String, Value)> {
         (worker_env::NAMESPACE.to_owned(), value(owner.namespace())),
         (worker_env::WORKER.to_owned(), field),
     ];
+    all.extend(version.as_deref().map(|version| (worker_env::VERSION.to_owned(), value(version))));
     all.extend(shards.map(|shards| (worker_env::SHARDS.to_owned(), value(&shards.to_string()))));
     all.extend(event_source.iter().flat_map(|(source, keys)| connection(worker_env::EVENT_SOURCE, source, keys)));
     all.extend(read_store.iter().flat_map(|(store, keys)| connection(worker_env::READ_STORE, store, keys)));

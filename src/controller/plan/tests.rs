@@ -212,7 +212,26 @@ fn every_container_gets_the_environment_and_secrets_only_by_reference() {
             "metadata.name"
         );
         assert!(variable(container, "PROJECTION_SHARDS").is_none(), "unknown is absent");
+        assert!(variable(container, "PROJECTION_VERSION").is_none(), "none is given");
     }
+}
+
+#[test]
+fn a_version_reaches_the_workers_and_names_their_schema_and_makes_no_other_objects() {
+    let in_version = |version: &str| {
+        let head = HEAD.replace("schema: sales", "schema: 'sales_{version}'");
+        let projection: Projection = serde_saphyr::from_str(&format!("{head}  version: {version}\n{BUILTIN}")).unwrap();
+        let view = ScaleView { replicas: None, required: None, was_suspended: false, ceiling: None };
+        plan(&validate(&projection).unwrap(), view, &WorkerDefaults::default(), ServerAbilities::default())
+    };
+    let (first, second) = (in_version("v1"), in_version("v2"));
+    assert_eq!(variable(container(&first), "PROJECTION_VERSION").unwrap()["value"], "v1");
+    assert_eq!(variable(container(&first), "READ_STORE_SCHEMA").unwrap()["value"], "sales_v1");
+    let file = part(&first, Part::ConfigMap)["data"][names::PROJECTOR_CONFIG_KEY].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(file).unwrap()["output"]["postgres"]["schema"], "sales_v1");
+    let names = |plan: &Plan| plan.desired.iter().map(|desired| desired.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&first), names(&second), "the workers are restarted in place");
+    assert_ne!(part(&first, Part::Deployment)["spec"], part(&second, Part::Deployment)["spec"]);
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
     };
     ProjectionStatus {
         observed_generation: known.generation,
+        version: known.version.clone(),
         phase: Some(phase(known, previous)),
         suspended: suspended(known, previous),
         head: sample.and_then(Sample::head_text).map(|(raw, safe)| HeadStatus { raw, safe }),

@@ -87,6 +87,7 @@ fn present(desired: i32, ready: i32) -> WorkloadView {
 pub(super) fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
     Known {
         generation: Some(1),
+        version: None,
         suspended: None,
         resumed: false,
         event_table: "events".to_owned(),
