@@ -1,70 +1,18 @@
 //! The function `projectionist_await` beside the checkpoint table: applications that read the read model wait with it for what they wrote.
-//!
-//! It is an extra of the read store. A worker that may not make it goes on without it.
 
-use tokio_postgres::{Client, Error};
-
-use crate::clients::postgres::quote_identifier;
+use super::functions::Function;
 
 /// The function's name.
 const NAME: &str = "projectionist_await";
-/// Encloses the function's body.
-const QUOTE: &str = "$projectionist_await$";
 
-/// Makes the function in the schema of the checkpoint table `checkpoints` (a name ready for SQL), or replaces it by the one of this version. To be called within a transaction.
-///
-/// # Errors
-/// Those of the server, but for what this role may not do.
-pub(super) async fn create(client: &Client, checkpoints: &str) -> Result<(), Error> {
-    let find = "select n.nspname::text, c.relname::text, pg_catalog.has_schema_privilege(n.oid, 'CREATE')
-         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-         where c.oid = pg_catalog.to_regclass($1::text)";
-    let Some(row) = client.query_opt(find, &[&checkpoints]).await? else { return Ok(()) };
-    let (schema, table, may_create): (String, String, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let body = body(&format!("{}.{}", quote_identifier(&schema), quote_identifier(&table)));
-    let function = format!("{}.{NAME}", quote_identifier(&schema));
-    let there = "select p.prosrc, pg_catalog.pg_has_role(p.proowner, 'USAGE') from pg_catalog.pg_proc p
-         where p.oid = pg_catalog.to_regprocedure($1::text)";
-    let there = client.query_opt(there, &[&format!("{function}(text, bigint, interval)")]).await?;
-    let owned = match &there {
-        Some(row) if row.try_get::<_, &str>(0)? == body => return Ok(()),
-        Some(row) => row.try_get(1)?,
-        None => true,
-    };
-    if !may_create || !owned || body.contains(QUOTE) {
-        tracing::info!(
-            schema,
-            "the function {NAME} was not made in the read store, which only those miss who wait with it for what they wrote: this role may not create or replace it there"
-        );
-        return Ok(());
-    }
-    // Whatever keeps it from being made keeps no worker from its work.
-    client.batch_execute("savepoint awaiting").await?;
-    match client.batch_execute(&definition(&function, &body)).await {
-        Ok(()) => client.batch_execute("release savepoint awaiting").await,
-        Err(error) if error.as_db_error().is_some() => {
-            let code = error.code().map(|code| code.code().to_owned());
-            tracing::warn!(
-                schema,
-                code,
-                "the function {NAME} could not be made in the read store: no application can wait with it"
-            );
-            client.batch_execute("rollback to savepoint awaiting").await
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// It runs with the rights of its owner, so that its callers need none on the checkpoint table, and tells them no more than whether a position is reached. Who
-/// may call it must be granted that.
-fn definition(function: &str, body: &str) -> String {
-    format!(
-        "create or replace function {function}(projection text, \"position\" bigint, timeout interval default interval '5 seconds')
-             returns boolean language plpgsql volatile security definer
-             set search_path = pg_catalog, pg_temp as {QUOTE}{body}{QUOTE};
-         revoke all on function {function}(text, bigint, interval) from public"
-    )
-}
+/// The function. It tells its callers no more than whether a position is reached.
+pub(super) const AWAIT: Function = Function {
+    name: NAME,
+    types: "text, bigint, interval",
+    signature: "(projection text, \"position\" bigint, timeout interval default interval '5 seconds') returns boolean",
+    body,
+    missed_by: "applications that wait with it for what they wrote",
+};
 
 /// Each statement of a volatile function sees what was committed before it began, unless the transaction keeps to one snapshot.
 fn body(checkpoints: &str) -> String {

@@ -15,7 +15,7 @@ use super::{
         },
         Advance, Held, Numbered,
     },
-    awaiting,
+    awaiting::AWAIT,
 };
 use crate::{
     api::table_part,
@@ -77,7 +77,7 @@ impl Tables {
             }
             Sharding::Parts(parts) => Numbered::parts(self.create_parts(client, parts).await?),
         };
-        awaiting::create(client, &self.checkpoints).await.map_err(&failed)?;
+        AWAIT.make(client, &self.checkpoints).await.map_err(&failed)?;
         client.batch_execute("commit").await.map_err(&failed)?;
         Ok(numbered)
     }

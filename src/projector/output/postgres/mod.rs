@@ -4,6 +4,7 @@ mod awaiting;
 mod batch;
 mod checkpoint;
 mod dry_run;
+mod functions;
 mod handlers;
 mod inbox;
 mod members;
