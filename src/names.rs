@@ -194,6 +194,8 @@ pub const PROJECTOR_CONFIG_KEY: &str = "projector.json";
 
 /// The checkpoint table of the built-in projector, in the read store.
 pub const CHECKPOINT_TABLE: &str = "projectionist_checkpoints";
+/// The table in which the built-in projector keeps events that it has set aside, beside the checkpoint table.
+pub const PARKED_TABLE: &str = "projectionist_parked";
 /// The table in which the built-in projector notes the messages of a queue that it has handled.
 pub const INBOX_TABLE: &str = "projectionist_inbox";
 

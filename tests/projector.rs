@@ -48,6 +48,10 @@ mod nats_queues;
 mod outbox;
 #[path = "projector/pairs/mod.rs"]
 mod pairs;
+#[path = "projector/parked.rs"]
+mod parked;
+#[path = "projector/parked_kept.rs"]
+mod parked_kept;
 #[path = "projector/positions.rs"]
 mod positions;
 #[path = "projector/queues.rs"]

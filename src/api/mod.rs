@@ -37,7 +37,9 @@ pub use read_store::{
 pub use read_store_status::{
     ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreState, ReadStoreStatus, WriteQueueStatus,
 };
-pub use scaling::{Autoscaler, CatchUp, Failure, Lag, LookAhead, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget};
+pub use scaling::{
+    Autoscaler, CatchUp, Failure, Lag, LookAhead, OnPoison, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget,
+};
 pub use shards::Shards;
 pub use source::{
     Aggregate, AkkaProjection, AllFilter, CatchUpSubscription, CommandedStore, ConsumerGroupMember, EmmettStore,

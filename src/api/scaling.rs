@@ -219,7 +219,7 @@ pub struct CatchUp {
     pub max_workers: Option<i32>,
 }
 
-/// What counts as a failure.
+/// What counts as a failure, and what becomes of events that fail every time.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
@@ -227,12 +227,49 @@ pub struct Failure {
     #[serde(default = "default_stuck_after")]
     #[x_kube(validation = Rule::new(span!("1s", "168h")).message("spec.failure.stuckAfter must be from 1s to 168h"))]
     pub stuck_after: HumanDuration,
+    /// What the built-in projector does with an event that fails every time, and by its own fault: its values break a rule of the read model, or it cannot be
+    /// read. Failures that may pass, and those of the handler or the schema, are tried again for ever.
+    #[serde(default)]
+    pub on_poison: OnPoison,
+    /// With `onPoison: Park`, later events of a stream with parked events are parked behind them, so that the order of each stream holds. Without it they are
+    /// handled.
+    #[serde(default = "default_park_stream")]
+    pub park_stream: bool,
+    /// With `onPoison: Park`, where so many events of the Projection are parked, those behind others included, the next waits as with `Pause`.
+    #[serde(default = "default_max_parked")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_parked: i32,
+}
+
+/// What becomes of an event that fails every time, by its own fault.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum OnPoison {
+    /// Its shard waits before it.
+    #[default]
+    Pause,
+    /// It is kept in the read store with its error, to be replayed or dropped, and its shard goes on.
+    Park,
+    /// It is left out, and noted in the read store.
+    Skip,
 }
 
 impl Default for Failure {
     fn default() -> Self {
-        Self { stuck_after: default_stuck_after() }
+        Self {
+            stuck_after: default_stuck_after(),
+            on_poison: OnPoison::Pause,
+            park_stream: default_park_stream(),
+            max_parked: default_max_parked(),
+        }
     }
+}
+
+fn default_park_stream() -> bool {
+    true
+}
+
+fn default_max_parked() -> i32 {
+    100
 }
 
 fn default_stuck_after() -> HumanDuration {

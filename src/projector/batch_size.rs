@@ -27,7 +27,18 @@ pub(super) enum NotCommitted {
     /// It is tried again after this pause.
     AgainAfter(Duration),
     /// This event of the batch cannot be handled.
-    Event { index: usize, message: String },
+    Event { index: usize, message: String, fault: Fault },
+}
+
+/// Whose fault it is that an event cannot be handled.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Fault {
+    /// That is not known, or it is no matter of this event alone.
+    Unknown,
+    /// The event's own, and it lasts: the class of the error, such as an SQLSTATE.
+    Event(String),
+    /// It would be parked behind others of its stream, and no more may be parked.
+    NoRoom,
 }
 
 impl BatchSize {
@@ -81,8 +92,12 @@ impl BatchSize {
                 Ok(NotCommitted::AgainAfter(pause))
             }
             ApplyError::Contention { index, message } | ApplyError::Event { index, message } => {
-                Ok(NotCommitted::Event { index, message })
+                Ok(NotCommitted::Event { index, message, fault: Fault::Unknown })
             }
+            ApplyError::Poison { index, message, class } => {
+                Ok(NotCommitted::Event { index, message, fault: Fault::Event(class) })
+            }
+            ApplyError::NoRoom => Ok(NotCommitted::Event { index: 0, message: String::new(), fault: Fault::NoRoom }),
         }
     }
 }
@@ -103,7 +118,7 @@ mod tests {
         assert_eq!((contention(&mut size), size.now()), (millis(8), 2));
         assert_eq!((2..10).map(|_| contention(&mut size)).last(), Some(millis(500)));
         assert_eq!(size.now(), 1);
-        let failure = NotCommitted::Event { index: 3, message: "deadlock".to_owned() };
+        let failure = NotCommitted::Event { index: 3, message: "deadlock".to_owned(), fault: Fault::Unknown };
         assert_eq!(contention(&mut size), failure);
         size.no_contention();
         assert_eq!(contention(&mut size), millis(4));

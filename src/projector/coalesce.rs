@@ -89,6 +89,7 @@ mod tests {
             since: position,
             before: position - 1,
             shown_position: position,
+            behind_parked: None,
             shard: 0,
             event_type: event_type.to_owned(),
             stream: stream.map(str::to_owned),

@@ -7,11 +7,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::coalesce;
+use super::{coalesce, poison::Poison};
 use crate::api::{
-    BuiltinProjector, ByteSize, CatchUpSubscription, CoalescedTypes, DocumentOperation, EventRows, EventTable,
-    HumanDuration, KafkaEvent, KafkaIsolation, NatsEvent, Outbox, RabbitMqEvent, RedisEvent, Shards, StreamConsumer,
-    StreamGroup,
+    BuiltinProjector, ByteSize, CatchUpSubscription, CoalescedTypes, DocumentOperation, EventRows, EventTable, Failure,
+    HumanDuration, KafkaEvent, KafkaIsolation, NatsEvent, OnPoison, Outbox, RabbitMqEvent, RedisEvent, Shards,
+    StreamConsumer, StreamGroup,
 };
 
 /// How many events one transaction handles at most, where the Projection does not say.
@@ -43,6 +43,9 @@ pub struct ProjectorConfig {
     /// Types of events of which only the last of a stream is handled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub coalesce: Vec<CoalescedTypes>,
+    /// What becomes of events that fail every time.
+    #[serde(default, skip_serializing_if = "Poison::is_default")]
+    pub poison: Poison,
     /// Where the read model is, and what to do there for each type of event.
     pub output: Output,
 }
@@ -267,11 +270,17 @@ pub enum ConfigError {
 
 impl ProjectorConfig {
     /// The configuration for a Projection with this built-in projector.
-    pub fn new(projection: String, input: Input, output: Output, projector: &BuiltinProjector) -> Self {
+    pub fn new(
+        projection: String,
+        input: Input,
+        output: Output,
+        (projector, failure): (&BuiltinProjector, &Failure),
+    ) -> Self {
         Self {
             projection,
             input,
             output,
+            poison: Poison::of(failure),
             batch_size: projector.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
             max_event_bytes: projector.max_event_bytes.as_ref().map_or(DEFAULT_MAX_EVENT_BYTES, ByteSize::bytes),
             coalesce: projector.coalesce.clone(),
@@ -335,6 +344,12 @@ impl ProjectorConfig {
                 "must be absent where events come from a queue, which keeps no order",
                 !is_queue || self.coalesce.is_empty(),
             ),
+            (
+                "poison",
+                "must be Pause but for a source with positions and a read store in PostgreSQL",
+                self.poison.on_poison == OnPoison::Pause || (!is_queue && matches!(self.output, Output::Postgres(_))),
+            ),
+            ("poison.maxParked", "must be at least 1", self.poison.max_parked >= 1),
             ("handlers", "must name at least one type of event", !self.output.event_types().is_empty()),
         ];
         if let Some((field, rule, _)) = rules.into_iter().find(|(_, _, holds)| !holds) {
@@ -359,6 +374,7 @@ mod tests {
             batch_size: DEFAULT_BATCH_SIZE,
             max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
             coalesce: Vec::new(),
+            poison: Poison::default(),
             output: Output::Postgres(PostgresOutput {
                 handlers: BTreeMap::from([("OrderPlaced".to_owned(), "select 1".to_owned())]),
                 ..PostgresOutput::default()

@@ -85,6 +85,18 @@ pub enum ProjectorError {
         /// What the database says, as far as it may be repeated.
         message: String,
     },
+    /// An event is to be parked, and so many are that no more may be.
+    #[error(
+        "{what} at {place} waits, and its shard with it, since spec.failure.maxParked ({most}) events are parked. See why they fail in the table projectionist_parked of the read store; then replay them (projectionist_replay), drop them (projectionist_drop), or raise maxParked"
+    )]
+    TooManyParked {
+        /// Which event, and why it would be parked.
+        what: String,
+        /// Where the event is: its position.
+        place: String,
+        /// How many may be parked.
+        most: u32,
+    },
     /// An event cannot be read.
     #[error(
         "the event at {place} cannot be read: {message}. Its shard waits there until the event is mended; the other shards go on"

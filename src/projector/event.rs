@@ -13,6 +13,8 @@ pub(super) struct Event {
     pub(super) before: i64,
     /// Its position as handlers get it.
     pub(super) shown_position: i64,
+    /// Its place for people, where earlier events of its stream are parked: then it is parked behind them, and its handler does not run.
+    pub(super) behind_parked: Option<String>,
     pub(super) shard: u32,
     pub(super) event_type: String,
     pub(super) stream: Option<String>,
@@ -28,7 +30,18 @@ impl Event {
         recorded_at: Option<Timestamp>,
         data: Option<JsonText>,
     ) -> Self {
-        Self { position: 0, since: 0, before: 0, shown_position: 0, shard: 0, event_type, stream, recorded_at, data }
+        Self {
+            position: 0,
+            since: 0,
+            before: 0,
+            shown_position: 0,
+            behind_parked: None,
+            shard: 0,
+            event_type,
+            stream,
+            recorded_at,
+            data,
+        }
     }
 }
 

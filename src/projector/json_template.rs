@@ -125,6 +125,7 @@ mod tests {
             since: 42,
             before: 41,
             shown_position: 42,
+            behind_parked: None,
             shard: 0,
             event_type: "Placed".to_owned(),
             stream: Some("order-7".to_owned()),

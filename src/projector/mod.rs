@@ -16,6 +16,7 @@ mod health;
 mod input;
 mod json_template;
 mod output;
+mod poison;
 mod postgres_errors;
 mod postgres_values;
 mod queue_worker;
@@ -35,6 +36,7 @@ pub use config::{
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::ProjectorError;
 pub use output::{elasticsearch::DocumentError, postgres::SqlError, redis::CommandError};
+pub use poison::Poison;
 pub use run::{RunOptions, StoreConnection, check_handlers, check_input, run};
 pub use source::SourceConnection;
 pub use template::TemplateError;

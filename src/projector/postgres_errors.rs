@@ -61,3 +61,53 @@ pub(super) fn may_be_a_row(error: &Error) -> bool {
     let code = error.code().map(SqlState::code).unwrap_or_default();
     ["22", "38", "39", "54", "P0", "XX"].iter().any(|class| code.starts_with(class))
 }
+
+/// The code of a failure that lasts and is the event's own: a handler that suits other events fails on this one each time. Failures that may pass (a lock, a
+/// limit, a server that stops) and those of the handler or the schema, which every event would meet, are not.
+pub(super) fn fault_of_the_event(error: &Error) -> Option<&str> {
+    error.as_db_error().map(|answer| answer.code().code()).filter(|code| is_of_the_event(code))
+}
+
+/// Source: appendix A of PostgreSQL's manual, "PostgreSQL Error Codes". Class 22 are data exceptions, class 23 violations of integrity constraints, and P0001 is
+/// what `raise exception` says.
+fn is_of_the_event(code: &str) -> bool {
+    code.starts_with("22") || code.starts_with("23") || code == "P0001"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lasts_and_is_the_events_own_is_its_fault() {
+        for (code, expected) in [
+            ("22012", true),  // division by zero
+            ("22P02", true),  // a text that is no number
+            ("22001", true),  // too long
+            ("23502", true),  // not null
+            ("23505", true),  // unique
+            ("23514", true),  // check
+            ("23P01", true),  // exclusion
+            ("P0001", true),  // raise exception
+            ("08006", false), // connection failure
+            ("25006", false), // read only
+            ("40001", false), // serialization failure
+            ("40P01", false), // deadlock
+            ("42501", false), // insufficient privilege
+            ("42703", false), // undefined column
+            ("42P01", false), // undefined table
+            ("53100", false), // disk full
+            ("53300", false), // too many connections
+            ("54000", false), // program limit exceeded
+            ("55P03", false), // lock not available
+            ("57014", false), // query canceled
+            ("57P01", false), // admin shutdown
+            ("58030", false), // I/O error
+            ("P0002", false), // no data found
+            ("XX001", false), // data corrupted
+            ("", false),
+        ] {
+            assert_eq!(is_of_the_event(code), expected, "{code}");
+        }
+    }
+}

@@ -34,14 +34,16 @@ impl ToSql for Timestamp {
 const JSONB_VERSION: u8 = 1;
 
 impl ToSql for JsonText {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Failed> {
-        out.extend_from_slice(&[JSONB_VERSION]);
+    fn to_sql(&self, type_: &Type, out: &mut BytesMut) -> Result<IsNull, Failed> {
+        if *type_ == Type::JSONB {
+            out.extend_from_slice(&[JSONB_VERSION]);
+        }
         out.extend_from_slice(self.0.as_bytes());
         Ok(IsNull::No)
     }
 
     fn accepts(type_: &Type) -> bool {
-        *type_ == Type::JSONB
+        *type_ == Type::JSONB || *type_ == Type::TEXT
     }
 
     to_sql_checked!();

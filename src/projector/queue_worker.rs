@@ -158,7 +158,7 @@ impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
                 sleep(pause).await;
                 return Ok(());
             }
-            NotCommitted::Event { index, message } => (index, message),
+            NotCommitted::Event { index, message, fault: _ } => (index, message),
         };
         self.size.no_contention();
         let Some((id, event, receipt)) = in_hand.remove(index) else { return Ok(()) };

@@ -236,9 +236,8 @@ impl Life {
         };
         match &self.target {
             Target::Postgres { settings, sql, mapping } => {
-                let (projection, handlers) = (&config.projection, (sql, mapping));
                 let open = async |sharding: &Sharding| {
-                    PostgresReadModel::open(settings, application, projection, handlers, sharding, me).await
+                    PostgresReadModel::open(settings, application, config, (sql, mapping), sharding, me).await
                 };
                 self.work(source, open, (mapping.event_types(), me), stop).await
             }
@@ -325,7 +324,12 @@ impl Life {
             begun = begin => begun?,
             () = stopped(&mut early_stop) => return Ok(Ended::Stopped),
         };
-        let batching = Batching { shards, batch_size: config.batch_size, coalesce: Coalesce::new(&config.coalesce) };
+        let batching = Batching {
+            shards,
+            batch_size: config.batch_size,
+            coalesce: Coalesce::new(&config.coalesce),
+            poison: config.poison,
+        };
         let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), batching);
         let (views, mut seen) = watch::channel(View::default());
         tokio::select! {

@@ -254,6 +254,7 @@ mod tests {
             since: 42,
             before: 41,
             shown_position: 42,
+            behind_parked: None,
             shard: 0,
             event_type: "OrderPlaced".to_owned(),
             stream: Some("order-7".to_owned()),

@@ -3,6 +3,7 @@
 //! A shard whose handler fails waits just before the event that it failed on, while the other shards go on.
 
 mod committing;
+mod setting_aside;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,8 +17,9 @@ use super::{
     coalesce::Coalesce,
     error::ProjectorError,
     health::Health,
-    input::{EventReader, Fetch, Horizon, Range, Unreadable},
+    input::{EventReader, Fetch, Horizon, Range},
     output::{Held, ReadModel, View},
+    poison::Poison,
     shares::{self, Change},
     stuck::StuckShards,
 };
@@ -60,6 +62,7 @@ pub(super) struct Worker<R, M> {
     health: Health,
     sharing: Sharing,
     coalesce: Coalesce,
+    poison: Poison,
     size: BatchSize,
     held: BTreeMap<u32, Held>,
     stuck: StuckShards,
@@ -74,12 +77,13 @@ pub(super) struct Worker<R, M> {
     warned: Option<Instant>,
 }
 
-/// How events are divided and gathered.
+/// How events are divided and gathered, and what becomes of those that fail every time.
 pub(super) struct Batching {
     pub(super) shards: u32,
     /// How many events one transaction handles at most.
     pub(super) batch_size: u32,
     pub(super) coalesce: Coalesce,
+    pub(super) poison: Poison,
 }
 
 /// What decides which shards a worker should have.
@@ -107,7 +111,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         reader: R,
         model: M,
         health: Health,
-        Batching { shards, batch_size, coalesce }: Batching,
+        Batching { shards, batch_size, coalesce, poison }: Batching,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -116,6 +120,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             health,
             sharing: Sharing { me, shards, changed: now },
             coalesce,
+            poison,
             size: BatchSize::new(batch_size),
             held: BTreeMap::new(),
             stuck: StuckShards::default(),
@@ -224,6 +229,9 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         if self.held.is_empty() {
             return Ok(Step::Rest(POLL_LISTENING));
         }
+        if self.replay().await? {
+            return Ok(Step::Worked);
+        }
         let (mut range, mut retrying) = self.range();
         let mut blocked = false;
         if range.is_empty() || (!retrying && self.must_look()) {
@@ -240,11 +248,8 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 self.commit_idle().await?;
                 return Ok(Step::Rest(self.rest(blocked)));
             }
-            Fetch::Unreadable(Unreadable { position, shard, why }) => {
-                let place = self.reader.place(shard, position);
-                self.hold(shard, position, &ProjectorError::Unreadable { place, message: why }).await?;
-                // Its checkpoint may be moved beyond it by hand.
-                self.reload().await?;
+            Fetch::Unreadable(unreadable) => {
+                self.unreadable(unreadable, retrying).await?;
                 return Ok(Step::Worked);
             }
             Fetch::WentBack => {
@@ -264,6 +269,11 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             return Ok(Step::Worked);
         }
         self.coalesce.leave_out_superseded(&mut fetched.events);
+        for event in &mut fetched.events {
+            if self.model.follows_parked(event) {
+                event.behind_parked = Some(self.reader.place(event.shard, event.position));
+            }
+        }
         self.apply(&range, &fetched, views, stop).await
     }
 

@@ -10,8 +10,8 @@ use super::{policy::SuspendedBy, postgres::read_by_builtin, run_of, versions::fi
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
-        KurrentDbSource, NatsSource, Ordering, PodTemplate, PostgresSource, Projection, ProjectionSpec, Projector,
-        RabbitMqSource, RedisHandlers, RedisSource, ScaleOut, Scaling, WorkerPod,
+        KurrentDbSource, NatsSource, OnPoison, Ordering, PodTemplate, PostgresSource, Projection, ProjectionSpec,
+        Projector, RabbitMqSource, RedisHandlers, RedisSource, ScaleOut, Scaling, WorkerPod,
     },
     hpa::{Behavior, InvalidBehavior},
     measure::RunKey,
@@ -227,7 +227,8 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     }
     check_input(&input, &output)
         .map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
-    let configuration = ProjectorConfig::new(owner.run.projection.to_string(), input, output, builtin);
+    poison_can_be_set_aside(spec, &input, &output)?;
+    let configuration = ProjectorConfig::new(owner.run.projection.to_string(), input, output, (builtin, &spec.failure));
     configuration.check().map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
     let pod = builtin.pod.clone().unwrap_or_default();
     if let Some(label) = names::SELECTED_LABELS.into_iter().find(|label| pod.labels.contains_key(*label)) {
@@ -236,6 +237,21 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     }
     let resources = builtin.resources.clone();
     Ok(Pods::Builtin(Box::new(BuiltinPods { configuration: json!(configuration), resources, pod })))
+}
+
+/// The API server refuses this, too; an object may be older than its rule.
+fn poison_can_be_set_aside(spec: &ProjectionSpec, input: &Input, output: &Output) -> Result<(), Invalid> {
+    if spec.failure.on_poison == OnPoison::Pause {
+        return Ok(());
+    }
+    let problem = if matches!(input, Input::Queue(_)) || !matches!(output, Output::Postgres(_)) {
+        "must be Pause: Park and Skip are for a source with positions (an event table, Kafka, KurrentDB) and handlers in SQL for a read store in PostgreSQL"
+    } else if spec.scaling.ordering == Ordering::Strict {
+        "must be Pause with spec.scaling.ordering Strict, which promises the order of all events"
+    } else {
+        return Ok(());
+    };
+    Err(invalid("spec.failure.onPoison", problem))
 }
 
 /// What the workers read, and the connection to it with its field.

@@ -111,3 +111,12 @@ fn a_version_is_refused_where_events_have_positions() {
     let refused = validate(&projection).unwrap_err().to_string();
     assert!(refused.contains("operation 1: version must be absent where events have positions"), "{refused}");
 }
+
+#[test]
+fn an_object_from_before_the_rule_sets_nothing_aside_where_that_is_impossible() {
+    let mut projection = of_stream("postgres", &json!({"handlers": {"Ordered": "select 1"}}));
+    validate(&projection).unwrap();
+    projection.spec.failure.on_poison = OnPoison::Park;
+    let refused = validate(&projection).unwrap_err().to_string();
+    assert!(refused.starts_with("spec.failure.onPoison must be Pause"), "{refused}");
+}

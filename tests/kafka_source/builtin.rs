@@ -8,7 +8,7 @@ use projectionist::{
     clients::{postgres::ConnectionSettings, redis},
     lag::{CheckpointState, Pending, Position},
     projector::{
-        Input, KafkaInput, Output, PostgresOutput, ProjectorConfig, RedisOutput, RunOptions, SourceConnection,
+        Input, KafkaInput, Output, Poison, PostgresOutput, ProjectorConfig, RedisOutput, RunOptions, SourceConnection,
         StoreConnection, run,
     },
 };
@@ -34,6 +34,7 @@ fn worker(topic: &str, output: Output, store: StoreConnection) -> JoinHandle<()>
             batch_size: 100,
             max_event_bytes: 1 << 20,
             coalesce: Vec::new(),
+            poison: Poison::default(),
             output,
         },
         source: SourceConnection::Kafka(settings(&broker().address(Listener::Plaintext), &[])),

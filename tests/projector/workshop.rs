@@ -12,8 +12,8 @@ use projectionist::{
     api::{EventRows, EventTable},
     clients::{elasticsearch, kafka, kurrentdb, nats, postgres::ConnectionSettings, rabbitmq, redis},
     projector::{
-        ElasticsearchOutput, Input, Output, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError, QueueInput,
-        QueueKind, RedisOutput, RunOptions, SourceConnection, StoreConnection, run,
+        ElasticsearchOutput, Input, Output, Poison, PostgresInput, PostgresOutput, ProjectorConfig, ProjectorError,
+        QueueInput, QueueKind, RedisOutput, RunOptions, SourceConnection, StoreConnection, run,
     },
 };
 use test_cluster::{EventStore, Postgres, eventually_is, free_address};
@@ -115,6 +115,7 @@ impl Workshop {
                 batch_size: 100,
                 max_event_bytes: 1 << 20,
                 coalesce: Vec::new(),
+                poison: Poison::default(),
                 output: Output::Postgres(PostgresOutput::default()),
             },
             sql: PostgresOutput {

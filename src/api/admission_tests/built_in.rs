@@ -355,3 +355,40 @@ fn the_built_in_projector_takes_messages_of_every_queue_into_every_store() {
         assert!(found.iter().any(|refusal| refusal.contains(expected)), "{found:?}");
     }
 }
+
+#[test]
+fn events_are_set_aside_only_where_that_is_possible() {
+    let park = |mut object: Value| {
+        object["spec"]["failure"] = json!({"onPoison": "Park"});
+        object
+    };
+    let taken = admit(park(projection())).unwrap().spec.failure;
+    assert_eq!((taken.on_poison, taken.park_stream, taken.max_parked), (crate::api::OnPoison::Park, true, 100));
+    let connection = json!({"secretRef": {"name": "r"}});
+    let mut strict = projection();
+    strict["spec"]["scaling"] = json!({"ordering": "Strict"});
+    let mut redis = projection();
+    redis["spec"]["readStore"] = json!({"redis": {"connection": connection}});
+    redis["spec"]["projector"] = json!({"builtin": {"redis": {"handlers": {"A": [["DEL", "a"]]}}}});
+    let mut outbox = projection();
+    outbox["spec"]["source"]["postgres"] = json!({"connection": connection, "outbox": {"sentAt": "sent_at"}});
+    outbox["spec"]["scaling"] = json!({"ordering": "None"});
+    let mut nats = outbox.clone();
+    nats["spec"]["source"] =
+        json!({"nats": {"connection": connection, "consumers": [{"stream": "orders", "consumer": "list"}]}});
+    for (object, expected) in [
+        (strict, "must be Pause with spec.scaling.ordering Strict"),
+        (redis, "must be Pause: Park and Skip are for"),
+        (outbox, "must be Pause: Park and Skip are for"),
+        (nats, "must be Pause: Park and Skip are for"),
+    ] {
+        admit(object.clone()).unwrap();
+        let found: Vec<String> = admit(park(object)).expect_err(expected).iter().map(ToString::to_string).collect();
+        assert!(
+            found.iter().any(|refusal| refusal.starts_with(&format!("spec.failure.onPoison {expected}"))),
+            "{found:?}"
+        );
+    }
+    let found = refusals_with(projection(), "/spec", "failure", json!({"onPoison": "Park", "maxParked": 0}));
+    assert!(found.iter().any(|refusal| refusal.contains("spec.failure.maxParked must be at least 1")), "{found:?}");
+}

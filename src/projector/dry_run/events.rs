@@ -80,6 +80,7 @@ fn event(text: &str, before: Option<i64>) -> Result<Event, String> {
         since: position,
         before: position - 1,
         shown_position: position,
+        behind_parked: None,
         shard: 0,
         event_type,
         stream,

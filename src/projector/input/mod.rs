@@ -161,6 +161,10 @@ pub(in crate::projector) struct Unreadable {
     pub(in crate::projector) shard: u32,
     /// Why, without anything of what the event holds.
     pub(in crate::projector) why: String,
+    /// Its stream, where that is known.
+    pub(in crate::projector) stream: Option<String>,
+    /// A checkpoint at its position passes over no other event.
+    pub(in crate::projector) is_alone_there: bool,
 }
 
 /// What was read.

@@ -6,7 +6,7 @@ mod looking;
 pub(super) mod postgres;
 pub(super) mod redis;
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -52,6 +52,29 @@ pub(super) trait ReadModel: Send {
 
     /// Writes the checkpoints of shards that had nothing to do. Returns whether all of them were still this worker's.
     fn advance(&mut self, advances: &[Advance]) -> impl Future<Output = Result<bool, ProjectorError>> + Send;
+
+    /// True for an event that follows others of its stream that are parked, as far as this worker knows.
+    fn follows_parked(&self, event: &Event) -> bool {
+        let _ = event;
+        false
+    }
+
+    /// Keeps an event with its error and moves the checkpoint of its shard past it, both or neither. A read model that cannot keep it says so.
+    fn set_aside(
+        &mut self,
+        poisoned: &Poisoned<'_>,
+        advance: Advance,
+    ) -> impl Future<Output = Result<SetAside, ProjectorError>> + Send {
+        let _ = (poisoned, advance);
+        std::future::ready(Ok(SetAside::Refused("this read store keeps no events".to_owned())))
+    }
+
+    /// Handles the first event of these shards that was parked and is to be handled again, if it is time to look for such. It is handled and no longer parked,
+    /// or neither.
+    fn replay(&mut self, held: &BTreeMap<u32, Held>) -> impl Future<Output = Result<Replayed, ProjectorError>> + Send {
+        let _ = held;
+        std::future::ready(Ok(Replayed::Nothing))
+    }
 
     /// Records that the shard waits before the event at `position`, and why: the operator reads it there.
     fn record_failure(
@@ -179,6 +202,53 @@ pub(super) enum Again {
     Lost,
     /// An event failed that is not the first: those before it are done, and it comes first in what is read next.
     LaterFailed,
+    /// Events were to be parked behind others of their streams, and those are parked no more: nothing is done.
+    NoneParked,
+}
+
+/// An event that is to be set aside, which failed each time.
+#[derive(Clone, Debug)]
+pub(super) struct Poisoned<'a> {
+    pub(super) shard: u32,
+    pub(super) position: i64,
+    /// Its place, for people.
+    pub(super) place: String,
+    /// What it holds; absent where it cannot be read.
+    pub(super) event: Option<&'a Event>,
+    /// Its stream, where it has one and that is known.
+    pub(super) stream: Option<&'a str>,
+    /// Why it fails, as far as that may be repeated, and the kind of error.
+    pub(super) reason: &'a str,
+    pub(super) class: &'a str,
+    /// How often it was tried, and for how long.
+    pub(super) attempts: u32,
+    pub(super) failing_for: Duration,
+}
+
+/// What came of setting an event aside.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum SetAside {
+    /// It is kept, and the checkpoint has passed it.
+    Done,
+    /// The shard belongs to another worker, or its checkpoint is not where it was: nothing is done.
+    Lost,
+    /// No more may be parked.
+    NoRoom,
+    /// It cannot be kept there, and why.
+    Refused(String),
+}
+
+/// What came of events that are to be handled again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Replayed {
+    /// There is none now.
+    Nothing,
+    /// One was handled, and is parked no more.
+    Handled { shard: u32, place: String },
+    /// One failed again, for this reason, and stays with its stream.
+    Failed { shard: u32, place: String, why: String },
+    /// The shard belongs to another worker.
+    Lost,
 }
 
 /// Why a batch is not committed. The checkpoints have not moved, and the connection can be used again unless it is the store itself that fails.
@@ -188,6 +258,10 @@ pub(super) enum ApplyError {
     Contention { index: usize, message: String },
     /// An event's handler failed: the event's index in the batch, and what the store says, as far as it may be repeated.
     Event { index: usize, message: String },
+    /// The same, where the failure lasts and is the event's own: `class` is the kind of error, such as an SQLSTATE.
+    Poison { index: usize, message: String, class: String },
+    /// The first event follows others of its stream that are parked, and no more may be parked.
+    NoRoom,
     /// One of the events is refused, and the store does not say which.
     OneOf { message: String },
     /// The connection or the store.

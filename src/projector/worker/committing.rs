@@ -37,7 +37,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         self.reload().await
     }
 
-    fn committed(&mut self, advances: &[Advance]) {
+    pub(super) fn committed(&mut self, advances: &[Advance]) {
         for Advance { shard, position, .. } in advances {
             if let Some(held) = self.held.get_mut(shard) {
                 (held.committed, held.position) = (*position, held.position.max(*position));
@@ -98,30 +98,40 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 self.pause_again = (pause * 2).min(POLL);
                 Ok(Step::Rest(pause))
             }
+            Ok(Applied::ReadAgain(Again::NoneParked)) => {
+                self.pause_again = SOON;
+                self.reload().await?;
+                Ok(Step::Worked)
+            }
             Err(error) => self.failed(fetched, error).await.map(|()| Step::Worked),
         }
     }
 
     async fn failed(&mut self, fetched: &Fetched, error: ApplyError) -> Result<(), ProjectorError> {
-        let (index, message) = match self.size.not_committed(error, rand::random())? {
+        let (index, message, fault) = match self.size.not_committed(error, rand::random())? {
             NotCommitted::Again => return Ok(()),
             NotCommitted::AgainAfter(pause) => {
                 sleep(pause).await;
                 return Ok(());
             }
-            NotCommitted::Event { index, message } => (index, message),
+            NotCommitted::Event { index, message, fault } => (index, message, fault),
         };
         let Some(event) = fetched.events.get(index) else { return Ok(()) };
-        let place = self.reader.place(event.shard, event.position);
-        let why = ProjectorError::EventFailed { event_type: event.event_type.clone(), place, message };
-        self.hold(event.shard, event.position, &why).await
+        // What it stands for besides itself would be passed over with it.
+        let is_alone = fetched.events.len() == 1 && event.since == event.position;
+        self.event_failed(event, is_alone, message, fault).await
     }
 
     /// Lets the shard wait before this event, which is tried again after a pause, and says so: in the log, to the readiness probe, and in the
     /// read store, from where the operator reads it.
-    pub(super) async fn hold(&mut self, shard: u32, position: i64, why: &ProjectorError) -> Result<(), ProjectorError> {
+    pub(super) async fn hold(
+        &mut self,
+        (shard, position): (u32, i64),
+        is_alone: bool,
+        why: &ProjectorError,
+    ) -> Result<(), ProjectorError> {
         let before = self.reader.before(position);
-        let pause = self.stuck.fail(shard, (before, position), Instant::now());
+        let pause = self.stuck.fail(shard, (before, position), is_alone, Instant::now());
         let why = why.to_string();
         tracing::error!(shard, retry_in = ?pause, "{why}");
         if let Some(held) = self.held.get(&shard).copied() {

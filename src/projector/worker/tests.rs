@@ -1,15 +1,16 @@
 //! The worker between a source and a read model that only tests have.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
 use super::*;
+use crate::api::OnPoison;
 use crate::projector::{
     event::{Event, SourceIdentity},
     input::Fetched,
-    output::{Advance, Again, Applied, ApplyError, Membership},
+    output::{Advance, Again, Applied, ApplyError, Membership, Poisoned, SetAside},
     sharding::Sharding,
 };
 
@@ -42,6 +43,7 @@ impl EventReader for OneEvent {
             since: 1,
             before: 0,
             shown_position: 1,
+            behind_parked: None,
             shard: 0,
             event_type: "Counted".to_owned(),
             stream: None,
@@ -56,9 +58,20 @@ impl EventReader for OneEvent {
     }
 }
 
-/// A read model whose only shard is this worker's, and which says that it is not whenever something is to be written.
-struct Contradicts {
+type Answer = fn() -> Result<Applied, ApplyError>;
+
+/// A read model whose only shard is this worker's, and which answers the same whenever something is to be written.
+struct Answers {
     tried: Arc<AtomicUsize>,
+    answer: Answer,
+    /// After how many tries an event was set aside.
+    aside: Arc<Mutex<Vec<(usize, u32)>>>,
+}
+
+impl Answers {
+    fn new(answer: Answer) -> Self {
+        Self { tried: Arc::default(), answer, aside: Arc::default() }
+    }
 }
 
 struct Alone;
@@ -69,7 +82,7 @@ impl Membership for Alone {
     }
 }
 
-impl ReadModel for Contradicts {
+impl ReadModel for Answers {
     type Membership = Alone;
 
     async fn join(&self, _: &str) -> Result<Alone, ProjectorError> {
@@ -100,7 +113,13 @@ impl ReadModel for Contradicts {
     ) -> Result<Applied, ApplyError> {
         self.tried.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(1)).await;
-        Ok(Applied::ReadAgain(Again::Lost))
+        (self.answer)()
+    }
+
+    async fn set_aside(&mut self, poisoned: &Poisoned<'_>, advance: Advance) -> Result<SetAside, ProjectorError> {
+        assert_eq!((poisoned.position, advance.position, advance.before), (1, 1, 0));
+        self.aside.lock().unwrap().push((self.tried.load(Ordering::Relaxed), poisoned.attempts));
+        Ok(SetAside::Done)
     }
 
     async fn advance(&mut self, _: &[Advance]) -> Result<bool, ProjectorError> {
@@ -114,17 +133,50 @@ impl ReadModel for Contradicts {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_is_refused_again_and_again_is_tried_ever_more_seldom() {
-    let tried = Arc::new(AtomicUsize::new(0));
-    let model = Contradicts { tried: Arc::clone(&tried) };
-    let batching = Batching { shards: 1, batch_size: 10, coalesce: Coalesce::default() };
+    let model = Answers::new(|| Ok(Applied::ReadAgain(Again::Lost)));
+    let tried = Arc::clone(&model.tried);
+    run(model, Poison::default(), Duration::from_secs(10)).await;
+    let tried = tried.load(Ordering::Relaxed);
+    assert!((20..100).contains(&tried), "{tried} times in ten seconds");
+}
+
+/// A failure that is no matter of the event alone.
+fn other() -> Result<Applied, ApplyError> {
+    Err(ApplyError::Event { index: 0, message: "no such table".to_owned() })
+}
+
+/// A failure that is the event's own.
+fn poison() -> Result<Applied, ApplyError> {
+    Err(ApplyError::Poison { index: 0, message: "division by zero".to_owned(), class: "22012".to_owned() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_tried_three_times_alone_before_it_is_set_aside_and_only_where_it_is_its_own_fault() {
+    let park = Poison { on_poison: OnPoison::Park, ..Poison::default() };
+    let cases: [(Answer, Poison, Vec<(usize, u32)>); 4] = [
+        (poison, park, vec![(3, 3)]),
+        (poison, Poison { on_poison: OnPoison::Skip, ..park }, vec![(3, 3)]),
+        (poison, Poison::default(), vec![]),
+        (other, park, vec![]),
+    ];
+    for (answer, policy, expected) in cases {
+        let model = Answers::new(answer);
+        let (tried, aside) = (Arc::clone(&model.tried), Arc::clone(&model.aside));
+        run(model, policy, Duration::from_secs(60)).await;
+        assert_eq!(*aside.lock().unwrap(), expected, "{policy:?}");
+        assert!(expected.len() == 1 || tried.load(Ordering::Relaxed) > 4, "it is tried again");
+    }
+}
+
+/// Runs a worker on one event for so long.
+async fn run(model: Answers, poison: Poison, time: Duration) {
+    let batching = Batching { shards: 1, batch_size: 10, coalesce: Coalesce::default(), poison };
     let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), batching);
     // Later than when the worker was made, so that it counts.
     tokio::time::advance(Duration::from_millis(1)).await;
     let view = View { since: Some(Instant::now()), members: vec!["me".to_owned()], owners: vec![None] };
     let (_views, mut seen) = watch::channel(view);
     let (_stopping, mut stop) = watch::channel(false);
-    let ran = tokio::time::timeout(Duration::from_secs(10), worker.run(&mut seen, &mut stop)).await;
+    let ran = tokio::time::timeout(time, worker.run(&mut seen, &mut stop)).await;
     assert!(ran.is_err(), "it goes on");
-    let tried = tried.load(Ordering::Relaxed);
-    assert!((20..100).contains(&tried), "{tried} times in ten seconds");
 }

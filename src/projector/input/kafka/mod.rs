@@ -450,7 +450,13 @@ impl KafkaReader {
                     let position = offset.saturating_add(1);
                     // It is read again when it is tried again: it may have been mended or removed.
                     self.logs[shard].buffer.clear();
-                    return Fetch::Unreadable(Unreadable { position, shard: number, why });
+                    return Fetch::Unreadable(Unreadable {
+                        position,
+                        shard: number,
+                        why,
+                        stream: None,
+                        is_alone_there: true,
+                    });
                 }
             }
         }

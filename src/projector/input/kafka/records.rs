@@ -46,6 +46,7 @@ pub(super) fn event_of(mapping: &Mapping, record: &Record, shard: u32) -> Result
         since: position,
         before: record.offset,
         shown_position: record.offset,
+        behind_parked: None,
         shard,
         event_type,
         stream,

@@ -75,7 +75,13 @@ impl Slice<'_> {
                         }
                         Err(why) => {
                             if taken.events.is_empty() {
-                                taken.unreadable = Some(Unreadable { position: at, shard, why });
+                                taken.unreadable = Some(Unreadable {
+                                    position: at,
+                                    shard,
+                                    why,
+                                    stream: Some(content.stream.clone()),
+                                    is_alone_there: !logged.shares_position,
+                                });
                             }
                             return Ok(taken);
                         }
@@ -137,6 +143,7 @@ impl Slice<'_> {
             // The event before it, of whatever shard: no read begins in between.
             before,
             shown_position: at,
+            behind_parked: None,
             shard,
             event_type: event_type.clone(),
             stream: Some(stream.clone()),

@@ -251,9 +251,13 @@ impl PostgresReader {
             }
         }
         match keys.get(unreadable.wrapping_sub(1)) {
-            Some((position, shard)) => {
-                Ok(Unreadable { position: *position, shard: *shard, why: database_message(&error) })
-            }
+            Some((position, shard)) => Ok(Unreadable {
+                position: *position,
+                shard: *shard,
+                why: database_message(&error),
+                stream: None,
+                is_alone_there: true,
+            }),
             // No row, and yet a failure: it is not about a row.
             None => Err(error),
         }
@@ -304,7 +308,7 @@ impl PostgresReader {
                 }
             };
             return Ok(if events.is_empty() {
-                Err(Unreadable { position, shard, why })
+                Err(Unreadable { position, shard, why, stream: row.try_get(3)?, is_alone_there: true })
             } else {
                 Ok(Fetched { events, reach: reach(position - 1), cut: false })
             });

@@ -36,6 +36,7 @@ pub(super) fn event(row: &Row, position: i64, shard: u32, body: EventBody) -> Re
         since: position,
         before: position - 1,
         shown_position: position,
+        behind_parked: None,
         shard,
         event_type: row.try_get(2).map_err(unreadable)?,
         stream: row.try_get(3).map_err(unreadable)?,

@@ -190,6 +190,7 @@ mod tests {
             since: position,
             before: position - 1,
             shown_position: position,
+            behind_parked: None,
             shard,
             event_type: "T".to_owned(),
             stream: None,

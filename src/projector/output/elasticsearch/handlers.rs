@@ -379,6 +379,7 @@ mod tests {
             since: 5,
             before: 4,
             shown_position: 5,
+            behind_parked: None,
             shard: 0,
             event_type: "Placed".to_owned(),
             stream: Some("order-7".to_owned()),

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::table_part,
     clients::postgres::{quote_identifier, quote_table},
-    names::CHECKPOINT_TABLE,
+    names::{CHECKPOINT_TABLE, PARKED_TABLE},
 };
 
 /// The workers of each projection and until when they count as alive.
@@ -30,11 +30,13 @@ const WORKER_TABLE: &str = "projectionist_workers";
 const FORGET_PASSED: &str = "failed_position = case when c.failed_position > u.position then c.failed_position end, \
      failure = case when c.failed_position > u.position then c.failure end";
 
-/// Both tables' names, ready for SQL, and the projection's.
+/// The tables' names, ready for SQL, and the projection's.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
     pub(super) checkpoints: String,
     pub(super) workers: String,
+    /// Of events that are set aside.
+    pub(super) parked: String,
     pub(super) projection: String,
     /// The checkpoint table as people call it.
     shown: String,
@@ -50,6 +52,7 @@ impl Tables {
         Self {
             checkpoints: quote_table(&named(CHECKPOINT_TABLE)),
             workers: quote_table(&named(WORKER_TABLE)),
+            parked: quote_table(&named(PARKED_TABLE)),
             projection: projection.to_owned(),
             shown: named(CHECKPOINT_TABLE),
             schema: schema.map(str::to_owned),
@@ -225,6 +228,16 @@ impl Tables {
         self.announce(client).await
     }
 
+    /// Holds the shard for this transaction. Returns whether it is still this worker's.
+    pub(super) async fn hold(&self, client: &Client, me: &str, shard: u32, held: Held) -> Result<bool, Error> {
+        let hold = format!(
+            "select from {} where projection = $1 and shard = $2 and owner = $3 and fence = $4 for no key update",
+            self.checkpoints
+        );
+        let shard = i32::try_from(shard).unwrap_or(i32::MAX);
+        Ok(client.query_opt(&hold, &[&self.projection, &shard, &me, &held.fence]).await?.is_some())
+    }
+
     /// Records that the shard waits before the event at `position`, and why.
     pub(super) async fn record_failure(
         &self,
@@ -299,7 +312,7 @@ impl Rows {
     }
 }
 
-fn signed(shards: &[u32]) -> Vec<i32> {
+pub(super) fn signed(shards: &[u32]) -> Vec<i32> {
     shards.iter().filter_map(|shard| i32::try_from(*shard).ok()).collect()
 }
 

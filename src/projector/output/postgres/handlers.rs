@@ -71,7 +71,7 @@ impl Mapping {
                 Err(error) => Err(ProjectorError::HandlerRefused { event_type, message: database_message(&error) }),
             }
         });
-        Ok(Handlers(prepared.buffered(PREPARED_AT_ONCE).try_collect().await?))
+        Ok(Handlers { by_type: prepared.buffered(PREPARED_AT_ONCE).try_collect().await?, behind: None })
     }
 }
 
@@ -81,15 +81,44 @@ struct Handler {
 }
 
 /// The handlers, prepared on one connection.
-pub(super) struct Handlers(HashMap<String, Handler>);
+pub(super) struct Handlers {
+    by_type: HashMap<String, Handler>,
+    behind: Option<Behind>,
+}
+
+/// What runs in the place of a handler for an event that is to be parked behind others of its stream.
+pub(super) struct Behind {
+    pub(super) prepared: tokio_postgres::Statement,
+    pub(super) projection: String,
+}
 
 impl Handlers {
+    /// What runs for events that are to be parked behind others.
+    pub(super) fn park_behind_with(&mut self, behind: Behind) {
+        self.behind = Some(behind);
+    }
+
     /// The statement for an event and what to bind to it; `None` for a type without a handler.
     pub(super) fn bind<'a>(
         &'a self,
         event: &'a Event,
     ) -> Option<(&'a tokio_postgres::Statement, Vec<&'a (dyn ToSql + Sync)>)> {
-        let handler = self.0.get(&event.event_type)?;
+        if let Some(Behind { prepared, projection }) = self.behind.as_ref().filter(|_| event.behind_parked.is_some()) {
+            // The order of the parameters of `parked::behind`.
+            let values: Vec<&(dyn ToSql + Sync)> = vec![
+                projection,
+                &event.shard,
+                &event.position,
+                &event.shown_position,
+                &event.behind_parked,
+                &event.stream,
+                &event.event_type,
+                &event.recorded_at,
+                &event.data,
+            ];
+            return Some((prepared, values));
+        }
+        let handler = self.by_type.get(&event.event_type)?;
         let values = handler.parameters.iter().map(|parameter| event.value(*parameter)).collect();
         Some((&handler.prepared, values))
     }

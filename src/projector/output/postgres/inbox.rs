@@ -135,6 +135,9 @@ impl Inbox for PostgresInbox {
             Ok(()) => Ok(places.get(count).copied().unwrap_or(ids.len())),
             Err(error) => match commit_failed(client, count, error).await {
                 ApplyError::Event { index, message } => Err(ApplyError::Event { index: place(index), message }),
+                ApplyError::Poison { index, message, class } => {
+                    Err(ApplyError::Poison { index: place(index), message, class })
+                }
                 other => Err(other),
             },
         }

@@ -8,30 +8,33 @@ mod functions;
 mod handlers;
 mod inbox;
 mod members;
+mod parked;
 mod sql;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio_postgres::{Client, Error, Statement, types::ToSql};
 
 use self::{
     batch::{Failed, HandlerTime, Transaction},
     checkpoint::{Rows, Tables},
-    handlers::Handlers,
+    handlers::{Behind, Handlers},
     members::PostgresMembership,
+    parked::{Parking, Room, SETTING_ASIDE},
 };
 pub(in crate::projector) use self::{dry_run::PostgresDryRun, handlers::Mapping, inbox::PostgresInbox};
 pub use sql::SqlError;
 
 use super::{
     super::{
-        config::PostgresOutput,
+        config::{PostgresOutput, ProjectorConfig},
         error::{ProjectorError, doing, unless_pooled},
         event::Event,
-        postgres_errors::{Failure, database_message, failure},
+        poison::Poison,
+        postgres_errors::{Failure, database_message, failure, fault_of_the_event},
         sharding::Sharding,
     },
-    Advance, Again, Applied, ApplyError, Held, Numbered, ReadModel,
+    Advance, Again, Applied, ApplyError, Held, Numbered, Poisoned, ReadModel, Replayed, SetAside,
 };
 use crate::clients::postgres::{ConnectionSettings, Session, connect, quote_identifier};
 
@@ -50,6 +53,9 @@ pub(in crate::projector) struct PostgresReadModel {
     handlers: Handlers,
     advance: Statement,
     handler_time: HandlerTime,
+    poison: Poison,
+    /// Absent where nothing was ever set aside and nothing is to be.
+    parking: Option<Parking>,
 }
 
 impl PostgresReadModel {
@@ -57,7 +63,7 @@ impl PostgresReadModel {
     pub(in crate::projector) async fn open(
         settings: &ConnectionSettings,
         application: &str,
-        projection: &str,
+        ProjectorConfig { projection, poison, .. }: &ProjectorConfig,
         (sql, mapping): (&PostgresOutput, &Mapping),
         sharding: &Sharding,
         me: &str,
@@ -65,10 +71,11 @@ impl PostgresReadModel {
         let session = open_session(settings, application).await?;
         let tables = Tables::of(projection, sql.schema.as_deref());
         let numbered = tables.create(&session.client, sharding).await?;
+        let parking = Parking::open(&session.client, &tables, *poison).await?;
         set_up(&session.client, projection, sql).await?;
         let handlers = mapping.prepare(&session.client).await?;
         let advance = session.client.prepare(&tables.advance()).await.map_err(doing(COMMITTING))?;
-        let model = Self {
+        let mut model = Self {
             settings: settings.clone(),
             application: application.to_owned(),
             me: me.to_owned(),
@@ -77,8 +84,58 @@ impl PostgresReadModel {
             handlers,
             advance,
             handler_time: HandlerTime::default(),
+            poison: *poison,
+            parking: None,
         };
+        model.park_with(parking).await?;
         Ok((model, numbered))
+    }
+
+    async fn park_with(&mut self, parking: Option<Parking>) -> Result<(), ProjectorError> {
+        if let Some(parking) = &parking {
+            let prepared = parking.prepare(&self.session.client).await?;
+            self.handlers.park_behind_with(Behind { prepared, projection: self.tables.projection.clone() });
+        }
+        self.parking = parking;
+        Ok(())
+    }
+
+    /// Reads which streams of these shards, which are this worker's now, have parked events. Another worker may have made the table since this one began.
+    async fn load_parked(&mut self, taken: &[(u32, Held)]) -> Result<(), ProjectorError> {
+        if self.parking.is_none() {
+            let parking = Parking::open(&self.session.client, &self.tables, self.poison).await?;
+            self.park_with(parking).await?;
+        }
+        let Some(parking) = &mut self.parking else { return Ok(()) };
+        let shards: Vec<u32> = taken.iter().map(|(shard, _)| *shard).collect();
+        parking.load(&self.session.client, &shards).await.map(drop).map_err(doing(SETTING_ASIDE))
+    }
+
+    /// Begins a transaction for events of which some are to be parked behind others. Returns how many of them fit into it; nothing where some follow no
+    /// parked event any more.
+    async fn begin_parking(&mut self, events: &[Event]) -> Result<Option<usize>, ApplyError> {
+        let Some(parking) = &mut self.parking else { return Ok(None) };
+        let client = &self.session.client;
+        let fitting = match parking.begin(client).await {
+            Ok(Room::For(room)) => parking.fitting(client, events, room).await,
+            Ok(Room::Busy) => {
+                roll_back(client).await.map_err(ApplyError::Store)?;
+                let message =
+                    "others park or drop events of this projection, or a transaction that dropped some is still open"
+                        .to_owned();
+                return Err(ApplyError::Contention { index: 0, message });
+            }
+            Err(error) => Err(error),
+        };
+        match fitting {
+            Ok(Some(0)) => {
+                roll_back(client).await.map_err(ApplyError::Store)?;
+                Err(ApplyError::NoRoom)
+            }
+            Ok(Some(count)) => Ok(Some(count)),
+            Ok(None) => roll_back(client).await.map(|()| None).map_err(ApplyError::Store),
+            Err(error) => Err(ApplyError::Store(doing(SETTING_ASIDE)(error))),
+        }
     }
 
     async fn write(&self, rows: &Rows) -> Result<bool, Error> {
@@ -101,16 +158,20 @@ async fn failed(client: &Client, Failed { index, error }: Failed) -> ApplyError 
     if let Err(error) = roll_back(client).await {
         return ApplyError::Store(error);
     }
-    match kind {
-        Failure::Contention => ApplyError::Contention { index, message: database_message(&error) },
-        _ => ApplyError::Event { index, message: database_message(&error) },
+    let message = database_message(&error);
+    match (kind, fault_of_the_event(&error)) {
+        (Failure::Contention, _) => ApplyError::Contention { index, message },
+        (_, Some(code)) => ApplyError::Poison { index, message, class: code.to_owned() },
+        (_, None) => ApplyError::Event { index, message },
     }
 }
 
 /// The same for a failed commit after so many handlers: a deferred constraint speaks only there, and does not say about which event.
 async fn commit_failed(client: &Client, count: usize, error: Error) -> ApplyError {
     match failed(client, Failed { index: 0, error }).await {
-        ApplyError::Event { message, .. } if count > 1 => ApplyError::OneOf { message },
+        ApplyError::Event { message, .. } | ApplyError::Poison { message, .. } if count > 1 => {
+            ApplyError::OneOf { message }
+        }
         failed => failed,
     }
 }
@@ -128,12 +189,16 @@ impl ReadModel for PostgresReadModel {
 
     async fn take(&mut self, shards: &[u32]) -> Result<Vec<(u32, Held)>, ProjectorError> {
         let taken = self.tables.take(&self.session.client, &self.me, shards).await;
-        taken.map_err(doing("read store: sharing the shards"))
+        let taken = taken.map_err(doing("read store: sharing the shards"))?;
+        self.load_parked(&taken).await?;
+        Ok(taken)
     }
 
     async fn mine(&mut self) -> Result<Vec<(u32, Held)>, ProjectorError> {
         let mine = self.tables.mine(&self.session.client, &self.me).await;
-        mine.map_err(doing("read store: reading the checkpoints"))
+        let mine = mine.map_err(doing("read store: reading the checkpoints"))?;
+        self.load_parked(&mine).await?;
+        Ok(mine)
     }
 
     async fn release(&mut self, shards: &[(u32, Held)]) -> Result<(), ProjectorError> {
@@ -152,7 +217,14 @@ impl ReadModel for PostgresReadModel {
         advances: &(dyn Fn(usize) -> Vec<Advance> + Sync),
         hurry: &(dyn Fn() -> bool + Sync),
     ) -> Result<Applied, ApplyError> {
-        let how = (Transaction::ToBegin, &mut self.handler_time);
+        let (mut events, mut transaction) = (events, Transaction::ToBegin);
+        if events.iter().any(|event| event.behind_parked.is_some()) {
+            let Some(count) = self.begin_parking(events).await? else {
+                return Ok(Applied::ReadAgain(Again::NoneParked));
+            };
+            (events, transaction) = (events.get(..count).unwrap_or(events), Transaction::Begun);
+        }
+        let how = (transaction, &mut self.handler_time);
         let count = match batch::run(&self.session.client, &self.handlers, events, how, hurry).await {
             Ok(count) => count,
             Err(why) => return Err(failed(&self.session.client, why).await),
@@ -173,6 +245,47 @@ impl ReadModel for PostgresReadModel {
 
     async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ProjectorError> {
         self.write(&Rows::of(advances.iter().copied())).await.map_err(doing(COMMITTING))
+    }
+
+    fn follows_parked(&self, event: &Event) -> bool {
+        self.parking.as_ref().is_some_and(|parking| parking.holds_stream_of(event))
+    }
+
+    async fn set_aside(&mut self, poisoned: &Poisoned<'_>, advance: Advance) -> Result<SetAside, ProjectorError> {
+        let Some(parking) = &self.parking else {
+            return Ok(SetAside::Refused("its table is not there".to_owned()));
+        };
+        let client = &self.session.client;
+        let room = parking.begin(client).await.map_err(doing(SETTING_ASIDE))?;
+        let refused = match room {
+            Room::For(0) if parking.counts() => Some(SetAside::NoRoom),
+            Room::For(_) => match parking.insert(client, poisoned).await {
+                Ok(()) => None,
+                Err(error) if failure(&error) == Failure::Connection => return Err(doing(SETTING_ASIDE)(error)),
+                Err(error) => Some(SetAside::Refused(database_message(&error))),
+            },
+            Room::Busy => Some(SetAside::Refused("others park or drop events of this projection".to_owned())),
+        };
+        let refused = match refused {
+            None if self.write(&Rows::of([advance])).await.map_err(doing(SETTING_ASIDE))? => None,
+            None => Some(SetAside::Lost),
+            Some(refused) => Some(refused),
+        };
+        if let Some(refused) = refused {
+            return roll_back(client).await.map(|()| refused);
+        }
+        client.batch_execute("commit").await.map_err(doing(SETTING_ASIDE))?;
+        if let Some(parking) = &mut self.parking {
+            parking.note(poisoned);
+        }
+        Ok(SetAside::Done)
+    }
+
+    async fn replay(&mut self, held: &BTreeMap<u32, Held>) -> Result<Replayed, ProjectorError> {
+        match &mut self.parking {
+            Some(parking) => parking.replay(&self.session.client, (&self.handlers, &self.me), held).await,
+            None => Ok(Replayed::Nothing),
+        }
     }
 
     async fn record_failure(&mut self, shard: (u32, Held), position: i64, why: &str) -> Result<(), ProjectorError> {

@@ -247,6 +247,7 @@ mod tests {
             since: 1,
             before: 0,
             shown_position: 1,
+            behind_parked: None,
             shard: 0,
             event_type: "Placed".to_owned(),
             stream: Some(stream.to_owned()),

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use projectionist::{
     api::{CoalescedTypes, EventRows, EventTable},
     clients::{kafka, postgres::ConnectionSettings},
-    projector::{Input, KafkaInput, Output, PostgresInput, ProjectorConfig, RunOptions, SourceConnection, run},
+    projector::{Input, KafkaInput, Output, Poison, PostgresInput, ProjectorConfig, RunOptions, SourceConnection, run},
 };
 use test_cluster::{Elasticsearch, EventStore, Postgres, Redis, elasticsearch::Distribution, kafka::Brokers};
 use tokio::time::sleep;
@@ -122,6 +122,7 @@ fn options(
             batch_size: 500,
             max_event_bytes: 1 << 20,
             coalesce,
+            poison: Poison::default(),
             output,
         },
         source: source.connection.clone(),
