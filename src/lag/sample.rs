@@ -290,6 +290,18 @@ fn shown(positions: &[Position]) -> String {
 }
 
 impl Sample {
+    /// Takes over how many events the workers have parked in the read store, or why that is not known; absent where they park none there.
+    pub fn parked_in_store(&mut self, parked: Option<&Result<u64, MeasureError>>) {
+        match parked {
+            Some(Ok(parked)) => self.parked = Some(self.parked.unwrap_or(0).saturating_add(*parked)),
+            Some(Err(why)) => {
+                self.parked = None;
+                self.notes.push(Note::parked_unknown(why));
+            }
+            None => {}
+        }
+    }
+
     /// A measurement of a source that holds nothing back and counts exactly what waits, without the times of events. Callers that know more set the
     /// other fields.
     pub fn new(at: Duration, head: Head, checkpoint: CheckpointState, pending: Option<Pending>, arrived: u64) -> Self {

@@ -38,12 +38,14 @@ pub struct Checkpoint {
     pub bound: Option<Arc<str>>,
     /// Events that workers of the built-in projector cannot handle, the lowest position first.
     pub failed: Vec<FailedEvent>,
+    /// How many events those workers have parked, or why that is not known; absent where they park none.
+    pub parked: Option<Result<u64, MeasureError>>,
 }
 
 impl Checkpoint {
     /// Without shards, and exact.
     fn plain(state: CheckpointState) -> Self {
-        Self { state, shards: None, bound: None, failed: Vec::new() }
+        Self { state, shards: None, bound: None, failed: Vec::new(), parked: None }
     }
 
     /// With the position of each shard that has one. `place` says where it was read. Where `rows` says that the shards of events are not known, the

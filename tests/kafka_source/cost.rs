@@ -99,6 +99,7 @@ async fn offsets_in_a_read_store_take_one_request_less() {
         shards: Some(["cost-stored-0".into(), "cost-stored-1".into()].into()),
         bound: None,
         failed: Vec::new(),
+        parked: None,
     };
     let mut probe =
         KafkaProbe::new(settings(&broker().address(Listener::Plaintext), &[]), loopback(), std::time::Instant::now());

@@ -432,6 +432,7 @@ pub async fn poll(probe: &mut KafkaProbe, asks: &[Arc<Ask<Question>>], stored: &
         shards: Some(stored.iter().map(|(shard, _)| Arc::from(*shard)).collect()),
         bound: None,
         failed: Vec::new(),
+        parked: None,
     };
     let target = |ask: &Arc<Ask<Question>>| Target {
         ask: Arc::clone(ask),

@@ -50,7 +50,7 @@ pub fn log() -> Question {
 pub fn at(position: Option<i64>) -> Checkpoint {
     let state = position
         .map_or(CheckpointState::NeverCommitted, |position| CheckpointState::Committed(vec![Position(position)]));
-    Checkpoint { state, shards: None, bound: None, failed: Vec::new() }
+    Checkpoint { state, shards: None, bound: None, failed: Vec::new(), parked: None }
 }
 
 pub fn key(name: &str) -> RunKey {

@@ -38,6 +38,49 @@ async fn the_builtin_projectors_shards_are_counted_one_by_one() {
 }
 
 #[tokio::test]
+async fn parked_events_are_counted_and_unknown_is_not_none() {
+    let (url, client) = database(server(), "parked").await;
+    append(&client, 10).await;
+    let modest = {
+        server().create_role("parked_reader", "parked_reader").await.unwrap();
+        server().url_as("parked_reader", "parked_reader", "parked")
+    };
+    client
+        .batch_execute(&format!(
+            "{BUILTIN_CHECKPOINTS}
+             insert into projectionist_checkpoints select p, n, 2, 10 from generate_series(0, 1) n, unnest(array['shop/a', 'shop/b']) p;
+             grant select on all tables in schema public to parked_reader"
+        ))
+        .await
+        .unwrap();
+    let mut sampler = Running::start(&[("db", &url), ("modest", &modest)]);
+    let built_in = |spec: &mut serde_json::Value| {
+        spec["projector"] = json!({ "builtin": { "handlers": { "t": "select 1" } } });
+        spec["scaling"] = json!({ "shards": 2 });
+        spec.as_object_mut().unwrap().remove("checkpoint");
+    };
+    sampler.declare("a", built_in);
+    assert_eq!(sampler.wait_pending("a", 0).await.sample.parked, None, "nothing is ever set aside");
+    client
+        .batch_execute(
+            "create table projectionist_parked (projection text, state text);
+             insert into projectionist_parked values ('shop/a', 'parked'), ('shop/a', 'parked'), ('shop/a', 'skipped'), ('shop/a', 'dropped'), ('shop/b', 'parked')",
+        )
+        .await
+        .unwrap();
+    sampler.wait_measured("counted", "a", |measured| measured.sample.parked == Some(2)).await;
+    client.batch_execute("delete from projectionist_parked where projection = 'shop/a'").await.unwrap();
+    sampler.wait_measured("none", "a", |measured| measured.sample.parked == Some(0)).await;
+    sampler.declare("b", |spec| {
+        built_in(spec);
+        spec["readStore"]["postgres"]["connection"]["secretRef"]["name"] = json!("modest");
+    });
+    let unknown = sampler.wait_measured("hidden", "b", |measured| measured.sample.parked.is_none()).await;
+    let notes = format!("{:?}", unknown.sample.notes);
+    assert!(notes.contains("ParkedUnknown") && notes.contains("grant select"), "{notes}");
+}
+
+#[tokio::test]
 async fn checkpoint_tables_that_are_locked_do_not_keep_others_from_being_read() {
     let (url, client) = database(server(), "locked_checkpoints").await;
     append(&client, 5).await;

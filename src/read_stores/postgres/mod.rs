@@ -3,6 +3,7 @@
 mod inbox;
 mod names;
 mod offsets;
+mod parked;
 mod tables;
 
 use std::{collections::HashMap, sync::Arc};
@@ -10,7 +11,7 @@ use std::{collections::HashMap, sync::Arc};
 use tokio_postgres::{Client, Error, types::Type};
 
 pub(super) use self::tables::read;
-use self::{names::NameType, tables::InTable};
+use self::{names::NameType, parked::Parked, tables::InTable};
 use super::Checkpoint;
 use crate::{
     api::{CheckpointRows, Reason, TableLocation},
@@ -85,15 +86,14 @@ impl InTable for TableLocation {
             let rows = checkpoints.rows(client, &[&wanted]).await.map_err(|error| refused(table, &error))?;
             let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
             let visibility = visibility.map_err(|error| refused(table, &error))?;
-            let failed = if table.rows.are_of_workers() {
-                failed_events(client, table, &wanted).await
-            } else {
-                Ok(HashMap::new())
-            };
-            let failed = failed.map_err(|error| refused(table, &error))?;
-            Ok::<_, MeasureError>((column.is_some(), names, rows, visibility, failed))
+            let (mut failed, mut parked) = (HashMap::new(), Parked::NoTable);
+            if table.rows.are_of_workers() {
+                failed = failed_events(client, table, &wanted).await.map_err(|error| refused(table, &error))?;
+                parked = parked::count(client, &table.table, &wanted).await.map_err(|error| refused(table, &error))?;
+            }
+            Ok::<_, MeasureError>((column.is_some(), names, rows, visibility, failed, parked))
         });
-        let (keyed, names, rows, visibility, mut failed) =
+        let (keyed, names, rows, visibility, mut failed, parked) =
             match outcome.await.map_err(|error| refused(table, &error))? {
                 Ok(answer) => answer,
                 // The builtin projector makes its table when it starts: until then it has committed nothing.
@@ -121,8 +121,9 @@ impl InTable for TableLocation {
         let mut answers: Answers =
             asked.iter().map(|location| ((*location).clone(), interpret(location, row(location)))).collect();
         for (location, answer) in &mut answers {
-            if let (Ok(checkpoint), Some(events)) = (answer, failed.remove(&location.name)) {
-                checkpoint.failed = events;
+            if let Ok(checkpoint) = answer {
+                checkpoint.failed = failed.remove(&location.name).unwrap_or_default();
+                checkpoint.parked = parked.of(&location.name);
             }
         }
         if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
@@ -293,6 +294,7 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
                 shards: None,
                 bound: Some(why_bound(location).into()),
                 failed: Vec::new(),
+                parked: None,
             }),
             _ => never,
         },
@@ -306,6 +308,7 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
                 shards: Some(shards.iter().map(|shard| shard.as_str().into()).collect()),
                 bound: None,
                 failed: Vec::new(),
+                parked: None,
             })
         }
         Some(Row::TooMany { alone }) => {
@@ -337,6 +340,7 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
                     shards: Some(shards.iter().map(|shard| shard.to_string().into()).collect()),
                     bound: None,
                     failed: Vec::new(),
+                    parked: None,
                 }),
                 _ => Err(MeasureError {
                     reason: Reason::InvalidAnswer,

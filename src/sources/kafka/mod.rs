@@ -23,6 +23,7 @@ use crate::{
     clients::kafka::{KafkaError, Settings},
     lag::FailedEvent,
     measure::MeasureError,
+    read_stores::Checkpoint,
     sources::{Ask, Pace, Probe, Report, Target},
 };
 use lag::{Memory, Outlived};
@@ -78,7 +79,7 @@ impl Probe for KafkaProbe {
         let by = deadline - MARGIN;
         let mut left: BTreeMap<Question, Vec<Arc<Ask<Question>>>> = BTreeMap::new();
         let mut held: BTreeMap<Question, Committed> = BTreeMap::new();
-        let mut failed: BTreeMap<Question, Vec<FailedEvent>> = BTreeMap::new();
+        let mut faults: BTreeMap<Question, (Vec<FailedEvent>, Option<Result<u64, MeasureError>>)> = BTreeMap::new();
         for Target { ask, checkpoint } in targets {
             let question = &ask.question;
             match stored::offsets(question, checkpoint.as_ref()) {
@@ -88,8 +89,8 @@ impl Probe for KafkaProbe {
                     continue;
                 }
             }
-            if let Some(events) = checkpoint.map(|checkpoint| checkpoint.failed).filter(|failed| !failed.is_empty()) {
-                failed.insert(question.clone(), events);
+            if let Some(Checkpoint { failed, parked, .. }) = checkpoint {
+                faults.insert(question.clone(), (failed, parked));
             }
             left.entry(question.clone()).or_default().push(ask);
         }
@@ -123,7 +124,9 @@ impl Probe for KafkaProbe {
                         .sample(&found, question.reset_to_earliest, nature, clock)
                         .map_err(|lag::CommitsGone| commits_gone(&question.progress))?;
                     sample.taken = now;
-                    sample.faults.failed = failed.remove(&question).unwrap_or_default();
+                    let (failed, parked) = faults.remove(&question).unwrap_or_default();
+                    sample.faults.failed = failed;
+                    sample.parked_in_store(parked.as_ref());
                     Ok(sample)
                 });
                 for ask in left.remove(&question).into_iter().flatten() {

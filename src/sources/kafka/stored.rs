@@ -129,6 +129,7 @@ mod tests {
             shards: Some(rows.iter().map(|(shard, _)| Arc::from(*shard)).collect()),
             bound: None,
             failed: Vec::new(),
+            parked: None,
         }
     }
 

@@ -289,6 +289,7 @@ impl Probe for KurrentDbProbe {
         for (target, mut answer) in targets.iter().zip(answers) {
             if let (Ok(sample), Some(checkpoint)) = (&mut answer, &target.checkpoint) {
                 sample.faults.failed.clone_from(&checkpoint.failed);
+                sample.parked_in_store(checkpoint.parked.as_ref());
             }
             report(&target.ask, answer);
         }

@@ -135,7 +135,7 @@ impl Table {
         let sample = |wanted: &Wanted| {
             let told = self.waiting(wanted, head).transpose()?;
             let cut = wanted.checkpoint.bound.is_none() && told.as_ref().is_some_and(|told| !told.pending.exact);
-            Ok(Sample {
+            let mut sample = Sample {
                 at,
                 taken,
                 next_within: Duration::ZERO,
@@ -162,7 +162,9 @@ impl Table {
                     passed_over: self.audit.passed_over(&wanted.ask.key),
                     deleted: 0,
                 },
-            })
+            };
+            sample.parked_in_store(wanted.checkpoint.parked.as_ref());
+            Ok(sample)
         };
         let answer = |wanted: &Wanted| match self.unsuitable_for(wanted) {
             Some(unknown) => Err(unknown),
