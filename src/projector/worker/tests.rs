@@ -153,11 +153,12 @@ fn poison() -> Result<Applied, ApplyError> {
 #[tokio::test(start_paused = true)]
 async fn an_event_is_tried_three_times_alone_before_it_is_set_aside_and_only_where_it_is_its_own_fault() {
     let park = Poison { on_poison: OnPoison::Park, ..Poison::default() };
-    let cases: [(Answer, Poison, Vec<(usize, u32)>); 4] = [
-        (poison, park, vec![(3, 3)]),
-        (poison, Poison { on_poison: OnPoison::Skip, ..park }, vec![(3, 3)]),
-        (poison, Poison::default(), vec![]),
-        (other, park, vec![]),
+    let skip = Poison { on_poison: OnPoison::Skip, ..park };
+    let cases = [
+        (poison as Answer, park, vec![(3, 3)]),
+        (poison as Answer, skip, vec![(3, 3)]),
+        (poison as Answer, Poison::default(), vec![]),
+        (other as Answer, park, vec![]),
     ];
     for (answer, policy, expected) in cases {
         let model = Answers::new(answer);

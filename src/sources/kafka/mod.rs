@@ -21,7 +21,6 @@ use crate::{
     addresses::AddressRules,
     api::Reason,
     clients::kafka::{KafkaError, Settings},
-    lag::FailedEvent,
     measure::MeasureError,
     read_stores::Checkpoint,
     sources::{Ask, Pace, Probe, Report, Target},
@@ -79,7 +78,7 @@ impl Probe for KafkaProbe {
         let by = deadline - MARGIN;
         let mut left: BTreeMap<Question, Vec<Arc<Ask<Question>>>> = BTreeMap::new();
         let mut held: BTreeMap<Question, Committed> = BTreeMap::new();
-        let mut faults: BTreeMap<Question, (Vec<FailedEvent>, Option<Result<u64, MeasureError>>)> = BTreeMap::new();
+        let mut checkpoints: BTreeMap<Question, Checkpoint> = BTreeMap::new();
         for Target { ask, checkpoint } in targets {
             let question = &ask.question;
             match stored::offsets(question, checkpoint.as_ref()) {
@@ -89,8 +88,8 @@ impl Probe for KafkaProbe {
                     continue;
                 }
             }
-            if let Some(Checkpoint { failed, parked, .. }) = checkpoint {
-                faults.insert(question.clone(), (failed, parked));
+            if let Some(checkpoint) = checkpoint {
+                checkpoints.insert(question.clone(), checkpoint);
             }
             left.entry(question.clone()).or_default().push(ask);
         }
@@ -124,9 +123,10 @@ impl Probe for KafkaProbe {
                         .sample(&found, question.reset_to_earliest, nature, clock)
                         .map_err(|lag::CommitsGone| commits_gone(&question.progress))?;
                     sample.taken = now;
-                    let (failed, parked) = faults.remove(&question).unwrap_or_default();
-                    sample.faults.failed = failed;
-                    sample.parked_in_store(parked.as_ref());
+                    if let Some(Checkpoint { failed, parked, .. }) = checkpoints.remove(&question) {
+                        sample.faults.failed = failed;
+                        sample.parked_in_store(parked.as_ref());
+                    }
                     Ok(sample)
                 });
                 for ask in left.remove(&question).into_iter().flatten() {
