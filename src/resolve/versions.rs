@@ -23,7 +23,6 @@ pub(super) fn filled(spec: &ProjectionSpec) -> Cow<'_, ProjectionSpec> {
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::{
         api::{CheckpointLocation, Projection},
         resolve::{Measures, resolve},
