@@ -64,7 +64,7 @@ pub struct LockWait {
 /// A session by what everybody may see of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LockSession {
-    /// The number of its process.
+    /// The number of its process; 0 for a transaction that was prepared and has no session.
     pub pid: i32,
     /// How the application calls itself; empty where it does not.
     pub application: String,

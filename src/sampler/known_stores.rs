@@ -69,8 +69,10 @@ impl KnownStores {
             StoreReport::Polled { id, polled } => {
                 let Some(known) = Arc::make_mut(&mut self.observations).get_mut(&id) else { return BTreeSet::new() };
                 let failure = polled.result.as_ref().err().cloned();
-                if let Ok(sample) = &polled.result {
-                    self.strains.entry(id).or_default().take(sample, now);
+                let strain = self.strains.entry(id).or_default();
+                match &polled.result {
+                    Ok(sample) => strain.take(sample, now),
+                    Err(why) => strain.fail(why.reason, now),
                 }
                 Arc::make_mut(known).newest = Some(polled);
                 let status = known.status(now);

@@ -30,12 +30,12 @@ pub(super) fn lock_wait(known: &Known<'_>) -> Option<String> {
         name => format!("session {pid} ({name})"),
     };
     let since = since.map_or_else(String::new, |since| format!(" since {since:.0}"));
-    Some(format!(
-        "in the read store {} waits{since} for a lock that {} holds: end that transaction, or the session with pg_terminate_backend({})",
-        called(waiting),
-        called(holding),
-        holding.pid
-    ))
+    let (holder, remedy) = match holding.pid {
+        0 => ("a prepared transaction".to_owned(), "commit it or roll it back (pg_prepared_xacts)".to_owned()),
+        pid => (called(holding), format!("end that transaction, or the session with pg_terminate_backend({pid})")),
+    };
+    let waiting = called(waiting);
+    Some(format!("in the read store {waiting} waits{since} for a lock that {holder} holds: {remedy}"))
 }
 
 /// The condition that stands, and with it what else was said of the store: a process that has just begun has not asked it yet, and does so within seconds.

@@ -15,6 +15,8 @@ use crate::{
 
 /// The statement may take as long as this, once the connection is ours.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The question about locks may take as long as this.
+const LOCKS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What processes are is shown to their own role and to members of `pg_read_all_stats`. Of the others only those count that belong to a role and a database,
 /// as connections do, and as workers of parallel queries and of logical replication do, too.
@@ -35,19 +37,19 @@ where r.rolname = session_user and d.datname = pg_catalog.current_database()
 group by r.oid, r.rolsuper, r.rolconnlimit, d.oid, d.datconnlimit";
 
 /// The session of this database that has waited longest for a lock, for five seconds at least: shorter waits are usual. Rows are locked by transactions, which are
-/// of no database, so that the session says of which it is. Everybody may see this of all sessions. `waitstart` is there from PostgreSQL 14 on; of older
-/// servers any that waits is told.
+/// of no database, so that the session says of which it is. Everybody may see this of all sessions. `waitstart` is there from PostgreSQL 14 on: of
+/// older servers nothing is told. A transaction that was prepared (`PREPARE TRANSACTION`) holds locks as process 0.
 const LOCK_WAIT: &str = "
-select w.pid, coalesce(w.application_name, ''), (extract(epoch from w.since) * 1000)::bigint, h.pid, coalesce(h.application_name, '')
+select w.pid, coalesce(w.application_name, ''), (extract(epoch from w.since) * 1000)::bigint, b.pid, coalesce(h.application_name, '')
 from (
     select l.pid, a.application_name, (pg_catalog.to_jsonb(l) ->> 'waitstart')::timestamptz as since
     from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
     where not l.granted and a.datid = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
 ) w
 cross join lateral pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) as b(pid)
-join pg_catalog.pg_stat_activity h on h.pid = b.pid
-where w.since is null or w.since < pg_catalog.clock_timestamp() - interval '5 seconds'
-order by w.since nulls last, h.pid limit 1";
+left join pg_catalog.pg_stat_activity h on h.pid = b.pid
+where w.since < pg_catalog.clock_timestamp() - interval '5 seconds'
+order by w.since, b.pid limit 1";
 
 pub(super) async fn health(database: &Database, deadline: Instant) -> Result<StoreSample, MeasureError> {
     let lease = database.lease(deadline).await?;
@@ -62,12 +64,11 @@ pub(super) async fn health(database: &Database, deadline: Instant) -> Result<Sto
     };
     let answer = answer.and_then(|row| row).and_then(|row| counted(&row));
     let waits = Query::new(LOCK_WAIT, &[]);
-    let Ok(waits) = timeout_at(Instant::now() + PATIENCE, lease.live.reading(waits.rows(client, &[]))).await else {
-        lease.abandon().await;
-        return Err(database.timed_out());
-    };
-    // A server that does not tell it is no less healthy.
-    let lock_wait = waits.and_then(|rows| rows).ok().and_then(|rows| lock_wait(rows.first()?).ok());
+    let waits = timeout_at(Instant::now() + LOCKS_PATIENCE, lease.live.reading(waits.rows(client, &[]))).await;
+    let in_time = waits.is_ok();
+    // A server that does not tell it, or not soon, is no less healthy.
+    let waits = waits.ok().and_then(|answer| answer.and_then(|rows| rows).ok());
+    let lock_wait = waits.and_then(|rows| lock_wait(rows.first()?).ok());
     let sample = match answer {
         Ok(connections) => {
             Ok(StoreSample { latency, connections: Some(connections), lock_wait, ..StoreSample::default() })
@@ -80,7 +81,11 @@ pub(super) async fn health(database: &Database, deadline: Instant) -> Result<Sto
             _ => Err(database.failed(&error)),
         },
     };
-    lease.give_back();
+    if in_time {
+        lease.give_back();
+    } else {
+        lease.abandon().await;
+    }
     sample
 }
 
