@@ -229,9 +229,20 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         if self.held.is_empty() {
             return Ok(Step::Rest(POLL_LISTENING));
         }
-        if self.replay().await? {
-            return Ok(Step::Worked);
-        }
+        // Between other events: those go on while many are handled again.
+        let replayed = self.replay().await?;
+        let step = self.read(views, stop).await?;
+        Ok(match step {
+            Step::Rest(_) if replayed => Step::Worked,
+            step => step,
+        })
+    }
+
+    async fn read(
+        &mut self,
+        views: &watch::Receiver<View>,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Step, ProjectorError> {
         let (mut range, mut retrying) = self.range();
         let mut blocked = false;
         if range.is_empty() || (!retrying && self.must_look()) {

@@ -151,6 +151,7 @@ impl ElasticsearchStore {
             parts.extend(last.first().map(|location| vec![*location]));
             (parts, memory.at_once)
         };
+        let requests = parts.len();
         let (mut halved, mut is_one_to_blame, mut again) = (0, false, HashSet::new());
         while let Some(mut part) = parts.pop_front() {
             let shards: Vec<Vec<String>> = {
@@ -192,7 +193,10 @@ impl ElasticsearchStore {
                 answers.insert(location.clone(), answer);
             }
         }
-        self.memory.lock().await.at_once = next_at_once(at_once, halved > 0, is_one_to_blame);
+        // Where there are more parts than may be halved, trying a larger size could cost the rest their answers.
+        if halved > 0 || requests <= MOST_HALVED {
+            self.memory.lock().await.at_once = next_at_once(at_once, halved > 0, is_one_to_blame);
+        }
         answers
     }
 

@@ -127,11 +127,11 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
     pub(super) async fn hold(
         &mut self,
         (shard, position): (u32, i64),
-        is_alone: bool,
+        counts: bool,
         why: &ProjectorError,
     ) -> Result<(), ProjectorError> {
         let before = self.reader.before(position);
-        let pause = self.stuck.fail(shard, (before, position), is_alone, Instant::now());
+        let pause = self.stuck.fail(shard, (before, position), counts, Instant::now());
         let why = why.to_string();
         tracing::error!(shard, retry_in = ?pause, "{why}");
         if let Some(held) = self.held.get(&shard).copied() {

@@ -31,6 +31,8 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
     ) -> Result<(), ProjectorError> {
         let at = (event.shard, event.position);
         let place = self.reader.place(event.shard, event.position);
+        // Only what is its own fault counts towards setting it aside.
+        let counts = is_alone && matches!(fault, Fault::Event(_));
         let why = match fault {
             Fault::NoRoom => self.too_many("the event behind parked ones of its stream", place),
             Fault::Event(class) if is_alone && self.is_given_up(at) => {
@@ -50,7 +52,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 ProjectorError::EventFailed { event_type: event.event_type.clone(), place, message }
             }
         };
-        self.hold(at, is_alone, &why).await
+        self.hold(at, counts, &why).await
     }
 
     /// The same with an event that cannot be read. `is_alone` says that no other was to be read.

@@ -36,7 +36,8 @@ cross join pg_catalog.pg_roles r cross join pg_catalog.pg_database d
 where r.rolname = session_user and d.datname = pg_catalog.current_database()
 group by r.oid, r.rolsuper, r.rolconnlimit, d.oid, d.datconnlimit";
 
-/// The session of this database that has waited longest for a lock, for five seconds at least: shorter waits are usual. Rows are locked by transactions, which are
+/// The session of this database that has waited longest for a lock, for five seconds at least: shorter waits are usual. Advisory locks are left out, which
+/// applications wait for on purpose, and so are those for the end of transactions as a whole. Of those in its way one that does not wait itself, if there is one. Rows are locked by transactions, which are
 /// of no database, so that the session says of which it is. Everybody may see this of all sessions. `waitstart` is there from PostgreSQL 14 on: of
 /// older servers nothing is told. A transaction that was prepared (`PREPARE TRANSACTION`) holds locks as process 0.
 const LOCK_WAIT: &str = "
@@ -44,12 +45,14 @@ select w.pid, coalesce(w.application_name, ''), (extract(epoch from w.since) * 1
 from (
     select l.pid, a.application_name, (pg_catalog.to_jsonb(l) ->> 'waitstart')::timestamptz as since
     from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
-    where not l.granted and a.datid = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+    where not l.granted and l.locktype not in ('advisory', 'virtualxid')
+        and (pg_catalog.to_jsonb(l) ->> 'waitstart')::timestamptz < pg_catalog.clock_timestamp() - interval '5 seconds'
+        and a.datid = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+    order by since, l.pid limit 1
 ) w
 cross join lateral pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) as b(pid)
 left join pg_catalog.pg_stat_activity h on h.pid = b.pid
-where w.since < pg_catalog.clock_timestamp() - interval '5 seconds'
-order by w.since, b.pid limit 1";
+order by exists (select from pg_catalog.pg_locks o where o.pid = b.pid and not o.granted), b.pid limit 1";
 
 pub(super) async fn health(database: &Database, deadline: Instant) -> Result<StoreSample, MeasureError> {
     let lease = database.lease(deadline).await?;

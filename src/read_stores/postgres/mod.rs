@@ -89,7 +89,11 @@ impl InTable for TableLocation {
             let (mut failed, mut parked) = (HashMap::new(), Parked::NoTable);
             if table.rows.are_of_workers() {
                 failed = failed_events(client, table, &wanted).await.map_err(|error| refused(table, &error))?;
-                parked = parked::count(client, &table.table, &wanted).await.map_err(|error| refused(table, &error))?;
+                // The last of the questions: that it cannot be answered leaves the others' answers.
+                parked = match parked::count(client, &table.table, &wanted).await {
+                    Err(error) if !client.is_closed() => Parked::Hidden(refused(table, &error)),
+                    counted => counted.map_err(|error| refused(table, &error))?,
+                };
             }
             Ok::<_, MeasureError>((column.is_some(), names, rows, visibility, failed, parked))
         });

@@ -41,15 +41,23 @@ pub(super) async fn count(client: &Client, checkpoints: &str, projections: &[Str
     let Some(schema) = checkpoints.strip_suffix(CHECKPOINT_TABLE) else { return Ok(Parked::NoTable) };
     let table = format!("{schema}{PARKED_TABLE}");
     let quoted = quote_table(&table);
-    let readable = "select pg_catalog.to_regclass($1::text) is not null,
-         coalesce(pg_catalog.has_table_privilege(pg_catalog.to_regclass($1::text), 'select'), false)";
+    let readable = "select t is not null,
+         coalesce(pg_catalog.has_column_privilege(t, 'projection', 'select') and pg_catalog.has_column_privilege(t, 'state', 'select'), false),
+         coalesce(pg_catalog.row_security_active(t), false) from (select pg_catalog.to_regclass($1::text) as t) s";
     let row = Query::new(readable, &[Type::TEXT]).row(client, &[&quoted]).await?;
-    let (is_there, is_readable): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    let (is_there, is_readable, has_policies): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if !is_there {
         return Ok(Parked::NoTable);
     }
     if !is_readable {
-        let message = format!("table {table} may not be read: grant select on it to the operator's role");
+        let message =
+            format!("table {table} may not be read: grant select (projection, state) on it to the operator's role");
+        return Ok(Parked::Hidden(MeasureError { reason: Reason::PermissionDenied, message }));
+    }
+    if has_policies {
+        let message = format!(
+            "row security of table {table} may hide rows from the operator's role: give it a policy for all rows, or the attribute BYPASSRLS"
+        );
         return Ok(Parked::Hidden(MeasureError { reason: Reason::PermissionDenied, message }));
     }
     let count = format!(

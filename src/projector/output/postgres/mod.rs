@@ -111,7 +111,7 @@ impl PostgresReadModel {
         parking.load(&self.session.client, &shards).await.map(drop).map_err(doing(SETTING_ASIDE))
     }
 
-    /// Begins a transaction for events of which some are to be parked behind others. Returns how many of them fit into it; nothing where some follow no
+    /// Begins a transaction for events that are to be parked behind others. Returns how many of them fit into it; nothing where some follow no
     /// parked event any more.
     async fn begin_parking(&mut self, events: &[Event]) -> Result<Option<usize>, ApplyError> {
         let Some(parking) = &mut self.parking else { return Ok(None) };
@@ -123,7 +123,8 @@ impl PostgresReadModel {
                 let message =
                     "others park or drop events of this projection, or a transaction that dropped some is still open"
                         .to_owned();
-                return Err(ApplyError::Contention { index: 0, message });
+                // Its shard waits, and no other with it.
+                return Err(ApplyError::Event { index: 0, message });
             }
             Err(error) => Err(error),
         };
@@ -218,7 +219,12 @@ impl ReadModel for PostgresReadModel {
         hurry: &(dyn Fn() -> bool + Sync),
     ) -> Result<Applied, ApplyError> {
         let (mut events, mut transaction) = (events, Transaction::ToBegin);
-        if events.iter().any(|event| event.behind_parked.is_some()) {
+        // No handler runs while others wait to park.
+        let is_behind = |event: &Event| event.behind_parked.is_some();
+        let parks = events.first().is_some_and(is_behind);
+        let alike = events.iter().take_while(|event| is_behind(event) == parks).count();
+        events = events.get(..alike).unwrap_or(events);
+        if parks {
             let Some(count) = self.begin_parking(events).await? else {
                 return Ok(Applied::ReadAgain(Again::NoneParked));
             };

@@ -63,9 +63,12 @@ begin
         update {table} p set replay = true from ready r
         where not $7 and p.projection = r.projection and p.shard = r.shard and p.position = r.position
             and p.state in ('parked', 'skipped')
+        returning p.*
+    ), told as (
+        select * from marked union all select * from ready where $7
     )
     select r.shard, r.position, r.place, r.stream, r.type, r.state, r.reason, r.attempts, r.parked_at
-    from ready r order by r.position;
+    from told r order by r.position;
 end
 "
     )
@@ -93,9 +96,12 @@ begin
         update {table} p set state = 'dropped', replay = false, dropped_at = now(), dropped_reason = $2 from chosen c
         where not $7 and p.projection = c.projection and p.shard = c.shard and p.position = c.position
             and p.state in ('parked', 'skipped')
+        returning c.*
+    ), told as (
+        select * from dropped union all select * from chosen where $7
     )
-    select c.shard, c.position, c.place, c.stream, c.type, c.state, c.reason, c.attempts, c.parked_at
-    from chosen c order by c.position;
+    select t.shard, t.position, t.place, t.stream, t.type, t.state, t.reason, t.attempts, t.parked_at
+    from told t order by t.position;
 end
 "
     )

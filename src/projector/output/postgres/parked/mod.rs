@@ -50,13 +50,21 @@ pub(super) enum Room {
 }
 
 impl Parking {
-    /// Makes the table where events are to be set aside and it is missing. `None` where no event is and there is no table.
+    /// Makes the table where events are to be set aside and it is missing. `None` where no event is and there is no table, or one that this role may not write:
+    /// no event of its projection can be parked there then.
     pub(super) async fn open(client: &Client, tables: &Tables, poison: Poison) -> Result<Option<Self>, ProjectorError> {
         let failed = doing("read store: making the table projectionist_parked");
         let is_there = "select to_regclass($1::text) is not null";
-        let find = async || client.query_one(is_there, &[&tables.parked]).await?.try_get::<_, bool>(0);
+        let find = async |what: &str| client.query_one(what, &[&tables.parked]).await?.try_get::<_, bool>(0);
         if poison.on_poison == OnPoison::Pause {
-            if !find().await.map_err(&failed)? {
+            if !find(is_there).await.map_err(&failed)? {
+                return Ok(None);
+            }
+            if !find(statements::MAY_WRITE).await.map_err(&failed)? {
+                tracing::warn!(
+                    table = tables.parked,
+                    "events are parked in this table, which this role may not read and write: no event of this Projection is looked for there"
+                );
                 return Ok(None);
             }
         } else {
@@ -65,7 +73,7 @@ impl Parking {
                 .batch_execute("begin; select pg_advisory_xact_lock(hashtextextended('projectionist tables', 0))")
                 .await
                 .map_err(&failed)?;
-            if !find().await.map_err(&failed)? {
+            if !find(is_there).await.map_err(&failed)? {
                 client.batch_execute(&statements::definition(&tables.parked)).await.map_err(&failed)?;
             }
             for function in [&REPLAY, &DROP] {

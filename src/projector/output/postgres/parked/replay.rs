@@ -11,7 +11,7 @@ use super::{
             super::{
                 error::{ProjectorError, doing},
                 event::{Event, JsonText},
-                postgres_errors::{Failure, database_message, failure},
+                postgres_errors::{Failure, database_message, failure, fault_of_the_event},
             },
             Held, Replayed,
         },
@@ -48,9 +48,11 @@ impl Parking {
             Ok(Handled::NoHandler) => ("its type has no handler now".to_owned(), None),
             Err(error) => match failure(&error) {
                 Failure::Connection => return Err(doing(REPLAYING)(error)),
-                // It stays marked.
-                Failure::Contention => return roll_back(client).await.map(|()| self.nothing()),
-                Failure::Handler => (database_message(&error), error.code().map(|code| code.code().to_owned())),
+                // What may pass: it stays marked.
+                Failure::Handler if lasts(&error) => {
+                    (database_message(&error), error.code().map(|code| code.code().to_owned()))
+                }
+                _ => return roll_back(client).await.map(|()| self.nothing()),
             },
         };
         roll_back(client).await?;
@@ -121,6 +123,11 @@ impl Parking {
         client.batch_execute("commit").await?;
         Ok(is_ours)
     }
+}
+
+/// True for a failure that trying again does not mend: by the event's own fault, or by the handler's or the schema's (class 42).
+fn lasts(error: &Error) -> bool {
+    fault_of_the_event(error).is_some() || error.code().is_some_and(|code| code.code().starts_with("42"))
 }
 
 /// What came of an event in its transaction.

@@ -11,6 +11,11 @@ const AS_NEW: &str = "on conflict (projection, shard, position) do update set
      error_class = excluded.error_class, attempts = excluded.attempts, first_failed_at = excluded.first_failed_at,
      parked_at = excluded.parked_at, replay = false, dropped_at = null, dropped_reason = null";
 
+/// Whether the role may do all that parking takes. A list of rights would ask for one of them.
+pub(super) const MAY_WRITE: &str =
+    "select has_table_privilege(t, 'select') and has_table_privilege(t, 'insert') and has_table_privilege(t, 'update')
+     and has_table_privilege(t, 'delete') from (select to_regclass($1::text) as t) s";
+
 pub(super) fn definition(table: &str) -> String {
     // The body is text, since what is no JSON for PostgreSQL may be the very reason why an event fails.
     format!(
