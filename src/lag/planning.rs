@@ -228,8 +228,7 @@ impl Model {
 
     /// Keeps a number that rose for a while, and adds no worker where none would help.
     fn steady(&mut self, seen: &PlanningInput, bounds: &Bounds, stage: Stage, up: Fit, down: Fit) -> (u32, Fit) {
-        let before = self.steadiness.before();
-        let held = before.unwrap_or(seen.workers.ready).max(bounds.min).max(1);
+        let held = self.steadiness.held(seen.workers.ready, bounds.min);
         let mut up = up;
         if seen.stuck || seen.saturated.is_some() || bounds.strain.is_some() {
             let bound = seen.saturated.is_some() && !matches!(up.limit, Limit::None | Limit::Min);

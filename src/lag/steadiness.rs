@@ -58,6 +58,11 @@ impl Steadiness {
         self.heard = Some(workers);
     }
 
+    /// The number that is kept while no worker may be added: the last answer, and before there is one the workers that are ready.
+    pub(super) fn held(&self, ready: u32, min: u32) -> u32 {
+        self.before().unwrap_or(ready).max(min).max(1)
+    }
+
     /// The last answer.
     pub(super) fn before(&self) -> Option<u32> {
         self.heard.or(self.before)

@@ -36,7 +36,7 @@ impl Model {
                 reason: "0 workers: the value has been zero".to_owned(),
             }
         } else {
-            let held = before.unwrap_or(workers.ready).max(bounds.min).max(1);
+            let held = self.steadiness.held(workers.ready, bounds.min);
             let fit = match bounds.strain {
                 Some(_) if fit.workers > held => Fit { workers: held, limit: Limit::ReadStore },
                 _ => fit,

@@ -7,16 +7,16 @@ use crate::api::{ProjectionSpec, ReadStore};
 /// Stands for the version.
 const PLACEHOLDER: &str = "{version}";
 
-/// The spec with its version in place of each `{version}`; as it is where it names no version.
+/// The spec with its version in place of each `{version}`; as it is where there is nothing to replace.
 pub(super) fn filled(spec: &ProjectionSpec) -> Cow<'_, ProjectionSpec> {
-    let Some(version) = spec.version.as_deref() else { return Cow::Borrowed(spec) };
-    let mut filled = spec.clone();
-    if let Some(ReadStore { postgres: Some(store), .. }) = &mut filled.read_store
-        && let Some(schema) = &mut store.schema
+    let mut filled = Cow::Borrowed(spec);
+    if let (Some(version), Some(ReadStore { postgres: Some(store), .. })) = (&spec.version, &spec.read_store)
+        && let Some(schema) = store.schema.as_ref().filter(|schema| schema.contains(PLACEHOLDER))
+        && let Some(ReadStore { postgres: Some(store), .. }) = &mut filled.to_mut().read_store
     {
-        *schema = schema.replace(PLACEHOLDER, version);
+        store.schema = Some(schema.replace(PLACEHOLDER, version));
     }
-    Cow::Owned(filled)
+    filled
 }
 
 #[cfg(test)]

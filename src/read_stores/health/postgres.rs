@@ -37,9 +37,9 @@ where r.rolname = session_user and d.datname = pg_catalog.current_database()
 group by r.oid, r.rolsuper, r.rolconnlimit, d.oid, d.datconnlimit";
 
 /// The session of this database that has waited longest for a lock, for five seconds at least: shorter waits are usual. Advisory locks are left out, which
-/// applications wait for on purpose, and so are those for the end of transactions as a whole. Of those in its way one that does not wait itself, if there is one. Rows are locked by transactions, which are
-/// of no database, so that the session says of which it is. Everybody may see this of all sessions. `waitstart` is there from PostgreSQL 14 on: of
-/// older servers nothing is told. A transaction that was prepared (`PREPARE TRANSACTION`) holds locks as process 0.
+/// applications wait for on purpose, and so are those for the end of transactions as a whole. Of those in its way one that does not wait itself, if there is one.
+/// Rows are locked by transactions, which are of no database, so that the session says of which it is. Everybody may see this of all sessions. `waitstart` is
+/// there from PostgreSQL 14 on: of older servers nothing is told. A transaction that was prepared (`PREPARE TRANSACTION`) holds locks as process 0.
 const LOCK_WAIT: &str = "
 select w.pid, coalesce(w.application_name, ''), (extract(epoch from w.since) * 1000)::bigint, b.pid, coalesce(h.application_name, '')
 from (

@@ -14,6 +14,10 @@ macro_rules! signature {
     };
 }
 
+/// The same columns of the rows `told`.
+const TELL: &str = "select t.shard, t.position, t.place, t.stream, t.type, t.state, t.reason, t.attempts, t.parked_at
+    from told t order by t.position";
+
 /// Marks events to be handled again.
 pub(super) const REPLAY: Function = Function {
     name: "projectionist_replay",
@@ -67,8 +71,7 @@ begin
     ), told as (
         select * from marked union all select * from ready where $7
     )
-    select r.shard, r.position, r.place, r.stream, r.type, r.state, r.reason, r.attempts, r.parked_at
-    from told r order by r.position;
+    {TELL};
 end
 "
     )
@@ -100,8 +103,7 @@ begin
     ), told as (
         select * from dropped union all select * from chosen where $7
     )
-    select t.shard, t.position, t.place, t.stream, t.type, t.state, t.reason, t.attempts, t.parked_at
-    from told t order by t.position;
+    {TELL};
 end
 "
     )

@@ -7,7 +7,10 @@ mod functions;
 mod replay;
 mod statements;
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Error, Statement, types::ToSql};
@@ -37,7 +40,7 @@ pub(super) struct Parking {
     tables: Tables,
     poison: Poison,
     /// The streams of this worker's shards whose later events are to be parked as well.
-    streams: HashSet<(u32, String)>,
+    streams: HashMap<u32, HashSet<String>>,
     /// When there was nothing to handle again.
     idle_since: Option<Instant>,
 }
@@ -81,7 +84,7 @@ impl Parking {
             }
             client.batch_execute("commit").await.map_err(&failed)?;
         }
-        Ok(Some(Self { tables: tables.clone(), poison, streams: HashSet::new(), idle_since: None }))
+        Ok(Some(Self { tables: tables.clone(), poison, streams: HashMap::new(), idle_since: None }))
     }
 
     /// Has the statement prepared that parks an event behind others.
@@ -91,8 +94,8 @@ impl Parking {
 
     /// True for an event of a stream with parked events.
     pub(super) fn holds_stream_of(&self, event: &Event) -> bool {
-        let holds = |stream: &String| self.streams.contains(&(event.shard, stream.clone()));
-        !self.streams.is_empty() && event.stream.as_ref().is_some_and(holds)
+        let parked = self.streams.get(&event.shard).zip(event.stream.as_ref());
+        parked.is_some_and(|(streams, stream)| streams.contains(stream))
     }
 
     /// Notes that an event was set aside.
@@ -101,7 +104,7 @@ impl Parking {
             && self.poison.park_stream
             && let Some(stream) = stream
         {
-            self.streams.insert((*shard, (*stream).to_owned()));
+            self.streams.entry(*shard).or_default().insert((*stream).to_owned());
         }
     }
 
@@ -144,7 +147,7 @@ impl Parking {
         let rows = client
             .query(&statements::streams(&self.tables.parked), &[&self.tables.projection, &signed(shards)])
             .await?;
-        self.streams.retain(|(shard, _)| !shards.contains(shard));
+        self.streams.retain(|shard, _| !shards.contains(shard));
         let mut marked = false;
         for row in &rows {
             let shard = u32::try_from(row.try_get::<_, i32>(0)?).unwrap_or_default();
@@ -152,7 +155,7 @@ impl Parking {
             if let Some(stream) = stream.filter(|_| self.poison.park_stream)
                 && row.try_get(2)?
             {
-                self.streams.insert((shard, stream));
+                self.streams.entry(shard).or_default().insert(stream);
             }
             marked |= row.try_get::<_, bool>(3)?;
         }
@@ -178,22 +181,17 @@ impl Parking {
         Ok(Room::For(u32::try_from(most - parked).unwrap_or_default()))
     }
 
-    /// How many of `events` may be handled together, in order, in a transaction that has begun: all before the first that would have to be parked and for
-    /// which there is no room. `None` where one of them follows no parked event any more.
+    /// How many of `events`, which are all to be parked behind others, may be parked in a transaction that has begun. `None` where one of them follows no parked
+    /// event any more.
     pub(super) async fn fitting(
         &mut self,
         client: &Client,
         events: &[Event],
         room: u32,
     ) -> Result<Option<usize>, Error> {
-        let is_behind = |event: &&Event| event.behind_parked.is_some();
-        let shards: HashSet<u32> = events.iter().filter(is_behind).map(|event| event.shard).collect();
+        let shards: HashSet<u32> = events.iter().map(|event| event.shard).collect();
         self.load(client, &shards.into_iter().collect::<Vec<_>>()).await?;
-        if !events.iter().filter(is_behind).all(|event| self.holds_stream_of(event)) {
-            return Ok(None);
-        }
-        let behind = events.iter().enumerate().filter(|(_, event)| event.behind_parked.is_some());
-        let first_without = behind.map(|(index, _)| index).nth(room as usize);
-        Ok(Some(first_without.unwrap_or(events.len())))
+        let all_follow = events.iter().all(|event| self.holds_stream_of(event));
+        Ok(all_follow.then_some(events.len().min(room as usize)))
     }
 }
