@@ -100,6 +100,14 @@ impl Following {
         let required = projection.status.as_ref()?.required_workers()?;
         (!self.outdated.contains(&name_of(projection))).then_some(required)
     }
+
+    /// The same of the run of this version, beside the one that serves readers.
+    pub fn required_of(&self, projection: &Projection, version: &str) -> Option<u32> {
+        if !self.another_leads || self.outdated.contains(&name_of(projection)) {
+            return None;
+        }
+        projection.status.as_ref()?.required_workers_of(version)
+    }
 }
 
 /// Notes on a Projection as it came from the watch whether a client other than the operator wrote the number in its status, or the late events. The

@@ -34,11 +34,18 @@ pub const ENDPOINTS_ANNOTATION: &str = "projectionist.dev/endpoints";
 /// Annotation of a Projection that suspends it like `spec.suspend`: `true`, or `false`. `kubectl annotate` sets it on all that a label or a field selects.
 pub const SUSPEND_ANNOTATION: &str = "projectionist.dev/suspend";
 
+/// Annotation of a Projection that names the version to which readers are to be led as soon as it has caught up.
+pub const PROMOTE_ANNOTATION: &str = "projectionist.dev/promote";
+/// Annotation of a Projection that names the version to which readers are to be led back at once.
+pub const ROLLBACK_ANNOTATION: &str = "projectionist.dev/rollback";
+
 /// Annotation of the Lease with the Projections whose status does not show what the leader asks for, as `namespace/name`, separated by commas.
 pub const OUTDATED_ANNOTATION: &str = "projectionist.dev/outdated-status";
 
 /// Label in metric selectors that names one projection.
 pub const METRIC_PROJECTION_LABEL: &str = "projection";
+/// Label in metric selectors that names one version of a projection.
+pub const METRIC_VERSION_LABEL: &str = "version";
 
 /// Environment variables that every worker gets.
 pub mod worker_env {
@@ -191,6 +198,9 @@ pub mod secret_key {
 pub const PROJECTOR_CONFIG_PATH: &str = "/etc/projectionist/projector.json";
 /// The key of that file in the ConfigMap.
 pub const PROJECTOR_CONFIG_KEY: &str = "projector.json";
+
+/// The key of the ConfigMap of a run with the spec that the run was made with.
+pub const STORED_SPEC_KEY: &str = "spec.json";
 
 /// The checkpoint table of the built-in projector, in the read store.
 pub const CHECKPOINT_TABLE: &str = "projectionist_checkpoints";

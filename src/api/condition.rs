@@ -21,11 +21,13 @@ pub enum ConditionType {
     HeldBack,
     /// At least one worker is ready, or none is wanted.
     Available,
+    /// Readers see the version that the spec names. Only there with `rollout.strategy: BlueGreen`.
+    Promoted,
 }
 
 impl ConditionType {
     /// Every condition, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ready,
         Self::SourceReachable,
         Self::ReadStoreReachable,
@@ -34,6 +36,7 @@ impl ConditionType {
         Self::Progressing,
         Self::HeldBack,
         Self::Available,
+        Self::Promoted,
     ];
 
     /// The name in `status.conditions[].type`.
@@ -47,6 +50,7 @@ impl ConditionType {
             Self::Progressing => "Progressing",
             Self::HeldBack => "HeldBack",
             Self::Available => "Available",
+            Self::Promoted => "Promoted",
         }
     }
 }
@@ -237,6 +241,18 @@ reasons! {
     ApiServiceTakenOver,
     /// The number of workers changed.
     Scaled,
+    /// Readers are led to another version.
+    Promoted,
+    /// Readers are led back to the version that they saw before.
+    RolledBack,
+    /// A new version has not caught up yet.
+    CatchingUp,
+    /// A new version has caught up and waits to be promoted.
+    AwaitingPromotion,
+    /// A new version was not promoted within its deadline.
+    RolloutFailed,
+    /// Readers could not be led to another version.
+    SwitchFailed,
 }
 
 impl fmt::Display for Reason {

@@ -11,6 +11,8 @@ mod duration;
 mod projector;
 mod read_store;
 mod read_store_status;
+mod rollout;
+mod run_status;
 mod scaling;
 mod shards;
 mod source;
@@ -37,6 +39,8 @@ pub use read_store::{
 pub use read_store_status::{
     ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreState, ReadStoreStatus, WriteQueueStatus,
 };
+pub use rollout::{OnRolloutFailure, PostgresViews, Promotion, ReaderSwitch, Rollout, RolloutStrategy};
+pub use run_status::{RolloutStatus, RunRole, RunStatus, RunWorkers};
 pub use scaling::{
     Autoscaler, CatchUp, Failure, Lag, LookAhead, OnPoison, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget,
 };
@@ -120,6 +124,9 @@ mod tests {
             ".readStore.redis.connection.clientCertificateSecretRef.name",
             ".readStore.redis.connection.secretRef",
             ".readStore.redis.connection.secretRef.name",
+            ".rollout.switch.postgresView",
+            ".rollout.switch.postgresView.schema",
+            ".rollout.switch.postgresView.views",
             ".source.kafka.connection",
             ".source.kafka.connection.caSecretRef.name",
             ".source.kafka.connection.clientCertificateSecretRef.name",

@@ -7,8 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CatchUp, Checkpoint, Failure, KafkaSource, KurrentDbSource, Lag, NatsSource, PostgresSource, ProjectionStatus,
-    Projector, PrometheusSource, RabbitMqSource, ReadStore, RedisSource, Scaling, ScrapeSource,
+    Projector, PrometheusSource, RabbitMqSource, ReadStore, RedisSource, Rollout, Scaling, ScrapeSource,
 };
+
+/// A rule for Projections whose versions are built side by side.
+macro_rules! blue_green {
+    ($rule:literal) => {
+        concat!("!has(self.rollout) || !has(self.rollout.strategy) || self.rollout.strategy != 'BlueGreen' || ", $rule)
+    };
+}
 
 /// A Projection runs the workers that turn the events of one source into one read model, measures how far behind they
 /// are, and scales them so that no event waits longer than the lag target.
@@ -114,7 +121,15 @@ use super::{
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || !has(self.source.postgres) || !has(oldSelf.source.postgres) || !has(self.source.postgres.eventTable) || !has(oldSelf.source.postgres.eventTable) || (self.source.postgres.eventTable.table == oldSelf.source.postgres.eventTable.table && self.source.postgres.eventTable.position == oldSelf.source.postgres.eventTable.position && self.source.postgres.eventTable.stream == oldSelf.source.postgres.eventTable.stream)").message("spec.source.postgres.eventTable: table, position and stream cannot be changed for a built-in projector, whose checkpoints are positions of that table by the hash of that stream. Delete the Projection and create it under another name to rebuild"),
     validation = Rule::new("!has(self.projector) || !has(self.projector.builtin) || !has(oldSelf.projector) || !has(oldSelf.projector.builtin) || (has(self.source.postgres) == has(oldSelf.source.postgres) && has(self.source.kafka) == has(oldSelf.source.kafka) && has(self.source.redis) == has(oldSelf.source.redis) && has(self.source.nats) == has(oldSelf.source.nats) && has(self.source.rabbitmq) == has(oldSelf.source.rabbitmq) && has(self.source.kurrentdb) == has(oldSelf.source.kurrentdb))").message("spec.source cannot be changed to another kind for a built-in projector: its checkpoint and its notes are of events of that source. Delete the Projection and create it under another name to rebuild"),
     validation = Rule::new("!has(self.readStore) || !has(self.readStore.postgres) || !has(self.readStore.postgres.schema) || !self.readStore.postgres.schema.contains('{version}') || has(self.version)").message("spec.version is required where spec.readStore.postgres.schema holds {version}"),
-    validation = Rule::new("!has(self.readStore) || !has(self.readStore.postgres) || !has(self.readStore.postgres.schema) || !self.readStore.postgres.schema.contains('{version}') || !has(self.version) || !has(oldSelf.version) || self.version == oldSelf.version").message("spec.version cannot be changed where spec.readStore.postgres.schema holds {version}: in the schema of another version the read model begins empty, and readers see the old one. Name a schema without {version}, or create a Projection under another name to rebuild"),
+    validation = Rule::new("!has(self.readStore) || !has(self.readStore.postgres) || !has(self.readStore.postgres.schema) || !self.readStore.postgres.schema.contains('{version}') || !has(self.version) || !has(oldSelf.version) || self.version == oldSelf.version || (has(self.rollout) && has(self.rollout.strategy) && self.rollout.strategy == 'BlueGreen')").message("spec.version cannot be changed where spec.readStore.postgres.schema holds {version}: in the schema of another version the read model begins empty, and readers see the old one. Create a Projection with spec.rollout.strategy BlueGreen to rebuild, or name a schema without {version}"),
+    validation = Rule::new(blue_green!("has(self.version)")).message("spec.version is required with spec.rollout.strategy BlueGreen: its runs are told apart by it"),
+    validation = Rule::new(blue_green!("has(self.rollout.switch)")).message("spec.rollout.switch is required with spec.rollout.strategy BlueGreen: it says how readers are led to a version"),
+    validation = Rule::new(blue_green!("(has(self.readStore) && has(self.readStore.postgres) && has(self.readStore.postgres.schema) && self.readStore.postgres.schema.contains('{version}'))")).message("spec.readStore.postgres.schema must hold {version} with spec.rollout.strategy BlueGreen: each version is built in a schema of its own"),
+    validation = Rule::new(blue_green!("(has(self.projector) && ((has(self.projector.builtin) && has(self.projector.builtin.handlers)) || (has(self.projector.template) && has(self.checkpoint) && has(self.checkpoint.readStore) && (!has(self.checkpoint.readStore.table) || !self.checkpoint.readStore.table.contains('.')))))")).message("spec.projector must be builtin with handlers, or template with spec.checkpoint.readStore and a table without a schema, with spec.rollout.strategy BlueGreen: only these have a checkpoint of their own for each version"),
+    validation = Rule::new(blue_green!("(has(self.source.postgres) && (has(self.source.postgres.eventTable) || has(self.source.postgres.marten) || has(self.source.postgres.messageDb) || has(self.source.postgres.commanded) || has(self.source.postgres.emmett)))")).message("spec.source must be an event store in PostgreSQL (eventTable, marten, messageDb, commanded or emmett) with spec.rollout.strategy BlueGreen: a new version is built from the first event on. A queue or outbox has no history, and whether other logs still hold all of theirs is not checked yet"),
+    validation = Rule::new("(has(self.rollout) && has(self.rollout.strategy) && self.rollout.strategy == 'BlueGreen') == (has(oldSelf.rollout) && has(oldSelf.rollout.strategy) && oldSelf.rollout.strategy == 'BlueGreen')").message("spec.rollout.strategy cannot be changed: the names of workers follow from it. Delete the Projection and create it again"),
+    validation = Rule::new("!has(self.rollout) || !has(self.rollout.switch) || !has(oldSelf.rollout) || !has(oldSelf.rollout.switch) || self.rollout.switch == oldSelf.rollout.switch").message("spec.rollout.switch cannot be changed: readers name these views"),
+    validation = Rule::new(blue_green!("!has(self.readStore) || !has(self.readStore.postgres) || !has(oldSelf.readStore) || !has(oldSelf.readStore.postgres) || self.readStore.postgres.connection == oldSelf.readStore.postgres.connection")).message("spec.readStore.postgres.connection cannot be changed with spec.rollout.strategy BlueGreen: one transaction leads readers from version to version, and versions are in one database. Change the Secret that it names"),
     validation = Rule::new("has(self.projector) == has(oldSelf.projector) && (!has(self.projector) || (has(self.projector.template) == has(oldSelf.projector.template) && has(self.projector.builtin) == has(oldSelf.projector.builtin) && has(self.projector.existing) == has(oldSelf.projector.existing)))").message("spec.projector cannot be changed to another kind: delete the Projection and create it again"),
 )]
 #[serde(rename_all = "camelCase")]
@@ -143,11 +158,14 @@ pub struct ProjectionSpec {
     #[serde(default)]
     pub suspend: bool,
     /// The version of the read model, which stands for `{version}` in `readStore.postgres.schema`, and which workers get as `PROJECTION_VERSION`: a change
-    /// restarts them. Lower-case letters, digits and `-`.
+    /// restarts them, or with `rollout.strategy: BlueGreen` builds the new version beside the other. Lower-case letters, digits and `-`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 40), regex(pattern = VERSION))]
     #[x_kube(validation = Rule::new("self != 'unversioned'").message("spec.version must not be \"unversioned\", which stands for none"))]
     pub version: Option<String>,
+    /// What a change of `version` does. Absent: workers are restarted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// The workload that turns events into read-model changes. Absent: the projection is only measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<Projector>,

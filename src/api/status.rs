@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ReadStoreStatus;
+use super::{ReadStoreStatus, RolloutStatus, RunRole, RunStatus, RunWorkers};
 
 /// What is known about a Projection. A field that is absent is unknown, never zero.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -13,7 +13,7 @@ pub struct ProjectionStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The version of the read model that the workers write, as `spec.version` names it.
+    /// The version of the read model that this status is about: the one that `spec.version` names or, with `rollout.strategy: BlueGreen`, that readers see.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Where the projection stands, in one word.
@@ -56,7 +56,15 @@ pub struct ProjectionStatus {
     /// The read store as the operator reaches it; absent without `spec.readStore`, and while it is not known which it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_store: Option<ReadStoreStatus>,
-    /// Ready, SourceReachable, ReadStoreReachable, LagKnown, WithinTarget, Progressing, HeldBack, Available.
+    /// The runs, each of which builds one version, with `rollout.strategy: BlueGreen`. What is outside of this list is about the one that readers see, or the
+    /// only one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["version"]))]
+    pub runs: Vec<RunStatus>,
+    /// What is remembered of rollouts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// Ready, SourceReachable, ReadStoreReachable, LagKnown, WithinTarget, Progressing, HeldBack, Available; and Promoted with `rollout.strategy: BlueGreen`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -66,6 +74,21 @@ impl ProjectionStatus {
     /// The workers that the leading replica asks for; absent where it does not know.
     pub fn required_workers(&self) -> Option<u32> {
         self.workers.as_ref()?.required?.try_into().ok()
+    }
+
+    /// The same of the run of this version.
+    pub fn required_workers_of(&self, version: &str) -> Option<u32> {
+        self.workers_of(version)?.required?.try_into().ok()
+    }
+
+    /// The workers of the run of this version.
+    pub fn workers_of(&self, version: &str) -> Option<RunWorkers> {
+        self.runs.iter().find(|run| run.version == version).map(|run| run.workers)
+    }
+
+    /// The version that readers see, as far as the status says.
+    pub fn live_version(&self) -> Option<&str> {
+        self.runs.iter().find(|run| run.role == RunRole::Live).map(|run| run.version.as_str())
     }
 }
 

@@ -121,7 +121,7 @@ pub(super) async fn run(args: OperatorArgs, serving_threads: tokio::runtime::Han
         offer,
         delegates,
         values: values.following(shared.following.clone()),
-        read_models: Some(Arc::new(ReadModelPositions::new(shared.projections.clone(), shared.waiters.clone()))),
+        read_models: Some(Arc::new(ReadModelPositions::new(shared.runs.clone(), shared.waiters.clone()))),
         // Its connections are tended where it is made.
         reviews: ClusterReviews::new(serving_threads.spawn(self::client()).await??),
         rate: Rate { per_second: metrics_api_requests_per_second, burst: metrics_api_request_burst },
@@ -146,7 +146,8 @@ fn sample(
     tasks: &mut Tasks,
 ) {
     let inputs = SamplerInputs {
-        projections: shared.projections.clone(),
+        runs: shared.runs.clone(),
+        read_stores: shared.read_stores.clone(),
         changed,
         following: shared.following.clone(),
         secrets: Arc::new(ClusterSecrets::new(shared.client.clone())),
@@ -179,6 +180,8 @@ fn control(
             client: shared.client.clone(),
             identity: shared.identity.clone(),
             projections: shared.projections.clone(),
+            runs: shared.runs.clone(),
+            readers: Arc::new(shared.read_stores.clone()),
             index: shared.index.clone(),
             existing: Arc::clone(&shared.existing),
             snapshot: shared.snapshot.clone(),
@@ -250,7 +253,7 @@ fn follow_cluster(
         client.clone(),
         scopes(),
         projections,
-        changed_tx,
+        changed_tx.clone(),
         triggers(),
         listed,
     ));
@@ -260,6 +263,7 @@ fn follow_cluster(
         followers.spawn(controller::follow_part(client.clone(), scopes(), part, index, triggers(), listed));
     }
     followers.spawn(may_reconcile(lists, synced_tx));
+    followers.spawn(tell_of_runs(synced_rx.clone(), changed_tx));
     (changed_rx, synced_rx)
 }
 
@@ -352,6 +356,14 @@ fn asked_for_the_rest(
         custom: of(delegate_custom, delegate_custom_ca_file)?,
         reserved: crate::metrics::PREFIX.to_owned(),
     })
+}
+
+/// The specs of older versions are known once all has been listed.
+async fn tell_of_runs(mut synced: watch::Receiver<bool>, changed: watch::Sender<u64>) {
+    if synced.wait_for(|synced| *synced).await.is_ok() {
+        changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+    std::future::pending::<()>().await;
 }
 
 async fn ok(part: impl Future<Output = ()>) -> anyhow::Result<()> {

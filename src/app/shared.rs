@@ -10,12 +10,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     api::Projection,
-    controller::{ExistingWorkloads, LiveIndex},
+    controller::{ExistingWorkloads, LiveIndex, SpecsOfWatches},
     leader_required::Following,
     measure::ProjectionKey,
     metrics_api::{ClientAuthorities, serving::ServingCertificate},
     platform::{registration::Unserved, shutdown::Shutdown},
+    read_stores::OpenStores,
     read_your_writes::Waiters,
+    runs::Runs,
     snapshot::SharedSnapshot,
 };
 
@@ -27,6 +29,9 @@ pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) identity: String,
     pub(super) projections: Store<Projection>,
+    pub(super) runs: Runs,
+    /// The read stores of runs, as the sampler opens them.
+    pub(super) read_stores: OpenStores,
     pub(super) index: LiveIndex,
     pub(super) existing: Arc<ExistingWorkloads>,
     pub(super) snapshot: SharedSnapshot,
@@ -75,10 +80,13 @@ pub(super) fn share(
     let (unserved_tx, unserved) = watch::channel(unserved);
     let existing = Arc::new(ExistingWorkloads::new(client.clone(), triggers_tx.clone()));
     let (index, snapshot) = (LiveIndex::default(), SharedSnapshot::default());
+    let runs = Runs::new(projections.clone(), Arc::new(SpecsOfWatches(index.clone())));
     let shared = Shared {
         client,
         identity,
         projections,
+        runs,
+        read_stores: OpenStores::default(),
         index,
         existing,
         snapshot,

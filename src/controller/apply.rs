@@ -89,6 +89,14 @@ impl Applier {
         Ok(())
     }
 
+    /// Removes everything of a run. What tells that there is a run goes last, so that a removal that was cut off is gone on with.
+    pub async fn remove_run(&self, owner: &Owner) -> Result<(), Unapplied> {
+        for part in Part::ALL.into_iter().rev() {
+            self.remove(owner, part).await?;
+        }
+        Ok(())
+    }
+
     /// The workload's scale.
     pub fn scaling(&self, owner: &Owner, target: &ScaleTarget) -> Scaling {
         Scaling::new(self.client.clone(), owner, target)

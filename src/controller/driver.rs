@@ -22,12 +22,13 @@ use super::{
     plan::{autoscaler::ServerAbilities, builtin_pods::WorkerDefaults},
     pod_look::PodLook,
     queue::{Ended, Queue},
+    rebuild::Rebuilder,
     reconcile::Reconciler,
     status::{report::Reports, writer::StatusWriter},
 };
 use crate::{
     api::Projection, measure::ProjectionKey, metrics::ControllerMetrics, platform::registration::Unserved,
-    snapshot::SharedSnapshot,
+    rebuild::SwitchReaders, runs::Runs, snapshot::SharedSnapshot,
 };
 
 /// Projections reconciled at once.
@@ -43,6 +44,10 @@ pub struct ControllerInputs {
     pub identity: String,
     /// All Projections.
     pub projections: Store<Projection>,
+    /// Their runs.
+    pub runs: Runs,
+    /// Leads readers from one version to another.
+    pub readers: Arc<dyn SwitchReaders>,
     /// The objects made for the Projections, as the watches show them.
     pub index: LiveIndex,
     /// The workloads that Projections name, which are watched while this replica leads.
@@ -73,6 +78,8 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
         client,
         identity,
         projections,
+        runs,
+        readers,
         index,
         snapshot,
         existing,
@@ -88,15 +95,18 @@ pub async fn run(inputs: ControllerInputs, shutdown: impl Future<Output = ()>) {
     let gatherer = Gatherer {
         client: client.clone(),
         projections: projections.clone(),
+        runs,
         index: index.clone(),
         existing,
         snapshot,
         unserved: unserved.clone(),
     };
-    let executor =
-        Executor { applier: Applier::new(client.clone(), index), workers, server, metrics: Arc::clone(&metrics) };
+    let applier = Applier::new(client.clone(), index);
+    let rebuilder = Rebuilder { readers, applier: applier.clone() };
+    let executor = Executor { applier, workers, server, metrics: Arc::clone(&metrics) };
     let reconciler = Arc::new(Reconciler {
         gatherer,
+        rebuilder,
         executor,
         pods: PodLook::new(client.clone()),
         writer: StatusWriter {

@@ -6,7 +6,10 @@ use kube::runtime::{reflector, watcher::Event};
 use serde_json::json;
 
 use super::*;
-use crate::controller::mock_api::{Answer, Server, failure};
+use crate::{
+    controller::mock_api::{Answer, Server, failure},
+    read_stores::OpenStores,
+};
 
 /// Long enough for a round that must not come.
 const QUIET: Duration = Duration::from_millis(300);
@@ -42,6 +45,8 @@ async fn it_reconciles_only_while_this_replica_leads_and_everything_has_been_lis
         existing: Arc::new(ExistingWorkloads::new(client.clone(), trigger.clone())),
         client,
         identity: "replica-1".to_owned(),
+        runs: projections.clone().into(),
+        readers: Arc::new(OpenStores::default()),
         projections,
         index: LiveIndex::default(),
         snapshot: SharedSnapshot::default(),

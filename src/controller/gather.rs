@@ -32,6 +32,7 @@ use crate::{
     platform::registration::Unserved,
     required_workers::RequiredWorkers,
     resolve::{Invalid, Stated, Validated, Workload, run_of, validate},
+    runs::Runs,
     snapshot::{Measured, Observation, SharedSnapshot, Snapshot},
 };
 
@@ -42,6 +43,7 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 pub struct Gatherer {
     pub(super) client: Client,
     pub(super) projections: Store<Projection>,
+    pub(super) runs: Runs,
     pub(super) index: LiveIndex,
     pub(super) existing: Arc<ExistingWorkloads>,
     pub(super) snapshot: SharedSnapshot,
@@ -83,8 +85,8 @@ pub(super) struct Gathered {
 }
 
 impl Gatherer {
-    /// `None` where the Projection does not exist or is being deleted; Kubernetes deletes its objects with it.
-    pub(super) async fn gather(&self, key: &ProjectionKey, memory: &mut Memory) -> Option<Gathered> {
+    /// The Projection as it is written. `None` where it does not exist or is being deleted; Kubernetes deletes its objects with it.
+    pub(super) fn projection(&self, key: &ProjectionKey, memory: &mut Memory) -> Option<Arc<Projection>> {
         let Some(projection) = self.projections.get(&ObjectRef::new(&key.name).within(&key.namespace)) else {
             *memory = Memory::default();
             return None;
@@ -93,12 +95,24 @@ impl Gatherer {
         if memory.uid != uid {
             *memory = Memory { uid: uid.clone(), ..Memory::default() };
         }
-        if projection.metadata.deletion_timestamp.is_some() || memory.gone {
-            return None;
-        }
-        let (previous, there) = statuses(&projection, memory);
-        let spec = validate(&projection);
-        let run = run_of(&projection);
+        let stays = projection.metadata.deletion_timestamp.is_none() && !memory.gone;
+        stays.then_some(projection)
+    }
+
+    /// The run of this version, as a Projection of its own; the only one where `version` is absent. `statuses` are those of the Projection.
+    pub(super) async fn gather(
+        &self,
+        projection: &Arc<Projection>,
+        runs: &[Arc<Projection>],
+        version: Option<&Arc<str>>,
+        (previous, there): (ProjectionStatus, Stored),
+    ) -> Gathered {
+        let key = &ProjectionKey::of(projection);
+        let run = RunKey { projection: key.clone(), version: version.cloned() };
+        let made = runs.iter().find(|one| run_of(one) == run);
+        let spec = made.map_or_else(|| Err(spec_is_lost(version)), |made| validate(made));
+        let projection = Arc::clone(made.unwrap_or(projection));
+        let uid = projection.metadata.uid.clone().unwrap_or_default();
         let objects = self.objects(&run);
         let (workload, target) = self.workload(key, spec.as_ref().ok(), &objects, &uid);
         let (snapshot, now) = (self.snapshot.load(), Instant::now());
@@ -133,7 +147,7 @@ impl Gatherer {
             let scaling = Scaling::new(self.client.clone(), &gathered.owner, &gathered.target);
             gathered.replicas = scaling.replicas().await;
         }
-        Some(gathered)
+        gathered
     }
 
     /// What runs the workers now: after a write, the API server's answer is in the index.
@@ -177,6 +191,16 @@ impl Gatherer {
                 )
             }
         }
+    }
+}
+
+fn spec_is_lost(version: Option<&Arc<str>>) -> Invalid {
+    let version = version.map_or("", |version| version);
+    Invalid::Field {
+        field: "status.version".to_owned(),
+        problem: format!(
+            "is {version}, whose spec is not stored any more: its workers stay as they are. Set spec.version to {version} again, with the spec that it had"
+        ),
     }
 }
 
@@ -270,7 +294,7 @@ fn ours(objects: &[Option<Arc<LiveObject>>], part: Part, uid: &str) -> Option<Ar
 }
 
 /// The status that the next one follows on, and the one in the cluster.
-fn statuses(projection: &Projection, memory: &Memory) -> (ProjectionStatus, Stored) {
+pub(super) fn statuses(projection: &Projection, memory: &Memory) -> (ProjectionStatus, Stored) {
     let version = projection.metadata.resource_version.clone().unwrap_or_default();
     let seen = Stored { status: projection.status.clone().unwrap_or_default(), version };
     let Some((written, _)) = &memory.status.written else { return (seen.status.clone(), seen) };

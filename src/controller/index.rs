@@ -121,6 +121,17 @@ impl LiveIndex {
         gone
     }
 
+    /// What each object of one kind tells of the Projection that it was made for, where it tells anything.
+    pub fn tell<T>(&self, part: Part, told: impl Fn(&LiveObject) -> Option<T>) -> Vec<T> {
+        let state = self.read();
+        state
+            .objects
+            .iter()
+            .filter(|((kind, ..), _)| *kind == part)
+            .filter_map(|(_, entry)| told(&entry.live))
+            .collect()
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,11 +1,12 @@
 //! What is known of a Projection when its status is written.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{live::WorkerCounts, status::trouble::Trouble};
 use crate::{
-    api::{ReadStoreStatus, Reason},
+    api::{ReadStoreStatus, Reason, RolloutStatus, RunStatus},
     measure::MeasureError,
+    rebuild::Stage,
     resolve::SuspendedBy,
     snapshot::Measured,
     store_health::LockWait,
@@ -42,6 +43,34 @@ pub struct ReadStoreView {
     pub why: Option<MeasureError>,
     /// Who waits there for a lock, and for whose.
     pub lock_wait: Option<LockWait>,
+}
+
+/// The runs of a Projection, and which version readers see.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunsView {
+    /// The version that the spec names.
+    pub wanted: Arc<str>,
+    /// How far that has come.
+    pub stage: Stage,
+    /// What came of asking which version readers see, and of leading them to another.
+    pub led: Led,
+    /// Why the annotation that asks for a rollback leads to nothing.
+    pub no_rollback: Option<String>,
+    /// What to remember.
+    pub remember: RolloutStatus,
+    /// Each run. The numbers of the one that the status is about are elsewhere in the status.
+    pub runs: Vec<RunStatus>,
+}
+
+/// What came of asking which version readers see, and of leading them to another.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Led {
+    /// It is known, and nothing went wrong.
+    Known,
+    /// It is not known.
+    NotKnown((Reason, String)),
+    /// They could not be led to another.
+    Failed(String),
 }
 
 /// What is known now.
@@ -81,6 +110,8 @@ pub struct Known<'a> {
     pub metrics_not_served: Option<String>,
     /// Why the autoscaler does not scale.
     pub autoscaler_inactive: Option<String>,
+    /// The runs, where each version has one of its own.
+    pub runs: Option<RunsView>,
 }
 
 /// No worker is needed; absent where that is not known.

@@ -1,9 +1,11 @@
 //! What the cluster holds of one object made for a Projection, in a compact form. Pure.
 
+use std::sync::Arc;
+
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use crate::{field_managers::managers_of, measure::ProjectionKey, names};
+use crate::{field_managers::managers_of, measure::ProjectionKey, names, runs::StoredSpec};
 
 /// One object, as far as the operator needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +32,8 @@ pub struct LiveObject {
     pub refused: Option<String>,
     /// Of an autoscaler: its message about why it does not scale, if it does not.
     pub autoscaler_inactive: Option<String>,
+    /// Of a ConfigMap: the spec of the run that it was made for, if it holds one.
+    pub stored_spec: Option<StoredSpec>,
     /// Of an autoscaler: what its controller said last of the number of workers; absent where no controller has looked at it yet.
     pub autoscaler_sees: Option<i32>,
 }
@@ -82,6 +86,7 @@ impl LiveObject {
             replica_managers: replica_managers(object),
             refused: condition_of(data, "ReplicaFailure", "True").map(|(_, message)| message),
             autoscaler_inactive: autoscaler_inactive(data),
+            stored_spec: owner.and_then(|owner| stored_spec(data, &owner.uid)),
             autoscaler_sees: autoscaler_sees(data),
         }
     }
@@ -105,6 +110,7 @@ impl LiveObject {
             replica_managers,
             refused,
             autoscaler_inactive,
+            stored_spec: _,
             autoscaler_sees,
         } = self;
         *uid == other.uid
@@ -132,6 +138,13 @@ pub fn is_older(version: &str, other: &str) -> bool {
         (Ok(mine), Ok(theirs)) => mine < theirs,
         _ => false,
     }
+}
+
+/// It is part of the body, too.
+fn stored_spec(data: &Value, uid: &str) -> Option<StoredSpec> {
+    let spec = data.get("data")?.get(names::STORED_SPEC_KEY)?.as_str()?;
+    let version = serde_json::from_str::<Value>(spec).ok()?.get("version")?.as_str()?.into();
+    Some(StoredSpec { version, uid: uid.into(), spec: Arc::from(spec) })
 }
 
 fn counts(data: &Value, generation: Option<i64>) -> WorkerCounts {

@@ -1,6 +1,7 @@
 //! What is remembered of a Projection between two rounds, and what one round hands on from step to step.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,6 +13,7 @@ use super::{
     live::LiveObject,
     plan::{Plan, scale_out::ScaleOut},
     pod_look::PodMemory,
+    rebuild::RebuildMemory,
     status::due::StatusMemory,
 };
 
@@ -35,11 +37,37 @@ pub struct Memory {
     pub(super) unmeasured: Option<Instant>,
     /// The status that was written last, and when the next one is due.
     pub(super) status: StatusMemory,
+    /// The version of the run that all of this but the status is about; absent where there are no runs.
+    pub(super) version: Option<Arc<str>>,
+    /// What is remembered of the other runs.
+    pub(super) beside: HashMap<Arc<str>, Memory>,
+    /// How far the version that the spec names has come.
+    pub(super) rebuild: RebuildMemory,
     /// The API server says that this Projection is deleted, which the watch has not shown yet. Nothing is written for it.
     pub(super) gone: bool,
 }
 
 impl Memory {
+    /// From now on the status is about the run of this version.
+    pub(super) fn be_about(&mut self, version: Option<&Arc<str>>) {
+        if self.version.as_ref() == version {
+            return;
+        }
+        let known = version.and_then(|version| self.beside.remove(version)).unwrap_or_default();
+        let now = Self {
+            uid: self.uid.clone(),
+            version: version.cloned(),
+            status: std::mem::take(&mut self.status),
+            beside: std::mem::take(&mut self.beside),
+            rebuild: std::mem::take(&mut self.rebuild),
+            ..known
+        };
+        let before = std::mem::replace(self, now);
+        if let Some(version) = before.version.clone() {
+            self.beside.insert(version, before);
+        }
+    }
+
     /// The problem, if it is lasting or has stayed for long enough to be reported.
     pub(super) fn told(&self, problem: Problem) -> Option<Problem> {
         let since = self.failing.map(|failing| failing.elapsed());

@@ -21,9 +21,11 @@ mod pod_look;
 mod pod_watches;
 mod preview;
 mod queue;
+mod rebuild;
 mod reconcile;
 mod scale;
 mod status;
+mod stored_specs;
 mod unapplied;
 mod watches;
 mod worker_counts;
@@ -39,5 +41,6 @@ pub use plan::{
 };
 pub use pod_watches::PodWatches;
 pub use preview::Preview;
+pub use stored_specs::SpecsOfWatches;
 pub use watches::{follow_part, follow_projections};
 pub use worker_counts::WorkerCountsOfWatches;

@@ -40,7 +40,7 @@ impl Preview {
         {
             field.get_or_insert_with(|| usual.to_owned());
         }
-        let Validated { owner, workload: _, workers } = validate(&projection)?;
+        let Validated { owner, workload: _, workers, stored: _ } = validate(&projection)?;
         let name = Part::Deployment.object_name(&owner.run);
         let target = ScaleTargetRef { kind: "Deployment", name: &name };
         let planned = plan_autoscaler(&workers, target, &owner, server);

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,16 +12,18 @@ use jiff::Timestamp;
 use super::{
     autoscaler::Standing,
     carry_out::{Executor, Wish, sooner},
-    gather::{Gathered, Gatherer, found},
-    known::{Known, Problem, WorkloadView},
+    gather::{Gathered, Gatherer, found, statuses},
+    known::{Known, Problem, RunsView, WorkloadView},
     live::{LiveObject, is_older},
     memory::{Memory, Outcome},
     parts::Part,
     pod_look::PodLook,
     queue::Ended,
+    rebuild::{Rebuilder, Rebuilt},
     status::{
         conditions::metrics_not_served,
         next_status,
+        runs::run_status,
         trouble::{Looked, rollout},
         urgency::{FIRST_WORD, waits_for_first_sample},
         workers,
@@ -29,7 +31,7 @@ use super::{
     },
 };
 use crate::{
-    api::{ConditionType, ProjectionStatus, Reason},
+    api::{ConditionType, ProjectionStatus, Reason, RunStatus},
     measure::ProjectionKey,
     resolve::{Validated, Workload},
 };
@@ -37,9 +39,17 @@ use crate::{
 /// How long after the status has recorded the suspension the workers are removed.
 const AFTER_RECORD: Duration = Duration::from_millis(20);
 
+/// Whether a run is beside the one that the Projection's status is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Beside {
+    No,
+    Yes,
+}
+
 /// What reconciling works with.
 pub struct Reconciler {
     pub(super) gatherer: Gatherer,
+    pub(super) rebuilder: Rebuilder,
     pub(super) executor: Executor,
     pub(super) pods: PodLook,
     pub(super) writer: StatusWriter,
@@ -52,20 +62,68 @@ impl Reconciler {
     /// Runs one round. `jitter`, from 0 to 1, spreads the retries of Projections that failed together.
     pub async fn reconcile(&self, key: &ProjectionKey, jitter: f64) -> Ended {
         let mut memory = self.take_memory(key);
-        let Some(gathered) = self.gatherer.gather(key, &mut memory).await else {
+        let Some(projection) = self.gatherer.projection(key, &mut memory) else {
             self.gatherer.existing.forget(key);
             if memory.gone {
                 self.put_memory(key, memory);
             }
             return Ended::Settled;
         };
-        let ended = self.round(&gathered, &mut memory, jitter).await;
+        let runs = self.gatherer.runs.of(&projection);
+        let statuses = statuses(&projection, &memory);
+        let snapshot = self.gatherer.snapshot.load();
+        let rebuilt = self.rebuilder.step(&projection, &runs, &statuses.0, &snapshot, &mut memory.rebuild).await;
+        let serving = rebuilt.as_ref().map(|rebuilt| Arc::clone(&rebuilt.serving));
+        memory.be_about(serving.as_ref());
+        let (mut retry, mut view) = (None, None);
+        if let Some(Rebuilt { view: mut all, again, serving }) = rebuilt {
+            retry = again;
+            for run in all.runs.iter_mut().filter(|run| *run.version != *serving) {
+                let version: Arc<str> = run.version.as_str().into();
+                let gathered = self.gatherer.gather(&projection, &runs, Some(&version), statuses.clone()).await;
+                let mut its = memory.beside.remove(&version).unwrap_or_default();
+                let again;
+                (*run, again) = self.round_beside(&gathered, run, (&mut its, &memory), jitter).await;
+                memory.gone |= its.gone;
+                memory.beside.insert(version, its);
+                retry = sooner(sooner(retry, again), self.gatherer.unconfirmed_wait(&gathered.owner.run));
+            }
+            memory.beside.retain(|version, _| all.runs.iter().any(|run| run.version == **version));
+            view = Some(all);
+        }
+        let gathered = self.gatherer.gather(&projection, &runs, serving.as_ref(), statuses).await;
+        let ended = self.round(&gathered, view, &mut memory, jitter).await;
         self.put_memory(key, memory);
-        match (ended, self.gatherer.unconfirmed_wait(&gathered.owner.run)) {
+        match (ended, sooner(retry, self.gatherer.unconfirmed_wait(&gathered.owner.run))) {
             (Ended::Settled, Some(wait)) => Ended::Again(wait),
             (Ended::Again(after), Some(wait)) => Ended::Again(after.min(wait)),
             (ended, _) => ended,
         }
+    }
+
+    /// A round of a run beside the one that the Projection's status is about: everything but the status. Returns what the status says of it, and when to look
+    /// again.
+    async fn round_beside(
+        &self,
+        gathered: &Gathered,
+        run: &RunStatus,
+        (memory, of_status): (&mut Memory, &Memory),
+        jitter: f64,
+    ) -> (RunStatus, Option<Duration>) {
+        memory.uid.clone_from(&of_status.uid);
+        memory.status.unrecordable = of_status.status.unrecordable;
+        memory.gone = of_status.gone;
+        let mut known = known(gathered);
+        let mut retry = None;
+        match &gathered.spec {
+            _ if memory.gone => {}
+            Err(invalid) => {
+                let message = invalid.to_string();
+                known.problem = Some(Problem { reason: Reason::InvalidSpec, message, lasting: true });
+            }
+            Ok(validated) => retry = self.act(gathered, validated, &mut known, memory, Beside::Yes, jitter).await,
+        }
+        (run_status(run, &known, Timestamp::now()), retry)
     }
 
     /// Forgets everything: another replica may write until this one leads again.
@@ -82,14 +140,14 @@ impl Reconciler {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
     }
 
-    async fn round(&self, gathered: &Gathered, memory: &mut Memory, jitter: f64) -> Ended {
+    async fn round(&self, gathered: &Gathered, runs: Option<RunsView>, memory: &mut Memory, jitter: f64) -> Ended {
         if gathered.workload_is_awaited() {
             // A workload that is not known yet is not missing. The watch causes another round with its first answer.
             return Ended::Settled;
         }
         let unmeasured = gathered.observation_of_this_spec().is_none();
         memory.unmeasured = unmeasured.then(|| memory.unmeasured.unwrap_or(gathered.now));
-        let mut known = known(gathered);
+        let mut known = Known { runs, ..known(gathered) };
         let mut retry = None;
         match &gathered.spec {
             Err(invalid) => {
@@ -97,20 +155,35 @@ impl Reconciler {
                 known.problem = Some(Problem { reason: Reason::InvalidSpec, message, lasting: true });
             }
             Ok(validated) => {
-                let works;
-                (works, retry) = self.judge_autoscaler(gathered, validated, &mut known, memory);
-                let outcome = self.carry_out(gathered, validated, &known, works, memory, jitter).await;
+                retry = self.act(gathered, validated, &mut known, memory, Beside::No, jitter).await;
                 if memory.gone {
                     return Ended::Settled;
                 }
-                retry = sooner(retry, outcome.retry);
-                known.resumed = outcome.done && known.suspended.is_none();
-                known.problem = outcome.problem;
-                known.unapplied = known.problem.is_none() && memory.failing.is_some();
-                retry = sooner(retry, self.look_at_workload(gathered, validated, memory, &mut known).await);
             }
         }
         self.report(gathered, &known, retry, memory).await
+    }
+
+    /// Plans, applies and looks at what runs then. Adds to `known` what came of it, and returns when to look again.
+    async fn act(
+        &self,
+        gathered: &Gathered,
+        validated: &Validated,
+        known: &mut Known<'_>,
+        memory: &mut Memory,
+        beside: Beside,
+        jitter: f64,
+    ) -> Option<Duration> {
+        let (works, mut retry) = self.judge_autoscaler(gathered, validated, known, memory);
+        let outcome = self.carry_out(gathered, validated, known, (works, beside), memory, jitter).await;
+        if memory.gone {
+            return None;
+        }
+        retry = sooner(retry, outcome.retry);
+        known.resumed = outcome.done && known.suspended.is_none();
+        known.problem = outcome.problem;
+        known.unapplied = known.problem.is_none() && memory.failing.is_some();
+        sooner(retry, self.look_at_workload(gathered, validated, memory, known).await)
     }
 
     /// Adds to `known` why the autoscaler does not do its work. Returns whether it does, and when to ask again.
@@ -143,7 +216,7 @@ impl Reconciler {
         gathered: &Gathered,
         validated: &Validated,
         known: &Known<'_>,
-        works: bool,
+        (works, beside): (bool, Beside),
         memory: &mut Memory,
         jitter: f64,
     ) -> Outcome {
@@ -158,7 +231,8 @@ impl Reconciler {
             Ok(tried) => tried,
             Err(outcome) => return outcome,
         };
-        if tried.adds_workers() && known.measured.is_ok() {
+        // The status tells the number of a run beside it after the round.
+        if beside == Beside::No && tried.adds_workers() && known.measured.is_ok() {
             let Gathered { owner, previous, there, .. } = gathered;
             let required = workers(known);
             if !self.writer.publish_required_first(owner, previous, there, required, &mut memory.status).await {
@@ -254,7 +328,7 @@ fn known(gathered: &Gathered) -> Known<'_> {
     let stated = &gathered.stated;
     Known {
         generation: gathered.projection.metadata.generation,
-        version: stated.version.clone(),
+        version: gathered.owner.run.version.as_deref().map(str::to_owned).or_else(|| stated.version.clone()),
         suspended: stated.suspended,
         resumed: false,
         event_table: stated.event_table.clone().unwrap_or_default(),
@@ -270,6 +344,7 @@ fn known(gathered: &Gathered) -> Known<'_> {
         read_store: gathered.read_store.clone(),
         metrics_not_served: None,
         autoscaler_inactive: None,
+        runs: None,
     }
 }
 

@@ -23,13 +23,20 @@ use crate::{
         mock_api::{Answer, Asked, Server, failure},
         plan::{autoscaler::ServerAbilities, builtin_pods::WorkerDefaults},
         status::{report::Reports, tests::measured},
+        stored_specs::SpecsOfWatches,
     },
     measure::RunKey,
     metrics::ControllerMetrics,
     names::SUSPEND_ANNOTATION,
     platform::registration::Unserved,
+    runs::Runs,
     snapshot::{Observation, SharedSnapshot, Snapshot},
 };
+
+#[path = "rebuild_tests.rs"]
+mod rebuilds;
+
+use rebuilds::Views;
 
 fn projection(change: impl FnOnce(&mut Value)) -> Projection {
     let mut object = json!({
@@ -50,10 +57,11 @@ fn projection(change: impl FnOnce(&mut Value)) -> Projection {
 /// A reconciler, what it reads, and the server that it speaks to.
 struct Scene {
     server: Server,
-    reconciler: Reconciler,
+    reconciler: Arc<Reconciler>,
     projections: Writer<Projection>,
     index: LiveIndex,
     snapshot: SharedSnapshot,
+    views: Views,
     /// Ends with the scene.
     _kept: (mpsc::UnboundedReceiver<ProjectionKey>, watch::Sender<Option<Unserved>>),
 }
@@ -69,14 +77,18 @@ impl Scene {
         let metrics = Arc::new(ControllerMetrics::default());
         let gatherer = Gatherer {
             client: client.clone(),
+            runs: Runs::new(store.clone(), Arc::new(SpecsOfWatches(index.clone()))),
             projections: store,
             index: index.clone(),
             existing: Arc::new(ExistingWorkloads::new(client.clone(), trigger)),
             snapshot: snapshot.clone(),
             unserved,
         };
+        let views = Views::default();
+        let applier = Applier::new(client.clone(), index.clone());
         let reconciler = Reconciler {
             gatherer,
+            rebuilder: Rebuilder { readers: Arc::new(views.clone()), applier },
             executor: Executor {
                 applier: Applier::new(client.clone(), index.clone()),
                 workers: WorkerDefaults::default(),
@@ -88,7 +100,8 @@ impl Scene {
             began: Instant::now(),
             memory: Mutex::default(),
         };
-        Self { server, reconciler, projections, index, snapshot, _kept: (triggered, served) }
+        let reconciler = Arc::new(reconciler);
+        Self { server, reconciler, projections, index, snapshot, views, _kept: (triggered, served) }
     }
 
     /// One round, in which `answer` stands for the API server.

@@ -22,7 +22,7 @@ use prometheus_client::{
 
 use super::{Metric, read_stores::ReadStorePage};
 use crate::{
-    api::{Projection, WorkersStatus},
+    api::{Projection, RunWorkers, WorkersStatus},
     measure::{ProjectionKey, RunKey},
     metrics_api::ApiMetrics,
     resolve::run_of,
@@ -223,14 +223,16 @@ impl ProjectionPage {
         ("projection_ready_workers", "Workers that are ready", |workers| workers.ready),
     ];
 
-    /// The number in the status, which is about the run that serves readers.
+    /// The number in the status.
     fn count(&self, run: &RunKey, count: Count) -> Option<f64> {
         let ProjectionKey { namespace, name } = &run.projection;
         let projection = self.projections.get(&ObjectRef::new(name).within(namespace))?;
-        if run_of(&projection) != *run {
-            return None;
+        let status = projection.status.as_ref()?;
+        if run_of(&projection) == *run {
+            return count(status.workers.as_ref()?).map(f64::from);
         }
-        count(projection.status.as_ref()?.workers.as_ref()?).map(f64::from)
+        let RunWorkers { required, desired, ready } = status.workers_of(run.version.as_deref()?)?;
+        count(&WorkersStatus { required, desired, ready, ..WorkersStatus::default() }).map(f64::from)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     metrics_api::{
         ExternalValue, MeasuredKind, MetricValues, ObjectQuery, ObjectValue, Quantity, Selector, ValueError,
     },
-    names::METRIC_PROJECTION_LABEL,
+    names::{METRIC_PROJECTION_LABEL, METRIC_VERSION_LABEL},
     required_workers::RequiredWorkers,
     resolve::run_of,
     snapshot::{Measured, Observation, SharedSnapshot, Snapshot},
@@ -71,8 +71,13 @@ enum Selects<'a> {
 }
 
 impl Selects<'_> {
-    fn holds(self, name: &str, labels: &BTreeMap<String, String>) -> bool {
-        let of_metric = |key: &str| (key == METRIC_PROJECTION_LABEL).then_some(name);
+    /// `version`: of the run, where it has one.
+    fn holds(self, name: &str, version: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
+        let of_metric = |key: &str| match key {
+            METRIC_PROJECTION_LABEL => Some(name),
+            METRIC_VERSION_LABEL => version,
+            _ => None,
+        };
         match self {
             Self::Mixed(selector) => {
                 selector.matches_by(|key| of_metric(key).or_else(|| labels.get(key).map(String::as_str)))
@@ -81,10 +86,17 @@ impl Selects<'_> {
         }
     }
 
-    fn wants(self, projection: &Projection) -> bool {
+    fn wants(self, projection: &Projection, run: &RunKey) -> bool {
         let none = BTreeMap::new();
         let labels = projection.metadata.labels.as_ref().unwrap_or(&none);
-        self.holds(projection.metadata.name.as_deref().unwrap_or_default(), labels)
+        self.holds(projection.metadata.name.as_deref().unwrap_or_default(), run.version.as_deref(), labels)
+    }
+
+    /// The versions that are asked for by name.
+    fn versions(&self) -> Option<BTreeSet<&str>> {
+        match self {
+            Self::Mixed(metric) | Self::Apart { metric, .. } => metric.named(METRIC_VERSION_LABEL),
+        }
     }
 }
 
@@ -102,7 +114,7 @@ impl fmt::Display for Selects<'_> {
 /// A value of one Projection.
 #[derive(Debug)]
 struct Found {
-    name: Arc<str>,
+    run: RunKey,
     timestamp: jiff::Timestamp,
     window_seconds: Option<u64>,
     value: Quantity,
@@ -126,8 +138,12 @@ impl ServedMetrics {
         Self { following: Some(following), ..self }
     }
 
-    fn leader_required(&self, projection: &Projection) -> Option<u32> {
-        self.following.as_ref()?.borrow().required(projection)
+    fn leader_required(&self, projection: &Projection, run: &RunKey) -> Option<u32> {
+        let following = self.following.as_ref()?.borrow();
+        match &run.version {
+            Some(version) if *run != run_of(projection) => following.required_of(projection, version),
+            _ => following.required(projection),
+        }
     }
 
     fn external_at(
@@ -153,8 +169,12 @@ impl ServedMetrics {
             },
             now,
         )?;
-        let value = |Found { name, timestamp, window_seconds, value }| ExternalValue {
-            labels: BTreeMap::from([(METRIC_PROJECTION_LABEL.to_owned(), name.to_string())]),
+        let labels = |RunKey { projection, version }: RunKey| {
+            let version = version.map(|version| (METRIC_VERSION_LABEL.to_owned(), version.to_string()));
+            [(METRIC_PROJECTION_LABEL.to_owned(), projection.name.to_string())].into_iter().chain(version).collect()
+        };
+        let value = |Found { run, timestamp, window_seconds, value }| ExternalValue {
+            labels: labels(run),
             timestamp,
             window_seconds,
             value,
@@ -177,8 +197,8 @@ impl ServedMetrics {
             },
             now,
         )?;
-        let value = |Found { name, timestamp, window_seconds, value }| ObjectValue {
-            name: name.to_string(),
+        let value = |Found { run, timestamp, window_seconds, value }| ObjectValue {
+            name: run.projection.name.to_string(),
             timestamp,
             window_seconds,
             value,
@@ -209,23 +229,29 @@ impl ServedMetrics {
         now: Instant,
     ) -> Result<Vec<Found>, ValueError> {
         let namespace = search.namespace;
+        let versions = search.selects.versions();
         let mut values = Vec::with_capacity(names.len());
         for name in names {
-            let (observation, word) = match &self.known {
-                None => (snapshot.get(&RunKey::unversioned(namespace, *name)), None),
+            let projection = match &self.known {
+                None => None,
                 Some(known) => {
                     let projection = known.get(&ObjectRef::new(name).within(namespace));
-                    let projection = projection.ok_or_else(|| missing_projection(namespace, name))?;
-                    match snapshot.get(&run_of(&projection)) {
-                        Some(it) if is_of(it, &projection) => (Some(it), self.leader_required(&projection)),
-                        _ if !search.selects.wants(&projection) => continue,
-                        _ => return Err(not_measured(search, name)),
-                    }
+                    Some(projection.ok_or_else(|| missing_projection(namespace, name))?)
                 }
             };
-            let observation = observation.ok_or_else(|| missing_projection(namespace, name))?;
-            if search.selects.holds(name, &observation.labels) {
-                values.push(value(search, (*name).into(), snapshot, observation, word, now)?);
+            for run in runs(namespace, name, projection.as_deref(), versions.as_ref()) {
+                let observation = snapshot.get(&run);
+                let (observation, word) = match (&projection, observation) {
+                    (None, observation) => (observation.ok_or_else(|| missing_projection(namespace, name))?, None),
+                    (Some(projection), Some(it)) if is_of(it, projection) => {
+                        (it, self.leader_required(projection, &run))
+                    }
+                    (Some(projection), _) if !search.selects.wants(projection, &run) => continue,
+                    _ => return Err(not_measured(search, name)),
+                };
+                if search.selects.holds(name, run.version.as_deref(), &observation.labels) {
+                    values.push(value(search, run, snapshot, observation, word, now)?);
+                }
             }
         }
         Ok(values)
@@ -235,28 +261,48 @@ impl ServedMetrics {
         let here = snapshot.namespaces.get(search.namespace).map(Arc::as_ref);
         if let Some(known) = &self.known {
             let unseen = known.find(|projection| {
-                let measured = || here.and_then(|here| here.get(&run_of(projection)));
+                let run = run_of(projection);
+                let measured = here.and_then(|here| here.get(&run));
                 projection.metadata.namespace.as_deref() == Some(search.namespace)
-                    && !measured().is_some_and(|it| is_of(it, projection))
-                    && search.selects.wants(projection)
+                    && !measured.is_some_and(|it| is_of(it, projection))
+                    && search.selects.wants(projection, &run)
             });
             if let Some(projection) = unseen {
                 return Err(not_measured(search, projection.metadata.name.as_deref().unwrap_or_default()));
             }
         }
+        let versions = search.selects.versions();
         let named = here.into_iter().flatten();
-        let matching = named.filter(|(run, it)| search.selects.holds(&run.projection.name, &it.labels));
+        let matching =
+            named.filter(|(run, it)| search.selects.holds(&run.projection.name, run.version.as_deref(), &it.labels));
         let existing = matching.filter_map(|(run, observation)| {
-            let name = &run.projection.name;
             let Some(known) = &self.known else {
-                return run.version.is_none().then_some((name, observation, None));
+                return run.version.is_none().then_some((run, observation, None));
             };
-            let projection = known.get(&ObjectRef::new(name).within(search.namespace))?;
-            (*run == run_of(&projection)).then(|| (name, observation, self.leader_required(&projection)))
+            let projection = known.get(&ObjectRef::new(&run.projection.name).within(search.namespace))?;
+            let asked = run.version.as_deref().zip(versions.as_ref()).is_some_and(|(one, all)| all.contains(one));
+            let serving = run_of(&projection);
+            let counts = *run == serving || (asked && serving.version.is_some());
+            counts.then(|| (run, observation, self.leader_required(&projection, run)))
         });
-        existing
-            .map(|(name, observation, word)| value(search, name.clone(), snapshot, observation, word, now))
-            .collect()
+        existing.map(|(run, observation, word)| value(search, run.clone(), snapshot, observation, word, now)).collect()
+    }
+}
+
+/// The runs that are meant by this name: those of the versions that are asked for or, where none are, the one that serves readers.
+fn runs(
+    namespace: &str,
+    name: &str,
+    projection: Option<&Projection>,
+    versions: Option<&BTreeSet<&str>>,
+) -> Vec<RunKey> {
+    let serving = projection.map_or_else(|| RunKey::unversioned(namespace, name), run_of);
+    match versions.filter(|_| serving.version.is_some()) {
+        Some(versions) => {
+            let of = |version: &&str| RunKey { version: Some((*version).into()), ..serving.clone() };
+            versions.iter().map(of).collect()
+        }
+        None => vec![serving],
     }
 }
 
@@ -296,7 +342,7 @@ fn nothing(Search { namespace, names, selects, .. }: &Search<'_>) -> ValueError 
 /// `word`: the workers that the leader asks for, where that is what counts.
 fn value(
     search: &Search<'_>,
-    name: Arc<str>,
+    run: RunKey,
     snapshot: &Snapshot,
     observation: &Observation,
     word: Option<u32>,
@@ -304,8 +350,8 @@ fn value(
 ) -> Result<Found, ValueError> {
     if let Some(reading) = read_stores::reading(search.metric) {
         let (value, timestamp) = read_stores::read(snapshot, observation, reading, now)
-            .map_err(|why| unavailable(search, &name, &format!("{}: {}", why.reason, why.message)))?;
-        return Ok(Found { name, timestamp, window_seconds: None, value });
+            .map_err(|why| unavailable(search, &run.projection.name, &format!("{}: {}", why.reason, why.message)))?;
+        return Ok(Found { run, timestamp, window_seconds: None, value });
     }
     let measured = observation.current(now);
     if search.metric == Metric::RequiredWorkers {
@@ -315,13 +361,13 @@ fn value(
             // Without a sample, the number holds as of now: there is nothing that it could be as old as.
             let timestamp = measured.map_or_else(|_| jiff::Timestamp::now(), |measured| measured.sample.taken);
             let value = Quantity::count(u64::from(workers));
-            return Ok(Found { name, timestamp, window_seconds: None, value });
+            return Ok(Found { run, timestamp, window_seconds: None, value });
         }
     }
-    let why = |why: &str| unavailable(search, &name, why);
+    let why = |why: &str| unavailable(search, &run.projection.name, why);
     let measured = measured.map_err(|unknown| why(&format!("{}: {}", unknown.reason, unknown.message)))?;
     let value = quantity(measured, search.metric).ok_or_else(|| why(missing(search.metric)))?;
-    Ok(Found { name, timestamp: measured.sample.taken, window_seconds: window_seconds(search.metric), value })
+    Ok(Found { run, timestamp: measured.sample.taken, window_seconds: window_seconds(search.metric), value })
 }
 
 /// A rate is an average over the last seconds, all else is as of the sample.

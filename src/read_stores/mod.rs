@@ -4,6 +4,7 @@
 mod elasticsearch;
 mod health;
 mod postgres;
+mod reader_views;
 mod redis;
 pub mod switch;
 
@@ -21,6 +22,7 @@ use crate::{
     measure::MeasureError,
 };
 pub use elasticsearch::ElasticsearchStore;
+pub use reader_views::OpenStores;
 pub use redis::RedisStore;
 
 /// Where workers of the built-in projector begin that have handled nothing, of a source whose first event is at position 0.

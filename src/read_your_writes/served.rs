@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kube::runtime::reflector::{ObjectRef, Store};
 
 use super::{Progress, Waiters};
 use crate::{
-    api::{HumanDuration, Projection},
-    measure::MeasureError,
+    api::HumanDuration,
+    measure::{MeasureError, ProjectionKey},
     metrics_api::{AwaitError, AwaitQuery, ReadModels},
     resolve::{Place, PositionKind, resolve, run_of},
+    runs::Runs,
 };
 
 /// How long to wait where the request does not say it.
@@ -21,22 +21,27 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Answers from what the sampler measures.
 #[derive(Clone)]
 pub struct ReadModelPositions {
-    projections: Store<Projection>,
+    runs: Runs,
     waiters: Waiters,
 }
 
 impl ReadModelPositions {
-    /// Of these Projections. `waiters`: those whom the sampler tells what it measures.
-    pub fn new(projections: Store<Projection>, waiters: Waiters) -> Self {
-        Self { projections, waiters }
+    /// Of the runs that serve readers. `waiters`: those whom the sampler tells what it measures.
+    pub fn new(runs: impl Into<Runs>, waiters: Waiters) -> Self {
+        Self { runs: runs.into(), waiters }
     }
 
     async fn wait(&self, query: AwaitQuery<'_>) -> Result<String, AwaitError> {
         let AwaitQuery { namespace, name, position, timeout } = query;
         let timeout = timeout_of(timeout)?;
-        let found = self.projections.get(&ObjectRef::new(name).within(namespace));
-        let projection = found.ok_or_else(|| {
-            AwaitError::NotFound(format!("there is no Projection {name:?} in the namespace {namespace:?}"))
+        let key = ProjectionKey { namespace: namespace.into(), name: name.into() };
+        if self.runs.projection(&key).is_none() {
+            return Err(AwaitError::NotFound(format!(
+                "there is no Projection {name:?} in the namespace {namespace:?}"
+            )));
+        }
+        let projection = self.runs.serving(&key).ok_or_else(|| {
+            AwaitError::Unknown(format!("{key}: what the version that readers see was made with is not known"))
         })?;
         let kind = match resolve(&projection) {
             Ok(resolved) => resolved.source.position_kind(),

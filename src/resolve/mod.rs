@@ -13,6 +13,7 @@ mod numbers;
 mod policy;
 mod positions;
 mod postgres;
+mod runs;
 mod scrape;
 mod versions;
 mod workload;
@@ -31,6 +32,10 @@ pub use numbers::Numbers;
 pub use policy::{ConnectionLimits, Measures, Stated, SuspendedBy, existing_workload, fallback_workers};
 pub use positions::{Place, PositionKind};
 pub use postgres::PostgresQuestion;
+pub use runs::{
+    ReaderViews, RolloutRules, described_run, described_version, has_runs, place_of, reader_views, rules, run_of,
+    stored_run, version_in,
+};
 pub use scrape::AskedMetric;
 pub use workload::{BuiltinPods, Environment, Invalid, Owner, Pods, Validated, WorkerBounds, Workload, validate};
 
@@ -181,11 +186,6 @@ impl Resolved {
     }
 }
 
-/// The run of a Projection that serves readers: what metrics by the Projection's name, its status and its number of workers are about.
-pub fn run_of(projection: &Projection) -> RunKey {
-    ProjectionKey::of(projection).into()
-}
-
 /// What measuring this Projection takes.
 ///
 /// # Errors
@@ -209,7 +209,7 @@ pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
         read_store: read_store(spec, &key.namespace),
         checkpoint,
         checkpoint_in_source,
-        key: key.into(),
+        key: run_of(projection),
     })
 }
 

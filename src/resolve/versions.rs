@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::api::{ProjectionSpec, ReadStore};
 
 /// Stands for the version.
-const PLACEHOLDER: &str = "{version}";
+pub(super) const PLACEHOLDER: &str = "{version}";
 
 /// The spec with its version in place of each `{version}`; as it is where there is nothing to replace.
 pub(super) fn filled(spec: &ProjectionSpec) -> Cow<'_, ProjectionSpec> {

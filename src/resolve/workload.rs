@@ -6,7 +6,12 @@
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde_json::{Map, Value, json};
 
-use super::{policy::SuspendedBy, postgres::read_by_builtin, run_of, versions::filled};
+use super::{
+    policy::SuspendedBy,
+    postgres::read_by_builtin,
+    runs::{run_of, spec_to_store},
+    versions::filled,
+};
 use crate::{
     api::{
         Autoscaler, BuiltinProjector, Connection, ElasticsearchHandlers, ExistingKind, HumanDuration, KafkaSource,
@@ -53,6 +58,8 @@ pub struct Validated {
     pub workload: Workload,
     /// How many workers there may be, and what decides their number.
     pub workers: WorkerBounds,
+    /// The spec to store beside the workers, where another run may follow on this one.
+    pub stored: Option<String>,
 }
 
 /// What runs the workers.
@@ -175,7 +182,7 @@ pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
     let suspended = SuspendedBy::of(projection)
         .map_err(|problem| invalid(format!("metadata.annotations[{}]", names::SUSPEND_ANNOTATION), problem))?;
     let workers = bounds(spec, &workload, suspended.is_some())?;
-    Ok(Validated { owner, workload, workers })
+    Ok(Validated { owner, workload, workers, stored: spec_to_store(projection) })
 }
 
 fn workload(spec: &ProjectionSpec, owner: &Owner) -> Result<Workload, Invalid> {

@@ -28,7 +28,6 @@ use std::{
     time::Duration,
 };
 
-use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -42,7 +41,9 @@ use crate::{
     api::{Projection, Reason},
     leader_required::Following,
     measure::{ProjectionKey, RunKey},
+    read_stores::OpenStores,
     read_your_writes::{Done, Waiters},
+    runs::Runs,
     snapshot::SharedSnapshot,
     worker_pods::{UnwatchedPods, WorkerPods},
 };
@@ -57,8 +58,10 @@ const REPORTS_AT_ONCE: usize = 4_096;
 
 /// What the sampler works with.
 pub struct SamplerInputs {
-    /// The Projections. The sampler waits until they have been listed once.
-    pub projections: Store<Projection>,
+    /// The runs of the Projections. The sampler waits until these have been listed once.
+    pub runs: Runs,
+    /// Learns which read stores are open.
+    pub read_stores: OpenStores,
     /// Changes its value when any Projection changes.
     pub changed: watch::Receiver<u64>,
     /// Whether another replica leads: it says in the status how many workers it asks for.
@@ -119,7 +122,8 @@ pub async fn run_with_watches(
     shutdown: impl Future<Output = ()>,
 ) {
     let SamplerInputs {
-        projections,
+        runs,
+        read_stores,
         mut changed,
         mut following,
         secrets,
@@ -133,7 +137,7 @@ pub async fn run_with_watches(
     let mut shutdown = std::pin::pin!(shutdown);
     tokio::select! {
         () = &mut shutdown => return,
-        ready = projections.wait_until_ready() => if ready.is_err() {
+        ready = runs.wait_until_ready() => if ready.is_err() {
             tracing::error!("the watch of Projections ended before it began: nothing is sampled");
             return;
         },
@@ -143,11 +147,10 @@ pub async fn run_with_watches(
     let (refused_tx, refused_rx) = mpsc::unbounded_channel::<RunKey>();
     let (known_tx, known_rx) = watch::channel(Vec::new());
     let polling = poll::Polling { reports: report_tx, metrics: Arc::clone(&metrics), waiters: waiters.clone() };
-    let planner = planner::Planner::new(secrets, polling, store_report_tx, addresses, pods);
+    let planner = planner::Planner::new(secrets, polling, store_report_tx, addresses, pods, read_stores);
     let _planner = AbortOnDrop(tokio::spawn(planner.run(known_rx, refused_rx)));
     let store = ObservationStore::with_workers(workers);
-    let mut observed =
-        Observed { store, projections, snapshot, changes, first_round, metrics, waiters, known_tx, refused_tx };
+    let mut observed = Observed { store, runs, snapshot, changes, first_round, metrics, waiters, known_tx, refused_tx };
     let mut publish_at = Some(Instant::now());
     let mut expired_until = std::time::Instant::now();
     let mut expire = interval(EXPIRE_EVERY);
@@ -197,7 +200,7 @@ pub async fn run_with_watches(
 /// What is known of all Projections, and who is told of it.
 struct Observed {
     store: ObservationStore,
-    projections: Store<Projection>,
+    runs: Runs,
     snapshot: SharedSnapshot,
     changes: mpsc::Sender<ProjectionKey>,
     first_round: watch::Sender<bool>,
@@ -212,7 +215,7 @@ struct Observed {
 impl Observed {
     /// Follows the Projections that there are now.
     fn follow(&mut self, following: Following) {
-        let all = self.projections.state();
+        let all = self.runs.all();
         if self.store.sync(&all, following) {
             self.known_tx.send_replace(all);
         }
@@ -224,8 +227,7 @@ impl Observed {
             // The planner ends only with this task.
             let _ = self.refused_tx.send(reported.key.clone());
         }
-        let ProjectionKey { namespace, name } = &reported.key.projection;
-        let Some(projection) = self.projections.get(&ObjectRef::new(name).within(namespace)) else { return };
+        let Some(projection) = self.runs.get(&reported.key) else { return };
         let key = reported.key.clone();
         let taken = self.store.take(reported, &projection, std::time::Instant::now());
         if taken != Taken::Ignored

@@ -28,6 +28,7 @@ use crate::{
     api::Projection,
     clients::Endpoint,
     measure::{MeasureError, RunKey},
+    read_stores::OpenStores,
     resolve::{ConnectionName, Resolved, resolve, run_of},
     snapshot::valid_for,
     worker_pods::WorkerPods,
@@ -50,6 +51,7 @@ pub(super) struct Planner {
     stores: StoreTasks,
     sources: SourceTasks,
     passed_over: Memories,
+    read_stores: OpenStores,
 }
 
 impl Planner {
@@ -59,6 +61,7 @@ impl Planner {
         store_reports: mpsc::UnboundedSender<StoreReport>,
         addresses: Arc<AddressRules>,
         pods: Arc<dyn WorkerPods>,
+        read_stores: OpenStores,
     ) -> Self {
         Self {
             secrets,
@@ -70,6 +73,7 @@ impl Planner {
             stores: StoreTasks::new(store_reports),
             sources: SourceTasks::new(polling, addresses, pods),
             passed_over: Memories::default(),
+            read_stores,
         }
     }
 
@@ -140,6 +144,9 @@ impl Planner {
         let members = sources.values().flat_map(|group| &group.members);
         let placed: Vec<(RunKey, Endpoint)> =
             members.filter_map(|(resolved, store)| Some((resolved.key.clone(), store.clone()?))).collect();
+        let of_versions = placed.iter().filter(|(key, _)| key.version.is_some());
+        let open = of_versions.filter_map(|(key, endpoint)| Some((key.clone(), self.opened.store(endpoint)?)));
+        self.read_stores.follow(open.collect());
         self.stores.assign(&placed, untold_stores, |endpoint| self.opened.store(endpoint));
         for (endpoint, group) in sources {
             self.sources.assign(endpoint, group, &self.opened, &self.passed_over);

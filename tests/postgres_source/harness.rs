@@ -18,6 +18,7 @@ use projectionist::{
     lag::{Head, LogHead, Pending, Sample},
     leader_required::Following,
     measure::{MeasureError, ProjectionKey, RunKey},
+    read_stores::OpenStores,
     read_your_writes::{ReadModelPositions, Waiters},
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot},
@@ -94,7 +95,8 @@ impl Running {
         let read_models = ReadModelPositions::new(projections.clone(), waiters.clone());
         let task = tokio::spawn(sampler::run(
             SamplerInputs {
-                projections,
+                runs: projections.into(),
+                read_stores: OpenStores::default(),
                 changed: changed_there,
                 following,
                 secrets: Arc::clone(&secrets) as Arc<dyn Secrets>,

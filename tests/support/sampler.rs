@@ -20,6 +20,7 @@ use projectionist::{
     leader_required::Following,
     measure::{MeasureError, ProjectionKey, RunKey},
     metrics_api::{AwaitError, AwaitQuery, ReadModels as _},
+    read_stores::OpenStores,
     read_your_writes::{ReadModelPositions, Waiters},
     sampler::{self, SamplerInputs, SamplerMetrics, SecretData, Secrets},
     snapshot::{Measured, Observation, SharedSnapshot},
@@ -85,7 +86,8 @@ impl Running {
         let read_models = ReadModelPositions::new(projections.clone(), waiters.clone());
         let task = tokio::spawn(sampler::run(
             SamplerInputs {
-                projections,
+                runs: projections.into(),
+                read_stores: OpenStores::default(),
                 addresses: loopback(),
                 changed: changed_there,
                 following,

@@ -1,5 +1,7 @@
 //! The HorizontalPodAutoscaler: it reads the number of workers that the model asks for, and follows it at once.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior;
 use serde_json::{Map, Value, json};
 
@@ -49,13 +51,17 @@ pub fn plan_autoscaler(
     owner: &Owner,
     server: ServerAbilities,
 ) -> Desired {
+    // Without a version the metric is about the run that readers see.
+    let version = owner.run.version.as_deref().map(|version| (names::METRIC_VERSION_LABEL, version));
+    let labels: BTreeMap<&str, &str> =
+        [(names::METRIC_PROJECTION_LABEL, owner.name())].into_iter().chain(version).collect();
     let external = |metric: Metric, average: &str| {
         json!({
             "type": "External",
             "external": {
                 "metric": {
                     "name": metric.external_name(),
-                    "selector": { "matchLabels": { names::METRIC_PROJECTION_LABEL: owner.name() } },
+                    "selector": { "matchLabels": labels },
                 },
                 "target": { "type": "AverageValue", "averageValue": average },
             },

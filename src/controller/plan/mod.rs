@@ -42,7 +42,7 @@ impl Plan {
 
 /// Plans.
 pub fn plan(validated: &Validated, view: ScaleView, defaults: &WorkerDefaults, server: ServerAbilities) -> Plan {
-    let Validated { owner, workload, workers } = validated;
+    let Validated { owner, workload, workers, stored } = validated;
     let autoscaler =
         |target: ScaleTargetRef<'_>| workers.autoscaled.then(|| plan_autoscaler(workers, target, owner, server));
     match workload {
@@ -54,9 +54,10 @@ pub fn plan(validated: &Validated, view: ScaleView, defaults: &WorkerDefaults, s
         },
         Workload::Own { pods, environment, strict } => {
             let configuration = match pods {
-                Pods::Builtin(pods) => Some(plan_configuration(&pods.configuration, owner)),
+                Pods::Builtin(pods) => Some(&pods.configuration),
                 Pods::Template { .. } => None,
             };
+            let configuration = plan_configuration(configuration, stored.as_deref(), owner);
             let deployment = plan_deployment(pods, environment, *strict, owner, defaults);
             let target = autoscaler(ScaleTargetRef { kind: "Deployment", name: &deployment.name });
             let desired = configuration.into_iter().chain([deployment, plan_budget(owner)]).chain(target).collect();

@@ -43,9 +43,27 @@ pub fn announcements(before: &ProjectionStatus, after: &ProjectionStatus) -> Vec
         // Ready repeats what another condition says.
         all.extend(announcement.filter(|one| !all.iter().any(|other| other.reason == one.reason)));
     }
+    all.extend(led(before, after));
     all.extend(parked(before, after));
     all.extend(scaled(before, after));
     all
+}
+
+/// Readers were led to another version.
+fn led(before: &ProjectionStatus, after: &ProjectionStatus) -> Option<Announcement> {
+    let (was, now) = (before.live_version(), after.live_version()?);
+    if was == Some(now) {
+        return None;
+    }
+    let instead = was.map_or_else(String::new, |was| format!(" instead of {was}"));
+    let back = after.rollout.as_ref().and_then(|rollout| rollout.rolled_back_to.as_deref()) == Some(now);
+    let (reason, verb) = if back { (Reason::RolledBack, "again ") } else { (Reason::Promoted, "") };
+    Some(Announcement {
+        warning: false,
+        reason: reason.as_str().to_owned(),
+        action: format!("Show{now}"),
+        note: format!("readers {verb}see version {now}{instead}"),
+    })
 }
 
 /// More events are set aside than before.
@@ -73,6 +91,13 @@ fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> 
         // The only condition of which True is the exception.
         let news = now.status == "True" && was != Some("True");
         return news.then(|| announcement(true, &now.reason, type_, &now.message));
+    }
+    if type_ == ConditionType::Promoted {
+        // That readers are led to another version is told by itself, and that it takes its time is no news.
+        let remarkable = [Reason::RolloutFailed, Reason::SwitchFailed, Reason::AwaitingPromotion, Reason::NotOwned];
+        let of = remarkable.into_iter().find(|reason| reason.as_str() == now.reason)?;
+        let said = before.is_some_and(|before| before.reason == now.reason);
+        return (!said).then(|| announcement(of != Reason::AwaitingPromotion, &now.reason, type_, &now.message));
     }
     if now.status == "False" {
         if was == Some("False") && before.is_some_and(|before| before.reason == now.reason) {

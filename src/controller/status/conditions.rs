@@ -11,6 +11,7 @@ use super::{
     condition_state::{ConditionState, duration, fails, holds, remarkable, unknown},
     held_back::held_back,
     read_store,
+    runs::promoted,
     trouble::Trouble,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     snapshot::Measured,
 };
 
-/// All of them, in the order of [`ConditionType::ALL`].
+/// All of them, in the order of [`ConditionType::ALL`]; the last only where there are runs.
 pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Timestamp) -> Vec<Condition> {
     let without_workers = read_from_workers_that_do_not_run(known);
     let known = &match &without_workers {
@@ -37,7 +38,8 @@ pub(super) fn conditions(known: &Known<'_>, previous: &ProjectionStatus, now: Ti
         },
         None => known.clone(),
     };
-    let all = ConditionType::ALL.into_iter().zip(verdicts(known, previous));
+    let promoted = known.runs.as_ref().map(|view| (ConditionType::Promoted, promoted(view)));
+    let all = ConditionType::ALL.into_iter().zip(verdicts(known, previous)).chain(promoted);
     let stands = read_store::said_before(known, previous);
     all.map(|(type_, condition_state)| match stands.filter(|_| type_ == ConditionType::ReadStoreReachable) {
         Some(said) => said.clone(),

@@ -12,6 +12,7 @@ mod read_store;
 #[cfg(test)]
 mod read_store_tests;
 pub mod report;
+pub mod runs;
 #[cfg(test)]
 pub mod tests;
 pub mod trouble;
@@ -29,7 +30,7 @@ use self::conditions::conditions;
 use crate::{
     api::{
         BoundBy, CadenceStatus, HeadStatus, PassedOverStatus, PendingStatus, Phase, ProjectionStatus, RatesStatus,
-        WorkersStatus,
+        RolloutStatus, WorkersStatus,
     },
     controller::{
         known::{Known, WorkloadView, none_required, within_target},
@@ -49,7 +50,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
         per_worker_per_second: assessment.and_then(|all| all.rates.per_worker).and_then(slow_or_fast).or(kept_rate),
         drain_seconds: assessment.and_then(|all| all.drain).map(|drain| significant(drain.as_secs_f64(), 2)),
     };
-    ProjectionStatus {
+    let status = ProjectionStatus {
         observed_generation: known.generation,
         version: known.version.clone(),
         phase: Some(phase(known, previous)),
@@ -83,7 +84,17 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
             Some(_) if read_store::said_before(known, previous).is_some() => previous.read_store.clone(),
             store => store.as_ref().map(|store| store.status.clone()),
         },
+        runs: Vec::new(),
+        rollout: known
+            .runs
+            .as_ref()
+            .map(|view| view.remember.clone())
+            .filter(|rollout| *rollout != RolloutStatus::default()),
         conditions: conditions(known, previous, now),
+    };
+    match &known.runs {
+        Some(view) => ProjectionStatus { runs: runs::runs(view, &status), ..status },
+        None => status,
     }
 }
 

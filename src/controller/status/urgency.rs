@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::api::{Phase, ProjectionStatus, RatesStatus, WorkersStatus};
+use crate::api::{Phase, ProjectionStatus, RatesStatus, RunStatus, WorkersStatus};
 
 /// How soon a new status is to be written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -112,7 +112,9 @@ fn acted_on(status: &ProjectionStatus, other: &ProjectionStatus) -> impl Partial
     let desired = workers.map(|workers| workers.desired);
     // Read again by the next process.
     let passed_over = status.passed_over.as_ref().map(|passed_over| passed_over.positions.clone());
-    (status.observed_generation, status.suspended, required, desired, passed_over)
+    let runs: Vec<_> = status.runs.iter().map(|run| (run.version.clone(), run.role, run.workers.required)).collect();
+    let rollouts = (status.version.clone(), runs, status.rollout.clone());
+    (status.observed_generation, status.suspended, required, desired, passed_over, rollouts)
 }
 
 /// What people act on.
@@ -145,13 +147,17 @@ pub fn waits_for_first_sample(
     (unmeasured && same_spec && well(after) && before.pending.is_some() && !left.is_zero()).then_some(left)
 }
 
+/// The number from before, where it has hardly changed.
+fn kept(after: Option<f64>, before: Option<f64>) -> Option<f64> {
+    match (after, before) {
+        (Some(now), Some(then)) if (now - then).abs() <= WORTH_TELLING * then.abs().max(1.0) => before,
+        _ => after,
+    }
+}
+
 /// `after`, with those numbers of `before` that grow or fade while nothing happens, where they have hardly changed: the age of an event that
 /// waits grows all the time, and is nothing new.
 fn with_small_differences_of(after: &ProjectionStatus, before: &ProjectionStatus) -> ProjectionStatus {
-    let kept = |after: Option<f64>, before: Option<f64>| match (after, before) {
-        (Some(now), Some(then)) if (now - then).abs() <= WORTH_TELLING * then.abs().max(1.0) => before,
-        _ => after,
-    };
     let rates = |status: &ProjectionStatus| status.rates.unwrap_or_default();
     let (rates_now, rates_then) = (rates(after), rates(before));
     let rates = RatesStatus {
@@ -167,9 +173,24 @@ fn with_small_differences_of(after: &ProjectionStatus, before: &ProjectionStatus
             (Some(now), Some(then)) => Some(now.settled(then)),
             (now, _) => now.clone(),
         },
+        runs: after
+            .runs
+            .iter()
+            .map(|run| settled(run, before.runs.iter().find(|then| then.version == run.version)))
+            .collect(),
         // It repeats numbers.
         workers: after.workers.clone().map(|workers| WorkersStatus { reason: workers.reason.and(reason), ..workers }),
         ..after.clone()
+    }
+}
+
+/// The run, with the numbers of `then` that have hardly changed.
+fn settled(run: &RunStatus, then: Option<&RunStatus>) -> RunStatus {
+    let Some(then) = then else { return run.clone() };
+    RunStatus {
+        staleness_seconds: kept(run.staleness_seconds, then.staleness_seconds),
+        drain_seconds: kept(run.drain_seconds, then.drain_seconds),
+        ..run.clone()
     }
 }
 

@@ -1,0 +1,239 @@
+//! Takes the next step of a rebuild: asks the read store which version readers see, leads them to another, or removes a run that they do not see.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{
+    apply::Applier,
+    known::{Led, RunsView},
+    parts::Owner,
+    unapplied::Unapplied,
+};
+use crate::{
+    api::{Projection, ProjectionStatus, Reason, RunStatus, RunWorkers},
+    measure::{ProjectionKey, RunKey},
+    rebuild::{self, Facts, Next, Step, SwitchReaders, ViewError, ViewsOf, concerns},
+    resolve::{RolloutRules, place_of, reader_views, rules, run_of, version_in},
+    snapshot::Snapshot,
+};
+
+/// The read store tells within this time what readers see.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
+/// And leads them to another version within this time; readers that hold the views for longer are not waited for.
+const SWITCH_WITHIN: Duration = Duration::from_secs(20);
+/// What failed is tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
+/// A status that was remembered is written before the next step is taken.
+const NEXT_STEP: Duration = Duration::from_millis(100);
+
+/// What is remembered of a rebuild between two rounds. A new process begins to count again.
+#[derive(Debug, Default)]
+pub(super) struct RebuildMemory {
+    /// Which version is fresh, and since when.
+    fresh: Option<(Arc<str>, Instant)>,
+    /// No other try to change anything before this.
+    not_before: Option<Instant>,
+}
+
+/// Takes steps.
+pub(super) struct Rebuilder {
+    pub(super) readers: Arc<dyn SwitchReaders>,
+    pub(super) applier: Applier,
+}
+
+/// Which run is the one that the status is about, and what is known of all of them.
+pub(super) struct Rebuilt {
+    pub(super) serving: Arc<str>,
+    /// The runs that are to be carried on with, by version, without their numbers.
+    pub(super) view: RunsView,
+    pub(super) again: Option<Duration>,
+}
+
+impl Rebuilder {
+    /// `None` where there are no runs. `runs` are all of this Projection, `status` is the last that was reported.
+    pub(super) async fn step(
+        &self,
+        projection: &Arc<Projection>,
+        runs: &[Arc<Projection>],
+        status: &ProjectionStatus,
+        snapshot: &Snapshot,
+        memory: &mut RebuildMemory,
+    ) -> Option<Rebuilt> {
+        let rules = rules(projection)?;
+        let (now, at) = (Timestamp::now(), Instant::now());
+        let versions: Vec<Arc<str>> = runs.iter().filter_map(|run| run_of(run).version).collect();
+        let fresh_for = memory.fresh_for(projection, &rules, snapshot, at);
+        let facts = |shown| Facts { rules: &rules, runs: &versions, shown, status, fresh_for, now };
+        if !concerns(&rules, &versions, status) {
+            return Some(rebuilt(&rules, rebuild::next(&facts(status.live_version())), Led::Known, None));
+        }
+        let views = ViewsOf { run: any_of(projection, runs), views: reader_views(projection)? };
+        let asked = self.shown(projection, runs, &views).await;
+        let shown = match asked {
+            Ok(shown) => shown,
+            Err(why) => {
+                // Nothing is changed while that is not known.
+                let next = rebuild::next(&facts(status.live_version()));
+                return Some(rebuilt(&rules, next, Led::NotKnown(why), None).again_after(RETRY));
+            }
+        };
+        let next = rebuild::next(&facts(shown.version.as_deref()));
+        let waits = memory.not_before.is_some_and(|until| until > at);
+        let tried = match &next.step {
+            Step::Wait => return Some(rebuilt(&rules, next, Led::Known, None)),
+            _ if waits => return Some(rebuilt(&rules, next, Led::Known, None).again_after(RETRY)),
+            Step::Switch { from: _, to } => self.switch(&views, &shown, runs, to).await,
+            Step::Remove(version) => self.remove(projection, runs, &views, &shown, version).await,
+        };
+        let key = ProjectionKey::of(projection);
+        match (tried, next.step.clone()) {
+            (Ok(()), Step::Switch { from, to }) => {
+                tracing::info!(%key, from = from.as_deref(), to = &*to, "readers are led to another version");
+                let next = rebuild::next(&facts(Some(&to)));
+                Some(rebuilt(&rules, next, Led::Known, None).again_after(NEXT_STEP))
+            }
+            (Ok(()), Step::Remove(version)) => {
+                tracing::info!(%key, version = &*version, "the workers of a version that readers do not see were removed");
+                Some(rebuilt(&rules, next, Led::Known, Some(&version)).again_after(NEXT_STEP))
+            }
+            (Ok(()), Step::Wait) => Some(rebuilt(&rules, next, Led::Known, None)),
+            (Err(why), step) => {
+                memory.not_before = Some(at + RETRY);
+                let led = match step {
+                    Step::Switch { .. } => Led::Failed(why),
+                    _ => {
+                        tracing::warn!(%key, "a version that readers do not see was not removed: {why}");
+                        Led::Known
+                    }
+                };
+                Some(rebuilt(&rules, next, led, None).again_after(RETRY))
+            }
+        }
+    }
+
+    async fn shown(
+        &self,
+        projection: &Arc<Projection>,
+        runs: &[Arc<Projection>],
+        views: &ViewsOf,
+    ) -> Result<Shown, (Reason, String)> {
+        let place = self.readers.shown(views, ASK_WITHIN).await.map_err(|error| match error {
+            ViewError::Failed(why) => (why.reason, why.message),
+            ViewError::Refused(why) => (Reason::NotOwned, why),
+        })?;
+        let Some(place) = place else { return Ok(Shown { place: None, version: None }) };
+        let of_run = runs.iter().find(|run| place_of(run).as_deref() == Some(place.as_str()));
+        let version = of_run.and_then(|run| run_of(run).version);
+        let version = version.or_else(|| version_in(projection, &place).map(Arc::from)).ok_or_else(|| {
+            let schema = &views.views.schema;
+            (
+                Reason::NotOwned,
+                format!("the views in schema {schema} show schema {place}, which is of no version of this Projection: does another one lead these readers? Name other views"),
+            )
+        })?;
+        Ok(Shown { place: Some(place), version: Some(version) })
+    }
+
+    async fn switch(&self, views: &ViewsOf, shown: &Shown, runs: &[Arc<Projection>], to: &str) -> Result<(), String> {
+        let run = runs.iter().find(|run| run_of(run).version.as_deref() == Some(to));
+        let Some(place) = run.and_then(|run| place_of(run)) else {
+            return Err(format!("spec.readStore.postgres.schema of version {to} is missing"));
+        };
+        let switched = self.readers.switch(views, shown.place.as_deref(), &place, SWITCH_WITHIN).await;
+        switched.map_err(|error| error.to_string())
+    }
+
+    /// The read store is asked once more: what readers use is never removed.
+    async fn remove(
+        &self,
+        projection: &Arc<Projection>,
+        runs: &[Arc<Projection>],
+        views: &ViewsOf,
+        shown: &Shown,
+        version: &Arc<str>,
+    ) -> Result<(), String> {
+        let now = self.shown(projection, runs, views).await.map_err(|(_, why)| why)?;
+        if now != *shown || now.version.as_ref() == Some(version) {
+            return Err("readers see another version than a moment ago".to_owned());
+        }
+        let run = RunKey { projection: ProjectionKey::of(projection), version: Some(Arc::clone(version)) };
+        let owner = Owner { run, uid: projection.metadata.uid.clone().unwrap_or_default() };
+        self.applier.remove_run(&owner).await.map_err(|error| match error {
+            Unapplied::Problem(problem) => problem.message,
+            Unapplied::OwnerGone | Unapplied::Predecessor(_) => "the Projection was deleted".to_owned(),
+        })
+    }
+}
+
+/// What readers see.
+#[derive(Debug, PartialEq)]
+struct Shown {
+    /// The schema.
+    place: Option<String>,
+    /// Its version.
+    version: Option<Arc<str>>,
+}
+
+impl RebuildMemory {
+    /// For how long the version that the spec names has been fresh.
+    fn fresh_for(
+        &mut self,
+        projection: &Projection,
+        rules: &RolloutRules,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Option<Duration> {
+        let run = RunKey { projection: ProjectionKey::of(projection), version: Some(Arc::clone(&rules.wanted)) };
+        let observation = snapshot.get(&run).filter(|it| {
+            let metadata = &projection.metadata;
+            metadata.uid.as_deref() == Some(&it.uid) && metadata.generation.is_none_or(|newest| it.generation >= newest)
+        });
+        let measured = observation.and_then(|observation| observation.current(now).ok());
+        let staleness = measured.and_then(|measured| measured.assessment.staleness);
+        if staleness.is_none_or(|staleness| staleness > rules.fresh_below) {
+            self.fresh = None;
+            return None;
+        }
+        let since = match &self.fresh {
+            Some((version, since)) if *version == rules.wanted => *since,
+            _ => self.fresh.insert((Arc::clone(&rules.wanted), now)).1,
+        };
+        Some(now.saturating_duration_since(since))
+    }
+}
+
+impl Rebuilt {
+    fn again_after(self, wait: Duration) -> Self {
+        Self { again: Some(self.again.map_or(wait, |again| again.min(wait))), ..self }
+    }
+}
+
+/// A run whose read store is asked: all have the same.
+fn any_of(projection: &Projection, runs: &[Arc<Projection>]) -> RunKey {
+    let serving = run_of(projection);
+    let all: Vec<RunKey> = runs.iter().map(|run| run_of(run)).collect();
+    all.iter().find(|run| **run == serving).or(all.first()).cloned().unwrap_or(serving)
+}
+
+fn rebuilt(rules: &RolloutRules, next: Next, led: Led, removed: Option<&str>) -> Rebuilt {
+    let Next { step: _, roles, serving, remember, stage, no_rollback, again } = next;
+    let runs = roles.into_iter().filter(|(version, _)| Some(&**version) != removed);
+    let runs = runs.map(|(version, (role, since))| RunStatus {
+        version: version.to_string(),
+        role,
+        since: Time(since),
+        staleness_seconds: None,
+        pending: None,
+        drain_seconds: None,
+        workers: RunWorkers::default(),
+        message: None,
+    });
+    let runs = runs.collect();
+    let view = RunsView { wanted: Arc::clone(&rules.wanted), stage, led, no_rollback, remember, runs };
+    Rebuilt { serving, view, again }
+}
