@@ -390,3 +390,62 @@ fn a_replica_that_follows_repeats_how_many_workers_the_leader_asks_for() {
         }
     }
 }
+
+#[test]
+fn a_run_is_asked_for_by_its_version_and_without_one_the_run_that_serves_readers_answers() {
+    let now = Instant::now();
+    let observation = |pending| {
+        Arc::new(Observation {
+            uid: "u".into(),
+            generation: 1,
+            labels: Arc::default(),
+            measured: Some(measured(pending, now + Duration::from_secs(10))),
+            fallback: None,
+            read_store: None,
+            failure: None,
+        })
+    };
+    let of = |version: &str| RunKey { version: Some(version.into()), ..run("orders") };
+    let shop = BTreeMap::from([(of("v1"), observation(9)), (of("v2"), observation(800))]);
+    let snapshot = SharedSnapshot::default();
+    snapshot.publish(Snapshot { namespaces: [("shop".into(), Arc::new(shop))].into(), ..Snapshot::default() });
+    let projection: Projection = serde_json::from_value(serde_json::json!({
+        "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection",
+        "metadata": {"namespace": "shop", "name": "orders", "uid": "u"},
+        "spec": {
+            "source": {}, "lag": {"target": "5s"}, "version": "v2",
+            "rollout": {"strategy": "BlueGreen"},
+        },
+        "status": {"version": "v1", "workers": {"required": 5, "boundBy": "None"}, "runs": [
+            {"version": "v2", "role": "Candidate", "since": "2026-01-01T00:00:00Z", "workers": {"required": 7}},
+        ]},
+    }))
+    .unwrap();
+    let (known, mut writer) = kube::runtime::reflector::store();
+    writer.apply_watcher_event(&kube::runtime::watcher::Event::Init);
+    writer.apply_watcher_event(&kube::runtime::watcher::Event::InitApply(projection));
+    writer.apply_watcher_event(&kube::runtime::watcher::Event::InitDone);
+    let (_leader, following) = watch::channel(Following { another_leads: true, ..Following::default() });
+    let served = ServedMetrics::new(snapshot).knowing(known).following(following);
+    let ask = |metric: &str, selector: &str| {
+        let values = served.external_at("shop", metric, &Selector::parse(selector).unwrap(), now)?;
+        Ok::<_, ValueError>(
+            values.into_iter().map(|value| format!("{}={}", value.labels["version"], value.value)).collect::<Vec<_>>(),
+        )
+    };
+    let (pending, required) = (Metric::PendingEvents.external_name(), Metric::RequiredWorkers.external_name());
+    for (metric, selector, expected) in [
+        (pending, "projection=orders", vec!["v1=9"]),
+        (pending, "projection=orders,version=v2", vec!["v2=800"]),
+        (pending, "projection=orders,version in (v1,v2)", vec!["v1=9", "v2=800"]),
+        (pending, "", vec!["v1=9"]),
+        (pending, "version=v2", vec!["v2=800"]),
+        // As the leader says.
+        (required, "projection=orders", vec!["v1=5"]),
+        (required, "projection=orders,version=v2", vec!["v2=7"]),
+    ] {
+        assert_eq!(ask(metric, selector).unwrap(), expected, "{metric} {selector}");
+    }
+    let unknown = ask(pending, "projection=orders,version=v9");
+    assert!(matches!(unknown, Err(ValueError::Unavailable(_))), "{unknown:?}");
+}

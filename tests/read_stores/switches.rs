@@ -15,10 +15,13 @@ use projectionist::{
         postgres::{ConnectionSettings, Database},
         redis,
     },
+    measure::RunKey,
     read_stores::{
         RedisStore,
         switch::{AliasSwitch, PointerSwitch, SwitchError, Switched, VersionSwitch, ViewSwitch},
     },
+    rebuild::{SwitchReaders as _, ViewError, ViewsOf},
+    resolve::ReaderViews,
 };
 use serde_json::json;
 use test_cluster::{Postgres, Redis, elasticsearch::Distribution};
@@ -26,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::{
     elasticsearch::search_store,
-    harness::{postgres_server, redis_server, search_server},
+    harness::{declare, events, postgres_server, redis_server, sampler_with, search_server},
     sampler::loopback,
 };
 
@@ -363,4 +366,48 @@ async fn an_alias_in_elasticsearch_is_switched_in_one_call() {
 #[tokio::test]
 async fn an_alias_in_opensearch_is_switched_in_one_call() {
     alias(Distribution::OpenSearch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_are_led_through_the_read_store_that_the_sampler_has_open() {
+    let (url, client) = events("led").await;
+    let made = "create schema shown; create schema orders_v1; create table orders_v1.summary as select 'v1'::text as version; create schema orders_v2; create table orders_v2.summary as select 'v2'::text as version";
+    client.batch_execute(made).await.unwrap();
+    let mut sampler = sampler_with(&[("events", &url)]);
+    let version = |version: &str| {
+        json!({
+            "readStore": {"postgres": {"connection": {"secretRef": {"name": "events"}}, "schema": "orders_{version}"}},
+            "projector": {"builtin": {"handlers": {"Placed": "select 1"}}},
+            "version": version,
+            "rollout": {"strategy": "BlueGreen", "switch": {"postgresView": {"schema": "shown", "views": ["summary"]}}},
+        })
+    };
+    let of = |version: &str| ViewsOf {
+        run: RunKey { version: Some(version.into()), ..RunKey::unversioned("shop", "orders") },
+        views: ReaderViews { schema: "shown".to_owned(), views: vec!["summary".to_owned()] },
+    };
+    let within = Duration::from_secs(60);
+    let stores = sampler.read_stores().clone();
+    let unknown = stores.shown(&of("v1"), within).await.unwrap_err();
+    assert!(matches!(&unknown, ViewError::Failed(why) if why.reason == Reason::NotMeasuredYet), "{unknown:?}");
+    declare(&mut sampler, "orders", &version("v1"));
+    let opened = async |version: &str| {
+        while stores.shown(&of(version), within).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stores.shown(&of(version), within).await
+    };
+    assert_eq!(opened("v1").await, Ok(None));
+    stores.switch(&of("v1"), None, "orders_v1", within).await.unwrap();
+    declare(&mut sampler, "orders", &version("v2"));
+    assert_eq!(opened("v2").await, Ok(Some("orders_v1".to_owned())));
+    let late = stores.switch(&of("v2"), None, "orders_v2", within).await.unwrap_err();
+    assert!(matches!(late, ViewError::Refused(_)), "{late:?}");
+    stores.switch(&of("v2"), Some("orders_v1"), "orders_v2", within).await.unwrap();
+    stores.switch(&of("v2"), Some("orders_v1"), "orders_v2", within).await.expect("done before");
+    let seen: String = client.query_one("select version from shown.summary", &[]).await.unwrap().get(0);
+    assert_eq!(seen, "v2");
+    client.batch_execute("drop view shown.summary; create table shown.summary (version text)").await.unwrap();
+    let taken = stores.shown(&of("v2"), within).await.unwrap_err();
+    assert!(matches!(&taken, ViewError::Refused(why) if why.contains("no view that a switch made")), "{taken:?}");
 }

@@ -26,6 +26,7 @@ mod nats;
 mod own_autoscalers;
 mod pages;
 mod rabbitmq;
+mod rebuild;
 mod redis;
 mod refusals;
 mod repair;

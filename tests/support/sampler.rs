@@ -60,6 +60,7 @@ pub struct Running {
     secrets: Arc<Given>,
     snapshot: SharedSnapshot,
     read_models: ReadModelPositions,
+    read_stores: OpenStores,
     /// What the sampler would end without.
     _held: (watch::Sender<Following>, mpsc::Receiver<ProjectionKey>, watch::Receiver<bool>),
     task: tokio::task::JoinHandle<()>,
@@ -83,11 +84,12 @@ impl Running {
         let (first_round, first_round_here) = watch::channel(false);
         let snapshot = SharedSnapshot::default();
         let waiters = Waiters::default();
+        let read_stores = OpenStores::default();
         let read_models = ReadModelPositions::new(projections.clone(), waiters.clone());
         let task = tokio::spawn(sampler::run(
             SamplerInputs {
                 runs: projections.into(),
-                read_stores: OpenStores::default(),
+                read_stores: read_stores.clone(),
                 addresses: loopback(),
                 changed: changed_there,
                 following,
@@ -100,7 +102,8 @@ impl Running {
             },
             std::future::pending(),
         ));
-        Self { writer, changed, secrets, snapshot, read_models, _held: (follow, changes_here, first_round_here), task }
+        let held = (follow, changes_here, first_round_here);
+        Self { writer, changed, secrets, snapshot, read_models, read_stores, _held: held, task }
     }
 
     /// A Secret with these keys, instead of the one of that name.
@@ -134,6 +137,11 @@ impl Running {
     pub async fn reached(&self, name: &str, position: &str, timeout: &str) -> Result<String, AwaitError> {
         let query = AwaitQuery { namespace: "shop", name, position, timeout: Some(timeout) };
         self.read_models.reached(query).await
+    }
+
+    /// The read stores of runs with a version.
+    pub fn read_stores(&self) -> &OpenStores {
+        &self.read_stores
     }
 
     /// Where the observations are.

@@ -54,3 +54,88 @@ fn a_place_that_is_named_by_the_version_needs_one_and_keeps_it() {
     assert_eq!(refused_change(&first, &first), [""; 0]);
     assert_eq!(refused_change(&in_version("v1", "orders"), &in_version("v2", "orders")), [""; 0], "a name alone");
 }
+
+fn side_by_side(version: &str) -> Value {
+    let mut object = in_version(version, "orders_{version}");
+    object["spec"]["rollout"] = json!({
+        "strategy": "BlueGreen", "switch": {"postgresView": {"schema": "orders", "views": ["summary"]}},
+    });
+    object
+}
+
+#[test]
+fn versions_side_by_side_need_places_of_their_own_a_history_and_a_way_to_lead_readers() {
+    let taken = admit(side_by_side("v1")).unwrap().spec.rollout.unwrap();
+    assert_eq!((taken.keep_old.0.as_secs(), taken.promote), (3_600, None), "by hand, where nothing is said");
+    for (pointer, name, value, expected) in [
+        ("/spec", "version", Value::Null, "spec.version is required"),
+        ("/spec/rollout", "switch", Value::Null, "spec.rollout.switch is required"),
+        ("/spec/rollout", "strategy", json!("InPlace"), "spec.rollout: promote, switch and deadline have no meaning"),
+        ("/spec/rollout", "keepOld", json!("9000h"), "spec.rollout.keepOld must be from 0s to 8760h"),
+        ("/spec/rollout", "deadline", json!("1s"), "spec.rollout.deadline must be from 1m to 8760h"),
+        ("/spec/rollout", "promote", json!({"for": "soon"}), "spec.rollout.promote.for must be a duration"),
+        ("/spec/rollout/switch/postgresView", "views", json!([]), "spec.rollout.switch.postgresView.views must"),
+        ("/spec/readStore/postgres", "schema", json!("orders"), "spec.readStore.postgres.schema must hold {version}"),
+        (
+            "/spec",
+            "projector",
+            json!({"existing": {"kind": "Deployment", "name": "x"}}),
+            "spec.projector must be builtin",
+        ),
+        ("/spec/source/postgres", "eventTable", Value::Null, "spec.source must be an event store in PostgreSQL"),
+    ] {
+        let mut object = side_by_side("v1");
+        if name == "eventTable" {
+            object["spec"]["source"]["postgres"]["outbox"] = json!({"table": "outbox", "sentAt": "sent_at"});
+            object["spec"]["scaling"] = json!({"ordering": "None"});
+        }
+        let fields = object.pointer_mut(pointer).unwrap().as_object_mut().unwrap();
+        match value {
+            Value::Null => drop(fields.remove(name)),
+            value => drop(fields.insert(name.to_owned(), value)),
+        }
+        let found: Vec<String> = admit(object).expect_err(name).iter().map(ToString::to_string).collect();
+        assert!(found.iter().any(|refusal| refusal.starts_with(expected)), "{expected}: {found:?}");
+    }
+    let template = |table: &str| {
+        let mut object = side_by_side("v1");
+        object["spec"]["projector"] =
+            json!({"template": {"spec": {"containers": [{"name": "worker", "image": "team:1"}]}}});
+        object["spec"]["checkpoint"] = json!({"readStore": {"table": table}});
+        admit(object)
+    };
+    template("checkpoints").unwrap();
+    let found = template("public.checkpoints").unwrap_err();
+    assert!(found.iter().any(|refusal| refusal.to_string().contains("a table without a schema")), "{found:?}");
+}
+
+#[test]
+fn versions_side_by_side_follow_on_each_other_and_what_readers_name_stays() {
+    let (first, second) = (side_by_side("v1"), side_by_side("v2"));
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut after = second.clone();
+        change(&mut after["spec"]);
+        let broken = Validator::new().validate(&schema(), &after, Some(&first)).err();
+        let broken = broken.into_iter().flat_map(|broken| broken.into_vec());
+        // Some rules can only be asked by a server.
+        broken.map(|error| error.message).filter(|message| message.starts_with("spec.")).collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&|_| {}), [""; 0]);
+    for (change, expected) in [
+        (
+            (&|spec: &mut Value| drop(spec.as_object_mut().unwrap().remove("rollout"))) as &dyn Fn(&mut Value),
+            "spec.rollout.strategy cannot be changed",
+        ),
+        (
+            &|spec| spec["rollout"]["switch"]["postgresView"]["views"] = json!(["other"]),
+            "spec.rollout.switch cannot be",
+        ),
+        (
+            &|spec| spec["readStore"]["postgres"]["connection"]["secretRef"]["name"] = json!("other"),
+            "spec.readStore.postgres.connection cannot be changed",
+        ),
+    ] {
+        let found = refused(change);
+        assert!(found.iter().any(|message| message.starts_with(expected)), "{expected}: {found:?}");
+    }
+}
