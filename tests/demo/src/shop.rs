@@ -156,6 +156,7 @@ mod tests {
         let files = [
             include_str!("../../../examples/own-workers.yaml"),
             include_str!("../../../examples/existing-workload.yaml"),
+            include_str!("../../../examples/rebuild.yaml"),
             include_str!("../../../examples/shop/manifests/read-models.yaml"),
             include_str!("../../../examples/shop/manifests/workers.yaml"),
         ];
