@@ -13,9 +13,9 @@ use std::{
 use kube::ResourceExt as _;
 
 use crate::{
-    api::{PassedOverStatus, Projection},
+    api::{PassedOverStatus, Projection, ProjectionStatus},
     field_managers::managers_of,
-    measure::ProjectionKey,
+    measure::{ProjectionKey, RunKey},
     names,
     resolve::run_of,
     snapshot::Snapshot,
@@ -136,7 +136,7 @@ impl Disagreements {
     pub fn update(&mut self, projections: &[Arc<Projection>], snapshot: &Snapshot, now: Instant) -> Outdated {
         let before = std::mem::take(&mut self.0);
         for projection in projections {
-            if said(projection) != asked_for(projection, snapshot, now) {
+            if disagrees(projection, snapshot, now) {
                 let name = name_of(projection);
                 let since = before.get(&name).copied().unwrap_or(now);
                 self.0.insert(name, since);
@@ -149,12 +149,21 @@ impl Disagreements {
     }
 }
 
-fn said(projection: &Projection) -> Option<u32> {
-    projection.status.as_ref()?.required_workers()
+fn disagrees(projection: &Projection, snapshot: &Snapshot, now: Instant) -> bool {
+    let status = projection.status.as_ref();
+    let serving = run_of(projection);
+    let said = status.and_then(ProjectionStatus::required_workers);
+    let beside = status.into_iter().flat_map(|status| &status.runs);
+    let beside = beside.map(|run| RunKey { version: Some(run.version.as_str().into()), ..serving.clone() });
+    said != asked_for(projection, &serving, snapshot, now)
+        || beside.filter(|run| *run != serving).any(|run| {
+            let said = run.version.as_deref().and_then(|version| status?.required_workers_of(version));
+            said != asked_for(projection, &run, snapshot, now)
+        })
 }
 
-fn asked_for(projection: &Projection, snapshot: &Snapshot, now: Instant) -> Option<u32> {
-    let observation = snapshot.get(&run_of(projection))?;
+fn asked_for(projection: &Projection, run: &RunKey, snapshot: &Snapshot, now: Instant) -> Option<u32> {
+    let observation = snapshot.get(run)?;
     let same = projection.metadata.uid.as_deref() == Some(&observation.uid);
     let measured = observation.current(now).ok().filter(|_| same)?;
     Some(measured.assessment.required.workers)

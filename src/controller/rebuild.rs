@@ -22,10 +22,12 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// The read store tells within this time what readers see.
-const ASK_WITHIN: Duration = Duration::from_secs(5);
-/// And leads them to another version within this time; readers that hold the views for longer are not waited for.
-const SWITCH_WITHIN: Duration = Duration::from_secs(20);
+/// The read store tells within this time what readers see. The round of the Projection waits for it.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// And leads them to another version within this time; for readers that hold the views for longer it is tried again.
+const SWITCH_WITHIN: Duration = Duration::from_secs(5);
+/// A store that did not tell is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// What failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 /// A status that was remembered is written before the next step is taken.
@@ -38,6 +40,8 @@ pub(super) struct RebuildMemory {
     fresh: Option<(Arc<str>, Instant)>,
     /// No other try to change anything before this.
     not_before: Option<Instant>,
+    /// Why the read store did not tell what readers see, and when.
+    untold: Option<(Instant, (Reason, String))>,
 }
 
 /// Takes steps.
@@ -73,13 +77,19 @@ impl Rebuilder {
             return Some(rebuilt(&rules, rebuild::next(&facts(status.live_version())), Led::Known, None));
         }
         let views = ViewsOf { run: any_of(projection, runs), views: reader_views(projection)? };
-        let asked = self.shown(projection, runs, &views).await;
+        let untold = memory.untold.take().filter(|(when, _)| at.saturating_duration_since(*when) < ASK_AGAIN);
+        let asked = match untold {
+            Some(untold) => Err(untold),
+            None => self.shown(projection, runs, &views).await.map_err(|why| (Instant::now(), why)),
+        };
         let shown = match asked {
             Ok(shown) => shown,
-            Err(why) => {
+            Err(untold) => {
                 // Nothing is changed while that is not known.
                 let next = rebuild::next(&facts(status.live_version()));
-                return Some(rebuilt(&rules, next, Led::NotKnown(why), None).again_after(RETRY));
+                let wait = ASK_AGAIN.saturating_sub(untold.0.elapsed());
+                let why = memory.untold.insert(untold).1.clone();
+                return Some(rebuilt(&rules, next, Led::NotKnown(why), None).again_after(wait));
             }
         };
         let next = rebuild::next(&facts(shown.version.as_deref()));

@@ -35,13 +35,19 @@ struct State {
     shown: Option<String>,
     /// Neither tells nor changes anything.
     away: bool,
+    /// Another operator leads them there once this one has asked so often.
+    led_after: Option<(u32, String)>,
     /// What readers were led to, in order.
     led: Vec<String>,
 }
 
 impl SwitchReaders for Views {
     fn shown<'a>(&'a self, _: &'a ViewsOf, _: Duration) -> BoxFuture<'a, Result<Option<String>, ViewError>> {
-        let state = self.0.lock().unwrap();
+        let mut state = self.0.lock().unwrap();
+        match state.led_after.take() {
+            Some((0, place)) => state.shown = Some(place),
+            after => state.led_after = after.map(|(left, place)| (left - 1, place)),
+        }
         let shown = if state.away { Err(away()) } else { Ok(state.shown.clone()) };
         Box::pin(async move { shown })
     }
@@ -347,6 +353,23 @@ async fn what_readers_saw_before_is_removed_after_its_time_and_what_tells_of_it_
 }
 
 #[tokio::test]
+async fn what_readers_were_led_back_to_a_moment_ago_is_not_removed() {
+    let mut cluster = Cluster::live(|_| {}).await;
+    cluster.rename("v2");
+    cluster.measured(&[("v1", 1.0), ("v2", 1.0)]);
+    cluster.settles().await;
+    cluster.scene.views.0.lock().unwrap().led_after = Some((1, "orders_v1".to_owned()));
+    // By the first look it is to be removed.
+    cluster.change(|object| {
+        object["spec"]["rollout"]["keepOld"] = json!("0s");
+        object["spec"]["rollout"].as_object_mut().unwrap().remove("promote");
+    });
+    cluster.settles().await;
+    assert_eq!(cluster.shown().as_deref(), Some("orders_v1"));
+    assert_eq!(cluster.deployments(), of(&["orders-v1", "orders-v2"]));
+}
+
+#[tokio::test]
 async fn nothing_is_promoted_or_removed_while_the_read_store_does_not_say_what_readers_see() {
     let mut cluster = Cluster::live(|object| object["spec"]["rollout"]["keepOld"] = json!("0s")).await;
     cluster.scene.views.0.lock().unwrap().away = true;
@@ -360,6 +383,7 @@ async fn nothing_is_promoted_or_removed_while_the_read_store_does_not_say_what_r
     let mut views = cluster.scene.views.0.lock().unwrap();
     (views.away, views.shown) = (false, Some("invoices_v1".to_owned()));
     drop(views);
+    cluster.scene.reconciler.forget();
     cluster.settles().await;
     assert_eq!(cluster.promoted(), ("Unknown".to_owned(), "NotOwned".to_owned()));
     assert_eq!(cluster.shown().as_deref(), Some("invoices_v1"));

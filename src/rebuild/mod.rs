@@ -150,8 +150,12 @@ pub fn next(facts: &Facts<'_>) -> Next {
 fn serving(facts: &Facts<'_>) -> Arc<str> {
     let Facts { rules, runs, shown, status, .. } = *facts;
     let is_there = |version: &&str| runs.iter().any(|run| **run == **version) && !is_replaced(facts, version);
-    let said = status.version.as_deref().filter(is_there);
-    shown.filter(is_there).or(said).map_or_else(|| Arc::clone(&rules.wanted), Arc::from)
+    let said = status.version.as_deref();
+    // One that readers see and whose spec was lost is not passed over in silence.
+    shown
+        .filter(|shown| is_there(shown) || said == Some(*shown))
+        .or(said.filter(is_there))
+        .map_or_else(|| Arc::clone(&rules.wanted), Arc::from)
 }
 
 /// What a run is for, and since when. A candidate that another has replaced stays one until it is removed.

@@ -106,6 +106,15 @@ fn the_first_version_is_promoted_by_the_same_rule_and_in_place_of_none() {
 }
 
 #[test]
+fn the_status_is_about_what_readers_see_also_where_its_spec_was_lost_and_not_where_there_never_was_a_run() {
+    let lost = there(&["v2"], Some("v1"), status("v1", &[run("v1", Live, 0)]));
+    assert_eq!(&*lost.next(&rules("v2"), None, 20).serving, "v1");
+    let before = there(&["v2"], Some("v1"), ProjectionStatus::default());
+    let next = before.next(&rules("v2"), Some(MINUTE), 20);
+    assert_eq!((&*next.serving, next.step), ("v2", switch(Some("v1"), "v2")), "of a Projection that was deleted");
+}
+
+#[test]
 fn a_run_that_was_made_without_its_spec_being_stored_is_not_shown() {
     let second = there(&["v1"], Some("v1"), status("v1", &[run("v1", Live, 0)]));
     assert_eq!(second.next(&rules("v2"), Some(MINUTE), 20).step, Step::Wait);
