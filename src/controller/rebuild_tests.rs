@@ -35,6 +35,8 @@ struct State {
     shown: Option<String>,
     /// Neither tells nor changes anything.
     away: bool,
+    /// The answer to the next switch is lost.
+    answer_lost: bool,
     /// Another operator leads them there once this one has asked so often.
     led_after: Option<(u32, String)>,
     /// What readers were led to, in order.
@@ -65,8 +67,9 @@ impl SwitchReaders for Views {
             () if state.shown.as_deref() == from => {
                 state.shown = Some(to.to_owned());
                 state.led.push(to.to_owned());
-                Ok(())
+                if std::mem::take(&mut state.answer_lost) { Err(away()) } else { Ok(()) }
             }
+            () if state.shown.as_deref() == Some(to) => Ok(()),
             () => Err(ViewError::Refused(format!("{:?} is shown, and not {from:?}", state.shown))),
         };
         Box::pin(async move { done })
@@ -104,6 +107,8 @@ struct Cluster {
     versions: u64,
     /// The operator begins anew before each round.
     forgetful: bool,
+    /// The operator ends at this write, counted from 0, before or after it is done.
+    crash_at: Option<(usize, bool)>,
 }
 
 fn part_of(path: &str) -> Option<(Part, String)> {
@@ -117,7 +122,7 @@ impl Cluster {
     fn with(projection: Projection) -> Self {
         let scene = Scene::with(projection.clone());
         let (objects, writes, events) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { scene, projection, objects, writes, events, versions: 100, forgetful: false }
+        Self { scene, projection, objects, writes, events, versions: 100, forgetful: false, crash_at: None }
     }
 
     /// The Projection is changed, and the watch shows it.
@@ -159,25 +164,44 @@ impl Cluster {
             self.events.push(asked.body["reason"].as_str().unwrap_or_default().to_owned());
             return willing(asked);
         }
+        let done_writes = self.writes.len();
+        let crashes = self.crash_at.filter(|(at, _)| asked.writes() && done_writes == *at);
+        let answer = match crashes {
+            Some((_, false)) => None,
+            _ => Some(self.carry_out(asked, &path)),
+        };
+        match (crashes, answer) {
+            (None, Some(answer)) => answer,
+            _ => {
+                self.crash_at = None;
+                self.scene.reconciler.forget();
+                Answer::Object(500, failure(500, "InternalError"))
+            }
+        }
+    }
+
+    fn carry_out(&mut self, asked: &Asked, path: &str) -> Answer {
+        if asked.writes() {
+            self.writes.push(format!("{} {}", asked.method, path.split("/shop/").nth(1).unwrap()));
+        }
         if path.ends_with("/status") && asked.writes() {
             let operations = asked.body.as_array().unwrap();
             let status = operations.iter().find(|one| one["path"] == "/status").unwrap()["value"].clone();
             self.change(|object| object["status"] = status);
             return Answer::Object(200, serde_json::to_value(&self.projection).unwrap());
         }
-        let Some((part, name)) = part_of(&path) else { return willing(asked) };
-        let there = self.objects.get(&path).cloned();
-        if asked.writes() {
-            self.writes.push(format!("{} {}", asked.method, path.split("/shop/").nth(1).unwrap()));
-        }
+        let Some((part, name)) = part_of(path) else { return willing(asked) };
+        let there = self.objects.get(path).cloned();
         self.versions += 1;
         match asked.method.clone() {
             Method::GET => {
                 there.map_or_else(|| Answer::Object(404, failure(404, "NotFound")), |it| Answer::Object(200, it))
             }
             Method::DELETE => {
+                let readers = self.shown().unwrap_or_default().replace('_', "-");
+                assert_ne!(name, readers, "readers use what these workers write");
                 let uid = there.map(|it| it["metadata"]["uid"].as_str().unwrap_or_default().to_owned());
-                self.objects.remove(&path);
+                self.objects.remove(path);
                 self.scene.index.deleted(part, "shop", &name, &uid.unwrap_or_default(), Instant::now());
                 Answer::Object(200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
             }
@@ -185,7 +209,7 @@ impl Cluster {
                 let mut object = kept(&asked.body);
                 object["metadata"]["uid"] = json!(format!("{path} {}", there.map_or(self.versions, |_| 0)));
                 object["metadata"]["resourceVersion"] = json!(self.versions.to_string());
-                self.objects.insert(path, object.clone());
+                self.objects.insert(path.to_owned(), object.clone());
                 Answer::Object(201, object)
             }
         }
@@ -204,7 +228,8 @@ impl Cluster {
                 self.scene.index.watched(part, "shop", &name, live);
             }
             match ended {
-                Ended::Again(wait) if wait <= Duration::from_secs(2) => tokio::time::sleep(wait).await,
+                Ended::Again(wait) if wait <= Duration::from_secs(6) => tokio::time::sleep(wait).await,
+                Ended::Failed => tokio::time::sleep(Duration::from_millis(50)).await,
                 _ => return,
             }
         }
@@ -289,7 +314,11 @@ async fn a_new_version_is_built_beside_the_one_that_readers_see_which_stays_as_i
     cluster.settles().await;
     assert_eq!(cluster.deployments(), of(&["orders-v1", "orders-v2"]));
     assert_eq!(*cluster.object("deployments", "orders-v1"), before);
-    assert!(cluster.writes.iter().all(|write| write.contains("orders-v2")), "{:?}", cluster.writes);
+    assert!(
+        cluster.writes.iter().all(|write| write.contains("orders-v2") || write.ends_with("/status")),
+        "{:?}",
+        cluster.writes
+    );
     let environment = cluster.object("deployments", "orders-v2").to_string();
     assert!(environment.contains("orders_v2") && !environment.contains("orders_v1"), "{environment}");
     for (version, most) in [("v1", 10), ("v2", 3)] {
@@ -387,6 +416,43 @@ async fn nothing_is_promoted_or_removed_while_the_read_store_does_not_say_what_r
     cluster.settles().await;
     assert_eq!(cluster.promoted(), ("Unknown".to_owned(), "NotOwned".to_owned()));
     assert_eq!(cluster.shown().as_deref(), Some("invoices_v1"));
+}
+
+/// From nothing to the second version alone. Returns the cluster as it is then.
+async fn to_the_second_version(crash_at: Option<(usize, bool)>, answers_lost: bool) -> Cluster {
+    let mut cluster = Cluster::with(versioned(|object| object["spec"]["rollout"]["keepOld"] = json!("0s")));
+    cluster.crash_at = crash_at;
+    cluster.scene.views.0.lock().unwrap().answer_lost = answers_lost;
+    cluster.measured(&[("v1", 1.0)]);
+    cluster.settles().await;
+    cluster.rename("v2");
+    cluster.measured(&[("v1", 1.0), ("v2", 1.0)]);
+    cluster.scene.views.0.lock().unwrap().answer_lost = answers_lost;
+    cluster.settles().await;
+    cluster
+}
+
+#[tokio::test]
+async fn an_operator_that_crashes_before_or_after_any_write_comes_to_the_same() {
+    let writes = to_the_second_version(None, false).await.writes;
+    assert!(writes.len() > 12, "{writes:?}");
+    let crashes = (0..writes.len()).flat_map(|at| [(at, false), (at, true)]);
+    let writes = &writes;
+    let all = crashes.map(|crash| async move {
+        let cluster = to_the_second_version(Some(crash), false).await;
+        let what = (crash, &writes[crash.0], &cluster.writes);
+        assert_eq!(cluster.crash_at, None, "{what:?}");
+        assert_eq!(cluster.led(), ["orders_v1", "orders_v2"], "{what:?}");
+        assert_eq!(cluster.deployments(), of(&["orders-v2"]), "{what:?}");
+        assert_eq!(cluster.roles(), [("v2".to_owned(), RunRole::Live)], "{what:?}");
+    });
+    futures::future::join_all(all).await;
+    let mut lost = to_the_second_version(None, true).await;
+    lost.settles().await;
+    assert_eq!(
+        (lost.led(), lost.deployments()),
+        (vec!["orders_v1".to_owned(), "orders_v2".to_owned()], of(&["orders-v2"]))
+    );
 }
 
 #[tokio::test]
