@@ -93,7 +93,7 @@ impl Gatherer {
         };
         let uid = projection.metadata.uid.clone().unwrap_or_default();
         if memory.uid != uid {
-            *memory = Memory { uid: uid.clone(), ..Memory::default() };
+            *memory = Memory { uid, ..Memory::default() };
         }
         let stays = projection.metadata.deletion_timestamp.is_none() && !memory.gone;
         stays.then_some(projection)

@@ -350,7 +350,7 @@ async fn readers_are_led_to_a_version_that_has_caught_up_and_back_and_it_is_not_
     assert_eq!(cluster.roles(), [("v1".to_owned(), RunRole::Old), ("v2".to_owned(), RunRole::Live)]);
     assert_eq!(cluster.deployments(), of(&["orders-v1", "orders-v2"]), "the one before is kept");
     cluster.change(|object| {
-        object["metadata"]["annotations"] = json!({ROLLBACK_ANNOTATION: "v1", PROMOTE_ANNOTATION: "v2"})
+        object["metadata"]["annotations"] = json!({ROLLBACK_ANNOTATION: "v1", PROMOTE_ANNOTATION: "v2"});
     });
     cluster.settles().await;
     cluster.settles().await;
@@ -409,9 +409,10 @@ async fn nothing_is_promoted_or_removed_while_the_read_store_does_not_say_what_r
     assert_eq!((cluster.led(), cluster.status().version.as_deref()), (vec!["orders_v1".to_owned()], Some("v1")));
     assert_eq!(cluster.deployments(), of(&["orders-v1", "orders-v2"]), "both go on");
     // Views that another Projection leads are left to it.
-    let mut views = cluster.scene.views.0.lock().unwrap();
-    (views.away, views.shown) = (false, Some("invoices_v1".to_owned()));
-    drop(views);
+    {
+        let mut views = cluster.scene.views.0.lock().unwrap();
+        (views.away, views.shown) = (false, Some("invoices_v1".to_owned()));
+    }
     cluster.scene.reconciler.forget();
     cluster.settles().await;
     assert_eq!(cluster.promoted(), ("Unknown".to_owned(), "NotOwned".to_owned()));

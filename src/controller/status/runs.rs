@@ -55,7 +55,7 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
         Led::Failed(why) => {
             return fails(
                 Reason::SwitchFailed,
-                &format!("readers still see what they saw before, and it is tried again: {why}"),
+                format!("readers still see what they saw before, and it is tried again: {why}"),
             );
         }
         Led::Known => {}
@@ -91,5 +91,5 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
             (Reason::Suspended, format!("no readers are led to version {wanted} while the Projection is suspended"))
         }
     };
-    fails(reason, &format!("{message}{and}"))
+    fails(reason, format!("{message}{and}"))
 }
