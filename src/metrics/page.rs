@@ -223,6 +223,13 @@ impl ProjectionPage {
         ("projection_ready_workers", "Workers that are ready", |workers| workers.ready),
     ];
 
+    /// Absent for a Projection that has one run only, and where no status says what readers see.
+    fn is_live(&self, run: &RunKey) -> Option<bool> {
+        let ProjectionKey { namespace, name } = &run.projection;
+        let projection = self.projections.get(&ObjectRef::new(name).within(namespace))?;
+        Some(projection.status.as_ref()?.live_version()? == run.version.as_deref()?)
+    }
+
     /// The number in the status.
     fn count(&self, run: &RunKey, count: Count) -> Option<f64> {
         let ProjectionKey { namespace, name } = &run.projection;
@@ -249,6 +256,13 @@ impl Collector for ProjectionPage {
                 if let Some(value) = observation.current(now).ok().and_then(reading) {
                     family.encode_family(&labels(run))?.encode_gauge(&value)?;
                 }
+            }
+        }
+        let (metric, help) = ("projection_live", "1 for the run whose version readers see, 0 for another of its Projection");
+        let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+        for (run, _) in all() {
+            if let Some(live) = self.is_live(run) {
+                family.encode_family(&labels(run))?.encode_gauge(&i64::from(live))?;
             }
         }
         for (metric, help, count) in Self::COUNTS {
