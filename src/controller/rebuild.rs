@@ -38,8 +38,8 @@ const NEXT_STEP: Duration = Duration::from_millis(100);
 pub(super) struct RebuildMemory {
     /// Which version is fresh, and since when.
     fresh: Option<(Arc<str>, Instant)>,
-    /// No other try to change anything before this.
-    not_before: Option<Instant>,
+    /// No other try to change anything before this, and what came of the last one.
+    not_before: Option<(Instant, Led)>,
     /// Why the read store did not tell what readers see, and when.
     untold: Option<(Instant, (Reason, String))>,
 }
@@ -93,10 +93,12 @@ impl Rebuilder {
             }
         };
         let next = rebuild::next(&facts(shown.version.as_deref()));
-        let waits = memory.not_before.is_some_and(|until| until > at);
+        let failed = memory.not_before.clone().filter(|(until, _)| *until > at);
+        if let Some((until, led)) = failed.filter(|_| next.step != Step::Wait) {
+            return Some(rebuilt(&rules, next, led, None).again_after(until.saturating_duration_since(at)));
+        }
         let tried = match &next.step {
             Step::Wait => return Some(rebuilt(&rules, next, Led::Known, None)),
-            _ if waits => return Some(rebuilt(&rules, next, Led::Known, None).again_after(RETRY)),
             Step::Switch { from: _, to } => self.switch(&views, &shown, runs, to).await,
             Step::Remove(version) => self.remove(projection, runs, &views, &shown, version).await,
         };
@@ -113,7 +115,6 @@ impl Rebuilder {
             }
             (Ok(()), Step::Wait) => Some(rebuilt(&rules, next, Led::Known, None)),
             (Err(why), step) => {
-                memory.not_before = Some(at + RETRY);
                 let led = match step {
                     Step::Switch { .. } => Led::Failed(why),
                     _ => {
@@ -121,6 +122,7 @@ impl Rebuilder {
                         Led::Known
                     }
                 };
+                memory.not_before = Some((Instant::now() + RETRY, led.clone()));
                 Some(rebuilt(&rules, next, led, None).again_after(RETRY))
             }
         }

@@ -35,6 +35,8 @@ struct State {
     shown: Option<String>,
     /// Neither tells nor changes anything.
     away: bool,
+    /// The new version does not fit the readers.
+    unfit: bool,
     /// The answer to the next switch is lost.
     answer_lost: bool,
     /// Another operator leads them there once this one has asked so often.
@@ -64,6 +66,7 @@ impl SwitchReaders for Views {
         let mut state = self.0.lock().unwrap();
         let done = match () {
             () if state.away => Err(away()),
+            () if state.unfit => Err(ViewError::Refused(format!("the columns of {to} do not fit"))),
             () if state.shown.as_deref() == from => {
                 state.shown = Some(to.to_owned());
                 state.led.push(to.to_owned());
@@ -222,11 +225,7 @@ impl Cluster {
                 self.scene.reconciler.forget();
             }
             let ended = self.round().await;
-            for (path, object) in &self.objects {
-                let (part, name) = part_of(path).unwrap();
-                let live = LiveObject::from_object(&serde_json::from_value(object.clone()).unwrap());
-                self.scene.index.watched(part, "shop", &name, live);
-            }
+            self.shows();
             match ended {
                 Ended::Again(wait) if wait <= Duration::from_secs(6) => tokio::time::sleep(wait).await,
                 Ended::Failed => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -234,6 +233,15 @@ impl Cluster {
             }
         }
         panic!("it does not settle: {:?}", self.writes);
+    }
+
+    /// The watches show what is there.
+    fn shows(&self) {
+        for (path, object) in &self.objects {
+            let (part, name) = part_of(path).unwrap();
+            let live = LiveObject::from_object(&serde_json::from_value(object.clone()).unwrap());
+            self.scene.index.watched(part, "shop", &name, live);
+        }
     }
 
     async fn round(&mut self) -> Ended {
@@ -379,6 +387,22 @@ async fn what_readers_saw_before_is_removed_after_its_time_and_what_tells_of_it_
     );
     assert_eq!(cluster.deployments(), of(&["orders-v2"]));
     assert_eq!(cluster.roles(), [("v2".to_owned(), RunRole::Live)]);
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_fit_readers_is_told_and_they_keep_what_they_see() {
+    let mut cluster = Cluster::live(|_| {}).await;
+    cluster.scene.views.0.lock().unwrap().unfit = true;
+    cluster.rename("v2");
+    cluster.measured(&[("v1", 1.0), ("v2", 1.0)]);
+    // Also between two tries.
+    for _ in 0..8 {
+        cluster.round().await;
+        cluster.shows();
+    }
+    assert_eq!(cluster.promoted(), ("False".to_owned(), "SwitchFailed".to_owned()));
+    assert_eq!((cluster.led(), cluster.status().version.as_deref()), (vec!["orders_v1".to_owned()], Some("v1")));
+    assert_eq!(cluster.events, ["Promoted", "SwitchFailed"]);
 }
 
 #[tokio::test]

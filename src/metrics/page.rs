@@ -258,7 +258,8 @@ impl Collector for ProjectionPage {
                 }
             }
         }
-        let (metric, help) = ("projection_live", "1 for the run whose version readers see, 0 for another of its Projection");
+        let (metric, help) =
+            ("projection_live", "1 for the run whose version readers see, 0 for another of its Projection");
         let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
         for (run, _) in all() {
             if let Some(live) = self.is_live(run) {
