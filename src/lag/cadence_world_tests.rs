@@ -170,6 +170,17 @@ fn an_event_that_costs_twice_as_much_is_noticed_whenever_workers_commit() {
     }
 }
 
+#[test]
+fn a_remembered_rate_by_which_a_hot_shard_would_not_be_behind_is_not_believed() {
+    for remembered in [40.0, 160.3, 100_000.0] {
+        let mut world = Foreign::new(Commits::Every(0.1), Rows::Exact, 15, 13);
+        (world.each, world.hot) = (20.0, 59);
+        world.model = Model::remembering(Some(remembered), Some(13), None);
+        let last = world.run(300.0, 244.4);
+        assert_eq!((last.required.workers, world.late), (24, 0), "{remembered}: {:?}", world.answers);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]

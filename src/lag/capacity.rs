@@ -155,7 +155,7 @@ impl Capacity {
     /// Takes in that workers that were not the bottleneck did `rate` events per second each: a remembered rate well below that was wrong.
     pub(super) fn at_least(&mut self, rate: f64) {
         if self.windows.is_empty() && self.remembered.is_some_and(|remembered| rate > remembered * CHANGED) {
-            self.remembered = None;
+            self.forget_remembered();
         }
     }
 
@@ -167,6 +167,11 @@ impl Capacity {
         }
         self.learn(rate);
         Some(Busy { workers, throughput, settled_for })
+    }
+
+    /// Forgets what an earlier run learnt.
+    pub(super) fn forget_remembered(&mut self) {
+        self.remembered = None;
     }
 
     /// True while the first window is open and should soon be complete.

@@ -31,6 +31,8 @@ const ROLLS_AT_MOST: Duration = Duration::from_secs(300);
 const PATIENT: f64 = 0.7;
 /// How long the operator waits at least for a first step of the checkpoint.
 const FIRST_STEP: Duration = Duration::from_secs(10);
+/// A queue that is still there after this many times the time in which the workers would have cleared it shows that they do less than was thought.
+const REFUTED: f64 = 4.0;
 
 /// How many workers a model asks for before the read store's connections bound their number, and what the number follows from.
 struct Planned {
@@ -56,6 +58,9 @@ impl Model {
         let uneven = seen.uneven(&load, live, bounds);
         let live_fit = fit(live.workers, uneven, bounds, Stage::Live);
         let suffices = matches!(live_fit.limit, Limit::None | Limit::Min);
+        if suffices && !self.knows_rate(bounds) && self.refuted(seen, &load) {
+            self.capacity.forget_remembered();
+        }
         let stage = self.phases.observe(seen.at, seen.waiting.age, bounds, suffices);
         let (need, up, down) = if stage == Stage::Live {
             let cautious = self.not_below(within(self.with_margin(load).need()), surely, bounds);
@@ -153,6 +158,20 @@ impl Model {
         if let Some(at_least) = proven {
             self.capacity.at_least(at_least);
         }
+    }
+
+    /// True when by the rate per worker, which was not learnt in this run, the queue would have gone long ago. Where one worker alone is behind, since a
+    /// shard of its own is hot, the others have too little to do to teach a rate that would correct it.
+    fn refuted(&self, seen: &PlanningInput, load: &Load<'_>) -> bool {
+        let in_danger = seen.waiting.age.is_some_and(|age| age >= load.target.mul_f64(STANDING));
+        let (Some(rate), Some(since), true) = (load.per_worker, self.queue_since, in_danger && seen.teaches) else {
+            return false;
+        };
+        let surplus = rate * load.worth - load.arrival;
+        let stood = seen.settled_for.min(seen.at.saturating_sub(since)).saturating_sub(WARM_UP);
+        let clears = as_float(seen.waiting.events) / surplus;
+        // One whose checkpoint rests has another trouble.
+        surplus > 0.0 && stood.as_secs_f64() > clears * REFUTED && self.queue.deepest_moves(seen.at)
     }
 
     /// The most workers while no rate is confirmed: a rate that an earlier run learnt adds no worker where there is no queue, nor while the rate is

@@ -282,6 +282,13 @@ impl Queue {
         Duration::try_from_secs_f64(self.look).unwrap_or_default()
     }
 
+    /// True when the row with the most uncommitted events has moved within the last two steps.
+    pub(super) fn deepest_moves(&self, at: Duration) -> bool {
+        let deepest = self.rows.iter().max_by_key(|row| row.pending);
+        let since = deepest.and_then(|row| row.moved_at).map(|moved_at| at.saturating_sub(moved_at));
+        since.is_some_and(|since| since <= (self.step() + self.look()) * 2)
+    }
+
     /// True when a row moved at the last look.
     pub(super) fn stepped(&self) -> bool {
         self.stepped
