@@ -11,7 +11,7 @@ use kube::runtime::reflector::{ObjectRef, Store, store::WriterDropped};
 use crate::{
     api::Projection,
     measure::{ProjectionKey, RunKey},
-    resolve::{described_run, described_version, has_runs, run_of, stored_run},
+    resolve::{comes_back_changed, described_run, described_version, has_runs, run_of, stored_run},
 };
 
 /// The spec that a run was made with.
@@ -153,11 +153,15 @@ impl Runs {
                 runs.insert(run, Made { of: Arc::clone(projection), stored, run: it });
             }
         };
-        if let Some(version) = described_version(projection) {
+        let described = described_version(projection);
+        let kept = |it: &&StoredSpec| *it.uid == *uid && Some(&*it.version) == described;
+        let described =
+            described.filter(|_| !stored.iter().filter(kept).any(|it| comes_back_changed(projection, &it.spec)));
+        if let Some(version) = described {
             add(version, None, &|| described_run(projection));
         }
         for StoredSpec { version, uid: of, spec } in stored {
-            if *of == *uid && Some(&*version) != described_version(projection) {
+            if *of == *uid && Some(&*version) != described {
                 add(&version, Some(Arc::clone(&spec)), &|| stored_run(projection, &version, &spec));
             }
         }

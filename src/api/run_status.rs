@@ -67,6 +67,9 @@ pub struct RolloutStatus {
     /// The version to which they were taken back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<String>,
+    /// The version that the spec was last heeded for: one that the spec names again later keeps the spec that it was made with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub described: Option<String>,
     /// The version that was not promoted within `rollout.deadline`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,

@@ -10,6 +10,8 @@ use crate::{field_managers::managers_of, measure::ProjectionKey, names, runs::St
 /// One object, as far as the operator needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LiveObject {
+    /// The object's name.
+    pub name: String,
     /// The object's UID.
     pub uid: String,
     /// The version that the API server gave it.
@@ -75,6 +77,7 @@ impl LiveObject {
             "data": data.get("data"),
         });
         Self {
+            name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
             controlled_by: owner.map(|owner| owner.uid.clone()),
@@ -99,6 +102,7 @@ impl LiveObject {
     /// True when the two are equal but for the version that the API server gave them.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         let Self {
+            name: _,
             uid,
             resource_version: _,
             controlled_by,

@@ -25,9 +25,11 @@ use crate::{
 /// The read store tells within this time what readers see. The round of the Projection waits for it.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// And leads them to another version within this time; for readers that hold the views for longer it is tried again.
-const SWITCH_WITHIN: Duration = Duration::from_secs(5);
+const SWITCH_WITHIN: Duration = Duration::from_secs(2);
 /// A store that did not tell is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// Where nothing is to be done, the store is asked at these intervals whether readers still see what they were led to.
+const ASK_EVERY: Duration = Duration::from_secs(60);
 /// What failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 /// A status that was remembered is written before the next step is taken.
@@ -42,6 +44,8 @@ pub(super) struct RebuildMemory {
     not_before: Option<(Instant, Led)>,
     /// Why the read store did not tell what readers see, and when.
     untold: Option<(Instant, (Reason, String))>,
+    /// When it told last.
+    told: Option<Instant>,
 }
 
 /// Takes steps.
@@ -72,9 +76,14 @@ impl Rebuilder {
         let (now, at) = (Timestamp::now(), Instant::now());
         let versions: Vec<Arc<str>> = runs.iter().filter_map(|run| run_of(run).version).collect();
         let fresh_for = memory.fresh_for(projection, &rules, snapshot, at);
-        let facts = |shown| Facts { rules: &rules, runs: &versions, shown, status, fresh_for, now };
-        if !concerns(&rules, &versions, status) {
-            return Some(rebuilt(&rules, rebuild::next(&facts(status.live_version())), Led::Known, None));
+        let of_wanted = runs.iter().find(|run| run_of(run).version.as_ref() == Some(&rules.wanted));
+        let comes_back_changed = of_wanted.is_some_and(|run| run.spec != projection.spec);
+        let facts = |shown| Facts { rules: &rules, runs: &versions, shown, status, fresh_for, comes_back_changed, now };
+        let asked_before = memory.told.map(|told| at.saturating_duration_since(told));
+        let rested = asked_before.map_or(Duration::ZERO, |ago| ASK_EVERY.saturating_sub(ago));
+        if !rested.is_zero() && !concerns(&rules, &versions, status) {
+            let next = rebuild::next(&facts(status.live_version()));
+            return Some(rebuilt(&rules, comes_back_changed, next, Led::Known, None).again_after(rested));
         }
         let views = ViewsOf { run: any_of(projection, runs), views: reader_views(projection)? };
         let untold = memory.untold.take().filter(|(when, _)| at.saturating_duration_since(*when) < ASK_AGAIN);
@@ -89,16 +98,19 @@ impl Rebuilder {
                 let next = rebuild::next(&facts(status.live_version()));
                 let wait = ASK_AGAIN.saturating_sub(untold.0.elapsed());
                 let why = memory.untold.insert(untold).1.clone();
-                return Some(rebuilt(&rules, next, Led::NotKnown(why), None).again_after(wait));
+                return Some(rebuilt(&rules, comes_back_changed, next, Led::NotKnown(why), None).again_after(wait));
             }
         };
+        memory.told = Some(at);
         let next = rebuild::next(&facts(shown.version.as_deref()));
         let failed = memory.not_before.clone().filter(|(until, _)| *until > at);
         if let Some((until, led)) = failed.filter(|_| next.step != Step::Wait) {
-            return Some(rebuilt(&rules, next, led, None).again_after(until.saturating_duration_since(at)));
+            return Some(
+                rebuilt(&rules, comes_back_changed, next, led, None).again_after(until.saturating_duration_since(at)),
+            );
         }
         let tried = match &next.step {
-            Step::Wait => return Some(rebuilt(&rules, next, Led::Known, None)),
+            Step::Wait => return Some(rebuilt(&rules, comes_back_changed, next, Led::Known, None)),
             Step::Switch { from: _, to } => self.switch(&views, &shown, runs, to).await,
             Step::Remove(version) => self.remove(projection, runs, &views, &shown, version).await,
         };
@@ -107,13 +119,13 @@ impl Rebuilder {
             (Ok(()), Step::Switch { from, to }) => {
                 tracing::info!(%key, from = from.as_deref(), to = &*to, "readers are led to another version");
                 let next = rebuild::next(&facts(Some(&to)));
-                Some(rebuilt(&rules, next, Led::Known, None).again_after(NEXT_STEP))
+                Some(rebuilt(&rules, comes_back_changed, next, Led::Known, None).again_after(NEXT_STEP))
             }
             (Ok(()), Step::Remove(version)) => {
                 tracing::info!(%key, version = &*version, "the workers of a version that readers do not see were removed");
-                Some(rebuilt(&rules, next, Led::Known, Some(&version)).again_after(NEXT_STEP))
+                Some(rebuilt(&rules, comes_back_changed, next, Led::Known, Some(&version)).again_after(NEXT_STEP))
             }
-            (Ok(()), Step::Wait) => Some(rebuilt(&rules, next, Led::Known, None)),
+            (Ok(()), Step::Wait) => Some(rebuilt(&rules, comes_back_changed, next, Led::Known, None)),
             (Err(why), step) => {
                 let led = match step {
                     Step::Switch { .. } => Led::Failed(why),
@@ -123,7 +135,7 @@ impl Rebuilder {
                     }
                 };
                 memory.not_before = Some((Instant::now() + RETRY, led.clone()));
-                Some(rebuilt(&rules, next, led, None).again_after(RETRY))
+                Some(rebuilt(&rules, comes_back_changed, next, led, None).again_after(RETRY))
             }
         }
     }
@@ -232,7 +244,7 @@ fn any_of(projection: &Projection, runs: &[Arc<Projection>]) -> RunKey {
     all.iter().find(|run| **run == serving).or(all.first()).cloned().unwrap_or(serving)
 }
 
-fn rebuilt(rules: &RolloutRules, next: Next, led: Led, removed: Option<&str>) -> Rebuilt {
+fn rebuilt(rules: &RolloutRules, comes_back_changed: bool, next: Next, led: Led, removed: Option<&str>) -> Rebuilt {
     let Next { step: _, roles, serving, remember, stage, no_rollback, again } = next;
     let runs = roles.into_iter().filter(|(version, _)| Some(&**version) != removed);
     let runs = runs.map(|(version, (role, since))| RunStatus {
@@ -246,6 +258,7 @@ fn rebuilt(rules: &RolloutRules, next: Next, led: Led, removed: Option<&str>) ->
         message: None,
     });
     let runs = runs.collect();
-    let view = RunsView { wanted: Arc::clone(&rules.wanted), stage, led, no_rollback, remember, runs };
+    let wanted = Arc::clone(&rules.wanted);
+    let view = RunsView { wanted, stage, comes_back_changed, led, no_rollback, remember, runs };
     Rebuilt { serving, view, again }
 }

@@ -1,10 +1,10 @@
 //! The specs that runs were made with, from the watch of their ConfigMaps. Reads only.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{index::LiveIndex, live::LiveObject, parts::Part};
 use crate::{
-    measure::ProjectionKey,
+    measure::{ProjectionKey, RunKey},
     runs::{StoredSpec, StoredSpecs},
 };
 
@@ -25,6 +25,9 @@ impl StoredSpecs for SpecsOfWatches {
     }
 }
 
+/// What the ConfigMap of a run tells of it; one of another name tells nothing.
 fn told(live: &LiveObject) -> Option<StoredSpec> {
-    live.stored_spec.clone().filter(|_| !live.deleting)
+    let stored = live.stored_spec.as_ref().filter(|_| !live.deleting)?;
+    let run = RunKey { projection: live.made_for.clone()?, version: Some(Arc::clone(&stored.version)) };
+    (live.name == Part::ConfigMap.object_name(&run)).then(|| stored.clone())
 }

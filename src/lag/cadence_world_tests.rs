@@ -181,6 +181,14 @@ fn a_remembered_rate_by_which_a_hot_shard_would_not_be_behind_is_not_believed() 
     }
 }
 
+#[test]
+fn one_odd_look_at_few_workers_does_not_show_that_more_would_not_help() {
+    let mut world = Foreign::new(Commits::Every(5.0), Rows::Exact, 28, 7);
+    (world.each, world.start_up, world.hot) = (20.0, 1.098215753962121, 30);
+    let last = world.run(200.0, 350.32415658677957);
+    assert_eq!((last.required.workers, world.late), (24, 0), "{:?}: {}", world.answers, last.required.reason);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]

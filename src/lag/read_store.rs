@@ -13,7 +13,7 @@ const MORE_WORKERS: f64 = 1.5;
 const NO_GAIN: f64 = 0.25;
 /// Time for new workers to warm up before they are judged. One that takes longer is a short mistake: once it is warm, they do better.
 const SETTLED: Duration = Duration::from_secs(4);
-/// This many observations in a row are needed.
+/// This many observations in a row are needed, of the fewer workers and of the more: a single one may be odd.
 const OBSERVATIONS: u32 = 2;
 /// With a throughput higher by this factor, the store is no longer saturated.
 const BETTER: f64 = 1.25;
@@ -25,8 +25,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(300);
 /// Follows the throughput of all workers together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReadStoreWatch {
-    /// How much how few workers did.
-    base: Option<(u32, f64)>,
+    /// How much how few workers did, by the last of so many observations in a row.
+    base: Option<(u32, f64, u32)>,
     without_gain: u32,
     saturated: Option<Saturated>,
     busy_at: Duration,
@@ -65,15 +65,18 @@ impl ReadStoreWatch {
             }
             return;
         }
-        let Some((workers, throughput)) = self.base.filter(|(workers, _)| busy.workers > *workers) else {
+        let seen =
+            self.base.filter(|(workers, ..)| busy.workers == *workers).map_or(1, |(.., seen)| seen.saturating_add(1));
+        let more = self.base.filter(|(workers, _, seen)| busy.workers > *workers && *seen >= OBSERVATIONS);
+        let Some((workers, throughput, _)) = more else {
             // As many or fewer: what they do now is what counts, since an event may cost something else than before.
-            (self.base, self.without_gain) = (Some((busy.workers, busy.throughput)), 0);
+            (self.base, self.without_gain) = (Some((busy.workers, busy.throughput, seen)), 0);
             return;
         };
         let times = f64::from(busy.workers) / f64::from(workers);
         let gained = busy.throughput / throughput - 1.0;
         if gained >= (times - 1.0) / 2.0 {
-            (self.base, self.without_gain) = (Some((busy.workers, busy.throughput)), 0);
+            (self.base, self.without_gain) = (Some((busy.workers, busy.throughput, 1)), 0);
         } else if times >= MORE_WORKERS && gained < (times - 1.0) * NO_GAIN && busy.settled_for >= SETTLED {
             self.without_gain += 1;
             if self.without_gain >= OBSERVATIONS {
@@ -133,6 +136,13 @@ mod tests {
         assert_eq!(world.busy(6, 300.0, 10), None);
         assert_eq!(world.busy(6, 150.0, 10), None);
         assert_eq!(world.busy(12, 300.0, 20), None);
+    }
+
+    #[test]
+    fn a_single_odd_observation_of_fewer_workers_does_not() {
+        let mut world = world();
+        assert_eq!(world.busy(8, 289.0, 1), None);
+        assert_eq!(world.busy(12, 240.0, 20), None);
     }
 
     #[test]

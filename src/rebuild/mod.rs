@@ -14,6 +14,7 @@ use jiff::Timestamp;
 pub use self::reader_views::{SwitchReaders, ViewError, ViewsOf};
 use crate::{
     api::{ProjectionStatus, RolloutStatus, RunRole},
+    names::ROLLBACK_ANNOTATION,
     resolve::RolloutRules,
 };
 
@@ -30,6 +31,8 @@ pub struct Facts<'a> {
     pub status: &'a ProjectionStatus,
     /// For how long the version that the spec names has been fresh without a break; `None` where it is not, or that is not known.
     pub fresh_for: Option<Duration>,
+    /// The spec names a version again that was made with another spec, and is not heeded for it.
+    pub comes_back_changed: bool,
     /// Now.
     pub now: Timestamp,
 }
@@ -96,12 +99,15 @@ pub fn concerns(rules: &RolloutRules, runs: &[Arc<str>], status: &ProjectionStat
 
 /// Decides.
 pub fn next(facts: &Facts<'_>) -> Next {
-    let Facts { rules, runs, shown, status: _, fresh_for, now } = *facts;
+    let Facts { rules, runs, shown, status, fresh_for, comes_back_changed, now } = *facts;
     let serving = serving(facts);
     let roles: BTreeMap<Arc<str>, (RunRole, Timestamp)> =
         runs.iter().map(|run| (Arc::clone(run), role(facts, run))).collect();
-    let mut remember = RolloutStatus { failed: failed(facts, &roles), ..rolled_back(facts) };
     let wanted = &rules.wanted;
+    let described = status.rollout.as_ref().and_then(|rollout| rollout.described.clone());
+    let described = described.filter(|_| comes_back_changed).unwrap_or_else(|| wanted.to_string());
+    let mut remember =
+        RolloutStatus { failed: failed(facts, &roles), described: Some(described), ..rolled_back(facts) };
     let promoted = shown == Some(&**wanted);
     let asked = rules.promote.as_deref() == Some(&**wanted);
     let taken_back = remember.rolled_back_from.as_deref() == Some(&**wanted);
@@ -120,11 +126,18 @@ pub fn next(facts: &Facts<'_>) -> Next {
     };
     let back = rules.roll_back.as_deref().filter(|to| shown != Some(*to));
     // Readers were taken back there before, and the annotation is still there.
-    let back = back.filter(|to| remember.rolled_back_to.as_deref() != Some(*to));
+    let heeded = back.filter(|to| remember.rolled_back_to.as_deref() == Some(*to));
+    let back = back.filter(|_| heeded.is_none());
     let old = |run: &str| roles.get(run).is_some_and(|(role, _)| *role == RunRole::Old);
-    let no_rollback = back.filter(|to| shown.is_some() && !old(to)).map(|to| {
-        format!("readers cannot be led back to version {to}: it is no version that they saw before and whose workers are still there")
-    });
+    let no_rollback = match (back.filter(|to| shown.is_some() && !old(to)), heeded) {
+        (Some(to), _) => Some(format!(
+            "readers cannot be led back to version {to}: it is no version that they saw before and whose workers are still there"
+        )),
+        (None, Some(to)) => Some(format!(
+            "the annotation {ROLLBACK_ANNOTATION} led readers back to version {to} before and is heeded once: to lead them there again, remove it, wait until status.rollout.rolledBackTo is gone, and set it again"
+        )),
+        (None, None) => None,
+    };
     let from = shown.map(Arc::from);
     let abandoned = runs.iter().find(|run| is_replaced(facts, run));
     let outlived = roles.iter().find(|(_, (role, since))| {
@@ -135,7 +148,10 @@ pub fn next(facts: &Facts<'_>) -> Next {
         None if stage == Stage::Proving(Duration::ZERO) && is_there => Step::Switch { from, to: Arc::clone(wanted) },
         None => match abandoned.or(outlived.map(|(run, _)| run)) {
             Some(run) => Step::Remove(Arc::clone(run)),
-            None if stage == Stage::Failed && rules.remove_failed && is_there => Step::Remove(Arc::clone(wanted)),
+            // The only run there is stays: readers see none yet, and it may still be promoted by hand.
+            None if stage == Stage::Failed && rules.remove_failed && is_there && shown.is_some() => {
+                Step::Remove(Arc::clone(wanted))
+            }
             None => Step::Wait,
         },
     };
@@ -162,6 +178,12 @@ fn serving(facts: &Facts<'_>) -> Arc<str> {
 fn role(facts: &Facts<'_>, run: &str) -> (RunRole, Timestamp) {
     let Facts { rules, shown, status, now, .. } = *facts;
     let said = status.runs.iter().find(|said| said.version == run);
+    // The time that a version may take to be promoted begins anew once it is no longer held.
+    let held = |rollout: &RolloutStatus| rollout.rolled_back_from.as_deref() == Some(run);
+    let released = run == &*rules.wanted
+        && ((status.suspended && !rules.suspended)
+            || (status.rollout.as_ref().is_some_and(held) && !held(&rolled_back(facts))));
+    let said = said.filter(|said| !(released && said.role == RunRole::Candidate));
     let since = |role: RunRole| (role, said.filter(|said| said.role == role).map_or(now, |said| said.since.0));
     if shown == Some(run) {
         return since(RunRole::Live);
@@ -178,7 +200,8 @@ fn is_replaced(Facts { rules, shown, status, .. }: &Facts<'_>, run: &str) -> boo
     *shown != Some(run) && run != &*rules.wanted && said.is_some_and(|said| said.role == RunRole::Candidate)
 }
 
-/// Whether readers were taken back, from where and to where. Forgotten once the annotation is gone or names another version.
+/// Whether readers were taken back, from where and to where. Forgotten once the annotation is gone or names another version. An annotation that names what readers
+/// see holds them there, also where it is not remembered that they were taken back.
 fn rolled_back(Facts { rules, shown, status, .. }: &Facts<'_>) -> RolloutStatus {
     let before = status.rollout.clone().unwrap_or_default();
     let asked = rules.roll_back.as_deref();
@@ -190,6 +213,11 @@ fn rolled_back(Facts { rules, shown, status, .. }: &Facts<'_>) -> RolloutStatus 
             ..RolloutStatus::default()
         },
         _ if before.rolled_back_to.is_some() && before.rolled_back_to.as_deref() == asked => before,
+        (_, Some(to)) if asked == Some(to) && to != &*rules.wanted => RolloutStatus {
+            rolled_back_from: Some(rules.wanted.to_string()),
+            rolled_back_to: Some(to.to_owned()),
+            ..RolloutStatus::default()
+        },
         _ => RolloutStatus::default(),
     }
 }

@@ -60,7 +60,15 @@ fn there(runs: &[&str], shown: Option<&str>, status: ProjectionStatus) -> There 
 impl There {
     fn next(&self, rules: &RolloutRules, fresh_for: Option<Duration>, now: i64) -> Next {
         let There { runs, shown, status } = self;
-        next(&Facts { rules, runs, shown: shown.as_deref(), status, fresh_for, now: at(now) })
+        next(&Facts {
+            rules,
+            runs,
+            shown: shown.as_deref(),
+            status,
+            fresh_for,
+            comes_back_changed: false,
+            now: at(now),
+        })
     }
 }
 
@@ -208,6 +216,52 @@ fn a_version_that_is_late_has_failed_and_is_removed_where_the_spec_says_so() {
     let asked = RolloutRules { promote: Some("v2".to_owned()), ..late };
     assert_eq!(kept.next(&asked, Some(Duration::ZERO), 90).step, switch(Some("v1"), "v2"));
     assert_eq!(kept.next(&RolloutRules { wanted: "v3".into(), ..asked }, None, 90).remember.failed, None);
+}
+
+#[test]
+fn a_first_version_that_is_late_stays_since_there_is_nothing_else() {
+    let late = RolloutRules { deadline: Some(MINUTE), remove_failed: true, ..rules("v1") };
+    let first = there(&["v1"], None, status("v1", &[run("v1", Candidate, 0)]));
+    let next = first.next(&late, None, 61);
+    assert_eq!((next.step, next.stage), (Step::Wait, Stage::Failed));
+}
+
+#[test]
+fn the_time_to_be_promoted_in_begins_anew_when_a_version_is_no_longer_held() {
+    let late = RolloutRules { deadline: Some(MINUTE), promote_after: None, ..rules("v2") };
+    let runs = [run("v1", Live, 0), run("v2", Candidate, 0)];
+    let taken_back = RolloutStatus {
+        rolled_back_from: Some("v2".to_owned()),
+        rolled_back_to: Some("v1".to_owned()),
+        ..RolloutStatus::default()
+    };
+    let said = ProjectionStatus { rollout: Some(taken_back), ..status("v1", &runs) };
+    let held = there(&["v1", "v2"], Some("v1"), said.clone());
+    let still = RolloutRules { roll_back: Some("v1".to_owned()), ..late.clone() };
+    let next = held.next(&still, None, 9_000);
+    assert_eq!((next.stage, next.roles["v2"]), (Stage::RolledBack, (Candidate, at(0))), "nothing is written meanwhile");
+    let next = held.next(&late, None, 9_001);
+    assert_eq!((next.stage, next.roles["v2"]), (Stage::CatchingUp, (Candidate, at(9_001))));
+    let suspended = there(&["v1", "v2"], Some("v1"), ProjectionStatus { suspended: true, ..status("v1", &runs) });
+    let next = suspended.next(&late, None, 9_000);
+    assert_eq!((next.stage, next.roles["v2"]), (Stage::CatchingUp, (Candidate, at(9_000))));
+}
+
+#[test]
+fn an_annotation_that_names_what_readers_see_holds_them_there_also_when_nothing_is_remembered() {
+    let holds = RolloutRules { roll_back: Some("v1".to_owned()), ..rules("v2") };
+    let forgotten = there(&["v1", "v2"], Some("v1"), ProjectionStatus::default());
+    let next = forgotten.next(&holds, Some(MINUTE * 9), 20);
+    assert_eq!((next.step, next.stage), (Step::Wait, Stage::RolledBack));
+}
+
+#[test]
+fn an_annotation_that_was_heeded_before_is_told_as_such() {
+    let remembered = RolloutStatus { rolled_back_to: Some("v1".to_owned()), ..RolloutStatus::default() };
+    let runs = [run("v1", Old, 0), run("v3", Live, 0)];
+    let third = there(&["v1", "v3"], Some("v3"), ProjectionStatus { rollout: Some(remembered), ..status("v3", &runs) });
+    let next = third.next(&RolloutRules { roll_back: Some("v1".to_owned()), ..rules("v3") }, None, 20);
+    assert!(next.step == Step::Wait && next.no_rollback.is_some_and(|why| why.contains("heeded once")));
 }
 
 #[test]

@@ -70,9 +70,12 @@ pub fn run_of(projection: &Projection) -> RunKey {
 /// The version that the spec describes, unless its run was removed since it failed.
 pub fn described_version(projection: &Projection) -> Option<&str> {
     let removed = rules(projection).is_some_and(|rules| {
-        let rollout = projection.status.as_ref().and_then(|status| status.rollout.as_ref());
-        let failed = rollout.and_then(|rollout| rollout.failed.as_deref());
-        rules.remove_failed && failed == Some(&*rules.wanted) && rules.promote.as_deref() != Some(&*rules.wanted)
+        let Some(status) = &projection.status else { return false };
+        let failed = status.rollout.as_ref().and_then(|rollout| rollout.failed.as_deref());
+        rules.remove_failed
+            && status.live_version().is_some_and(|live| live != &*rules.wanted)
+            && failed == Some(&*rules.wanted)
+            && rules.promote.as_deref() != Some(&*rules.wanted)
     });
     projection.spec.version.as_deref().filter(|_| has_runs(projection) && !removed)
 }
@@ -81,6 +84,15 @@ pub fn described_version(projection: &Projection) -> Option<&str> {
 pub fn described_run(projection: &Arc<Projection>) -> Option<Arc<Projection>> {
     let version = described_version(projection)?;
     Some(as_run(projection, version, None))
+}
+
+/// Whether the spec names a version again that was made with another spec, by what is stored of it: as when only `version` was set back to give another one up. What
+/// readers may see is not made anew with handlers of another version then. While the spec stays with a version, it may be changed in place.
+pub fn comes_back_changed(projection: &Projection, stored: &str) -> bool {
+    let rollout = projection.status.as_ref().and_then(|status| status.rollout.as_ref());
+    let before = rollout.and_then(|rollout| rollout.described.as_deref());
+    let returns = before.is_some() && before != projection.spec.version.as_deref();
+    returns && serde_json::from_str::<ProjectionSpec>(stored).is_ok_and(|stored| stored != to_store(projection))
 }
 
 /// The run of an older version, as a Projection of its own; `None` where the stored spec cannot be read.
@@ -142,9 +154,12 @@ fn status_of_run(projection: &Projection, version: &str) -> ProjectionStatus {
 /// The spec as it is stored beside the workers of the run that it describes; `None` where there are no runs. Of a run that was made from a stored spec, that one
 /// again.
 pub(super) fn spec_to_store(projection: &Projection) -> Option<String> {
-    // Of these two the Projection's own count, so that a change of them changes no stored spec.
-    let spec = ProjectionSpec { suspend: false, rollout: None, ..projection.spec.clone() };
-    has_runs(projection).then(|| serde_json::to_string(&spec).ok()).flatten()
+    has_runs(projection).then(|| serde_json::to_string(&to_store(projection)).ok()).flatten()
+}
+
+/// Of the brake and the rules of rollouts the Projection's own count, so that a change of them changes no stored spec.
+fn to_store(projection: &Projection) -> ProjectionSpec {
+    ProjectionSpec { suspend: false, rollout: None, ..projection.spec.clone() }
 }
 
 /// The rules, where there are runs.
@@ -188,7 +203,14 @@ pub fn version_in(projection: &Projection, place: &str) -> Option<String> {
     let schema = projection.spec.read_store.as_ref()?.postgres.as_ref()?.schema.as_deref()?;
     let (before, after) = schema.split_once(versions::PLACEHOLDER)?;
     let version = place.strip_prefix(before)?.strip_suffix(after)?;
-    (!version.is_empty() && !after.contains(versions::PLACEHOLDER)).then(|| version.to_owned())
+    (is_version(version) && !after.contains(versions::PLACEHOLDER)).then(|| version.to_owned())
+}
+
+/// Whether `spec.version` may be called so.
+fn is_version(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends = [name.bytes().next(), name.bytes().last()];
+    ends.into_iter().all(|end| end.is_some_and(letter)) && name.bytes().all(|byte| letter(byte) || byte == b'-')
 }
 
 #[cfg(test)]

@@ -69,7 +69,8 @@ fn the_run_of_a_version_that_failed_is_there_until_it_is_to_be_removed() {
             object["spec"]["rollout"]["onFailure"] = json!(on_failure);
             object["metadata"]["annotations"] =
                 promote.map_or(json!({}), |version| json!({PROMOTE_ANNOTATION: version}));
-            object["status"] = json!({"version": "v1", "rollout": {"failed": "v2"}});
+            let live = json!({"version": "v1", "role": "Live", "since": "2026-01-01T00:00:00Z"});
+            object["status"] = json!({"version": "v1", "runs": [live], "rollout": {"failed": "v2"}});
         })
     };
     assert!(described_run(&failed("Keep", None)).is_some());
@@ -89,5 +90,33 @@ fn a_schema_tells_the_version_that_is_built_in_it() {
     ] {
         let one = projection(|object| object["spec"]["readStore"]["postgres"]["schema"] = json!(template));
         assert_eq!(version_in(&one, place).as_deref(), expected, "{template} {place}");
+    }
+}
+
+#[test]
+fn a_version_that_is_named_again_with_another_spec_keeps_the_one_it_was_made_with() {
+    let stored = spec_to_store(&projection(|_| {})).unwrap();
+    let returns = |described: Option<&str>, handler: &str| {
+        comes_back_changed(
+            &projection(|object| {
+                object["spec"]["projector"]["builtin"]["handlers"]["Placed"] = json!(handler);
+                object["status"] = json!({"version": "v1", "rollout": {"described": described}});
+            }),
+            &stored,
+        )
+    };
+    assert!(returns(Some("v2"), "select 2"), "only the version was set back");
+    assert!(!returns(Some("v2"), "select 1"), "the whole spec was");
+    assert!(!returns(Some("v1"), "select 2"), "a change in place");
+    assert!(!returns(None, "select 2"), "nothing is remembered");
+}
+
+#[test]
+fn what_cannot_be_a_version_is_none_in_the_name_of_a_schema() {
+    let projection = projection(|_| {});
+    for (place, expected) in
+        [("orders_v1", Some("v1")), ("orders_lines_v1", None), ("orders_", None), ("orders_-", None), ("shop", None)]
+    {
+        assert_eq!(version_in(&projection, place).as_deref(), expected, "{place}");
     }
 }

@@ -45,7 +45,7 @@ fn with_numbers(run: &RunStatus, status: &ProjectionStatus) -> RunStatus {
 
 /// Whether readers see the version that the spec names.
 pub(super) fn promoted(view: &RunsView) -> ConditionState {
-    let RunsView { wanted, stage, led, no_rollback, remember: _, runs: _ } = view;
+    let RunsView { wanted, stage, comes_back_changed, led, no_rollback, remember: _, runs: _ } = view;
     let and = no_rollback.as_ref().map_or_else(String::new, |why| format!("; {why}"));
     match led {
         Led::NotKnown((reason, why)) => {
@@ -59,6 +59,14 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
             );
         }
         Led::Known => {}
+    }
+    if *comes_back_changed {
+        return fails(
+            Reason::InvalidSpec,
+            format!(
+                "spec.version is {wanted} again, and the rest of the spec is not what that version was made with: it is not heeded, and the workers of {wanted} keep theirs. Apply the whole spec that the version was made with, or name another version{and}"
+            ),
+        );
     }
     let (reason, message) = match stage {
         Stage::Promoted => return holds(&format!("readers see version {wanted}{and}")),
@@ -78,7 +86,7 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
         Stage::RolledBack => (
             Reason::RolledBack,
             format!(
-                "readers were taken back from version {wanted}, which is not promoted again while the annotation {ROLLBACK_ANNOTATION} stays: name another version, or remove the annotation"
+                "the annotation {ROLLBACK_ANNOTATION} keeps readers from version {wanted}, which is not promoted while it stays: name another version, or remove the annotation"
             ),
         ),
         Stage::Failed => (

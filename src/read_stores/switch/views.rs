@@ -103,12 +103,23 @@ impl ViewSwitch {
                 "set local lock_timeout = {left}; create or replace view {shown} as select * from {table}; comment on view {shown} is E'{}'",
                 mark.replace('\\', "\\\\")
             );
-            let Err(error) = client.batch_execute(&replace).await else { continue };
+            let replaced = client.batch_execute(&replace).await;
+            // A view shows what its owner may read. That is seen when it is read, and not when it is made.
+            let readable = match replaced {
+                Ok(()) => client.batch_execute(&format!("select from {shown} limit 0")).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = readable else { continue };
             return match error.code() {
                 Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED) => Ok(None),
                 Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => Err(SwitchError::Unsuitable(
                     format!("there is no table {table}: make it before readers are led to it"),
                 )),
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Err(SwitchError::Unsuitable(format!(
+                    "the role of the read store may not lead readers to {table} by the view {shown}: {}. It must own the view, and the view's owner needs usage on schema {} and select on the table",
+                    error.as_db_error().map_or("", |error| error.message()),
+                    quote_identifier(to)
+                ))),
                 Some(&SqlState::INVALID_TABLE_DEFINITION) => Err(SwitchError::Unsuitable(format!(
                     "the columns of {table} do not begin with those that {shown} has, in name, type and order, so that readers could not go on: add columns at the end only, or name other views"
                 ))),

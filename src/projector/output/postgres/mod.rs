@@ -318,22 +318,24 @@ async fn set_up(client: &Client, projection: &str, sql: &PostgresOutput) -> Resu
     };
     client.batch_execute(&path).await.map_err(doing("read store: preparing"))?;
     if let Some(setup) = &sql.setup {
-        run_setup(client, projection, setup).await?;
+        // Another version has a setup of its own, which keeps no worker of this one waiting.
+        let place = sql.schema.as_deref().unwrap_or_default();
+        run_setup(client, &format!("{projection} {place}"), setup).await?;
     }
     // The setup may have changed it.
     client.batch_execute(&path).await.map_err(doing("read store: preparing"))
 }
 
-/// One worker at a time.
-async fn run_setup(client: &Client, projection: &str, setup: &str) -> Result<(), ProjectorError> {
+/// One worker of a read model at a time.
+async fn run_setup(client: &Client, read_model: &str, setup: &str) -> Result<(), ProjectorError> {
     let failed = doing("read store: waiting for the setup of another worker");
     // A lock of the session and not of a transaction: the setup may hold statements that want to begin their own.
     let key = "hashtextextended('projectionist setup ' || $1::text, 0)";
-    client.execute(&format!("select pg_advisory_lock({key})"), &[&projection]).await.map_err(&failed)?;
+    client.execute(&format!("select pg_advisory_lock({key})"), &[&read_model]).await.map_err(&failed)?;
     client.batch_execute(setup).await.map_err(|error| ProjectorError::Setup(database_message(&error)))?;
     // After the setup, in case that it changed them.
     client.batch_execute(&session_sql()).await.map_err(&failed)?;
-    client.execute(&format!("select pg_advisory_unlock({key})"), &[&projection]).await.map_err(&failed)?;
+    client.execute(&format!("select pg_advisory_unlock({key})"), &[&read_model]).await.map_err(&failed)?;
     Ok(())
 }
 
