@@ -22,6 +22,7 @@ use super::{
     poison::Poison,
     shares::{self, Change},
     stuck::StuckShards,
+    uncalled::UncalledHandlers,
 };
 
 /// How often to look at a source that does not notify of new events.
@@ -63,6 +64,7 @@ pub(super) struct Worker<R, M> {
     sharing: Sharing,
     coalesce: Coalesce,
     poison: Poison,
+    uncalled: UncalledHandlers,
     size: BatchSize,
     held: BTreeMap<u32, Held>,
     stuck: StuckShards,
@@ -84,6 +86,7 @@ pub(super) struct Batching {
     pub(super) batch_size: u32,
     pub(super) coalesce: Coalesce,
     pub(super) poison: Poison,
+    pub(super) uncalled: UncalledHandlers,
 }
 
 /// What decides which shards a worker should have.
@@ -111,7 +114,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         reader: R,
         model: M,
         health: Health,
-        Batching { shards, batch_size, coalesce, poison }: Batching,
+        Batching { shards, batch_size, coalesce, poison, uncalled }: Batching,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -121,6 +124,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             sharing: Sharing { me, shards, changed: now },
             coalesce,
             poison,
+            uncalled,
             size: BatchSize::new(batch_size),
             held: BTreeMap::new(),
             stuck: StuckShards::default(),
@@ -256,6 +260,9 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         let mut fetched = match self.reader.fetch(&range, limit).await? {
             Fetch::Events(fetched) => fetched,
             Fetch::Nothing => {
+                if self.stuck.is_empty() {
+                    self.uncalled.log_when_caught_up();
+                }
                 self.commit_idle().await?;
                 return Ok(Step::Rest(self.rest(blocked)));
             }
@@ -279,6 +286,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             self.commit_idle().await?;
             return Ok(Step::Worked);
         }
+        self.uncalled.came(&fetched.events);
         self.coalesce.leave_out_superseded(&mut fetched.events);
         for event in &mut fetched.events {
             if self.model.follows_parked(event) {
