@@ -7,7 +7,7 @@ use super::event::Event;
 /// A worker that has handled fewer events says nothing: a type may be rare.
 const ENOUGH_EVENTS: u64 = 1_000;
 
-/// Which handlers a worker has had no event for since it began.
+/// Which handlers a worker has had no event for since it last joined.
 #[derive(Clone, Debug, Default)]
 pub(super) struct UncalledHandlers {
     uncalled: BTreeSet<String>,
@@ -60,7 +60,7 @@ impl UncalledHandlers {
         if let Some(Uncalled { types, handled }) = self.caught_up() {
             tracing::warn!(
                 handled,
-                "handlers that were never called: no event of type {types} has come to this worker since it began. Are the names written as the source writes them? Other workers may have had such events"
+                "handlers that were never called: no event of type {types} has come to this worker since it last joined. Are the names written as the source writes them? Other workers may have had such events"
             );
         }
     }
