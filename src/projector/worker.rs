@@ -247,6 +247,9 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         views: &watch::Receiver<View>,
         stop: &watch::Receiver<bool>,
     ) -> Result<Step, ProjectorError> {
+        if self.uncalled.is_outdated() {
+            self.tell_uncalled().await;
+        }
         let (mut range, mut retrying) = self.range();
         let mut blocked = false;
         if range.is_empty() || (!retrying && self.must_look()) {
@@ -261,7 +264,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             Fetch::Events(fetched) => fetched,
             Fetch::Nothing => {
                 if self.stuck.is_empty() {
-                    self.uncalled.log_when_caught_up();
+                    self.tell_uncalled().await;
                 }
                 self.commit_idle().await?;
                 return Ok(Step::Rest(self.rest(blocked)));
@@ -358,6 +361,19 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         }
         self.safe = safe;
         Ok(Some(held_back.is_some()))
+    }
+
+    /// Tells of handlers that were never called: in the log, and in the read store, from where the operator reads it.
+    async fn tell_uncalled(&mut self) {
+        self.uncalled.log_when_caught_up();
+        let fences = self.held.iter().map(|(shard, held)| (*shard, held.fence)).collect();
+        let Some((types, shards)) = self.uncalled.to_note(&fences) else { return };
+        let shards: Vec<(u32, Held)> =
+            self.held.iter().filter(|(shard, _)| shards.contains(shard)).map(|(shard, held)| (*shard, *held)).collect();
+        // Where the store itself has failed, the next request says so.
+        if let Err(error) = self.model.note_uncalled(&shards, &types).await {
+            tracing::warn!("the operator is not told of handlers that were never called: {error}");
+        }
     }
 
     fn may_warn(&mut self) -> bool {

@@ -161,19 +161,3 @@ async fn a_field_that_no_event_has_had_is_told_with_those_there_are_until_one_ha
     assert!(said.contains("{data.amuont}") && !said.contains("No event of this type"), "{said}");
     worker.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_was_never_called_is_told_once_its_worker_has_caught_up() {
-    let redis = Redis::on_loopback().unwrap();
-    let mut shop = open("redis_uncalled", &redis, COUNTED).await;
-    let commands = shop.redis.as_ref().unwrap().handlers["Counted"].clone();
-    shop.redis.as_mut().unwrap().handlers.insert("Cuonted".to_owned(), commands);
-    let worker = shop.start_quiet_process("a");
-    shop.events.append_events(1_000).await.unwrap();
-    let told =
-        |output: &str| output.lines().find(|line| line.contains("handlers that were never called")).map(str::to_owned);
-    let found = || async { Ok::<_, anyhow::Error>(told(&worker.output())) };
-    let line = eventually_is(PATIENCE, "it is told", Option::is_some, found).await.unwrap().unwrap();
-    assert!(line.contains("no event of type \"Cuonted\" has come"), "{line}");
-    handled(&redis, 1_000).await;
-}
