@@ -55,14 +55,14 @@ impl UncalledHandlers {
         self.handled = self.handled.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
-    /// Whether to write down at once what [`Self::to_note`] says.
+    /// Whether to write down at once what [`Self::unnoted`] says.
     pub(super) fn is_outdated(&self) -> bool {
         self.is_outdated
     }
 
     /// What to write down of a worker that has caught up and holds these shards, with these fences, and of which shards: the types, as many as fit. Nothing
     /// where it is written down already.
-    pub(super) fn to_note(&mut self, held: &BTreeMap<u32, i64>) -> Option<(Vec<String>, BTreeSet<u32>)> {
+    pub(super) fn unnoted(&mut self, held: &BTreeMap<u32, i64>) -> Option<(Vec<String>, BTreeSet<u32>)> {
         if self.handled < ENOUGH_EVENTS || (self.uncalled.is_empty() && !self.is_outdated) {
             return None;
         }
@@ -146,24 +146,24 @@ mod tests {
         let mut handlers = of(&["OrderPlaced", "OrderPlaecd"]);
         let held = |shards: &[(u32, i64)]| shards.iter().copied().collect::<BTreeMap<_, _>>();
         let both = vec!["OrderPlaced".to_owned(), "OrderPlaecd".to_owned()];
-        assert_eq!(handlers.to_note(&held(&[(0, 3), (1, 7)])), None, "too few events");
+        assert_eq!(handlers.unnoted(&held(&[(0, 3), (1, 7)])), None, "too few events");
         handlers.handled(1_000);
-        assert_eq!(handlers.to_note(&held(&[(0, 3), (1, 7)])), Some((both, [0, 1].into())));
-        assert_eq!(handlers.to_note(&held(&[(0, 3), (1, 7)])), None, "it is there");
-        let (_, shards) = handlers.to_note(&held(&[(0, 5), (1, 7), (2, 1)])).unwrap();
+        assert_eq!(handlers.unnoted(&held(&[(0, 3), (1, 7)])), Some((both, [0, 1].into())));
+        assert_eq!(handlers.unnoted(&held(&[(0, 3), (1, 7)])), None, "it is there");
+        let (_, shards) = handlers.unnoted(&held(&[(0, 5), (1, 7), (2, 1)])).unwrap();
         assert_eq!(shards, [0, 2].into(), "taken since");
         assert!(!handlers.is_outdated());
         handlers.came(&[event("OrderPlaced")]);
         assert!(handlers.is_outdated());
-        let (types, shards) = handlers.to_note(&held(&[(0, 5), (2, 1)])).unwrap();
+        let (types, shards) = handlers.unnoted(&held(&[(0, 5), (2, 1)])).unwrap();
         assert_eq!((types, shards), (vec!["OrderPlaecd".to_owned()], [0, 2].into()));
         handlers.came(&[event("OrderPlaecd")]);
         assert_eq!(
-            handlers.to_note(&held(&[(0, 5)])),
+            handlers.unnoted(&held(&[(0, 5)])),
             Some((Vec::new(), [0].into())),
             "none is left, and that is said"
         );
-        assert_eq!(handlers.to_note(&held(&[(0, 6)])), None);
+        assert_eq!(handlers.unnoted(&held(&[(0, 6)])), None);
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         let long = "x".repeat(1_500);
         let mut handlers = of(&["A\"", &long, &format!("{long}2"), "y"]);
         handlers.handled(1_000);
-        let (types, _) = handlers.to_note(&[(0, 1)].into()).unwrap();
+        let (types, _) = handlers.unnoted(&[(0, 1)].into()).unwrap();
         assert_eq!(types, ["A\"", &long, "y"]);
         assert_eq!(note(12, &types[..1]), r#"12 ["A\""]"#);
     }

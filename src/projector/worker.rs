@@ -367,7 +367,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
     async fn tell_uncalled(&mut self) {
         self.uncalled.log_when_caught_up();
         let fences = self.held.iter().map(|(shard, held)| (*shard, held.fence)).collect();
-        let Some((types, shards)) = self.uncalled.to_note(&fences) else { return };
+        let Some((types, shards)) = self.uncalled.unnoted(&fences) else { return };
         let shards: Vec<(u32, Held)> =
             self.held.iter().filter(|(shard, _)| shards.contains(shard)).map(|(shard, held)| (*shard, *held)).collect();
         // Where the store itself has failed, the next request says so.
