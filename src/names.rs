@@ -220,6 +220,11 @@ pub mod redis_state {
     pub const FAILURE: &str = "failure:";
     /// What the name of a field begins with that names the part of the source that a shard is.
     pub const PART: &str = "part:";
+    /// What the name of a field begins with that says how often a shard has changed its owner.
+    pub const FENCE: &str = "fence:";
+    /// What the name of a field begins with that says which handlers a shard's owner has had no event for: the fence of that owner, a blank, and the types as a
+    /// JSON list.
+    pub const UNCALLED: &str = "uncalled:";
 
     /// The key of the hash. What is in braces lets handlers name keys that a Redis Cluster keeps together with it.
     pub fn key(projection: &str) -> String {
@@ -252,6 +257,10 @@ pub mod search_state {
     pub const FAILURE: &str = "failure";
     /// Why it waits there.
     pub const WHY: &str = "why";
+    /// The field that says how often a shard has changed its owner.
+    pub const FENCE: &str = "fence";
+    /// The field that says which handlers the shard's owner has had no event for: the fence of that owner, a blank, and the types as a JSON list.
+    pub const UNCALLED: &str = "uncalled";
     /// The field of the Projection's document with the number of shards.
     pub const SHARDS: &str = "shards";
     /// The field of the Projection's document with the parts of the source that the shards are, objects with [`NAME`]; absent where they are none.

@@ -78,5 +78,7 @@ mod rows;
 mod sharing;
 #[path = "projector/stores.rs"]
 mod stores;
+#[path = "projector/uncalled.rs"]
+mod uncalled;
 #[path = "projector/workshop.rs"]
 mod workshop;

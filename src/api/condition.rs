@@ -185,6 +185,8 @@ reasons! {
     EventsParked,
     /// How many events were set aside after failing cannot be told.
     ParkedUnknown,
+    /// Handlers of the built-in projector are for types of event that no event has.
+    HandlerNeverCalled,
     /// Numbers are older or less precise than they should be.
     Estimated,
     /// Far more events came at once than ever before.

@@ -207,6 +207,8 @@ pub enum Note {
     HeldByIdleConsumer(Arc<str>),
     /// How many events are set aside cannot be told.
     ParkedUnknown(Arc<str>),
+    /// Handlers of the built-in projector that no event has come for.
+    HandlerNeverCalled(Arc<str>),
     /// Numbers are older or less precise than they should be, since the source does not tell better ones.
     Estimated(Arc<str>),
 }
@@ -215,6 +217,18 @@ impl Note {
     /// How many messages are set aside is not known, and why.
     pub(crate) fn parked_unknown(why: &MeasureError) -> Self {
         Self::ParkedUnknown(Arc::from(format!("how many messages failed is not known: {}", why.message)))
+    }
+
+    /// That no event of these types has come, where there are such.
+    pub(crate) fn never_called(types: &[String]) -> Option<Self> {
+        if types.is_empty() {
+            return None;
+        }
+        let types: Vec<String> = types.iter().map(|name| format!("{name:?}")).collect();
+        Some(Self::HandlerNeverCalled(Arc::from(format!(
+            "handlers that were never called: no event of type {} has come to any worker since it took its shards. Each has handled 1,000 events or more and caught up: is the type written in spec.projector.builtin.handlers as the source writes it?",
+            types.join(", ")
+        ))))
     }
 }
 

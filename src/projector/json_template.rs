@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     event::Event,
-    template::{Missing, Template, TemplateError},
+    template::{DataPath, Missing, Template, TemplateError},
 };
 
 /// A JSON object with places.
@@ -42,6 +42,13 @@ impl JsonTemplate {
         Ok(whole.then_some(json))
     }
 
+    /// The paths in the event's body that its texts ask for.
+    pub(super) fn paths(&self) -> Vec<&DataPath> {
+        let mut all = Vec::new();
+        self.0.add_paths(&mut all);
+        all
+    }
+
     /// Whether one of its texts asks for the event's position.
     pub(super) fn asks_for_position(&self) -> bool {
         self.0.asks_for_position()
@@ -49,6 +56,15 @@ impl JsonTemplate {
 }
 
 impl Node {
+    fn add_paths<'a>(&'a self, all: &mut Vec<&'a DataPath>) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Text(template) => all.extend(template.paths()),
+            Self::List(items) => items.iter().for_each(|item| item.add_paths(all)),
+            Self::Object(fields) => fields.iter().for_each(|(_, value)| value.add_paths(all)),
+        }
+    }
+
     fn asks_for_position(&self) -> bool {
         match self {
             Self::Constant(_) => false,

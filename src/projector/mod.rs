@@ -12,6 +12,7 @@ mod config;
 mod dry_run;
 mod error;
 mod event;
+mod fields_seen;
 mod health;
 mod input;
 mod json_template;
@@ -26,6 +27,7 @@ mod shares;
 mod source;
 mod stuck;
 mod template;
+mod uncalled;
 mod worker;
 
 pub use config::{

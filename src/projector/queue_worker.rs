@@ -16,6 +16,7 @@ use super::{
     health::Health,
     input::queue::{Delivery, Queue},
     output::{ApplyError, Inbox},
+    uncalled::UncalledHandlers,
 };
 use crate::backoff::Backoff;
 
@@ -33,6 +34,7 @@ pub(super) struct QueueWorker<Q, I> {
     queue: Q,
     inbox: I,
     health: Health,
+    uncalled: UncalledHandlers,
     size: BatchSize,
     prune_at: Instant,
 }
@@ -66,8 +68,9 @@ impl<Receipt> InHand<Receipt> {
 }
 
 impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
-    pub(super) fn new(queue: Q, inbox: I, health: Health, batch_size: u32) -> Self {
-        Self { queue, inbox, health, size: BatchSize::new(batch_size), prune_at: Instant::now() + FIRST_PRUNE }
+    pub(super) fn new(queue: Q, inbox: I, health: Health, uncalled: UncalledHandlers, batch_size: u32) -> Self {
+        let (size, prune_at) = (BatchSize::new(batch_size), Instant::now() + FIRST_PRUNE);
+        Self { queue, inbox, health, uncalled, size, prune_at }
     }
 
     /// Works until it is asked to stop, then gives back what it has in hand.
@@ -79,9 +82,11 @@ impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
             }
             let is_idle = deliveries.is_empty();
             let in_hand = self.sort(deliveries).await?;
+            self.uncalled.came(&in_hand.events);
             self.handle(in_hand, stop).await?;
             self.prune().await?;
             if is_idle {
+                self.uncalled.log_when_caught_up();
                 tokio::select! {
                     _ = stop.changed() => {}
                     () = sleep(POLL.mul_f64(rand::random_range(0.8..1.2))) => {}
@@ -139,6 +144,7 @@ impl<Q: Queue, I: Inbox> QueueWorker<Q, I> {
             match outcome {
                 Ok(done) => {
                     self.size.committed();
+                    self.uncalled.handled(done);
                     self.queue.acknowledge(&in_hand.done(done)).await?;
                 }
                 Err(error) => self.not_committed(&mut in_hand, error).await?,

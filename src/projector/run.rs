@@ -26,6 +26,7 @@ use super::{
     queue_worker::QueueWorker,
     sharding::Sharding,
     source::{LogSource, QueueSource, Source, SourceConnection},
+    uncalled::UncalledHandlers,
     worker::{Batching, Ended, Worker},
 };
 use crate::{
@@ -266,16 +267,17 @@ impl Life {
     ) -> Result<Ended, ProjectorError> {
         let begin = async {
             let (inbox, types) = self.inbox(input.keep_for.0).await?;
+            let uncalled = UncalledHandlers::new(types.clone());
             let queue = open(types).await?;
             tracing::info!(projection = self.config.projection, worker = me, store = %self.target, "joined");
-            Ok::<_, ProjectorError>((queue, inbox))
+            Ok::<_, ProjectorError>((queue, inbox, uncalled))
         };
         let mut early_stop = stop.clone();
-        let (queue, inbox) = tokio::select! {
+        let (queue, inbox, uncalled) = tokio::select! {
             begun = begin => begun?,
             () = stopped(&mut early_stop) => return Ok(Ended::Stopped),
         };
-        QueueWorker::new(queue, inbox, self.health.clone(), self.config.batch_size).run(stop).await?;
+        QueueWorker::new(queue, inbox, self.health.clone(), uncalled, self.config.batch_size).run(stop).await?;
         Ok(Ended::Stopped)
     }
 
@@ -308,6 +310,7 @@ impl Life {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Ended, ProjectorError> {
         let Self { application, config, name, .. } = self;
+        let uncalled = UncalledHandlers::new(types.clone());
         let begin = async {
             let mut reader = source.open(application, config, types).await?;
             let (mut model, Numbered { shards, parts }) = open(&reader.sharding()).await?;
@@ -329,6 +332,7 @@ impl Life {
             batch_size: config.batch_size,
             coalesce: Coalesce::new(&config.coalesce),
             poison: config.poison,
+            uncalled,
         };
         let mut worker = Worker::new(me.to_owned(), reader, model, self.health.clone(), batching);
         let (views, mut seen) = watch::channel(View::default());

@@ -8,6 +8,8 @@ use serde_json::value::RawValue;
 
 use super::event::{Event, Timestamp};
 
+const NO_PATH: &str = "the event's body has no such path";
+
 /// A text with places.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Template(Vec<Piece>);
@@ -25,9 +27,12 @@ enum Place {
     Type,
     Stream,
     RecordedAt,
-    /// A path in the event's body; the whole of it where there are no steps.
-    Data(Vec<String>),
+    Data(DataPath),
 }
+
+/// A path in an event's body; the whole of it where there are no steps.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct DataPath(Vec<String>);
 
 /// Why a text is no template.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -52,6 +57,16 @@ pub enum TemplateError {
 pub(super) struct Missing {
     place: Place,
     why: &'static str,
+}
+
+impl Missing {
+    /// The path that the body does not have; nothing where something else is missing, or is there and `null`.
+    pub(super) fn path(&self) -> Option<&DataPath> {
+        match &self.place {
+            Place::Data(path) if self.why == NO_PATH => Some(path),
+            _ => None,
+        }
+    }
 }
 
 impl Template {
@@ -112,13 +127,21 @@ impl Template {
     pub(super) fn fill_json_within(&self, event: &Event, most_bytes: usize) -> Result<Option<String>, Missing> {
         let json = match self.0.as_slice() {
             [Piece::Place(Place::Position)] => event.shown_position.to_string(),
-            [Piece::Place(Place::Data(steps))] => Place::json_of(steps, event)?.to_owned(),
+            [Piece::Place(Place::Data(path))] => path.of(event)?.to_owned(),
             _ => match self.fill_within(event, most_bytes)? {
                 Some(text) => serde_json::Value::from(text).to_string(),
                 None => return Ok(None),
             },
         };
         Ok(Some(json).filter(|json| json.len() <= most_bytes))
+    }
+
+    /// The paths in the body that it asks for.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &DataPath> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Place(Place::Data(path)) => Some(path),
+            Piece::Text(_) | Piece::Place(_) => None,
+        })
     }
 
     /// Whether it is the same for all events of a stream.
@@ -144,13 +167,13 @@ impl Place {
             "type" => Self::Type,
             "stream" => Self::Stream,
             "recorded_at" => Self::RecordedAt,
-            "data" => Self::Data(Vec::new()),
+            "data" => Self::Data(DataPath(Vec::new())),
             _ => {
                 let steps: Vec<String> = name.strip_prefix("data.")?.split('.').map(str::to_owned).collect();
                 if steps.iter().any(|step| step.is_empty() || step.contains('{')) {
                     return None;
                 }
-                Self::Data(steps)
+                Self::Data(DataPath(steps))
             }
         })
     }
@@ -165,20 +188,32 @@ impl Place {
                 let time = event.recorded_at.ok_or_else(|| missing("the event has no time"))?;
                 time.to_rfc3339().map(Cow::from).ok_or_else(|| missing("its time is no moment that RFC 3339 can write"))
             }
-            Self::Data(steps) => {
-                let value = Self::json_of(steps, event)?;
-                text_of(value, steps.is_empty()).ok_or_else(|| missing("it is null there"))
+            Self::Data(path) => {
+                let value = path.of(event)?;
+                text_of(value, path.0.is_empty()).ok_or_else(|| missing("it is null there"))
             }
         }
     }
+}
 
-    /// The value at a path in the body.
-    fn json_of<'a>(steps: &[String], event: &'a Event) -> Result<&'a str, Missing> {
-        let missing = |why| Missing { place: Self::Data(steps.to_vec()), why };
+impl DataPath {
+    /// From the field of the body inwards.
+    pub(super) fn steps(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Whether the event has a value there, `null` as well.
+    pub(super) fn is_in(&self, event: &Event) -> bool {
+        self.of(event).is_ok()
+    }
+
+    /// The value there, as JSON.
+    fn of<'a>(&self, event: &'a Event) -> Result<&'a str, Missing> {
+        let missing = |why| Missing { place: Place::Data(self.clone()), why };
         let body = event.data.as_ref().ok_or_else(|| missing("the event has no body"))?;
         let mut value: &str = &body.0;
-        for step in steps {
-            value = inner(value, step).ok_or_else(|| missing("the event's body has no such path"))?;
+        for step in &self.0 {
+            value = inner(value, step).ok_or_else(|| missing(NO_PATH))?;
         }
         Ok(value)
     }
@@ -230,8 +265,8 @@ impl fmt::Display for Place {
             Self::Type => f.write_str("{type}"),
             Self::Stream => f.write_str("{stream}"),
             Self::RecordedAt => f.write_str("{recorded_at}"),
-            Self::Data(steps) if steps.is_empty() => f.write_str("{data}"),
-            Self::Data(steps) => write!(f, "{{data.{}}}", steps.join(".")),
+            Self::Data(path) if path.0.is_empty() => f.write_str("{data}"),
+            Self::Data(path) => write!(f, "{{data.{}}}", path.0.join(".")),
         }
     }
 }

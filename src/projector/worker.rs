@@ -22,6 +22,7 @@ use super::{
     poison::Poison,
     shares::{self, Change},
     stuck::StuckShards,
+    uncalled::UncalledHandlers,
 };
 
 /// How often to look at a source that does not notify of new events.
@@ -63,6 +64,7 @@ pub(super) struct Worker<R, M> {
     sharing: Sharing,
     coalesce: Coalesce,
     poison: Poison,
+    uncalled: UncalledHandlers,
     size: BatchSize,
     held: BTreeMap<u32, Held>,
     stuck: StuckShards,
@@ -84,6 +86,7 @@ pub(super) struct Batching {
     pub(super) batch_size: u32,
     pub(super) coalesce: Coalesce,
     pub(super) poison: Poison,
+    pub(super) uncalled: UncalledHandlers,
 }
 
 /// What decides which shards a worker should have.
@@ -111,7 +114,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         reader: R,
         model: M,
         health: Health,
-        Batching { shards, batch_size, coalesce, poison }: Batching,
+        Batching { shards, batch_size, coalesce, poison, uncalled }: Batching,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -121,6 +124,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             sharing: Sharing { me, shards, changed: now },
             coalesce,
             poison,
+            uncalled,
             size: BatchSize::new(batch_size),
             held: BTreeMap::new(),
             stuck: StuckShards::default(),
@@ -243,6 +247,9 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         views: &watch::Receiver<View>,
         stop: &watch::Receiver<bool>,
     ) -> Result<Step, ProjectorError> {
+        if self.uncalled.is_outdated() {
+            self.tell_uncalled().await;
+        }
         let (mut range, mut retrying) = self.range();
         let mut blocked = false;
         if range.is_empty() || (!retrying && self.must_look()) {
@@ -256,6 +263,9 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         let mut fetched = match self.reader.fetch(&range, limit).await? {
             Fetch::Events(fetched) => fetched,
             Fetch::Nothing => {
+                if self.stuck.is_empty() {
+                    self.tell_uncalled().await;
+                }
                 self.commit_idle().await?;
                 return Ok(Step::Rest(self.rest(blocked)));
             }
@@ -279,6 +289,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             self.commit_idle().await?;
             return Ok(Step::Worked);
         }
+        self.uncalled.came(&fetched.events);
         self.coalesce.leave_out_superseded(&mut fetched.events);
         for event in &mut fetched.events {
             if self.model.follows_parked(event) {
@@ -350,6 +361,19 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
         }
         self.safe = safe;
         Ok(Some(held_back.is_some()))
+    }
+
+    /// Tells of handlers that were never called: in the log, and in the read store, from where the operator reads it.
+    async fn tell_uncalled(&mut self) {
+        self.uncalled.log_when_caught_up();
+        let fences = self.held.iter().map(|(shard, held)| (*shard, held.fence)).collect();
+        let Some((types, shards)) = self.uncalled.unnoted(&fences) else { return };
+        let shards: Vec<(u32, Held)> =
+            self.held.iter().filter(|(shard, _)| shards.contains(shard)).map(|(shard, held)| (*shard, *held)).collect();
+        // Where the store itself has failed, the next request says so.
+        if let Err(error) = self.model.note_uncalled(&shards, &types).await {
+            tracing::warn!("the operator is not told of handlers that were never called: {error}");
+        }
     }
 
     fn may_warn(&mut self) -> bool {

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{BEFORE_ALL, Checkpoint};
+use super::{BEFORE_ALL, Checkpoint, uncalled};
 use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, DocumentLocation, DocumentPart, Reason},
@@ -230,7 +230,7 @@ fn asked(DocumentLocation { index, id, part, rows: _ }: &DocumentLocation, shard
         DocumentPart::Inbox => vec![json!({ "_index": index, "_id": id, "_source": [search_state::FAILED] })],
         DocumentPart::Builtin => {
             let of_all = [search_state::SHARDS, search_state::PARTS];
-            let of_shard = [search_state::POSITION, search_state::FAILURE];
+            let of_shard = [search_state::POSITION, search_state::FAILURE, search_state::FENCE, search_state::UNCALLED];
             let mut all = vec![json!({ "_index": index, "_id": id, "_source": of_all })];
             all.extend(shards.iter().map(|id| json!({ "_index": index, "_id": id, "_source": of_shard })));
             all
@@ -375,7 +375,7 @@ fn of_workers(
         CheckpointRows::Parts if parts.is_empty() => return Ok(Checkpoint::plain(CheckpointState::NeverCommitted)),
         _ => {}
     }
-    let (mut positions, mut failed) = (Vec::new(), Vec::new());
+    let (mut positions, mut failed, mut noted) = (Vec::new(), Vec::new(), Vec::new());
     for (number, shard) in (0_u32..).zip(shards) {
         let about =
             |error: MeasureError| MeasureError { message: format!("shard {number}: {}", error.message), ..error };
@@ -383,6 +383,8 @@ fn of_workers(
         let kept = shard.get(search_state::POSITION).unwrap_or(&Value::Null);
         let at = position_from(kept, BEFORE_ALL).map_err(about)?;
         positions.push(at);
+        let fence = shard.get(search_state::FENCE).map(Value::to_string);
+        noted.push(uncalled::of_shard(shard.get(search_state::UNCALLED).and_then(Value::as_str), fence.as_deref()));
         let failure = shard.get(search_state::FAILURE).filter(|failure| !failure.is_null());
         let position_of = |failure: &Value| position(failure.get(search_state::POSITION)?).ok();
         let why = failure.and_then(|failure| failure.get(search_state::WHY)?.as_str());
@@ -396,7 +398,8 @@ fn of_workers(
     failed.sort_by_key(|event| event.position);
     failed.truncate(MOST_FAILED);
     let shards = (location.rows == CheckpointRows::Parts).then(|| parts.into());
-    Ok(Checkpoint { shards, failed, ..Checkpoint::plain(CheckpointState::Committed(positions)) })
+    let uncalled = uncalled::by_all(noted);
+    Ok(Checkpoint { shards, failed, uncalled, ..Checkpoint::plain(CheckpointState::Committed(positions)) })
 }
 
 /// What workers of the built-in projector tell of messages of a queue that they cannot handle.

@@ -7,6 +7,7 @@ mod postgres;
 mod reader_views;
 mod redis;
 pub mod switch;
+mod uncalled;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -42,12 +43,14 @@ pub struct Checkpoint {
     pub failed: Vec<FailedEvent>,
     /// How many events those workers have parked, or why that is not known; absent where they park none.
     pub parked: Option<Result<u64, MeasureError>>,
+    /// The types of event whose handlers no event has come for, as all workers of the built-in projector say.
+    pub uncalled: Vec<String>,
 }
 
 impl Checkpoint {
     /// Without shards, and exact.
     fn plain(state: CheckpointState) -> Self {
-        Self { state, shards: None, bound: None, failed: Vec::new(), parked: None }
+        Self { state, shards: None, bound: None, failed: Vec::new(), parked: None, uncalled: Vec::new() }
     }
 
     /// With the position of each shard that has one. `place` says where it was read. Where `rows` says that the shards of events are not known, the

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{BEFORE_ALL, Checkpoint};
+use super::{BEFORE_ALL, Checkpoint, uncalled};
 use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, Reason, RedisLocation, RedisPart},
@@ -209,6 +209,7 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
         return Ok(Checkpoint::plain(CheckpointState::NeverCommitted));
     }
     let (mut by_shard, mut failures, mut parts) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    let (mut fences, mut notes) = (BTreeMap::new(), BTreeMap::new());
     for pair in fields.chunks_exact(2) {
         let name = pair[0].as_str().unwrap_or_default();
         if let Some(shard) = name.strip_prefix(redis_state::POSITION) {
@@ -219,6 +220,10 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
         } else if let Some(shard) = name.strip_prefix(redis_state::PART) {
             let part = shard.parse::<u32>().ok().zip(pair[1].as_str());
             parts.extend(part.map(|(shard, part)| (shard, Arc::<str>::from(part))));
+        } else if let Some(shard) = name.strip_prefix(redis_state::FENCE) {
+            fences.insert(shard, pair[1].as_str());
+        } else if let Some(shard) = name.strip_prefix(redis_state::UNCALLED) {
+            notes.insert(shard, pair[1].as_str());
         } else if let Some(shard) = name.strip_prefix(redis_state::FAILURE) {
             let failure = pair[1].as_str().and_then(|text| text.split_once(' '));
             if let (Ok(shard), Some((Ok(at), why))) = (shard.parse(), failure.map(|(at, why)| (at.parse(), why))) {
@@ -251,7 +256,9 @@ fn of_workers(location: &RedisLocation, state: &Reply) -> Result<Checkpoint, Mea
     failed.truncate(MOST_FAILED);
     failed.iter_mut().for_each(|event| event.part = parts.get(&event.shard).cloned());
     let shards = shards.is_none().then(|| parts.into_values().collect());
-    Ok(Checkpoint { shards, failed, ..Checkpoint::plain(CheckpointState::Committed(complete)) })
+    let note = |shard: &str| uncalled::of_shard(*notes.get(shard)?, *fences.get(shard)?);
+    let uncalled = uncalled::by_all(by_shard.keys().map(|shard| note(&shard.to_string())));
+    Ok(Checkpoint { shards, failed, uncalled, ..Checkpoint::plain(CheckpointState::Committed(complete)) })
 }
 
 /// What workers of the built-in projector tell of messages of a queue that they cannot handle. They themselves forget those that they have not seen for a while.
@@ -368,6 +375,12 @@ mod tests {
         let failed: Vec<(u32, Position, &str)> =
             read.failed.iter().map(|event| (event.shard, event.position.unwrap(), event.why.as_str())).collect();
         assert_eq!(failed, [(1, Position(12), "so did this"), (3, Position(31), "it failed, and why")]);
+        assert!(read.uncalled.is_empty(), "nothing is known of most shards");
+        let mut noted = all.clone();
+        for shard in 0..11 {
+            noted.extend([(format!("fence:{shard}"), "7"), (format!("uncalled:{shard}"), r#"7 ["Plaecd"]"#)]);
+        }
+        assert_eq!(interpret(&location, &[hash(&noted)]).unwrap().uncalled, ["Plaecd"]);
         let none = Reply::Array(Vec::new());
         assert_eq!(interpret(&location, &[none]).unwrap().state, CheckpointState::NeverCommitted);
         for (wrong, expected) in [(&all[1..], "10 shards"), (&[("position:0".to_owned(), "x")][..], "no integer")] {

@@ -100,6 +100,7 @@ async fn offsets_in_a_read_store_take_one_request_less() {
         bound: None,
         failed: Vec::new(),
         parked: None,
+        uncalled: Vec::new(),
     };
     let mut probe =
         KafkaProbe::new(settings(&broker().address(Listener::Plaintext), &[]), loopback(), std::time::Instant::now());

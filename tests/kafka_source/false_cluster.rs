@@ -433,6 +433,7 @@ pub async fn poll(probe: &mut KafkaProbe, asks: &[Arc<Ask<Question>>], stored: &
         bound: None,
         failed: Vec::new(),
         parked: None,
+        uncalled: Vec::new(),
     };
     let target = |ask: &Arc<Ask<Question>>| Target {
         ask: Arc::clone(ask),

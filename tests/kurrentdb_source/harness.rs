@@ -50,7 +50,7 @@ pub fn log() -> Question {
 pub fn at(position: Option<i64>) -> Checkpoint {
     let state = position
         .map_or(CheckpointState::NeverCommitted, |position| CheckpointState::Committed(vec![Position(position)]));
-    Checkpoint { state, shards: None, bound: None, failed: Vec::new(), parked: None }
+    Checkpoint { state, shards: None, bound: None, failed: Vec::new(), parked: None, uncalled: Vec::new() }
 }
 
 pub fn key(name: &str) -> RunKey {

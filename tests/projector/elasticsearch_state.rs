@@ -22,7 +22,7 @@ fn state_of(shop: &mut Workshop, index: &str) {
 }
 
 /// As the operator reads it.
-async fn checkpoint(shop: &Workshop) -> anyhow::Result<Checkpoint> {
+pub(crate) async fn checkpoint(shop: &Workshop) -> anyhow::Result<Checkpoint> {
     let search = shop.search.as_ref().unwrap();
     let loopback = AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]);
     let store = ElasticsearchStore::new(search.settings().identity(), Arc::new(loopback));

@@ -140,3 +140,24 @@ async fn an_event_whose_commands_are_too_large_lets_only_its_shard_wait() {
     assert_exact(&shop, &redis).await;
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_no_event_has_had_is_told_with_those_there_are_until_one_has_it() {
+    let redis = Redis::on_loopback().unwrap();
+    let shop = open("redis_fields", &redis, "HINCRBY totals sum {data.amuont} | HINCRBY totals events 1").await;
+    shop.events.append("bad", "Counted", &json!({"amount": "secret-value", "n": 1})).await.unwrap();
+    let worker = shop.start("a");
+    let said = worker.says("No event of this type that this worker has tried had it").await;
+    let expected = "does the handler mean {data.amount} there? Fields of {data}: amount, n. Its shard waits";
+    assert!(said.contains(expected) && !said.contains("secret-value"), "{said}");
+    let failures = kept(&shop, &redis, "failure:");
+    assert!(
+        failures.len() == 1 && failures[0].1.contains("Fields of {data}: amount, n"),
+        "the operator reads it: {failures:?}"
+    );
+    shop.events.append("good", "Counted", &json!({"amuont": 1})).await.unwrap();
+    handled(&redis, 1).await;
+    let said = worker.says("has no such path. Its shard waits").await;
+    assert!(said.contains("{data.amuont}") && !said.contains("No event of this type"), "{said}");
+    worker.stop().await;
+}

@@ -18,7 +18,7 @@ pub struct Announcement {
 }
 
 /// Reasons that deserve an Event although their condition is True. How many events are parked is announced by itself.
-const REMARKABLE: [Reason; 9] = [
+const REMARKABLE: [Reason; 10] = [
     Reason::EventTimeInFuture,
     Reason::HeadJumped,
     Reason::OnlyUpperBound,
@@ -28,6 +28,7 @@ const REMARKABLE: [Reason; 9] = [
     Reason::NoConsumer,
     Reason::Estimated,
     Reason::ParkedUnknown,
+    Reason::HandlerNeverCalled,
 ];
 
 /// Longer notes are refused.

@@ -253,6 +253,11 @@ fn progressing(known: &Known<'_>) -> ConditionState {
             return remarkable(Reason::ParkedUnknown, why.to_string());
         }
     }
+    for note in &measured.sample.notes {
+        if let Note::HandlerNeverCalled(why) = note {
+            return remarkable(Reason::HandlerNeverCalled, why.to_string());
+        }
+    }
     if measured.sample.all_held_back() {
         return holds("what waits may not be read yet: see the condition HeldBack");
     }
@@ -272,7 +277,11 @@ fn undelivered<'a>(known: &Known<'_>, measured: &'a Measured) -> Option<(Reason,
         Note::DeliveryStopped(why) => Some((Reason::DeliveryStopped, &**why)),
         Note::HeldByIdleConsumer(why) => Some((Reason::HeldByIdleConsumer, &**why)),
         Note::NoConsumer(why) if consumers_expected => Some((Reason::NoConsumer, &**why)),
-        Note::NoConsumer(_) | Note::ParkedUnknown(_) | Note::PooledConnection | Note::Estimated(_) => None,
+        Note::NoConsumer(_)
+        | Note::ParkedUnknown(_)
+        | Note::HandlerNeverCalled(_)
+        | Note::PooledConnection
+        | Note::Estimated(_) => None,
     })
 }
 

@@ -79,6 +79,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
                 self.committed(&advances);
                 self.reached(range, &fetched.reach_of(count));
                 self.size.committed();
+                self.uncalled.handled(count);
                 self.pause_again = SOON;
                 Ok(Step::Worked)
             }

@@ -171,7 +171,13 @@ async fn an_event_is_tried_three_times_alone_before_it_is_set_aside_and_only_whe
 
 /// Runs a worker on one event for so long.
 async fn run(model: Answers, poison: Poison, time: Duration) {
-    let batching = Batching { shards: 1, batch_size: 10, coalesce: Coalesce::default(), poison };
+    let batching = Batching {
+        shards: 1,
+        batch_size: 10,
+        coalesce: Coalesce::default(),
+        poison,
+        uncalled: UncalledHandlers::default(),
+    };
     let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), batching);
     // Later than when the worker was made, so that it counts.
     tokio::time::advance(Duration::from_millis(1)).await;

@@ -5,6 +5,7 @@ mod names;
 mod offsets;
 mod parked;
 mod tables;
+mod uncalled;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -86,18 +87,23 @@ impl InTable for TableLocation {
             let rows = checkpoints.rows(client, &[&wanted]).await.map_err(|error| refused(table, &error))?;
             let visibility = row_security::visibility(client, &quote_table(&table.table)).await;
             let visibility = visibility.map_err(|error| refused(table, &error))?;
-            let (mut failed, mut parked) = (HashMap::new(), Parked::NoTable);
+            let (mut failed, mut parked, mut uncalled) = (HashMap::new(), Parked::NoTable, HashMap::new());
             if table.rows.are_of_workers() {
                 failed = failed_events(client, table, &wanted).await.map_err(|error| refused(table, &error))?;
-                // The last of the questions: that it cannot be answered leaves the others' answers.
+                // One of the last questions: that it cannot be answered leaves the others' answers.
                 parked = match parked::count(client, &table.table, &wanted).await {
                     Err(error) if !client.is_closed() => Parked::Hidden(refused(table, &error)),
                     counted => counted.map_err(|error| refused(table, &error))?,
                 };
+                uncalled = match uncalled::read(client, (&table.table, &table.name_column), &wanted).await {
+                    // A mere hint: without it, nothing else is unknown.
+                    Err(_) if !client.is_closed() => HashMap::new(),
+                    read => read.map_err(|error| refused(table, &error))?,
+                };
             }
-            Ok::<_, MeasureError>((column.is_some(), names, rows, visibility, failed, parked))
+            Ok::<_, MeasureError>((column.is_some(), names, rows, visibility, failed, parked, uncalled))
         });
-        let (keyed, names, rows, visibility, mut failed, parked) =
+        let (keyed, names, rows, visibility, mut failed, parked, mut uncalled) =
             match outcome.await.map_err(|error| refused(table, &error))? {
                 Ok(answer) => answer,
                 // The builtin projector makes its table when it starts: until then it has committed nothing.
@@ -128,6 +134,7 @@ impl InTable for TableLocation {
             if let Ok(checkpoint) = answer {
                 checkpoint.failed = failed.remove(&location.name).unwrap_or_default();
                 checkpoint.parked = parked.of(&location.name);
+                checkpoint.uncalled = uncalled.remove(&location.name).unwrap_or_default();
             }
         }
         if let Visibility::Filtered(advice) | Visibility::Nothing(advice) = visibility {
@@ -299,6 +306,7 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
                 bound: Some(why_bound(location).into()),
                 failed: Vec::new(),
                 parked: None,
+                uncalled: Vec::new(),
             }),
             _ => never,
         },
@@ -313,6 +321,7 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
                 bound: None,
                 failed: Vec::new(),
                 parked: None,
+                uncalled: Vec::new(),
             })
         }
         Some(Row::TooMany { alone }) => {
@@ -345,6 +354,7 @@ fn interpret(location: &TableLocation, row: Option<&Row>) -> Result<Checkpoint, 
                     bound: None,
                     failed: Vec::new(),
                     parked: None,
+                    uncalled: Vec::new(),
                 }),
                 _ => Err(MeasureError {
                     reason: Reason::InvalidAnswer,

@@ -21,6 +21,7 @@ use crate::{
     addresses::AddressRules,
     api::Reason,
     clients::kafka::{KafkaError, Settings},
+    lag::Note,
     measure::MeasureError,
     read_stores::Checkpoint,
     sources::{Ask, Pace, Probe, Report, Target},
@@ -123,9 +124,10 @@ impl Probe for KafkaProbe {
                         .sample(&found, question.reset_to_earliest, nature, clock)
                         .map_err(|lag::CommitsGone| commits_gone(&question.progress))?;
                     sample.taken = now;
-                    if let Some(Checkpoint { failed, parked, .. }) = checkpoints.remove(&question) {
+                    if let Some(Checkpoint { failed, parked, uncalled, .. }) = checkpoints.remove(&question) {
                         sample.faults.failed = failed;
                         sample.parked_in_store(parked.as_ref());
+                        sample.notes.extend(Note::never_called(&uncalled));
                     }
                     Ok(sample)
                 });

@@ -130,6 +130,7 @@ mod tests {
             bound: None,
             failed: Vec::new(),
             parked: None,
+            uncalled: Vec::new(),
         }
     }
 

@@ -290,6 +290,7 @@ impl Probe for KurrentDbProbe {
             if let (Ok(sample), Some(checkpoint)) = (&mut answer, &target.checkpoint) {
                 sample.faults.failed.clone_from(&checkpoint.failed);
                 sample.parked_in_store(checkpoint.parked.as_ref());
+                sample.notes.extend(Note::never_called(&checkpoint.uncalled));
             }
             report(&target.ask, answer);
         }

@@ -164,6 +164,7 @@ impl Table {
                 },
             };
             sample.parked_in_store(wanted.checkpoint.parked.as_ref());
+            sample.notes.extend(Note::never_called(&wanted.checkpoint.uncalled));
             Ok(sample)
         };
         let answer = |wanted: &Wanted| match self.unsuitable_for(wanted) {

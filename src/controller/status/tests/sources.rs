@@ -64,6 +64,7 @@ fn what_a_source_notes_is_told_though_all_is_well() {
         (Note::HeldByIdleConsumer("so it is".into()), "Progressing", Reason::HeldByIdleConsumer),
         (Note::NoConsumer("so it is".into()), "Progressing", Reason::NoConsumer),
         (Note::ParkedUnknown("so it is".into()), "Progressing", Reason::ParkedUnknown),
+        (Note::HandlerNeverCalled("so it is".into()), "Progressing", Reason::HandlerNeverCalled),
     ] {
         let told = status(&known(Ok(&noted(note.clone()))));
         is(&told, type_, "True", reason);

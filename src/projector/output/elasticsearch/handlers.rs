@@ -8,8 +8,9 @@ use super::{
     super::super::{
         error::ProjectorError,
         event::Event,
+        fields_seen::FieldsSeen,
         json_template::JsonTemplate,
-        template::{Missing, Template, TemplateError},
+        template::{DataPath, Missing, Template, TemplateError},
     },
     json_merge::is_number,
 };
@@ -75,8 +76,15 @@ pub enum DocumentError {
 /// The handlers, understood.
 #[derive(Clone, Debug)]
 pub(in crate::projector) struct Documents {
-    of_types: BTreeMap<String, Vec<Operation>>,
+    of_types: BTreeMap<String, Handler>,
     state_index: String,
+}
+
+/// What is done with events of a type.
+#[derive(Clone, Debug)]
+struct Handler {
+    operations: Vec<Operation>,
+    seen: FieldsSeen,
 }
 
 #[derive(Clone, Debug)]
@@ -170,7 +178,7 @@ impl Documents {
             let operations = handler(operations, &output.state_index);
             let operations =
                 operations.map_err(|source| ProjectorError::Documents { event_type: event_type.clone(), source })?;
-            Ok((event_type.clone(), operations))
+            Ok((event_type.clone(), Handler { operations, seen: FieldsSeen::default() }))
         });
         let of_types = parsed.collect::<Result<_, ProjectorError>>()?;
         Ok(Self { of_types, state_index: output.state_index.clone() })
@@ -193,7 +201,10 @@ impl Documents {
             of_action
                 || [Some(index), Some(id), version.as_ref()].into_iter().flatten().any(Template::asks_for_position)
         };
-        self.of_types.iter().find(|(_, all)| all.iter().any(asks)).map(|(event_type, _)| event_type.as_str())
+        self.of_types
+            .iter()
+            .find(|(_, handler)| handler.operations.iter().any(asks))
+            .map(|(event_type, _)| event_type.as_str())
     }
 
     /// Holds where one thing tells of each operation whether it is done: the event's position, or a version in a message, which has no position.
@@ -201,7 +212,7 @@ impl Documents {
     /// # Errors
     /// Names the type of event and the operation.
     pub(in crate::projector) fn check_versions(&self, has_positions: bool) -> Result<(), ProjectorError> {
-        for (event_type, operations) in &self.of_types {
+        for (event_type, Handler { operations, .. }) in &self.of_types {
             for (number, operation) in (1..).zip(operations) {
                 let source = match (has_positions, &operation.version) {
                     (true, None) | (false, Some(_)) => continue,
@@ -225,15 +236,19 @@ impl Documents {
     /// Why they cannot be done for this event, without anything of what it holds.
     pub(super) fn of(&self, event: &Event, most_bytes: usize) -> Result<Vec<Filled>, String> {
         let (mut left, mut all) = (most_bytes, Vec::new());
-        for (number, operation) in (1..).zip(self.of_types.get(&event.event_type).into_iter().flatten()) {
+        let Some(Handler { operations, seen }) = self.of_types.get(&event.event_type) else { return Ok(all) };
+        let lacks = |missing: Missing| seen.lacks(event, &missing, operations.iter().flat_map(Operation::paths));
+        for (number, operation) in (1..).zip(operations) {
             let at = |why: String| format!("operation {number} ({}): {why}", operation.action.name());
-            let filled = operation.fill(number, event, left).map_err(at)?.ok_or_else(|| at(too_large(most_bytes)))?;
+            let filled = operation.fill(number, event, left, &lacks).map_err(at)?;
+            let filled = filled.ok_or_else(|| at(too_large(most_bytes)))?;
             if filled.key.index == self.state_index {
                 return Err(at("it writes to stateIndex, where the checkpoints are".to_owned()));
             }
             left = left.saturating_sub(filled.size());
             all.push(filled);
         }
+        seen.had_all();
         Ok(all)
     }
 }
@@ -255,9 +270,34 @@ impl ActionTemplate {
 }
 
 impl Operation {
-    /// `None` where it would have more than so many bytes.
-    fn fill(&self, number: usize, event: &Event, most: usize) -> Result<Option<Filled>, String> {
-        let missing = |missing: Missing| missing.to_string();
+    /// The paths in the event's body that it asks for.
+    fn paths(&self) -> Vec<&DataPath> {
+        let Self { index, id, version, action } = self;
+        let mut all: Vec<&DataPath> =
+            [Some(index), Some(id), version.as_ref()].into_iter().flatten().flat_map(Template::paths).collect();
+        match action {
+            ActionTemplate::Index(document) => all.extend(document.paths()),
+            ActionTemplate::Update { doc, add, upsert } => {
+                all.extend(doc.iter().chain(upsert).flat_map(JsonTemplate::paths));
+                for (_, number) in add {
+                    if let Number::Of(template) = number {
+                        all.extend(template.paths());
+                    }
+                }
+            }
+            ActionTemplate::Delete => {}
+        }
+        all
+    }
+
+    /// `None` where it would have more than so many bytes. `missing` says why an event is refused that lacks something.
+    fn fill(
+        &self,
+        number: usize,
+        event: &Event,
+        most: usize,
+        missing: &dyn Fn(Missing) -> String,
+    ) -> Result<Option<Filled>, String> {
         let (Some(index), Some(id)) =
             (self.index.fill_within(event, most).map_err(missing)?, self.id.fill_within(event, most).map_err(missing)?)
         else {

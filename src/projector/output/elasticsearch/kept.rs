@@ -33,6 +33,9 @@ pub(super) struct Shard {
     pub(super) owner: Option<String>,
     #[serde(default)]
     pub(super) failure: Option<Failure>,
+    /// Which handlers the owner with the fence that it begins with has had no event for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) uncalled: Option<String>,
 }
 
 /// An event that a shard waits before.

@@ -32,7 +32,9 @@ use self::{
 };
 pub(in crate::projector) use self::{dry_run::SearchDryRun, handlers::Documents, inbox::SearchInbox};
 use super::{
-    super::{config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader, sharding::Sharding},
+    super::{
+        config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader, sharding::Sharding, uncalled,
+    },
     Advance, Again, Applied, ApplyError, Held, Numbered, ReadModel,
 };
 use crate::clients::elasticsearch::ConnectionSettings;
@@ -233,5 +235,15 @@ impl ReadModel for SearchReadModel {
         }
         let changed = Shard { failure, ..value.clone() };
         self.write("read store: recording a failed event", vec![(shard, changed)]).await.map(drop)
+    }
+
+    async fn note_uncalled(&mut self, shards: &[(u32, Held)], types: &[String]) -> Result<(), ProjectorError> {
+        let mut changed = Vec::new();
+        for (number, Held { fence, .. }) in shards {
+            if let Some(Kept { value, .. }) = self.kept.get(number).filter(|kept| kept.value.fence == *fence) {
+                changed.push((*number, Shard { uncalled: Some(uncalled::note(*fence, types)), ..value.clone() }));
+            }
+        }
+        self.write(uncalled::NOTING, changed).await.map(drop)
     }
 }

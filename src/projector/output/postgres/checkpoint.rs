@@ -100,6 +100,7 @@ impl Tables {
                  failure text,
                  part text,
                  part_id text,
+                 uncalled text,
                  primary key (projection, shard)
              ) with (fillfactor = 30);
              create table if not exists {workers} (
@@ -253,6 +254,24 @@ impl Tables {
         );
         let shard = i32::try_from(shard).unwrap_or(i32::MAX);
         client.execute(&record, &[&self.projection, &shard, &me, &held.fence, &position, &why]).await.map(drop)
+    }
+
+    /// Writes down which handlers this worker has had no event for: a note for each shard.
+    pub(super) async fn note_uncalled(
+        &self,
+        client: &Client,
+        me: &str,
+        shards: &[(u32, Held)],
+        note: impl Fn(i64) -> String,
+    ) -> Result<(), Error> {
+        let write = format!(
+            "update {} c set uncalled = u.note from unnest($3::int[], $4::bigint[], $5::text[]) as u(shard, fence, note)
+             where c.projection = $1 and c.shard = u.shard and c.owner = $2 and c.fence = u.fence",
+            self.checkpoints
+        );
+        let rows = Rows::of(shards.iter().map(|(shard, held)| Advance::to(held.position, *shard, *held)));
+        let notes: Vec<String> = rows.fences.iter().map(|fence| note(*fence)).collect();
+        client.execute(&write, &[&self.projection, &me, &rows.shards, &rows.fences, &notes]).await.map(drop)
     }
 
     /// Notifies all workers of the projection that a shard has changed its owner.

@@ -33,6 +33,7 @@ use super::{
         poison::Poison,
         postgres_errors::{Failure, database_message, failure, fault_of_the_event},
         sharding::Sharding,
+        uncalled,
     },
     Advance, Again, Applied, ApplyError, Held, Numbered, Poisoned, ReadModel, Replayed, SetAside,
 };
@@ -297,6 +298,12 @@ impl ReadModel for PostgresReadModel {
     async fn record_failure(&mut self, shard: (u32, Held), position: i64, why: &str) -> Result<(), ProjectorError> {
         let recorded = self.tables.record_failure(&self.session.client, &self.me, shard, position, why).await;
         recorded.map_err(doing("read store: recording a failed event"))
+    }
+
+    async fn note_uncalled(&mut self, shards: &[(u32, Held)], types: &[String]) -> Result<(), ProjectorError> {
+        let note = |fence| uncalled::note(fence, types);
+        let noted = self.tables.note_uncalled(&self.session.client, &self.me, shards, note).await;
+        noted.map_err(doing(uncalled::NOTING))
     }
 }
 

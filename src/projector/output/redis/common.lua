@@ -8,6 +8,7 @@
 --   fence:SHARD        how often it has changed its owner
 --   begun:SHARD        POSITION:COUNT:FINGERPRINT of an event of whose commands only the first COUNT are done
 --   failure:SHARD      POSITION WHY of an event that it waits before
+--   uncalled:SHARD     FENCE TYPES of handlers that the owner with this fence has had no event for, a JSON list
 --   worker:WORKER      when its lease ends, in milliseconds
 local state = KEYS[1]
 

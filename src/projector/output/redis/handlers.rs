@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::super::super::{
     error::ProjectorError,
     event::Event,
+    fields_seen::FieldsSeen,
     template::{Template, TemplateError},
 };
 
@@ -101,7 +102,14 @@ pub enum CommandError {
 
 /// The handlers, understood.
 #[derive(Clone, Debug)]
-pub(in crate::projector) struct Commands(BTreeMap<String, Vec<Command>>);
+pub(in crate::projector) struct Commands(BTreeMap<String, Handler>);
+
+/// What is done with events of a type.
+#[derive(Clone, Debug)]
+struct Handler {
+    commands: Vec<Command>,
+    seen: FieldsSeen,
+}
 
 /// A command of a handler.
 #[derive(Clone, Debug)]
@@ -151,7 +159,7 @@ impl Commands {
             let commands = handler(commands);
             let commands =
                 commands.map_err(|source| ProjectorError::Commands { event_type: event_type.clone(), source })?;
-            Ok((event_type.clone(), commands))
+            Ok((event_type.clone(), Handler { commands, seen: FieldsSeen::default() }))
         });
         Ok(Self(parsed.collect::<Result<_, ProjectorError>>()?))
     }
@@ -159,7 +167,7 @@ impl Commands {
     /// The first type of event whose handler asks for the position.
     pub(in crate::projector) fn asks_for_position(&self) -> Option<&str> {
         let asks = |command: &Command| command.words.iter().any(Template::asks_for_position);
-        self.0.iter().find(|(_, commands)| commands.iter().any(asks)).map(|(event_type, _)| event_type.as_str())
+        self.0.iter().find(|(_, handler)| handler.commands.iter().any(asks)).map(|(event_type, _)| event_type.as_str())
     }
 
     /// The types of event that have a handler.
@@ -173,12 +181,14 @@ impl Commands {
     /// Why they cannot be run for this event, without anything of what it holds.
     pub(super) fn of(&self, event: &Event, most_bytes: usize) -> Result<Vec<Filled>, String> {
         let (mut left, mut filled) = (most_bytes, Vec::new());
-        for (number, command) in (1..).zip(self.0.get(&event.event_type).into_iter().flatten()) {
+        let Some(Handler { commands, seen }) = self.0.get(&event.event_type) else { return Ok(filled) };
+        let asked = || commands.iter().flat_map(|command| command.words.iter().flat_map(Template::paths));
+        for (number, command) in (1..).zip(commands) {
             let mut words = Vec::new();
             for word in &command.words {
                 let word = word
                     .fill_within(event, left)
-                    .map_err(|missing| format!("command {number}: {missing}"))?
+                    .map_err(|missing| format!("command {number}: {}", seen.lacks(event, &missing, asked())))?
                     .ok_or_else(|| too_large(number, most_bytes))?;
                 left -= word.len();
                 words.push(word);
@@ -192,6 +202,7 @@ impl Commands {
             }
             filled.push(command);
         }
+        seen.had_all();
         Ok(filled)
     }
 }

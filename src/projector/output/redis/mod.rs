@@ -27,7 +27,9 @@ use self::{
     state::{State, script},
 };
 use super::{
-    super::{config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader, sharding::Sharding},
+    super::{
+        config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader, sharding::Sharding, uncalled,
+    },
     Advance, Again, Applied, ApplyError, Held, Numbered, ReadModel,
 };
 use crate::clients::redis::{ConnectionSettings, Reply};
@@ -231,5 +233,13 @@ impl ReadModel for RedisReadModel {
         let why = why.chars().take(LONGEST_FAILURE).collect();
         let words = vec![self.me.clone(), shard.to_string(), held.fence.to_string(), position.to_string(), why];
         self.state.run("read store: recording a failed event", script!("fail.lua"), words).await.map(drop)
+    }
+
+    async fn note_uncalled(&mut self, shards: &[(u32, Held)], types: &[String]) -> Result<(), ProjectorError> {
+        let mut words = vec![self.me.clone()];
+        for (shard, Held { fence, .. }) in shards {
+            words.extend([shard.to_string(), fence.to_string(), uncalled::note(*fence, types)]);
+        }
+        self.state.run(uncalled::NOTING, script!("uncalled.lua"), words).await.map(drop)
     }
 }
