@@ -129,9 +129,10 @@ cluster-down: packages ## Take it down without a trace
 image: binary ## Build the container image into target/image/projectionist.tar
 	@$(MAKE) --no-print-directory $(ARCHIVE)
 
+# Packed relocations take 0.8 MB less than those of a table; glibc applies them from 2.36 on.
 binary: packages
 	@mkdir -p $(dir $(MAP))
-	RUSTFLAGS="-C target-feature=+crt-static" cargo rustc --quiet --profile $(PROFILE) --package projectionist --bin projectionist --target $(PLATFORM) -- -C link-arg=-Wl,-Map=$(MAP)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo rustc --quiet --profile $(PROFILE) --package projectionist --bin projectionist --target $(PLATFORM) -- -C link-arg=-Wl,-Map=$(MAP) -C link-arg=-Wl,-z,pack-relative-relocs
 
 # The test bed's worker, which waits most of the time, and the programs of examples/shop; their paths are printed last.
 worker: packages
