@@ -18,7 +18,7 @@ use crate::{
     api::{Projection, ProjectionStatus, Reason, RunStatus, RunWorkers},
     measure::{ProjectionKey, RunKey},
     rebuild::{self, Facts, Next, Step, SwitchReaders, ViewError, ViewsOf, concerns},
-    resolve::{RolloutRules, place_of, reader_views, rules, run_of, version_in},
+    resolve::{RolloutRules, has_another_spec, place_of, reader_views, rules, run_of, version_in},
     snapshot::Snapshot,
 };
 
@@ -77,7 +77,7 @@ impl Rebuilder {
         let versions: Vec<Arc<str>> = runs.iter().filter_map(|run| run_of(run).version).collect();
         let fresh_for = memory.fresh_for(projection, &rules, snapshot, at);
         let of_wanted = runs.iter().find(|run| run_of(run).version.as_ref() == Some(&rules.wanted));
-        let comes_back_changed = of_wanted.is_some_and(|run| run.spec != projection.spec);
+        let comes_back_changed = of_wanted.is_some_and(|run| has_another_spec(run, projection));
         let facts = |shown| Facts { rules: &rules, runs: &versions, shown, status, fresh_for, comes_back_changed, now };
         let asked_before = memory.told.map(|told| at.saturating_duration_since(told));
         let rested = asked_before.map_or(Duration::ZERO, |ago| ASK_EVERY.saturating_sub(ago));

@@ -95,6 +95,11 @@ pub fn comes_back_changed(projection: &Projection, stored: &str) -> bool {
     returns && serde_json::from_str::<ProjectionSpec>(stored).is_ok_and(|stored| stored != to_store(projection))
 }
 
+/// Whether this run was made with another spec than the Projection has now.
+pub fn has_another_spec(run: &Projection, projection: &Projection) -> bool {
+    run.spec != projection.spec
+}
+
 /// The run of an older version, as a Projection of its own; `None` where the stored spec cannot be read.
 pub fn stored_run(projection: &Arc<Projection>, version: &str, stored: &str) -> Option<Arc<Projection>> {
     let spec = serde_json::from_str(stored);
