@@ -31,3 +31,32 @@ fn told(live: &LiveObject) -> Option<StoredSpec> {
     let run = RunKey { projection: live.made_for.clone()?, version: Some(Arc::clone(&stored.version)) };
     (live.name == Part::ConfigMap.object_name(&run)).then(|| stored.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::DynamicObject;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_config_map_tells_the_spec_of_the_run_by_whose_name_it_is_called_and_of_no_other() {
+        let told_by = |name: &str, version: &str| {
+            let object: DynamicObject = serde_json::from_value(json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {
+                    "name": name, "namespace": "shop", "uid": "c-1",
+                    "ownerReferences": [{
+                        "apiVersion": "projectionist.dev/v1alpha1", "kind": "Projection", "name": "orders", "uid": "u-1", "controller": true,
+                    }],
+                },
+                "data": {"spec.json": json!({"version": version}).to_string()},
+            }))
+            .unwrap();
+            told(&LiveObject::from_object(&object)).map(|stored| stored.version.to_string())
+        };
+        assert_eq!(told_by("orders-v1-projector", "v1").as_deref(), Some("v1"));
+        assert_eq!(told_by("orders-v1-projector", "v9"), None, "edited to be another version's");
+        assert_eq!(told_by("mine", "v9"), None);
+    }
+}

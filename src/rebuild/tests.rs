@@ -236,7 +236,7 @@ fn the_time_to_be_promoted_in_begins_anew_when_a_version_is_no_longer_held() {
         ..RolloutStatus::default()
     };
     let said = ProjectionStatus { rollout: Some(taken_back), ..status("v1", &runs) };
-    let held = there(&["v1", "v2"], Some("v1"), said.clone());
+    let held = there(&["v1", "v2"], Some("v1"), said);
     let still = RolloutRules { roll_back: Some("v1".to_owned()), ..late.clone() };
     let next = held.next(&still, None, 9_000);
     assert_eq!((next.stage, next.roles["v2"]), (Stage::RolledBack, (Candidate, at(0))), "nothing is written meanwhile");

@@ -198,8 +198,16 @@ async fn views_in_postgres_are_switched_together() {
     assert!(matches!(&missing, SwitchError::Unsuitable(why) if why.contains("there is no table")), "{missing}");
     let narrow = switch.switch(Some(&now), "narrow", soon()).await.unwrap_err();
     assert!(matches!(&narrow, SwitchError::Unsuitable(why) if why.contains("columns")), "{narrow}");
+    // A view shows what its owner may read, whoever replaces it.
+    let owned = "create role owner_of_views; alter view public.lines owner to owner_of_views; grant usage on schema v1, v2, v3 to owner_of_views";
+    client.batch_execute(owned).await.unwrap();
+    let next = if now == "v1" { "v2" } else { "v1" };
+    let unread = switch.switch(Some(&now), next, soon()).await.unwrap_err();
+    assert!(matches!(&unread, SwitchError::Unsuitable(why) if why.contains("select on the table")), "{unread}");
     let same: String = client.query_one("select version from orders", &[]).await.unwrap().get(0);
     assert_eq!(same, now, "a switch that fails leaves all views");
+    client.batch_execute(&format!("grant select on {next}.lines to owner_of_views")).await.unwrap();
+    assert_eq!(switch.switch(Some(&now), next, soon()).await, Ok(Switched::Now));
     let taken = ViewSwitch::new(database, "public", &["taken"]).switch(None, "v1", soon()).await.unwrap_err();
     assert!(matches!(&taken, SwitchError::NotOurs(why) if why.contains("taken")), "{taken}");
 }

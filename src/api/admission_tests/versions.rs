@@ -134,6 +134,13 @@ fn versions_side_by_side_follow_on_each_other_and_what_readers_name_stays() {
             &|spec| spec["readStore"]["postgres"]["connection"]["secretRef"]["name"] = json!("other"),
             "spec.readStore.postgres.connection cannot be changed",
         ),
+        (
+            &|spec| {
+                spec["version"] = json!("v1");
+                spec["readStore"]["postgres"]["schema"] = json!("o_{version}");
+            },
+            "spec.readStore.postgres.schema cannot be changed",
+        ),
     ] {
         let found = refused(change);
         assert!(found.iter().any(|message| message.starts_with(expected)), "{expected}: {found:?}");
