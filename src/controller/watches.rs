@@ -29,9 +29,12 @@ use crate::{
     api::Projection,
     leader_required::note_who_wrote,
     measure::ProjectionKey,
-    names::{self, SUSPEND_ANNOTATION},
+    names::{self, PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION, SUSPEND_ANNOTATION},
     platform::errors::log_interrupted_watch,
 };
+
+/// The annotations of a Projection that change what is done for it.
+const HEEDED: [&str; 3] = [SUSPEND_ANNOTATION, PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION];
 
 /// One watch, over all namespaces (`None`) or one.
 type Scoped<K> = (Option<String>, watcher::Result<Event<K>>);
@@ -250,7 +253,7 @@ fn same_to_reconcile(before: &Projection, after: &Projection) -> bool {
     let (old, new) = (&before.metadata, &after.metadata);
     old.uid == new.uid
         && old.generation == new.generation
-        && before.annotations().get(SUSPEND_ANNOTATION) == after.annotations().get(SUSPEND_ANNOTATION)
+        && HEEDED.iter().all(|name| before.annotations().get(*name) == after.annotations().get(*name))
         && old.deletion_timestamp == new.deletion_timestamp
         && before.status == after.status
 }

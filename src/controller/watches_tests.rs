@@ -156,19 +156,22 @@ async fn a_workload_that_vanished_while_its_watch_was_interrupted_is_noticed_and
 }
 
 #[tokio::test]
-async fn the_annotation_that_suspends_is_looked_at_and_no_other() {
+async fn annotations_that_change_what_is_done_are_looked_at_and_no_others() {
     let modified = |object: Value| json!({"type": "MODIFIED", "object": object});
     let annotated = |version: &str, annotations: Value| {
         let mut object = projection("orders", version);
         object["metadata"]["annotations"] = annotations;
         object
     };
-    let suspends = annotated("4", json!({"team": "shop", SUSPEND_ANNOTATION: "true"}));
-    let changes = vec![modified(annotated("3", json!({"team": "shop"}))), modified(suspends)];
-    let answer = script(vec![list("Projection", &[projection("orders", "2")])], vec![Answer::Events(changes)]);
-    let is_suspended = |store: &Store<Projection>| {
-        store.state().first().is_some_and(|one| one.annotations().contains_key(SUSPEND_ANNOTATION))
-    };
-    let (_, triggered) = followed(answer, is_suspended).await;
-    assert_eq!(triggered, ["orders", "orders"], "for the list and for the last change");
+    for name in [SUSPEND_ANNOTATION, PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION] {
+        // Set, and removed again.
+        let heeded = annotated("4", json!({"team": "shop", name: "true"}));
+        let removed = annotated("5", json!({"team": "shop", "seen": "removed"}));
+        let changes = vec![modified(annotated("3", json!({"team": "shop"}))), modified(heeded), modified(removed)];
+        let answer = script(vec![list("Projection", &[projection("orders", "2")])], vec![Answer::Events(changes)]);
+        let is_removed =
+            |store: &Store<Projection>| store.state().first().is_some_and(|one| one.annotations().contains_key("seen"));
+        let (_, triggered) = followed(answer, is_removed).await;
+        assert_eq!(triggered, ["orders", "orders", "orders"], "{name}: for the list and for two changes of three");
+    }
 }

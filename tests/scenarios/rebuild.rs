@@ -76,7 +76,20 @@ impl Reader {
 async fn serves(shop: &Shop<'_>, version: &str) -> Result<()> {
     let what = format!("the status is about version {version}");
     let wanted = |status: &projectionist::api::ProjectionStatus| status.live_version() == Some(version);
-    shop.projection_is("orders", &what, |it| it.status.as_ref().is_some_and(wanted)).await.map(drop)
+    let found = shop.projection_is("orders", &what, |it| it.status.as_ref().is_some_and(wanted)).await;
+    found.map(drop).map_err(|_| {
+        let told = |command: &[&str]| {
+            shop.stage
+                .cluster
+                .kubectl(&[command, &["-n", &shop.namespace]].concat())
+                .unwrap_or_else(|error| error.to_string())
+        };
+        let status = told(&["get", "projection", "orders", "-o", "jsonpath={.status}"]);
+        let objects = told(&["get", "deployments,pods,hpa", "-o", "wide"]);
+        let events = told(&["get", "events"]);
+        let logs = told(&["logs", "deployment/orders-v2", "--tail=20"]);
+        anyhow::anyhow!("{what} never: {status}\n{objects}\n{events}\n{logs}")
+    })
 }
 
 /// Every event is in the schema of this version.
