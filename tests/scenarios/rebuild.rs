@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use test_cluster::eventually_is;
+use test_cluster::{eventually, eventually_is};
 
 use crate::shop::Shop;
 use crate::stage::{PATIENCE, play, together};
@@ -139,8 +139,11 @@ fn a_version_is_built_beside_the_other_shown_at_once_and_taken_back() {
         for reader in readers {
             ensure!(reader.end().await? == ["v1", "v2", "v1"], "what a reader saw");
         }
-        let events = shop.events_about("orders")?;
-        ensure!(events.contains_key("Promoted") && events.contains_key("RolledBack"), "{events:?}");
-        Ok(())
+        eventually(PATIENCE, "Events tell of both", || async {
+            let events = shop.events_about("orders")?;
+            let both = events.contains_key("Promoted") && events.contains_key("RolledBack");
+            Ok::<_, anyhow::Error>(if both { Ok(()) } else { Err(format!("{events:?}")) })
+        })
+        .await
     });
 }
