@@ -2,6 +2,7 @@
 //! whose message names the field.
 
 use kube::{CustomResource, KubeSchema};
+use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -170,6 +171,13 @@ pub struct ProjectionSpec {
     /// The workload that turns events into read-model changes. Absent: the projection is only measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<Projector>,
+}
+
+impl ProjectionSpec {
+    /// Whether `version` may be called so.
+    pub(crate) fn may_be_version(name: &str) -> bool {
+        Regex::new(VERSION).is_ok_and(|pattern| pattern.is_match(name))
+    }
 }
 
 /// A part of the names of workers.

@@ -52,8 +52,6 @@ pub struct RunsView {
     pub wanted: Arc<str>,
     /// How far that has come.
     pub stage: Stage,
-    /// It was named before and made with another spec, which its run keeps.
-    pub comes_back_changed: bool,
     /// What came of asking which version readers see, and of leading them to another.
     pub led: Led,
     /// Why the annotation that asks for a rollback leads to nothing.

@@ -11,7 +11,7 @@ use http::Method;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
-use super::{Scene, kept, measured, willing};
+use super::{Scene, kept, observed, willing};
 use crate::{
     api::{Projection, ProjectionStatus, Reason, RunRole},
     controller::{
@@ -23,7 +23,7 @@ use crate::{
     measure::{MeasureError, RunKey},
     names::{METRIC_VERSION_LABEL, PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION},
     rebuild::{SwitchReaders, ViewError, ViewsOf},
-    snapshot::{Observation, Snapshot},
+    snapshot::Snapshot,
 };
 
 /// Views in memory.
@@ -140,21 +140,8 @@ impl Cluster {
 
     /// These versions are measured: the oldest event waits for so many seconds.
     fn measured(&self, runs: &[(&str, f64)]) {
-        let observation = |staleness: f64| {
-            let mut measured = measured(4, staleness, false);
-            measured.valid_until = Instant::now() + Duration::from_secs(600);
-            Observation {
-                uid: "u-1".into(),
-                generation: 1,
-                labels: Arc::default(),
-                measured: Some(Arc::new(measured)),
-                fallback: None,
-                read_store: None,
-                failure: None,
-            }
-        };
         let run = |version: &str| RunKey { version: Some(version.into()), ..RunKey::unversioned("shop", "orders") };
-        let all = runs.iter().map(|(version, staleness)| (run(version), Arc::new(observation(*staleness))));
+        let all = runs.iter().map(|(version, staleness)| (run(version), Arc::new(observed(4, *staleness))));
         let namespace = Arc::new(all.collect());
         self.scene
             .snapshot

@@ -36,6 +36,21 @@ use crate::{
 #[path = "rebuild_tests.rs"]
 mod rebuilds;
 
+/// The sampler has measured that `pending` events wait, the oldest for so many seconds.
+fn observed(pending: u64, staleness: f64) -> Observation {
+    let mut measured = measured(pending, staleness, false);
+    measured.valid_until = Instant::now() + Duration::from_secs(600);
+    Observation {
+        uid: "u-1".into(),
+        generation: 1,
+        labels: Arc::default(),
+        measured: Some(Arc::new(measured)),
+        fallback: None,
+        read_store: None,
+        failure: None,
+    }
+}
+
 use rebuilds::Views;
 
 fn projection(change: impl FnOnce(&mut Value)) -> Projection {
@@ -112,17 +127,7 @@ impl Scene {
 
     /// The sampler has measured that `pending` events wait, the oldest for so many seconds.
     fn measured(&self, pending: u64, staleness: f64) {
-        let mut measured = measured(pending, staleness, false);
-        measured.valid_until = Instant::now() + Duration::from_secs(600);
-        let observation = Observation {
-            uid: "u-1".into(),
-            generation: 1,
-            labels: Arc::default(),
-            measured: Some(Arc::new(measured)),
-            fallback: None,
-            read_store: None,
-            failure: None,
-        };
+        let observation = observed(pending, staleness);
         let namespace = Arc::new([(RunKey::unversioned("shop", "orders"), Arc::new(observation))].into());
         self.snapshot.publish(Snapshot { namespaces: [("shop".into(), namespace)].into(), ..Snapshot::default() });
     }

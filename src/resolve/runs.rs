@@ -208,14 +208,7 @@ pub fn version_in(projection: &Projection, place: &str) -> Option<String> {
     let schema = projection.spec.read_store.as_ref()?.postgres.as_ref()?.schema.as_deref()?;
     let (before, after) = schema.split_once(versions::PLACEHOLDER)?;
     let version = place.strip_prefix(before)?.strip_suffix(after)?;
-    (is_version(version) && !after.contains(versions::PLACEHOLDER)).then(|| version.to_owned())
-}
-
-/// Whether `spec.version` may be called so.
-fn is_version(name: &str) -> bool {
-    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let ends = [name.bytes().next(), name.bytes().last()];
-    ends.into_iter().all(|end| end.is_some_and(letter)) && name.bytes().all(|byte| letter(byte) || byte == b'-')
+    (ProjectionSpec::may_be_version(version) && !after.contains(versions::PLACEHOLDER)).then(|| version.to_owned())
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ fn with_numbers(run: &RunStatus, status: &ProjectionStatus) -> RunStatus {
 
 /// Whether readers see the version that the spec names.
 pub(super) fn promoted(view: &RunsView) -> ConditionState {
-    let RunsView { wanted, stage, comes_back_changed, led, no_rollback, remember: _, runs: _ } = view;
+    let RunsView { wanted, stage, led, no_rollback, remember, runs: _ } = view;
     let and = no_rollback.as_ref().map_or_else(String::new, |why| format!("; {why}"));
     match led {
         Led::NotKnown((reason, why)) => {
@@ -60,7 +60,8 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
         }
         Led::Known => {}
     }
-    if *comes_back_changed {
+    // It was named before and made with another spec, which its run keeps.
+    if remember.described.as_deref() != Some(&**wanted) {
         return fails(
             Reason::InvalidSpec,
             format!(
