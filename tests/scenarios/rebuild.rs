@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use test_cluster::{eventually, eventually_is};
 
@@ -113,7 +114,7 @@ fn annotate(shop: &Shop<'_>, annotation: &str) -> Result<()> {
 }
 
 #[test]
-fn a_version_is_built_beside_the_other_shown_at_once_and_taken_back() {
+fn a_version_is_built_beside_the_other_shown_at_once_taken_back_and_the_other_removed() {
     let _turn = together();
     play(|stage| async move {
         let shop = Shop::open(stage, "rebuild").await?;
@@ -136,8 +137,18 @@ fn a_version_is_built_beside_the_other_shown_at_once_and_taken_back() {
         annotate(&shop, "projectionist.dev/rollback=v1")?;
         serves(&shop, "v1").await?;
         shop.condition_is("orders", "Promoted", "False", "RolledBack").await?;
+        annotate(&shop, "projectionist.dev/rollback-")?;
+        serves(&shop, "v2").await?;
+
+        shop.apply(&in_version(&shop, "v2", &json!({"spec": {"rollout": {"keepOld": "0s"}}})))?;
+        eventually(PATIENCE, "the workers of the other version go", || async {
+            let made = shop.deployments().list(&Default::default()).await?;
+            let names: Vec<String> = made.iter().map(|one| one.name_any()).collect();
+            Ok::<_, kube::Error>(if names == ["orders-v2"] { Ok(()) } else { Err(format!("{names:?}")) })
+        })
+        .await?;
         for reader in readers {
-            ensure!(reader.end().await? == ["v1", "v2", "v1"], "what a reader saw");
+            ensure!(reader.end().await? == ["v1", "v2", "v1", "v2"], "what a reader saw");
         }
         eventually(PATIENCE, "Events tell of both", || async {
             let events = shop.events_about("orders")?;
