@@ -15,6 +15,7 @@ use test_cluster::{Cluster, EventStore, Postgres, eventually, eventually_is};
 
 /// Where the measured Projections live.
 pub(crate) const NAMESPACE: &str = "bench";
+pub(crate) const DATABASE: &str = "bench";
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Requests to the API server under way at once while objects are made.
 const AT_ONCE: usize = 16;
@@ -22,8 +23,7 @@ const AT_ONCE: usize = 16;
 pub(crate) struct Fixtures<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) client: Client,
-    /// Ends with its owner.
-    _postgres: Postgres,
+    pub(crate) postgres: Postgres,
     pub(crate) events: EventStore,
 }
 
@@ -34,8 +34,8 @@ impl<'a> Fixtures<'a> {
         let client = cluster.client().await?;
         cluster.kubectl(&["create", "namespace", NAMESPACE])?;
         let postgres = cluster.postgres()?;
-        let url = postgres.create_database("bench").await?;
-        let events = EventStore::create_events_table(&postgres, "bench", "events").await?;
+        let url = postgres.create_database(DATABASE).await?;
+        let events = EventStore::create_events_table(&postgres, DATABASE, "events").await?;
         events
             .client()
             .batch_execute("create table checkpoints (projection text primary key, position bigint not null)")
@@ -50,7 +50,7 @@ impl<'a> Fixtures<'a> {
             NAMESPACE,
             &format!("--from-literal=url={url}"),
         ])?;
-        Ok(Self { cluster, client, _postgres: postgres, events })
+        Ok(Self { cluster, client, postgres, events })
     }
 
     pub(crate) fn projections(&self) -> Api<Projection> {
@@ -162,8 +162,15 @@ pub(crate) fn measured(name: &str, secret: &str) -> Value {
     })
 }
 
+/// A Projection with pods that no node takes.
 fn scaled(name: &str) -> Value {
+    scaled_in(NAMESPACE, name)
+}
+
+/// The same in another namespace.
+pub(crate) fn scaled_in(namespace: &str, name: &str) -> Value {
     let mut projection = measured(name, "database");
+    projection["metadata"]["namespace"] = json!(namespace);
     projection["spec"]["projector"] = json!({"template": {"spec": {
         "nodeSelector": {"bench": "nowhere"},
         "containers": [{"name": "worker", "image": "example.invalid/worker:1"}],

@@ -7,6 +7,7 @@ mod availability;
 mod faulty_sources;
 mod fixtures;
 mod freshness;
+mod kill_switch;
 mod kinds;
 mod load;
 mod memory;
@@ -70,6 +71,7 @@ enum Figure {
     Projector,
     Autoscalers,
     Wake,
+    KillSwitch,
     FaultySources,
     Kinds,
     Soak,
@@ -131,6 +133,9 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     }
     if options.measures(Figure::Wake) {
         wake::from_append_to_workers(cluster).await?;
+    }
+    if options.measures(Figure::KillSwitch) {
+        kill_switch::from_the_word_to_no_worker(cluster, &fixtures.postgres).await?;
     }
     if options.measures(Figure::FaultySources) {
         faulty_sources::beside_others(cluster, options.projections, Duration::from_secs(options.seconds)).await?;
