@@ -40,7 +40,7 @@ CHART_CRD := $(CHART)/files/projections.projectionist.dev.yaml
 MANIFEST := manifests/install.yaml
 RENDER := template projectionist $(CHART) --namespace projectionist --no-hooks --set namespace.create=true
 
-.PHONY: help build test campaign fuzz lint demo demo-shop bench bench-projector bench-workers bench-scaling cluster cluster-down image shop generate pictures packages prepare binary worker
+.PHONY: help build test campaign fuzz lint demo demo-shop bench bench-projector bench-workers bench-scaling cluster cluster-down image shop generate pictures packages prepare servers binary worker
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,7 +55,7 @@ test: packages ## Run all tests, on real servers and a real cluster
 	@mkdir -p $(TARGET_DIR)/generated; \
 	$(MAKE) --no-print-directory image worker > $(TARGET_DIR)/generated/image.log 2>&1 & image=$$!; \
 	trap 'kill $$image 2> /dev/null' INT TERM; \
-	{ $(MAKE) --no-print-directory prepare && $(FIRST:%=$(MAKE) --no-print-directory % && )cargo test --workspace --no-run; } || { kill $$image 2> /dev/null; exit 1; }; \
+	{ $(MAKE) --no-print-directory prepare servers && $(FIRST:%=$(MAKE) --no-print-directory % && )cargo test --workspace --no-run; } || { kill $$image 2> /dev/null; exit 1; }; \
 	wait $$image || { cat $(TARGET_DIR)/generated/image.log; exit 1; }
 	@cargo test --workspace --test scenarios -- --test-threads=$(SIDE_BY_SIDE) > $(TARGET_DIR)/generated/scenarios.log 2>&1 & scenarios=$$!; \
 	trap 'kill $$scenarios 2> /dev/null' INT TERM; failed=; \
@@ -105,7 +105,7 @@ pictures: ## Draw docs/*.svg from docs/*.dot
 demo: image prepare ## Show workers scaled by lag on a real cluster (ARGS="--help" lists options)
 	$(call RUN,demo) $(ARGS)
 
-demo-shop: image prepare ## Run the whole shop on a real cluster, with a sale and faults, and check it (ARGS="--help" lists options)
+demo-shop: image prepare servers ## Run the whole shop on a real cluster, with a sale and faults, and check it (ARGS="--help" lists options)
 	$(call RUN,demo-shop) $(ARGS)
 
 bench: image prepare ## Measure, and print all the numbers (ARGS="--help" lists options)
@@ -166,6 +166,10 @@ packages:
 
 prepare: packages
 	@$(BED) prepare
+
+# Before a test enters a cluster's network, from inside which nothing can be fetched.
+servers: packages
+	@$(BED) servers
 
 $(FUZZ):
 	cargo install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION) --root $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)

@@ -372,6 +372,17 @@ fn java_home() -> Result<PathBuf> {
     Ok(home.to_owned())
 }
 
+/// Fetches the servers that this machine has not got yet. From inside a cluster's network nothing can be fetched.
+///
+/// # Errors
+/// When one cannot be fetched.
+pub fn ensure() -> Result<()> {
+    for distribution in [Distribution::Elasticsearch, Distribution::OpenSearch] {
+        programs(distribution)?;
+    }
+    Ok(())
+}
+
 /// The unpacked server, fetched first where this machine has not got it yet.
 fn programs(distribution: Distribution) -> Result<PathBuf> {
     packages::java_and_maven()?;

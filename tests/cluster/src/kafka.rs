@@ -348,6 +348,14 @@ fn properties(root: &Path, host: IpAddr, ports: &[u16], tls: bool) -> String {
     )
 }
 
+/// Fetches what a broker needs, where this machine has not got it yet. From inside a cluster's network nothing can be fetched.
+///
+/// # Errors
+/// When it cannot be fetched or compiled.
+pub fn ensure() -> Result<()> {
+    programs().map(drop)
+}
+
 /// The jars and the compiled driver, made first where this machine has not got them yet.
 fn programs() -> Result<PathBuf> {
     packages::java_and_maven()?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use test_cluster::binaries::Binaries;
 use test_cluster::instance::Lock;
-use test_cluster::{Cluster, ClusterOptions, Instance, Postgres, packages, supervise, teardown};
+use test_cluster::{Cluster, ClusterOptions, Instance, Postgres, elasticsearch, kafka, packages, supervise, teardown};
 
 /// A real one-node Kubernetes on this machine, without containers engines, registries or hosted clusters
 #[derive(Debug, Parser)]
@@ -41,6 +41,8 @@ enum Action {
     Packages,
     /// Install and build all that a cluster needs without starting anything
     Prepare,
+    /// Install and download all servers that tests measure without starting anything
+    Servers,
     /// Print the path of one of the cluster's programs, built first if this machine lacks it
     Program {
         /// Such as helm or kubectl
@@ -147,6 +149,11 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Prepare => {
             packages::ensure()?;
             Binaries::ensure()?;
+        }
+        Action::Servers => {
+            packages::ensure_servers()?;
+            kafka::ensure()?;
+            elasticsearch::ensure()?;
         }
         Action::Program { name } => {
             let path = Binaries::ensure()?.program(&name);

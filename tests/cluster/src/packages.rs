@@ -124,6 +124,20 @@ pub fn ensure() -> Result<()> {
     installed(&missing(), || missing().is_empty().then_some(()))
 }
 
+/// Installs whatever is missing of the servers that Debian packages, and what fetches and runs the others.
+///
+/// # Errors
+/// When something is missing and this is not root: the message holds the command to run.
+pub fn ensure_servers() -> Result<()> {
+    postgres_programs()?;
+    pgbouncer()?;
+    redis_server()?;
+    nats_server()?;
+    prometheus()?;
+    rabbitmq_server()?;
+    java_and_maven()
+}
+
 /// What `find` finds, installed first where it finds nothing.
 fn installed<T>(packages: &[&str], find: impl Fn() -> Option<T>) -> Result<T> {
     // apt-get refuses to run beside itself, and a program may be there a moment before what it needs.
