@@ -7,8 +7,10 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreState, ReadStoreStatus, Reason, WriteQueueStatus,
+        ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreRefusal, ReadStoreState, ReadStoreStatus, Reason,
+        WriteQueueStatus,
     },
+    lag::Strain,
     measure::MeasureError,
 };
 
@@ -48,6 +50,13 @@ pub struct StoreSample {
     pub lock_wait: Option<LockWait>,
     /// Why figures are absent that this kind of store has, and what to do.
     pub missing: Option<Arc<str>>,
+}
+
+impl StoreSample {
+    /// Writes refused for want of room since the server or its nodes started.
+    pub fn rejected_writes(&self) -> Option<u64> {
+        self.writes.map(|writes| writes.rejected).or(self.refused_writes)
+    }
 }
 
 /// A session that waits for a lock, and one that keeps it from it.
@@ -117,6 +126,8 @@ pub struct StoreObservation {
     pub name: StoreName,
     /// The newest answer, or why there is none; absent before the first.
     pub newest: Option<Polled>,
+    /// What it had refused lately when it was asked last.
+    pub strain: Option<Strain>,
 }
 
 /// The outcome of asking a read store once.
@@ -149,12 +160,18 @@ impl StoreObservation {
 
     /// The same for the status.
     pub fn status(&self, now: Instant) -> ReadStoreStatus {
+        let refuses = self.strain.map(|strain| match strain {
+            Strain::Writes => ReadStoreRefusal::Writes,
+            Strain::Connections => ReadStoreRefusal::Connections,
+        });
         let sample = match self.current(now) {
             Ok(sample) => sample,
-            Err(why) => {
-                let unknown = matches!(why.reason, Reason::NotMeasuredYet | Reason::SampleTooOld);
-                let state = if unknown { ReadStoreState::Unknown } else { ReadStoreState::Unreachable };
-                return ReadStoreStatus { state, ..ReadStoreStatus::default() };
+            Err(MeasureError { reason: Reason::NotMeasuredYet | Reason::SampleTooOld, .. }) => {
+                return ReadStoreStatus::default();
+            }
+            Err(_) => {
+                let state = ReadStoreState::Unreachable;
+                return ReadStoreStatus { state, refuses, ..ReadStoreStatus::default() };
             }
         };
         let StoreSample {
@@ -165,11 +182,12 @@ impl StoreObservation {
             evicted_keys,
             writes,
             missing,
-            refused_writes: _,
+            refused_writes,
             lock_wait: _,
         } = sample;
         ReadStoreStatus {
             state: ReadStoreState::Healthy,
+            refuses,
             latency_seconds: Some(two_digits(latency.as_secs_f64())),
             connections: connections.map(|Connections { used, exact, limit, limited_by }| ConnectionsStatus {
                 used: count(used),
@@ -180,6 +198,7 @@ impl StoreObservation {
             memory: memory
                 .map(|Memory { used, limit }| MemoryStatus { used_bytes: count(used), limit_bytes: limit.map(count) }),
             rejected_connections: rejected_connections.map(count),
+            rejected_writes: refused_writes.map(count),
             evicted_keys: evicted_keys.map(count),
             writes: writes.map(|WriteQueue { queued, rejected }| WriteQueueStatus {
                 queued: count(queued),
@@ -207,7 +226,7 @@ mod tests {
     fn observed(newest: Option<Result<StoreSample, MeasureError>>, valid_until: Instant) -> StoreObservation {
         let polled = newest.map(|result| Polled { result, taken: Timestamp::UNIX_EPOCH, valid_until });
         let name = StoreName { kind: "redis", server: "db:6379".into(), user: "".into() };
-        StoreObservation { name, newest: polled }
+        StoreObservation { name, newest: polled, strain: None }
     }
 
     #[test]
@@ -224,6 +243,24 @@ mod tests {
         ] {
             let status = observed(newest, until).status(now);
             assert_eq!((status.state, status.latency_seconds), (state, latency));
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_told_of_a_store_that_answers_or_cannot_be_reached_and_not_of_one_that_was_not_asked() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(10);
+        let sample = StoreSample { refused_writes: Some(3), ..StoreSample::default() };
+        let full = MeasureError { reason: Reason::TooManyConnections, message: "full".to_owned() };
+        for (newest, until, strain, told) in [
+            (Some(Ok(sample.clone())), later, None, (None, Some(3))),
+            (Some(Ok(sample.clone())), later, Some(Strain::Writes), (Some(ReadStoreRefusal::Writes), Some(3))),
+            (Some(Err(full)), later, Some(Strain::Connections), (Some(ReadStoreRefusal::Connections), None)),
+            (Some(Ok(sample)), now, Some(Strain::Writes), (None, None)),
+            (None, later, Some(Strain::Writes), (None, None)),
+        ] {
+            let status = StoreObservation { strain, ..observed(newest, until) }.status(now);
+            assert_eq!((status.refuses, status.rejected_writes), told);
         }
     }
 

@@ -37,7 +37,8 @@ pub use read_store::{
     RedisReadStore, TableLocation,
 };
 pub use read_store_status::{
-    ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreState, ReadStoreStatus, WriteQueueStatus,
+    ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreRefusal, ReadStoreState, ReadStoreStatus,
+    WriteQueueStatus,
 };
 pub use rollout::{OnRolloutFailure, PostgresViews, Promotion, ReaderSwitch, Rollout, RolloutStrategy};
 pub use run_status::{RolloutStatus, RunRole, RunStatus, RunWorkers};

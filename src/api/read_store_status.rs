@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct ReadStoreStatus {
     /// Whether it answers; the condition ReadStoreReachable says why not.
     pub state: ReadStoreState,
+    /// What it refuses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refuses: Option<ReadStoreRefusal>,
     /// Seconds that it takes to answer one small request over an open connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_seconds: Option<f64>,
@@ -21,6 +24,9 @@ pub struct ReadStoreStatus {
     /// Redis: connections that were refused for want of room since the server started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected_connections: Option<i64>,
+    /// Redis from 6.2 on: commands that were refused for want of memory (`OOM`) since the server started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected_writes: Option<i64>,
     /// Redis: keys that were removed for want of memory since the server started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evicted_keys: Option<i64>,
@@ -42,6 +48,15 @@ pub enum ReadStoreState {
     /// It has not been asked yet, or not for long.
     #[default]
     Unknown,
+}
+
+/// What a read store refused for want of room within the last minute, in which no worker is added. Absent where nothing is known to be refused.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ReadStoreRefusal {
+    /// Writes: its queue or its memory is full.
+    Writes,
+    /// Connections.
+    Connections,
 }
 
 /// Connections in use. Where several limits hold, of the one that leaves the fewest.
@@ -105,7 +120,7 @@ impl ReadStoreStatus {
     /// The same with the numbers of `before` where they have hardly changed, so that the noise of a busy server costs no write of a status.
     #[must_use]
     pub fn settled(&self, before: &Self) -> Self {
-        if self.state != before.state || self.reason != before.reason {
+        if (self.state, self.refuses, &self.reason) != (before.state, before.refuses, &before.reason) {
             return self.clone();
         }
         let latency_seconds = match (self.latency_seconds, before.latency_seconds) {
@@ -148,10 +163,12 @@ impl ReadStoreStatus {
         };
         Self {
             state: self.state,
+            refuses: self.refuses,
             latency_seconds,
             connections,
             memory,
             rejected_connections: total(self.rejected_connections, before.rejected_connections),
+            rejected_writes: total(self.rejected_writes, before.rejected_writes),
             evicted_keys: total(self.evicted_keys, before.evicted_keys),
             writes,
             reason: self.reason.clone(),
@@ -188,6 +205,8 @@ mod tests {
             assert_eq!(news.settled(&before), news);
         }
         assert_eq!(status(0.001, 20, 9).settled(&status(0.001, 20, 8)), status(0.001, 20, 8));
+        let refusing = ReadStoreStatus { refuses: Some(ReadStoreRefusal::Writes), ..before.clone() };
+        assert_eq!((refusing.settled(&before), before.settled(&refusing)), (refusing.clone(), before.clone()));
         let away = ReadStoreStatus { state: ReadStoreState::Unreachable, ..ReadStoreStatus::default() };
         assert_eq!(away.settled(&before), away, "no number of a store that is away stays");
     }

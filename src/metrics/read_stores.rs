@@ -112,8 +112,8 @@ const TOTALS: [Total; 3] = [
     }),
     (
         "read_store_rejected_writes",
-        "Writes that a read store refused for want of room (Elasticsearch, OpenSearch)",
-        |sample| sample.writes.map(|writes| writes.rejected),
+        "Writes that a read store refused for want of room (Redis, Elasticsearch, OpenSearch)",
+        StoreSample::rejected_writes,
     ),
 ];
 
@@ -186,7 +186,7 @@ mod tests {
             valid_until: Instant::now() + Duration::from_secs(600),
         });
         let name = StoreName { kind: "redis", server: "db:6379".into(), user: user.into() };
-        Arc::new(StoreObservation { name, newest })
+        Arc::new(StoreObservation { name, newest, strain: None })
     }
 
     #[test]
@@ -197,6 +197,7 @@ mod tests {
             connections: Some(connections),
             memory: Some(Memory { used: 5, limit: None }),
             evicted_keys: Some(3),
+            refused_writes: Some(12),
             ..StoreSample::default()
         };
         let refused = || Some(Err(Reason::AuthenticationFailed));
@@ -226,6 +227,7 @@ mod tests {
                 format!("projectionist_read_store_connections_limit{shop} 100.0"),
                 format!("projectionist_read_store_memory_bytes{shop} 5.0"),
                 format!("projectionist_read_store_evicted_keys_total{shop} 3"),
+                format!("projectionist_read_store_rejected_writes_total{shop} 12"),
             ]
         );
     }

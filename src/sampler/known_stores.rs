@@ -59,7 +59,7 @@ impl KnownStores {
                 self.told.retain(|id, _| stores.contains_key(id));
                 self.strains.retain(|id, _| stores.contains_key(id));
                 for (id, name) in stores {
-                    known.entry(id).or_insert_with(|| Arc::new(StoreObservation { name, newest: None }));
+                    known.entry(id).or_insert_with(|| Arc::new(StoreObservation { name, newest: None, strain: None }));
                 }
                 let before = std::mem::replace(&mut self.of, of);
                 let moved = self.of.iter().filter(|(key, id)| before.get(key) != Some(id)).map(|(key, _)| key);
@@ -69,12 +69,13 @@ impl KnownStores {
             StoreReport::Polled { id, polled } => {
                 let Some(known) = Arc::make_mut(&mut self.observations).get_mut(&id) else { return BTreeSet::new() };
                 let failure = polled.result.as_ref().err().cloned();
-                let strain = self.strains.entry(id).or_default();
+                let watch = self.strains.entry(id).or_default();
                 match &polled.result {
-                    Ok(sample) => strain.take(sample, now),
-                    Err(why) => strain.fail(why.reason, now),
+                    Ok(sample) => watch.take(sample, now),
+                    Err(why) => watch.fail(why.reason, now),
                 }
-                Arc::make_mut(known).newest = Some(polled);
+                let seen = Arc::make_mut(known);
+                (seen.newest, seen.strain) = (Some(polled), watch.now(now));
                 let status = known.status(now);
                 if self.told.get(&id).is_some_and(|(told, why)| status.settled(told) == *told && *why == failure) {
                     return BTreeSet::new();
@@ -91,7 +92,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{api::Reason, store_health::StoreSample};
+    use crate::{
+        api::{ReadStoreRefusal, Reason},
+        store_health::StoreSample,
+    };
 
     fn key(name: &str) -> RunKey {
         RunKey::unversioned("shop", name)
@@ -114,10 +118,13 @@ mod tests {
     fn a_strain_is_that_of_the_stores_projections_and_gone_with_it() {
         let (mut known, now) = (KnownStores::default(), Instant::now());
         known.take(placed(&[("a", 1), ("b", 2)]), now);
-        for refused in [3, 4] {
+        for (refused, told) in [(3, BTreeSet::from([key("a")])), (3, BTreeSet::new()), (4, BTreeSet::from([key("a")]))]
+        {
             let sample = StoreSample { rejected_connections: Some(refused), ..StoreSample::default() };
-            known.take(polled(1, Ok(sample), now), now);
+            assert_eq!(known.take(polled(1, Ok(sample), now), now), told, "{refused}: that it refuses is news");
         }
+        let refuses = |known: &KnownStores| known.observations()[&StoreId(1)].status(now).refuses;
+        assert_eq!(refuses(&known), Some(ReadStoreRefusal::Connections));
         let strains = |known: &KnownStores| [known.strain(&key("a"), now), known.strain(&key("b"), now)];
         assert_eq!(strains(&known), [Some(Strain::Connections), None]);
         known.take(placed(&[("a", 2), ("b", 2)]), now);

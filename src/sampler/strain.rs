@@ -18,9 +18,8 @@ pub(super) struct StrainWatch {
 impl StrainWatch {
     /// Takes in an answer. What a store does not tell is not known, and no strain: nothing was seen to be refused.
     pub(super) fn take(&mut self, sample: &StoreSample, now: Instant) {
-        let writes = sample.writes.map(|writes| writes.rejected).or(sample.refused_writes);
         let connections = grew(&mut self.connections, sample.rejected_connections);
-        if grew(&mut self.writes, writes) {
+        if grew(&mut self.writes, sample.rejected_writes()) {
             self.last = Some((Strain::Writes, now));
         } else if connections {
             self.last = Some((Strain::Connections, now));

@@ -27,7 +27,7 @@ pub(super) fn store(result: Option<Result<u64, Reason>>) -> ReadStoreView {
         valid_until: now + Duration::from_secs(10),
     });
     let name = StoreName { kind: "redis", server: "db:6379".into(), user: "".into() };
-    let observation = StoreObservation { name, newest };
+    let observation = StoreObservation { name, newest, strain: None };
     ReadStoreView { status: observation.status(now), why: observation.current(now).err(), lock_wait: None }
 }
 
