@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod access;
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod cost;
 mod faults;
 mod harness;

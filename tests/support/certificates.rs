@@ -30,12 +30,17 @@ pub struct Files {
 
 impl Files {
     pub fn signed(by: &Authority) -> Self {
+        let files = Self { directory: tempfile::tempdir().unwrap() };
+        files.renew(by);
+        files
+    }
+
+    /// Others of this authority in their place.
+    pub fn renew(&self, by: &Authority) {
         let (certificate, key) = signed(by, "localhost");
-        let directory = tempfile::tempdir().unwrap();
-        for (name, text) in [("crt", &certificate), ("key", &key), ("ca", &by.pem())] {
-            std::fs::write(directory.path().join(name), text).unwrap();
+        for (name, text) in [("crt", certificate), ("key", key), ("ca", by.pem())] {
+            std::fs::write(self.path(name), text).unwrap();
         }
-        Self { directory }
     }
 
     /// The path of `crt`, `key` or `ca`.
