@@ -171,7 +171,7 @@ async fn as_superuser(server: &Postgres) -> Client {
 }
 
 /// Writes a file where the server keeps its own, by the server.
-async fn write(client: &Client, setting: &str, file: &str, text: &str) -> PathBuf {
+pub async fn write(client: &Client, setting: &str, file: &str, text: &str) -> PathBuf {
     let row = client.query_one("select current_setting('data_directory')", &[]).await.unwrap();
     let path = Path::new(row.get::<_, &str>(0)).join(file);
     let lines = text.lines().collect::<Vec<_>>().join("\n");
@@ -252,17 +252,22 @@ async fn a_client_certificate_is_shown_to_a_server_that_asks_for_one() {
     let settings = ConnectionSettings::parse(&url).unwrap().with_ca(ours_is_good.pem().as_bytes());
     let without = ours(&settings).await.unwrap_err();
     assert!(without.contains("certificate"), "{without}");
-    let me = |name: &str| {
+    let signed = |by: &CertifiedIssuer<'static, KeyPair>, name: &str| {
         let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
         params.distinguished_name.push(DnType::CommonName, name);
-        (params.signed_by(&key, &ours_is_good).unwrap().pem(), key.serialize_pem())
+        (params.signed_by(&key, by).unwrap().pem(), key.serialize_pem())
     };
+    let me = |name: &str| signed(&ours_is_good, name);
     let (certificate, key) = me("postgres");
     assert_eq!(ours(&settings.clone().with_client_certificate(certificate.as_bytes(), key.as_bytes())).await, Ok(true));
     let (other, other_key) = me("another");
     let wrong =
         ours(&settings.clone().with_client_certificate(other.as_bytes(), other_key.as_bytes())).await.unwrap_err();
     assert!(wrong.contains("certificate authentication failed"), "{wrong}");
+    let (foreign, foreign_key) = signed(&authority(false), "postgres");
+    let foreign = settings.clone().with_client_certificate(foreign.as_bytes(), foreign_key.as_bytes());
+    let refused = ours(&foreign).await.unwrap_err();
+    assert!(refused.contains("TLS failed") && refused.contains("clientCertificateSecretRef"), "{refused}");
     let mixed =
         ours(&settings.with_client_certificate(certificate.as_bytes(), other_key.as_bytes())).await.unwrap_err();
     assert!(mixed.contains("tls.crt, tls.key"), "{mixed}");

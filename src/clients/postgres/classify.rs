@@ -78,6 +78,12 @@ fn by_io(error: &io::Error, context: &str) -> Option<(Reason, String)> {
         return None;
     }
     let text = error.to_string();
+    // In TLS 1.3 a server looks at the client's certificate when the client already takes the handshake for done.
+    let inner = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    if matches!(inner, Some(rustls::Error::AlertReceived(_))) {
+        let advice = "check the certificate in connection.clientCertificateSecretRef, and the authority that the server believes";
+        return Some((Reason::TlsFailed, with_advice(&joined("TLS failed", &shortened(&text)), advice)));
+    }
     if text == TOO_MUCH {
         return Some((Reason::InvalidAnswer, text));
     }
@@ -169,5 +175,8 @@ mod tests {
         assert_eq!(by_io(&lookup, "error connecting to server").map(|found| found.0), Some(Reason::HostNotFound));
         let certificate = io::Error::new(io::ErrorKind::InvalidData, "invalid peer certificate");
         assert_eq!(by_io(&certificate, "error performing TLS handshake").map(|found| found.0), None);
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let late = io::Error::new(io::ErrorKind::InvalidData, alert);
+        assert_eq!(by_io(&late, "error communicating").map(|found| found.0), Some(Reason::TlsFailed));
     }
 }
