@@ -1,16 +1,26 @@
 //! Servers that prove who they are, and servers that only follow another.
 
 use projectionist::api::Reason;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::json;
 use test_cluster::{Postgres, eventually_is};
 
-use crate::harness::{Running, SOON, append, commit, database, server};
+use crate::{
+    certificates::write,
+    harness::{Running, SOON, append, commit, database, server},
+};
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate for this name and its key, one after the other.
+fn signed(by: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
+    let (key, mut certificate) = (KeyPair::generate().unwrap(), CertificateParams::new(vec![name.to_owned()]).unwrap());
+    certificate.distinguished_name.push(DnType::CommonName, name);
+    (certificate.signed_by(&key, by).unwrap().pem(), key.serialize_pem())
 }
 
 fn with_authority(sampler: &mut Running, name: &str, secret: &str) {
@@ -64,6 +74,51 @@ async fn a_server_is_believed_only_with_a_certificate_of_the_authority_that_is_g
     with_authority(&mut sampler, "idle", "unverified");
     let idle = sampler.wait_unknown("idle", Reason::ConnectionStringInvalid).await;
     assert!(idle.message.contains("add sslmode=verify-full"), "{}", idle.message);
+}
+
+/// Lets the server show a certificate of this authority, and take the role `views` only with one of the same. It starts anew.
+async fn belongs_to(own: &Postgres, authority: &CertifiedIssuer<'static, KeyPair>) {
+    let (certificate, key) = signed(authority, "localhost");
+    own.offer_tls(&certificate, &key).unwrap();
+    let admin = own.connect("certified").await.unwrap();
+    write(&admin, "ssl_ca_file", "clients.crt", &authority.pem()).await;
+    let rules = "host all postgres all scram-sha-256\nhostssl all views all scram-sha-256 clientcert=verify-ca";
+    write(&admin, "", "pg_hba.conf", rules).await;
+    own.stop().unwrap();
+    own.start().unwrap();
+}
+
+#[tokio::test]
+async fn a_rotated_authority_and_a_rotated_client_certificate_take_effect_without_a_restart() {
+    let own = Postgres::on_loopback().unwrap();
+    let (_, client) = database(&own, "certified").await;
+    append(&client, 3).await;
+    commit(&client, "a", 1).await;
+    own.create_role("views", "hunter2").await.unwrap();
+    client.batch_execute("grant select on events, checkpoints to views").await.unwrap();
+    let (old, new) = (authority(), authority());
+    belongs_to(&own, &old).await;
+    let certified = |by| {
+        let (certificate, key) = signed(by, "views");
+        certificate + &key
+    };
+    let url = own.url_as("views", "hunter2", "certified").replace("127.0.0.1", "localhost") + "?sslmode=verify-full";
+    let mut sampler = Running::start(&[("db", &url), ("authority", &old.pem()), ("me", &certified(&old))]);
+    sampler.declare("a", |spec| {
+        for store in ["source", "readStore"] {
+            spec[store]["postgres"]["connection"] = json!({
+                "secretRef": { "name": "db" },
+                "caSecretRef": { "name": "authority" },
+                "clientCertificateSecretRef": { "name": "me" },
+            });
+        }
+    });
+    sampler.wait_pending("a", 2).await;
+    belongs_to(&own, &new).await;
+    sampler.wait_unknown("a", Reason::TlsFailed).await;
+    // Either alone does not suffice: the server is not believed, or does not believe us.
+    sampler.secrets.0.lock().unwrap().extend([("authority".to_owned(), new.pem()), ("me".to_owned(), certified(&new))]);
+    sampler.wait_pending("a", 2).await;
 }
 
 #[tokio::test]

@@ -49,7 +49,9 @@ impl Secrets for Given {
         // One text is the value of whichever key is asked for.
         let found = self.0.lock().unwrap().get(name).cloned();
         let data = found.map(|text| SecretData {
-            values: ["url", "ca.crt"].map(|key| (key.to_owned(), text.clone().into_bytes())).into(),
+            values: ["url", "ca.crt", "tls.crt", "tls.key"]
+                .map(|key| (key.to_owned(), text.clone().into_bytes()))
+                .into(),
             allowed_endpoints: None,
         });
         Box::pin(async {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use test_cluster::{Prometheus, PrometheusOptions};
 
 use crate::{
+    certificates::{Authority, Files, authority, signed},
     harness::{server, target},
     sampler::Running,
 };
@@ -43,5 +44,37 @@ async fn projections_are_measured_by_url_or_secret_and_a_rotated_password_takes_
     sampler.wait_unknown("nowhere", Reason::HostNotFound).await;
     sampler.wait_unknown("twice", Reason::InvalidSpec).await;
     set(&sampler, "hunter2");
+    sampler.wait_pending("guarded", 6).await;
+}
+
+#[tokio::test]
+async fn a_rotated_authority_and_a_rotated_client_certificate_take_effect_without_a_restart() {
+    let (old, new) = (authority(), authority());
+    let files = Files::signed(&old);
+    let own = crate::access::with_tls(&files);
+    let mut sampler = Running::start();
+    let show = |sampler: &Running, by: &Authority| {
+        let (certificate, key) = signed(by, "projectionist");
+        sampler.secret("me", &json!({ "tls.crt": certificate, "tls.key": key }));
+    };
+    let believe = |sampler: &Running, in_: &Authority| sampler.secret("authority", &json!({ "ca.crt": in_.pem() }));
+    believe(&sampler, &old);
+    show(&sampler, &old);
+    let connection = json!({
+        "url": own.url().replace("http://127.0.0.1", "https://localhost"),
+        "caSecretRef": { "name": "authority" },
+        "clientCertificateSecretRef": { "name": "me" },
+    });
+    sampler.declare("guarded", &json!({ "prometheus": { "connection": connection, "pending": "6" } }));
+    sampler.wait_pending("guarded", 6).await;
+    files.renew(&new);
+    // What is open stays open, until an answer does not come.
+    own.pause();
+    sampler.wait_unknown("guarded", Reason::TimedOut).await;
+    own.resume();
+    sampler.wait_unknown("guarded", Reason::TlsFailed).await;
+    // Either alone does not suffice: the server is not believed, or does not believe us.
+    believe(&sampler, &new);
+    show(&sampler, &new);
     sampler.wait_pending("guarded", 6).await;
 }
