@@ -16,7 +16,7 @@ use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
-use test_cluster::{Prometheus, Redis, images::WORKER_IMAGE, network::NODE_ADDRESS, postgres::quoted};
+use test_cluster::{Prometheus, Redis, eventually_is, images::WORKER_IMAGE, network::NODE_ADDRESS, postgres::quoted};
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
@@ -24,7 +24,7 @@ use crate::consumers::{Course, Setting, Source, projection};
 use crate::lists::List;
 use crate::secrets::CANARY;
 use crate::shop::Shop;
-use crate::stage::{Stage, play, together};
+use crate::stage::{PATIENCE, Stage, play, together};
 
 /// 60 events a second are more than one consumer can do and less than two.
 pub(crate) const COURSE: Course = Course { first: 300, arriving: 12, scaled_out: 2, most: 3, burst: 600, least: 1 };
@@ -229,30 +229,7 @@ async fn exporter(stage: &'static Stage) -> Result<()> {
     let url = format!("http://exporter.{}:{PORT}/metrics", shop.namespace);
     shop.secret("orders-source", &[("url", &url), ("token", &token)])?;
     shop.secret("wrong", &[("url", &url), ("token", &wrong)])?;
-    let variable = |name: &str, value: &str| json!({"name": name, "value": value});
-    let secret = |name: &str, of: &str, key: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": of, "key": key}}});
-    shop.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [
-        {
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "exporter", "namespace": shop.namespace},
-            "spec": {"selector": {"app": "exporter"}, "ports": [{"port": PORT}]},
-        },
-        {
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "exporter", "namespace": shop.namespace, "labels": {"app": "exporter"}},
-            "spec": {
-                "terminationGracePeriodSeconds": 0,
-                "containers": [{
-                    "name": "exporter", "image": WORKER_IMAGE, "imagePullPolicy": "Never",
-                    "env": [
-                        variable("PAGE_PORT", &PORT.to_string()),
-                        variable("PAGE_QUERY", WAITING),
-                        secret("PAGE_TOKEN", "orders-source", "token"),
-                        secret("RECORD_URL", "database", "url"),
-                    ],
-                }],
-            },
-        },
-    ]}))?;
+    shop.export(true)?;
     let environment = [("OUTBOX", Setting::Value("outbox")), ("SENT_AT", Setting::Value("sent_at"))];
     let spec = |secret: &str| {
         json!({"scrape": {
@@ -261,6 +238,27 @@ async fn exporter(stage: &'static Stage) -> Result<()> {
         }})
     };
     follows_the_lag(&shop, &rows, &environment, spec, &three()).await
+}
+
+/// Relays of an outbox, by queries to a Prometheus that scrapes an exporter.
+async fn queried(stage: &'static Stage) -> Result<()> {
+    let shop = Shop::open(stage, "queried").await?;
+    shop.make_record().await?;
+    let rows = Rows::make(&shop, "outbox", "sent_at is null").await?;
+    shop.export(false)?;
+    let pods: Api<Pod> = Api::namespaced(shop.client.clone(), &shop.namespace);
+    let address =
+        || async { Ok::<_, anyhow::Error>(pods.get("exporter").await?.status.and_then(|status| status.pod_ip)) };
+    let exporter = eventually_is(PATIENCE, "the exporter has an address", Option::is_some, address).await?;
+    let prometheus = stage.cluster.prometheus(SocketAddr::new(exporter.unwrap_or_default().parse()?, PORT))?;
+    let environment = [("OUTBOX", Setting::Value("outbox")), ("SENT_AT", Setting::Value("sent_at"))];
+    let change = |suspend| {
+        let (pending, arrived) = ("max(orders_waiting)", "max(orders_appended_total)");
+        let source = json!({"connection": {"url": prometheus.url()}, "pending": pending, "arrived": arrived});
+        json!({"spec": {"suspend": suspend, "source": {"prometheus": source}, "scaling": three()}})
+    };
+    shop.consumers_follow_the_lag(&rows, &COURSE, |suspend| projection(&shop.namespace, &environment, &change(suspend)))
+        .await
 }
 
 /// Relays of an outbox that show on pages of their own what waits, which a Prometheus scrapes: a value with a target for each worker.
@@ -314,6 +312,35 @@ async fn workers_metric(stage: &'static Stage) -> Result<()> {
 }
 
 impl Shop<'_> {
+    /// An exporter of what waits in the outbox: a Service and a pod of that name, which asks for the token of the Secret `orders-source` or for none.
+    fn export(&self, asks_for_token: bool) -> Result<()> {
+        let variable = |name: &str, value: &str| json!({"name": name, "value": value});
+        let secret = |name: &str, of: &str, key: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": of, "key": key}}});
+        let mut environment = vec![
+            variable("PAGE_PORT", &PORT.to_string()),
+            variable("PAGE_QUERY", WAITING),
+            secret("RECORD_URL", "database", "url"),
+        ];
+        environment.extend(asks_for_token.then(|| secret("PAGE_TOKEN", "orders-source", "token")));
+        self.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [
+            {
+                "apiVersion": "v1", "kind": "Service", "metadata": {"name": "exporter", "namespace": self.namespace},
+                "spec": {"selector": {"app": "exporter"}, "ports": [{"port": PORT}]},
+            },
+            {
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "exporter", "namespace": self.namespace, "labels": {"app": "exporter"}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [{
+                        "name": "exporter", "image": WORKER_IMAGE, "imagePullPolicy": "Never", "env": environment,
+                    }],
+                },
+            },
+        ]}))
+        .map(drop)
+    }
+
     /// Status and metric say this value.
     async fn value_is(&self, wanted: &str) -> Result<()> {
         let said = format!("the value is {wanted}");
@@ -353,6 +380,7 @@ fn consumers_of_outboxes_queries_lists_pages_and_checkpoints_are_scaled_side_by_
             tokio::spawn(shards(stage)),
             tokio::spawn(lists(stage, redis)),
             tokio::spawn(exporter(stage)),
+            tokio::spawn(queried(stage)),
             tokio::spawn(workers_metric(stage)),
         ];
         let flat = all.map(|one| async { one.await.context("it broke down")? });
