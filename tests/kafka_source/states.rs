@@ -339,7 +339,7 @@ async fn a_token_that_is_rotated_takes_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_right_to_read_a_count_is_told_and_no_time() {
+async fn without_the_right_to_read_a_count_is_told_and_no_time_and_each_right_adds_what_it_is_for() {
     topic("described", 1, "");
     produce("described", 0, 4, NOW);
     commit("described-group", "described", 0, 1);
@@ -360,6 +360,17 @@ async fn without_the_right_to_read_a_count_is_told_and_no_time() {
     assert!(counted.sample.upper_bound.as_ref().unwrap().contains("DESCRIBE_CONFIGS"), "{:?}", counted.sample);
     commit("described-group", "described", 0, 4);
     sampler.wait_pending("described", exactly(0)).await;
+    // With it the time is told, and whether the topic is compacted is still not known.
+    ask(&["allow", "describer", "topic", "described", "READ"]);
+    produce("described", 0, 2, NOW);
+    let two = Pending { events: 2, exact: false };
+    let timed = "two wait, and for how long";
+    let read = sampler
+        .wait_measured(timed, "described", |m| m.sample.staleness.is_some() && m.assessment.pending == two)
+        .await;
+    assert!(read.sample.upper_bound.as_ref().unwrap().contains("DESCRIBE_CONFIGS"), "{:?}", read.sample);
+    ask(&["allow", "describer", "topic", "described", "DESCRIBE_CONFIGS"]);
+    sampler.wait_pending("described", exactly(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

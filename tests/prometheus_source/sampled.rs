@@ -1,6 +1,6 @@
 //! The whole way from a Projection and its Secret to an observation.
 
-use projectionist::{api::Reason, snapshot::Observation};
+use projectionist::{api::Reason, lag::ValueTarget, snapshot::Observation};
 use serde_json::{Value, json};
 use test_cluster::{Prometheus, PrometheusOptions};
 
@@ -27,6 +27,8 @@ async fn projections_are_measured_by_url_or_secret_and_a_rotated_password_takes_
     sampler.declare_spec("pending", &json!({ "source": source(by_url.clone(), "pending", "4 + 1"), "lag": lag }));
     let value = json!({ "target": "5s", "value": { "averageTarget": 100 } });
     sampler.declare_spec("value", &json!({ "source": source(by_url.clone(), "value", "250"), "lag": value }));
+    let whole = json!({ "target": "5s", "value": { "target": 0.2 } });
+    sampler.declare_spec("latency", &json!({ "source": source(by_url.clone(), "value", "0.4"), "lag": whole }));
     sampler.declare_spec("guarded", &json!({ "source": source(by_secret, "pending", "6"), "lag": lag }));
     sampler.declare_spec(
         "nowhere",
@@ -39,6 +41,12 @@ async fn projections_are_measured_by_url_or_secret_and_a_rotated_password_takes_
         measured.is_some_and(|it| it.assessment.required.workers == 3 && it.assessment.counted().is_none())
     };
     sampler.wait("3 workers of 100 each", "value", three).await;
+    // Of the whole, and not for each worker.
+    let above = |seen: &Observation| {
+        let value = seen.measured.as_ref().and_then(|it| it.assessment.value);
+        value.is_some_and(|it| it.target == ValueTarget::Whole(0.2) && (it.value - 0.4).abs() < 1e-9 && !it.within)
+    };
+    sampler.wait("a latency above its target", "latency", above).await;
     let refused = sampler.wait_unknown("guarded", Reason::AuthenticationFailed).await;
     assert!(refused.message.starts_with(&own.url()), "{}", refused.message);
     sampler.wait_unknown("nowhere", Reason::HostNotFound).await;
