@@ -226,6 +226,9 @@ pub mod redis_state {
     /// JSON list.
     pub const UNCALLED: &str = "uncalled:";
 
+    /// The key of the hash with the claims of all Projections to keys: a field for each of them, with JSON.
+    pub const CLAIMS: &str = "projectionist:claims";
+
     /// The key of the hash. What is in braces lets handlers name keys that a Redis Cluster keeps together with it.
     pub fn key(projection: &str) -> String {
         format!("projectionist:{}", braces(projection))
@@ -267,6 +270,8 @@ pub mod search_state {
     pub const PARTS: &str = "parts";
     /// The field of the document of [`failed`] with messages, objects with [`WHY`].
     pub const FAILED: &str = "failed";
+    /// The `_id` of the document with the claims of all Projections to indices. Those of Projections hold a slash.
+    pub const CLAIMS: &str = "claims";
     /// The name of a part.
     pub const NAME: &str = "name";
 

@@ -6,6 +6,8 @@
 mod awaiting;
 #[path = "support/certificates.rs"]
 mod certificates;
+#[path = "projector/claims.rs"]
+mod claims;
 #[path = "projector/coalesce.rs"]
 mod coalesce;
 #[path = "projector/commanded.rs"]

@@ -155,12 +155,17 @@ pub struct InboxSettings {
 
 /// Commands for each type of event, run against Redis in one script with the checkpoint.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RedisHandlers {
     /// For each type of event a list of commands, each a list of words: the command, the key that it writes, and further arguments. A word may hold
     /// `{position}`, `{type}`, `{stream}`, `{recorded_at}`, `{data}`, and paths in the event's body such as `{data.total}`; `{{` and `}}` are braces.
     /// Whatever an event holds, it stays one argument. Events of other types are passed over. Messages of a queue have no position.
     #[schemars(schema_with = "commands")]
     pub handlers: BTreeMap<String, Vec<Vec<String>>>,
+    /// Other Projections may write the same keys, where they say so as well. Without it workers claim their keys, or what their names begin with, and those of another
+    /// Projection do not start. With it nothing keeps two Projections from overwriting one another's keys: they must agree on which of them writes what.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// Documents that each type of event writes and deletes in Elasticsearch. Each write carries the event's position as the document's version, so that a
@@ -177,6 +182,11 @@ pub struct ElasticsearchHandlers {
     /// nothing else becomes the value there, with its type. Events of other types are passed over.
     #[schemars(schema_with = "operations")]
     pub handlers: BTreeMap<String, Vec<DocumentOperation>>,
+    /// Other Projections may write to the same indices, where they say so as well. Without it workers claim their indices, or what their names begin with, and those of
+    /// another Projection do not start. With it no document may be written by two Projections: its version is a position in the source of one of them, and writes of
+    /// the other with lower positions are lost.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 fn default_state_index() -> String {

@@ -235,6 +235,9 @@ pub struct PostgresOutput {
 pub struct RedisOutput {
     /// For each type of event a list of commands, each a list of words.
     pub handlers: BTreeMap<String, Vec<Vec<String>>>,
+    /// Other Projections that say so as well may write the same keys.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
 }
 
 /// A read model in Elasticsearch or OpenSearch.
@@ -245,6 +248,16 @@ pub struct ElasticsearchOutput {
     pub state_index: String,
     /// For each type of event a list of operations.
     pub handlers: BTreeMap<String, Vec<DocumentOperation>>,
+    /// Other Projections that say so as well may write to the same indices.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+}
+
+/// So that a configuration that does not say it is as it was, and rolls no workers.
+// The signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Why a configuration cannot be used.
@@ -392,7 +405,7 @@ mod tests {
     #[test]
     fn commands_for_redis_survive_the_way_to_the_worker() {
         let handlers = BTreeMap::from([("Placed".to_owned(), vec![vec!["SET".to_owned(), "{stream}".to_owned()]])]);
-        let config = ProjectorConfig { output: Output::Redis(RedisOutput { handlers }), ..config() };
+        let config = ProjectorConfig { output: Output::Redis(RedisOutput { handlers, shared: false }), ..config() };
         let text = serde_json::to_string(&config).unwrap();
         assert!(text.contains(r#""output":{"redis":{"handlers":{"Placed":[["SET","{stream}"]]}}}"#), "{text}");
         assert_eq!(ProjectorConfig::from_json(&text), Ok(config));
@@ -427,7 +440,7 @@ mod tests {
     fn documents_for_elasticsearch_survive_the_way_to_the_worker() {
         let json = r#"{"index":{"index":"orders","id":"{stream}","document":{"total":"{data.total}"}}}"#;
         let handlers = BTreeMap::from([("Placed".to_owned(), vec![serde_json::from_str(json).unwrap()])]);
-        let output = ElasticsearchOutput { state_index: "state".to_owned(), handlers };
+        let output = ElasticsearchOutput { state_index: "state".to_owned(), handlers, shared: false };
         let config = ProjectorConfig { output: Output::Elasticsearch(output), ..config() };
         let text = serde_json::to_string(&config).unwrap();
         assert!(

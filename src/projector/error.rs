@@ -223,6 +223,44 @@ pub enum ProjectorError {
         /// What to do.
         remedy: String,
     },
+    /// Another Projection writes there.
+    #[error(
+        "{place} at {at}: {owner} has written there since {since}{claimed}, so that {projection} does not start. Let its handlers name another {another}; or, where both are meant to write there, set {shared} to true in both; or, where {owner} is gone for good, remove its claims: {remove}"
+    )]
+    PlaceOfAnother {
+        /// The projection.
+        projection: String,
+        /// Where the read store is.
+        at: String,
+        /// The index or key.
+        place: String,
+        /// The Projection that has it.
+        owner: String,
+        /// Since when.
+        since: String,
+        /// What that one has claimed, in parentheses, where it is called otherwise.
+        claimed: String,
+        /// What is to be named.
+        another: &'static str,
+        /// The field that lets both write there.
+        shared: &'static str,
+        /// What lets this one have it.
+        remove: String,
+    },
+    /// What is kept of who writes where was not written by workers.
+    #[error(
+        "{at}: the claims{of} in {key} are not what a worker writes, so that it is not known which places are taken: did something else write there, or a newer version? Where nothing needs them, remove them: {remove}"
+    )]
+    ClaimsUnreadable {
+        /// Where the read store is.
+        at: String,
+        /// What holds the claims.
+        key: String,
+        /// Whose they are, where that is known.
+        of: String,
+        /// What removes them.
+        remove: String,
+    },
     /// There is no connection.
     #[error("{what}: {source}")]
     Connection {
@@ -307,6 +345,8 @@ impl ProjectorError {
                 | Self::PartGone { .. }
                 | Self::PartAdded { .. }
                 | Self::OtherSource { .. }
+                | Self::PlaceOfAnother { .. }
+                | Self::ClaimsUnreadable { .. }
                 | Self::Health { .. }
                 | Self::DrainTimedOut { .. }
         )

@@ -135,7 +135,7 @@ pub fn check_handlers(output: &Output, coalesce: &[CoalescedTypes]) -> Result<()
         // The server reads SQL.
         Output::Postgres(_) => Ok(()),
         Output::Redis(output) => {
-            Commands::parse(&output.handlers)?;
+            Commands::parse(output)?;
             check_overwrites(&output.handlers, coalesce).map_err(ProjectorError::Coalesce)
         }
         Output::Elasticsearch(output) => Documents::parse(output).map(drop),
@@ -161,7 +161,7 @@ pub fn check_input(input: &Input, output: &Output) -> Result<(), ProjectorError>
             mapping.and_then(|mapping| Some((mapping.asks_for_position()?.to_owned(), ":position")))
         }
         Output::Redis(output) => {
-            let commands = Commands::parse(&output.handlers).ok();
+            let commands = Commands::parse(output).ok();
             commands.and_then(|commands| Some((commands.asks_for_position()?.to_owned(), "{position}")))
         }
         Output::Elasticsearch(output) => {
@@ -318,6 +318,7 @@ impl Life {
                 reader.number(&parts);
             }
             model.of_source(&mut reader).await?;
+            model.claim().await?;
             let membership = model.join(name).await?;
             tracing::info!(projection = config.projection, worker = me, %source, store = %self.target, "joined");
             Ok::<_, ProjectorError>((model, reader, membership, shards))
@@ -350,7 +351,7 @@ impl Target {
                 Ok(Self::Postgres { settings, sql: sql.clone(), mapping: Mapping::parse(&sql.handlers)? })
             }
             (Output::Redis(output), StoreConnection::Redis(settings)) => {
-                Ok(Self::Redis { settings, commands: Commands::parse(&output.handlers)? })
+                Ok(Self::Redis { settings, commands: Commands::parse(&output)? })
             }
             (Output::Elasticsearch(output), StoreConnection::Elasticsearch(settings)) => {
                 Ok(Self::Elasticsearch { settings, documents: Documents::parse(output)? })

@@ -154,6 +154,15 @@ impl Template {
         self.0.contains(&Piece::Place(Place::Position))
     }
 
+    /// What it begins with for all events, and whether that is all of it.
+    pub(super) fn beginning(&self) -> (&str, bool) {
+        match self.0.as_slice() {
+            [] => ("", true),
+            [Piece::Text(text), rest @ ..] => (text, rest.is_empty()),
+            [Piece::Place(_), ..] => ("", false),
+        }
+    }
+
     /// Whether it is the same for all events.
     pub(super) fn is_constant(&self) -> bool {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))

@@ -360,24 +360,24 @@ fn output_of<'a>(
     builtin: &BuiltinProjector,
     spec: &'a ProjectionSpec,
 ) -> Result<(Output, (&'static str, &'a Connection)), Invalid> {
-    if let Some(RedisHandlers { handlers }) = &builtin.redis {
+    if let Some(RedisHandlers { handlers, shared }) = &builtin.redis {
         let store = spec.read_store.as_ref().and_then(|store| store.redis.as_ref()).ok_or_else(|| {
             invalid("spec.readStore.redis", "is required with spec.projector.builtin.redis, whose commands write there")
         })?;
-        let output = Output::Redis(RedisOutput { handlers: handlers.clone() });
+        let output = Output::Redis(RedisOutput { handlers: handlers.clone(), shared: *shared });
         check_handlers(&output, &builtin.coalesce)
             .map_err(|error| invalid("spec.projector.builtin.redis", format!("cannot be run: {error}")))?;
         return Ok((output, ("spec.readStore.redis.connection", &store.connection)));
     }
-    if let Some(ElasticsearchHandlers { state_index, handlers }) = &builtin.elasticsearch {
+    if let Some(ElasticsearchHandlers { state_index, handlers, shared }) = &builtin.elasticsearch {
         let store = spec.read_store.as_ref().and_then(|store| store.elasticsearch.as_ref()).ok_or_else(|| {
             invalid(
                 "spec.readStore.elasticsearch",
                 "is required with spec.projector.builtin.elasticsearch, whose documents are there",
             )
         })?;
-        let output =
-            Output::Elasticsearch(ElasticsearchOutput { state_index: state_index.clone(), handlers: handlers.clone() });
+        let (state_index, handlers) = (state_index.clone(), handlers.clone());
+        let output = Output::Elasticsearch(ElasticsearchOutput { state_index, handlers, shared: *shared });
         check_handlers(&output, &builtin.coalesce)
             .map_err(|error| invalid("spec.projector.builtin.elasticsearch", format!("cannot be run: {error}")))?;
         return Ok((output, ("spec.readStore.elasticsearch.connection", &store.connection)));

@@ -126,7 +126,7 @@ async fn what_waits_for_workers_that_write_to_redis_is_counted_from_their_own_ch
         let handlers = BTreeMap::from([("Counted".to_owned(), vec![vec!["INCR".to_owned(), "events".to_owned()]])]);
         let url = server.url();
         let settings = redis::ConnectionSettings::from_keys(|key| (key == "url").then_some(url.as_str())).unwrap();
-        worker("pushed", Output::Redis(RedisOutput { handlers }), StoreConnection::Redis(settings))
+        worker("pushed", Output::Redis(RedisOutput { handlers, shared: false }), StoreConnection::Redis(settings))
     })
     .await;
 }

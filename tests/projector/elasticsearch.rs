@@ -36,6 +36,7 @@ pub(crate) fn output(handlers: Value) -> ElasticsearchOutput {
     ElasticsearchOutput {
         state_index: "projectionist-state".to_owned(),
         handlers: serde_json::from_value(handlers).unwrap(),
+        shared: false,
     }
 }
 

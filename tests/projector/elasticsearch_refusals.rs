@@ -80,6 +80,7 @@ async fn what_an_event_lacks_and_a_document_of_two_streams_are_told() {
         "Summed": [{"update": {"index": "search_lacks", "id": "all", "add": {"n": "{data.n}"}, "upsert": {"n": "{data.n}"}}}],
     });
     let mut shop = open("search_lacks", server, handlers).await;
+    shop.search.as_mut().unwrap().output.shared = true;
     shop.events.append("lacking", "Counted", &json!({"other": CANARY})).await.unwrap();
     shop.events.append("fine", "Counted", &json!({"who": {"name": "ann"}})).await.unwrap();
     let worker = shop.start("a");
@@ -230,6 +231,8 @@ async fn the_rights_that_are_listed_suffice_and_what_is_missing_is_told() {
     let users: Vec<(&str, &str)> = roles.iter().map(|(user, role)| (*user, role.as_str())).collect();
     let server = Elasticsearch::on_loopback(Distribution::Elasticsearch, &users).unwrap();
     let mut shop = open("rights", &server, counted("rights")).await;
+    // By Projections of several names.
+    shop.search.as_mut().unwrap().output.shared = true;
     append(&shop, 50).await;
     for (user, expected) in [
         ("no-state", "security_exception"),

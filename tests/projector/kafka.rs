@@ -136,7 +136,7 @@ fn applied(redis: &Redis, stream: &str) -> Vec<i64> {
 async fn every_command_comes_once_into_redis_from_partitions_that_are_added_as_well() {
     let redis = Redis::on_loopback().unwrap();
     let mut shop = open(broker(), "into_redis", 4, "").await;
-    shop.redis = Some(RedisTarget { url: redis.url(), handlers: handlers(COUNTED) });
+    shop.redis = Some(RedisTarget { url: redis.url(), handlers: handlers(COUNTED), shared: false });
     let worker = shop.start("a");
     count(broker(), "into_redis", 500, "lz4").await;
     let expected = dump(broker(), "into_redis").await;

@@ -100,7 +100,7 @@ async fn the_first_event_of_a_stream_goes_on_behind_the_commands_that_were_done_
     let mut shop = open(&fake, "kurrentdb_begun", "order-1", None).await;
     let first = "HINCRBY totals events 1";
     let commands = redis::handlers(&format!("{first} | HSET card:{{stream}} at {{position}}"));
-    shop.redis = Some(RedisTarget { url: redis.url(), handlers: commands });
+    shop.redis = Some(RedisTarget { url: redis.url(), handlers: commands, shared: false });
     redis.run("SET card:order-1 no-hash").unwrap();
     fake.database(append_elsewhere);
     let worker = shop.start("a");

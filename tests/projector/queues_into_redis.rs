@@ -23,7 +23,7 @@ pub(crate) const COUNTED: &str = "RPUSH applied {data.n} | HINCRBY totals {strea
 
 /// Lets the read model be in Redis, with these commands for `Counted`.
 pub(crate) fn into_redis(shop: &mut Workshop, redis: &Redis, commands: &str) {
-    shop.redis = Some(RedisTarget { url: redis.url(), handlers: handlers(commands) });
+    shop.redis = Some(RedisTarget { url: redis.url(), handlers: handlers(commands), shared: false });
 }
 
 /// Workers that read a stream of the server that the read model is in.

@@ -122,7 +122,7 @@ async fn the_rights_that_are_listed_suffice_and_each_of_them_is_needed() {
     queues::append(&redis, key, 0..20);
     shop.redis.as_mut().unwrap().url = redis.url_as("cards", "pw");
     let allow = |rights: &[&str]| {
-        let keys = format!("~projectionist:{{shop/{key}}}* ~applied ~totals ~card:*");
+        let keys = format!("~projectionist:{{shop/{key}}}* ~projectionist:claims ~applied ~totals ~card:*");
         let rights = rights.join(" ");
         redis.run(&format!("ACL SETUSER cards reset on >pw {keys} {rights} +rpush +hincrby +sadd")).unwrap();
     };

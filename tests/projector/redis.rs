@@ -14,7 +14,7 @@ pub(crate) const COUNTED: &str =
 /// An event store, and a read model in Redis with these commands for `Counted`, written with `|` between them.
 pub(crate) async fn open(name: &str, redis: &Redis, commands: &str) -> Workshop {
     let mut shop = Workshop::open(name, APPLY).await;
-    shop.redis = Some(RedisTarget { url: redis.url(), handlers: handlers(commands) });
+    shop.redis = Some(RedisTarget { url: redis.url(), handlers: handlers(commands), shared: false });
     shop
 }
 

@@ -35,6 +35,10 @@ async fn in_a_redis_cluster_keys_in_the_projections_braces_are_written_and_other
     let count = || async { home.run("HGET {shop/redis_cluster}:totals events").map(|count| number(&count)) };
     eventually_is(PATIENCE, "the event is handled", |count| *count == 1, count).await.unwrap();
     assert_eq!(home.run(&format!("GET {{shop/redis_cluster}}:{key}")).unwrap(), Answer::Text("1".to_owned()));
+    // The claims are of the whole cluster, and so in a slot of their own.
+    shop.config.projection = "shop/redis_cluster_other".to_owned();
+    let refused = shop.start("c").ended().await.to_string();
+    assert!(refused.contains("shop/redis_cluster has written there since"), "{refused}");
     worker.stop().await;
 }
 
@@ -45,7 +49,7 @@ async fn while_the_slot_is_moved_to_another_node_nothing_is_written_beside_what_
     let commands = "HINCRBY {{shop/redis_moving}}:totals events 1";
     let rights = "+eval +hget +hset +hdel +hgetall +hincrby +time +info +cluster|slots +asking";
     for node in &cluster.nodes {
-        node.run(&format!("ACL SETUSER cards on >pw ~{state} ~{totals} {rights}")).unwrap();
+        node.run(&format!("ACL SETUSER cards on >pw ~{state} ~projectionist:claims ~{totals} {rights}")).unwrap();
     }
     let from = home(&cluster, "{shop/redis_moving}");
     let to = (from + 1) % 3;
@@ -88,12 +92,12 @@ async fn messages_of_a_queue_wait_while_the_slot_is_moved_and_their_notes_come_w
     let (old, new) = (&cluster.nodes[from], &cluster.nodes[to]);
     for node in &cluster.nodes {
         let rights = "+eval +get +set +hset +hdel +hgetall +pexpire +time +info +cluster|slots +asking";
-        let keys = format!("~projectionist:{braces}* ~{totals}");
+        let keys = format!("~projectionist:{braces}* ~projectionist:claims ~{totals}");
         node.run(&format!("ACL SETUSER cards on >pw {keys} {rights} +hincrby")).unwrap();
     }
     let mut shop = queues::open(&source, name, "", true).await;
     let commands = "HINCRBY {{shop/queue_moving}}:totals events 1";
-    shop.redis = Some(RedisTarget { url: old.url_as("cards", "pw"), handlers: handlers(commands) });
+    shop.redis = Some(RedisTarget { url: old.url_as("cards", "pw"), handlers: handlers(commands), shared: false });
     let worker = shop.start("a");
     let handled = |at: usize, events: i64| {
         let (node, read) = (&cluster.nodes[at], format!("HGET {totals} events"));

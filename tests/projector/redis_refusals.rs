@@ -22,7 +22,7 @@ async fn the_rights_that_are_listed_suffice_and_without_any_of_them_nothing_is_d
     .await;
     shop.events.append_events(20).await.unwrap();
     shop.redis.as_mut().unwrap().url = redis.url_as("cards", "pw");
-    let keys = "~projectionist:{shop/redis_rights} ~applied:* ~sum:* ~seen";
+    let keys = "~projectionist:{shop/redis_rights} ~projectionist:claims ~applied:* ~sum:* ~seen";
     let allow = |rights: &[&str]| {
         redis.run(&format!("ACL SETUSER cards reset on >pw {keys} {} +rpush +incrby +sadd", rights.join(" "))).unwrap();
     };
@@ -61,7 +61,7 @@ async fn the_rights_that_are_listed_suffice_and_without_any_of_them_nothing_is_d
 async fn a_key_or_channel_that_the_user_may_not_write_is_that_events_failure() {
     let redis = Redis::on_loopback().unwrap();
     let mut shop = open("redis_keys", &redis, "SET {data.key} {position} | HINCRBY totals events 1").await;
-    let keys = "~projectionist:{shop/redis_keys} ~card:* ~totals resetchannels &news";
+    let keys = "~projectionist:{shop/redis_keys} ~projectionist:claims ~card:* ~totals resetchannels &news";
     // Without +info, which only tells what the server evicts.
     let rights = RIGHTS[..7].join(" ");
     redis.run(&format!("ACL SETUSER cards reset on >pw {keys} {rights} +set +publish")).unwrap();

@@ -52,6 +52,7 @@ pub(crate) fn server() -> &'static Postgres {
 pub(crate) struct RedisTarget {
     pub(crate) url: String,
     pub(crate) handlers: BTreeMap<String, Vec<Vec<String>>>,
+    pub(crate) shared: bool,
 }
 
 /// A read model in Elasticsearch.
@@ -151,7 +152,7 @@ impl Workshop {
     /// What workers are told.
     pub(crate) fn config(&self) -> ProjectorConfig {
         let output = match (&self.redis, &self.search) {
-            (Some(redis), _) => Output::Redis(RedisOutput { handlers: redis.handlers.clone() }),
+            (Some(redis), _) => Output::Redis(RedisOutput { handlers: redis.handlers.clone(), shared: redis.shared }),
             (None, Some(search)) => Output::Elasticsearch(search.output.clone()),
             (None, None) => Output::Postgres(self.sql.clone()),
         };
@@ -350,6 +351,19 @@ impl Worker {
     /// How it ended by itself.
     pub(crate) async fn ended(mut self) -> ProjectorError {
         tokio::time::timeout(PATIENCE, &mut self.task).await.expect("it ends").unwrap().unwrap_err()
+    }
+
+    /// Waits until it is ready, or how it ended by itself before.
+    pub(crate) async fn begun(&mut self) -> Result<(), ProjectorError> {
+        let health = self.health;
+        let is_ready = |answer: &String| answer.contains("200 OK");
+        tokio::select! {
+            ended = &mut self.task => ended.unwrap(),
+            ready = eventually_is(PATIENCE, "the worker is ready", is_ready, || readiness(health)) => {
+                ready.unwrap();
+                Ok(())
+            }
+        }
     }
 
     /// The answer of `/readyz`.

@@ -32,7 +32,7 @@ fn events_of_a_table_reach_redis_once_and_in_order_while_workers_are_killed() {
         let server = stage.cluster.redis()?;
         let shop = Shop::open(stage, "cards").await?;
         server.run(&format!(
-            "ACL SETUSER views on >{CANARY} ~projectionist:{{{}/orders}} ~seen:* ~card:* \
+            "ACL SETUSER views on >{CANARY} ~projectionist:{{{}/orders}} ~projectionist:claims ~seen:* ~card:* \
              +eval +hget +hset +hdel +hgetall +hincrby +time +info +rpush",
             shop.namespace
         ))?;

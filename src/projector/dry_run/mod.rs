@@ -64,7 +64,7 @@ pub async fn check(config: &ProjectorConfig, store: Option<StoreConnection>) -> 
         (Output::Postgres(sql), Some(StoreConnection::Postgres(settings))) => {
             PostgresDryRun::open(&settings, sql, &Mapping::parse(&sql.handlers)?).await.map(drop)
         }
-        (Output::Redis(output), None) => Commands::parse(&output.handlers).map(drop),
+        (Output::Redis(output), None) => Commands::parse(output).map(drop),
         (Output::Elasticsearch(output), None) => Documents::parse(output).map(drop),
         (_, Some(_)) => Err(ProjectorError::OtherStore),
     }
@@ -90,7 +90,7 @@ pub async fn dry_run(
             all(store, config, events, say).await
         }
         (Output::Redis(output), None) => {
-            let store = RedisDryRun::new(Commands::parse(&output.handlers)?, config.max_event_bytes);
+            let store = RedisDryRun::new(Commands::parse(output)?, config.max_event_bytes);
             all(store, config, events, say).await
         }
         (Output::Elasticsearch(output), None) => {

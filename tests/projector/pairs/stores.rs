@@ -40,7 +40,8 @@ impl Store {
             Self::Redis => {
                 // A script that is done by half would leave another sum.
                 let commands = format!("RPUSH {name}:{{stream}} {{data.n}} | HINCRBY {name} {{stream}} {{data.n}}");
-                shop.redis = Some(RedisTarget { url: servers.redis.url(), handlers: handlers(&commands) });
+                shop.redis =
+                    Some(RedisTarget { url: servers.redis.url(), handlers: handlers(&commands), shared: false });
             }
             Self::Elasticsearch => {
                 for kind in ["streams", "events"] {

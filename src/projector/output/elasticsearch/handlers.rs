@@ -12,6 +12,7 @@ use super::{
         json_template::JsonTemplate,
         template::{DataPath, Missing, Template, TemplateError},
     },
+    super::claims::{Place, Wanted},
     json_merge::is_number,
 };
 use crate::{api::DocumentOperation, projector::config::ElasticsearchOutput};
@@ -78,6 +79,7 @@ pub enum DocumentError {
 pub(in crate::projector) struct Documents {
     of_types: BTreeMap<String, Handler>,
     state_index: String,
+    shared: bool,
 }
 
 /// What is done with events of a type.
@@ -181,7 +183,7 @@ impl Documents {
             Ok((event_type.clone(), Handler { operations, seen: FieldsSeen::default() }))
         });
         let of_types = parsed.collect::<Result<_, ProjectorError>>()?;
-        Ok(Self { of_types, state_index: output.state_index.clone() })
+        Ok(Self { of_types, state_index: output.state_index.clone(), shared: output.shared })
     }
 
     /// The types of event that have a handler.
@@ -223,6 +225,13 @@ impl Documents {
             }
         }
         Ok(())
+    }
+
+    /// What the Projection claims for its workers.
+    pub(super) fn wanted(&self, projection: &str) -> Wanted {
+        let operations = self.of_types.values().flat_map(|handler| &handler.operations);
+        let places = operations.filter_map(|operation| Place::of(&operation.index)).collect();
+        Wanted { projection: projection.to_owned(), places, shared: self.shared }
     }
 
     /// The index with the state of the workers.
@@ -409,7 +418,7 @@ mod tests {
     fn parse(operations: &Value) -> Result<Documents, String> {
         let operations: Vec<DocumentOperation> = serde_json::from_value(operations.clone()).unwrap();
         let handlers = BTreeMap::from([("Placed".to_owned(), operations)]);
-        let output = ElasticsearchOutput { state_index: "state".to_owned(), handlers };
+        let output = ElasticsearchOutput { state_index: "state".to_owned(), handlers, shared: false };
         Documents::parse(&output).map_err(|error| error.to_string())
     }
 

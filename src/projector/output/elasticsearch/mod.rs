@@ -3,6 +3,7 @@
 //! There are no transactions, so effects come first and the checkpoint after them. What is repeated after a failure changes nothing, since each write is
 //! refused that does not come with a later version than the document has.
 
+mod claims;
 mod documents;
 mod dry_run;
 mod fold;
@@ -36,6 +37,7 @@ use super::{
         config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader, sharding::Sharding, uncalled,
     },
     Advance, Again, Applied, ApplyError, Held, Numbered, ReadModel,
+    claims::Wanted,
 };
 use crate::clients::elasticsearch::ConnectionSettings;
 
@@ -48,6 +50,7 @@ pub(in crate::projector) struct SearchReadModel {
     me: String,
     state: State,
     writer: ReadModelWriter,
+    wanted: Wanted,
     shards: u32,
     /// The shards of this worker, as it last wrote or read them.
     kept: BTreeMap<u32, Kept<Shard>>,
@@ -69,6 +72,7 @@ impl SearchReadModel {
         let numbered = state.create(sharding).await?;
         let model = Self {
             me: me.to_owned(),
+            wanted: documents.wanted(state.projection()),
             state,
             writer: ReadModelWriter::new(documents, config.max_event_bytes),
             shards: numbered.shards,
@@ -139,6 +143,10 @@ impl ReadModel for SearchReadModel {
 
     async fn of_source<R: EventReader>(&mut self, source: &mut R) -> Result<(), ProjectorError> {
         self.state.of_source(&source.identity().await?).await
+    }
+
+    async fn claim(&mut self) -> Result<(), ProjectorError> {
+        claims::claim(&mut self.state, &self.wanted).await
     }
 
     async fn take(&mut self, shards: &[u32]) -> Result<Vec<(u32, Held)>, ProjectorError> {

@@ -5,6 +5,7 @@
 //! | `NAMESPACE/NAME` | the number of shards, and which source the positions are of |
 //! | `NAMESPACE/NAME:workers` | the workers, each with a counter that grows while it lives |
 //! | `NAMESPACE/NAME:shard:N` | the shard's position, owner and fence, and an event that it waits before |
+//! | `claims` | of all Projections: to which indices each of them writes |
 //! | `NAMESPACE/NAME:failed` | of a queue, which has no shards: messages that cannot be handled |
 //! | `NAMESPACE/NAME:part:NAME` | the same of a shard that is a part of the source, such as a partition |
 //!
@@ -68,6 +69,21 @@ impl State {
             projection: self.projection.clone(),
             parts: self.parts.clone(),
         }
+    }
+
+    /// The index that the state is in.
+    pub(super) fn index(&self) -> &str {
+        &self.index
+    }
+
+    /// The Projection that it is of.
+    pub(super) fn projection(&self) -> &str {
+        &self.projection
+    }
+
+    /// Where the server is.
+    pub(super) fn at(&self) -> String {
+        self.requests.at()
     }
 
     /// The connection, for documents of the read model.
@@ -210,11 +226,17 @@ impl State {
     /// Reads the messages of a queue that cannot be handled; `None` where there has been none. Makes the index where it is missing.
     pub(super) async fn unhandled(&mut self, doing: &'static str) -> Result<Option<Kept<Unhandled>>, ProjectorError> {
         let id = self.failed_id();
-        let (found, no_index) = self.read(doing, std::slice::from_ref(&id)).await?;
+        let found = self.one(doing, &id).await?;
+        found.map(|found| self.value(doing, &id, found)).transpose()
+    }
+
+    /// Reads one document as it is written; `None` where there is none. Makes the index where it is missing.
+    pub(super) async fn one(&mut self, doing: &'static str, id: &str) -> Result<Option<(Cas, String)>, ProjectorError> {
+        let (found, no_index) = self.read(doing, &[id.to_owned()]).await?;
         if no_index {
             self.create_index().await?;
         }
-        found.into_iter().next().flatten().map(|found| self.value(doing, &id, found)).transpose()
+        Ok(found.into_iter().next().flatten())
     }
 
     /// Writes documents of the state; returns what each is now, or `None` where it was not as it was read.

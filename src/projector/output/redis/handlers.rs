@@ -4,11 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
-use super::super::super::{
-    error::ProjectorError,
-    event::Event,
-    fields_seen::FieldsSeen,
-    template::{Template, TemplateError},
+use super::super::{
+    super::{
+        config::RedisOutput,
+        error::ProjectorError,
+        event::Event,
+        fields_seen::FieldsSeen,
+        template::{Template, TemplateError},
+    },
+    claims::{Place, Wanted},
 };
 
 /// Commands that write one key, which is their first argument, wait for nothing and take no script. `PUBLISH` names a channel there.
@@ -41,7 +45,7 @@ const ALLOWED: [&str; 58] = [
     "PEXPIREAT",
     "PFADD",
     "PSETEX",
-    "PUBLISH",
+    PUBLISH,
     "RPOP",
     "RPUSH",
     "RPUSHX",
@@ -78,6 +82,13 @@ const MOST_WORDS: usize = 1_000;
 const RESERVED: &str = "projectionist:";
 /// Commands whose further words are keys as well.
 const OF_MANY_KEYS: [&str; 2] = ["DEL", "UNLINK"];
+/// Names a channel in place of a key.
+const PUBLISH: &str = "PUBLISH";
+
+/// How many of the words of a command are keys, from the second on.
+fn count_of_keys(name: &str) -> usize {
+    if OF_MANY_KEYS.contains(&name) { usize::MAX } else { 1 }
+}
 
 /// Why a command cannot be run.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -102,7 +113,10 @@ pub enum CommandError {
 
 /// The handlers, understood.
 #[derive(Clone, Debug)]
-pub(in crate::projector) struct Commands(BTreeMap<String, Handler>);
+pub(in crate::projector) struct Commands {
+    of_types: BTreeMap<String, Handler>,
+    shared: bool,
+}
 
 /// What is done with events of a type.
 #[derive(Clone, Debug)]
@@ -127,6 +141,17 @@ pub(super) struct Filled {
     pub(super) fingerprint: Arc<str>,
 }
 
+impl Command {
+    /// Its first word in capitals.
+    fn name(&self) -> String {
+        self.words.first().map(|name| name.beginning().0.to_ascii_uppercase()).unwrap_or_default()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Template> {
+        self.words.iter().skip(1).take(count_of_keys(&self.name()))
+    }
+}
+
 impl Filled {
     #[cfg(test)]
     pub(super) fn new(words: Vec<String>, fingerprint: &str) -> Self {
@@ -144,8 +169,7 @@ impl Filled {
     }
 
     fn writes_reserved(&self) -> bool {
-        let keys = if OF_MANY_KEYS.contains(&self.name().as_str()) { usize::MAX } else { 1 };
-        self.words.iter().skip(1).take(keys).any(|key| key.starts_with(RESERVED))
+        self.words.iter().skip(1).take(count_of_keys(&self.name())).any(|key| key.starts_with(RESERVED))
     }
 }
 
@@ -154,25 +178,35 @@ impl Commands {
     ///
     /// # Errors
     /// Names the type of event whose handler is wrong, and why.
-    pub(in crate::projector) fn parse(handlers: &BTreeMap<String, Vec<Vec<String>>>) -> Result<Self, ProjectorError> {
-        let parsed = handlers.iter().map(|(event_type, commands)| {
+    pub(in crate::projector) fn parse(output: &RedisOutput) -> Result<Self, ProjectorError> {
+        let parsed = output.handlers.iter().map(|(event_type, commands)| {
             let commands = handler(commands);
             let commands =
                 commands.map_err(|source| ProjectorError::Commands { event_type: event_type.clone(), source })?;
             Ok((event_type.clone(), Handler { commands, seen: FieldsSeen::default() }))
         });
-        Ok(Self(parsed.collect::<Result<_, ProjectorError>>()?))
+        Ok(Self { of_types: parsed.collect::<Result<_, ProjectorError>>()?, shared: output.shared })
+    }
+
+    /// What the Projection claims for its workers. A channel is no key.
+    pub(super) fn wanted(&self, projection: &str) -> Wanted {
+        let commands = self.of_types.values().flat_map(|handler| &handler.commands);
+        let places = commands.filter(|command| command.name() != PUBLISH).flat_map(Command::keys).filter_map(Place::of);
+        Wanted { projection: projection.to_owned(), places: places.collect(), shared: self.shared }
     }
 
     /// The first type of event whose handler asks for the position.
     pub(in crate::projector) fn asks_for_position(&self) -> Option<&str> {
         let asks = |command: &Command| command.words.iter().any(Template::asks_for_position);
-        self.0.iter().find(|(_, handler)| handler.commands.iter().any(asks)).map(|(event_type, _)| event_type.as_str())
+        self.of_types
+            .iter()
+            .find(|(_, handler)| handler.commands.iter().any(asks))
+            .map(|(event_type, _)| event_type.as_str())
     }
 
     /// The types of event that have a handler.
     pub(in crate::projector) fn event_types(&self) -> Vec<String> {
-        self.0.keys().cloned().collect()
+        self.of_types.keys().cloned().collect()
     }
 
     /// The commands for an event, which may have so many bytes in all.
@@ -181,7 +215,7 @@ impl Commands {
     /// Why they cannot be run for this event, without anything of what it holds.
     pub(super) fn of(&self, event: &Event, most_bytes: usize) -> Result<Vec<Filled>, String> {
         let (mut left, mut filled) = (most_bytes, Vec::new());
-        let Some(Handler { commands, seen }) = self.0.get(&event.event_type) else { return Ok(filled) };
+        let Some(Handler { commands, seen }) = self.of_types.get(&event.event_type) else { return Ok(filled) };
         let asked = || commands.iter().flat_map(|command| command.words.iter().flat_map(Template::paths));
         for (number, command) in (1..).zip(commands) {
             let mut words = Vec::new();
@@ -249,7 +283,8 @@ mod tests {
 
     fn parse(words: &[&str]) -> Result<Commands, String> {
         let words = words.iter().map(|word| (*word).to_owned()).collect();
-        Commands::parse(&BTreeMap::from([("Placed".to_owned(), vec![words])])).map_err(|error| error.to_string())
+        let handlers = BTreeMap::from([("Placed".to_owned(), vec![words])]);
+        Commands::parse(&RedisOutput { handlers, shared: false }).map_err(|error| error.to_string())
     }
 
     fn event(stream: &str) -> Event {

@@ -4,6 +4,7 @@
 //! though: a command that fails leaves those before it done. How far a failed event has come is therefore kept as well, so that it is taken
 //! up there and no command runs twice.
 
+mod claims;
 mod dry_run;
 mod handlers;
 mod inbox;
@@ -157,6 +158,10 @@ impl ReadModel for RedisReadModel {
 
     async fn of_source<R: EventReader>(&mut self, source: &mut R) -> Result<(), ProjectorError> {
         self.state.of_source(&source.identity().await?).await
+    }
+
+    async fn claim(&mut self) -> Result<(), ProjectorError> {
+        claims::claim(self.state.of_claims(), &self.commands.wanted(self.state.projection())).await
     }
 
     async fn take(&mut self, shards: &[u32]) -> Result<Vec<(u32, Held)>, ProjectorError> {

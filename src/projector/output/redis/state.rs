@@ -17,7 +17,7 @@ use super::super::{
 };
 use crate::{
     addresses::AddressRules,
-    clients::redis::{Client, Command, ConnectionSettings, Reply, refusal},
+    clients::redis::{Bounds, Client, Command, ConnectionSettings, Reply, refusal},
     names::redis_state,
 };
 
@@ -25,6 +25,9 @@ use crate::{
 const DOING: &str = "read store: making the checkpoints";
 /// For one script, with the connection where there is none.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The claims of all Projections may have so many bytes, about 100 for each key that a handler names.
+const LARGEST_CLAIMS: usize = 16 << 20;
 
 /// A script with what all of them share.
 macro_rules! script {
@@ -59,6 +62,19 @@ impl State {
     pub(super) fn with_keys_below(settings: &ConnectionSettings, projection: &str) -> Self {
         let state = Self::new(settings, projection);
         Self { granted: format!("{}*", state.key), ..state }
+    }
+
+    /// The claims of all Projections, on a connection of its own.
+    pub(super) fn of_claims(&self) -> Self {
+        let Self { client, projection, .. } = self.another();
+        let bounds = Bounds { text: LARGEST_CLAIMS, reply: LARGEST_CLAIMS, ..Bounds::default() };
+        let key = redis_state::CLAIMS.to_owned();
+        Self { client: client.with_bounds(bounds), granted: key.clone(), key, projection }
+    }
+
+    /// Where the server is.
+    pub(super) fn at(&self) -> String {
+        self.client.settings().to_string()
     }
 
     /// The same on a connection of its own.

@@ -103,7 +103,11 @@ impl Store<'_> {
             Self::Search(_) => {
                 let document = json!({"index": {"index": name, "id": "{position}-{stream}", "document": {"stream": "{stream}", "n": "{data.n}"}}});
                 let handlers = serde_json::from_value(json!({"Counted": [document]})).unwrap_or_default();
-                Output::Elasticsearch(ElasticsearchOutput { state_index: "projectionist-state".to_owned(), handlers })
+                Output::Elasticsearch(ElasticsearchOutput {
+                    state_index: "projectionist-state".to_owned(),
+                    handlers,
+                    shared: false,
+                })
             }
         }
     }
@@ -150,5 +154,6 @@ pub(super) fn in_commands(commands: &[&[&str]]) -> Output {
     let words = |command: &&[&str]| command.iter().map(|word| (*word).to_owned()).collect();
     Output::Redis(RedisOutput {
         handlers: BTreeMap::from([("Counted".to_owned(), commands.iter().map(words).collect())]),
+        shared: false,
     })
 }

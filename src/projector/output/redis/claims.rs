@@ -1,0 +1,59 @@
+//! The claims of all Projections to keys: one hash of the database, which in a Redis Cluster has a slot of its own.
+
+use jiff::Timestamp;
+
+use super::{
+    super::{
+        super::error::ProjectorError,
+        claims::{KeptClaims, Step, Wanted, Words, step},
+    },
+    state::State,
+};
+use crate::{clients::redis::Reply, names::redis_state};
+
+const DOING: &str = "read store: claiming the keys";
+
+/// Claims what the handlers of a Projection name, and gives back what they no longer name. All of it or nothing.
+///
+/// # Errors
+/// Where another Projection has a part of it, or may have.
+pub(super) async fn claim(mut state: State, wanted: &Wanted) -> Result<(), ProjectorError> {
+    let words = Words {
+        at: state.at(),
+        key: format!("key {}", redis_state::CLAIMS),
+        names: ("key", "keys"),
+        shared: "spec.projector.builtin.redis.shared",
+        remove: &|owner| format!("HDEL {} {owner}", redis_state::CLAIMS),
+    };
+    let mut change = Vec::new();
+    loop {
+        let reply = state.run(DOING, include_str!("claims.lua"), change).await?;
+        let (digest, fields) = match reply.as_array() {
+            Some([written]) if written.as_str() == Some("written") => return Ok(()),
+            Some([foreign]) if foreign.as_str() == Some("foreign") => {
+                return Err(words.unreadable("", format!("DEL {}", redis_state::CLAIMS)));
+            }
+            Some([kept, digest, fields @ ..]) if kept.as_str() == Some("kept") => (digest.as_str(), fields),
+            _ => (None, &[][..]),
+        };
+        let digest = digest.ok_or_else(|| state.garbled(DOING))?.to_owned();
+        let kept = fields.chunks_exact(2).map(|field| (text(&field[0]), text(&field[1])));
+        let kept: KeptClaims = kept.collect();
+        // Nobody asks for more than seconds.
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let claims = match step(&kept, wanted, now).map_err(|refusal| words.error(&wanted.projection, refusal))? {
+            Step::Nothing => return Ok(()),
+            Step::Write(json) => json,
+            Step::Remove => String::new(),
+        };
+        change = vec![wanted.projection.clone(), claims, digest];
+    }
+}
+
+/// Also of what is no text, which no worker has written.
+fn text(reply: &Reply) -> String {
+    match reply {
+        Reply::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        _ => String::new(),
+    }
+}
