@@ -166,6 +166,10 @@ async fn the_first_has_it_until_its_handlers_or_a_person_give_it_back(mut shop: 
     for part in told {
         assert!(message.contains(part), "{part}: {message}");
     }
+    // The operator takes the last line of what a pod has written.
+    let mut process = shop.shop.start_process("process");
+    assert!(!process.wait().success());
+    assert_eq!(process.output().lines().last().unwrap(), format!("projectionist: {message}"));
     // What begins as it does would be written as well, and saying alone that it is shared does not help.
     let message = shop.refused(SECOND, &format!("{place}{{data.none}}"), true).await;
     assert!(message.contains(words[1]) && message.contains(&format!("(it has claimed {})", words[0])), "{message}");

@@ -109,6 +109,7 @@ async fn the_rights_that_are_listed_suffice_and_each_of_them_is_needed() {
     let page = include_str!("../../docs/projector.md");
     let listed = RIGHTS.join(" ");
     assert!(page.contains(&listed), "docs/projector.md lists them: {listed}");
+    assert!(page.contains("~projectionist:{shop/orders}* ~projectionist:claims"), "docs/projector.md lists the keys");
     let redis = Redis::on_loopback().unwrap();
     let key = "into_redis_rights";
     let mut shop = open(

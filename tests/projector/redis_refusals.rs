@@ -11,6 +11,9 @@ use crate::{
 /// What docs/projector.md lists, beside the key and the handlers' own.
 const RIGHTS: [&str; 8] = ["+eval", "+hget", "+hset", "+hdel", "+hgetall", "+hincrby", "+time", "+info"];
 
+/// The key that all Projections use, which docs/projector.md lists as well.
+const CLAIMS: &str = "~projectionist:claims";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rights_that_are_listed_suffice_and_without_any_of_them_nothing_is_done() {
     let redis = Redis::on_loopback().unwrap();
@@ -22,7 +25,7 @@ async fn the_rights_that_are_listed_suffice_and_without_any_of_them_nothing_is_d
     .await;
     shop.events.append_events(20).await.unwrap();
     shop.redis.as_mut().unwrap().url = redis.url_as("cards", "pw");
-    let keys = "~projectionist:{shop/redis_rights} ~projectionist:claims ~applied:* ~sum:* ~seen";
+    let keys = format!("~projectionist:{{shop/redis_rights}} {CLAIMS} ~applied:* ~sum:* ~seen");
     let allow = |rights: &[&str]| {
         redis.run(&format!("ACL SETUSER cards reset on >pw {keys} {} +rpush +incrby +sadd", rights.join(" "))).unwrap();
     };
@@ -36,6 +39,18 @@ async fn the_rights_that_are_listed_suffice_and_without_any_of_them_nothing_is_d
         drop(worker);
         assert_eq!(redis.run("EXISTS seen").unwrap(), Answer::Integer(0), "{without}");
     }
+    // Nor without the key that tells which Projection writes where.
+    redis
+        .run(&format!(
+            "ACL SETUSER cards reset on >pw {} {} +rpush +incrby +sadd",
+            keys.replace(CLAIMS, ""),
+            RIGHTS.join(" ")
+        ))
+        .unwrap();
+    let worker = shop.start("claims");
+    worker.says("grant the user in the Secret the key projectionist:claims").await;
+    drop(worker);
+    assert_eq!(redis.run("EXISTS seen").unwrap(), Answer::Integer(0));
     // One command's right is missing: it and the type of event are named, and the user's rights are no one event's failure.
     redis.run(&format!("ACL SETUSER cards reset on >pw {keys} {} +rpush +incrby", RIGHTS.join(" "))).unwrap();
     let worker = shop.start("b");

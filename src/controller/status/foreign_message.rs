@@ -2,20 +2,31 @@
 
 /// What is kept of a message of another program, in characters.
 const LONGEST_MESSAGE: usize = 300;
+/// The same of what a container said last. Workers of the built-in projector end with what to do, and an Event takes 1,024 bytes.
+const LONGEST_LAST_WORDS: usize = 700;
 
 /// On one line, without passwords, and not too long.
 pub(super) fn one_line(message: &str) -> String {
     one_line_without(message, &['=', ':'])
 }
 
-/// The same, where a password follows one of these characters.
+/// The same of what a container said last.
+pub(super) fn last_words(message: &str) -> String {
+    shortened(message, &['=', ':'], LONGEST_LAST_WORDS)
+}
+
+/// On one line, where a password follows one of these characters.
 pub(super) fn one_line_without(message: &str, assigning: &[char]) -> String {
+    shortened(message, assigning, LONGEST_MESSAGE)
+}
+
+fn shortened(message: &str, assigning: &[char], longest: usize) -> String {
     let words: Vec<String> = message.split_whitespace().map(without_credentials).collect();
     let line = without_secrets(words.join(" "), assigning);
-    if line.chars().count() <= LONGEST_MESSAGE {
+    if line.chars().count() <= longest {
         return line;
     }
-    line.chars().take(LONGEST_MESSAGE - 1).chain(['…']).collect()
+    line.chars().take(longest - 1).chain(['…']).collect()
 }
 
 /// A URL without user and password.

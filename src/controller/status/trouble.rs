@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 
-use super::foreign_message::{one_line, one_line_without};
+use super::foreign_message::{last_words, one_line, one_line_without};
 use crate::{api::Reason, controller::live::WorkerCounts};
 
 /// What kept a pod from being a ready worker. The order is that of reporting: what explains most comes first.
@@ -169,8 +169,8 @@ fn trouble_of_container(kind: &str, container: &ContainerStatus, pod: &Pod) -> O
     let crashes = ended.exit_code != 0 || reason == "CrashLoopBackOff";
     crashes.then(|| {
         let said = ended.message.as_deref().map(last_line).filter(|said| !said.is_empty());
-        let said =
-            said.map_or_else(|| "it left no message, see `kubectl logs --previous`".to_owned(), |said| one_line(&said));
+        let said = said
+            .map_or_else(|| "it left no message, see `kubectl logs --previous`".to_owned(), |said| last_words(&said));
         let how = match ended.signal.filter(|signal| *signal != 0) {
             Some(signal) => format!("was ended by signal {signal}"),
             None => format!("exited with code {}", ended.exit_code),

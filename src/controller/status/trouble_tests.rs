@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::trouble::{Cause, Diagnosis, Lack, diagnose, read_pods, rollout};
 use crate::{
     api::Reason,
     controller::live::{LiveObject, WorkerCounts},
+    projector::ProjectorError,
 };
 
 const NOW: &str = "2026-01-01T00:10:00Z";
@@ -355,7 +356,32 @@ fn messages_of_others_are_one_line_without_passwords_and_not_too_long() {
         assert!(seen.ends_with(&format!(": {shown}")) && !seen.contains("s3cret"), "{message}: {seen}");
     }
     let long = said(&"x".repeat(5_000));
-    assert!(long.chars().count() < 400 && long.ends_with('…'), "{long}");
+    assert!(long.chars().count() < 800 && long.ends_with('…'), "{long}");
+}
+
+#[test]
+fn a_worker_whose_place_is_another_projections_says_so_to_the_end() {
+    let refused = ProjectorError::PlaceOfAnother {
+        projection: "shop/order-search-by-country".to_owned(),
+        at: "https://elasticsearch.search-and-analytics.svc.cluster.local:9200".to_owned(),
+        place: "index orders".to_owned(),
+        owner: "shop/order-search".to_owned(),
+        since: "2026-11-28T07:00:00Z".to_owned(),
+        claimed: " (it has claimed indices that begin with order)".to_owned(),
+        another: "index",
+        shared: "spec.projector.builtin.elasticsearch.shared",
+        remove: r#"POST /projectionist-state/_update/claims {"doc":{"claims":{"shop/order-search":null}}}"#.to_owned(),
+    };
+    // As the program writes it, behind its log.
+    let output = json!(format!("{{\"level\":\"INFO\"}}\nprojectionist: {refused}\n"));
+    let last = format!("{{terminated: {{exitCode: 1, message: {output}}}}}");
+    let status = ended("{waiting: {reason: CrashLoopBackOff}}", &last);
+    let (cause, sentence) = told(counts(1, 1, 0), None, &[pod(&status)]).unwrap();
+    assert_eq!(cause, Cause::Crash);
+    assert_eq!(
+        sentence,
+        format!("1 of 1 workers crash: container projector exited with code 1: projectionist: {refused}")
+    );
 }
 
 #[test]
