@@ -41,7 +41,7 @@ pub use read_store_status::{
     WriteQueueStatus,
 };
 pub use rollout::{OnRolloutFailure, PostgresViews, Promotion, ReaderSwitch, Rollout, RolloutStrategy};
-pub use run_status::{RolloutStatus, RunRole, RunStatus, RunWorkers};
+pub use run_status::{RolloutStatus, RunProgress, RunRole, RunStatus, RunWorkers, SecondsLeft};
 pub use scaling::{
     Autoscaler, CatchUp, Failure, Lag, LookAhead, OnPoison, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget,
 };

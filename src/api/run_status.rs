@@ -23,12 +23,43 @@ pub struct RunStatus {
     /// Seconds until nothing waits at today's rates; absent when the backlog does not shrink or a rate is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_seconds: Option<f64>,
+    /// How far it has come; only of a version that readers do not see yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<RunProgress>,
     /// Its workers.
     #[serde(default)]
     pub workers: RunWorkers,
     /// What keeps it from its work, or from being measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// How far a run has come that builds a new version.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunProgress {
+    /// The part of `ofEvents` that does not wait any more, in percent: 0 to 100.
+    pub percent: f64,
+    /// The most events that have waited for it at once.
+    pub of_events: i64,
+    /// By so many events a second what waits becomes less, over the last five minutes; negative where it becomes more. Absent until it has been watched for half a
+    /// minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_per_second: Option<f64>,
+    /// How long it takes at this pace until nothing waits. Absent where the pace is not known, or what waits does not become less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<SecondsLeft>,
+}
+
+/// Between these two, as far as the pace so far tells.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecondsLeft {
+    /// Seconds.
+    pub at_least: f64,
+    /// Seconds. Absent where the pace is so uneven that it may as well take for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<f64>,
 }
 
 /// What a run is for.

@@ -6,7 +6,7 @@ use super::{live::WorkerCounts, status::trouble::Trouble};
 use crate::{
     api::{ReadStoreStatus, Reason, RolloutStatus, RunStatus},
     measure::MeasureError,
-    rebuild::Stage,
+    rebuild::{Pace, Stage},
     resolve::SuspendedBy,
     snapshot::Measured,
     store_health::LockWait,
@@ -110,6 +110,8 @@ pub struct Known<'a> {
     pub metrics_not_served: Option<String>,
     /// Why the autoscaler does not scale.
     pub autoscaler_inactive: Option<String>,
+    /// How fast what waits becomes less, where that has been watched.
+    pub pace: Option<Pace>,
     /// The runs, where each version has one of its own.
     pub runs: Option<RunsView>,
 }

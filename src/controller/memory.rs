@@ -16,6 +16,7 @@ use super::{
     rebuild::RebuildMemory,
     status::due::StatusMemory,
 };
+use crate::rebuild::Backlog;
 
 /// An API server that fails for less than this is not reported: what failed is tried again.
 const FAILS_UNTOLD: Duration = Duration::from_secs(10);
@@ -43,6 +44,8 @@ pub struct Memory {
     pub(super) beside: HashMap<Arc<str>, Memory>,
     /// How far the version that the spec names has come.
     pub(super) rebuild: RebuildMemory,
+    /// What has waited for this run.
+    pub(super) backlog: Backlog,
     /// The API server says that this Projection is deleted, which the watch has not shown yet. Nothing is written for it.
     pub(super) gone: bool,
 }

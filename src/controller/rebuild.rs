@@ -83,7 +83,7 @@ impl Rebuilder {
         let rested = asked_before.map_or(Duration::ZERO, |ago| ASK_EVERY.saturating_sub(ago));
         if !rested.is_zero() && !concerns(&rules, &versions, status) {
             let next = rebuild::next(&facts(status.live_version()));
-            return Some(rebuilt(&rules, next, Led::Known, None).again_after(rested));
+            return Some(rebuilt(&rules, status, next, Led::Known, None).again_after(rested));
         }
         let views = ViewsOf { run: any_of(projection, runs), views: reader_views(projection)? };
         let untold = memory.untold.take().filter(|(when, _)| at.saturating_duration_since(*when) < ASK_AGAIN);
@@ -98,17 +98,17 @@ impl Rebuilder {
                 let next = rebuild::next(&facts(status.live_version()));
                 let wait = ASK_AGAIN.saturating_sub(untold.0.elapsed());
                 let why = memory.untold.insert(untold).1.clone();
-                return Some(rebuilt(&rules, next, Led::NotKnown(why), None).again_after(wait));
+                return Some(rebuilt(&rules, status, next, Led::NotKnown(why), None).again_after(wait));
             }
         };
         memory.told = Some(at);
         let next = rebuild::next(&facts(shown.version.as_deref()));
         let failed = memory.not_before.clone().filter(|(until, _)| *until > at);
         if let Some((until, led)) = failed.filter(|_| next.step != Step::Wait) {
-            return Some(rebuilt(&rules, next, led, None).again_after(until.saturating_duration_since(at)));
+            return Some(rebuilt(&rules, status, next, led, None).again_after(until.saturating_duration_since(at)));
         }
         let tried = match &next.step {
-            Step::Wait => return Some(rebuilt(&rules, next, Led::Known, None)),
+            Step::Wait => return Some(rebuilt(&rules, status, next, Led::Known, None)),
             Step::Switch { from: _, to } => self.switch(&views, &shown, runs, to).await,
             Step::Remove(version) => self.remove(projection, runs, &views, &shown, version).await,
         };
@@ -117,13 +117,13 @@ impl Rebuilder {
             (Ok(()), Step::Switch { from, to }) => {
                 tracing::info!(%key, from = from.as_deref(), to = &*to, "readers are led to another version");
                 let next = rebuild::next(&facts(Some(&to)));
-                Some(rebuilt(&rules, next, Led::Known, None).again_after(NEXT_STEP))
+                Some(rebuilt(&rules, status, next, Led::Known, None).again_after(NEXT_STEP))
             }
             (Ok(()), Step::Remove(version)) => {
                 tracing::info!(%key, version = &*version, "the workers of a version that readers do not see were removed");
-                Some(rebuilt(&rules, next, Led::Known, Some(&version)).again_after(NEXT_STEP))
+                Some(rebuilt(&rules, status, next, Led::Known, Some(&version)).again_after(NEXT_STEP))
             }
-            (Ok(()), Step::Wait) => Some(rebuilt(&rules, next, Led::Known, None)),
+            (Ok(()), Step::Wait) => Some(rebuilt(&rules, status, next, Led::Known, None)),
             (Err(why), step) => {
                 let led = match step {
                     Step::Switch { .. } => Led::Failed(why),
@@ -133,7 +133,7 @@ impl Rebuilder {
                     }
                 };
                 memory.not_before = Some((Instant::now() + RETRY, led.clone()));
-                Some(rebuilt(&rules, next, led, None).again_after(RETRY))
+                Some(rebuilt(&rules, status, next, led, None).again_after(RETRY))
             }
         }
     }
@@ -242,10 +242,13 @@ fn any_of(projection: &Projection, runs: &[Arc<Projection>]) -> RunKey {
     all.iter().find(|run| **run == serving).or(all.first()).cloned().unwrap_or(serving)
 }
 
-fn rebuilt(rules: &RolloutRules, next: Next, led: Led, removed: Option<&str>) -> Rebuilt {
+fn rebuilt(rules: &RolloutRules, status: &ProjectionStatus, next: Next, led: Led, removed: Option<&str>) -> Rebuilt {
     let Next { step: _, roles, serving, remember, stage, no_rollback, again } = next;
     let runs = roles.into_iter().filter(|(version, _)| Some(&**version) != removed);
+    let said = |version: &str| status.runs.iter().find(|said| said.version == version);
     let runs = runs.map(|(version, (role, since))| RunStatus {
+        // How much it had to do.
+        progress: said(&version).filter(|said| said.role == role).and_then(|said| said.progress),
         version: version.to_string(),
         role,
         since: Time(since),

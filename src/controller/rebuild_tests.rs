@@ -26,6 +26,9 @@ use crate::{
     snapshot::Snapshot,
 };
 
+#[path = "rebuild_progress_tests.rs"]
+mod progress;
+
 /// Views in memory.
 #[derive(Clone, Default)]
 pub(super) struct Views(Arc<std::sync::Mutex<State>>);
@@ -140,8 +143,14 @@ impl Cluster {
 
     /// These versions are measured: the oldest event waits for so many seconds.
     fn measured(&self, runs: &[(&str, f64)]) {
+        self.counted(&runs.iter().map(|(version, staleness)| (*version, 4, *staleness)).collect::<Vec<_>>());
+    }
+
+    /// So many events wait, the oldest for so many seconds.
+    fn counted(&self, runs: &[(&str, u64, f64)]) {
         let run = |version: &str| RunKey { version: Some(version.into()), ..RunKey::unversioned("shop", "orders") };
-        let all = runs.iter().map(|(version, staleness)| (run(version), Arc::new(observed(4, *staleness))));
+        let all =
+            runs.iter().map(|(version, pending, staleness)| (run(version), Arc::new(observed(*pending, *staleness))));
         let namespace = Arc::new(all.collect());
         self.scene
             .snapshot
@@ -479,18 +488,4 @@ async fn an_operator_that_begins_anew_before_each_round_does_the_same() {
     assert_eq!(cluster.led(), ["orders_v1", "orders_v2"]);
     assert_eq!(cluster.deployments(), of(&["orders-v2"]));
     assert_eq!(cluster.events.iter().filter(|event| *event == "Promoted").count(), 2, "{:?}", cluster.events);
-}
-
-#[tokio::test]
-async fn a_version_that_failed_is_removed_where_the_spec_says_so_and_readers_keep_what_they_see() {
-    let mut cluster = Cluster::live(|object| object["spec"]["rollout"]["onFailure"] = json!("Remove")).await;
-    cluster.rename("v2");
-    cluster.change(|object| object["spec"]["rollout"]["deadline"] = json!("0s"));
-    cluster.measured(&[("v1", 1.0), ("v2", 900.0)]);
-    cluster.settles().await;
-    cluster.settles().await;
-    assert_eq!(cluster.deployments(), of(&["orders-v1"]));
-    assert_eq!(cluster.promoted(), ("False".to_owned(), "RolloutFailed".to_owned()));
-    assert_eq!(cluster.status().rollout.unwrap().failed.as_deref(), Some("v2"));
-    assert_eq!(cluster.led(), ["orders_v1"]);
 }

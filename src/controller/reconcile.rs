@@ -33,6 +33,7 @@ use super::{
 use crate::{
     api::{ConditionType, ProjectionStatus, Reason, RunStatus},
     measure::ProjectionKey,
+    rebuild::{Backlog, Pace},
     resolve::{Validated, Workload},
 };
 
@@ -113,7 +114,8 @@ impl Reconciler {
         memory.uid.clone_from(&of_status.uid);
         memory.status.unrecordable = of_status.status.unrecordable;
         memory.gone = of_status.gone;
-        let mut known = known(gathered);
+        let pace = pace(gathered, &mut memory.backlog);
+        let mut known = Known { pace, ..known(gathered) };
         let mut retry = None;
         match &gathered.spec {
             _ if memory.gone => {}
@@ -147,7 +149,8 @@ impl Reconciler {
         }
         let unmeasured = gathered.observation_of_this_spec().is_none();
         memory.unmeasured = unmeasured.then(|| memory.unmeasured.unwrap_or(gathered.now));
-        let mut known = Known { runs, ..known(gathered) };
+        let pace = runs.as_ref().and_then(|_| pace(gathered, &mut memory.backlog));
+        let mut known = Known { runs, pace, ..known(gathered) };
         let mut retry = None;
         match &gathered.spec {
             Err(invalid) => {
@@ -344,8 +347,18 @@ fn known(gathered: &Gathered) -> Known<'_> {
         read_store: gathered.read_store.clone(),
         metrics_not_served: None,
         autoscaler_inactive: None,
+        pace: None,
         runs: None,
     }
+}
+
+/// Takes in what waits for this run, and returns how fast that becomes less.
+fn pace(gathered: &Gathered, backlog: &mut Backlog) -> Option<Pace> {
+    match gathered.measured().ok().and_then(|it| Some((it.sample.at, it.assessment.counted()?))) {
+        Some((at, pending)) => backlog.observe(at, pending.events),
+        None => backlog.interrupt(),
+    }
+    backlog.pace()
 }
 
 /// The Deployment holds what was applied last.

@@ -230,6 +230,15 @@ impl ProjectionPage {
         Some(projection.status.as_ref()?.live_version()? == run.version.as_deref()?)
     }
 
+    /// How far a version has come that is being built, 0 to 1.
+    fn progress(&self, run: &RunKey) -> Option<f64> {
+        let ProjectionKey { namespace, name } = &run.projection;
+        let projection = self.projections.get(&ObjectRef::new(name).within(namespace))?;
+        let runs = &projection.status.as_ref()?.runs;
+        let said = runs.iter().find(|said| Some(&*said.version) == run.version.as_deref() && said.pending.is_some())?;
+        Some(said.progress?.percent / 100.0)
+    }
+
     /// The number in the status.
     fn count(&self, run: &RunKey, count: Count) -> Option<f64> {
         let ProjectionKey { namespace, name } = &run.projection;
@@ -264,6 +273,16 @@ impl Collector for ProjectionPage {
         for (run, _) in all() {
             if let Some(live) = self.is_live(run) {
                 family.encode_family(&labels(run))?.encode_gauge(&i64::from(live))?;
+            }
+        }
+        let (metric, help) = (
+            "projection_rebuild_progress_ratio",
+            "Of a version that readers do not see yet: the part of its events that do not wait any more",
+        );
+        let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+        for (run, _) in all() {
+            if let Some(ratio) = self.progress(run) {
+                family.encode_family(&labels(run))?.encode_gauge(&ratio)?;
             }
         }
         for (metric, help, count) in Self::COUNTS {

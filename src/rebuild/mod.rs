@@ -3,6 +3,7 @@
 //! Which version readers see is what the read store says, and never what was remembered. Every step follows from what is there, so that a step that was cut off is
 //! the next step again, and one whose end was not heard of is found done.
 
+mod progress;
 mod reader_views;
 #[cfg(test)]
 mod tests;
@@ -11,7 +12,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-pub use self::reader_views::{SwitchReaders, ViewError, ViewsOf};
+pub use self::{
+    progress::{Backlog, Pace, in_words, progress},
+    reader_views::{SwitchReaders, ViewError, ViewsOf},
+};
 use crate::{
     api::{ProjectionStatus, RolloutStatus, RunRole},
     names::ROLLBACK_ANNOTATION,

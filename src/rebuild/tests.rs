@@ -36,6 +36,7 @@ fn run(version: &str, role: RunRole, since: i64) -> RunStatus {
         staleness_seconds: None,
         pending: None,
         drain_seconds: None,
+        progress: None,
         workers: RunWorkers::default(),
         message: None,
     }

@@ -93,7 +93,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
         conditions: conditions(known, previous, now),
     };
     match &known.runs {
-        Some(view) => ProjectionStatus { runs: runs::runs(view, &status), ..status },
+        Some(view) => ProjectionStatus { runs: runs::runs(view, &status, known.pace), ..status },
         None => status,
     }
 }

@@ -7,10 +7,10 @@ use super::{
     next_status,
 };
 use crate::{
-    api::{ConditionStatus, ConditionType, ProjectionStatus, Reason, RunStatus, RunWorkers},
+    api::{ConditionStatus, ConditionType, ProjectionStatus, Reason, RunProgress, RunRole, RunStatus, RunWorkers},
     controller::known::{Known, Led, RunsView},
     names::{PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION},
-    rebuild::Stage,
+    rebuild::{Pace, Stage, in_words, progress},
 };
 
 /// The same run with what is known of it now.
@@ -19,21 +19,29 @@ pub fn run_status(run: &RunStatus, known: &Known<'_>, now: Timestamp) -> RunStat
     let ready = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Ready.as_str());
     let message =
         ready.filter(|ready| ready.status != ConditionStatus::True.as_str()).map(|ready| ready.message.clone());
-    RunStatus { message, ..with_numbers(run, &status) }
+    RunStatus { message, ..with_numbers(run, &status, known.pace) }
 }
 
 /// All runs. The numbers of the one that `status` is about are those of `status`.
-pub(super) fn runs(view: &RunsView, status: &ProjectionStatus) -> Vec<RunStatus> {
+pub(super) fn runs(view: &RunsView, status: &ProjectionStatus, pace: Option<Pace>) -> Vec<RunStatus> {
     let serving = |run: &RunStatus| status.version.as_deref() == Some(run.version.as_str());
-    view.runs.iter().map(|run| if serving(run) { with_numbers(run, status) } else { run.clone() }).collect()
+    view.runs.iter().map(|run| if serving(run) { with_numbers(run, status, pace) } else { run.clone() }).collect()
 }
 
-fn with_numbers(run: &RunStatus, status: &ProjectionStatus) -> RunStatus {
+fn with_numbers(run: &RunStatus, status: &ProjectionStatus, pace: Option<Pace>) -> RunStatus {
     let workers = status.workers.as_ref();
+    let pending = status.pending.as_ref().and_then(|pending| u64::try_from(pending.value).ok());
+    let most = run.progress.and_then(|before| u64::try_from(before.of_events).ok());
+    // While it is not known what waits, only how much there was to do is kept.
+    let unknown = run.progress.map(|before| RunProgress { events_per_second: None, seconds_left: None, ..before });
     RunStatus {
         staleness_seconds: status.staleness_seconds,
         pending: status.pending.as_ref().map(|pending| pending.value),
         drain_seconds: status.rates.and_then(|rates| rates.drain_seconds),
+        progress: match run.role {
+            RunRole::Candidate => pending.map(|pending| progress(pending, most, pace)).or(unknown),
+            RunRole::Live | RunRole::Old => None,
+        },
         workers: RunWorkers {
             required: workers.and_then(|workers| workers.required),
             desired: workers.and_then(|workers| workers.desired),
@@ -45,7 +53,7 @@ fn with_numbers(run: &RunStatus, status: &ProjectionStatus) -> RunStatus {
 
 /// Whether readers see the version that the spec names.
 pub(super) fn promoted(view: &RunsView) -> ConditionState {
-    let RunsView { wanted, stage, led, no_rollback, remember, runs: _ } = view;
+    let RunsView { wanted, stage, led, no_rollback, remember, .. } = view;
     let and = no_rollback.as_ref().map_or_else(String::new, |why| format!("; {why}"));
     match led {
         Led::NotKnown((reason, why)) => {
@@ -71,7 +79,10 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
     }
     let (reason, message) = match stage {
         Stage::Promoted => return holds(&format!("readers see version {wanted}{and}")),
-        Stage::CatchingUp => (Reason::CatchingUp, format!("version {wanted} has not caught up yet")),
+        Stage::CatchingUp => {
+            let so_far = so_far(view).map_or_else(String::new, |so_far| format!(": {so_far}"));
+            (Reason::CatchingUp, format!("version {wanted} has not caught up yet{so_far}"))
+        }
         Stage::Proving(_) => (
             Reason::CatchingUp,
             format!(
@@ -101,4 +112,10 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
         }
     };
     fails(reason, format!("{message}{and}"))
+}
+
+/// How far the version that the spec names has come, where that is known.
+fn so_far(RunsView { wanted, runs, .. }: &RunsView) -> Option<String> {
+    let run = runs.iter().find(|run| run.version == **wanted && run.pending.is_some())?;
+    Some(in_words(run.progress.as_ref()?))
 }

@@ -103,6 +103,7 @@ pub(super) fn known(measured: Result<&Measured, MeasureError>) -> Known<'_> {
         read_store: None,
         metrics_not_served: None,
         autoscaler_inactive: None,
+        pace: None,
         runs: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::api::{Phase, ProjectionStatus, RatesStatus, RunStatus, WorkersStatus};
+use crate::api::{Phase, ProjectionStatus, RatesStatus, RunProgress, RunStatus, WorkersStatus};
 
 /// How soon a new status is to be written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -184,12 +184,29 @@ fn with_small_differences_of(after: &ProjectionStatus, before: &ProjectionStatus
     }
 }
 
+/// The pace fades while nothing happens, too.
+fn settled_progress(now: RunProgress, then: RunProgress) -> RunProgress {
+    let pace = kept(now.events_per_second, then.events_per_second);
+    let least = |progress: RunProgress| progress.seconds_left.map(|left| left.at_least);
+    let most = |progress: RunProgress| progress.seconds_left.and_then(|left| left.at_most);
+    let same = kept(least(now), least(then)) == least(then) && kept(most(now), most(then)) == most(then);
+    RunProgress {
+        events_per_second: pace,
+        seconds_left: if same { then.seconds_left } else { now.seconds_left },
+        ..now
+    }
+}
+
 /// The run, with the numbers of `then` that have hardly changed.
 fn settled(run: &RunStatus, then: Option<&RunStatus>) -> RunStatus {
     let Some(then) = then else { return run.clone() };
     RunStatus {
         staleness_seconds: kept(run.staleness_seconds, then.staleness_seconds),
         drain_seconds: kept(run.drain_seconds, then.drain_seconds),
+        progress: match (run.progress, then.progress) {
+            (Some(now), Some(then)) => Some(settled_progress(now, then)),
+            (now, _) => now,
+        },
         ..run.clone()
     }
 }
