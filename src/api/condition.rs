@@ -251,7 +251,11 @@ reasons! {
     CatchingUp,
     /// A new version has caught up and waits to be promoted.
     AwaitingPromotion,
-    /// A new version was not promoted within its deadline.
+    /// Whether a new version holds the same as the one that readers see is not known.
+    ParityUnknown,
+    /// A new version does not hold the same as the one that readers see.
+    ParityBroken,
+    /// A new version was not promoted within its deadline, or does not hold the same as the one that readers see.
     RolloutFailed,
     /// Readers could not be led to another version.
     SwitchFailed,

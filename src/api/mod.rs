@@ -125,6 +125,7 @@ mod tests {
             ".readStore.redis.connection.clientCertificateSecretRef.name",
             ".readStore.redis.connection.secretRef",
             ".readStore.redis.connection.secretRef.name",
+            ".rollout.promote.parity.query",
             ".rollout.switch.postgresView",
             ".rollout.switch.postgresView.schema",
             ".rollout.switch.postgresView.views",

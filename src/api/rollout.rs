@@ -69,6 +69,25 @@ pub struct Promotion {
     #[serde(rename = "for", default = "default_fresh_for")]
     #[x_kube(validation = Rule::new(span!("0s", "168h")).message("spec.rollout.promote.for must be from 0s to 168h"))]
     pub fresh_for: HumanDuration,
+    /// Then both versions are asked the same, at a moment at which both have handled the same events, and must give the same answer. Not asked of the first
+    /// version, nor of one that the annotation `projectionist.dev/promote` names. Absent: they are not compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parity: Option<Parity>,
+}
+
+/// What two versions must have in common before readers are led from one to the other.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parity {
+    /// A query (`select …`) that names tables without their schema: it runs with the schema of each version as its `search_path`, in a read-only transaction that is
+    /// rolled back, for at most 30 s. Rows are compared by the column `key`, each other column for itself; without a column `key` it must give one row. At most
+    /// 5,000 rows and 20,000 values of 200 characters. What differs is told by key in the status.
+    #[schemars(length(min = 1, max = 16_384))]
+    pub query: String,
+    /// Numbers may differ by this share of the larger one: 0 (default, they must be equal) to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 0.0 && self <= 1.0").message("spec.rollout.promote.parity.tolerance must be from 0 to 1"))]
+    pub tolerance: Option<f64>,
 }
 
 fn default_fresh_for() -> HumanDuration {

@@ -29,6 +29,9 @@ pub struct RunStatus {
     /// Its workers.
     #[serde(default)]
     pub workers: RunWorkers,
+    /// Why it has fewer workers than it could use, so that it does not harm the version that readers see. Absent where it is not held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slowed: Option<String>,
     /// What keeps it from its work, or from being measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -101,7 +104,10 @@ pub struct RolloutStatus {
     /// The version that the spec was last heeded for: one that the spec names again later keeps the spec that it was made with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub described: Option<String>,
-    /// The version that was not promoted within `rollout.deadline`.
+    /// The version that was not promoted within `rollout.deadline`, or that does not hold the same as the one that readers see.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// In what it differs, where it has failed for that: keys of `rollout.promote.parity.query`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub differs: Option<String>,
 }

@@ -207,6 +207,8 @@ pub enum BoundBy {
     HottestShard,
     /// The read store does no more with more workers.
     ReadStore,
+    /// It builds a new version and must not harm the one that readers see: that is late, or the read store refuses writes or connections.
+    LiveVersion,
 }
 
 /// What was measured of arrivals and workers. Events per second.

@@ -15,6 +15,7 @@ mod memory;
 #[cfg(test)]
 mod mock_api;
 mod obstacles;
+mod parity;
 mod parts;
 mod plan;
 mod pod_look;

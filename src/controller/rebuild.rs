@@ -11,14 +11,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     apply::Applier,
     known::{Led, RunsView},
+    parity::ParityMemory,
     parts::Owner,
     unapplied::Unapplied,
 };
 use crate::{
     api::{Projection, ProjectionStatus, Reason, RunStatus, RunWorkers},
     measure::{ProjectionKey, RunKey},
-    rebuild::{self, Facts, Next, Step, SwitchReaders, ViewError, ViewsOf, concerns},
-    resolve::{RolloutRules, has_another_spec, place_of, reader_views, rules, run_of, version_in},
+    rebuild::{self, Comparison, Facts, Next, Side, Step, SwitchReaders, ViewError, ViewsOf, concerns},
+    resolve::{RolloutRules, checkpoint_table_of, has_another_spec, place_of, reader_views, rules, run_of, version_in},
     snapshot::Snapshot,
 };
 
@@ -46,6 +47,8 @@ pub(super) struct RebuildMemory {
     untold: Option<(Instant, (Reason, String))>,
     /// When it told last.
     told: Option<Instant>,
+    /// Whether the version that the spec names holds the same as what readers see.
+    parity: ParityMemory,
 }
 
 /// Takes steps.
@@ -75,10 +78,22 @@ impl Rebuilder {
         let rules = rules(projection)?;
         let (now, at) = (Timestamp::now(), Instant::now());
         let versions: Vec<Arc<str>> = runs.iter().filter_map(|run| run_of(run).version).collect();
+        memory.parity.keep_for(&rules);
         let fresh_for = memory.fresh_for(projection, &rules, snapshot, at);
         let of_wanted = runs.iter().find(|run| run_of(run).version.as_ref() == Some(&rules.wanted));
         let comes_back_changed = of_wanted.is_some_and(|run| has_another_spec(run, projection));
-        let facts = |shown| Facts { rules: &rules, runs: &versions, shown, status, fresh_for, comes_back_changed, now };
+        let found_before = memory.parity.known().clone();
+        let facts_with = |shown, parity| Facts {
+            rules: &rules,
+            runs: &versions,
+            shown,
+            status,
+            fresh_for,
+            parity,
+            comes_back_changed,
+            now,
+        };
+        let facts = |shown| facts_with(shown, &found_before);
         let asked_before = memory.told.map(|told| at.saturating_duration_since(told));
         let rested = asked_before.map_or(Duration::ZERO, |ago| ASK_EVERY.saturating_sub(ago));
         if !rested.is_zero() && !concerns(&rules, &versions, status) {
@@ -102,13 +117,30 @@ impl Rebuilder {
             }
         };
         memory.told = Some(at);
-        let next = rebuild::next(&facts(shown.version.as_deref()));
+        let mut parity = found_before.clone();
+        let mut next = rebuild::next(&facts(shown.version.as_deref()));
+        let mut look_again = None;
+        if next.compares {
+            match comparison(&rules, &views.run, &shown, runs) {
+                Ok(of) => look_again = memory.parity.follow(of, &self.readers, (at, now)),
+                Err(why) => memory.parity.refuse(why),
+            }
+            parity = memory.parity.known().clone();
+            next = rebuild::next(&facts_with(shown.version.as_deref(), &parity));
+        }
+        let facts = |shown| facts_with(shown, &parity);
         let failed = memory.not_before.clone().filter(|(until, _)| *until > at);
         if let Some((until, led)) = failed.filter(|_| next.step != Step::Wait) {
             return Some(rebuilt(&rules, status, next, led, None).again_after(until.saturating_duration_since(at)));
         }
         let tried = match &next.step {
-            Step::Wait => return Some(rebuilt(&rules, status, next, Led::Known, None)),
+            Step::Wait => {
+                let rebuilt = rebuilt(&rules, status, next, Led::Known, None);
+                return Some(match look_again {
+                    Some(wait) => rebuilt.again_after(wait),
+                    None => rebuilt,
+                });
+            }
             Step::Switch { from: _, to } => self.switch(&views, &shown, runs, to).await,
             Step::Remove(version) => self.remove(projection, runs, &views, &shown, version).await,
         };
@@ -218,7 +250,8 @@ impl RebuildMemory {
         let measured = observation.and_then(|observation| observation.current(now).ok());
         let staleness = measured.and_then(|measured| measured.assessment.staleness);
         if staleness.is_none_or(|staleness| staleness > rules.fresh_below) {
-            self.fresh = None;
+            // What is held back to be compared is late for that alone.
+            self.fresh = self.fresh.take().filter(|_| self.parity.holds_back(now));
             return None;
         }
         let since = match &self.fresh {
@@ -235,6 +268,32 @@ impl Rebuilt {
     }
 }
 
+/// What is compared before readers are led from what they see to the version that the spec names.
+fn comparison(
+    rules: &RolloutRules,
+    store: &RunKey,
+    shown: &Shown,
+    runs: &[Arc<Projection>],
+) -> Result<Comparison, String> {
+    let side = |version: &Arc<str>| {
+        let run = runs.iter().find(|run| run_of(run).version.as_ref() == Some(version));
+        let place = run.and_then(|run| Some((place_of(run)?, checkpoint_table_of(run)?)));
+        let (schema, checkpoint) = place.ok_or_else(|| {
+            format!("what version {version} was made with is not stored any more, so that it cannot be compared")
+        })?;
+        Ok::<_, String>(Side { version: Arc::clone(version), schema, checkpoint })
+    };
+    let nothing = || "there is nothing to compare it with".to_owned();
+    let rule = rules.parity.as_ref().ok_or_else(nothing)?;
+    Ok(Comparison {
+        store: store.clone(),
+        live: side(shown.version.as_ref().ok_or_else(nothing)?)?,
+        candidate: side(&rules.wanted)?,
+        query: Arc::clone(&rule.query),
+        tolerance: rule.tolerance,
+    })
+}
+
 /// A run whose read store is asked: all have the same.
 fn any_of(projection: &Projection, runs: &[Arc<Projection>]) -> RunKey {
     let serving = run_of(projection);
@@ -243,7 +302,7 @@ fn any_of(projection: &Projection, runs: &[Arc<Projection>]) -> RunKey {
 }
 
 fn rebuilt(rules: &RolloutRules, status: &ProjectionStatus, next: Next, led: Led, removed: Option<&str>) -> Rebuilt {
-    let Next { step: _, roles, serving, remember, stage, no_rollback, again } = next;
+    let Next { step: _, roles, serving, remember, stage, no_rollback, compares: _, again } = next;
     let runs = roles.into_iter().filter(|(version, _)| Some(&**version) != removed);
     let said = |version: &str| status.runs.iter().find(|said| said.version == version);
     let runs = runs.map(|(version, (role, since))| RunStatus {
@@ -255,6 +314,7 @@ fn rebuilt(rules: &RolloutRules, status: &ProjectionStatus, next: Next, led: Led
         staleness_seconds: None,
         pending: None,
         drain_seconds: None,
+        slowed: None,
         workers: RunWorkers::default(),
         message: None,
     });

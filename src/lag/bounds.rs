@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Head, LookAhead, Strain, ValueTarget};
+use super::{Head, LookAhead, Strain, Throttled, ValueTarget};
 
 /// What the spec asks for, as far as the model needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub struct Bounds {
     pub connections: Option<u32>,
     /// What the read store refuses for want of room: no worker is added meanwhile, and none removed for it.
     pub strain: Option<Strain>,
+    /// A run that builds a new version: what it may have so that it does not harm the one that readers see.
+    pub throttled: Option<Throttled>,
     /// How long the source keeps events.
     pub retention: Option<Duration>,
     /// Which pattern of arrivals may add workers before the events come.

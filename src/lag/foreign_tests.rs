@@ -88,6 +88,7 @@ pub(super) fn bounds(target: u64) -> Bounds {
         given_rate: None,
         connections: None,
         strain: None,
+        throttled: None,
         retention: None,
         look_ahead: None,
         value: None,

@@ -30,6 +30,7 @@ mod shards;
 mod start_up;
 mod steadiness;
 mod strain;
+mod throttle;
 mod trial;
 mod value;
 mod value_model;
@@ -54,4 +55,5 @@ pub use sample::{
 };
 pub use shards::useful_workers;
 pub use strain::Strain;
+pub use throttle::{Harm, LiveHealth, Throttle, Throttled};
 pub use value::{ValueAssessment, ValueTarget};

@@ -15,6 +15,7 @@ const BOUNDS: Bounds = Bounds {
     given_rate: None,
     connections: None,
     strain: None,
+    throttled: None,
     retention: None,
     look_ahead: None,
     value: None,

@@ -20,6 +20,7 @@ fn bounds() -> Bounds {
         given_rate: Some(50.0),
         connections: None,
         strain: None,
+        throttled: None,
         retention: None,
         look_ahead: None,
         value: None,
@@ -199,7 +200,7 @@ fn nothing_sleeps_across_a_gap_of_samples_or_without_a_checkpoint() {
 fn the_read_stores_connections_bound_what_is_wanted() {
     let mut world = World::new(Bounds { connections: Some(7), ..bounds() }, 1);
     let assessment = world.seconds(8, 480.0);
-    let Required { workers, wanted, limit, reason } = assessment.required;
+    let Required { workers, wanted, limit, reason, throttled: _ } = assessment.required;
     assert_eq!((workers, limit), (6, Limit::Connections), "of 24 shards 7 workers are worth no more than 6: {reason}");
     assert!(wanted >= 12, "{wanted}");
     world.bounds.connections = Some(100);

@@ -273,7 +273,10 @@ impl Planned {
     /// The number within the read store's connections, with the sentence that explains it.
     fn required(self, seen: &PlanningInput, bounds: &Bounds) -> Required {
         let Self { need, arrival, wanted, fit, idle, stage } = self;
-        let (workers, limit) = within_connections(wanted, fit.limit, bounds);
+        let throttled = bounds.throttled.filter(|throttled| throttled.most < wanted);
+        // What it may not have anyway leaves the connections to others.
+        let (allowed, limit) = throttled.map_or((wanted, fit.limit), |it| (it.most, Limit::LiveVersion));
+        let (workers, limit) = within_connections(allowed, limit, bounds);
         let hottest = seen.by_shard.iter().max().copied().unwrap_or(0);
         let told = Told {
             workers,
@@ -299,7 +302,7 @@ impl Planned {
             jump: seen.jump,
             bounds,
         };
-        Required { workers, wanted, limit, reason: sentence(&told) }
+        Required { workers, wanted: allowed, limit, throttled, reason: sentence(&told) }
     }
 }
 

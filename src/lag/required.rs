@@ -1,6 +1,6 @@
 //! From what is needed to a number of workers within the bounds, and what keeps it from being another one.
 
-use super::{Bounds, phases::Stage, shards::Uneven, useful_workers};
+use super::{Bounds, Throttled, phases::Stage, shards::Uneven, useful_workers};
 
 /// What bounded the answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +21,8 @@ pub enum Limit {
     Connections,
     /// The read store does no more, however many workers there are.
     ReadStore,
+    /// The version that readers see, which a run that builds another must not harm.
+    LiveVersion,
 }
 
 /// The answer.
@@ -32,6 +34,8 @@ pub struct Required {
     pub wanted: u32,
     /// What bounded the number.
     pub limit: Limit,
+    /// What holds it back, where that is the version that readers see.
+    pub throttled: Option<Throttled>,
     /// The sentence that explains it to a person.
     pub reason: String,
 }
@@ -104,6 +108,7 @@ mod tests {
             given_rate: None,
             connections: None,
             strain: None,
+            throttled: None,
             retention: None,
             look_ahead: None,
             value: None,

@@ -53,7 +53,7 @@ pub(super) fn sentence(told: &Told<'_>) -> String {
     }
     let mut text = load(told);
     bound(told, &mut text);
-    if told.workers > told.fit.workers && !matches!(told.fit.limit, Limit::Min) {
+    if told.workers > told.fit.workers && !matches!(told.fit.limit, Limit::Min | Limit::LiveVersion) {
         let why = if told.rolling { "while workers are replaced or started" } else { "yet" };
         let _ = write!(text, "; {} would do, but none is taken away {why}", told.fit.workers);
     }
@@ -160,6 +160,10 @@ fn bound(told: &Told<'_>, text: &mut String) {
             told.bounds.connections.unwrap_or(0),
             told.wanted
         ),
+        Limit::LiveVersion => match told.bounds.throttled {
+            Some(throttled) => write!(text, "; {} of {} workers, since {throttled}", throttled.most, told.wanted),
+            None => Ok(()),
+        },
         Limit::ReadStore => {
             let Some(Saturated { fewer, throughput: busy, .. }) = told.saturated else {
                 text.extend(told.bounds.strain.map(|strain| strain.to_string()));

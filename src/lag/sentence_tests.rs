@@ -20,6 +20,7 @@ fn bounds() -> Bounds {
         given_rate: None,
         connections: Some(4),
         strain: None,
+        throttled: None,
         retention: None,
         look_ahead: None,
         value: None,

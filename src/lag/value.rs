@@ -139,6 +139,7 @@ mod tests {
             given_rate: None,
             connections: None,
             strain: None,
+            throttled: None,
             retention: None,
             look_ahead: None,
             value: None,

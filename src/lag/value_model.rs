@@ -33,6 +33,7 @@ impl Model {
                 workers: 0,
                 wanted: 0,
                 limit: Limit::None,
+                throttled: None,
                 reason: "0 workers: the value has been zero".to_owned(),
             }
         } else {
@@ -44,7 +45,7 @@ impl Model {
             let (workers, limit) = within_connections(fit.workers, fit.limit, bounds);
             let bound = bound(limit, bounds);
             let reason = format!("{workers} workers: {why}{bound}");
-            Required { workers, wanted: fit.workers, limit, reason }
+            Required { workers, wanted: fit.workers, limit, throttled: None, reason }
         };
         self.steadiness.force(required.wanted);
         self.last = None;
@@ -79,7 +80,7 @@ fn bound(limit: Limit, bounds: &Bounds) -> String {
         Limit::Shards => format!("; bound by {} shards", bounds.shards.unwrap_or(0)),
         Limit::Connections => "; bound by the read store's connections".to_owned(),
         Limit::ReadStore => bounds.strain.map_or_else(String::new, |strain| strain.to_string()),
-        Limit::None | Limit::HottestShard => String::new(),
+        Limit::None | Limit::HottestShard | Limit::LiveVersion => String::new(),
     }
 }
 
@@ -105,6 +106,7 @@ mod tests {
             given_rate: None,
             connections: None,
             strain: None,
+            throttled: None,
             retention: None,
             look_ahead: None,
             value,

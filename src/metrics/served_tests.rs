@@ -33,7 +33,7 @@ fn measured(pending: u64, valid_until: Instant) -> Arc<Measured> {
         staleness: sample.staleness,
         rates: Rates { arrival: None, per_worker: None },
         drain: None,
-        required: Required { workers: 3, wanted: 3, limit: Limit::None, reason: String::new() },
+        required: Required { workers: 3, wanted: 3, limit: Limit::None, throttled: None, reason: String::new() },
         frozen_for: Duration::ZERO,
         stuck: false,
         rewound: None,

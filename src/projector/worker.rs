@@ -70,6 +70,8 @@ pub(super) struct Worker<R, M> {
     stuck: StuckShards,
     /// For each shard the highest position that may be read up to; empty while that is not known.
     safe: Vec<i64>,
+    /// For each shard the last position that may be handled for now.
+    holds: Vec<Option<i64>>,
     /// When it was last looked how far may be read.
     looked: Instant,
     idle_committed: Instant,
@@ -129,6 +131,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
             held: BTreeMap::new(),
             stuck: StuckShards::default(),
             safe: Vec::new(),
+            holds: Vec::new(),
             looked: now,
             idle_committed: now,
             pause: SOON,
@@ -145,6 +148,7 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
     ) -> Result<Ended, ProjectorError> {
         while !*stop.borrow() {
             let view = views.borrow_and_update().clone();
+            self.holds.clone_from(&view.holds);
             self.rebalance(&view).await?;
             let step = self.step(views, stop).await?;
             self.report();
@@ -303,14 +307,16 @@ impl<R: EventReader, M: ReadModel> Worker<R, M> {
     /// and of stuck shards those before the failed event.
     fn range(&self) -> (Range, bool) {
         let mut range = Range::nothing(self.sharing.shards);
-        if let Some((shard, position)) = self.stuck.due(Instant::now(), |shard| self.position(shard)) {
+        let held_at = |shard: u32| self.holds.get(shard as usize).copied().flatten().unwrap_or(i64::MAX);
+        let due = self.stuck.due(Instant::now(), |shard| self.position(shard));
+        if let Some((shard, position)) = due.filter(|(shard, position)| *position <= held_at(*shard)) {
             range.add(shard, position - 1, position);
             return (range, true);
         }
         for (shard, held) in &self.held {
             let safe = self.safe.get(*shard as usize).copied().unwrap_or(i64::MIN);
             let until = self.stuck.last_before(*shard).map_or(safe, |last| safe.min(last));
-            range.add(*shard, held.position, until);
+            range.add(*shard, held.position, until.min(held_at(*shard)));
         }
         (range, false)
     }

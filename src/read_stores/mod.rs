@@ -1,6 +1,7 @@
 //! Where projections keep how far they have come, how the store is, and which version of a read model readers see: one module a store. Reads only, but
-//! for [`switch`].
+//! for [`switch`], and for what holds a new version while it is compared.
 
+mod compare;
 mod elasticsearch;
 mod health;
 mod postgres;

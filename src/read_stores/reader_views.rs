@@ -7,47 +7,57 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
 
 use super::{
-    CheckpointStore,
+    CheckpointStore, compare,
     switch::{SwitchError, VersionSwitch as _, ViewSwitch},
 };
 use crate::{
     api::Reason,
+    clients::postgres::Database,
     measure::{MeasureError, RunKey},
-    rebuild::{SwitchReaders, ViewError, ViewsOf},
+    rebuild::{Compared, Comparison, SwitchReaders, ViewError, ViewsOf},
 };
 
 /// The read stores of runs that have a version, as they are asked for checkpoints. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct OpenStores(Arc<RwLock<HashMap<RunKey, CheckpointStore>>>);
+pub struct OpenStores {
+    stores: Arc<RwLock<HashMap<RunKey, CheckpointStore>>>,
+    /// One comparison at a time: it may look at much.
+    comparing: Arc<Mutex<()>>,
+}
 
 impl OpenStores {
     /// From now on these are open, and no others.
     pub fn follow(&self, stores: HashMap<RunKey, CheckpointStore>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = stores;
+        *self.stores.write().unwrap_or_else(PoisonError::into_inner) = stores;
     }
 
-    fn switch_of(&self, of: &ViewsOf) -> Result<ViewSwitch, ViewError> {
-        let failed = |reason, message: String| ViewError::Failed(MeasureError { reason, message });
-        let store = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&of.run).cloned();
+    fn database_of(&self, run: &RunKey) -> Result<Arc<Database>, MeasureError> {
+        let failed = |reason, message: String| MeasureError { reason, message };
+        let store = self.stores.read().unwrap_or_else(PoisonError::into_inner).get(run).cloned();
         match store {
-            Some(CheckpointStore::Postgres(database)) => {
-                let views: Vec<&str> = of.views.views.iter().map(String::as_str).collect();
-                Ok(ViewSwitch::new(database, &of.views.schema, &views))
-            }
+            Some(CheckpointStore::Postgres(database)) => Ok(database),
             Some(_) => {
                 Err(failed(Reason::InvalidSpec, "spec.rollout.switch needs a read store in PostgreSQL".to_owned()))
             }
             None => Err(failed(
                 Reason::NotMeasuredYet,
                 format!(
-                    "the read store of {} is not known yet: its Secret, or that of the source, has not been read",
-                    of.run
+                    "the read store of {run} is not known yet: its Secret, or that of the source, has not been read"
                 ),
             )),
         }
+    }
+
+    fn switch_of(&self, of: &ViewsOf) -> Result<ViewSwitch, ViewError> {
+        let database = self.database_of(&of.run).map_err(ViewError::Failed)?;
+        let views: Vec<&str> = of.views.views.iter().map(String::as_str).collect();
+        Ok(ViewSwitch::new(database, &of.views.schema, &views))
     }
 }
 
@@ -66,6 +76,19 @@ impl SwitchReaders for OpenStores {
         Box::pin(async move {
             let switched = self.switch_of(of)?.switch(from, to, Instant::now() + within).await;
             switched.map(drop).map_err(in_words)
+        })
+    }
+
+    fn compare(&self, of: Arc<Comparison>, within: Duration) -> BoxFuture<'static, Result<Compared, MeasureError>> {
+        let (database, comparing, by) =
+            (self.database_of(&of.store), Arc::clone(&self.comparing), Instant::now() + within);
+        Box::pin(async move {
+            // Measuring goes on meanwhile.
+            let database = database?.apart();
+            match timeout_at(by, comparing.lock()).await {
+                Ok(_alone) => compare::compare(&database, &of, by).await,
+                Err(_) => Ok(Compared::NeverAtOnePosition("other versions were compared all the time".to_owned())),
+            }
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Which version readers see is what the read store says, and never what was remembered. Every step follows from what is there, so that a step that was cut off is
 //! the next step again, and one whose end was not heard of is found done.
 
+mod parity;
 mod progress;
 mod reader_views;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 pub use self::{
+    parity::{Answer, Cell, Compared, Comparison, Parity, Side, apart, difference},
     progress::{Backlog, Pace, in_words, progress},
     reader_views::{SwitchReaders, ViewError, ViewsOf},
 };
@@ -35,6 +37,8 @@ pub struct Facts<'a> {
     pub status: &'a ProjectionStatus,
     /// For how long the version that the spec names has been fresh without a break; `None` where it is not, or that is not known.
     pub fresh_for: Option<Duration>,
+    /// Whether that version holds the same as the one that readers see.
+    pub parity: &'a Parity,
     /// The spec names a version again that was made with another spec, and is not heeded for it.
     pub comes_back_changed: bool,
     /// Now.
@@ -66,11 +70,15 @@ pub enum Stage {
     CatchingUp,
     /// It is fresh, and will be promoted when it has been for so much longer.
     Proving(Duration),
+    /// It has been fresh for long enough, and it is not known whether it holds the same as what readers see: why, where that has been tried.
+    Comparing(Option<String>),
+    /// It does not hold the same: in what.
+    Differs(String),
     /// It is fresh and waits for the annotation.
     AwaitingPromotion,
     /// Readers were taken back from it.
     RolledBack,
-    /// It was not promoted in time.
+    /// It was not promoted in time, or does not hold what readers see.
     Failed,
     /// The Projection is suspended, so that no readers are led to it.
     Suspended,
@@ -91,6 +99,8 @@ pub struct Next {
     pub stage: Stage,
     /// Why the annotation that asks for a rollback leads to nothing.
     pub no_rollback: Option<String>,
+    /// Whether it holds the same as what readers see is what decides now.
+    pub compares: bool,
     /// Look again after this time at the latest.
     pub again: Option<Duration>,
 }
@@ -103,21 +113,24 @@ pub fn concerns(rules: &RolloutRules, runs: &[Arc<str>], status: &ProjectionStat
 
 /// Decides.
 pub fn next(facts: &Facts<'_>) -> Next {
-    let Facts { rules, runs, shown, status, fresh_for, comes_back_changed, now } = *facts;
+    let Facts { rules, runs, shown, status, fresh_for, parity, comes_back_changed, now } = *facts;
     let serving = serving(facts);
     let roles: BTreeMap<Arc<str>, (RunRole, Timestamp)> =
         runs.iter().map(|run| (Arc::clone(run), role(facts, run))).collect();
     let wanted = &rules.wanted;
     let described = status.rollout.as_ref().and_then(|rollout| rollout.described.clone());
     let described = described.filter(|_| comes_back_changed).unwrap_or_else(|| wanted.to_string());
-    let mut remember =
-        RolloutStatus { failed: failed(facts, &roles), described: Some(described), ..rolled_back(facts) };
     let promoted = shown == Some(&**wanted);
     let asked = rules.promote.as_deref() == Some(&**wanted);
+    let (failed, differs) = failed(facts, &roles);
+    let mut remember = RolloutStatus { failed, differs, described: Some(described), ..rolled_back(facts) };
     let taken_back = remember.rolled_back_from.as_deref() == Some(&**wanted);
     let has_failed = remember.failed.is_some() && !asked;
     let left = rules.promote_after.map(|after| fresh_for.map_or(after, |fresh| after.saturating_sub(fresh)));
     let is_there = runs.contains(wanted);
+    // A person who promotes a version knows what changes with it. The first version is compared with none.
+    let has_parity = rules.parity.is_some() && shown.is_some() && !asked && is_there;
+    let mut compares = false;
     let stage = match (fresh_for, left) {
         _ if promoted => Stage::Promoted,
         _ if taken_back => Stage::RolledBack,
@@ -126,6 +139,15 @@ pub fn next(facts: &Facts<'_>) -> Next {
         (None, _) => Stage::CatchingUp,
         (Some(_), _) if asked => Stage::Proving(Duration::ZERO),
         (Some(_), None) => Stage::AwaitingPromotion,
+        (Some(_), Some(Duration::ZERO)) if has_parity => {
+            compares = true;
+            match parity {
+                Parity::Holds => Stage::Proving(Duration::ZERO),
+                Parity::NotCompared => Stage::Comparing(None),
+                Parity::Unknown(why) => Stage::Comparing(Some(why.clone())),
+                Parity::Broken { told, .. } => Stage::Differs(told.clone()),
+            }
+        }
         (Some(_), Some(left)) => Stage::Proving(left),
     };
     let back = rules.roll_back.as_deref().filter(|to| shown != Some(*to));
@@ -160,10 +182,10 @@ pub fn next(facts: &Facts<'_>) -> Next {
         },
     };
     if promoted {
-        remember.failed = None;
+        (remember.failed, remember.differs) = (None, None);
     }
     let again = again(facts, &roles, &stage);
-    Next { step, roles, serving, remember, stage, no_rollback, again }
+    Next { step, roles, serving, remember, stage, no_rollback, compares, again }
 }
 
 /// What readers see or, before they see any version, what the status was about, or what the spec names.
@@ -226,17 +248,29 @@ fn rolled_back(Facts { rules, shown, status, .. }: &Facts<'_>) -> RolloutStatus 
     }
 }
 
-/// The version that the spec names, where it was not promoted in time.
-fn failed(facts: &Facts<'_>, roles: &BTreeMap<Arc<str>, (RunRole, Timestamp)>) -> Option<String> {
-    let Facts { rules, status, now, .. } = *facts;
+/// The version that the spec names, where it was not promoted in time or does not hold what readers see, and in what it differs.
+fn failed(facts: &Facts<'_>, roles: &BTreeMap<Arc<str>, (RunRole, Timestamp)>) -> (Option<String>, Option<String>) {
+    let Facts { rules, status, parity, now, .. } = *facts;
     let wanted = &*rules.wanted;
-    let before = status.rollout.as_ref().and_then(|rollout| rollout.failed.as_deref()) == Some(wanted);
-    let late = || match (roles.get(wanted), rules.deadline) {
+    let before = status.rollout.as_ref().filter(|rollout| rollout.failed.as_deref() == Some(wanted));
+    if let Some(before) = before {
+        return (before.failed.clone(), before.differs.clone());
+    }
+    let taken_back = rolled_back(facts).rolled_back_from.as_deref() == Some(wanted);
+    if taken_back || rules.suspended {
+        return (None, None);
+    }
+    let late = match (roles.get(wanted), rules.deadline) {
         (Some((RunRole::Candidate, since)), Some(deadline)) => left_of(deadline, *since, now).is_zero(),
         _ => false,
     };
-    let taken_back = rolled_back(facts).rolled_back_from.as_deref() == Some(wanted);
-    (before || (!taken_back && !rules.suspended && late())).then(|| wanted.to_owned())
+    let asked = rules.promote.as_deref() == Some(wanted);
+    match parity {
+        Parity::Broken { told, for_good: true } if rules.parity.is_some() && !asked => {
+            (Some(wanted.to_owned()), Some(told.clone()))
+        }
+        _ => (late.then(|| wanted.to_owned()), None),
+    }
 }
 
 fn again(

@@ -1,9 +1,10 @@
 //! The views through which readers see a version, as the controller asks for them to be moved.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
+use super::{Compared, Comparison};
 use crate::{
     measure::{MeasureError, RunKey},
     resolve::ReaderViews,
@@ -29,7 +30,7 @@ pub enum ViewError {
     Failed(MeasureError),
 }
 
-/// Tells which version readers see, and leads them to another. A version is named by the schema that it is built in.
+/// Tells which version readers see, compares it with another, and leads them to that. A version is named by the schema that it is built in.
 pub trait SwitchReaders: Send + Sync + 'static {
     /// The schema that the views show; `None`: there are no views yet.
     fn shown<'a>(&'a self, of: &'a ViewsOf, within: Duration) -> BoxFuture<'a, Result<Option<String>, ViewError>>;
@@ -42,4 +43,7 @@ pub trait SwitchReaders: Send + Sync + 'static {
         to: &'a str,
         within: Duration,
     ) -> BoxFuture<'a, Result<(), ViewError>>;
+
+    /// Asks two versions the same, at a moment at which both have handled the same events.
+    fn compare(&self, of: Arc<Comparison>, within: Duration) -> BoxFuture<'static, Result<Compared, MeasureError>>;
 }

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
-use crate::api::{RunStatus, RunWorkers};
+use crate::{
+    api::{RunStatus, RunWorkers},
+    resolve::ParityRule,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -19,6 +22,7 @@ fn rules(wanted: &str) -> RolloutRules {
         wanted: wanted.into(),
         fresh_below: Duration::from_secs(5),
         promote_after: Some(MINUTE),
+        parity: None,
         promote: None,
         roll_back: None,
         keep_old: 60 * MINUTE,
@@ -37,6 +41,7 @@ fn run(version: &str, role: RunRole, since: i64) -> RunStatus {
         pending: None,
         drain_seconds: None,
         progress: None,
+        slowed: None,
         workers: RunWorkers::default(),
         message: None,
     }
@@ -60,6 +65,10 @@ fn there(runs: &[&str], shown: Option<&str>, status: ProjectionStatus) -> There 
 
 impl There {
     fn next(&self, rules: &RolloutRules, fresh_for: Option<Duration>, now: i64) -> Next {
+        self.compared(rules, fresh_for, &Parity::default(), now)
+    }
+
+    fn compared(&self, rules: &RolloutRules, fresh_for: Option<Duration>, parity: &Parity, now: i64) -> Next {
         let There { runs, shown, status } = self;
         next(&Facts {
             rules,
@@ -67,6 +76,7 @@ impl There {
             shown: shown.as_deref(),
             status,
             fresh_for,
+            parity,
             comes_back_changed: false,
             now: at(now),
         })
@@ -102,6 +112,39 @@ fn a_version_is_promoted_by_the_rule_or_by_the_annotation_and_only_once_it_is_fr
         let next = second.next(&rules, fresh_for, 20);
         assert_eq!((next.step, next.stage, &*next.serving), (step, stage, "v1"), "{rules:?} {fresh_for:?}");
     }
+}
+
+#[test]
+fn a_version_has_to_hold_the_same_unless_a_person_promotes_it_and_has_failed_where_it_does_not() {
+    let second = there(&["v1", "v2"], Some("v1"), status("v1", &[run("v1", Live, 0), run("v2", Candidate, 10)]));
+    let parity = Some(ParityRule { query: "select 1".into(), tolerance: 0.0 });
+    let compared = RolloutRules { parity, remove_failed: true, ..rules("v2") };
+    let asked = RolloutRules { promote: Some("v2".to_owned()), ..compared.clone() };
+    let broken = |for_good| Parity::Broken { told: "k".to_owned(), for_good };
+    let unknown = Parity::Unknown("why".to_owned());
+    let now = Stage::Proving(Duration::ZERO);
+    for (rules, fresh_for, parity, step, stage, compares) in [
+        (&compared, None, &unknown, Step::Wait, Stage::CatchingUp, false),
+        (&compared, Some(MINUTE / 2), &unknown, Step::Wait, Stage::Proving(MINUTE / 2), false),
+        (&compared, Some(MINUTE), &unknown, Step::Wait, Stage::Comparing(Some("why".to_owned())), true),
+        (&compared, Some(MINUTE), &Parity::Holds, switch(Some("v1"), "v2"), now.clone(), true),
+        (&compared, Some(MINUTE), &broken(false), Step::Wait, Stage::Differs("k".to_owned()), true),
+        (&compared, Some(MINUTE), &broken(true), remove("v2"), Stage::Failed, false),
+        (&asked, Some(MINUTE), &broken(true), switch(Some("v1"), "v2"), now.clone(), false),
+        (&asked, Some(Duration::ZERO), &unknown, switch(Some("v1"), "v2"), now, false),
+    ] {
+        let next = second.compared(rules, fresh_for, parity, 80);
+        assert_eq!((next.step, next.stage, next.compares), (step, stage, compares), "{fresh_for:?} {parity:?}");
+    }
+    let failed = second.compared(&compared, Some(MINUTE), &broken(true), 80).remember;
+    assert_eq!((failed.failed.as_deref(), failed.differs.as_deref()), (Some("v2"), Some("k")));
+    let mut remembered = second;
+    remembered.status.rollout = Some(failed.clone());
+    let next = remembered.compared(&compared, None, &unknown, 90);
+    assert_eq!((next.stage, next.remember), (Stage::Failed, failed), "also where it is not known any more");
+    let first = there(&["v1"], None, status("v1", &[run("v1", Candidate, 0)]));
+    let compared = RolloutRules { wanted: "v1".into(), ..compared };
+    assert_eq!(first.compared(&compared, Some(MINUTE), &unknown, 80).step, switch(None, "v1"), "there is no other");
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub fn bounds(projection: &Projection) -> Bounds {
         given_rate: scaling.events_per_worker_second,
         connections: None,
         strain: None,
+        throttled: None,
         look_ahead: match scaling.look_ahead {
             api::LookAhead::None => None,
             api::LookAhead::Hourly => Some(LookAhead::Hourly),

@@ -33,8 +33,8 @@ pub use policy::{ConnectionLimits, Measures, Stated, SuspendedBy, existing_workl
 pub use positions::{Place, PositionKind};
 pub use postgres::PostgresQuestion;
 pub use runs::{
-    ReaderViews, RolloutRules, comes_back_changed, described_run, described_version, has_another_spec, has_runs,
-    place_of, reader_views, rules, run_of, stored_run, version_in,
+    ParityRule, ReaderViews, RolloutRules, checkpoint_table_of, comes_back_changed, described_run, described_version,
+    has_another_spec, has_runs, live_beside, place_of, reader_views, rules, run_of, stored_run, version_in,
 };
 pub use scrape::AskedMetric;
 pub use workload::{BuiltinPods, Environment, Invalid, Owner, Pods, Validated, WorkerBounds, Workload, validate};

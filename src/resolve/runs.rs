@@ -11,14 +11,15 @@ use kube::ResourceExt as _;
 use super::{policy::SuspendedBy, versions};
 use crate::{
     api::{
-        OnRolloutFailure, Projection, ProjectionSpec, ProjectionStatus, RatesStatus, RolloutStrategy, WorkersStatus,
+        CheckpointLocation, OnRolloutFailure, Projection, ProjectionSpec, ProjectionStatus, RatesStatus,
+        RolloutStrategy, RunRole, RunStatus, TableLocation, WorkersStatus,
     },
     measure::{ProjectionKey, RunKey},
     names::{PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION},
 };
 
 /// By which rules readers are led from one version to another.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RolloutRules {
     /// The version that the spec names.
     pub wanted: Arc<str>,
@@ -26,6 +27,8 @@ pub struct RolloutRules {
     pub fresh_below: Duration,
     /// For how long a version is fresh before it is promoted by itself; `None`: it is not.
     pub promote_after: Option<Duration>,
+    /// What both versions must answer alike before that.
+    pub parity: Option<ParityRule>,
     /// The version that the annotation promotes.
     pub promote: Option<String>,
     /// The version that the annotation leads readers back to.
@@ -38,6 +41,15 @@ pub struct RolloutRules {
     pub remove_failed: bool,
     /// No readers are led to a new version meanwhile.
     pub suspended: bool,
+}
+
+/// What two versions must answer alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParityRule {
+    /// A query.
+    pub query: Arc<str>,
+    /// Numbers may differ by this share.
+    pub tolerance: f64,
 }
 
 /// The views through which readers see a version.
@@ -142,6 +154,7 @@ fn status_of_run(projection: &Projection, version: &str) -> ProjectionStatus {
     ProjectionStatus {
         observed_generation: status.and_then(|status| status.observed_generation),
         suspended: status.is_some_and(|status| status.suspended),
+        runs: status.map(|status| status.runs.clone()).unwrap_or_default(),
         workers: said.map(|run| WorkersStatus {
             required: run.workers.required,
             desired: run.workers.desired,
@@ -154,6 +167,15 @@ fn status_of_run(projection: &Projection, version: &str) -> ProjectionStatus {
             .map(|rates| RatesStatus { per_worker_per_second: rates.per_worker_per_second, ..RatesStatus::default() }),
         ..ProjectionStatus::default()
     }
+}
+
+/// The run whose version readers see, while this run builds another.
+pub fn live_beside(run: &Projection) -> Option<RunKey> {
+    let key = run_of(run);
+    let status = run.status.as_ref()?;
+    let role = |said: &&RunStatus| Some(&*said.version) == key.version.as_deref() && said.role == RunRole::Candidate;
+    status.runs.iter().find(role)?;
+    Some(RunKey { version: Some(status.live_version()?.into()), ..key })
 }
 
 /// The spec as it is stored beside the workers of the run that it describes; `None` where there are no runs. Of a run that was made from a stored spec, that one
@@ -180,6 +202,10 @@ pub fn rules(projection: &Projection) -> Option<RolloutRules> {
             .and_then(|promote| promote.staleness_below)
             .map_or(spec.lag.target.0, |below| below.0),
         promote_after: rollout.promote.as_ref().map(|promote| promote.fresh_for.0),
+        parity: rollout.promote.as_ref().and_then(|promote| promote.parity.as_ref()).map(|parity| ParityRule {
+            query: parity.query.as_str().into(),
+            tolerance: parity.tolerance.unwrap_or(0.0),
+        }),
         promote: annotation(PROMOTE_ANNOTATION),
         roll_back: annotation(ROLLBACK_ANNOTATION),
         keep_old: rollout.keep_old.0,
@@ -201,6 +227,15 @@ pub fn reader_views(projection: &Projection) -> Option<ReaderViews> {
 pub fn place_of(run: &Projection) -> Option<String> {
     let spec = versions::filled(&run.spec);
     spec.read_store.as_ref()?.postgres.as_ref()?.schema.clone()
+}
+
+/// The table in which the workers of this run commit how far they have come.
+pub fn checkpoint_table_of(run: &Projection) -> Option<TableLocation> {
+    let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+    match versions::filled(&run.spec).checkpoint_location(&namespace, &name)? {
+        CheckpointLocation::Table(table) => Some(table),
+        _ => None,
+    }
 }
 
 /// The version that is built in this schema by the spec as it is now, for versions of which there is no run any more.

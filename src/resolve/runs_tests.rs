@@ -57,7 +57,18 @@ fn each_run_is_measured_and_made_by_its_own_spec() {
         assert_eq!((validated.owner.run.clone(), resolved.key), (run_of(run), run_of(run)));
         assert_eq!((validated.workers.max, validated.workers.suspended), (most, true), "{name}");
         assert_eq!(run.status.as_ref().unwrap().required_workers(), Some(required), "{name}");
+        assert_eq!(live_beside(run), None, "{name}: no status says which version readers see");
     }
+    let shown = projection(|object| {
+        object["spec"]["version"] = json!("v2");
+        object["status"] = json!({"version": "v1", "runs": [
+            {"version": "v1", "role": "Live", "since": "2026-01-01T00:00:00Z"},
+            {"version": "v2", "role": "Candidate", "since": "2026-01-01T00:00:00Z"},
+        ]});
+    });
+    let live = |run: &Projection| live_beside(run).and_then(|live| live.version).map(|version| version.to_string());
+    assert_eq!(live(&described_run(&shown).unwrap()).as_deref(), Some("v1"));
+    assert_eq!(live(&stored_run(&shown, "v1", &stored).unwrap()), None, "it is the one");
     assert_eq!(spec_to_store(&old), Some(stored), "what is stored does not change by being read");
 }
 

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     api::{ConditionType, Projection, Reason},
-    lag::{Bounds, Cadence, Claim, Fault, Model, Sample},
+    lag::{Bounds, Cadence, Claim, Fault, LiveHealth, Model, Sample, Throttle, Throttled},
     leader_required::Following,
     measure::{MeasureError, ProjectionKey, RunKey},
-    resolve::{ConnectionLimits, Measures, bounds, fallback_workers, run_of},
+    resolve::{ConnectionLimits, Measures, bounds, fallback_workers, live_beside, run_of},
     snapshot::{Measured, Observation, Observations, Snapshot},
 };
 
@@ -70,6 +70,8 @@ struct Entry {
     generation: i64,
     measures: Measures,
     model: Model,
+    /// Of a run that builds a new version: how it is held back.
+    throttle: Throttle,
     /// Workers that the model asked for last, were there connections for all.
     wanted: u32,
     answered: bool,
@@ -159,6 +161,7 @@ impl ObservationStore {
                         generation,
                         measures,
                         model: remembering(projection),
+                        throttle: Throttle::default(),
                         wanted: required_before(projection).unwrap_or(1),
                         answered: false,
                         told: None,
@@ -175,6 +178,7 @@ impl ObservationStore {
     /// Takes in an answer about `projection`, the newest version that is known of it.
     pub(super) fn take(&mut self, reported: Reported, projection: &Projection, now: Instant) -> Taken {
         let there = self.numbers(projection);
+        let throttled = self.throttled(&reported.key, projection, now);
         let Some(entry) = self.entries.get_mut(&reported.key) else { return Taken::Ignored };
         if entry.observation.uid != reported.uid || entry.generation != reported.generation {
             return Taken::Ignored;
@@ -191,7 +195,7 @@ impl ObservationStore {
         }
         let share = most.and_then(|most| self.budgets.share(&reported.key, most, now));
         let strain = self.stores.strain(&reported.key, now);
-        let bounds = Bounds { connections: share, strain, ..bounds(projection) };
+        let bounds = Bounds { connections: share, strain, throttled, ..bounds(projection) };
         // Should we lead next, we go on from there.
         if let Some(word) = self.following.required(projection) {
             entry.model.hear(word);
@@ -219,6 +223,22 @@ impl ObservationStore {
             self.untold.insert(reported.key);
         }
         taken
+    }
+
+    /// What a run that builds a new version may have beside the one that readers see.
+    fn throttled(&mut self, key: &RunKey, projection: &Projection, now: Instant) -> Option<Throttled> {
+        let live = live_beside(projection).and_then(|live| Some((self.entries.get(&live)?, live)));
+        let Some((entry, live)) = live else {
+            self.entries.get_mut(key)?.throttle = Throttle::default();
+            return None;
+        };
+        let measured = entry.observation.current(now).ok().map(|measured| &measured.assessment);
+        let (staleness, stuck) = (measured.and_then(|it| it.staleness), measured.is_some_and(|it| it.stuck));
+        let target = bounds(&entry.seen.0).target;
+        let health = LiveHealth::of(staleness, target, stuck, self.stores.strain(&live, now));
+        let Bounds { min, max, catch_up, .. } = bounds(projection);
+        let most = catch_up.map_or(max, |catch_up| catch_up.max.max(max));
+        self.entries.get_mut(key)?.throttle.observe(health, most, min, now)
     }
 
     /// What is known of a run now.

@@ -311,3 +311,46 @@ fn a_follower_would_go_on_from_what_the_leader_asked_for() {
         assert_eq!(measured.assessment.required.workers, required, "follows: {follows}");
     }
 }
+
+/// A run of the version, as a Projection of its own, beside the one of version v1 that readers see.
+fn run_of_version(version: &str) -> Arc<Projection> {
+    let mut object = serde_json::to_value(&*projection("orders", "1", "events")).unwrap();
+    object["spec"]["version"] = serde_json::json!(version);
+    object["spec"]["rollout"] = serde_json::json!({"strategy": "BlueGreen"});
+    let since = "2026-01-01T00:00:00Z";
+    object["status"] = serde_json::json!({"version": version, "workers": {"required": 8, "boundBy": "None"}, "runs": [
+        {"version": "v1", "role": "Live", "since": since}, {"version": "v2", "role": "Candidate", "since": since},
+    ]});
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+#[test]
+fn a_run_that_builds_a_new_version_has_one_worker_while_what_readers_see_is_late_and_that_one_keeps_its_own() {
+    let runs = ["v1", "v2"].map(run_of_version);
+    let mut store = ObservationStore::default();
+    store.sync(&runs, Following::default());
+    let began = Instant::now();
+    let mut look = |second: u64, live: u64| {
+        let now = began + Duration::from_secs(second);
+        let mut required = Vec::new();
+        // Both have far too much to do.
+        for (run, staleness) in runs.iter().zip([live, 9_000]) {
+            let sample = Sample { staleness: Some(Duration::from_secs(staleness)), ..sample(second + 1, 10, 90) };
+            let valid_until = now + Duration::from_secs(5);
+            let report = Reported { key: run_of(run), valid_until, ..reported("orders", "1", Ok(sample)) };
+            store.take(report, run, now);
+            let seen = store.observation(&run_of(run)).unwrap();
+            let of = &seen.measured.as_ref().unwrap().assessment.required;
+            required.push((of.workers, of.limit));
+        }
+        required
+    };
+    let before = look(0, 20);
+    assert!(before.iter().all(|(workers, limit)| *workers > 1 && *limit != Limit::LiveVersion), "{before:?}");
+    let late = look(1, 31);
+    assert!(late[0].0 > 1 && late[0].1 != Limit::LiveVersion, "{late:?}");
+    assert_eq!(late[1], (1, Limit::LiveVersion), "at once");
+    assert_eq!(look(2, 28)[1], (1, Limit::LiveVersion), "not yet well");
+    assert_eq!(look(3, 5)[1], (1, Limit::LiveVersion));
+    assert_eq!(look(40, 5)[1], (2, Limit::LiveVersion), "by and by");
+}

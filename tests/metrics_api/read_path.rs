@@ -46,6 +46,7 @@ fn observation(uid: &str) -> Arc<Observation> {
         given_rate: None,
         connections: None,
         strain: None,
+        throttled: None,
         retention: None,
         look_ahead: None,
         value: None,

@@ -9,6 +9,7 @@ mod elasticsearch;
 mod fake;
 mod harness;
 mod health;
+mod parity;
 mod postgres;
 mod redis;
 #[path = "../support/sampler.rs"]

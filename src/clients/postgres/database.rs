@@ -19,7 +19,7 @@ use tokio_postgres::Error;
 
 use super::{
     ConnectError, ConnectionIdentity, Session, classify, connect::connect_within, quote_identifier, reading,
-    reading_and_undoing,
+    reading_and_undoing, reading_one_moment,
 };
 use crate::{addresses::AddressRules, api::Reason, clients::blamed::Blamed, measure::MeasureError};
 
@@ -30,6 +30,9 @@ pub const APPLICATION_NAME: &str = "projectionist-sampler";
 /// server does where it expects many rows, took a second of its time.
 const LIMITS: [&str; 4] =
     ["statement_timeout = 4000", "lock_timeout = 1000", "idle_in_transaction_session_timeout = 10000", "jit = off"];
+/// The same for statements that look at much, on a connection that nothing else waits for.
+const LONG: [&str; 4] =
+    ["statement_timeout = 30000", "lock_timeout = 1000", "idle_in_transaction_session_timeout = 10000", "jit = off"];
 /// A refusal is repeated for at most this long before the server is asked again. Polls of one source begin at least 450 ms apart, so that of two
 /// polls at least one asks: what was put right on the server is seen by the second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
@@ -86,6 +89,12 @@ impl Database {
             slow: Mutex::default(),
             opened: AtomicU64::new(0),
         }
+    }
+
+    /// The same database with a connection of its own.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::new(self.identity.clone(), Arc::clone(&self.addresses))
     }
 
     /// Which database it is, for messages.
@@ -228,6 +237,17 @@ impl Live {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<Result<T, E>, Error> {
         reading_and_undoing(&self.session.client, &LIMITS, work).await
+    }
+
+    /// As [`Self::reading_and_undoing`], with half a minute for each statement, where all of them see what was committed when the first began.
+    ///
+    /// # Errors
+    /// The outer one is the server's refusal to begin.
+    pub async fn reading_one_moment<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, Error> {
+        reading_one_moment(&self.session.client, &LONG, work).await
     }
 }
 

@@ -21,6 +21,7 @@ mod socket;
 mod sqlstate;
 mod statement;
 mod tls;
+mod users_query;
 mod words;
 
 pub use classify::classify;
@@ -29,5 +30,6 @@ pub use connect::{ConnectError, Session, connect};
 pub use database::{APPLICATION_NAME, Database, Lease, Live};
 pub use quote::{quote_identifier, quote_table, shard_expression};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
-pub use statement::{Query, reading, reading_and_undoing};
+pub use statement::{Query, reading, reading_and_undoing, reading_one_moment};
+pub use users_query::UsersQuery;
 pub use words::{is_stale_plan, named, repeatable};

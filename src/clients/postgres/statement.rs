@@ -94,7 +94,7 @@ pub async fn reading<T, E>(
     settings: &[&str],
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<Result<T, E>, Error> {
-    transaction(client, settings, "commit", work).await
+    transaction(client, "read committed", settings, "commit", work).await
 }
 
 /// As [`reading`], for statements that are not ours: whatever the outcome, what they set for the session or notify is undone.
@@ -106,16 +106,29 @@ pub async fn reading_and_undoing<T, E>(
     settings: &[&str],
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<Result<T, E>, Error> {
-    transaction(client, settings, "rollback", work).await
+    transaction(client, "read committed", settings, "rollback", work).await
+}
+
+/// As [`reading_and_undoing`], where all statements see what was committed when the first of them began.
+///
+/// # Errors
+/// The outer one is the server's refusal to begin.
+pub async fn reading_one_moment<T, E>(
+    client: &Client,
+    settings: &[&str],
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Result<T, E>, Error> {
+    transaction(client, "repeatable read", settings, "rollback", work).await
 }
 
 async fn transaction<T, E>(
     client: &Client,
+    isolation: &str,
     settings: &[&str],
     end: &str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<Result<T, E>, Error> {
-    let mut begin = "begin isolation level read committed read only".to_owned();
+    let mut begin = format!("begin isolation level {isolation} read only");
     settings.iter().for_each(|setting| begin.push_str(&format!("; set local {setting}")));
     let mut begun = pin!(maybe_done(client.batch_execute(&begin)));
     // A statement is on its way once its future has been polled.

@@ -95,7 +95,13 @@ fn change(type_: ConditionType, before: Option<&Condition>, now: &Condition) -> 
     }
     if type_ == ConditionType::Promoted {
         // That readers are led to another version is told by itself, and that it takes its time is no news.
-        let remarkable = [Reason::RolloutFailed, Reason::SwitchFailed, Reason::AwaitingPromotion, Reason::NotOwned];
+        let remarkable = [
+            Reason::RolloutFailed,
+            Reason::SwitchFailed,
+            Reason::ParityBroken,
+            Reason::AwaitingPromotion,
+            Reason::NotOwned,
+        ];
         let of = remarkable.into_iter().find(|reason| reason.as_str() == now.reason)?;
         let said = before.is_some_and(|before| before.reason == now.reason);
         return (!said).then(|| announcement(of != Reason::AwaitingPromotion, &now.reason, type_, &now.message));

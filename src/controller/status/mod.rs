@@ -93,7 +93,7 @@ pub fn next_status(known: &Known<'_>, previous: &ProjectionStatus, now: Timestam
         conditions: conditions(known, previous, now),
     };
     match &known.runs {
-        Some(view) => ProjectionStatus { runs: runs::runs(view, &status, known.pace), ..status },
+        Some(view) => ProjectionStatus { runs: runs::runs(view, &status, known), ..status },
         None => status,
     }
 }
@@ -140,6 +140,7 @@ pub fn workers(known: &Known<'_>) -> WorkersStatus {
             Limit::Connections => BoundBy::Connections,
             Limit::HottestShard => BoundBy::HottestShard,
             Limit::ReadStore => BoundBy::ReadStore,
+            Limit::LiveVersion => BoundBy::LiveVersion,
         }),
         rolling: counts.is_some_and(|counts| counts.rolling || known.rollout.is_some()),
         reason: required.map(|required| required.reason.clone()),

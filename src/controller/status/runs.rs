@@ -10,7 +10,7 @@ use crate::{
     api::{ConditionStatus, ConditionType, ProjectionStatus, Reason, RunProgress, RunRole, RunStatus, RunWorkers},
     controller::known::{Known, Led, RunsView},
     names::{PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION},
-    rebuild::{Pace, Stage, in_words, progress},
+    rebuild::{Stage, in_words, progress},
 };
 
 /// The same run with what is known of it now.
@@ -19,16 +19,16 @@ pub fn run_status(run: &RunStatus, known: &Known<'_>, now: Timestamp) -> RunStat
     let ready = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Ready.as_str());
     let message =
         ready.filter(|ready| ready.status != ConditionStatus::True.as_str()).map(|ready| ready.message.clone());
-    RunStatus { message, ..with_numbers(run, &status, known.pace) }
+    RunStatus { message, ..with_numbers(run, &status, known) }
 }
 
 /// All runs. The numbers of the one that `status` is about are those of `status`.
-pub(super) fn runs(view: &RunsView, status: &ProjectionStatus, pace: Option<Pace>) -> Vec<RunStatus> {
+pub(super) fn runs(view: &RunsView, status: &ProjectionStatus, known: &Known<'_>) -> Vec<RunStatus> {
     let serving = |run: &RunStatus| status.version.as_deref() == Some(run.version.as_str());
-    view.runs.iter().map(|run| if serving(run) { with_numbers(run, status, pace) } else { run.clone() }).collect()
+    view.runs.iter().map(|run| if serving(run) { with_numbers(run, status, known) } else { run.clone() }).collect()
 }
 
-fn with_numbers(run: &RunStatus, status: &ProjectionStatus, pace: Option<Pace>) -> RunStatus {
+fn with_numbers(run: &RunStatus, status: &ProjectionStatus, known: &Known<'_>) -> RunStatus {
     let workers = status.workers.as_ref();
     let pending = status.pending.as_ref().and_then(|pending| u64::try_from(pending.value).ok());
     let most = run.progress.and_then(|before| u64::try_from(before.of_events).ok());
@@ -39,9 +39,10 @@ fn with_numbers(run: &RunStatus, status: &ProjectionStatus, pace: Option<Pace>) 
         pending: status.pending.as_ref().map(|pending| pending.value),
         drain_seconds: status.rates.and_then(|rates| rates.drain_seconds),
         progress: match run.role {
-            RunRole::Candidate => pending.map(|pending| progress(pending, most, pace)).or(unknown),
+            RunRole::Candidate => pending.map(|pending| progress(pending, most, known.pace)).or(unknown),
             RunRole::Live | RunRole::Old => None,
         },
+        slowed: known.measured.as_ref().ok().and_then(|it| it.assessment.required.throttled).map(|it| it.to_string()),
         workers: RunWorkers {
             required: workers.and_then(|workers| workers.required),
             desired: workers.and_then(|workers| workers.desired),
@@ -81,7 +82,9 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
         Stage::Promoted => return holds(&format!("readers see version {wanted}{and}")),
         Stage::CatchingUp => {
             let so_far = so_far(view).map_or_else(String::new, |so_far| format!(": {so_far}"));
-            (Reason::CatchingUp, format!("version {wanted} has not caught up yet{so_far}"))
+            let slowed = view.runs.iter().find(|run| *run.version == **wanted).and_then(|run| run.slowed.as_ref());
+            let slowed = slowed.map_or_else(String::new, |why| format!("; it is slowed down, since {why}"));
+            (Reason::CatchingUp, format!("version {wanted} has not caught up yet{so_far}{slowed}"))
         }
         Stage::Proving(_) => (
             Reason::CatchingUp,
@@ -95,6 +98,22 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
                 "version {wanted} has caught up: the annotation {PROMOTE_ANNOTATION} with the value {wanted} leads readers to it"
             ),
         ),
+        Stage::Comparing(None) => (
+            Reason::CatchingUp,
+            format!("version {wanted} has caught up, and is compared with the one that readers see"),
+        ),
+        Stage::Comparing(Some(why)) => (
+            Reason::ParityUnknown,
+            format!(
+                "version {wanted} has caught up, and whether it holds the same as what readers see (spec.rollout.promote.parity) is not known: {why}. The annotation {PROMOTE_ANNOTATION} with the value {wanted} leads readers to it all the same"
+            ),
+        ),
+        Stage::Differs(what) => (
+            Reason::ParityBroken,
+            format!(
+                "version {wanted} and the one that readers see have handled the same events, and answer spec.rollout.promote.parity.query differently, and readers see what they saw before: {what}. The annotation {PROMOTE_ANNOTATION} with the value {wanted} leads readers to it all the same"
+            ),
+        ),
         Stage::RolledBack => (
             Reason::RolledBack,
             format!(
@@ -103,9 +122,11 @@ pub(super) fn promoted(view: &RunsView) -> ConditionState {
         ),
         Stage::Failed => (
             Reason::RolloutFailed,
-            format!(
+            remember.differs.as_ref().map_or_else(|| format!(
                 "version {wanted} was not promoted within spec.rollout.deadline, and readers see what they saw before: status.runs says how far it came. Name another version"
-            ),
+            ), |what| format!(
+                "version {wanted} and the one that readers see had handled the same events, and answered spec.rollout.promote.parity.query differently, and readers see what they saw before: {what}. Name another version"
+            )),
         ),
         Stage::Suspended => {
             (Reason::Suspended, format!("no readers are led to version {wanted} while the Projection is suspended"))

@@ -155,6 +155,8 @@ pub(super) struct View {
     pub(super) members: Vec<String>,
     /// Each shard's owner.
     pub(super) owners: Vec<Option<String>>,
+    /// For each shard the last position that may be handled for now; empty where no shard can be held.
+    pub(super) holds: Vec<Option<i64>>,
 }
 
 /// Handlers that are tried without an effect that lasts.

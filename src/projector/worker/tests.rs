@@ -141,6 +141,16 @@ async fn a_batch_that_is_refused_again_and_again_is_tried_ever_more_seldom() {
 }
 
 /// A failure that is no matter of the event alone.
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_held_goes_no_further_and_one_that_is_held_later_goes_on() {
+    for (hold, handled) in [(Some(0), false), (Some(1), true), (None, true)] {
+        let model = Answers::new(|| Ok(Applied::Committed(1)));
+        let tried = Arc::clone(&model.tried);
+        run_held(model, Poison::default(), Duration::from_secs(10), vec![hold]).await;
+        assert_eq!(tried.load(Ordering::Relaxed) > 0, handled, "{hold:?}");
+    }
+}
+
 fn other() -> Result<Applied, ApplyError> {
     Err(ApplyError::Event { index: 0, message: "no such table".to_owned() })
 }
@@ -171,6 +181,11 @@ async fn an_event_is_tried_three_times_alone_before_it_is_set_aside_and_only_whe
 
 /// Runs a worker on one event for so long.
 async fn run(model: Answers, poison: Poison, time: Duration) {
+    run_held(model, poison, time, Vec::new()).await;
+}
+
+/// The same where shards are held.
+async fn run_held(model: Answers, poison: Poison, time: Duration, holds: Vec<Option<i64>>) {
     let batching = Batching {
         shards: 1,
         batch_size: 10,
@@ -181,7 +196,7 @@ async fn run(model: Answers, poison: Poison, time: Duration) {
     let mut worker = Worker::new("me".to_owned(), OneEvent, model, Health::default(), batching);
     // Later than when the worker was made, so that it counts.
     tokio::time::advance(Duration::from_millis(1)).await;
-    let view = View { since: Some(Instant::now()), members: vec!["me".to_owned()], owners: vec![None] };
+    let view = View { since: Some(Instant::now()), members: vec!["me".to_owned()], owners: vec![None], holds };
     let (_views, mut seen) = watch::channel(view);
     let (_stopping, mut stop) = watch::channel(false);
     let ran = tokio::time::timeout(time, worker.run(&mut seen, &mut stop)).await;

@@ -115,16 +115,7 @@ impl InTable for TableLocation {
             };
         let mut found: HashMap<String, Row> = HashMap::new();
         for row in &rows {
-            let read = || -> Result<(String, Row), Error> {
-                let positions: Vec<Option<i64>> = row.try_get(1)?;
-                let row = match table.rows {
-                    Rows::Numbered => (row.try_get(0)?, Row::Numbered { positions, shards: row.try_get(2)? }),
-                    _ if keyed => (row.try_get(0)?, keyed_row(positions, row.try_get(2)?, row.try_get(3)?)),
-                    _ => (row.try_get(0)?, Row::Plain { positions, count: row.try_get(2)? }),
-                };
-                Ok(row)
-            };
-            let (name, row) = read().map_err(|error| refused(table, &error))?;
+            let (name, row) = row_of(table, keyed, row).map_err(|error| refused(table, &error))?;
             found.insert(name, row);
         }
         let row = |location: &TableLocation| names.canonical(&location.name).and_then(|name| found.get(&name));
@@ -153,6 +144,29 @@ impl InTable for TableLocation {
         }
         Ok(answers)
     }
+}
+
+/// The checkpoint at one place, as a transaction sees it that has begun. Nothing is read of events that failed or were parked.
+pub(super) async fn checkpoint(client: &Client, location: &TableLocation) -> Result<Checkpoint, MeasureError> {
+    let table = &location.table();
+    let names = check_types(client, table).await?;
+    let column = shard_column(client, table).await.map_err(|error| refused(table, &error))?;
+    let wanted: Vec<String> = names.canonical(&location.name).into_iter().collect();
+    let rows = Query::new(statement(table, column.as_deref(), &names), &[Type::TEXT_ARRAY]);
+    let rows = rows.rows(client, &[&wanted]).await.map_err(|error| refused(table, &error))?;
+    let row = rows.first().map(|row| row_of(table, column.is_some(), row)).transpose();
+    let row = row.map_err(|error| refused(table, &error))?;
+    interpret(location, row.as_ref().map(|(_, row)| row))
+}
+
+/// The name and what there is of it. `keyed`: a column tells its shards apart.
+fn row_of(table: &Table, keyed: bool, row: &tokio_postgres::Row) -> Result<(String, Row), Error> {
+    let positions: Vec<Option<i64>> = row.try_get(1)?;
+    Ok(match table.rows {
+        Rows::Numbered => (row.try_get(0)?, Row::Numbered { positions, shards: row.try_get(2)? }),
+        _ if keyed => (row.try_get(0)?, keyed_row(positions, row.try_get(2)?, row.try_get(3)?)),
+        _ => (row.try_get(0)?, Row::Plain { positions, count: row.try_get(2)? }),
+    })
 }
 
 /// How many rows of all projections on a table are read shard by shard at most: first those of the projections that have the fewest.

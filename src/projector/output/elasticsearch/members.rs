@@ -73,7 +73,7 @@ impl SearchMembership {
             }
             let members = self.lease.look(&list, sent, answered);
             let owners = shards.into_iter().map(|(_, shard)| shard.value.owner).collect();
-            return Ok(View { since: Some(sent), members, owners });
+            return Ok(View { since: Some(sent), members, owners, holds: Vec::new() });
         }
     }
 }

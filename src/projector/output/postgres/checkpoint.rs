@@ -101,6 +101,8 @@ impl Tables {
                  part text,
                  part_id text,
                  uncalled text,
+                 hold_at bigint,
+                 hold_until timestamptz,
                  primary key (projection, shard)
              ) with (fillfactor = 30);
              create table if not exists {workers} (

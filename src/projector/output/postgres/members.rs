@@ -72,7 +72,10 @@ impl PostgresMembership {
                 .await?;
             let alive = tables.alive();
             let members = format!("select w.worker from {workers} w where w.projection = $1 and {alive}");
-            let owners = format!("select owner from {checkpoints} where projection = $1 order by shard");
+            let owners = format!(
+                "select owner, case when hold_until > clock_timestamp() then hold_at end
+                 from {checkpoints} where projection = $1 order by shard"
+            );
             let (members, owners) = (client.prepare(&members).await?, client.prepare(&owners).await?);
             let forget = format!(
                 "delete from {workers} where projection = $1 and (name = $2 or lease_until < now() - interval '{FORGET_AFTER}')"
@@ -113,8 +116,9 @@ impl PostgresMembership {
             let (members, owners) =
                 tokio::try_join!(client.query(&self.members, &parameters), client.query(&self.owners, &parameters))?;
             let members = members.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+            let holds = owners.iter().map(|row| row.try_get(1)).collect::<Result<_, _>>()?;
             let owners = owners.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-            Ok(View { since: Some(since), members, owners })
+            Ok(View { since: Some(since), members, owners, holds })
         })
         .await
     }

@@ -50,7 +50,7 @@ fn view(reply: &Reply, shards: u32, since: Instant) -> Option<View> {
         .map(|pair| Some((pair[0].as_str()?.parse().ok()?, pair[1].as_str()?.to_owned())))
         .collect::<Option<_>>()?;
     let owners = (0..shards).map(|shard| owners.get(&shard).cloned()).collect();
-    Some(View { since: Some(since), members, owners })
+    Some(View { since: Some(since), members, owners, holds: Vec::new() })
 }
 
 impl Looking for RedisMembership {

@@ -4,13 +4,12 @@
 //! all statements, and rolled back: what it may set or notify is undone. The server sends two rows at most, of a bounded length.
 
 mod answer;
-mod text;
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use tokio::time::Instant;
-use tokio_postgres::{Client, Error, error::SqlState, types::Type};
+use tokio_postgres::{Client, Error, error::SqlState};
 
 use super::{
     Answer as Answers, AskRef,
@@ -20,12 +19,11 @@ use super::{
 };
 use crate::{
     api::Reason,
-    clients::postgres::{Live, Query, classify},
+    clients::postgres::{Live, Query, UsersQuery, classify},
     lag::{Certain, CheckpointState, Head, Note, Pending, Position, Sample},
     measure::MeasureError,
 };
 use answer::Answer;
-use text::Text;
 
 /// A row of numbers and times is far shorter.
 const LONGEST_ROW: i32 = 8_000;
@@ -69,9 +67,9 @@ impl SqlProbe {
         asks: &[AskRef],
         started: std::time::Instant,
     ) -> Result<Vec<Answers>, MeasureError> {
-        let text = text::read(&self.sql)
+        let query = UsersQuery::read(&self.sql)
             .map_err(|why| refused(Reason::InvalidSpec, &format!("spec.source.postgres.query.sql: {why}")))?;
-        let ran = live.reading_and_undoing(self.run(&live.session.client, &text)).await;
+        let ran = live.reading_and_undoing(self.run(&live.session.client, &query)).await;
         let answer = ran.unwrap_or_else(|error| Err(failed(&error)))?;
         let at = started.elapsed();
         let sample = self.sample(&answer, at);
@@ -85,16 +83,16 @@ impl SqlProbe {
             .collect())
     }
 
-    async fn run(&mut self, client: &Client, text: &Text) -> Result<Answer, MeasureError> {
+    async fn run(&mut self, client: &Client, query: &UsersQuery) -> Result<Answer, MeasureError> {
         if self.checked.is_none_or(|at| at.elapsed() >= TRUST_CHECKS_FOR) {
-            check_functions(client, &text.called).await?;
+            check_functions(client, query).await?;
             self.checked = Some(Instant::now());
         }
         // A comment at the end of the query ends with its line.
         let statement = format!(
             "select pg_catalog.left(pg_catalog.to_jsonb(q)::text, {}), extract(epoch from pg_catalog.clock_timestamp())::float8 from (\n{}\n) q limit 2",
             LONGEST_ROW + 1,
-            text.sql
+            query.sql
         );
         let rows = Query::new(statement, &[]).rows(client, &[]).await.map_err(|error| failed(&error))?;
         let wrong = |what: &str| Err(refused(Reason::InvalidAnswer, what));
@@ -153,18 +151,8 @@ impl SqlProbe {
 /// Why the number is a bound, for people.
 const DISTANCE: &str = "the query tells the distance between the columns head and checkpoint, and positions may have gaps: add a column pending that counts the events which wait, or oldest with the time of the oldest of them, without which none is known to wait";
 
-/// The server's own functions that have effects, other than those which only tell the time or the server's state. What the user's own functions do is theirs;
-/// the transaction is read-only for them as well.
-const EFFECTS: &str = "
-select min(p.proname::text) from pg_catalog.pg_proc p
-where p.proname::text = any($1::text[]) and p.provolatile = 'v' and p.pronamespace = 'pg_catalog'::regnamespace
-  and p.proname::text not in ('clock_timestamp', 'timeofday', 'random', 'gen_random_uuid', 'currval', 'lastval')
-  and p.proname::text !~ '^pg_(stat_get|current|last|is|get|relation|table|total|indexes|database|tablespace|column)_'";
-
-async fn check_functions(client: &Client, called: &[String]) -> Result<(), MeasureError> {
-    let row = Query::new(EFFECTS, &[Type::TEXT_ARRAY]).row(client, &[&called]).await;
-    let found = row.and_then(|row| row.try_get::<_, Option<String>>(0)).map_err(|error| failed(&error))?;
-    match found {
+async fn check_functions(client: &Client, query: &UsersQuery) -> Result<(), MeasureError> {
+    match query.function_with_effects(client).await.map_err(|error| failed(&error))? {
         None => Ok(()),
         Some(name) => Err(refused(
             Reason::InvalidSpec,
