@@ -142,6 +142,7 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
         store: store.context("the read store")?,
         worker_name: variable(worker_env::WORKER)?,
         health_listen: Some(health_listen),
+        give_back_after: projector::GIVE_BACK_AFTER,
     };
     let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
     Ok(projector::run(options, shutdown.asked()).await?)

@@ -224,29 +224,8 @@ pub enum ProjectorError {
         remedy: String,
     },
     /// Another Projection writes there.
-    #[error(
-        "{place} at {at}: {owner} has written there since {since}{claimed}, so that {projection} does not start. Let its handlers name another {another}; or, where both are meant to write there, set {shared} to true in both; or, where {owner} is gone for good, remove its claims: {remove}"
-    )]
-    PlaceOfAnother {
-        /// The projection.
-        projection: String,
-        /// Where the read store is.
-        at: String,
-        /// The index or key.
-        place: String,
-        /// The Projection that has it.
-        owner: String,
-        /// Since when.
-        since: String,
-        /// What that one has claimed, in parentheses, where it is called otherwise.
-        claimed: String,
-        /// What is to be named.
-        another: &'static str,
-        /// The field that lets both write there.
-        shared: &'static str,
-        /// What lets this one have it.
-        remove: String,
-    },
+    #[error(transparent)]
+    PlaceOfAnother(Box<PlaceOfAnother>),
     /// What is kept of who writes where was not written by workers.
     #[error(
         "{at}: the claims{of} in {key} are not what a worker writes, so that it is not known which places are taken: did something else write there, or a newer version? Where nothing needs them, remove them: {remove}"
@@ -326,6 +305,32 @@ pub enum ProjectorError {
     },
 }
 
+/// A place that the handlers of a Projection name, and another Projection has claimed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{place} at {at}: {owner} has claimed it since {since}{claimed}, so that {projection} may not write there. Let its handlers name another {another}; or, where both are meant to write there, set {shared} to true in both; or, where {owner} is gone for good, remove its claims: {remove}"
+)]
+pub struct PlaceOfAnother {
+    /// The projection.
+    pub projection: String,
+    /// Where the read store is.
+    pub at: String,
+    /// The index or key.
+    pub place: String,
+    /// The Projection that has it.
+    pub owner: String,
+    /// Since when.
+    pub since: String,
+    /// What that one has claimed, in parentheses, where it is called otherwise.
+    pub claimed: String,
+    /// What is to be named.
+    pub another: &'static str,
+    /// The field that lets both write there.
+    pub shared: &'static str,
+    /// What lets this one have it.
+    pub remove: String,
+}
+
 impl ProjectorError {
     /// True when trying again cannot help: only another configuration can.
     pub fn is_final(&self) -> bool {
@@ -345,7 +350,7 @@ impl ProjectorError {
                 | Self::PartGone { .. }
                 | Self::PartAdded { .. }
                 | Self::OtherSource { .. }
-                | Self::PlaceOfAnother { .. }
+                | Self::PlaceOfAnother(_)
                 | Self::ClaimsUnreadable { .. }
                 | Self::Health { .. }
                 | Self::DrainTimedOut { .. }

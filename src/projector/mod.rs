@@ -36,9 +36,9 @@ pub use config::{
     RabbitMqQueues, RedisOutput, RedisStreams,
 };
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
-pub use error::ProjectorError;
+pub use error::{PlaceOfAnother, ProjectorError};
 pub use output::{elasticsearch::DocumentError, postgres::SqlError, redis::CommandError};
 pub use poison::Poison;
-pub use run::{RunOptions, StoreConnection, check_handlers, check_input, run};
+pub use run::{GIVE_BACK_AFTER, RunOptions, StoreConnection, check_handlers, check_input, run};
 pub use source::SourceConnection;
 pub use template::TemplateError;

@@ -1,6 +1,6 @@
 //! A worker from start to end: connects, sets up, works, and starts again after growing pauses when a database fails.
 
-use std::{fmt, future::Future, net::SocketAddr, time::Duration};
+use std::{fmt, future::Future, net::SocketAddr, sync::OnceLock, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -18,10 +18,11 @@ use super::{
     },
     output::{
         Membership, Numbered, ReadModel, View,
-        elasticsearch::{Documents, SearchInbox, SearchReadModel},
+        claims::Unnamed,
+        elasticsearch::{self as search_output, Documents, SearchInbox, SearchReadModel},
         inbox::AnyInbox,
         postgres::{Mapping, PostgresInbox, PostgresReadModel},
-        redis::{Commands, RedisInbox, RedisReadModel, check_overwrites},
+        redis::{self as redis_output, Commands, RedisInbox, RedisReadModel, check_overwrites},
     },
     queue_worker::QueueWorker,
     sharding::Sharding,
@@ -42,6 +43,11 @@ const LONG_LIFE: Duration = Duration::from_secs(30);
 /// From the signal to stop until the batch in progress must have ended: less than the 30 s that Kubernetes grants.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How often a worker looks whether its Projection still has the places that its handlers name.
+const LOOK_AT_CLAIMS_EVERY: Duration = Duration::from_secs(60);
+/// After this long a worker gives back the places that its handlers no longer name: by then workers with the handlers of before have gone, as far as a rollout goes on.
+pub const GIVE_BACK_AFTER: Duration = Duration::from_secs(600);
+
 /// What a worker needs to know.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -55,6 +61,8 @@ pub struct RunOptions {
     pub worker_name: String,
     /// Where to serve `/healthz` and `/readyz`.
     pub health_listen: Option<SocketAddr>,
+    /// After this long, [`GIVE_BACK_AFTER`] but in tests, the worker gives back places that its Projection has claimed and its handlers do not name.
+    pub give_back_after: Duration,
 }
 
 /// How to reach a read store.
@@ -83,6 +91,9 @@ struct Life {
     name: String,
     application: String,
     health: Health,
+    /// Since when the Projection has had what the handlers name.
+    claimed: OnceLock<Instant>,
+    give_back_after: Duration,
 }
 
 /// Works until `shutdown` resolves; then finishes the batch in progress, gives all shards back, and returns.
@@ -91,7 +102,7 @@ struct Life {
 /// Where only another configuration can help: a handler that is no statement, another number of shards than the checkpoints were made for, a health
 /// address that is in use. And when the batch in progress did not end in time after `shutdown`.
 pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Result<(), ProjectorError> {
-    let RunOptions { config, source, store, worker_name, health_listen } = options;
+    let RunOptions { config, source, store, worker_name, health_listen, give_back_after } = options;
     config.check()?;
     check_handlers(&config.output, &config.coalesce)?;
     check_input(&config.input, &config.output)?;
@@ -102,6 +113,8 @@ pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Res
         name: worker_name,
         health: Health::default(),
         config,
+        claimed: OnceLock::new(),
+        give_back_after,
     };
     let serving = match health_listen {
         Some(address) => Some(health::serve(address, life.health.clone()).await?),
@@ -117,6 +130,7 @@ pub async fn run(options: RunOptions, shutdown: impl Future<Output = ()>) -> Res
     tokio::select! {
         ended = life.lives(stop) => ended,
         () = told => Err(ProjectorError::DrainTimedOut { seconds: DRAIN_DEADLINE.as_secs() }),
+        () = life.keeps_claims() => Ok(()),
         () = async {
             if let Some(serving) = serving {
                 serving.await;
@@ -203,6 +217,46 @@ impl Life {
         }
     }
 
+    /// Claims the places that the handlers name, once in the life of this process, before anything is written of an event. So a lost connection costs no worker what
+    /// it has. A read model whose places are not known claims nothing.
+    async fn claim_first(&self) -> Result<(), ProjectorError> {
+        if self.claimed.get().is_none() {
+            self.claim(Unnamed::Kept).await?;
+            let _ = self.claimed.set(Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, unnamed: Unnamed) -> Result<(), ProjectorError> {
+        let projection = &self.config.projection;
+        match &self.target {
+            Target::Postgres { .. } => Ok(()),
+            Target::Redis { settings, commands } => redis_output::claim(settings, projection, commands, unnamed).await,
+            Target::Elasticsearch { settings, documents } => {
+                search_output::claim(settings, projection, documents, unnamed).await
+            }
+        }
+    }
+
+    /// Claims again what a worker with other handlers has given back, and gives back, once, what the handlers no longer name. Works on whatever has become of the claims.
+    async fn keeps_claims(&self) {
+        let mut is_given_back = false;
+        loop {
+            sleep(if is_given_back { LOOK_AT_CLAIMS_EVERY } else { LOOK_AT_CLAIMS_EVERY.min(self.give_back_after) })
+                .await;
+            let Some(since) = self.claimed.get() else { continue };
+            let gives_back = !is_given_back && since.elapsed() >= self.give_back_after;
+            match self.claim(if gives_back { Unnamed::GivenBack } else { Unnamed::Kept }).await {
+                Ok(()) => is_given_back |= gives_back,
+                Err(error) => {
+                    tracing::warn!(
+                        "this worker goes on, though its Projection may not have what it writes to: {error}"
+                    );
+                }
+            }
+        }
+    }
+
     /// One run, with a name of its own, so that what an earlier one left behind counts as a dead worker's.
     async fn live(&self, stop: &mut watch::Receiver<bool>) -> Result<Ended, ProjectorError> {
         let me = &format!("{}:{:08x}", self.name, rand::random::<u32>());
@@ -267,6 +321,7 @@ impl Life {
     ) -> Result<Ended, ProjectorError> {
         let begin = async {
             let (inbox, types) = self.inbox(input.keep_for.0).await?;
+            self.claim_first().await?;
             let uncalled = UncalledHandlers::new(types.clone());
             let queue = open(types).await?;
             tracing::info!(projection = self.config.projection, worker = me, store = %self.target, "joined");
@@ -318,7 +373,7 @@ impl Life {
                 reader.number(&parts);
             }
             model.of_source(&mut reader).await?;
-            model.claim().await?;
+            self.claim_first().await?;
             let membership = model.join(name).await?;
             tracing::info!(projection = config.projection, worker = me, %source, store = %self.target, "joined");
             Ok::<_, ProjectorError>((model, reader, membership, shards))
@@ -351,7 +406,7 @@ impl Target {
                 Ok(Self::Postgres { settings, sql: sql.clone(), mapping: Mapping::parse(&sql.handlers)? })
             }
             (Output::Redis(output), StoreConnection::Redis(settings)) => {
-                Ok(Self::Redis { settings, commands: Commands::parse(&output)? })
+                Ok(Self::Redis { settings, commands: Commands::parse(output)? })
             }
             (Output::Elasticsearch(output), StoreConnection::Elasticsearch(settings)) => {
                 Ok(Self::Elasticsearch { settings, documents: Documents::parse(output)? })

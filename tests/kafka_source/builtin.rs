@@ -8,8 +8,8 @@ use projectionist::{
     clients::{postgres::ConnectionSettings, redis},
     lag::{CheckpointState, Pending, Position},
     projector::{
-        Input, KafkaInput, Output, Poison, PostgresOutput, ProjectorConfig, RedisOutput, RunOptions, SourceConnection,
-        StoreConnection, run,
+        GIVE_BACK_AFTER, Input, KafkaInput, Output, Poison, PostgresOutput, ProjectorConfig, RedisOutput, RunOptions,
+        SourceConnection, StoreConnection, run,
     },
 };
 use serde_json::{Value, json};
@@ -41,6 +41,7 @@ fn worker(topic: &str, output: Output, store: StoreConnection) -> JoinHandle<()>
         store,
         worker_name: "a".to_owned(),
         health_listen: None,
+        give_back_after: GIVE_BACK_AFTER,
     };
     tokio::spawn(async {
         run(options, std::future::pending()).await.unwrap();

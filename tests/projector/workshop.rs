@@ -202,7 +202,14 @@ impl Workshop {
                 })
             }
         };
-        RunOptions { config: self.config(), source, store, worker_name: worker.to_owned(), health_listen: None }
+        RunOptions {
+            config: self.config(),
+            source,
+            store,
+            worker_name: worker.to_owned(),
+            health_listen: None,
+            give_back_after: Duration::from_millis(300),
+        }
     }
 
     /// Starts a worker inside the test.

@@ -10,7 +10,7 @@ use super::trouble::{Cause, Diagnosis, Lack, diagnose, read_pods, rollout};
 use crate::{
     api::Reason,
     controller::live::{LiveObject, WorkerCounts},
-    projector::ProjectorError,
+    projector::PlaceOfAnother,
 };
 
 const NOW: &str = "2026-01-01T00:10:00Z";
@@ -361,13 +361,13 @@ fn messages_of_others_are_one_line_without_passwords_and_not_too_long() {
 
 #[test]
 fn a_worker_whose_place_is_another_projections_says_so_to_the_end() {
-    let refused = ProjectorError::PlaceOfAnother {
+    let refused = PlaceOfAnother {
         projection: "shop/order-search-by-country".to_owned(),
         at: "https://elasticsearch.search-and-analytics.svc.cluster.local:9200".to_owned(),
         place: "index orders".to_owned(),
         owner: "shop/order-search".to_owned(),
         since: "2026-11-28T07:00:00Z".to_owned(),
-        claimed: " (it has claimed indices that begin with order)".to_owned(),
+        claimed: " (with indices that begin with order)".to_owned(),
         another: "index",
         shared: "spec.projector.builtin.elasticsearch.shared",
         remove: r#"POST /projectionist-state/_update/claims {"doc":{"claims":{"shop/order-search":null}}}"#.to_owned(),

@@ -1,14 +1,18 @@
 //! Which Projection writes where in a read store that several of them share: claims, kept in the store, made by workers before they write anything. Pure.
 //!
-//! The first to claim a place has it. Claims are compared with those of others only when they are made. After that they hold until the handlers of their Projection
-//! change or a person removes them: workers that write already are never stopped by a Projection that comes later, nor by what is wrong with its claims.
+//! The first to claim a place has it. Claims are compared with those of others only when they are made, when the process of a worker begins. After that they hold until
+//! the handlers of their Projection have changed or a person removes them: a worker that writes already is never stopped by a Projection that comes later, nor by what has
+//! become of its claims.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::super::{error::ProjectorError, template::Template};
+use super::super::{
+    error::{PlaceOfAnother, ProjectorError},
+    template::Template,
+};
 
 /// Where a handler writes: an index or a key.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -29,6 +33,15 @@ pub(super) struct Wanted {
     pub(super) places: BTreeSet<Place>,
     /// Other Projections that say so as well may write there.
     pub(super) shared: bool,
+}
+
+/// What becomes of the places that a Projection has claimed and its handlers no longer name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::projector) enum Unnamed {
+    /// They stay claimed: workers with the handlers of before may still write there.
+    Kept,
+    /// They are given back.
+    GivenBack,
 }
 
 /// The claims of all Projections as the store keeps them: for each Projection JSON, which may be no worker's.
@@ -66,7 +79,7 @@ pub(super) enum Step {
 pub(super) enum Refusal {
     /// Another one has it.
     Owned { place: Place, owner: String, theirs: Place, since: Timestamp },
-    /// What is kept of this Projection makes no sense, so that it may be anything that it claims.
+    /// What is kept of another Projection makes no sense, so that it may be anything that it claims.
     Unreadable { owner: String },
 }
 
@@ -99,9 +112,10 @@ impl Place {
 ///
 /// # Errors
 /// Where one of the places is another Projection's, or may be: then none of them is claimed, and what this Projection has had it keeps.
-pub(super) fn step(kept: &KeptClaims, wanted: &Wanted, now: Timestamp) -> Result<Step, Refusal> {
+pub(super) fn step(kept: &KeptClaims, wanted: &Wanted, unnamed: Unnamed, now: Timestamp) -> Result<Step, Refusal> {
     let Wanted { projection, places, shared } = wanted;
-    let mine = kept.get(projection).map(|json| read(projection, json)).transpose()?;
+    // Where its own make no sense, it claims what it names as if it were new: the claims of others are not touched.
+    let mine = kept.get(projection).map(|json| read(projection, json).unwrap_or_default());
     let before = mine.clone().unwrap_or_default();
     // Claims that were shared may overlap with those of others.
     let still_hold = *shared || !before.shared;
@@ -120,11 +134,15 @@ pub(super) fn step(kept: &KeptClaims, wanted: &Wanted, now: Timestamp) -> Result
             }
         }
     }
-    let since =
-        |place: &Place| before.claims.iter().find(|claim| claim.place == *place).map_or(now, |claim| claim.since);
-    let claims = places.iter().map(|place| Claim { place: place.clone(), since: since(place) }).collect();
+    let mut claims: BTreeMap<&Place, Timestamp> = places.iter().map(|place| (place, now)).collect();
+    for Claim { place, since } in &before.claims {
+        if unnamed == Unnamed::Kept || places.contains(place) {
+            claims.insert(place, *since);
+        }
+    }
+    let claims: Vec<Claim> = claims.into_iter().map(|(place, since)| Claim { place: place.clone(), since }).collect();
     let after = Claims { shared: *shared, claims };
-    Ok(match (mine, places.is_empty()) {
+    Ok(match (mine, after.claims.is_empty()) {
         (None, true) => Step::Nothing,
         (Some(_), true) => Step::Remove,
         (Some(before), false) if before == after => Step::Nothing,
@@ -152,24 +170,22 @@ pub(super) struct Words<'a> {
 }
 
 impl Words<'_> {
-    /// Why a worker does not start.
+    /// Why a worker does not write there.
     pub(super) fn error(&self, projection: &str, refusal: Refusal) -> ProjectorError {
         match refusal {
-            Refusal::Owned { place, owner, theirs, since } => ProjectorError::PlaceOfAnother {
-                projection: projection.to_owned(),
-                at: self.at.clone(),
-                claimed: if theirs == place {
-                    String::new()
-                } else {
-                    format!(" (it has claimed {})", self.shown(&theirs))
-                },
-                place: self.shown(&place),
-                another: self.names.0,
-                since: since.to_string(),
-                shared: self.shared,
-                remove: (self.remove)(&owner),
-                owner,
-            },
+            Refusal::Owned { place, owner, theirs, since } => {
+                ProjectorError::PlaceOfAnother(Box::new(PlaceOfAnother {
+                    projection: projection.to_owned(),
+                    at: self.at.clone(),
+                    claimed: if theirs == place { String::new() } else { format!(" (with {})", self.shown(&theirs)) },
+                    place: self.shown(&place),
+                    another: self.names.0,
+                    since: since.to_string(),
+                    shared: self.shared,
+                    remove: (self.remove)(&owner),
+                    owner,
+                }))
+            }
             Refusal::Unreadable { owner } => self.unreadable(&format!(" for {owner:?}"), (self.remove)(&owner)),
         }
     }
@@ -208,7 +224,8 @@ mod tests {
     fn kept(all: &[(&str, &[&str], bool)]) -> KeptClaims {
         let mut kept = KeptClaims::new();
         for (projection, places, shared) in all {
-            match step(&kept, &wanted(projection, places, *shared), BEFORE.parse().unwrap()).unwrap() {
+            let wanted = wanted(projection, places, *shared);
+            match step(&kept, &wanted, Unnamed::Kept, BEFORE.parse().unwrap()).unwrap() {
                 Step::Write(json) => kept.insert((*projection).to_owned(), json),
                 other => panic!("{other:?}"),
             };
@@ -217,7 +234,7 @@ mod tests {
     }
 
     fn next(kept: &KeptClaims, projection: &str, places: &[&str], shared: bool) -> Result<Step, Refusal> {
-        step(kept, &wanted(projection, places, shared), NOW.parse().unwrap())
+        step(kept, &wanted(projection, places, shared), Unnamed::GivenBack, NOW.parse().unwrap())
     }
 
     fn owned(mine: &str, owner: &str, theirs: &str) -> Result<Step, Refusal> {
@@ -265,6 +282,28 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_with_the_handlers_of_before_takes_nothing_from_one_with_new_ones() {
+        let mut all = kept(&[("shop/first", &["a"], false)]);
+        // The first worker with new handlers, an old one whose process begins again, and then every worker.
+        for places in [["b"], ["a"], ["b"]] {
+            match step(&all, &wanted("shop/first", &places, false), Unnamed::Kept, NOW.parse().unwrap()) {
+                Ok(Step::Write(json)) => drop(all.insert("shop/first".to_owned(), json)),
+                other => assert_eq!(other, Ok(Step::Nothing)),
+            }
+            for place in ["a", "b"] {
+                assert!(matches!(next(&all, "shop/second", &[place], false), Err(Refusal::Owned { .. })), "{place}");
+            }
+        }
+        assert_eq!(
+            step(&all, &wanted("shop/first", &[], false), Unnamed::Kept, NOW.parse().unwrap()),
+            Ok(Step::Nothing)
+        );
+        let Ok(Step::Write(json)) = next(&all, "shop/first", &["b"], false) else { panic!() };
+        all.insert("shop/first".to_owned(), json);
+        assert!(matches!(next(&all, "shop/second", &["a"], false), Ok(Step::Write(_))));
+    }
+
+    #[test]
     fn nothing_is_given_back_where_something_is_refused() {
         let all = kept(&[("shop/first", &["a"], false), ("shop/second", &["b"], false)]);
         assert_eq!(next(&all, "shop/first", &["b"], false), owned("b", "shop/second", "b"));
@@ -296,7 +335,8 @@ mod tests {
             all.insert("shop/zzz".to_owned(), garbage.to_owned());
             let unreadable = |owner: &str| Err(Refusal::Unreadable { owner: owner.to_owned() });
             assert_eq!(next(&all, "shop/second", &["c"], false), unreadable("shop/zzz"), "{garbage}");
-            assert_eq!(next(&all, "shop/zzz", &["c"], false), unreadable("shop/zzz"), "{garbage}");
+            assert!(matches!(next(&all, "shop/zzz", &["c"], false), Ok(Step::Write(_))), "{garbage}");
+            assert!(matches!(next(&all, "shop/zzz", &["a"], false), Err(Refusal::Owned { .. })), "{garbage}");
             assert_eq!(next(&all, "shop/first", &["a", "b*"], false), Ok(Step::Nothing), "{garbage}");
             assert!(matches!(next(&all, "shop/first", &["b1"], false), Ok(Step::Write(_))), "{garbage}");
         }

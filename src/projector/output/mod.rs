@@ -1,6 +1,6 @@
 //! Where effects go: the seam between the worker and the kinds of read store.
 
-mod claims;
+pub(super) mod claims;
 pub(super) mod elasticsearch;
 pub(super) mod inbox;
 mod looking;
@@ -24,15 +24,9 @@ pub(super) trait ReadModel: Send {
     /// Announces this worker, on a connection of its own, and forgets earlier runs of it. `name` is the same for all runs.
     fn join(&self, name: &str) -> impl Future<Output = Result<Self::Membership, ProjectorError>> + Send;
 
-    /// Notes which events the checkpoints are of, and refuses others. Comes before [`ReadModel::claim`] and [`ReadModel::join`]. A read model that keeps no such note asks nothing.
+    /// Notes which events the checkpoints are of, and refuses others. Comes before [`ReadModel::join`]. A read model that keeps no such note asks nothing.
     fn of_source<R: EventReader>(&mut self, source: &mut R) -> impl Future<Output = Result<(), ProjectorError>> + Send {
         let _ = source;
-        std::future::ready(Ok(()))
-    }
-
-    /// Claims the places that the handlers write to, and refuses to go on where one is another Projection's. Comes after [`ReadModel::of_source`], so that the claims of
-    /// a Projection are changed by its own workers alone, and before anything is written of an event. A read model whose places are not known claims nothing.
-    fn claim(&mut self) -> impl Future<Output = Result<(), ProjectorError>> + Send {
         std::future::ready(Ok(()))
     }
 

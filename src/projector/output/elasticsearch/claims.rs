@@ -9,13 +9,14 @@ use serde_json::value::RawValue;
 use super::{
     super::{
         super::error::ProjectorError,
-        claims::{KeptClaims, Step, Wanted, Words, step},
+        claims::{KeptClaims, Step, Unnamed, Words, step},
     },
+    handlers::Documents,
     kept::json,
     requests::Condition,
     state::State,
 };
-use crate::names::search_state;
+use crate::{clients::elasticsearch::ConnectionSettings, names::search_state};
 
 const DOING: &str = "read store: claiming the indices";
 
@@ -26,11 +27,18 @@ struct Document {
     claims: BTreeMap<String, Option<Box<RawValue>>>,
 }
 
-/// Claims what the handlers of a Projection name, and gives back what they no longer name. All of it or nothing.
+/// Claims the indices that the handlers of a Projection name, on a connection of its own. All of them or none.
 ///
 /// # Errors
-/// Where another Projection has a part of it, or may have.
-pub(super) async fn claim(state: &mut State, wanted: &Wanted) -> Result<(), ProjectorError> {
+/// Where another Projection has some of them, or may have.
+pub(in crate::projector) async fn claim(
+    settings: &ConnectionSettings,
+    projection: &str,
+    documents: &Documents,
+    unnamed: Unnamed,
+) -> Result<(), ProjectorError> {
+    let wanted = documents.wanted(projection);
+    let mut state = State::new(settings, documents.state_index(), projection);
     let index = state.index().to_owned();
     let words = Words {
         at: state.at(),
@@ -59,7 +67,7 @@ pub(super) async fn claim(state: &mut State, wanted: &Wanted) -> Result<(), Proj
         // Nobody asks for more than seconds.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let mut claims = document.claims;
-        match step(&kept, wanted, now).map_err(|refusal| words.error(&wanted.projection, refusal))? {
+        match step(&kept, &wanted, unnamed, now).map_err(|refusal| words.error(&wanted.projection, refusal))? {
             Step::Nothing => return Ok(()),
             Step::Write(json) => drop(claims.insert(wanted.projection.clone(), RawValue::from_string(json).ok())),
             Step::Remove => drop(claims.remove(&wanted.projection)),

@@ -13,7 +13,7 @@ use super::{
         ApplyError, Inbox,
         inbox::{MOST_TOLD, TOLD_FOR},
     },
-    LONGEST_FAILURE, claims,
+    LONGEST_FAILURE,
     documents::{Portion, ReadModelWriter},
     handlers::Documents,
     kept::{FailedMessage, Kept, Unhandled, json},
@@ -39,14 +39,13 @@ pub(in crate::projector) struct SearchInbox {
 }
 
 impl SearchInbox {
-    /// Connects, makes the index of the state where it is missing, and claims the indices that the handlers name.
+    /// Connects, and makes the index of the state where it is missing.
     pub(in crate::projector) async fn open(
         settings: &ConnectionSettings,
         config: &ProjectorConfig,
         documents: Documents,
     ) -> Result<Self, ProjectorError> {
-        let mut state = State::new(settings, documents.state_index(), &config.projection);
-        claims::claim(&mut state, &documents.wanted(&config.projection)).await?;
+        let state = State::new(settings, documents.state_index(), &config.projection);
         let writer = ReadModelWriter::new(documents, config.max_event_bytes);
         let mut inbox = Self { state, writer, tried: HashMap::new(), told: BTreeMap::new() };
         let kept = inbox.state.unhandled(OPENING).await?;

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 pub use self::handlers::DocumentError;
+pub(in crate::projector) use self::{claims::claim, dry_run::SearchDryRun, handlers::Documents, inbox::SearchInbox};
 use self::{
     documents::{Portion, ReadModelWriter},
     kept::{Failure, Kept, Shard, json},
@@ -31,13 +32,11 @@ use self::{
     requests::Condition,
     state::State,
 };
-pub(in crate::projector) use self::{dry_run::SearchDryRun, handlers::Documents, inbox::SearchInbox};
 use super::{
     super::{
         config::ProjectorConfig, error::ProjectorError, event::Event, input::EventReader, sharding::Sharding, uncalled,
     },
     Advance, Again, Applied, ApplyError, Held, Numbered, ReadModel,
-    claims::Wanted,
 };
 use crate::clients::elasticsearch::ConnectionSettings;
 
@@ -50,7 +49,6 @@ pub(in crate::projector) struct SearchReadModel {
     me: String,
     state: State,
     writer: ReadModelWriter,
-    wanted: Wanted,
     shards: u32,
     /// The shards of this worker, as it last wrote or read them.
     kept: BTreeMap<u32, Kept<Shard>>,
@@ -72,7 +70,6 @@ impl SearchReadModel {
         let numbered = state.create(sharding).await?;
         let model = Self {
             me: me.to_owned(),
-            wanted: documents.wanted(state.projection()),
             state,
             writer: ReadModelWriter::new(documents, config.max_event_bytes),
             shards: numbered.shards,
@@ -143,10 +140,6 @@ impl ReadModel for SearchReadModel {
 
     async fn of_source<R: EventReader>(&mut self, source: &mut R) -> Result<(), ProjectorError> {
         self.state.of_source(&source.identity().await?).await
-    }
-
-    async fn claim(&mut self) -> Result<(), ProjectorError> {
-        claims::claim(&mut self.state, &self.wanted).await
     }
 
     async fn take(&mut self, shards: &[u32]) -> Result<Vec<(u32, Held)>, ProjectorError> {

@@ -76,11 +76,6 @@ impl State {
         &self.index
     }
 
-    /// The Projection that it is of.
-    pub(super) fn projection(&self) -> &str {
-        &self.projection
-    }
-
     /// Where the server is.
     pub(super) fn at(&self) -> String {
         self.requests.at()

@@ -5,25 +5,37 @@ use jiff::Timestamp;
 use super::{
     super::{
         super::error::ProjectorError,
-        claims::{KeptClaims, Step, Wanted, Words, step},
+        claims::{KeptClaims, Step, Unnamed, Words, step},
     },
+    dry_run::quoted,
+    handlers::Commands,
     state::State,
 };
-use crate::{clients::redis::Reply, names::redis_state};
+use crate::{
+    clients::redis::{ConnectionSettings, Reply},
+    names::redis_state,
+};
 
 const DOING: &str = "read store: claiming the keys";
 
-/// Claims what the handlers of a Projection name, and gives back what they no longer name. All of it or nothing.
+/// Claims the keys that the handlers of a Projection name, on a connection of its own. All of them or none.
 ///
 /// # Errors
-/// Where another Projection has a part of it, or may have.
-pub(super) async fn claim(mut state: State, wanted: &Wanted) -> Result<(), ProjectorError> {
+/// Where another Projection has some of them, or may have.
+pub(in crate::projector) async fn claim(
+    settings: &ConnectionSettings,
+    projection: &str,
+    commands: &Commands,
+    unnamed: Unnamed,
+) -> Result<(), ProjectorError> {
+    let wanted = commands.wanted(projection);
+    let mut state = State::of_claims(settings, projection);
     let words = Words {
         at: state.at(),
         key: format!("key {}", redis_state::CLAIMS),
         names: ("key", "keys"),
         shared: "spec.projector.builtin.redis.shared",
-        remove: &|owner| format!("HDEL {} {owner}", redis_state::CLAIMS),
+        remove: &|owner| format!("HDEL {} {}", redis_state::CLAIMS, quoted(owner)),
     };
     let mut change = Vec::new();
     loop {
@@ -41,11 +53,12 @@ pub(super) async fn claim(mut state: State, wanted: &Wanted) -> Result<(), Proje
         let kept: KeptClaims = kept.collect();
         // Nobody asks for more than seconds.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
-        let claims = match step(&kept, wanted, now).map_err(|refusal| words.error(&wanted.projection, refusal))? {
-            Step::Nothing => return Ok(()),
-            Step::Write(json) => json,
-            Step::Remove => String::new(),
-        };
+        let claims =
+            match step(&kept, &wanted, unnamed, now).map_err(|refusal| words.error(&wanted.projection, refusal))? {
+                Step::Nothing => return Ok(()),
+                Step::Write(json) => json,
+                Step::Remove => String::new(),
+            };
         change = vec![wanted.projection.clone(), claims, digest];
     }
 }

@@ -36,7 +36,7 @@ impl DryRun for RedisDryRun {
 }
 
 /// A word as `redis-cli` takes it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_alphanumeric() || "_-.:/{}+@,".contains(letter);
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("{word:?}") }
 }

@@ -13,7 +13,7 @@ use super::{
         ApplyError, Inbox,
         inbox::{MOST_TOLD, TOLD_FOR},
     },
-    LONGEST_FAILURE, RUNNING, claims,
+    LONGEST_FAILURE, RUNNING,
     handlers::{Commands, Filled},
     most_bytes_of_one_event,
     portion::{self, Stopped},
@@ -51,10 +51,10 @@ pub(in crate::projector) struct RedisInbox {
 }
 
 impl RedisInbox {
-    /// Connects, and claims the keys that the handlers name. Notes are kept for `keep_for`.
+    /// Connects. Notes are kept for `keep_for`.
     ///
     /// # Errors
-    /// Where the server evicts keys that expire, and with them notes, and where another Projection has claimed the keys.
+    /// Where the server evicts keys that expire, and with them notes.
     pub(in crate::projector) async fn open(
         settings: &ConnectionSettings,
         config: &ProjectorConfig,
@@ -83,7 +83,6 @@ impl RedisInbox {
                 "the server has no append-only file (appendonly no): when it ends, effects of messages are lost that the queue no longer has"
             );
         }
-        claims::claim(state.of_claims(), &commands.wanted(&config.projection)).await?;
         let most_of_one_event = most_bytes_of_one_event(config.max_event_bytes);
         Ok(Self { state, commands, keep_for: keep_for.as_millis().to_string(), most_of_one_event })
     }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 pub use self::handlers::CommandError;
 pub(in crate::projector) use self::{
-    dry_run::RedisDryRun, handlers::Commands, inbox::RedisInbox, overwrites::check as check_overwrites,
+    claims::claim, dry_run::RedisDryRun, handlers::Commands, inbox::RedisInbox, overwrites::check as check_overwrites,
 };
 use self::{
     handlers::Filled,
@@ -158,10 +158,6 @@ impl ReadModel for RedisReadModel {
 
     async fn of_source<R: EventReader>(&mut self, source: &mut R) -> Result<(), ProjectorError> {
         self.state.of_source(&source.identity().await?).await
-    }
-
-    async fn claim(&mut self) -> Result<(), ProjectorError> {
-        claims::claim(self.state.of_claims(), &self.commands.wanted(self.state.projection())).await
     }
 
     async fn take(&mut self, shards: &[u32]) -> Result<Vec<(u32, Held)>, ProjectorError> {

@@ -64,9 +64,9 @@ impl State {
         Self { granted: format!("{}*", state.key), ..state }
     }
 
-    /// The claims of all Projections, on a connection of its own.
-    pub(super) fn of_claims(&self) -> Self {
-        let Self { client, projection, .. } = self.another();
+    /// The claims of all Projections.
+    pub(super) fn of_claims(settings: &ConnectionSettings, projection: &str) -> Self {
+        let Self { client, projection, .. } = Self::new(settings, projection);
         let bounds = Bounds { text: LARGEST_CLAIMS, reply: LARGEST_CLAIMS, ..Bounds::default() };
         let key = redis_state::CLAIMS.to_owned();
         Self { client: client.with_bounds(bounds), granted: key.clone(), key, projection }

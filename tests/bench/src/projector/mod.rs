@@ -12,7 +12,10 @@ use anyhow::{Result, bail};
 use projectionist::{
     api::{CoalescedTypes, EventRows, EventTable},
     clients::{kafka, postgres::ConnectionSettings},
-    projector::{Input, KafkaInput, Output, Poison, PostgresInput, ProjectorConfig, RunOptions, SourceConnection, run},
+    projector::{
+        GIVE_BACK_AFTER, Input, KafkaInput, Output, Poison, PostgresInput, ProjectorConfig, RunOptions,
+        SourceConnection, run,
+    },
 };
 use test_cluster::{Elasticsearch, EventStore, Postgres, Redis, elasticsearch::Distribution, kafka::Brokers};
 use tokio::time::sleep;
@@ -129,6 +132,7 @@ fn options(
         store: store.connection(name)?,
         worker_name: name.to_owned(),
         health_listen: None,
+        give_back_after: GIVE_BACK_AFTER,
     })
 }
 
