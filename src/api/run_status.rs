@@ -110,4 +110,7 @@ pub struct RolloutStatus {
     /// In what it differs, where it has failed for that: keys of `rollout.promote.parity.query`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub differs: Option<String>,
+    /// Which query found that, as a hash: another one compares them again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub differs_by: Option<String>,
 }

@@ -21,7 +21,8 @@ const WITHIN: Duration = Duration::from_secs(120);
 const AGAIN: Duration = Duration::from_secs(10);
 /// It is looked so often whether a comparison has ended.
 const LOOK: Duration = Duration::from_millis(500);
-/// Where there was no moment to compare them at, the next one is looked for after this.
+/// Where there was no moment to compare them at, the next one is looked for after this, or after as long as the last search took, so that a version that was held for it goes on
+/// meanwhile.
 const NEXT_MOMENT: Duration = Duration::from_secs(2);
 /// Readers are led to a version within this time after it was found to hold the same.
 const HOLDS_FOR: Duration = Duration::from_secs(600);
@@ -46,13 +47,17 @@ pub(super) struct ParityMemory {
 
 type Outcome = Result<Compared, MeasureError>;
 
-/// A comparison that goes on. Ends with its owner.
+/// A comparison that goes on, or whose end nobody has taken in yet. Ends with its owner.
 #[derive(Debug)]
-struct Running(JoinHandle<Outcome>);
+struct Running {
+    began: Instant,
+    /// What came of it, and when.
+    task: JoinHandle<(Outcome, Instant)>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -85,7 +90,24 @@ impl ParityMemory {
         *self = Self { known: Parity::Unknown(why), ..Self::default() };
     }
 
-    /// Takes in what came of comparing these two, and begins anew where that is due. Returns when to look again.
+    /// Takes in what came of a comparison that has ended, and forgets what was found too long ago. Comes first in each round, whether a comparison is what decides then or not.
+    pub(super) fn look(&mut self, now: Instant) {
+        if let Some(ended) = self.running.as_mut().and_then(|running| (&mut running.task).now_or_never())
+            && let Some(running) = self.running.take()
+        {
+            match ended {
+                Ok((outcome, at)) => self.take(outcome, at.saturating_duration_since(running.began), at),
+                // One that was aborted or panicked found nothing.
+                Err(_) => self.ended = Some((now, now + AGAIN)),
+            }
+        }
+        let is_over = self.ended.is_none_or(|(_, due)| due <= now);
+        if self.known == Parity::Holds && is_over {
+            self.known = Parity::default();
+        }
+    }
+
+    /// Compares these two, unless that goes on or was done a short while ago. Returns when to look again.
     pub(super) fn follow(
         &mut self,
         of: Comparison,
@@ -95,33 +117,26 @@ impl ParityMemory {
         if self.of.as_deref() != Some(&of) {
             *self = Self { of: Some(Arc::new(of)), since: time, ..Self::default() };
         }
-        if let Some(ended) = self.running.as_mut().and_then(|running| (&mut running.0).now_or_never()) {
-            self.running = None;
-            match ended {
-                Ok(outcome) => self.take(outcome, now),
-                // One that was aborted or panicked found nothing.
-                Err(_) => self.ended = Some((now, now + AGAIN)),
-            }
-        }
         if let Parity::Broken { for_good: true, .. } = self.known {
             return None;
         }
+        if self.running.is_some() {
+            return Some(LOOK);
+        }
         let rest = self.ended.map(|(_, due)| due.saturating_duration_since(now)).filter(|rest| !rest.is_zero());
-        if rest.is_some() && self.running.is_none() {
+        if rest.is_some() {
             return rest;
         }
-        if self.running.is_none()
-            && let Some(of) = &self.of
-        {
-            if self.known == Parity::Holds {
-                self.known = Parity::default();
-            }
-            self.running = Some(Running(tokio::spawn(readers.compare(Arc::clone(of), WITHIN))));
+        if let Some(of) = &self.of {
+            let comparing = readers.compare(Arc::clone(of), WITHIN);
+            let task = tokio::spawn(async move { (comparing.await, Instant::now()) });
+            self.running = Some(Running { began: now, task });
         }
         Some(LOOK)
     }
 
-    fn take(&mut self, outcome: Outcome, now: Instant) {
+    /// `took`: how long it went on.
+    fn take(&mut self, outcome: Outcome, took: Duration, now: Instant) {
         let rest = match outcome {
             Ok(Compared::Same) => {
                 (self.known, self.differed) = (Parity::Holds, 0);
@@ -139,7 +154,7 @@ impl ParityMemory {
                 self.known = Parity::Unknown(format!(
                     "since {since} there has been no moment at which both versions had handled the same events (last, {apart})"
                 ));
-                NEXT_MOMENT
+                took.max(NEXT_MOMENT)
             }
             Err(why) => {
                 self.known = Parity::Unknown(why.message);
@@ -166,15 +181,19 @@ mod tests {
             Parity::Broken { for_good, .. } => Some(*for_good),
             _ => None,
         };
-        memory.take(differs(), now);
-        memory.take(Ok(Compared::Same), now);
+        memory.take(differs(), LOOK, now);
+        memory.take(Ok(Compared::Same), LOOK, now);
         assert_eq!(*memory.known(), Parity::Holds);
         for expected in [false, false, true] {
-            memory.take(differs(), now);
+            memory.take(differs(), LOOK, now);
             assert_eq!(for_good(&memory), Some(expected));
             // That they cannot be compared does not unsay what was found.
-            memory.take(Ok(Compared::NeverAtOnePosition("apart".to_owned())), now);
-            memory.take(Err(MeasureError { reason: crate::api::Reason::TimedOut, message: "late".to_owned() }), now);
+            memory.take(Ok(Compared::NeverAtOnePosition("apart".to_owned())), LOOK, now);
+            memory.take(
+                Err(MeasureError { reason: crate::api::Reason::TimedOut, message: "late".to_owned() }),
+                LOOK,
+                now,
+            );
             assert_eq!(for_good(&memory), Some(expected));
         }
     }
@@ -182,11 +201,43 @@ mod tests {
     #[test]
     fn that_nothing_could_be_compared_is_neither_the_same_nor_a_difference() {
         let (mut memory, now) = (memory(), Instant::now());
-        memory.take(Ok(Compared::NeverAtOnePosition("one was at 5, the other at 6".to_owned())), now);
+        memory.take(Ok(Compared::NeverAtOnePosition("one was at 5, the other at 6".to_owned())), LOOK, now);
         let Parity::Unknown(why) = memory.known() else { panic!("{:?}", memory.known()) };
         assert!(why.contains("one was at 5"), "{why}");
         assert!(memory.holds_back(now) && !memory.holds_back(now + CATCHES_UP_WITHIN));
-        memory.take(Err(MeasureError { reason: crate::api::Reason::TimedOut, message: "late".to_owned() }), now);
+        memory.take(Err(MeasureError { reason: crate::api::Reason::TimedOut, message: "late".to_owned() }), LOOK, now);
         assert_eq!(*memory.known(), Parity::Unknown("late".to_owned()));
+        let apart = Compared::NeverAtOnePosition("apart".to_owned());
+        memory.take(Ok(apart), Duration::from_secs(40), now);
+        assert_eq!(
+            memory.ended.map(|(_, due)| due - now),
+            Some(Duration::from_secs(40)),
+            "it is left alone for as long"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_came_of_a_comparison_counts_from_when_it_ended_and_not_for_ever() {
+        let (mut memory, began) = (memory(), Instant::now());
+        let task = tokio::spawn(async move { (Ok(Compared::Same), began + Duration::from_secs(5)) });
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        memory.running = Some(Running { began, task });
+        memory.look(began + Duration::from_secs(9));
+        assert_eq!(*memory.known(), Parity::Holds);
+        memory.look(began + HOLDS_FOR + Duration::from_secs(4));
+        assert_eq!(*memory.known(), Parity::Holds);
+        memory.look(began + HOLDS_FOR + Duration::from_secs(5));
+        assert_eq!(*memory.known(), Parity::NotCompared);
+        // One that nobody looked at in time was the same once, and that says nothing now.
+        let task = tokio::spawn(async move { (Ok(Compared::Same), began) });
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        memory.running = Some(Running { began, task });
+        memory.look(began + Duration::from_secs(3_600));
+        assert_eq!(*memory.known(), Parity::NotCompared);
+        assert!(!memory.holds_back(began + Duration::from_secs(3_600)));
     }
 }

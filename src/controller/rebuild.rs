@@ -79,6 +79,7 @@ impl Rebuilder {
         let (now, at) = (Timestamp::now(), Instant::now());
         let versions: Vec<Arc<str>> = runs.iter().filter_map(|run| run_of(run).version).collect();
         memory.parity.keep_for(&rules);
+        memory.parity.look(at);
         let fresh_for = memory.fresh_for(projection, &rules, snapshot, at);
         let of_wanted = runs.iter().find(|run| run_of(run).version.as_ref() == Some(&rules.wanted));
         let comes_back_changed = of_wanted.is_some_and(|run| has_another_spec(run, projection));

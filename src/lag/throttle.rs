@@ -17,6 +17,8 @@ const REST: Duration = Duration::from_secs(30);
 const LONGEST_REST: Duration = Duration::from_secs(600);
 /// Harm that comes within so many rests after there were more workers comes from them.
 const BLAMED: u32 = 2;
+/// A version that stays late for so long while the other has the least workers is late for another cause.
+const ANOTHER_CAUSE: Duration = Duration::from_secs(300);
 /// Waiting for a smaller part of the target is well. Between that and the target nothing changes, so that the number of workers does not go to and fro.
 const WELL: f64 = 0.8;
 
@@ -90,6 +92,8 @@ pub struct Throttle {
     raised: Option<Instant>,
     /// How long it has to be well.
     rest: Option<Duration>,
+    /// Since when it has been late while this one had the least workers.
+    late: Option<Instant>,
 }
 
 impl Throttle {
@@ -98,6 +102,16 @@ impl Throttle {
         let least = least.max(1);
         let rest = self.rest.unwrap_or(REST);
         let ago = |since: Option<Instant>| since.map(|since| now.saturating_duration_since(since));
+        if live != LiveHealth::Harmed(Harm::Late) {
+            self.late = None;
+        } else if self.now.is_some_and(|now| now.most == least) || self.late.is_some() {
+            let since = *self.late.get_or_insert(now);
+            if now.saturating_duration_since(since) >= ANOTHER_CAUSE {
+                // Fewer workers have not helped, and a new version may. It is followed again once the other has been anything but late.
+                (self.now, self.well, self.raised, self.rest) = (None, None, None, None);
+                return None;
+            }
+        }
         match live {
             LiveHealth::Harmed(harm) => {
                 let blamed = ago(self.raised).is_some_and(|ago| ago < rest * BLAMED);
@@ -108,7 +122,7 @@ impl Throttle {
                 (self.well, self.raised) = (None, None);
                 self.now = Some(Throttled { most: least, harm });
             }
-            LiveHealth::Undecided => self.well = None,
+            LiveHealth::Undecided => {}
             LiveHealth::Well => {
                 let since = *self.well.get_or_insert(now);
                 let rested = now.saturating_duration_since(since) >= rest;
@@ -185,19 +199,32 @@ mod tests {
     }
 
     #[test]
+    fn what_fewer_workers_do_not_end_has_another_cause() {
+        let late = LiveHealth::Harmed(Harm::Late);
+        let changes = follow(8, 900, |second, _| match second {
+            100..700 | 800.. => late,
+            _ => LiveHealth::Well,
+        });
+        assert_eq!(changes, [(0, None), (100, Some(1)), (401, None), (800, Some(1))]);
+        // What the read store refuses is no cause of another kind.
+        let refused = LiveHealth::Harmed(Harm::Strain(Strain::Writes));
+        assert_eq!(follow(8, 5_000, |_, _| refused), [(0, Some(1))]);
+    }
+
+    #[test]
     fn what_is_neither_well_nor_late_or_not_known_changes_nothing() {
         let late = LiveHealth::Harmed(Harm::Late);
         let changes = follow(8, 5_000, |second, _| if second == 10 { late } else { LiveHealth::Undecided });
         assert_eq!(changes, [(0, None), (10, Some(1))]);
         let never = follow(8, 5_000, |_, _| LiveHealth::Undecided);
         assert_eq!(never, [(0, None)], "nor does it begin with that");
-        // A moment of doubt begins the rest anew.
+        // A moment of doubt is none in which it is well, and none that ends the rest.
         let doubt = follow(8, 70, |second, _| match second {
             10 => late,
             30 => LiveHealth::Undecided,
             _ => LiveHealth::Well,
         });
-        assert_eq!(doubt, [(0, None), (10, Some(1)), (61, Some(2))]);
+        assert_eq!(doubt, [(0, None), (10, Some(1)), (41, Some(2))]);
     }
 
     #[test]

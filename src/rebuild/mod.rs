@@ -21,7 +21,7 @@ pub use self::{
 use crate::{
     api::{ProjectionStatus, RolloutStatus, RunRole},
     names::ROLLBACK_ANNOTATION,
-    resolve::RolloutRules,
+    resolve::{ParityRule, RolloutRules},
 };
 
 /// What the next step is decided from.
@@ -122,8 +122,8 @@ pub fn next(facts: &Facts<'_>) -> Next {
     let described = described.filter(|_| comes_back_changed).unwrap_or_else(|| wanted.to_string());
     let promoted = shown == Some(&**wanted);
     let asked = rules.promote.as_deref() == Some(&**wanted);
-    let (failed, differs) = failed(facts, &roles);
-    let mut remember = RolloutStatus { failed, differs, described: Some(described), ..rolled_back(facts) };
+    let remembered = RolloutStatus { described: Some(described), ..rolled_back(facts) };
+    let mut remember = failed(facts, &roles, remembered);
     let taken_back = remember.rolled_back_from.as_deref() == Some(&**wanted);
     let has_failed = remember.failed.is_some() && !asked;
     let left = rules.promote_after.map(|after| fresh_for.map_or(after, |fresh| after.saturating_sub(fresh)));
@@ -182,7 +182,7 @@ pub fn next(facts: &Facts<'_>) -> Next {
         },
     };
     if promoted {
-        (remember.failed, remember.differs) = (None, None);
+        (remember.failed, remember.differs, remember.differs_by) = (None, None, None);
     }
     let again = again(facts, &roles, &stage);
     Next { step, roles, serving, remember, stage, no_rollback, compares, again }
@@ -248,17 +248,23 @@ fn rolled_back(Facts { rules, shown, status, .. }: &Facts<'_>) -> RolloutStatus 
     }
 }
 
-/// The version that the spec names, where it was not promoted in time or does not hold what readers see, and in what it differs.
-fn failed(facts: &Facts<'_>, roles: &BTreeMap<Arc<str>, (RunRole, Timestamp)>) -> (Option<String>, Option<String>) {
+/// What is remembered, and the version that the spec names where it was not promoted in time or does not hold what readers see, and in what it differs.
+fn failed(
+    facts: &Facts<'_>,
+    roles: &BTreeMap<Arc<str>, (RunRole, Timestamp)>,
+    remember: RolloutStatus,
+) -> RolloutStatus {
     let Facts { rules, status, parity, now, .. } = *facts;
     let wanted = &*rules.wanted;
+    let asked_by = rules.parity.as_ref().map(ParityRule::hash);
     let before = status.rollout.as_ref().filter(|rollout| rollout.failed.as_deref() == Some(wanted));
-    if let Some(before) = before {
-        return (before.failed.clone(), before.differs.clone());
+    // What another query found is asked again.
+    if let Some(before) = before.filter(|before| before.differs.is_none() || before.differs_by == asked_by) {
+        let RolloutStatus { failed, differs, differs_by, .. } = before.clone();
+        return RolloutStatus { failed, differs, differs_by, ..remember };
     }
-    let taken_back = rolled_back(facts).rolled_back_from.as_deref() == Some(wanted);
-    if taken_back || rules.suspended {
-        return (None, None);
+    if remember.rolled_back_from.as_deref() == Some(wanted) || rules.suspended {
+        return remember;
     }
     let late = match (roles.get(wanted), rules.deadline) {
         (Some((RunRole::Candidate, since)), Some(deadline)) => left_of(deadline, *since, now).is_zero(),
@@ -266,10 +272,13 @@ fn failed(facts: &Facts<'_>, roles: &BTreeMap<Arc<str>, (RunRole, Timestamp)>) -
     };
     let asked = rules.promote.as_deref() == Some(wanted);
     match parity {
-        Parity::Broken { told, for_good: true } if rules.parity.is_some() && !asked => {
-            (Some(wanted.to_owned()), Some(told.clone()))
-        }
-        _ => (late.then(|| wanted.to_owned()), None),
+        Parity::Broken { told, for_good: true } if asked_by.is_some() && !asked => RolloutStatus {
+            failed: Some(wanted.to_owned()),
+            differs: Some(told.clone()),
+            differs_by: asked_by,
+            ..remember
+        },
+        _ => RolloutStatus { failed: late.then(|| wanted.to_owned()), ..remember },
     }
 }
 

@@ -142,6 +142,12 @@ fn a_version_has_to_hold_the_same_unless_a_person_promotes_it_and_has_failed_whe
     remembered.status.rollout = Some(failed.clone());
     let next = remembered.compared(&compared, None, &unknown, 90);
     assert_eq!((next.stage, next.remember), (Stage::Failed, failed), "also where it is not known any more");
+    for another in [("select 2", 0.0), ("select 1", 0.1)] {
+        let parity = Some(ParityRule { query: another.0.into(), tolerance: another.1 });
+        let mended = RolloutRules { parity, ..compared.clone() };
+        let next = remembered.compared(&mended, Some(MINUTE), &Parity::NotCompared, 90);
+        assert_eq!((next.stage, next.remember.failed), (Stage::Comparing(None), None), "another query is asked anew");
+    }
     let first = there(&["v1"], None, status("v1", &[run("v1", Candidate, 0)]));
     let compared = RolloutRules { wanted: "v1".into(), ..compared };
     assert_eq!(first.compared(&compared, Some(MINUTE), &unknown, 80).step, switch(None, "v1"), "there is no other");

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::ResourceExt as _;
+use sha2::{Digest as _, Sha256};
 
 use super::{policy::SuspendedBy, versions};
 use crate::{
@@ -50,6 +51,14 @@ pub struct ParityRule {
     pub query: Arc<str>,
     /// Numbers may differ by this share.
     pub tolerance: f64,
+}
+
+impl ParityRule {
+    /// What tells it from another rule, in 16 hexadecimal digits.
+    pub fn hash(&self) -> String {
+        let digest = Sha256::new().chain_update(self.tolerance.to_bits().to_be_bytes()).chain_update(&*self.query);
+        digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// The views through which readers see a version.

@@ -223,6 +223,8 @@ async fn a_query_may_only_read_and_answer_within_bounds() {
         ("select n from summary", Reason::InvalidAnswer, "no column key"),
         ("select 'a' as key, n from summary", Reason::InvalidAnswer, "several rows of one key"),
         ("select n as key from generate_series(1, 5001) n", Reason::InvalidAnswer, "5,000 rows"),
+        ("select sum(n), sum(n) from summary", Reason::InvalidAnswer, "two columns of one name"),
+        ("select null::text as key, 1 as n", Reason::InvalidAnswer, "whose key is NULL"),
         ("select repeat('x', 201) as long", Reason::InvalidAnswer, "longer than 200"),
     ] {
         let why = compare(&stores, query, SOON).await.expect_err(query);

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A hold that is not renewed ends after this, in seconds: it is longer than one statement of the user's may take.
-const HOLDS_FOR: u32 = 45;
+const HOLDS_FOR: u32 = 60;
 /// Workers look at their table every second. One whose shards stand for this long has heard that they are held.
 const STILL: Duration = Duration::from_secs(3);
 /// So long is waited for workers to stop, for the other version to come as far, and for them to come where that was.
@@ -71,6 +71,8 @@ async fn under_hold(
         }
         sleep(BETWEEN).await;
     }
+    // For as long again.
+    hold(database, held, At::These(&still.0)).await?;
     let began = Instant::now();
     let (at, live) = loop {
         match ask(database, of, query, Question::Live, by).await? {

@@ -159,9 +159,12 @@ async fn answer(client: &Client, side: &Side, query: &UsersQuery) -> Result<Answ
     // Each value for itself, so that a long row is no long text. A row without other columns has one line without a value.
     let statement = format!(
         "select r.n, r.j operator(pg_catalog.?) 'key', pg_catalog.left(r.j operator(pg_catalog.->>) 'key', {long}), e.key,
-             pg_catalog.left(e.value::text, {long}), pg_catalog.jsonb_typeof(e.value) = 'number'
+             pg_catalog.left(e.value::text, {long}), pg_catalog.jsonb_typeof(e.value) = 'number',
+             r.named operator(pg_catalog.>) (select pg_catalog.count(*) from pg_catalog.jsonb_object_keys(r.j))
          from (
-             select pg_catalog.to_jsonb(q) as j, pg_catalog.row_number() over () as n from (\n{sql}\n) q limit {rows}
+             select pg_catalog.to_jsonb(q) as j, pg_catalog.row_number() over () as n,
+                 (select pg_catalog.count(*) from pg_catalog.json_object_keys(pg_catalog.row_to_json(q))) as named
+             from (\n{sql}\n) q limit {rows}
          ) r left join lateral pg_catalog.jsonb_each(r.j operator(pg_catalog.-) 'key'::text) e on true limit {cells}",
         long = LONGEST + 1,
         sql = query.sql,
@@ -181,7 +184,14 @@ async fn answer(client: &Client, side: &Side, query: &UsersQuery) -> Result<Answ
         let column: Option<String> = row.try_get(3).map_err(|error| failed(&error))?;
         let text: Option<String> = row.try_get(4).map_err(|error| failed(&error))?;
         let is_number: Option<bool> = row.try_get(5).map_err(|error| failed(&error))?;
-        let key = has_key.then(|| key.unwrap_or_else(|| "NULL".to_owned()));
+        let repeats: bool = row.try_get(6).map_err(|error| failed(&error))?;
+        if repeats {
+            return Err(invalid("it gave two columns of one name: give each a name of its own (select … as …)"));
+        }
+        if has_key && key.is_none() {
+            return Err(invalid("it gave a row whose key is NULL: select coalesce(…) as key"));
+        }
+        let key = key.filter(|_| has_key);
         if [&key, &text].into_iter().flatten().any(|text| text.chars().count() > LONGEST) {
             return Err(invalid("it gave a value longer than 200 characters: select md5(…) of long texts"));
         }
