@@ -38,7 +38,7 @@ async fn in_a_redis_cluster_keys_in_the_projections_braces_are_written_and_other
     // The claims are of the whole cluster, and so in a slot of their own.
     shop.config.projection = "shop/redis_cluster_other".to_owned();
     let refused = shop.start("c").ended().await.to_string();
-    assert!(refused.contains("shop/redis_cluster has written there since"), "{refused}");
+    assert!(refused.contains("shop/redis_cluster has claimed it since"), "{refused}");
     worker.stop().await;
 }
 
