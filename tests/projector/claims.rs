@@ -79,15 +79,18 @@ impl Shop {
         matches!(self.shop.config.input, projectionist::projector::Input::Queue(_))
     }
 
-    /// A worker of this Projection once another one has given the place back.
-    async fn start_once_given_back(&mut self, projection: &str, place: &str) -> Worker {
+    /// A worker of this Projection once the place is free. `remove` is the command that takes it from another one, whose workers may claim it once more.
+    async fn start_once_free(&mut self, projection: &str, place: &str, remove: Option<&str>) -> Worker {
         let until = Instant::now() + PATIENCE;
         loop {
+            if let Some(message) = remove {
+                self.obey(message);
+            }
             let mut worker = self.start(projection, place, false);
             if !is_refused(&worker.begun().await) {
                 return worker;
             }
-            assert!(Instant::now() < until, "{place} is never given back");
+            assert!(Instant::now() < until, "{place} is never free");
         }
     }
 
@@ -199,14 +202,13 @@ async fn the_first_has_it_until_its_handlers_or_a_person_give_it_back(mut shop: 
     let first = shop.start(FIRST, &elsewhere, false);
     shop.shop.events.append_events(10).await.unwrap();
     first.says("200 OK").await;
-    let second = shop.start_once_given_back(SECOND, place).await;
+    let second = shop.start_once_free(SECOND, place, None).await;
     shop.goes_on(SECOND, place).await;
     first.stop().await;
     // A command takes it from one that is gone; one that is not works on until it ends.
     let message = shop.refused(FIRST, place, false).await;
     assert!(message.contains("shop/second has claimed it since"), "{message}");
-    shop.obey(&message);
-    let first = shop.start(FIRST, place, false);
+    let first = shop.start_once_free(FIRST, place, Some(&message)).await;
     shop.goes_on(FIRST, place).await;
     shop.goes_on(SECOND, place).await;
     second.stop().await;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::super::claims::{Place, Wanted};
 use super::{
     super::super::{
         error::ProjectorError,
@@ -12,7 +13,6 @@ use super::{
         json_template::JsonTemplate,
         template::{DataPath, Missing, Template, TemplateError},
     },
-    super::claims::{Place, Wanted},
     json_merge::is_number,
 };
 use crate::{api::DocumentOperation, projector::config::ElasticsearchOutput};
