@@ -58,11 +58,15 @@ async fn an_operator_that_begins_anew_before_each_round_does_the_same() {
     assert_eq!(cluster.events.iter().filter(|event| *event == "Promoted").count(), 2, "{:?}", cluster.events);
 }
 
+/// What both versions are asked.
+const QUERY: &str = "select 1 as n";
+const TOLERANCE: f64 = 0.01;
+
 /// The second version has caught up beside the first, and is to answer as that does.
 async fn compared(on_failure: &str, found: Option<Compared>) -> Cluster {
     let mut cluster = Cluster::live(|object| {
         object["spec"]["rollout"]["onFailure"] = json!(on_failure);
-        object["spec"]["rollout"]["promote"]["parity"] = json!({"query": "select 1 as n", "tolerance": 0.01});
+        object["spec"]["rollout"]["promote"]["parity"] = json!({"query": QUERY, "tolerance": TOLERANCE});
     })
     .await;
     assert!(cluster.scene.views.0.lock().unwrap().asked.is_empty(), "the first version is compared with none");
@@ -86,7 +90,7 @@ async fn readers_are_led_to_a_version_that_holds_the_same_and_it_is_asked_in_bot
     );
     let asked = cluster.scene.views.0.lock().unwrap().asked.clone();
     let [Comparison { live, candidate, query, tolerance, .. }] = &asked[..] else { panic!("{asked:?}") };
-    assert_eq!((&**query, *tolerance), ("select 1 as n", 0.01));
+    assert_eq!((&**query, *tolerance), (QUERY, TOLERANCE));
     let sides = [live, candidate].map(|side| (&*side.version, &*side.schema, &*side.checkpoint.table));
     assert_eq!(sides, [("v1", "orders_v1", "orders_v1.checkpoints"), ("v2", "orders_v2", "orders_v2.checkpoints")]);
 }
@@ -127,9 +131,11 @@ async fn a_version_that_differs_is_told_with_what_differs_and_the_one_before_is_
 async fn a_version_that_has_failed_for_what_it_holds_is_removed_also_by_an_operator_that_begins_anew() {
     let mut cluster = compared("Remove", Some(Compared::Differs("\"7\" (total)".to_owned()))).await;
     cluster.scene.views.0.lock().unwrap().compared = Some(Compared::Same);
+    let by = crate::resolve::ParityRule { query: QUERY.into(), tolerance: TOLERANCE }.hash();
     cluster.change(|object| {
         object["status"]["rollout"]["failed"] = json!("v2");
         object["status"]["rollout"]["differs"] = json!("\"7\" (total)");
+        object["status"]["rollout"]["differsBy"] = json!(by);
     });
     cluster.scene.reconciler.forget();
     cluster.settles().await;

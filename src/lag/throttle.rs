@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(changes, [(0, None), (100, Some(1)), (401, None), (800, Some(1))]);
         // What the read store refuses is no cause of another kind.
         let refused = LiveHealth::Harmed(Harm::Strain(Strain::Writes));
-        assert_eq!(follow(8, 5_000, |_, _| refused), [(0, Some(1))]);
+        assert_eq!(follow(8, 5_000, |_, _| refused), [(0, None), (0, Some(1))]);
     }
 
     #[test]
