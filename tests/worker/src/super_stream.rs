@@ -13,9 +13,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use futures::{StreamExt as _, stream::SelectAll};
+use futures::{
+    StreamExt as _,
+    stream::{BoxStream, SelectAll},
+};
 use lapin::{
-    Channel, Connection, ConnectionProperties, Consumer,
+    Channel, Connection, ConnectionProperties,
     message::Delivery,
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable},
@@ -38,6 +41,8 @@ const PREFETCH: u16 = 10;
 
 /// A stream that is this consumer's.
 struct Held {
+    /// Which of the times is meant that it was taken.
+    taken: u64,
     /// What it handles next.
     next: u64,
     /// What it would handle next according to the stored offset.
@@ -52,7 +57,10 @@ struct Share {
     reference: String,
     partitions: i32,
     held: BTreeMap<i32, Held>,
-    messages: SelectAll<Consumer>,
+    /// How often a stream was taken.
+    taken: u64,
+    /// With the stream that they are of, and the time that it was taken: one that was given up has sent some ahead, and may be this consumer's again when they are looked at.
+    messages: SelectAll<BoxStream<'static, (i32, u64, lapin::Result<Delivery>)>>,
 }
 
 /// Consumes until it is told to end.
@@ -81,8 +89,8 @@ pub(crate) async fn consume(server: &str, name: String, ends: &mut Signal) -> Re
                 share.store_all()?;
                 return connection.close(200, "it was told to end".into()).await.context("closing the connection");
             }
-            Some(message) = share.messages.next() => {
-                share.handle(message.context("receiving a message")?, &record).await?;
+            Some((partition, taken, message)) = share.messages.next() => {
+                share.handle((partition, taken), message.context("receiving a message")?, &record).await?;
             }
             () = sleep(LOOK_EVERY) => {}
         }
@@ -106,6 +114,7 @@ impl Share {
             reference: variable("REFERENCE")?,
             partitions: variable("PARTITIONS")?.parse().context("PARTITIONS")?,
             held: BTreeMap::new(),
+            taken: 0,
             messages: SelectAll::new(),
         })
     }
@@ -114,16 +123,18 @@ impl Share {
         format!("{}-{partition}", self.name)
     }
 
+    /// What the server calls the consumer of a stream.
+    fn tag(&self, partition: i32, taken: u64) -> String {
+        format!("{}-{taken}", self.stream(partition))
+    }
+
     /// Sees who is there, gives up what is another's, and takes what is free of its own.
     async fn look(&mut self) -> Result<()> {
         let wanted = self.group.share(self.partitions).await?;
         let lost: Vec<i32> = self.held.keys().copied().filter(|partition| !wanted.contains(partition)).collect();
         for partition in lost {
-            let stream = self.stream(partition);
-            self.channel
-                .basic_cancel(stream.into(), BasicCancelOptions::default())
-                .await
-                .context("leaving a stream")?;
+            let tag = self.held.get(&partition).map(|held| self.tag(partition, held.taken)).unwrap_or_default();
+            self.channel.basic_cancel(tag.into(), BasicCancelOptions::default()).await.context("leaving a stream")?;
             self.store(partition)?;
             self.held.remove(&partition);
             self.group.gives_up(partition).await?;
@@ -139,27 +150,28 @@ impl Share {
     async fn begin(&mut self, partition: i32) -> Result<()> {
         let stream = self.stream(partition);
         let next = self.offsets.stored(&stream, &self.reference)?.map_or(0, |offset| offset + 1);
+        self.taken += 1;
+        let taken = self.taken;
         let mut from = FieldTable::default();
         from.insert("x-stream-offset".into(), AMQPValue::LongLongInt(i64::try_from(next)?));
         let consumer = self
             .channel
-            .basic_consume(stream.clone().into(), stream.into(), BasicConsumeOptions::default(), from)
+            .basic_consume(stream.into(), self.tag(partition, taken).into(), BasicConsumeOptions::default(), from)
             .await
             .context("consuming a stream")?;
-        self.messages.push(consumer);
-        self.held.insert(partition, Held { next, stored: next });
+        self.messages.push(consumer.map(move |message| (partition, taken, message)).boxed());
+        self.held.insert(partition, Held { taken, next, stored: next });
         Ok(())
     }
 
-    async fn handle(&mut self, message: Delivery, record: &Record) -> Result<()> {
+    async fn handle(&mut self, (partition, taken): (i32, u64), message: Delivery, record: &Record) -> Result<()> {
         let headers = message.properties.headers().as_ref().context("a message without headers")?;
         let Some(AMQPValue::LongLongInt(offset)) = headers.inner().get("x-stream-offset") else {
             anyhow::bail!("a message without its offset");
         };
         let offset = u64::try_from(*offset)?;
-        let partition = message.routing_key.as_str().rsplit('-').next().and_then(|number| number.parse().ok());
-        let held = partition.and_then(|partition: i32| self.held.get_mut(&partition));
-        // A stream that was given up has sent some ahead, and one begins with those that were published together.
+        let held = self.held.get_mut(&partition).filter(|held| held.taken == taken);
+        // A stream begins with those that were published together with the one that is asked for.
         if let Some(held) = held.filter(|held| offset >= held.next) {
             record.handle(&String::from_utf8_lossy(&message.data)).await?;
             held.next = offset + 1;
