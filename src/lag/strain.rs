@@ -11,12 +11,18 @@ pub enum Strain {
     Connections,
 }
 
-impl fmt::Display for Strain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let refused = match self {
+impl Strain {
+    /// What is refused, for people.
+    pub(super) fn refused(self) -> &'static str {
+        match self {
             Self::Writes => "writes",
             Self::Connections => "connections",
-        };
-        write!(f, "; no more workers while the read store refuses {refused} for want of room")
+        }
+    }
+}
+
+impl fmt::Display for Strain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "; no more workers while the read store refuses {} for want of room", self.refused())
     }
 }

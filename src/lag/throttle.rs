@@ -72,11 +72,7 @@ impl fmt::Display for Throttled {
                 f.write_str("the version that readers see is, or was a short while ago, later than its lag target")
             }
             Harm::Strain(strain) => {
-                let refused = match strain {
-                    Strain::Writes => "writes",
-                    Strain::Connections => "connections",
-                };
-                write!(f, "the read store refuses, or did a short while ago, {refused} for want of room")
+                write!(f, "the read store refuses, or did a short while ago, {} for want of room", strain.refused())
             }
         }
     }

@@ -129,11 +129,8 @@ async fn at_one_moment(
         let why = apart.unwrap_or_else(|| "they were not where they had to be".to_owned());
         return Ok(Told::Apart { candidate: new, why });
     }
-    if let Some(name) = query.function_with_effects(client).await.map_err(|error| failed(&error, None))? {
-        return Err(refused(
-            Reason::InvalidSpec,
-            &format!("the function {name} has effects or waits: the query may only read"),
-        ));
+    if let Some(why) = query.effects(client).await.map_err(|error| failed(&error, None))? {
+        return Err(refused(Reason::InvalidSpec, &why));
     }
     Ok(match question {
         Question::Positions | Question::Both => Told::Both {

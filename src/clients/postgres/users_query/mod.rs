@@ -32,11 +32,13 @@ impl UsersQuery {
         Ok(Self { sql, called })
     }
 
-    /// A function that it calls and that has effects or waits; `None`: there is none.
+    /// Why it does more than read, by the functions that it calls; `None`: it does not.
     ///
     /// # Errors
     /// Those of the server.
-    pub async fn function_with_effects(&self, client: &Client) -> Result<Option<String>, Error> {
-        Query::new(EFFECTS, &[Type::TEXT_ARRAY]).row(client, &[&self.called]).await?.try_get(0)
+    pub async fn effects(&self, client: &Client) -> Result<Option<String>, Error> {
+        let row = Query::new(EFFECTS, &[Type::TEXT_ARRAY]).row(client, &[&self.called]).await?;
+        let function: Option<String> = row.try_get(0)?;
+        Ok(function.map(|name| format!("the function {name} has effects or waits: a query may only read")))
     }
 }

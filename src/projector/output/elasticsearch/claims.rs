@@ -64,10 +64,10 @@ pub(in crate::projector) async fn claim(
             .iter()
             .filter_map(|(owner, claims)| Some((owner.clone(), claims.as_ref()?.get().to_owned())));
         let kept: KeptClaims = kept.collect();
-        // Nobody asks for more than seconds.
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let mut claims = document.claims;
-        match step(&kept, &wanted, unnamed, now).map_err(|refusal| words.error(&wanted.projection, refusal))? {
+        match step(&kept, &wanted, unnamed, Timestamp::now())
+            .map_err(|refusal| words.error(&wanted.projection, refusal))?
+        {
             Step::Nothing => return Ok(()),
             Step::Write(json) => drop(claims.insert(wanted.projection.clone(), RawValue::from_string(json).ok())),
             Step::Remove => drop(claims.remove(&wanted.projection)),

@@ -51,14 +51,13 @@ pub(in crate::projector) async fn claim(
         let digest = digest.ok_or_else(|| state.garbled(DOING))?.to_owned();
         let kept = fields.chunks_exact(2).map(|field| (text(&field[0]), text(&field[1])));
         let kept: KeptClaims = kept.collect();
-        // Nobody asks for more than seconds.
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
-        let claims =
-            match step(&kept, &wanted, unnamed, now).map_err(|refusal| words.error(&wanted.projection, refusal))? {
-                Step::Nothing => return Ok(()),
-                Step::Write(json) => json,
-                Step::Remove => String::new(),
-            };
+        let claims = match step(&kept, &wanted, unnamed, Timestamp::now())
+            .map_err(|refusal| words.error(&wanted.projection, refusal))?
+        {
+            Step::Nothing => return Ok(()),
+            Step::Write(json) => json,
+            Step::Remove => String::new(),
+        };
         change = vec![wanted.projection.clone(), claims, digest];
     }
 }

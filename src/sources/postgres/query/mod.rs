@@ -152,12 +152,9 @@ impl SqlProbe {
 const DISTANCE: &str = "the query tells the distance between the columns head and checkpoint, and positions may have gaps: add a column pending that counts the events which wait, or oldest with the time of the oldest of them, without which none is known to wait";
 
 async fn check_functions(client: &Client, query: &UsersQuery) -> Result<(), MeasureError> {
-    match query.function_with_effects(client).await.map_err(|error| failed(&error))? {
+    match query.effects(client).await.map_err(|error| failed(&error))? {
         None => Ok(()),
-        Some(name) => Err(refused(
-            Reason::InvalidSpec,
-            &format!("spec.source.postgres.query.sql: the function {name} has effects or waits: a query may only read"),
-        )),
+        Some(why) => Err(refused(Reason::InvalidSpec, &format!("spec.source.postgres.query.sql: {why}"))),
     }
 }
 
