@@ -6,7 +6,6 @@ mod admission;
 mod behavior;
 mod byte_size;
 mod condition;
-mod derived;
 mod duration;
 mod projector;
 mod read_store;
@@ -19,12 +18,12 @@ mod source;
 mod spec;
 mod status;
 mod structural;
+mod table_names;
 mod worker_pod;
 
 pub use admission::{admit, refused_behavior, unknown_field};
 pub use byte_size::{ByteSize, NotAByteSize};
 pub use condition::{ConditionStatus, ConditionType, Reason};
-pub use derived::{table_part, table_parts};
 pub use duration::{HumanDuration, ParseDurationError};
 pub use projector::{
     BuiltinProjector, CoalescedTypes, DocumentOperation, ElasticsearchHandlers, ExistingKind, ExistingWorkload,
@@ -36,6 +35,7 @@ pub use read_store::{
     PostgresReadStore, ReadStore, ReadStoreLimits, RedisCheckpoint, RedisLayout, RedisLocation, RedisPart,
     RedisReadStore, TableLocation,
 };
+pub(crate) use read_store::{default_name_column, default_position_column};
 pub use read_store_status::{
     ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreRefusal, ReadStoreState, ReadStoreStatus,
     WriteQueueStatus,
@@ -61,6 +61,7 @@ pub use status::{
     WorkersStatus,
 };
 pub use structural::Refusal;
+pub use table_names::{table_part, table_parts};
 pub use worker_pod::WorkerPod;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod bounds;
 mod connection;
 mod consumers;
+mod derived;
 mod kafka;
 mod kurrentdb;
 mod library;

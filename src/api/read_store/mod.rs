@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use elasticsearch::{DocumentLocation, DocumentPart, ElasticsearchCheckpoint, ElasticsearchReadStore};
 pub use kafka_offsets::{KafkaOffsetsTable, OffsetsLocation};
 pub use postgres::{CheckpointRows, CheckpointTable, PostgresReadStore, TableLocation};
-pub(super) use postgres::{default_name_column, default_position_column};
+pub(crate) use postgres::{default_name_column, default_position_column};
 pub use redis::{RedisCheckpoint, RedisLayout, RedisLocation, RedisPart, RedisReadStore};
 
 /// Where the projector commits how far it has come. Exactly one field.

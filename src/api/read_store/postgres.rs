@@ -51,11 +51,11 @@ fn default_checkpoint_table() -> String {
     "checkpoints".to_owned()
 }
 
-pub(in crate::api) fn default_name_column() -> String {
+pub(crate) fn default_name_column() -> String {
     "projection".to_owned()
 }
 
-pub(in crate::api) fn default_position_column() -> String {
+pub(crate) fn default_position_column() -> String {
     "position".to_owned()
 }
 

@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use async_nats::jetstream;
 use serde_json::{Value, json};
-use test_cluster::{Cluster, Postgres, eventually_is, network::NODE_ADDRESS};
+use test_cluster::{Cluster, Nats, Postgres, Redis, eventually_is, network::NODE_ADDRESS};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -24,8 +25,10 @@ use crate::{
 
 const NAMESPACE: &str = "bench-faulty";
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Sources that work, each a database of its own with a connection of its own.
-const HEALTHY: usize = 50;
+/// Sources that work, of each kind of [`Healthy`] in turn.
+const HEALTHY: usize = 51;
+/// How many events wait in each.
+const WAITING: u32 = 60;
 /// Sources that do not, of all kinds and faults in turn.
 const FAULTY: usize = 50;
 /// The faulty sources have met all their deadlines and backoffs by then.
@@ -60,13 +63,40 @@ const PASSED_ON: usize = 400;
 /// Their number and that of the faults have no common divisor, so that each meets each.
 const KINDS: [&str; 8] = ["postgres", "redis", "nats", "rabbitmq", "kafka", "kurrentdb", "prometheus", "scrape"];
 
-/// Prints what sampling and reads are like without the faulty sources, then with them. So many other Projections are sampled all the time.
+/// The servers of sources that work, which end with their owner.
+struct Servers {
+    postgres: Postgres,
+    redis: Redis,
+    nats: Nats,
+}
+
+/// A source that works.
+enum Healthy {
+    /// A database of its own, with a connection of its own.
+    Table(Client),
+    /// A stream of Redis, by its key.
+    Stream(String),
+    /// A stream of JetStream with one consumer, by its subject.
+    Subject(jetstream::Context, String),
+}
+
+/// Prints what sampling and reads are like without the faulty sources, with them, and without again: how far the two without are apart tells the noise.
+/// So many other Projections are sampled all the time.
 pub(crate) async fn beside_others(cluster: &Cluster, others: usize, length: Duration) -> Result<()> {
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
-    let postgres = cluster.postgres()?;
+    let servers = Servers {
+        postgres: cluster.postgres()?,
+        redis: cluster.redis()?,
+        nats: cluster.nats("jetstream: {store_dir: {root}/jetstream}")?,
+    };
+    let context = jetstream::new(async_nats::connect(servers.nats.url()).await?);
     let mut sources = Vec::new();
     for index in 0..HEALTHY {
-        sources.push(healthy(cluster, &postgres, index).await?);
+        sources.push(match index % 3 {
+            0 => healthy_table(cluster, &servers.postgres, index).await?,
+            1 => healthy_stream(cluster, &servers.redis, index)?,
+            _ => healthy_subject(cluster, &servers.nats, &context, index).await?,
+        });
     }
     let client = cluster.client().await?;
     eventually_is(
@@ -76,26 +106,35 @@ pub(crate) async fn beside_others(cluster: &Cluster, others: usize, length: Dura
         || async { Ok::<_, anyhow::Error>(values(&client, "").await?.len()) },
     )
     .await?;
+    tokio::time::sleep(SETTLE).await;
     println!(
-        "\n{HEALTHY} sources (databases, polled) that work; metric reads at {RATE}/s; an append until it is shown"
+        "\n{HEALTHY} sources that work (tables of PostgreSQL, streams of Redis and of JetStream); metric reads at {RATE}/s; an append until it is shown"
     );
     println!(
         "  {:<26} {:>12} {:>12} {:>12} {:>12} {:>12}",
         "", "read p50", "read p99", "shown p50", "shown p99", "interval"
     );
-    let alone = measure(&client, &sources, others, length).await?;
+    let working = Working { client, servers, sources, others };
+    let alone = measure(&working, length).await?;
     alone.print("alone", None);
 
     for (index, (kind, fault)) in KINDS.iter().cycle().zip(FAULTS.iter().cycle()).take(FAULTY).enumerate() {
-        add_faulty(cluster, &postgres, kind, *fault, index).await?;
+        add_faulty(cluster, &working.servers.postgres, kind, *fault, index).await?;
     }
     tokio::time::sleep(SETTLE).await;
-    let beside = measure(&client, &sources, others, length).await?;
+    let beside = measure(&working, length).await?;
     beside.print(&format!("beside {FAULTY} that do not"), Some(&alone));
-    for index in 0..FAULTY {
-        let value = known(&client, &format!("projection%3Dfaulty-{index}")).await?;
-        ensure!(value.is_none(), "faulty-{index}, which cannot be measured, has the value {value:?}");
+    let faulty: Vec<String> = (0..FAULTY).map(|index| format!("faulty-{index}")).collect();
+    for name in &faulty {
+        let value = known(&working.client, &format!("projection%3D{name}")).await?;
+        ensure!(value.is_none(), "{name}, which cannot be measured, has the value {value:?}");
     }
+
+    let mut delete = vec!["delete", "projections", "-n", NAMESPACE];
+    delete.extend(faulty.iter().map(String::as_str));
+    cluster.kubectl(&delete)?;
+    tokio::time::sleep(SETTLE).await;
+    measure(&working, length).await?.print("alone again", Some(&alone));
     println!(
         "  (goal: unchanged. Interval: the mean time between two samples of a Projection that works, in a replica)"
     );
@@ -103,8 +142,8 @@ pub(crate) async fn beside_others(cluster: &Cluster, others: usize, length: Dura
     Ok(())
 }
 
-/// A database with a Projection that waits 60 events behind.
-async fn healthy(cluster: &Cluster, postgres: &Postgres, index: usize) -> Result<Client> {
+/// A database with a Projection that is behind.
+async fn healthy_table(cluster: &Cluster, postgres: &Postgres, index: usize) -> Result<Healthy> {
     let name = format!("healthy-{index}");
     let url = postgres.create_database(&name).await?;
     let client = postgres.connect(&name).await?;
@@ -115,13 +154,43 @@ async fn healthy(cluster: &Cluster, postgres: &Postgres, index: usize) -> Result
              insert into events select from generate_series(1, 100)",
         )
         .await?;
-    client.execute("insert into checkpoints values ($1, 40)", &[&name]).await?;
-    apply(cluster, &name, &json!({"url": url}), &source("postgres"))?;
-    Ok(client)
+    client.execute("insert into checkpoints values ($1, 100 - $2::int)", &[&name, &i32::try_from(WAITING)?]).await?;
+    apply(cluster, &name, &json!({"url": url}), &source("postgres", "", ""))?;
+    Ok(Healthy::Table(client))
 }
 
-/// The part of the spec that names a source of this kind.
-fn source(kind: &str) -> Value {
+/// A stream of Redis with a Projection that is behind.
+fn healthy_stream(cluster: &Cluster, redis: &Redis, index: usize) -> Result<Healthy> {
+    let name = format!("healthy-{index}");
+    redis.run(&format!("XGROUP CREATE {name} list 0 MKSTREAM"))?;
+    for _ in 0..WAITING {
+        redis.run(&format!("XADD {name} * order placed"))?;
+    }
+    apply(cluster, &name, &json!({"url": redis.url()}), &source("redis", &name, "list"))?;
+    Ok(Healthy::Stream(name))
+}
+
+/// A stream of JetStream with a Projection that is behind.
+async fn healthy_subject(
+    cluster: &Cluster,
+    nats: &Nats,
+    context: &jetstream::Context,
+    index: usize,
+) -> Result<Healthy> {
+    let name = format!("healthy-{index}");
+    let config = jetstream::stream::Config { name: name.clone(), subjects: vec![name.clone()], ..Default::default() };
+    let stream = context.create_stream(config).await?;
+    let durable = jetstream::consumer::pull::Config { durable_name: Some("list".to_owned()), ..Default::default() };
+    stream.create_consumer(durable).await?;
+    for _ in 0..WAITING {
+        context.publish(name.clone(), "{}".into()).await?.await?;
+    }
+    apply(cluster, &name, &json!({"url": nats.url()}), &source("nats", &name, "list"))?;
+    Ok(Healthy::Subject(context.clone(), name))
+}
+
+/// The part of the spec that names a source of this kind, with the names of the stream and of its consumer where it has them.
+fn source(kind: &str, stream: &str, consumer: &str) -> Value {
     let read_store = |connection: &Value| json!({"postgres": {"connection": connection}});
     let connection = json!({"secretRef": {"name": "SECRET"}});
     match kind {
@@ -130,9 +199,13 @@ fn source(kind: &str) -> Value {
             "checkpoint": {"readStore": {}},
             "readStore": read_store(&connection),
         }),
-        "redis" => json!({"source": {"redis": {"connection": connection, "streams": [{"key": "s", "group": "g"}]}}}),
+        "redis" => {
+            let streams = [json!({"key": stream, "group": consumer})];
+            json!({"source": {"redis": {"connection": connection, "streams": streams}}})
+        }
         "nats" => {
-            json!({"source": {"nats": {"connection": connection, "consumers": [{"stream": "s", "consumer": "c"}]}}})
+            let consumers = [json!({"stream": stream, "consumer": consumer})];
+            json!({"source": {"nats": {"connection": connection, "consumers": consumers}}})
         }
         "rabbitmq" => json!({"source": {"rabbitmq": {"connection": connection, "queues": ["q"]}}}),
         "kurrentdb" => {
@@ -181,7 +254,7 @@ async fn add_faulty(cluster: &Cluster, postgres: &Postgres, kind: &str, fault: F
             }
         })),
     }
-    apply(cluster, &format!("faulty-{index}"), &secret(kind, port), &source(kind))
+    apply(cluster, &format!("faulty-{index}"), &secret(kind, port), &source(kind, "s", "c"))
 }
 
 /// One connection, until the other side ends it. How it ends is nothing to be told.
@@ -277,7 +350,17 @@ impl Measured {
     }
 }
 
-async fn measure(client: &kube::Client, sources: &[Client], others: usize, length: Duration) -> Result<Measured> {
+/// What works.
+struct Working {
+    client: kube::Client,
+    servers: Servers,
+    sources: Vec<Healthy>,
+    /// Other Projections that are sampled.
+    others: usize,
+}
+
+async fn measure(working: &Working, length: Duration) -> Result<Measured> {
+    let Working { client, servers, sources, others } = working;
     let path = |index: usize| {
         format!(
             "/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/projection_pending_events?labelSelector=projection%3Dhealthy-{}",
@@ -300,7 +383,8 @@ async fn measure(client: &kube::Client, sources: &[Client], others: usize, lengt
     // One after the other: those who wait for an append look as often as a small machine can answer.
     let reads = reads.await;
     let shown =
-        futures::future::try_join_all((0..WRITERS).map(|writer| appends(client, sources, writer, length))).await;
+        futures::future::try_join_all((0..WRITERS).map(|writer| appends(client, servers, sources, writer, length)))
+            .await;
     let elapsed = started.elapsed();
     let after = operator_pages::counter(client, "projectionist_samples_total").await?;
     ensure!(after.replicas == before.replicas, "a replica came or went");
@@ -315,7 +399,13 @@ async fn measure(client: &kube::Client, sources: &[Client], others: usize, lengt
 }
 
 /// Appends an event to one source after the other, each when the last one is shown.
-async fn appends(client: &kube::Client, sources: &[Client], writer: usize, length: Duration) -> Result<Vec<Duration>> {
+async fn appends(
+    client: &kube::Client,
+    servers: &Servers,
+    sources: &[Healthy],
+    writer: usize,
+    length: Duration,
+) -> Result<Vec<Duration>> {
     let started = Instant::now();
     let mut all = Vec::new();
     for index in (0..sources.len()).cycle().skip(writer * sources.len() / WRITERS) {
@@ -327,7 +417,11 @@ async fn appends(client: &kube::Client, sources: &[Client], writer: usize, lengt
         let selector = format!("projection%3Dhealthy-{index}");
         let source = sources.get(index).context("no such source")?;
         let Some(before) = known(client, &selector).await? else { continue };
-        source.execute("insert into events default values", &[]).await?;
+        match source {
+            Healthy::Table(events) => drop(events.execute("insert into events default values", &[]).await?),
+            Healthy::Stream(key) => drop(servers.redis.run(&format!("XADD {key} * order placed"))?),
+            Healthy::Subject(context, subject) => drop(context.publish(subject.clone(), "{}".into()).await?.await?),
+        }
         let appended = Instant::now();
         while known(client, &selector).await?.is_none_or(|shown| shown <= before) {
             ensure!(

@@ -1,12 +1,14 @@
-//! What follows from a spec: the number of shards and the place of the checkpoint. One answer for sampler, projector and controller.
+//! What follows from parts of a spec: the number of shards, the place of the checkpoint, how a server is reached. One answer for all that is resolved.
 
-use super::{
-    BuiltinProjector, CheckpointLocation, CheckpointRows, Connection, DocumentLocation, DocumentPart, EventTable,
-    InboxLocation, KafkaConnection, OffsetsLocation, Ordering, Outbox, PostgresReadStore, ProjectionSpec, ReadStore,
-    RedisLayout, RedisLocation, RedisPart, SecretKeyRef, Shards, Source, TableLocation,
-    read_store::{default_name_column, default_position_column},
+use crate::{
+    api::{
+        BuiltinProjector, CheckpointLocation, CheckpointRows, Connection, DocumentLocation, DocumentPart, EventTable,
+        InboxLocation, KafkaConnection, OffsetsLocation, Ordering, Outbox, PostgresReadStore, ProjectionSpec,
+        ReadStore, RedisLayout, RedisLocation, RedisPart, SecretKeyRef, Shards, Source, TableLocation,
+        default_name_column, default_position_column, table_part, table_parts,
+    },
+    names::{CHECKPOINT_TABLE, INBOX_TABLE, redis_state, search_state, secret_key},
 };
-use crate::names::{CHECKPOINT_TABLE, INBOX_TABLE, redis_state, search_state, secret_key};
 
 impl ProjectionSpec {
     /// How many shards the built-in projector has where the spec does not say.
@@ -228,30 +230,6 @@ impl Connection {
     }
 }
 
-/// The names of a table as the spec writes it: the table's, or its schema's and the table's. One in double quotes may hold dots, and quotes twice.
-pub fn table_parts(table: &str) -> Vec<String> {
-    let (mut parts, mut part, mut quoted) = (Vec::new(), String::new(), false);
-    let mut characters = table.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' if quoted && characters.peek() == Some(&'"') => {
-                characters.next();
-                part.push('"');
-            }
-            '"' => quoted = !quoted,
-            '.' if !quoted => parts.push(std::mem::take(&mut part)),
-            other => part.push(other),
-        }
-    }
-    parts.push(part);
-    parts
-}
-
-/// One name as [`table_parts`] reads it.
-pub fn table_part(name: &str) -> String {
-    if name.contains(['.', '"']) { format!("\"{}\"", name.replace('"', "\"\"")) } else { name.to_owned() }
-}
-
 /// The longest name that PostgreSQL keeps, in bytes. What is longer it cuts, so that two names may become one.
 const LONGEST_NAME: usize = 63;
 
@@ -348,21 +326,6 @@ mod tests {
             (&existing, serde_json::json!({ "shards": 6 }), Some(6)),
         ] {
             assert_eq!(spec(projector, &scaling, None).shard_count(), expected, "{projector} {scaling}");
-        }
-    }
-
-    #[test]
-    fn a_table_is_one_name_or_two_and_a_dot_in_a_name_is_quoted() {
-        for (table, parts) in [
-            ("events", vec!["events"]),
-            ("event-store.events", vec!["event-store", "events"]),
-            ("événements", vec!["événements"]),
-            ("\"event.store\".my events", vec!["event.store", "my events"]),
-            ("\"a\"\"b\"", vec!["a\"b"]),
-        ] {
-            assert_eq!(table_parts(table), parts, "{table}");
-            let written: Vec<String> = parts.iter().map(|part| table_part(part)).collect();
-            assert_eq!(table_parts(&written.join(".")), parts, "{table}");
         }
     }
 
