@@ -4,6 +4,9 @@
 #![allow(clippy::print_stdout)]
 
 mod availability;
+#[path = "../../support/event_stores.rs"]
+#[allow(dead_code)]
+mod event_stores;
 mod faulty_sources;
 mod fixtures;
 mod freshness;

@@ -1,6 +1,9 @@
 //! `make bench-projector`: the figures of the built-in projector alone, which need no cluster.
 #![allow(clippy::print_stdout)]
 
+#[path = "../../support/event_stores.rs"]
+#[allow(dead_code)]
+mod event_stores;
 mod projector;
 
 use anyhow::Result;

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use projectionist::{api::CoalescedTypes, projector::Output};
+use projectionist::{
+    api::{CoalescedTypes, ProjectionSpec},
+    projector::Output,
+};
 use test_cluster::{Postgres, Redis, redis::Answer};
 
 use super::{
-    SHARDS, Source, Task, options, rate,
+    Source, Task, options, rate,
     stores::{Store, in_commands, in_sql},
 };
 
@@ -50,7 +53,8 @@ async fn lowest_checkpoint(store: &Store<'_>, name: &str) -> Result<i64> {
             Ok(client.query_one("select min(position) from projectionist_checkpoints", &[]).await?.try_get(0)?)
         }
         Store::Redis(server) => {
-            let fields: Vec<String> = (0..SHARDS).map(|shard| format!("position:{shard}")).collect();
+            let fields: Vec<String> =
+                (0..ProjectionSpec::BUILTIN_SHARDS).map(|shard| format!("position:{shard}")).collect();
             let Answer::Array(all) =
                 server.run(&format!("HMGET projectionist:{{bench/{name}}} {}", fields.join(" ")))?
             else {

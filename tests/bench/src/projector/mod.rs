@@ -4,44 +4,29 @@
 mod coalesce;
 mod plain;
 mod scale_out;
+mod sources;
 mod stores;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use projectionist::{
-    api::{CoalescedTypes, EventRows, EventTable},
-    clients::{kafka, postgres::ConnectionSettings},
-    projector::{
-        GIVE_BACK_AFTER, Input, KafkaInput, Output, Poison, PostgresInput, ProjectorConfig, RunOptions,
-        SourceConnection, run,
-    },
+    api::CoalescedTypes,
+    projector::{GIVE_BACK_AFTER, Output, Poison, ProjectorConfig, RunOptions, run},
 };
-use test_cluster::{Elasticsearch, EventStore, Postgres, Redis, elasticsearch::Distribution, kafka::Brokers};
+use test_cluster::{Elasticsearch, EventStore, Postgres, Redis, elasticsearch::Distribution};
 use tokio::time::sleep;
 
-use self::stores::Store;
+use self::{
+    sources::{EVENTS, Kind, Source, Sources},
+    stores::Store,
+};
 
 /// For all events of one figure.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Shards of what is read from tables, and partitions of the topic.
-const SHARDS: u32 = 24;
-/// The database with the events.
-const EVENTS: &str = "events";
-
-/// An event source.
-struct Source {
-    name: &'static str,
-    input: Input,
-    connection: SourceConnection,
-}
-
 /// Measures with so many events for each figure, and prints.
 pub(crate) async fn measure(events: u32) -> Result<()> {
     let server = Postgres::on_loopback()?;
-    let url = server.create_database(EVENTS).await?;
-    let table = EventStore::create_events_table(&server, EVENTS, "events").await?;
-    table.append_events(events).await?;
     let redis = Redis::on_loopback()?;
     let search = Elasticsearch::on_loopback(Distribution::Elasticsearch, &[])?;
     let stores = [Store::Postgres(&server), Store::Redis(&redis), Store::Search(&search)];
@@ -49,18 +34,20 @@ pub(crate) async fn measure(events: u32) -> Result<()> {
     println!(
         "\none worker of the built-in projector, {events} events: events a second, and how much that is of the plain client's (goal: 0.60)"
     );
-    pairs(&from_table(&url)?, &stores, &plain, events).await?;
-    {
-        let broker = Brokers::on_loopback(1)?;
-        broker.ask(&["create", "events", "12", ""])?;
-        broker.ask(&["count", "events", &events.to_string(), "lz4"])?;
-        pairs(&from_kafka(&broker)?, &stores, &plain, events).await?;
+    let mut sources = Sources::open(&server, &redis, events).await?;
+    for kind in Kind::ALL {
+        sources.prepare(kind).await?;
+        for (store, plain) in stores.iter().zip(&plain) {
+            pair(&sources, kind, store, *plain, events).await?;
+        }
+        sources.finish(kind)?;
     }
-    coalesce::gain(&from_table(&url)?, &server, &redis, events).await?;
+    let table = sources.source(Kind::Table, EVENTS).await?;
+    coalesce::gain(&table, &server, &redis, events).await?;
     // Workers must have enough to do until the end.
     let more = scale_out::EVENTS.saturating_sub(events);
-    table.append_events(more).await?;
-    scale_out::from_two_to_three(&from_table(&url)?, &server, events + more).await
+    EventStore::open(&server, EVENTS, "events").await?.append_events(more).await?;
+    scale_out::from_two_to_three(&table, &server, events + more).await
 }
 
 /// Events a second of a plain client into each store.
@@ -77,38 +64,15 @@ async fn plain_rates(stores: &[Store<'_>], events: u32) -> Result<Vec<f64>> {
     Ok(rates)
 }
 
-async fn pairs(source: &Source, stores: &[Store<'_>], plain: &[f64], events: u32) -> Result<()> {
-    for (store, plain) in stores.iter().zip(plain) {
-        let name = format!("{}_{}", source.name, store.short_name());
-        store.prepare(&name).await?;
-        let worker = Task::start(options(&name, source, store, store.counting(&name), Vec::new())?);
-        let rate = rate(|| store.counted(&name), events, store.look_every()).await?;
-        drop(worker);
-        println!("  from {} into {store}: {rate:.0}, {:.2} ×", source.name, rate / plain);
-    }
+async fn pair(sources: &Sources<'_>, kind: Kind, store: &Store<'_>, plain: f64, events: u32) -> Result<()> {
+    let name = format!("{}_{}", kind.short_name(), store.short_name());
+    store.prepare(&name).await?;
+    let source = sources.source(kind, &name).await?;
+    let worker = Task::start(options(&name, &source, store, store.counting(&name), Vec::new())?);
+    let rate = rate(|| store.counted(&name), events, store.look_every()).await?;
+    drop(worker);
+    println!("  from {} into {store}: {rate:.0}, {:.2} ×", kind.name(), rate / plain);
     Ok(())
-}
-
-fn from_table(url: &str) -> Result<Source> {
-    Ok(Source {
-        name: "table",
-        input: Input::Postgres(PostgresInput {
-            event_table: EventTable::default(),
-            events: EventRows::All,
-            shards: SHARDS,
-        }),
-        connection: SourceConnection::Postgres(Box::new(ConnectionSettings::parse(url)?)),
-    })
-}
-
-fn from_kafka(broker: &Brokers) -> Result<Source> {
-    let addresses = broker.addresses();
-    let settings = kafka::Settings::from_keys(|key| (key == "bootstrapServers").then_some(addresses.as_str()))?;
-    Ok(Source {
-        name: "kafka",
-        input: Input::Kafka(KafkaInput { topics: vec!["events".to_owned()], ..KafkaInput::default() }),
-        connection: SourceConnection::Kafka(settings),
-    })
 }
 
 fn options(

@@ -101,7 +101,7 @@ impl Store<'_> {
                 in_commands(&[&["HINCRBY", &totals, "{stream}", "{data.n}"], &["HINCRBY", &totals, "events", "1"]])
             }
             Self::Search(_) => {
-                let document = json!({"index": {"index": name, "id": "{position}-{stream}", "document": {"stream": "{stream}", "n": "{data.n}"}}});
+                let document = json!({"index": {"index": name, "id": "{data.n}-{stream}", "document": {"stream": "{stream}", "n": "{data.n}"}}});
                 let handlers = serde_json::from_value(json!({"Counted": [document]})).unwrap_or_default();
                 Output::Elasticsearch(ElasticsearchOutput {
                     state_index: "projectionist-state".to_owned(),
@@ -128,7 +128,7 @@ impl Store<'_> {
     }
 }
 
-fn unusable(error: MeasureError) -> Error {
+pub(super) fn unusable(error: MeasureError) -> Error {
     Error::msg(error.message)
 }
 
