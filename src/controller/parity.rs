@@ -47,7 +47,7 @@ pub(super) struct ParityMemory {
 
 type Outcome = Result<Compared, MeasureError>;
 
-/// A comparison that goes on, or whose end nobody has taken in yet. Ends with its owner.
+/// A comparison that goes on, or whose end has not been taken in yet. Ends with its owner.
 #[derive(Debug)]
 struct Running {
     began: Instant,
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(*memory.known(), Parity::Holds);
         memory.look(began + HOLDS_FOR + Duration::from_secs(5));
         assert_eq!(*memory.known(), Parity::NotCompared);
-        // One that nobody looked at in time was the same once, and that says nothing now.
+        // One that was not looked at in time was the same once, and that says nothing now.
         let task = tokio::spawn(async move { (Ok(Compared::Same), began) });
         while !task.is_finished() {
             tokio::task::yield_now().await;

@@ -123,7 +123,7 @@ struct Cluster {
     writes: Vec<String>,
     events: Vec<String>,
     versions: u64,
-    /// The operator begins anew before each round.
+    /// The operator restarts before each round.
     forgetful: bool,
     /// The operator ends at this write, counted from 0, before or after it is done.
     crash_at: Option<(usize, bool)>,

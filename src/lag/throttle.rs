@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn where_the_workers_themselves_do_the_harm_they_come_back_later_each_time_and_do_not_go_to_and_fro() {
-        // More than three workers are too many, and nobody has told.
+        // More than three workers are too many, which has not been told.
         let live = |_, most: Option<u32>| match most {
             Some(most) if most <= 3 => LiveHealth::Well,
             _ => LiveHealth::Harmed(Harm::Late),

@@ -4,6 +4,7 @@
 mod compare;
 mod elasticsearch;
 mod health;
+mod node_counters;
 mod postgres;
 mod reader_views;
 mod redis;

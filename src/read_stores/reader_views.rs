@@ -1,4 +1,4 @@
-//! The read stores that are open, for whoever leads readers from one version to another.
+//! The read stores that are open, for what leads readers from one version to another.
 
 use std::{
     collections::HashMap,

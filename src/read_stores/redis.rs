@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{BEFORE_ALL, Checkpoint, uncalled};
+use super::{BEFORE_ALL, Checkpoint, node_counters::NodeCounters, uncalled};
 use crate::{
     addresses::AddressRules,
     api::{CheckpointRows, Reason, RedisLocation, RedisPart},
@@ -39,6 +39,8 @@ const MOST_ROUND_TRIPS: usize = 3;
 pub struct RedisStore {
     identity: ConnectionIdentity,
     pub(super) client: Mutex<Client>,
+    /// What the nodes of a cluster have refused and evicted: connections, writes and keys.
+    pub(super) counters: Mutex<NodeCounters<3>>,
     /// Places whose answers ended the connection, or came too late.
     blamed: Mutex<Blamed<RedisLocation>>,
 }
@@ -53,7 +55,7 @@ impl RedisStore {
     /// Connects with the first read. `addresses`: which of those that servers tell may be asked.
     pub fn new(identity: ConnectionIdentity, addresses: Arc<AddressRules>) -> Self {
         let client = Mutex::new(Client::new(identity.settings().clone(), addresses));
-        Self { identity, client, blamed: Mutex::default() }
+        Self { identity, client, counters: Mutex::default(), blamed: Mutex::default() }
     }
 
     /// The server and the user.

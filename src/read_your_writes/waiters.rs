@@ -54,7 +54,7 @@ pub struct Waiters(Arc<Shared>);
 struct Shared {
     most: usize,
     runs: Mutex<HashMap<RunKey, Waiting>>,
-    /// Changes when somebody begins to wait.
+    /// Changes when a request begins to wait.
     joined: watch::Sender<u64>,
 }
 
@@ -178,7 +178,7 @@ mod tests {
     async fn each_waiter_is_told_what_is_measured_after_it_came() {
         let waiters = Waiters::default();
         let mut joined = waiters.joined();
-        waiters.tell(&run("orders"), || panic!("nobody waits"));
+        waiters.tell(&run("orders"), || panic!("no request waits"));
         let mut first = waiters.join(&run("orders")).unwrap();
         assert!(joined.has_changed().unwrap());
         joined.mark_unchanged();

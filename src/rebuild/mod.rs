@@ -204,7 +204,7 @@ fn serving(facts: &Facts<'_>) -> Arc<str> {
 fn role(facts: &Facts<'_>, run: &str) -> (RunRole, Timestamp) {
     let Facts { rules, shown, status, now, .. } = *facts;
     let said = status.runs.iter().find(|said| said.version == run);
-    // The time that a version may take to be promoted begins anew once it is no longer held.
+    // The time that a version may take to be promoted begins again once it is no longer held.
     let held = |rollout: &RolloutStatus| rollout.rolled_back_from.as_deref() == Some(run);
     let released = run == &*rules.wanted
         && ((status.suspended && !rules.suspended)

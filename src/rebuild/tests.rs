@@ -146,7 +146,11 @@ fn a_version_has_to_hold_the_same_unless_a_person_promotes_it_and_has_failed_whe
         let parity = Some(ParityRule { query: another.0.into(), tolerance: another.1 });
         let mended = RolloutRules { parity, ..compared.clone() };
         let next = remembered.compared(&mended, Some(MINUTE), &Parity::NotCompared, 90);
-        assert_eq!((next.stage, next.remember.failed), (Stage::Comparing(None), None), "another query is asked anew");
+        assert_eq!(
+            (next.stage, next.remember.failed),
+            (Stage::Comparing(None), None),
+            "another query is asked from the beginning"
+        );
     }
     let first = there(&["v1"], None, status("v1", &[run("v1", Candidate, 0)]));
     let compared = RolloutRules { wanted: "v1".into(), ..compared };

@@ -108,7 +108,7 @@ pub fn described_run(projection: &Arc<Projection>) -> Option<Arc<Projection>> {
 }
 
 /// Whether the spec names a version again that was made with another spec, by what is stored of it: as when only `version` was set back to give another one up. What
-/// readers may see is not made anew with handlers of another version then. While the spec stays with a version, it may be changed in place.
+/// readers may see is then not built again with handlers of another version. While the spec stays with a version, it may be changed in place.
 pub fn comes_back_changed(projection: &Projection, stored: &str) -> bool {
     let rollout = projection.status.as_ref().and_then(|status| status.rollout.as_ref());
     let before = rollout.and_then(|rollout| rollout.described.as_deref());

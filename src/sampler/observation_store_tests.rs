@@ -292,7 +292,7 @@ fn projections_on_one_read_store_share_its_connections() {
     assert_eq!(asked("b", &b, 4), (1, Limit::Connections), "an autoscaler may still start a's six");
     assert_eq!(asked("a", &a, 5), (3, Limit::Connections), "half of it");
     asked("a", &a, 40);
-    assert_eq!(asked("b", &b, 41), (3, Limit::Connections), "and so for the other, once nobody acts on the six");
+    assert_eq!(asked("b", &b, 41), (3, Limit::Connections), "and so for the other, once the six are acted on no more");
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub(super) async fn poll<P: Probe>(
         metrics.poll_microseconds.fetch_add(spent, Ordering::Relaxed);
         refusals = if P::PAUSES_AFTER_REFUSED_LOGIN && login.refused_to_all() { refusals + 1 } else { 0 };
         let next = started + next_poll(interval, pace, refusals, rand::random_range(0.0..1.0));
-        // A server that refuses the login is left alone, whoever waits.
+        // A server that refuses the login is left alone, even while requests wait.
         let are_waited_for = || refusals == 0 && waiters.are_waited_for(asks.iter().map(|ask| &ask.key));
         let for_waiters = started + PUSH_GAP.max(polled * WAITED_FOR_REST);
         let next = if are_waited_for() { next.min(for_waiters) } else { next };

@@ -329,3 +329,50 @@ async fn one_statement_a_poll_serves_all_projections_and_a_locked_table_only_del
     holder.batch_execute("rollback").await.unwrap();
     sampler.wait_pending("other", 0).await;
 }
+
+#[tokio::test]
+async fn more_projections_than_a_statement_serves_are_all_measured_and_one_that_is_slow_keeps_back_only_its_group() {
+    const MANY: usize = 200;
+    let (url, client) = store("akka_groups").await;
+    append(&client, "Cart|1", 1).await;
+    // A server that takes its time over each Projection: over all of them longer than a statement may take.
+    client
+        .batch_execute(&format!(
+            "create table naps (name text, seconds float8);
+             create function nap(of text) returns boolean language plpgsql as
+                 'begin perform pg_sleep(coalesce((select max(seconds) from naps where name = of), 0.025)); return true; end';
+             create view slow_offsets as select * from {OFFSETS} where nap(projection_name);
+             insert into {OFFSETS} select 'p' || n, 'carts-0-1023', slice, persistence_id, seq_nr, db_timestamp, current_timestamp
+                 from event_journal, generate_series(1, {MANY}) n"
+        ))
+        .await
+        .unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    let names: Vec<String> = (1..=MANY).map(|n| format!("p{n}")).collect();
+    for name in &names {
+        sampler.declare(name, |spec| {
+            akka(json!({ "ranges": 1, "timestampOffsetTable": "slow_offsets" }))(spec);
+            spec["source"]["postgres"]["akka"]["projection"] = json!(name);
+        });
+    }
+    for name in &names {
+        sampler.wait_pending(name, 0).await;
+    }
+    assert_eq!(sampler.metrics.failures.load(Relaxed), 0);
+    assert_eq!(sampler_connections(&client, "akka_groups").await, 1);
+    client.batch_execute("insert into naps values ('p7', 10)").await.unwrap();
+    sampler.wait_unknown("p7", Reason::TimedOut).await;
+    append(&client, "Cart|2", 1).await;
+    let unknown = || names.iter().filter(|name| sampler.observation(name).unwrap().failure.is_some()).count();
+    let sees = |name: &String| {
+        let seen = sampler.observation(name).unwrap();
+        seen.failure.is_none() && seen.measured.as_ref().is_some_and(|m| m.assessment.pending.events == 1)
+    };
+    let others = || async { Ok::<_, std::convert::Infallible>(names.iter().filter(|name| sees(name)).count()) };
+    test_cluster::eventually_is(SOON, "the others go on", |count| *count >= MANY - 50, others).await.unwrap();
+    assert!((1..=50).contains(&unknown()), "{}", unknown());
+    client.batch_execute("delete from naps").await.unwrap();
+    for name in &names {
+        sampler.wait_pending(name, 1).await;
+    }
+}

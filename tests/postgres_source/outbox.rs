@@ -1,6 +1,6 @@
 //! Outboxes: which rows wait, since when, and what is told of a table that cannot be one.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use projectionist::{
     api::Reason,
@@ -344,4 +344,29 @@ async fn of_more_rows_than_are_counted_a_lower_bound_is_told_and_the_flow_goes_o
     let few = sampler.wait_measured("all that came", "many", is_whole).await;
     assert!(few.sample.arrived <= 1_000_051, "{}", few.sample.arrived);
     assert_eq!(handled(&few), few.sample.arrived, "one waited before, and one does now");
+}
+
+#[tokio::test]
+async fn more_outboxes_than_a_poll_has_time_for_are_all_measured_and_none_is_unknown_for_that() {
+    const MANY: usize = 200;
+    let (url, client) = database(server(), "outbox_turns").await;
+    // A server that takes its time over each: over all of them longer than a poll lasts.
+    let nap = "create function nap(topic text) returns boolean language plpgsql stable as 'begin perform pg_sleep(0.03); return true; end'";
+    client.batch_execute(nap).await.unwrap();
+    let insert = format!("insert into outbox (topic) select 't' || n from generate_series(1, {MANY}) n");
+    client.batch_execute(&insert).await.unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    let names: Vec<String> = (1..=MANY).map(|n| format!("t{n}")).collect();
+    for name in &names {
+        let its_own = format!("topic = '{name}' and nap(topic)");
+        declare(&mut sampler, name, &json!({ "sentAt": "sent_at", "where": its_own }));
+    }
+    for waiting in 1..=2 {
+        for name in &names {
+            sampler.wait_pending(name, waiting).await;
+            assert_eq!(sampler.metrics.failures.load(Relaxed), 0, "none is unknown");
+        }
+        client.batch_execute(&insert).await.unwrap();
+    }
+    assert_eq!(sampler_connections(&client, "outbox_turns").await, 1);
 }

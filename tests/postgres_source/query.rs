@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use test_cluster::{Pooler, Pooling};
 use tokio_postgres::Client;
 
-use crate::harness::{Running, log_head, sampler_connections, server};
+use crate::harness::{Running, exactly_these_rights_suffice, log_head, sampler_connections, server};
 
 const TABLE: &str = "create table jobs (id bigserial primary key, created_at timestamptz not null default clock_timestamp(), done boolean not null default false)";
 
@@ -179,6 +179,34 @@ async fn a_query_that_is_too_slow_or_beyond_the_rights_is_unknown_and_the_others
         client.batch_execute("insert into jobs default values").await.unwrap();
         sampler.wait_pending("jobs", round).await;
     }
+}
+
+#[tokio::test]
+async fn rights_on_what_the_query_names_suffice_and_each_is_needed() {
+    let (_, client) = database("query_least").await;
+    server().create_role("query_least", "hunter2").await.unwrap();
+    client
+        .batch_execute(
+            "create schema own; alter table jobs set schema own; alter table own.jobs add column secret text;
+             create function own.waits(done boolean) returns boolean language sql immutable as 'select not done';
+             revoke execute on function own.waits(boolean) from public; insert into own.jobs default values",
+        )
+        .await
+        .unwrap();
+    let mut sampler = Running::start(&[("db", &server().url_as("query_least", "hunter2", "query_least"))]);
+    let sql = "select count(*) as pending, min(created_at) as oldest from own.jobs where own.waits(done)";
+    declare_with_target(&mut sampler, "jobs", &json!({ "sql": sql, "notifyChannel": "jobs" }), "5s");
+    let grants = [
+        "grant usage on schema own to query_least",
+        "grant select (created_at, done) on own.jobs to query_least",
+        "grant execute on function own.waits(boolean) to query_least",
+    ];
+    exactly_these_rights_suffice(&client, &sampler, "jobs", &grants, 1).await;
+    // What policies hide the query does not count.
+    client.batch_execute("alter table own.jobs enable row level security").await.unwrap();
+    sampler.wait_pending("jobs", 0).await;
+    client.batch_execute("create policy p on own.jobs for select to query_least using (true)").await.unwrap();
+    sampler.wait_pending("jobs", 1).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use projectionist::{
 };
 use serde_json::json;
 use test_cluster::{
-    Redis,
+    Redis, RedisCluster,
     elasticsearch::Distribution::{self, Elasticsearch, OpenSearch},
     eventually_is,
 };
@@ -186,6 +186,45 @@ async fn redis_tells_clients_memory_refusals_and_evictions_to_a_user_with_one_ri
     own.run("CONFIG SET maxmemory 1").unwrap();
     assert!(format!("{:?}", own.run("SET a b")).contains("OOM"));
     assert_eq!(health(&store).await.unwrap().refused_writes, Some(1));
+}
+
+#[tokio::test]
+async fn of_a_redis_cluster_all_masters_are_asked_and_one_that_hangs_hides_none_of_the_others() {
+    let cluster = RedisCluster::start(3, 0, "maxclients 40\nmaxmemory 8mb").unwrap();
+    for node in &cluster.nodes {
+        node.run("ACL SETUSER enough on >hunter2 resetkeys nocommands +info +cluster|slots").unwrap();
+        node.run("ACL SETUSER lacking on >hunter2 resetkeys nocommands +cluster|slots").unwrap();
+    }
+    let store = redis_store(&cluster.nodes[0].url_as("enough", "hunter2"));
+    let sample = health(&store).await.unwrap();
+    let connections = sample.connections.unwrap();
+    assert_eq!((connections.limit, connections.exact, sample.missing.clone()), (Some(120), true, None), "{sample:?}");
+    assert!(connections.used >= 3 && sample.latency > Duration::ZERO, "{sample:?}");
+    assert!(matches!(sample.memory, Some(Memory { used: 1.., limit: Some(8_388_608) })), "{sample:?}");
+    assert_eq!((sample.refused_writes, sample.rejected_connections, sample.evicted_keys), (Some(0), Some(0), Some(0)));
+    // One that is full refuses what has its slot there, and is not the one in the Secret.
+    let (full, hangs) = (&cluster.nodes[2], &cluster.nodes[1]);
+    let key = cluster.key_on(2, "k").unwrap();
+    full.run("CONFIG SET maxmemory 1").unwrap();
+    let refuse = || assert!(format!("{:?}", full.run(&format!("SET {key} b"))).contains("OOM"));
+    refuse();
+    let sample = health(&store).await.unwrap();
+    assert_eq!((sample.refused_writes, sample.memory.unwrap().limit), (Some(1), Some(1)), "{sample:?}");
+    hangs.pause();
+    refuse();
+    let look = || store.health(Instant::now() + Duration::from_secs(4));
+    let sample = look().await.unwrap();
+    assert_eq!((sample.refused_writes, sample.memory.unwrap().limit), (Some(2), Some(1)), "{sample:?}");
+    assert!(sample.missing.unwrap().contains(&hangs.address().to_string()));
+    assert_eq!(sample.connections.unwrap().limit, Some(80));
+    hangs.resume();
+    let back = || async { look().await.map_err(|why| anyhow::anyhow!(why.message)) };
+    let is_whole = |sample: &StoreSample| sample.missing.is_none();
+    let sample = eventually_is(DEADLINE, "all are asked again", is_whole, back).await.unwrap();
+    assert_eq!((sample.refused_writes, sample.connections.unwrap().limit), (Some(2), Some(120)), "{sample:?}");
+    let lacking = health(&redis_store(&cluster.nodes[0].url_as("lacking", "hunter2"))).await.unwrap();
+    assert!(lacking.connections.is_none() && lacking.refused_writes.is_none(), "{lacking:?}");
+    assert!(lacking.missing.unwrap().contains("+info"));
 }
 
 async fn write_queues(server: Distribution) {

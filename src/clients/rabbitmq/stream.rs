@@ -118,8 +118,8 @@ impl StreamClient {
 }
 
 impl Connection {
-    /// Sends all calls and reads what each was answered with, in their order, into `told`. So many at once that the server need not stop reading because nobody
-    /// reads what it answers.
+    /// Sends all calls and reads what each was answered with, in their order, into `told`. So many at once that the server need not stop reading because its
+    /// answers are not read.
     async fn ask(&mut self, calls: &[Call], told: &mut Vec<Result<Told, MeasureError>>) -> Result<(), MeasureError> {
         for calls in calls.chunks(AT_ONCE) {
             let mut frames = Vec::new();

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Answered, Bounds, Command, ConnectionSettings, Reply, cluster::Cluster, connection::Access, link::Link};
+use super::{
+    Answered, Bounds, Command, ConnectionSettings, Reply, ServerAnswer, cluster::Cluster, connection::Access,
+    link::Link,
+};
 use crate::{addresses::AddressRules, measure::MeasureError};
 
 /// Asks one server or cluster. Keeps its connections from call to call; one that broke is opened again by the next call.
@@ -55,30 +58,51 @@ impl Client {
 
     /// The same, and asks each server that is asked anything `of_each` first, in the same round trip.
     pub async fn ask_each(&mut self, of_each: &[Command], commands: &[Command], by: Instant) -> Answered {
-        if self.cluster.is_none() {
-            let one = self.ask_one(of_each, commands, by).await;
-            let Some(node) = self.link.cluster_node().cloned() else { return one };
-            // What was asked went to a node that may hold nothing of it.
-            let link = std::mem::replace(&mut self.link, Link::by_settings());
-            self.cluster = Some(Cluster::of(node, link));
+        if let Err(why) = self.recognize(by).await {
+            return Answered::unknown(commands.len(), &why);
         }
-        let Some(cluster) = &mut self.cluster else { return Answered::default() };
+        let Some(cluster) = &mut self.cluster else { return self.ask_one(of_each, commands, by).await };
         let answered = cluster.ask_each(&self.access, of_each, commands, by).await;
-        if cluster.is_lost() {
-            // The nodes in the settings are asked again what they are.
-            self.cluster = None;
-        }
+        self.leave_if_lost();
         answered
     }
 
-    /// Asks the one server. Answers nothing where that turns out to be a node of a cluster before it is asked.
+    /// Asks the one server, or each master of the cluster that holds slots: one that does not answer keeps back no other. There is at least one answer.
+    ///
+    /// # Errors
+    /// Why no server can be asked.
+    pub async fn ask_servers(&mut self, commands: &[Command], by: Instant) -> Result<Vec<ServerAnswer>, MeasureError> {
+        self.recognize(by).await?;
+        let Some(cluster) = &mut self.cluster else {
+            let (latency, replies) = self.link.ask_timed(&self.access, commands, by).await;
+            return Ok(vec![ServerAnswer { node: None, latency, replies }]);
+        };
+        let answers = cluster.ask_masters(&self.access, commands, by).await;
+        self.leave_if_lost();
+        answers
+    }
+
+    /// Opens the connection, where none is open, and takes note of a server that turns out to be a node of a cluster, before it is asked anything: it may hold
+    /// nothing of that.
+    async fn recognize(&mut self, by: Instant) -> Result<(), MeasureError> {
+        if self.cluster.is_none() {
+            self.link.open(&self.access, by).await?;
+            if let Some(node) = self.link.cluster_node().cloned() {
+                let link = std::mem::replace(&mut self.link, Link::by_settings());
+                self.cluster = Some(Cluster::of(node, link));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a node has said that it is in no cluster, the nodes in the settings are asked again what they are.
+    fn leave_if_lost(&mut self) {
+        if self.cluster.as_ref().is_some_and(Cluster::is_lost) {
+            self.cluster = None;
+        }
+    }
+
     async fn ask_one(&mut self, of_each: &[Command], commands: &[Command], by: Instant) -> Answered {
-        if let Err(why) = self.link.open(&self.access, by).await {
-            return Answered::unknown(commands.len(), &why);
-        }
-        if self.link.cluster_node().is_some() {
-            return Answered::default();
-        }
         let all = [of_each, commands].concat();
         let mut replies = self.link.ask(&self.access, &all, by).await;
         let about_keys = replies.split_off(of_each.len().min(replies.len()));

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    Answered, Command, Reply,
+    Answered, Command, Reply, ServerAnswer,
     address::Address,
     connection::{Access, timed_out},
     link::Link,
@@ -26,6 +26,9 @@ use crate::{api::Reason, measure::MeasureError};
 const MOST_PASSES: usize = 4;
 /// A node that did not answer in time has the usual time again once in so many polls, and less in between.
 const LATE_RETRY: u32 = 8;
+
+/// No more masters are asked how they are.
+const MOST_ASKED: usize = 100;
 
 /// What is known of a cluster.
 pub(super) struct Cluster {
@@ -115,6 +118,41 @@ impl Cluster {
             }
         }
         answered
+    }
+
+    /// Asks as [`super::Client::ask_servers`] does, no more than [`MOST_ASKED`] at a time.
+    pub(super) async fn ask_masters(
+        &mut self,
+        access: &Access,
+        commands: &[Command],
+        by: Instant,
+    ) -> Result<Vec<ServerAnswer>, MeasureError> {
+        if self.is_stale
+            && let Err(why) = self.learn(access, None, share(by, 4)).await
+            && self.map.is_none()
+        {
+            return Err(why);
+        }
+        let mut masters: Vec<Address> = self.map.iter().flat_map(SlotMap::masters).cloned().collect();
+        let left_out = masters.split_off(masters.len().min(MOST_ASKED));
+        if masters.is_empty() {
+            return Err(no_master());
+        }
+        let asked: Vec<_> = masters.into_iter().map(|node| (self.link(&node), node)).collect();
+        let asked = join_all(asked.into_iter().map(|(mut link, node)| async move {
+            let (latency, replies) = link.ask_timed(access, commands, time_for(&link, by)).await;
+            (link, node, latency, replies)
+        }));
+        let mut answers = Vec::new();
+        for (link, node, latency, replies) in asked.await {
+            self.note(&node, link, replies.iter());
+            answers.push(ServerAnswer { node: Some(node.to_string()), latency, replies: named(replies, &node) });
+        }
+        answers.extend(left_out.into_iter().map(|node| {
+            let replies = vec![Err(not_asked(&node)); commands.len()];
+            ServerAnswer { node: Some(node.to_string()), latency: Duration::ZERO, replies }
+        }));
+        Ok(answers)
     }
 
     /// Where a command goes.
@@ -219,8 +257,7 @@ async fn ask_node(
         }
         all.push(commands[one.place].clone());
     }
-    let is_short = !link.late.is_multiple_of(LATE_RETRY);
-    let mut replies = link.ask(access, &all, share(by, if is_short { 5 } else { 2 })).await.into_iter();
+    let mut replies = link.ask(access, &all, time_for(link, by)).await.into_iter();
     let mut next = || replies.next().unwrap_or_else(|| Err(timed_out()));
     let heads = of_each.iter().map(|_| next()).collect();
     let mut own = Vec::new();
@@ -234,6 +271,12 @@ async fn ask_node(
         });
     }
     (heads, own)
+}
+
+/// Until when a node may answer.
+fn time_for(link: &Link, by: Instant) -> Instant {
+    let is_short = !link.late.is_multiple_of(LATE_RETRY);
+    share(by, if is_short { 5 } else { 2 })
 }
 
 fn slots() -> Command {
@@ -266,6 +309,13 @@ fn no_master() -> MeasureError {
     MeasureError {
         reason: Reason::SourceFailed,
         message: "no node of the Redis Cluster says that it serves the slot of this key: mend the cluster (redis-cli --cluster check), and see that each master announces an address".to_owned(),
+    }
+}
+
+fn not_asked(node: &Address) -> MeasureError {
+    MeasureError {
+        reason: Reason::SourceFailed,
+        message: format!("the node {node} is not asked: the cluster has more than {MOST_ASKED} masters"),
     }
 }
 

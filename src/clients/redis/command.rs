@@ -1,5 +1,7 @@
 //! What is asked, and what comes back.
 
+use std::time::Duration;
+
 use super::Reply;
 use crate::measure::MeasureError;
 
@@ -54,6 +56,17 @@ pub struct Answered {
     pub servers: Vec<Vec<Result<Reply, MeasureError>>>,
     /// For each command the reply, and the place of the server in `servers`; without one where no server could be asked.
     pub replies: Vec<(Result<Reply, MeasureError>, Option<usize>)>,
+}
+
+/// What one server answered that was asked as all others.
+#[derive(Debug)]
+pub struct ServerAnswer {
+    /// Which node of a cluster it is; absent for a server alone.
+    pub node: Option<String>,
+    /// From sending the commands over an open connection to the last reply.
+    pub latency: Duration,
+    /// The reply to each command.
+    pub replies: Vec<Result<Reply, MeasureError>>,
 }
 
 impl Answered {

@@ -1,5 +1,7 @@
 //! The connection to one server, kept from call to call, and opened again when it broke.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{
@@ -92,6 +94,21 @@ impl Link {
         };
         all.resize_with(commands.len(), || Err(rest.clone()));
         all
+    }
+
+    /// The same, and how long the replies took over an open connection.
+    pub(super) async fn ask_timed(
+        &mut self,
+        access: &Access,
+        commands: &[Command],
+        by: Instant,
+    ) -> (Duration, Vec<Result<Reply, MeasureError>>) {
+        if let Err(why) = self.open(access, by).await {
+            return (Duration::ZERO, vec![Err(why); commands.len()]);
+        }
+        let started = Instant::now();
+        let replies = self.ask(access, commands, by).await;
+        (started.elapsed(), replies)
     }
 
     async fn try_once(&mut self, access: &Access, commands: &[Command], by: Instant) -> Answers {

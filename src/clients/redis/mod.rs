@@ -20,7 +20,7 @@ mod words;
 mod written;
 
 pub use client::Client;
-pub use command::{Answered, Command};
+pub use command::{Answered, Command, ServerAnswer};
 pub use protocol::{Bounds, Reply};
 pub use settings::{ConnectionIdentity, ConnectionSettings};
 pub use words::refusal;

@@ -114,7 +114,7 @@ impl Place {
 /// Where one of the places is another Projection's, or may be: then none of them is claimed, and what this Projection has had it keeps.
 pub(super) fn step(kept: &KeptClaims, wanted: &Wanted, unnamed: Unnamed, now: Timestamp) -> Result<Step, Refusal> {
     let Wanted { projection, places, shared } = wanted;
-    // Nobody asks for more than seconds.
+    // Seconds are fine enough.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     // Where its own make no sense, it claims what it names as if it were new: the claims of others are not touched.
     let mine = kept.get(projection).map(|json| read(projection, json).unwrap_or_default());

@@ -133,7 +133,7 @@ async fn write(client: &Client, of: &TableLocation, at: At<'_>) -> Result<(), Er
         At::These(_) => "($2::bigint[])[c.shard + 1]".to_owned(),
         At::Nowhere => "null::bigint".to_owned(),
     };
-    // Workers lock what they commit; in one order, so that nobody waits in a circle.
+    // Workers lock what they commit; in one order, so that there is no deadlock.
     let statement = format!(
         "update {table} c set hold_at = {place},
              hold_until = case when $2::bigint[] is not null and {place} is not null then pg_catalog.clock_timestamp() + interval '{HOLDS_FOR} seconds' end

@@ -1,12 +1,12 @@
-//! Connections, memory, refusals and evictions of a Redis server, as `INFO` tells them.
+//! Connections, memory, refusals and evictions of a Redis server, or of the masters of a Redis Cluster, as `INFO` tells them.
 
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     api::{ConnectionLimit, Reason},
-    clients::redis::{Command, Reply, refusal},
+    clients::redis::{Command, Reply, ServerAnswer, refusal},
     measure::MeasureError,
-    read_stores::RedisStore,
+    read_stores::{RedisStore, node_counters::NodeCounters},
     store_health::{Connections, Memory, StoreSample},
 };
 
@@ -20,22 +20,91 @@ pub(in crate::read_stores) async fn health(store: &RedisStore, deadline: Instant
         };
         return Err(late.about(place));
     };
-    if !client.is_connected() {
-        // Connecting is not what is timed.
-        client.ask(&commands[..1], deadline).await.remove(0).map_err(|error| error.about(place))?;
-    }
-    let started = Instant::now();
-    let replies = client.ask(&commands, deadline).await;
-    let (latency, is_cluster) = (started.elapsed(), client.is_cluster());
+    let servers = client.ask_servers(&commands, deadline).await;
     drop(client);
-    let replies: Vec<Reply> = replies.into_iter().collect::<Result<_, _>>().map_err(|error| error.about(place))?;
-    let sample = interpret(&replies).map_err(|error| error.about(place))?;
-    if is_cluster {
-        // One of its nodes has answered, and its figures are not those of the cluster.
-        let missing = "connections, memory and evictions: those of the nodes of a Redis Cluster are not summed";
-        return Ok(StoreSample { latency, missing: Some(missing.into()), ..StoreSample::default() });
+    let servers = servers.map_err(|error| error.about(place))?;
+    let (mut nodes, mut alone) = (Vec::new(), None);
+    for ServerAnswer { node, latency, replies } in servers {
+        let replies: Result<Vec<Reply>, MeasureError> = replies.into_iter().collect();
+        let sample = replies.and_then(|replies| interpret(&replies)).map(|sample| StoreSample { latency, ..sample });
+        match node {
+            Some(node) => nodes.push((node, sample)),
+            None => alone = Some(sample),
+        }
     }
-    Ok(StoreSample { latency, ..sample })
+    let sample = match alone {
+        Some(alone) => alone,
+        None => of_cluster(nodes, &mut *store.counters.lock().await),
+    };
+    sample.map_err(|error| error.about(place))
+}
+
+/// How a cluster is, whose masters answered so: clients and their limits together, the memory of the node that is fullest, the latency of the slowest. A node that
+/// does not answer is told of and hides none of the others' figures.
+fn of_cluster(
+    nodes: Vec<(String, Result<StoreSample, MeasureError>)>,
+    counters: &mut NodeCounters<3>,
+) -> Result<StoreSample, MeasureError> {
+    let (mut answered, mut away) = (Vec::new(), Vec::new());
+    for (node, sample) in nodes {
+        match sample {
+            Ok(sample) => answered.push((node, sample)),
+            Err(why) => away.push((node, why)),
+        }
+    }
+    let told: Vec<(&str, [Option<u64>; 3])> = answered
+        .iter()
+        .map(|(node, of)| (node.as_str(), [of.rejected_connections, of.refused_writes, of.evicted_keys]))
+        .collect();
+    let away_names: Vec<&str> = away.iter().map(|(node, _)| node.as_str()).collect();
+    // It counts ours among those that it refuses, and cannot be asked how many there are.
+    if away.iter().any(|(_, why)| why.reason == Reason::TooManyConnections) {
+        counters.add(0);
+    }
+    let [rejected_connections, refused_writes, evicted_keys] = counters.take(&told, &away_names);
+    if answered.is_empty() {
+        let none = MeasureError { reason: Reason::SourceFailed, message: "the cluster has no masters".to_owned() };
+        return Err(away.into_iter().next().map_or(none, |(_, why)| why));
+    }
+    let samples: Vec<&StoreSample> = answered.iter().map(|(_, sample)| sample).collect();
+    let unknown = samples.iter().find_map(|sample| sample.missing.clone());
+    let silent = away.first().map(|(_, why)| {
+        let others = match away.len() {
+            1 => String::new(),
+            count => format!(", and {} more", count - 1),
+        };
+        format!("the figures are those of the other masters: {}{others}", why.message).into()
+    });
+    Ok(StoreSample {
+        latency: samples.iter().map(|sample| sample.latency).max().unwrap_or_default(),
+        connections: sum_of_connections(samples.iter().map(|sample| sample.connections)),
+        memory: samples.iter().filter_map(|sample| sample.memory).max_by(|a, b| fullness(*a).total_cmp(&fullness(*b))),
+        rejected_connections,
+        refused_writes,
+        evicted_keys,
+        missing: silent.or(unknown),
+        ..StoreSample::default()
+    })
+}
+
+/// All together; without a limit where one of them tells none, and unknown where one tells none at all.
+fn sum_of_connections(each: impl Iterator<Item = Option<Connections>>) -> Option<Connections> {
+    each.reduce(|a, b| {
+        let (a, b) = (a?, b?);
+        let limit = a.limit.zip(b.limit).map(|(a, b)| a.saturating_add(b));
+        Some(Connections { used: a.used.saturating_add(b.used), limit, ..a })
+    })
+    .flatten()
+}
+
+/// The part of its limit that is in use. A node without a limit is never full: of such the one with most in use counts.
+// A node has less than 2^53 bytes.
+#[allow(clippy::cast_precision_loss)]
+fn fullness(memory: Memory) -> f64 {
+    match memory.limit {
+        Some(limit) => memory.used as f64 / limit as f64,
+        None => -1.0 / (1.0 + memory.used as f64),
+    }
 }
 
 /// What the replies to `INFO clients`, `INFO memory`, `INFO stats` and `INFO errorstats` mean.
@@ -118,6 +187,47 @@ mod tests {
         assert_eq!(old.refused_writes, None, "a server before 6.2 does not count them");
         let nothing = interpret(&[text("<html>"), Reply::Nil, Reply::LongText(9_999_999)]).unwrap();
         assert!(nothing.connections.is_none() && nothing.missing.unwrap().contains("INFO"));
+    }
+
+    fn node(name: &str, used: u64, limit: Option<u64>, refused: u64) -> (String, Result<StoreSample, MeasureError>) {
+        let limited_by = ConnectionLimit::Server;
+        let sample = StoreSample {
+            latency: std::time::Duration::from_millis(used),
+            connections: Some(Connections { used, exact: true, limit: Some(100), limited_by }),
+            memory: Some(Memory { used, limit }),
+            refused_writes: Some(refused),
+            ..StoreSample::default()
+        };
+        (name.to_owned(), Ok(sample))
+    }
+
+    fn away(name: &str, reason: Reason) -> (String, Result<StoreSample, MeasureError>) {
+        (name.to_owned(), Err(MeasureError { reason, message: format!("{name} is away") }))
+    }
+
+    #[test]
+    fn of_a_cluster_clients_and_refusals_are_summed_and_the_fullest_node_counts() {
+        let mut counters = NodeCounters::default();
+        let nodes = vec![node("a", 50, None, 1), node("b", 10, Some(11), 2), node("c", 40, Some(400), 3)];
+        let all = of_cluster(nodes, &mut counters).unwrap();
+        assert_eq!(all.connections.map(|it| (it.used, it.limit)), Some((100, Some(300))));
+        assert_eq!(all.memory, Some(Memory { used: 10, limit: Some(11) }));
+        assert_eq!((all.refused_writes, all.latency.as_millis(), all.missing), (Some(6), 50, None));
+        let without = of_cluster(vec![node("a", 5, None, 1), node("b", 70, None, 2)], &mut counters).unwrap();
+        assert_eq!(without.memory, Some(Memory { used: 70, limit: None }));
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_hides_no_other_and_is_told() {
+        let mut counters = NodeCounters::default();
+        of_cluster(vec![node("a", 1, None, 5), node("b", 1, None, 5)], &mut counters).unwrap();
+        let one = of_cluster(vec![node("a", 1, None, 6), away("b", Reason::TimedOut)], &mut counters).unwrap();
+        assert_eq!((one.refused_writes, one.rejected_connections), (Some(11), None));
+        assert!(one.missing.unwrap().contains("b is away"));
+        let full = of_cluster(vec![node("a", 1, None, 6), away("b", Reason::TooManyConnections)], &mut counters);
+        assert_eq!(full.unwrap().rejected_connections, Some(1), "ours");
+        let none = vec![away("a", Reason::TimedOut), away("b", Reason::ConnectionRefused)];
+        assert_eq!(of_cluster(none, &mut counters).unwrap_err().reason, Reason::TimedOut);
     }
 
     #[test]

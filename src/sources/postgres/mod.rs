@@ -1,7 +1,7 @@
 //! Event logs in PostgreSQL.
 //!
 //! One connection for all subjects (such as event tables) of a database. One that takes long comes last in its poll, and the polls in between are the others'
-//! alone, so that it takes at most a fifth of the connection's time.
+//! alone, so that it takes at most a fifth of the connection's time. What a poll has no time for is not told of, and comes first in the next.
 
 mod arrivals;
 mod audit;
@@ -11,6 +11,7 @@ pub mod event_log;
 mod expression;
 mod flow;
 mod gaps;
+mod groups;
 pub(crate) mod outbox;
 mod parked;
 mod passed_over;
@@ -22,6 +23,7 @@ mod stores;
 mod subject;
 mod table;
 mod tally;
+mod turns;
 mod untold_shard;
 
 use std::{
@@ -36,7 +38,9 @@ pub use questions::{Question, TableQuestion};
 
 use super::{Ask, Pace, Probe, Report, Target};
 use crate::{api::Reason, clients::postgres::Database, lag::Sample, measure::MeasureError};
-use subject::{Followed, Subject};
+use groups::Groups;
+use subject::{Followed, Others, Subject};
+use turns::Budget;
 
 type AskRef = Arc<Ask<Question>>;
 type Answer = (AskRef, Result<Sample, MeasureError>);
@@ -45,13 +49,16 @@ type Answer = (AskRef, Result<Sample, MeasureError>);
 pub struct PostgresProbe {
     database: Arc<Database>,
     followed: HashMap<Subject, Followed>,
+    groups: Groups,
+    /// The last poll ended at its deadline without any answer.
+    silent: bool,
     started: std::time::Instant,
 }
 
 impl PostgresProbe {
     /// A probe of `database`. `started` is the zero of all sample times.
     pub fn new(database: Arc<Database>, started: std::time::Instant) -> Self {
-        Self { database, followed: HashMap::new(), started }
+        Self { database, followed: HashMap::new(), groups: Groups::default(), silent: false, started }
     }
 }
 
@@ -64,7 +71,8 @@ impl Probe for PostgresProbe {
     fn follow(&mut self, asks: &[AskRef]) {
         let channels = asks.iter().filter_map(|ask| ask.question.notify_channel()).collect();
         self.database.listen(channels);
-        let subjects: HashSet<Subject> = asks.iter().map(|ask| Subject::of(&ask.question)).collect();
+        self.groups.follow(&asks.iter().filter_map(|ask| ask.question.consumer()).collect::<Vec<_>>());
+        let subjects: HashSet<Subject> = asks.iter().map(|ask| Subject::of(&ask.question, &self.groups)).collect();
         self.followed.retain(|subject, _| subjects.contains(subject));
     }
 
@@ -79,35 +87,43 @@ impl Probe for PostgresProbe {
             if target.checkpoint.is_none() && target.ask.question.needs_checkpoint() {
                 report(&target.ask, Err(without_checkpoint()));
             } else {
-                wanted.entry(Subject::of(&target.ask.question)).or_default().push(target);
+                wanted.entry(Subject::of(&target.ask.question, &self.groups)).or_default().push(target);
             }
         }
+        for name in wanted.keys().filter(|name| !self.followed.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            let followed = Followed::new(&name);
+            self.followed.insert(name, followed);
+        }
         let mut subjects: Vec<(Subject, Vec<Target<Question>>)> = wanted.into_iter().collect();
-        subjects.sort_by_key(|(name, _)| self.followed.get(name).map(Followed::turn).unwrap_or_default());
-        subjects.retain(|(name, _)| self.followed.get(name).is_none_or(|followed| followed.is_due(Instant::now())));
+        subjects.sort_by_cached_key(|(name, _)| self.followed.get(name).map(|followed| followed.turn().order()));
+        subjects.retain(|(name, _)| self.followed.get(name).is_some_and(|followed| followed.is_due(Instant::now())));
         if subjects.is_empty() {
             return Pace::Usual;
         }
         let mut lease = match self.database.lease(deadline).await {
             Ok(lease) => lease,
             Err(unknown) => {
-                let all = subjects.iter().flat_map(|(_, targets)| targets);
-                all.for_each(|target| report(&target.ask, Err(unknown.clone())));
+                report_all(subjects, &unknown, report);
                 return Pace::Usual;
             }
         };
+        let others = Others::of(&self.followed);
+        let mut budget = Budget::until(deadline);
         let mut pace = Pace::Usual;
         let mut subjects: VecDeque<_> = subjects.into();
-        let (mut reconnected, mut first) = (false, true);
+        let (mut reconnected, mut answered) = (false, false);
         while let Some((name, targets)) = subjects.pop_front() {
-            let shared = self.followed.len() > 1;
-            let followed = self.followed.entry(name.clone()).or_insert_with(|| Followed::new(&name));
-            // It begins the next poll, unless faster ones come before it.
-            if !std::mem::take(&mut first) && !followed.fits(deadline - Instant::now()) {
+            let Some(followed) = self.followed.get_mut(&name) else { continue };
+            let (turn, begun) = (followed.turn(), Instant::now());
+            if !budget.allows(&turn, begun) {
+                followed.put_off();
                 continue;
             }
-            match timeout_at(deadline, followed.measure(&lease.live, &targets, self.started, shared)).await {
+            let look = timeout_at(deadline, followed.measure(&lease.live, &targets, self.started, &others)).await;
+            budget.take(&turn, begun.elapsed());
+            match look {
                 Ok(Ok(samples)) => {
+                    answered = true;
                     samples.into_iter().for_each(|(ask, result)| report(&ask, result));
                     if followed.is_settling() {
                         pace = Pace::Soon;
@@ -116,32 +132,44 @@ impl Probe for PostgresProbe {
                 Ok(Err(_)) if lease.live.session.client.is_closed() && !reconnected => {
                     // The connection broke since the last poll. What matters is whether there can be a new one.
                     reconnected = true;
+                    budget = Budget::until(deadline);
                     subjects.push_front((name, targets));
                     drop(lease);
                     lease = match self.database.lease(deadline).await {
                         Ok(lease) => lease,
                         Err(unknown) => {
-                            let all = subjects.iter().flat_map(|(_, targets)| targets);
-                            all.for_each(|target| report(&target.ask, Err(unknown.clone())));
+                            report_all(subjects, &unknown, report);
                             return Pace::Usual;
                         }
                     };
                 }
                 Ok(Err(unknown)) => {
-                    followed.failed(Instant::now(), unknown.reason);
-                    let unknown = at(&self.database, &unknown);
-                    targets.iter().for_each(|target| report(&target.ask, Err(unknown.clone())));
+                    answered = true;
+                    followed.failed(begun, Instant::now(), unknown.reason);
+                    report_all([(name, targets)], &at(&self.database, &unknown), report);
+                }
+                Err(_) if answered => {
+                    // It had less than a poll's time: the next one begins with it.
+                    followed.cut_off(begun.elapsed());
+                    put_off(&mut self.followed, &subjects);
+                    lease.abandon().await;
+                    return Pace::Usual;
                 }
                 Err(_) => {
-                    followed.failed(Instant::now(), Reason::TimedOut);
+                    followed.failed(begun, Instant::now(), Reason::TimedOut);
+                    put_off(&mut self.followed, &subjects);
                     lease.abandon().await;
                     let unknown = self.database.timed_out();
-                    let rest = subjects.into_iter().flat_map(|(_, targets)| targets);
-                    targets.into_iter().chain(rest).for_each(|target| report(&target.ask, Err(unknown.clone())));
+                    report_all([(name, targets)], &unknown, report);
+                    // The others may be answered. Where the next poll is without any answer as well, it is the server.
+                    if std::mem::replace(&mut self.silent, true) {
+                        report_all(subjects, &unknown, report);
+                    }
                     return Pace::Usual;
                 }
             }
         }
+        self.silent = false;
         lease.give_back();
         pace
     }
@@ -149,6 +177,25 @@ impl Probe for PostgresProbe {
     async fn woken(&self) {
         self.database.woken().await;
     }
+}
+
+/// The poll has no time left for these.
+fn put_off<T>(followed: &mut HashMap<Subject, Followed>, subjects: &VecDeque<(Subject, T)>) {
+    for (name, _) in subjects {
+        if let Some(followed) = followed.get_mut(name) {
+            followed.put_off();
+        }
+    }
+}
+
+/// The same for all Projections of these subjects.
+fn report_all(
+    subjects: impl IntoIterator<Item = (Subject, Vec<Target<Question>>)>,
+    unknown: &MeasureError,
+    report: Report<'_, Question>,
+) {
+    let all = subjects.into_iter().flat_map(|(_, targets)| targets);
+    all.for_each(|target| report(&target.ask, Err(unknown.clone())));
 }
 
 fn at(database: &Database, unknown: &MeasureError) -> MeasureError {

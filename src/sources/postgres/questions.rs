@@ -78,6 +78,14 @@ impl Question {
         }
     }
 
+    /// The consumer of an event store that is asked for.
+    pub(super) fn consumer(&self) -> Option<&Arc<StoreConsumer>> {
+        match self {
+            Self::Consumer(consumer) => Some(consumer),
+            Self::Table(_) | Self::Outbox { .. } | Self::Query(_) | Self::Slot(_) => None,
+        }
+    }
+
     /// The checkpoint is kept somewhere and read before the source is asked.
     pub(super) fn needs_checkpoint(&self) -> bool {
         match self {

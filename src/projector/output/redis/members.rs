@@ -12,7 +12,7 @@ use super::{
 };
 use crate::clients::redis::Reply;
 
-/// How long a lease lasts after a renewal. A killed worker's shards wait for its end: Redis shows nobody whose connection is gone.
+/// How long a lease lasts after a renewal. A killed worker's shards wait for its end: Redis does not tell clients whose connection is gone.
 const LEASE: Duration = Duration::from_secs(6);
 
 /// This worker among the others.

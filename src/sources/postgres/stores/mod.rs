@@ -1,4 +1,4 @@
-//! Event stores of libraries that number, read and check-point events by rules of their own: one statement a poll for all consumers in a schema, which reads
+//! Event stores of libraries that number, read and check-point events by rules of their own: one statement for many consumers in a schema, which reads
 //! checkpoint and events in one snapshot. One file a library holds the statement and what the answer means.
 
 mod akka;
@@ -25,7 +25,7 @@ use crate::{
     resolve::{CommandedSubscription, EmmettProcessor, StoreConsumer},
 };
 
-/// Which event store: all consumers in it are looked at in one go.
+/// Which event store: many consumers in it are looked at in one go.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum StoreKey {
     /// An EventStore of Elixir, by its schema.
@@ -45,6 +45,15 @@ impl StoreKey {
             StoreConsumer::Akka(one) => {
                 Self::Akka(one.schema.clone(), one.journal_table.clone(), one.timestamp_offset_table.clone())
             }
+        }
+    }
+
+    /// For so many consumers there is one statement. It takes a second or less where the server is not busy (measured in docs/sources/), and is given up after four.
+    pub(super) fn most_at_once(&self) -> usize {
+        match self {
+            Self::Commanded(_) => 1_000,
+            Self::Emmett(_) => 500,
+            Self::Akka(..) => 50,
         }
     }
 
