@@ -82,21 +82,7 @@ impl Probe for PostgresProbe {
         deadline: Instant,
         report: Report<'_, Question>,
     ) -> Pace {
-        let mut wanted: HashMap<Subject, Vec<Target<Question>>> = HashMap::new();
-        for target in targets {
-            if target.checkpoint.is_none() && target.ask.question.needs_checkpoint() {
-                report(&target.ask, Err(without_checkpoint()));
-            } else {
-                wanted.entry(Subject::of(&target.ask.question, &self.groups)).or_default().push(target);
-            }
-        }
-        for name in wanted.keys().filter(|name| !self.followed.contains_key(*name)).cloned().collect::<Vec<_>>() {
-            let followed = Followed::new(&name);
-            self.followed.insert(name, followed);
-        }
-        let mut subjects: Vec<(Subject, Vec<Target<Question>>)> = wanted.into_iter().collect();
-        subjects.sort_by_cached_key(|(name, _)| self.followed.get(name).map(|followed| followed.turn().order()));
-        subjects.retain(|(name, _)| self.followed.get(name).is_some_and(|followed| followed.is_due(Instant::now())));
+        let mut subjects = self.due(targets, report);
         if subjects.is_empty() {
             return Pace::Usual;
         }
@@ -110,7 +96,6 @@ impl Probe for PostgresProbe {
         let others = Others::of(&self.followed);
         let mut budget = Budget::until(deadline);
         let mut pace = Pace::Usual;
-        let mut subjects: VecDeque<_> = subjects.into();
         let (mut reconnected, mut answered) = (false, false);
         while let Some((name, targets)) = subjects.pop_front() {
             let Some(followed) = self.followed.get_mut(&name) else { continue };
@@ -153,6 +138,7 @@ impl Probe for PostgresProbe {
                     followed.cut_off(begun.elapsed());
                     put_off(&mut self.followed, &subjects);
                     lease.abandon().await;
+                    self.silent = false;
                     return Pace::Usual;
                 }
                 Err(_) => {
@@ -176,6 +162,34 @@ impl Probe for PostgresProbe {
 
     async fn woken(&self) {
         self.database.woken().await;
+    }
+}
+
+impl PostgresProbe {
+    /// What is to be looked at now, in this order.
+    fn due(
+        &mut self,
+        targets: Vec<Target<Question>>,
+        report: Report<'_, Question>,
+    ) -> VecDeque<(Subject, Vec<Target<Question>>)> {
+        let mut wanted: HashMap<Subject, Vec<Target<Question>>> = HashMap::new();
+        for target in targets {
+            if target.checkpoint.is_none() && target.ask.question.needs_checkpoint() {
+                report(&target.ask, Err(without_checkpoint()));
+            } else {
+                wanted.entry(Subject::of(&target.ask.question, &self.groups)).or_default().push(target);
+            }
+        }
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (name, targets) in wanted {
+            let followed = self.followed.entry(name.clone()).or_insert_with(|| Followed::new(&name));
+            if followed.is_due(now) {
+                due.push((followed.turn(), (name, targets)));
+            }
+        }
+        due.sort_by_key(|(turn, _)| turn.order());
+        due.into_iter().map(|(_, subject)| subject).collect()
     }
 }
 
