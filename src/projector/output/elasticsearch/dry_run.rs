@@ -6,7 +6,7 @@ use super::{
     super::{super::event::Event, Done, DryRun, DryRunError},
     Documents,
     documents::most_bytes_of_one_event,
-    handlers::{Action, Filled},
+    operations::{Action, Filled},
 };
 
 /// Operations that are shown and not done.
@@ -64,7 +64,7 @@ fn shown(Filled { key, version, action, .. }: &Filled) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::handlers::Key, *};
+    use super::{super::operations::Key, *};
 
     #[test]
     fn an_operation_is_one_line_whatever_it_holds() {

@@ -13,6 +13,7 @@ mod json_merge;
 mod kept;
 mod lease;
 mod members;
+mod operations;
 mod patience;
 mod refusals;
 mod requests;
@@ -22,7 +23,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-pub use self::handlers::DocumentError;
+pub use self::operations::DocumentError;
 pub(in crate::projector) use self::{claims::claim, dry_run::SearchDryRun, handlers::Documents, inbox::SearchInbox};
 use self::{
     documents::{Portion, ReadModelWriter},
