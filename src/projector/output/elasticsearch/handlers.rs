@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::super::claims::{Place, Wanted};
 use super::{
-    super::{
-        super::{
-            error::ProjectorError,
-            event::Event,
-            fields_seen::FieldsSeen,
-            template::{Missing, Template},
-        },
-        claims::{Place, Wanted},
+    super::super::{
+        error::ProjectorError,
+        event::Event,
+        fields_seen::FieldsSeen,
+        template::{Missing, Template},
     },
     operations::{ActionTemplate, DocumentError, Filled, Operation},
 };
@@ -22,6 +20,8 @@ pub(in crate::projector) struct Documents {
     of_types: BTreeMap<String, Handler>,
     state_index: String,
     shared: bool,
+    /// What the names of indices end with that stand for the real ones; empty for workers.
+    suffix: String,
 }
 
 /// What is done with events of a type.
@@ -44,7 +44,12 @@ impl Documents {
             Ok((event_type.clone(), Handler { operations, seen: FieldsSeen::default() }))
         });
         let of_types = parsed.collect::<Result<_, ProjectorError>>()?;
-        Ok(Self { of_types, state_index: output.state_index.clone(), shared: output.shared })
+        Ok(Self { of_types, state_index: output.state_index.clone(), shared: output.shared, suffix: String::new() })
+    }
+
+    /// The same with other indices, whose names are the real ones and this.
+    pub(super) fn with_suffix(self, suffix: &str) -> Self {
+        Self { suffix: suffix.to_owned(), ..self }
     }
 
     /// The types of event that have a handler.
@@ -111,11 +116,12 @@ impl Documents {
         for (number, operation) in (1..).zip(operations) {
             let at = |why: String| format!("operation {number} ({}): {why}", operation.action.name());
             let filled = operation.fill(number, event, left, &lacks).map_err(at)?;
-            let filled = filled.ok_or_else(|| at(too_large(most_bytes)))?;
+            let mut filled = filled.ok_or_else(|| at(too_large(most_bytes)))?;
             if filled.key.index == self.state_index {
                 return Err(at("it writes to stateIndex, where the checkpoints are".to_owned()));
             }
             left = left.saturating_sub(filled.size());
+            filled.key.index.push_str(&self.suffix);
             all.push(filled);
         }
         seen.had_all();
@@ -216,6 +222,15 @@ mod tests {
             let why = parse(&operations).unwrap_err();
             assert!(why.contains("event type Placed") && why.contains(expected), "{why}");
         }
+    }
+
+    #[test]
+    fn with_a_suffix_every_index_is_another_one() {
+        let operations = json!([{"delete": {"index": "{data.index}", "id": "state"}}]);
+        let documents = parse(&operations).unwrap().with_suffix("-dry");
+        let key = Key { index: "orders-dry".to_owned(), id: "state".to_owned() };
+        assert_eq!(documents.of(&event(r#"{"index": "orders"}"#), 100).unwrap()[0].key, key);
+        assert!(documents.of(&event(r#"{"index": "state"}"#), 100).unwrap_err().contains("checkpoints"), "as without");
     }
 
     #[test]

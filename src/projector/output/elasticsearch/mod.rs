@@ -13,10 +13,12 @@ mod json_merge;
 mod kept;
 mod lease;
 mod members;
+mod noted;
 mod operations;
 mod patience;
 mod refusals;
 mod requests;
+mod scratch;
 mod state;
 
 use std::collections::BTreeMap;
