@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use kube::CustomResourceExt as _;
 
 use self::environment::{
-    connection, elasticsearch_connection, kafka_connection, kurrentdb_connection, nats_connection, rabbitmq_connection,
-    redis_connection,
+    connection, kafka_connection, kurrentdb_connection, nats_connection, rabbitmq_connection, redis_connection,
+    store_connection,
 };
 use crate::{
     api::Projection,
@@ -24,9 +24,7 @@ use crate::{
         telemetry,
         uninstall::{self, UninstallSettings},
     },
-    projector::{
-        self, Input, Output, ProjectorConfig, QueueInput, QueueKind, RunOptions, SourceConnection, StoreConnection,
-    },
+    projector::{self, Input, ProjectorConfig, QueueInput, QueueKind, RunOptions, SourceConnection},
     simulation,
 };
 
@@ -129,17 +127,11 @@ async fn projector(args: ProjectorArgs) -> anyhow::Result<()> {
             connection(worker_env::EVENT_SOURCE).map(Box::new).map(SourceConnection::Postgres)
         }
     };
-    let store = match config.output {
-        Output::Postgres(_) => connection(worker_env::READ_STORE).map(Box::new).map(StoreConnection::Postgres),
-        Output::Redis(_) => redis_connection(worker_env::READ_STORE).map(StoreConnection::Redis),
-        Output::Elasticsearch(_) => {
-            elasticsearch_connection(worker_env::READ_STORE).map(StoreConnection::Elasticsearch)
-        }
-    };
+    let read_store = store_connection(&config.output);
     let options = RunOptions {
         config,
         source: source.context("the event source")?,
-        store: store.context("the read store")?,
+        store: read_store.context("the read store")?,
         worker_name: variable(worker_env::WORKER)?,
         health_listen: Some(health_listen),
         give_back_after: projector::GIVE_BACK_AFTER,

@@ -169,8 +169,9 @@ pub struct TrialArgs {
     /// Check the Projection as the API server and the operator do. With `READ_STORE_URL` of a PostgreSQL database, its handlers are prepared there.
     #[arg(long, requires = "filename", conflicts_with = "dry_run")]
     pub check: bool,
-    /// Run the handlers with the events of a file and say what they do. In PostgreSQL (`READ_STORE_URL`) this is a schema of their own in one transaction that is
-    /// rolled back; commands for Redis are only shown.
+    /// Run the handlers with the events of a file in the read store that `READ_STORE_URL` names, and say what they do. Nothing of it lasts: in PostgreSQL they run in a
+    /// schema of their own in one transaction that is rolled back, in Redis on keys and in Elasticsearch in indices of their own that are removed. Without
+    /// `READ_STORE_URL`, commands for Redis and operations for Elasticsearch are only shown.
     #[arg(long, requires = "filename", requires = "events")]
     pub dry_run: bool,
     /// The Projection, as YAML or JSON.

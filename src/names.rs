@@ -229,6 +229,9 @@ pub mod redis_state {
     /// The key of the hash with the claims of all Projections to keys: a field for each of them, with JSON.
     pub const CLAIMS: &str = "projectionist:claims";
 
+    /// What all keys begin with that a dry run writes.
+    pub const DRY_RUN: &str = "projectionist-dry-run-";
+
     /// The key of the hash. What is in braces lets handlers name keys that a Redis Cluster keeps together with it.
     pub fn key(projection: &str) -> String {
         format!("projectionist:{}", braces(projection))
@@ -274,6 +277,9 @@ pub mod search_state {
     pub const CLAIMS: &str = "claims";
     /// The name of a part.
     pub const NAME: &str = "name";
+
+    /// What comes between the name of an index and a random number in the name of the index that stands for it in a dry run.
+    pub const DRY_RUN: &str = "-dry-run-";
 
     /// The `_id` of the document of a shard.
     pub fn shard(projection: &str, shard: u32) -> String {

@@ -16,6 +16,10 @@ mod commanded;
 mod discretion;
 #[path = "projector/dry_run.rs"]
 mod dry_run;
+#[path = "projector/dry_run_redis.rs"]
+mod dry_run_redis;
+#[path = "projector/dry_run_search.rs"]
+mod dry_run_search;
 #[path = "projector/elasticsearch.rs"]
 mod elasticsearch;
 #[path = "projector/elasticsearch_refusals.rs"]

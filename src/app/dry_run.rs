@@ -4,10 +4,11 @@ use std::{fmt::Display, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, anyhow};
 
-use super::environment::connection;
+use super::environment::store_connection;
 use crate::{
     api::Projection,
     names::{secret_key, worker_env},
+    platform::shutdown::Shutdown,
     projector::{self, Output, ProjectorConfig, ProjectorError, StoreConnection, read_events},
     resolve::{Pods, Workload, resolve, validate},
     simulate::read_admitted,
@@ -34,9 +35,11 @@ impl Failed {
 impl From<ProjectorError> for Failed {
     fn from(error: ProjectorError) -> Self {
         match error {
-            ProjectorError::Connection { .. } | ProjectorError::Statement { .. } | ProjectorError::OtherStore => {
-                Self::NotTried(error.into())
-            }
+            ProjectorError::Connection { .. }
+            | ProjectorError::Statement { .. }
+            | ProjectorError::Store { .. }
+            | ProjectorError::StateGone { .. }
+            | ProjectorError::OtherStore => Self::NotTried(error.into()),
             _ => Self::Wrong(error.into()),
         }
     }
@@ -62,7 +65,7 @@ pub(super) async fn run(projection: &Path, events: Option<&Path>) -> ExitCode {
 async fn check(path: &Path) -> Result<(), Failed> {
     let config = configuration(path)?;
     let store = match &config.output {
-        Output::Postgres(_) => store_of_environment()?,
+        Output::Postgres(_) => store_of_environment(&config.output)?,
         Output::Redis(_) | Output::Elasticsearch(_) => None,
     };
     let prepared = store.is_some();
@@ -86,25 +89,39 @@ async fn dry_run(path: &Path, events: &Path) -> Result<bool, Failed> {
     let config = configuration(path)?;
     let events =
         read_events(&text_of(events)?).with_context(|| events.display().to_string()).map_err(Failed::NotTried)?;
-    let store = match &config.output {
-        Output::Redis(_) | Output::Elasticsearch(_) => None,
-        Output::Postgres(_) => Some(store_of_environment()?.ok_or_else(|| {
-            Failed::not_tried(
+    let store = store_of_environment(&config.output)?;
+    let kept = match (&config.output, &store) {
+        (Output::Postgres(_), None) => {
+            return Err(Failed::not_tried(
                 "READ_STORE_URL is not set: handlers in SQL are tried in a PostgreSQL database, in a transaction that is rolled back",
-            )
-        })?),
+            ));
+        }
+        (Output::Postgres(_), Some(_)) => "everything was rolled back",
+        (Output::Redis(_), Some(_)) => "the keys that stood for the real ones were removed",
+        (Output::Elasticsearch(_), Some(_)) => "the indices that stood for the real ones were removed",
+        (Output::Redis(_), None) => "READ_STORE_URL is not set, so that no command was sent",
+        (Output::Elasticsearch(_), None) => "READ_STORE_URL is not set, so that no operation was sent",
     };
+    let shutdown = Shutdown::on_signals().map_err(Failed::not_tried)?;
+    tokio::spawn(ends_at_the_second(shutdown.asked()));
     // What is printed cannot be taken back, and a reader that is gone does not matter.
     let mut say = |line: &str| drop(print(&format!("{line}\n")));
-    let tried = projector::dry_run(&config, store, &events, &mut say).await;
+    let tried = projector::dry_run(&config, store, &events, &|| shutdown.is_asked(), &mut say).await;
     let tried = tried.map_err(|error| in_file(error.into(), path))?;
-    let kept = match &config.output {
-        Output::Postgres(_) => "everything was rolled back",
-        Output::Redis(_) => "no command was sent",
-        Output::Elasticsearch(_) => "no operation was sent",
-    };
     say(&format!("{} events: {tried}; {kept}", events.len()));
+    if tried.untried > 0 {
+        return Err(Failed::not_tried("told to stop before all events were tried"));
+    }
     Ok(tried.all_went_well())
+}
+
+/// Says that the first signal ends it in order, and ends the process at the next Ctrl-C.
+async fn ends_at_the_second(first: impl Future<Output = ()>) {
+    first.await;
+    eprintln!("projectionist: stopping after the event in hand; Ctrl-C again leaves what was made to try the handlers");
+    if tokio::signal::ctrl_c().await.is_ok() {
+        std::process::exit(NOT_TRIED.into());
+    }
 }
 
 /// What workers of the Projection in this file would be told.
@@ -127,13 +144,12 @@ fn configuration(path: &Path) -> Result<ProjectorConfig, Failed> {
 }
 
 /// The read store that the environment names as it does for workers, if it names one.
-fn store_of_environment() -> Result<Option<StoreConnection>, Failed> {
+fn store_of_environment(output: &Output) -> Result<Option<StoreConnection>, Failed> {
     let named = |key: &str| std::env::var_os(worker_env::of_key(worker_env::READ_STORE, key));
     if !secret_key::all().any(|key| named(key).is_some_and(|value| !value.is_empty())) {
         return Ok(None);
     }
-    let settings = connection(worker_env::READ_STORE).map_err(Failed::NotTried)?;
-    Ok(Some(StoreConnection::Postgres(Box::new(settings))))
+    store_connection(output).map(Some).map_err(Failed::NotTried)
 }
 
 fn text_of(path: &Path) -> Result<String, Failed> {

@@ -7,7 +7,19 @@ use anyhow::Context as _;
 use crate::{
     clients::{ServerSettings, elasticsearch, kafka, kurrentdb, nats, postgres, rabbitmq, redis},
     names::worker_env,
+    projector::{Output, StoreConnection},
 };
+
+/// What the environment says about a connection to the read store of this kind.
+pub(super) fn store_connection(output: &Output) -> anyhow::Result<StoreConnection> {
+    match output {
+        Output::Postgres(_) => connection(worker_env::READ_STORE).map(Box::new).map(StoreConnection::Postgres),
+        Output::Redis(_) => redis_connection(worker_env::READ_STORE).map(StoreConnection::Redis),
+        Output::Elasticsearch(_) => {
+            elasticsearch_connection(worker_env::READ_STORE).map(StoreConnection::Elasticsearch)
+        }
+    }
+}
 
 /// What the environment says about a connection to PostgreSQL.
 pub(super) fn connection(prefix: &str) -> anyhow::Result<postgres::ConnectionSettings> {
@@ -40,7 +52,7 @@ pub(super) fn kurrentdb_connection(prefix: &str) -> anyhow::Result<kurrentdb::Co
 }
 
 /// The same of a connection to Elasticsearch.
-pub(super) fn elasticsearch_connection(prefix: &str) -> anyhow::Result<elasticsearch::ConnectionSettings> {
+fn elasticsearch_connection(prefix: &str) -> anyhow::Result<elasticsearch::ConnectionSettings> {
     use elasticsearch::ConnectionSettings as Settings;
     read(prefix, Settings::with_ca, Settings::with_client_certificate)
 }

@@ -34,17 +34,12 @@ async fn an_application_waits_in_the_read_store_until_its_event_is_there() {
     let (a, b) = (shop.start("a"), shop.start("b"));
     made(&shop).await;
     shop.shared(&[6, 6]).await;
-    let mut took = Vec::new();
     for n in 1..=30_i64 {
         let position = shop.events.append(&format!("cart-{n}"), "Counted", &json!({ "n": n })).await.unwrap();
-        let appended = Instant::now();
         assert!(reached(&shop.store, "shop/awaited", position, "60 s").await.unwrap(), "{position}");
-        took.push(appended.elapsed());
         let handled: i64 = shop.ask(&format!("select count(*) from applied where position = {position}")).await;
         assert_eq!(handled, 1, "the read model has it");
     }
-    took.sort();
-    println!("from the append to the answer: median {:?}, slowest {:?} of {}", took[15], took[29], took.len());
 
     // Beyond the head, and where an event before it waits.
     let head = shop.events.head().await.unwrap();

@@ -6,19 +6,21 @@ use tokio_postgres::Client;
 
 use crate::workshop::server;
 
+pub(crate) const DRY_RUN: [&str; 5] = ["--dry-run", "-f", "orders.yaml", "--events", "events.jsonl"];
+
 /// What a run printed, and its exit status.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    output: String,
-    errors: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) output: String,
+    pub(crate) errors: String,
 }
 
 /// A folder with a Projection and events.
-struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new(projection: &str, events: &str) -> Self {
+    pub(crate) fn new(projection: &str, events: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("orders.yaml"), projection).unwrap();
         std::fs::write(folder.path().join("events.jsonl"), events).unwrap();
@@ -26,11 +28,19 @@ impl Files {
     }
 
     fn run(&self, arguments: &[&str], read_store: Option<&str>) -> Ended {
+        Self::ended(self.program(arguments, read_store))
+    }
+
+    pub(crate) fn program(&self, arguments: &[&str], read_store: Option<&str>) -> Command {
         let mut program = Command::new(env!("CARGO_BIN_EXE_projectionist"));
         program.arg("projector").args(arguments).current_dir(self.0.path()).env_remove("READ_STORE_URL");
         if let Some(url) = read_store {
             program.env("READ_STORE_URL", url);
         }
+        program
+    }
+
+    pub(crate) fn ended(mut program: Command) -> Ended {
         let output = program.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ended { code: output.status.code(), output: text(&output.stdout), errors: text(&output.stderr) }
@@ -40,8 +50,8 @@ impl Files {
         self.run(&["--check", "-f", "orders.yaml"], read_store)
     }
 
-    fn dry_run(&self, read_store: Option<&str>) -> Ended {
-        self.run(&["--dry-run", "-f", "orders.yaml", "--events", "events.jsonl"], read_store)
+    pub(crate) fn dry_run(&self, read_store: Option<&str>) -> Ended {
+        self.run(&DRY_RUN, read_store)
     }
 }
 
@@ -201,7 +211,7 @@ async fn what_is_wrong_is_told_apart_from_what_could_not_be_tried() {
 }
 
 /// A Projection of this source and read store, each a line of YAML, with what is below `builtin`.
-fn of(source: &str, read_store: &str, builtin: &str) -> String {
+pub(crate) fn of(source: &str, read_store: &str, builtin: &str) -> String {
     let builtin: String = builtin.lines().map(|line| format!("      {line}\n")).collect();
     let ordering = if source == KURRENTDB { "PerKey" } else { "None" };
     format!(
@@ -219,10 +229,11 @@ spec:
     )
 }
 
-const KURRENTDB: &str = "{kurrentdb: {connection: {secretRef: {name: events}}, catchUp: {stream: $ce-order}}}";
-const RABBITMQ: &str = "{rabbitmq: {connection: {secretRef: {name: events}}, queues: [orders]}}";
+pub(crate) const KURRENTDB: &str =
+    "{kurrentdb: {connection: {secretRef: {name: events}}, catchUp: {stream: $ce-order}}}";
+pub(crate) const RABBITMQ: &str = "{rabbitmq: {connection: {secretRef: {name: events}}, queues: [orders]}}";
 const NATS: &str = "{nats: {connection: {secretRef: {name: events}}, consumers: [{stream: orders, consumer: list}]}}";
-const IN_SEARCH: &str = "{elasticsearch: {connection: {secretRef: {name: search}}}}";
+pub(crate) const IN_SEARCH: &str = "{elasticsearch: {connection: {secretRef: {name: search}}}}";
 const IN_POSTGRES: &str = "{postgres: {connection: {secretRef: {name: reads}}}}";
 
 #[test]

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    dry_run_search::rights_of_a_dry_run,
     elasticsearch::{append, assert_exact, count, counted, documents, kept, open, open_search, output, shards},
     workshop::PATIENCE,
 };
@@ -205,10 +206,23 @@ fn role(indices: &str, privileges: &[&str]) -> String {
     )
 }
 
+/// A role for a dry run with these privileges on indices of its own, and those on the real ones.
+fn dry_run_role(own: &[String], real: &[&str]) -> String {
+    format!(
+        "  indices: [{{names: ['*-dry-run-*'], privileges: [{}]}}, {{names: ['rights*'], privileges: [{}]}}]",
+        own.join(", "),
+        real.join(", ")
+    )
+}
+
 /// What docs/projector.md lists for the user, without its rights on the cluster.
 fn documented() -> Vec<String> {
+    privileges_below("PUT /_security/role/projector")
+}
+
+fn privileges_below(request: &str) -> Vec<String> {
     let page = include_str!("../../docs/projector.md");
-    let line = page.lines().skip_while(|line| *line != "PUT /_security/role/projector").nth(1).unwrap();
+    let line = page.lines().skip_while(|line| *line != request).nth(1).unwrap();
     let role: Value = serde_json::from_str(line).unwrap();
     let privileges = role["indices"][0]["privileges"].as_array().unwrap();
     privileges.iter().map(|privilege| privilege.as_str().unwrap().to_owned()).collect()
@@ -218,6 +232,8 @@ fn documented() -> Vec<String> {
 async fn the_rights_that_are_listed_suffice_and_what_is_missing_is_told() {
     let documented = documented();
     let all: Vec<&str> = documented.iter().map(String::as_str).collect();
+    let tries: Vec<String> = privileges_below("PUT /_security/role/projector-dry-run");
+    let tries_without = |right: &str| tries.iter().filter(|one| *one != right).cloned().collect::<Vec<_>>();
     let without = |right: &str| all.iter().copied().filter(|one| *one != right).collect::<Vec<_>>();
     assert_eq!(all, ["read", "index", "delete", "create_index"]);
     let roles = [
@@ -227,9 +243,13 @@ async fn the_rights_that_are_listed_suffice_and_what_is_missing_is_told() {
         ("no-delete", role("rights*", &without("delete"))),
         ("no-create_index", role("rights*", &without("create_index"))),
         ("no-state", "  indices: [{names: ['rights*'], privileges: [all]}]".to_owned()),
+        ("tries", dry_run_role(&tries, &["view_index_metadata"])),
+        ("no-view", dry_run_role(&tries, &["read"])),
+        ("no-remove", dry_run_role(&tries_without("delete_index"), &["view_index_metadata"])),
     ];
     let users: Vec<(&str, &str)> = roles.iter().map(|(user, role)| (*user, role.as_str())).collect();
     let server = Elasticsearch::on_loopback(Distribution::Elasticsearch, &users).unwrap();
+    rights_of_a_dry_run(&server);
     let mut shop = open("rights", &server, counted("rights")).await;
     // By Projections of several names.
     shop.search.as_mut().unwrap().output.shared = true;

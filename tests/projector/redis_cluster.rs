@@ -4,6 +4,7 @@ use serde_json::json;
 use test_cluster::{Redis, RedisCluster, eventually_is, redis::Answer};
 
 use crate::{
+    dry_run_redis::keys_are_in_the_slots_of_the_real_ones,
     queues,
     queues_into_redis_kept::delivered_again,
     redis::{handlers, number, open},
@@ -40,6 +41,8 @@ async fn in_a_redis_cluster_keys_in_the_projections_braces_are_written_and_other
     let refused = shop.start("c").ended().await.to_string();
     assert!(refused.contains("shop/redis_cluster has claimed it since"), "{refused}");
     worker.stop().await;
+    let of_another_node = cluster.key_on((self::home(&cluster, "{shop/orders}") + 1) % 3, "elsewhere").unwrap();
+    keys_are_in_the_slots_of_the_real_ones(&cluster, &of_another_node);
 }
 
 #[tokio::test(flavor = "multi_thread")]

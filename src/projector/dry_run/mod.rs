@@ -30,6 +30,8 @@ pub struct Tried {
     pub failed: usize,
     /// Not tried, since one before them in their stream failed.
     pub waiting: usize,
+    /// Not tried, since it was asked to stop.
+    pub untried: usize,
     /// What the store says of all together, when they would be committed, was a refusal.
     pub refused_at_end: bool,
 }
@@ -37,17 +39,20 @@ pub struct Tried {
 impl Tried {
     /// Workers would have gone on beyond all of them.
     pub fn all_went_well(&self) -> bool {
-        self.failed == 0 && self.waiting == 0 && !self.refused_at_end
+        self.failed == 0 && self.waiting == 0 && self.untried == 0 && !self.refused_at_end
     }
 }
 
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { handled, without_handler, failed, waiting, refused_at_end } = self;
+        let Self { handled, without_handler, failed, waiting, untried, refused_at_end } = self;
         write!(
             f,
             "{handled} handled, {without_handler} without a handler, {failed} failed, {waiting} wait behind those"
         )?;
+        if *untried > 0 {
+            write!(f, ", {untried} not tried")?;
+        }
         if *refused_at_end { f.write_str(", refused at the commit") } else { Ok(()) }
     }
 }
@@ -70,8 +75,8 @@ pub async fn check(config: &ProjectorConfig, store: Option<StoreConnection>) -> 
     }
 }
 
-/// Runs the handlers with these events, one by one, and says of each what was done, a line each. Nothing of it lasts. `store` is not needed where handlers are
-/// only filled and shown.
+/// Runs the handlers with these events, one by one, and says of each what was done, a line each. Nothing of it lasts. Without `store`, handlers for Redis and
+/// Elasticsearch are only filled and shown. `stop` is asked before each event whether to leave the rest out.
 ///
 /// # Errors
 /// Why they could not be tried.
@@ -79,6 +84,7 @@ pub async fn dry_run(
     config: &ProjectorConfig,
     store: Option<StoreConnection>,
     events: &[SampleEvent],
+    stop: &(dyn Fn() -> bool + Sync),
     say: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Tried, ProjectorError> {
     config.check()?;
@@ -87,15 +93,19 @@ pub async fn dry_run(
         (Output::Postgres(sql), Some(StoreConnection::Postgres(settings))) => {
             let mapping = Mapping::parse(&sql.handlers)?;
             let store = PostgresDryRun::open(&settings, sql, &mapping).await?;
-            all(store, config, events, say).await
+            all(store, config, events, stop, say).await
         }
         (Output::Redis(output), None) => {
-            let store = RedisDryRun::new(Commands::parse(output)?, config.max_event_bytes);
-            all(store, config, events, say).await
+            all(RedisDryRun::new(config, Commands::parse(output)?, None), config, events, stop, say).await
+        }
+        (Output::Redis(output), Some(StoreConnection::Redis(settings))) => {
+            all(RedisDryRun::new(config, Commands::parse(output)?, Some(settings)), config, events, stop, say).await
         }
         (Output::Elasticsearch(output), None) => {
-            let store = SearchDryRun::new(Documents::parse(output)?, config.max_event_bytes);
-            all(store, config, events, say).await
+            all(SearchDryRun::new(config, Documents::parse(output)?, None), config, events, stop, say).await
+        }
+        (Output::Elasticsearch(output), Some(StoreConnection::Elasticsearch(settings))) => {
+            all(SearchDryRun::new(config, Documents::parse(output)?, Some(&settings)), config, events, stop, say).await
         }
         (Output::Postgres(_) | Output::Redis(_) | Output::Elasticsearch(_), _) => Err(ProjectorError::OtherStore),
     }
@@ -105,14 +115,41 @@ async fn all<D: DryRun>(
     mut store: D,
     config: &ProjectorConfig,
     events: &[SampleEvent],
+    stop: &(dyn Fn() -> bool + Sync),
     say: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Tried, ProjectorError> {
+    let tried = each(&mut store, config, events, stop, say).await;
+    match (tried, store.remove().await) {
+        (tried, Ok(())) => tried,
+        (Ok(tried), Err(left)) => {
+            say(&format!("{} events: {tried}; not everything was removed", events.len()));
+            Err(left)
+        }
+        (Err(error), Err(left)) => {
+            say(&left.to_string());
+            Err(error)
+        }
+    }
+}
+
+async fn each<D: DryRun>(
+    store: &mut D,
+    config: &ProjectorConfig,
+    events: &[SampleEvent],
+    stop: &(dyn Fn() -> bool + Sync),
+    say: &mut (dyn FnMut(&str) + Send),
+) -> Result<Tried, ProjectorError> {
+    store.begin().await?;
     let mut tried = Tried::default();
     // Messages of a queue do not wait behind others.
     let is_in_order = !matches!(config.input, Input::Queue(_));
     // The line of the first that failed in each stream.
     let mut held: BTreeMap<&str, usize> = BTreeMap::new();
-    for SampleEvent { line, event } in events {
+    for (done, SampleEvent { line, event }) in events.iter().enumerate() {
+        if stop() {
+            tried.untried = events.len() - done;
+            break;
+        }
         let stream = event.stream.as_deref();
         let named = named(*line, event);
         if let Some(behind) = stream.and_then(|stream| held.get(stream)) {
@@ -143,7 +180,7 @@ async fn all<D: DryRun>(
         }
     }
     match store.finish().await {
-        Ok(()) => {}
+        Ok(lines) => lines.iter().for_each(|line| say(line)),
         Err(DryRunError::Event(why)) => {
             tried.refused_at_end = true;
             say(&format!("at the commit: failed: {why}"));

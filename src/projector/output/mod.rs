@@ -155,11 +155,21 @@ pub(super) struct View {
 
 /// Handlers that are tried without an effect that lasts.
 pub(super) trait DryRun: Send {
+    /// Makes what they are tried in. Comes first.
+    fn begin(&mut self) -> impl Future<Output = Result<(), ProjectorError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Runs the handler of one event, or shows what it would do; `None` where its type has no handler.
     fn handle(&mut self, event: &Event) -> impl Future<Output = Result<Option<Done>, DryRunError>> + Send;
 
-    /// Finds what the store would refuse of all together. Nothing is tried after that.
-    fn finish(&mut self) -> impl Future<Output = Result<(), DryRunError>> + Send;
+    /// Finds what the store would refuse of all together, and returns lines about what is there in the end. Nothing is tried after that.
+    fn finish(&mut self) -> impl Future<Output = Result<Vec<String>, DryRunError>> + Send;
+
+    /// Removes what was made to try them. Comes last, however the rest ended.
+    fn remove(&mut self) -> impl Future<Output = Result<(), ProjectorError>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// What a handler did that was tried.
@@ -178,6 +188,19 @@ pub(super) enum DryRunError {
     Event(String),
     /// The store cannot be asked.
     Store(ProjectorError),
+}
+
+impl From<ApplyError> for DryRunError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Contention { message, .. }
+            | ApplyError::Event { message, .. }
+            | ApplyError::Poison { message, .. }
+            | ApplyError::OneOf { message } => Self::Event(message),
+            ApplyError::NoRoom => Self::Event("no more events may be parked".to_owned()),
+            ApplyError::Store(error) => Self::Store(error),
+        }
+    }
 }
 
 /// A shard that this worker holds.

@@ -130,6 +130,7 @@ async fn measure(cluster: &Cluster, audit: &writes::Audit, options: &Options) ->
     }
     if options.measures(Figure::Freshness) {
         freshness::append_to_metric(&fixtures).await?;
+        freshness::checkpoint_to_awaited(&fixtures).await?;
     }
     if options.measures(Figure::Projector) {
         projector::measure(PROJECTED_EVENTS).await?;

@@ -8,7 +8,7 @@ use super::{
     super::{super::event::Event, ApplyError},
     Documents,
     fold::{Change, Found, Shards, Unfit, Write, fold, to_read},
-    handlers::Key,
+    operations::{Filled, Key},
     patience::Patience,
     refusals::Outcome,
     requests::{Condition, Failed, Read, append},
@@ -138,7 +138,7 @@ impl ReadModelWriter {
                 Err(message) if index == 0 => return Err(ApplyError::Event { index, message }),
                 Err(_) => return Ok((changes, index)),
             };
-            bytes += all.iter().map(super::handlers::Filled::size).sum::<usize>();
+            bytes += all.iter().map(Filled::size).sum::<usize>();
             if index > 0 && bytes > MOST_BYTES {
                 return Ok((changes, index));
             }

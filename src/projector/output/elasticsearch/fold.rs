@@ -12,8 +12,8 @@ use std::{
 
 use super::{
     super::super::event::Event,
-    handlers::{Action, Filled, Key},
     json_merge::{add, merge},
+    operations::{Action, Filled, Key},
 };
 
 /// An operation of an event of the batch.

@@ -13,16 +13,19 @@ mod json_merge;
 mod kept;
 mod lease;
 mod members;
+mod noted;
+mod operations;
 mod patience;
 mod refusals;
 mod requests;
+mod scratch;
 mod state;
 
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-pub use self::handlers::DocumentError;
+pub use self::operations::DocumentError;
 pub(in crate::projector) use self::{claims::claim, dry_run::SearchDryRun, handlers::Documents, inbox::SearchInbox};
 use self::{
     documents::{Portion, ReadModelWriter},

@@ -8,7 +8,10 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use tokio::time::Instant;
 
-use super::refusals::{Outcome, ServerError, meaning, of_request};
+use super::{
+    noted::{self, Noted},
+    refusals::{Outcome, ServerError, meaning, of_request},
+};
 use crate::{
     addresses::AddressRules,
     clients::elasticsearch::{Client, ConnectionSettings, JSON, LINES, is_too_large},
@@ -18,11 +21,15 @@ use crate::{
 const DEADLINE: Duration = Duration::from_secs(30);
 /// An answer to `_bulk` is given up beyond this, in bytes: there are less than 300 for each item.
 const LARGEST_BULK_ANSWER: usize = 16 << 20;
+/// A description of an index is given up beyond this, in bytes.
+const LARGEST_DESCRIPTION: usize = 16 << 20;
 
 /// A connection to the server.
 pub(super) struct Requests {
     client: Client,
     settings: ConnectionSettings,
+    /// Where handlers are tried: what became of the documents.
+    noted: Option<Vec<Noted>>,
 }
 
 /// A document as it is now.
@@ -108,7 +115,18 @@ pub(super) fn append(lines: &mut String, (index, id): (&str, &str), condition: C
 impl Requests {
     /// Not connected yet.
     pub(super) fn new(settings: &ConnectionSettings) -> Self {
-        Self { client: Client::new(settings.clone(), Arc::new(AddressRules::everywhere())), settings: settings.clone() }
+        let client = Client::new(settings.clone(), Arc::new(AddressRules::everywhere()));
+        Self { client, settings: settings.clone(), noted: None }
+    }
+
+    /// The same, and notes what becomes of each document, with the server's words.
+    pub(super) fn noting(self) -> Self {
+        Self { noted: Some(Vec::new()), ..self }
+    }
+
+    /// What was noted since the last time.
+    pub(super) fn take_noted(&mut self) -> Vec<Noted> {
+        self.noted.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The same on a connection of its own.
@@ -159,11 +177,15 @@ impl Requests {
     /// Where there is no answer.
     pub(super) async fn write(&mut self, lines: String, count: usize) -> Result<Vec<Written>, Failed> {
         let wanted = ["status", "_seq_no", "_primary_term", "error.type", "error.caused_by.type"];
-        let wanted: Vec<String> = wanted.iter().map(|field| format!("items.*.{field}")).collect();
+        let more = if self.noted.is_some() { noted::FIELDS.as_slice() } else { &[] };
+        let wanted: Vec<String> = wanted.iter().chain(more).map(|field| format!("items.*.{field}")).collect();
         let path = format!("/_bulk?filter_path={}", wanted.join(","));
         let (status, body) =
             self.send((Method::POST, path), Some((LINES, Bytes::from(lines))), LARGEST_BULK_ANSWER).await?;
         refused(of_request(status, &body))?;
+        if let Some(noted) = &mut self.noted {
+            noted.extend(noted::read(&body));
+        }
         let answer: BulkAnswer = serde_json::from_slice(&body).map_err(|_| nonsense())?;
         let items = answer.items.into_iter().map(|item| item.into_values().next().ok_or_else(nonsense));
         let items: Vec<BulkItem> = items.collect::<Result<_, _>>()?;
@@ -178,14 +200,38 @@ impl Requests {
     /// # Errors
     /// What the server says.
     pub(super) async fn create_index(&mut self, index: &str, settings: &Value) -> Result<(), Failed> {
-        let name = percent_encoding::utf8_percent_encode(index, percent_encoding::NON_ALPHANUMERIC);
         let body = Some((JSON, Bytes::from(settings.to_string())));
-        let (status, body) = self.send((Method::PUT, format!("/{name}")), body, 1 << 20).await?;
+        let (status, body) = self.send((Method::PUT, path_of(index)), body, 1 << 20).await?;
         let is_there = serde_json::from_slice::<Value>(&body).is_ok_and(|answer| {
             answer.pointer("/error/type").is_some_and(|kind| kind == "resource_already_exists_exception")
         });
         if is_there { Ok(()) } else { refused(of_request(status, &body)) }
     }
+
+    /// Settings, mappings and aliases of the index of this name, or of those that an alias leads to: an object with a field for each of them.
+    ///
+    /// # Errors
+    /// What the server says, [`Outcome::NoIndex`] where there is none.
+    pub(super) async fn describe_index(&mut self, index: &str) -> Result<Value, Failed> {
+        let path = format!("{}?expand_wildcards=none", path_of(index));
+        let (status, body) = self.send((Method::GET, path), None, LARGEST_DESCRIPTION).await?;
+        refused(of_request(status, &body))?;
+        serde_json::from_slice(&body).map_err(|_| nonsense())
+    }
+
+    /// Deletes an index, where there is one.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(super) async fn delete_index(&mut self, index: &str) -> Result<(), Failed> {
+        let path = format!("{}?ignore_unavailable=true", path_of(index));
+        let (status, body) = self.send((Method::DELETE, path), None, 1 << 20).await?;
+        refused(of_request(status, &body))
+    }
+}
+
+fn path_of(index: &str) -> String {
+    format!("/{}", percent_encoding::utf8_percent_encode(index, percent_encoding::NON_ALPHANUMERIC))
 }
 
 fn refused(outcome: Outcome) -> Result<(), Failed> {

@@ -61,6 +61,12 @@ impl State {
         }
     }
 
+    /// To try handlers with: what becomes of each document is noted. Nothing is kept.
+    pub(super) fn to_try(settings: &ConnectionSettings, index: &str, projection: &str) -> Self {
+        let state = Self::new(settings, index, projection);
+        Self { requests: state.requests.noting(), ..state }
+    }
+
     /// The same on a connection of its own.
     pub(super) fn another(&self) -> Self {
         Self {

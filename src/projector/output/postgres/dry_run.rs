@@ -104,7 +104,7 @@ impl DryRun for PostgresDryRun {
     }
 
     /// Constraints that are deferred speak at the commit.
-    async fn finish(&mut self) -> Result<(), DryRunError> {
+    async fn finish(&mut self) -> Result<Vec<String>, DryRunError> {
         let client = &self.session.client;
         let begun = client.batch_execute("savepoint tried").await;
         begun.map_err(|error| DryRunError::Store(doing(TRYING)(error)))?;
@@ -112,7 +112,8 @@ impl DryRun for PostgresDryRun {
         if let Err(error) = checked {
             return Err(self.failed(error).await);
         }
-        client.batch_execute("rollback").await.map_err(|error| DryRunError::Store(doing(TRYING)(error)))
+        client.batch_execute("rollback").await.map_err(|error| DryRunError::Store(doing(TRYING)(error)))?;
+        Ok(Vec::new())
     }
 }
 

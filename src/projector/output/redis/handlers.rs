@@ -90,6 +90,12 @@ fn count_of_keys(name: &str) -> usize {
     if OF_MANY_KEYS.contains(&name) { usize::MAX } else { 1 }
 }
 
+/// What stands for a key, in the same slot of a Redis Cluster. The prefix holds no brace.
+pub(super) fn stand_in(prefix: &str, key: &str) -> String {
+    // Of a key with braces the slot is that of what is in the first ones.
+    if key.contains(['{', '}']) { format!("{prefix}{key}") } else { format!("{prefix}{{{key}}}") }
+}
+
 /// Why a command cannot be run.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandError {
@@ -116,6 +122,8 @@ pub enum CommandError {
 pub(in crate::projector) struct Commands {
     of_types: BTreeMap<String, Handler>,
     shared: bool,
+    /// What the names of keys and channels begin with that stand for the real ones; empty for workers.
+    prefix: String,
 }
 
 /// What is done with events of a type.
@@ -168,6 +176,19 @@ impl Filled {
         self.words.iter().map(String::len).sum()
     }
 
+    /// The keys that it writes. A channel is none.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        let name = self.name();
+        let count = if name == PUBLISH { 0 } else { count_of_keys(&name) };
+        self.words.iter().skip(1).take(count)
+    }
+
+    /// Its keys, or its channel.
+    fn places_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let count = count_of_keys(&self.name());
+        self.words.iter_mut().skip(1).take(count)
+    }
+
     fn writes_reserved(&self) -> bool {
         self.words.iter().skip(1).take(count_of_keys(&self.name())).any(|key| key.starts_with(RESERVED))
     }
@@ -185,7 +206,13 @@ impl Commands {
                 commands.map_err(|source| ProjectorError::Commands { event_type: event_type.clone(), source })?;
             Ok((event_type.clone(), Handler { commands, seen: FieldsSeen::default() }))
         });
-        Ok(Self { of_types: parsed.collect::<Result<_, ProjectorError>>()?, shared: output.shared })
+        let of_types = parsed.collect::<Result<_, ProjectorError>>()?;
+        Ok(Self { of_types, shared: output.shared, prefix: String::new() })
+    }
+
+    /// The same with other keys and channels, as [`stand_in`] calls them.
+    pub(super) fn with_prefix(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
     }
 
     /// What the Projection claims for its workers. A channel is no key.
@@ -227,12 +254,15 @@ impl Commands {
                 left -= word.len();
                 words.push(word);
             }
-            let command = Filled { words, fingerprint: Arc::clone(&command.fingerprint) };
+            let mut command = Filled { words, fingerprint: Arc::clone(&command.fingerprint) };
             if command.writes_reserved() {
                 return Err(format!(
                     "command {number} ({}) writes a key that begins with {RESERVED}, where the checkpoints are",
                     command.name()
                 ));
+            }
+            if !self.prefix.is_empty() {
+                command.places_mut().for_each(|place| *place = stand_in(&self.prefix, place));
             }
             filled.push(command);
         }
@@ -333,6 +363,24 @@ mod tests {
         }
         // Only a value.
         assert!(parse(&["RPUSH", "a", "{stream}"]).unwrap().of(&reserved, 100).is_ok());
+    }
+
+    #[test]
+    fn with_a_prefix_every_place_is_another_one_and_no_value_is() {
+        let filled = |words: &[&str]| {
+            let commands = parse(words).unwrap().with_prefix("dry:");
+            commands.of(&event("s"), 100).map(|mut commands| commands.remove(0))
+        };
+        for (words, renamed, keys) in [
+            (&["HSET", "a:{stream}", "a", "b"][..], &["HSET", "dry:{a:s}", "a", "b"][..], 1),
+            (&["del", "a", "{stream}", "c{{d}}"], &["del", "dry:{a}", "dry:{s}", "dry:c{d}"], 3),
+            (&["PUBLISH", "news", "{stream}"], &["PUBLISH", "dry:{news}", "s"], 0),
+        ] {
+            let filled = filled(words).unwrap();
+            assert_eq!(filled.words, renamed);
+            assert_eq!(filled.keys().count(), keys, "{words:?}");
+        }
+        assert!(filled(&["SET", "projectionist:x", "1"]).unwrap_err().contains("checkpoints"), "as without");
     }
 
     #[test]

@@ -62,6 +62,20 @@ impl RedisInbox {
         keep_for: Duration,
     ) -> Result<Self, ProjectorError> {
         let mut state = State::with_keys_below(settings, &config.projection);
+        Self::check(&mut state).await?;
+        Ok(Self::new(state, config, commands, keep_for))
+    }
+
+    pub(super) fn new(state: State, config: &ProjectorConfig, commands: Commands, keep_for: Duration) -> Self {
+        let most_of_one_event = most_bytes_of_one_event(config.max_event_bytes);
+        Self { state, commands, keep_for: keep_for.as_millis().to_string(), most_of_one_event }
+    }
+
+    /// Whether the server keeps notes.
+    ///
+    /// # Errors
+    /// Where it evicts keys that expire.
+    pub(super) async fn check(state: &mut State) -> Result<(), ProjectorError> {
         let told = state.run(OPENING, include_str!("inbox_open.lua"), Vec::new()).await?;
         let told: Vec<&str> = told.as_array().unwrap_or_default().iter().filter_map(Reply::as_str).collect();
         let [policy, appends] = told[..] else { return Err(state.garbled(OPENING)) };
@@ -73,7 +87,7 @@ impl RedisInbox {
             policy => {
                 let message = format!(
                     "the server evicts keys when its memory is full (maxmemory-policy {policy}), and with {}:seen:… it would lose which messages are handled: set noeviction",
-                    redis_state::key(&config.projection)
+                    redis_state::key(state.projection())
                 );
                 return Err(state.failed(OPENING, message));
             }
@@ -83,8 +97,11 @@ impl RedisInbox {
                 "the server has no append-only file (appendonly no): when it ends, effects of messages are lost that the queue no longer has"
             );
         }
-        let most_of_one_event = most_bytes_of_one_event(config.max_event_bytes);
-        Ok(Self { state, commands, keep_for: keep_for.as_millis().to_string(), most_of_one_event })
+        Ok(())
+    }
+
+    pub(super) fn state(&mut self) -> &mut State {
+        &mut self.state
     }
 
     /// Whether the message is noted as handled.

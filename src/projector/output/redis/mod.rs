@@ -12,6 +12,7 @@ mod members;
 mod overwrites;
 mod portion;
 mod refusals;
+mod scratch;
 mod state;
 
 use std::collections::BTreeMap;

@@ -3,17 +3,20 @@
 //! It is one key, so that it lives and dies as one: a server that evicts it, or a hand that deletes it, leaves no half of it behind. And a slot
 //! of a Redis Cluster that moves holds it or does not.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::super::{
+use super::{
     super::{
-        error::ProjectorError,
-        event::SourceIdentity,
-        sharding::{KeptPart, Part, Sharding, without_checkpoint},
+        super::{
+            error::ProjectorError,
+            event::SourceIdentity,
+            sharding::{KeptPart, Part, Sharding, without_checkpoint},
+        },
+        Numbered,
     },
-    Numbered,
+    scratch::Scratch,
 };
 use crate::{
     addresses::AddressRules,
@@ -44,6 +47,8 @@ pub(super) struct State {
     /// What the scripts write beside the keys of handlers, as `ACL SETUSER` takes it.
     granted: String,
     projection: String,
+    /// Where handlers are tried: the keys that stand for the real ones, this one among them.
+    scratch: Option<Scratch>,
 }
 
 impl State {
@@ -55,6 +60,29 @@ impl State {
             granted: key.clone(),
             key,
             projection: projection.to_owned(),
+            scratch: None,
+        }
+    }
+
+    /// A state of its own, to try handlers with.
+    pub(super) fn to_try(settings: &ConnectionSettings, projection: &str, scratch: Scratch) -> Self {
+        let state = Self::new(settings, projection);
+        let (key, granted) = (format!("{}{}", scratch.prefix(), state.key), format!("{}*", redis_state::DRY_RUN));
+        Self { key, granted, scratch: Some(scratch), ..state }
+    }
+
+    /// The keys that stand for the real ones, and the state's own.
+    pub(super) fn scratch(&mut self) -> Option<(&mut Scratch, &str)> {
+        Some((self.scratch.as_mut()?, &self.key))
+    }
+
+    /// Removes the keys that stand for the real ones.
+    pub(super) async fn remove_scratch(&mut self) -> Result<(), ProjectorError> {
+        const DOING: &str = "read store: removing the keys that handlers were tried with";
+        let Some(scratch) = &mut self.scratch else { return Ok(()) };
+        match scratch.remove(&mut self.client, DEADLINE).await {
+            Ok(()) => Ok(()),
+            Err(why) => Err(self.failed(DOING, why)),
         }
     }
 
@@ -66,10 +94,10 @@ impl State {
 
     /// The claims of all Projections.
     pub(super) fn of_claims(settings: &ConnectionSettings, projection: &str) -> Self {
-        let Self { client, projection, .. } = Self::new(settings, projection);
+        let state = Self::new(settings, projection);
         let bounds = Bounds { text: LARGEST_CLAIMS, reply: LARGEST_CLAIMS, ..Bounds::default() };
         let key = redis_state::CLAIMS.to_owned();
-        Self { client: client.with_bounds(bounds), granted: key.clone(), key, projection }
+        Self { client: state.client.with_bounds(bounds), granted: key.clone(), key, ..state }
     }
 
     /// Where the server is.
@@ -96,7 +124,11 @@ impl State {
         script: &str,
         words: Vec<String>,
     ) -> Result<Reply, ProjectorError> {
-        let before = ["EVAL", script, "1", &self.key];
+        let (script, words) = match &mut self.scratch {
+            Some(scratch) => scratch.wrap(&self.key, script, words),
+            None => (Cow::Borrowed(script), words),
+        };
+        let before = ["EVAL", &*script, "1", &self.key];
         let command =
             Command::about_key(3, before.into_iter().chain(words.iter().map(String::as_str))).waiting_for_its_slot();
         // They may be large, and are in the command.
@@ -107,6 +139,10 @@ impl State {
             Some(Ok(reply)) => reply,
             Some(Err(error)) => return Err(self.failed(doing, error.message)),
             None => return Err(self.failed(doing, "the server did not answer".to_owned())),
+        };
+        let reply = match &mut self.scratch {
+            Some(scratch) => scratch.unwrap(reply).ok_or_else(|| self.garbled(doing))?,
+            None => reply,
         };
         let items = reply.as_array().unwrap_or_default();
         match (items.first().and_then(Reply::as_str), items.get(1).and_then(Reply::as_str)) {
