@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::resolve::{resolve, validate};
+use crate::resolve::{place_of, resolve, validate, version_in};
 
 fn projection(change: impl FnOnce(&mut Value)) -> Arc<Projection> {
     let connection = json!({"secretRef": {"name": "db"}});

@@ -20,8 +20,8 @@ use projectionist::{
         RedisStore,
         switch::{AliasSwitch, PointerSwitch, SwitchError, Switched, VersionSwitch, ViewSwitch},
     },
-    rebuild::{SwitchReaders as _, ViewError, ViewsOf},
-    resolve::ReaderViews,
+    rebuild::{LeadError, ReadersOf, SwitchReaders as _},
+    resolve::LedBy,
 };
 use serde_json::json;
 use test_cluster::{Postgres, Redis, elasticsearch::Distribution};
@@ -390,14 +390,14 @@ async fn readers_are_led_through_the_read_store_that_the_sampler_has_open() {
             "rollout": {"strategy": "BlueGreen", "switch": {"postgresView": {"schema": "shown", "views": ["summary"]}}},
         })
     };
-    let of = |version: &str| ViewsOf {
+    let of = |version: &str| ReadersOf {
         run: RunKey { version: Some(version.into()), ..RunKey::unversioned("shop", "orders") },
-        views: ReaderViews { schema: "shown".to_owned(), views: vec!["summary".to_owned()] },
+        by: LedBy::Views { schema: "shown".to_owned(), views: vec!["summary".to_owned()] },
     };
     let within = Duration::from_secs(60);
     let stores = sampler.read_stores().clone();
     let unknown = stores.shown(&of("v1"), within).await.unwrap_err();
-    assert!(matches!(&unknown, ViewError::Failed(why) if why.reason == Reason::NotMeasuredYet), "{unknown:?}");
+    assert!(matches!(&unknown, LeadError::Failed(why) if why.reason == Reason::NotMeasuredYet), "{unknown:?}");
     declare(&mut sampler, "orders", &version("v1"));
     let opened = async |version: &str| {
         while stores.shown(&of(version), within).await.is_err() {
@@ -410,12 +410,12 @@ async fn readers_are_led_through_the_read_store_that_the_sampler_has_open() {
     declare(&mut sampler, "orders", &version("v2"));
     assert_eq!(opened("v2").await, Ok(Some("orders_v1".to_owned())));
     let late = stores.switch(&of("v2"), None, "orders_v2", within).await.unwrap_err();
-    assert!(matches!(late, ViewError::Refused(_)), "{late:?}");
+    assert!(matches!(late, LeadError::Refused(_)), "{late:?}");
     stores.switch(&of("v2"), Some("orders_v1"), "orders_v2", within).await.unwrap();
     stores.switch(&of("v2"), Some("orders_v1"), "orders_v2", within).await.expect("done before");
     let seen: String = client.query_one("select version from shown.summary", &[]).await.unwrap().get(0);
     assert_eq!(seen, "v2");
     client.batch_execute("drop view shown.summary; create table shown.summary (version text)").await.unwrap();
     let taken = stores.shown(&of("v2"), within).await.unwrap_err();
-    assert!(matches!(&taken, ViewError::Refused(why) if why.contains("no view that a switch made")), "{taken:?}");
+    assert!(matches!(&taken, LeadError::Refused(why) if why.contains("no view that a switch made")), "{taken:?}");
 }

@@ -20,7 +20,8 @@ use crate::{
     api::Reason,
     clients::postgres::Database,
     measure::{MeasureError, RunKey},
-    rebuild::{Compared, Comparison, SwitchReaders, ViewError, ViewsOf},
+    rebuild::{Compared, Comparison, LeadError, ReadersOf, SwitchReaders},
+    resolve::LedBy,
 };
 
 /// The read stores of runs that have a version, as they are asked for checkpoints. Clones share it.
@@ -54,25 +55,26 @@ impl OpenStores {
         }
     }
 
-    fn switch_of(&self, of: &ViewsOf) -> Result<ViewSwitch, ViewError> {
-        let database = self.database_of(&of.run).map_err(ViewError::Failed)?;
-        let views: Vec<&str> = of.views.views.iter().map(String::as_str).collect();
-        Ok(ViewSwitch::new(database, &of.views.schema, &views))
+    fn switch_of(&self, of: &ReadersOf) -> Result<ViewSwitch, LeadError> {
+        let database = self.database_of(&of.run).map_err(LeadError::Failed)?;
+        let LedBy::Views { schema, views } = &of.by;
+        let views: Vec<&str> = views.iter().map(String::as_str).collect();
+        Ok(ViewSwitch::new(database, schema, &views))
     }
 }
 
 impl SwitchReaders for OpenStores {
-    fn shown<'a>(&'a self, of: &'a ViewsOf, within: Duration) -> BoxFuture<'a, Result<Option<String>, ViewError>> {
+    fn shown<'a>(&'a self, of: &'a ReadersOf, within: Duration) -> BoxFuture<'a, Result<Option<String>, LeadError>> {
         Box::pin(async move { self.switch_of(of)?.shown(Instant::now() + within).await.map_err(in_words) })
     }
 
     fn switch<'a>(
         &'a self,
-        of: &'a ViewsOf,
+        of: &'a ReadersOf,
         from: Option<&'a str>,
         to: &'a str,
         within: Duration,
-    ) -> BoxFuture<'a, Result<(), ViewError>> {
+    ) -> BoxFuture<'a, Result<(), LeadError>> {
         Box::pin(async move {
             let switched = self.switch_of(of)?.switch(from, to, Instant::now() + within).await;
             switched.map(drop).map_err(in_words)
@@ -93,9 +95,9 @@ impl SwitchReaders for OpenStores {
     }
 }
 
-fn in_words(error: SwitchError) -> ViewError {
+fn in_words(error: SwitchError) -> LeadError {
     match error {
-        SwitchError::Failed(why) => ViewError::Failed(why),
-        refused => ViewError::Refused(refused.to_string()),
+        SwitchError::Failed(why) => LeadError::Failed(why),
+        refused => LeadError::Refused(refused.to_string()),
     }
 }
