@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     CheckpointStore, compare,
-    switch::{SwitchError, VersionSwitch as _, ViewSwitch},
+    switch::{AliasSwitch, PointerSwitch, SwitchError, Switched, VersionSwitch as _, ViewSwitch},
 };
 use crate::{
     api::Reason,
@@ -38,28 +38,70 @@ impl OpenStores {
         *self.stores.write().unwrap_or_else(PoisonError::into_inner) = stores;
     }
 
-    fn database_of(&self, run: &RunKey) -> Result<Arc<Database>, MeasureError> {
-        let failed = |reason, message: String| MeasureError { reason, message };
+    fn store_of(&self, run: &RunKey) -> Result<CheckpointStore, MeasureError> {
         let store = self.stores.read().unwrap_or_else(PoisonError::into_inner).get(run).cloned();
-        match store {
-            Some(CheckpointStore::Postgres(database)) => Ok(database),
-            Some(_) => {
-                Err(failed(Reason::InvalidSpec, "spec.rollout.switch needs a read store in PostgreSQL".to_owned()))
-            }
-            None => Err(failed(
-                Reason::NotMeasuredYet,
-                format!(
-                    "the read store of {run} is not known yet: its Secret, or that of the source, has not been read"
-                ),
-            )),
+        store.ok_or_else(|| MeasureError {
+            reason: Reason::NotMeasuredYet,
+            message: format!(
+                "the read store of {run} is not known yet: its Secret, or that of the source, has not been read"
+            ),
+        })
+    }
+
+    fn database_of(&self, run: &RunKey) -> Result<Arc<Database>, MeasureError> {
+        match self.store_of(run)? {
+            CheckpointStore::Postgres(database) => Ok(database),
+            _ => Err(other_store("spec.rollout.promote.parity", "PostgreSQL")),
         }
     }
 
-    fn switch_of(&self, of: &ReadersOf) -> Result<ViewSwitch, LeadError> {
-        let database = self.database_of(&of.run).map_err(LeadError::Failed)?;
-        let LedBy::Views { schema, views } = &of.by;
-        let views: Vec<&str> = views.iter().map(String::as_str).collect();
-        Ok(ViewSwitch::new(database, schema, &views))
+    fn switch_of(&self, of: &ReadersOf) -> Result<OpenSwitch, LeadError> {
+        match (&of.by, self.store_of(&of.run).map_err(LeadError::Failed)?) {
+            (LedBy::Views { schema, views }, CheckpointStore::Postgres(database)) => {
+                let views: Vec<&str> = views.iter().map(String::as_str).collect();
+                Ok(OpenSwitch::Views(ViewSwitch::new(database, schema, &views)))
+            }
+            (LedBy::Pointer { key }, CheckpointStore::Redis(store)) => {
+                Ok(OpenSwitch::Pointer(PointerSwitch::new(store, key)))
+            }
+            (LedBy::Aliases(aliases), CheckpointStore::Elasticsearch(store)) => {
+                Ok(OpenSwitch::Aliases(AliasSwitch::new(store, aliases)))
+            }
+            (by, _) => Err(LeadError::Failed(match by {
+                LedBy::Views { .. } => other_store("spec.rollout.switch.postgresView", "PostgreSQL"),
+                LedBy::Pointer { .. } => other_store("spec.rollout.switch.redisPointer", "Redis"),
+                LedBy::Aliases(_) => other_store("spec.rollout.switch.elasticsearchAliases", "Elasticsearch"),
+            })),
+        }
+    }
+}
+
+fn other_store(field: &str, store: &str) -> MeasureError {
+    MeasureError { reason: Reason::InvalidSpec, message: format!("{field} needs a read store in {store}") }
+}
+
+/// What leads readers, in a store that is open.
+enum OpenSwitch {
+    Views(ViewSwitch),
+    Pointer(PointerSwitch),
+    Aliases(AliasSwitch),
+}
+
+impl OpenSwitch {
+    async fn shown(&self, by: Instant) -> Result<Option<String>, SwitchError> {
+        match self {
+            Self::Views(switch) => switch.shown(by).await,
+            Self::Pointer(switch) => switch.shown(by).await,
+            Self::Aliases(switch) => switch.shown(by).await,
+        }
+    }
+
+    async fn switch(&self, from: Option<&str>, to: &str, by: Instant) -> Result<Switched, SwitchError> {
+        match self {
+            Self::Views(switch) => switch.switch(from, to, by).await,
+            Self::Pointer(switch) => switch.switch(from, to, by).await,
+            Self::Aliases(switch) => switch.switch(from, to, by).await,
+        }
     }
 }
 

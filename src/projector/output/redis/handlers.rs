@@ -90,6 +90,12 @@ fn count_of_keys(name: &str) -> usize {
     if OF_MANY_KEYS.contains(&name) { usize::MAX } else { 1 }
 }
 
+/// The words of a command that name what it writes: keys, or a channel.
+pub fn written_by(words: &[String]) -> &[String] {
+    let [name, rest @ ..] = words else { return &[] };
+    rest.get(..count_of_keys(&name.to_ascii_uppercase())).unwrap_or(rest)
+}
+
 /// Why a command cannot be run.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandError {
