@@ -212,6 +212,23 @@ pub const INBOX_TABLE: &str = "projectionist_inbox";
 /// The APIService of the metrics that the operator's own HorizontalPodAutoscalers read.
 pub const EXTERNAL_API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
 
+/// How the built-in projector calls itself in a read store without schemas where each version of the read model has a run of its own. All that it keeps there is
+/// called so: checkpoints, leases and claims.
+pub mod run_name {
+    /// No name in Kubernetes holds it, and no version.
+    const BETWEEN: char = '@';
+
+    /// The run for a version of the Projection `namespace/name`.
+    pub fn of(projection: &str, version: &str) -> String {
+        format!("{projection}{BETWEEN}{version}")
+    }
+
+    /// The Projection, and the version where each has a run of its own.
+    pub fn parts(name: &str) -> (&str, Option<&str>) {
+        name.split_once(BETWEEN).map_or((name, None), |(projection, version)| (projection, Some(version)))
+    }
+}
+
 /// What the built-in projector keeps in a read store in Redis.
 pub mod redis_state {
     /// What the name of a field with the position of a shard begins with.

@@ -70,6 +70,8 @@ mod queues_into_redis_kept;
 mod queues_into_search;
 #[path = "projector/rabbitmq.rs"]
 mod rabbitmq;
+#[path = "projector/rebuild.rs"]
+mod rebuild;
 #[path = "projector/redis.rs"]
 mod redis;
 #[path = "projector/redis_cluster.rs"]

@@ -40,7 +40,10 @@ pub use read_store_status::{
     ConnectionLimit, ConnectionsStatus, MemoryStatus, ReadStoreRefusal, ReadStoreState, ReadStoreStatus,
     WriteQueueStatus,
 };
-pub use rollout::{OnRolloutFailure, PostgresViews, Promotion, ReaderSwitch, Rollout, RolloutStrategy};
+pub use rollout::{
+    ElasticsearchAlias, OnRolloutFailure, PostgresViews, Promotion, ReaderSwitch, RedisPointer, Rollout,
+    RolloutStrategy,
+};
 pub use run_status::{RolloutStatus, RunProgress, RunRole, RunStatus, RunWorkers, SecondsLeft};
 pub use scaling::{
     Autoscaler, CatchUp, Failure, Lag, LookAhead, OnPoison, OnUnknown, Ordering, ScaleOut, Scaling, ValueTarget,
@@ -127,9 +130,9 @@ mod tests {
             ".readStore.redis.connection.secretRef",
             ".readStore.redis.connection.secretRef.name",
             ".rollout.promote.parity.query",
-            ".rollout.switch.postgresView",
             ".rollout.switch.postgresView.schema",
             ".rollout.switch.postgresView.views",
+            ".rollout.switch.redisPointer.key",
             ".source.kafka.connection",
             ".source.kafka.connection.caSecretRef.name",
             ".source.kafka.connection.clientCertificateSecretRef.name",

@@ -158,8 +158,8 @@ pub struct InboxSettings {
 #[serde(rename_all = "camelCase")]
 pub struct RedisHandlers {
     /// For each type of event a list of commands, each a list of words: the command, the key that it writes, and further arguments. A word may hold
-    /// `{position}`, `{type}`, `{stream}`, `{recorded_at}`, `{data}`, and paths in the event's body such as `{data.total}`; `{{` and `}}` are braces.
-    /// Whatever an event holds, it stays one argument. Events of other types are passed over. Messages of a queue have no position.
+    /// `{position}`, `{type}`, `{stream}`, `{recorded_at}`, `{data}`, and paths in the event's body such as `{data.total}`; `{{` and `}}` are braces. With
+    /// `rollout.strategy: BlueGreen` `{version}` stands for `spec.version`, and every key holds it. Whatever an event holds, it stays one argument. Events of other types are passed over. Messages of a queue have no position.
     #[schemars(schema_with = "commands")]
     pub handlers: BTreeMap<String, Vec<Vec<String>>>,
     /// Other Projections may write the same keys, where they say so as well. Without it workers claim their keys, or what their names begin with, and those of another
@@ -173,13 +173,15 @@ pub struct RedisHandlers {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ElasticsearchHandlers {
-    /// The index in which the workers keep how far they have come. It is made where it is missing. Default: `projectionist-state`.
+    /// The index in which the workers keep how far they have come. It is made where it is missing. With `rollout.strategy: BlueGreen` it may hold `{version}`.
+    /// Default: `projectionist-state`.
     #[serde(default = "default_state_index")]
     #[schemars(length(min = 1, max = 255), regex(pattern = r#"^[^A-Z\\/*?"<>| ,#:+_-][^A-Z\\/*?"<>| ,#:]*$"#))]
     pub state_index: String,
     /// For each type of event a list of operations, each one of `index`, `update` and `delete`. Texts may hold `{position}`, `{type}`, `{stream}`,
     /// `{recorded_at}`, `{data}`, and paths in the event's body such as `{data.total}`; `{{` and `}}` are braces. In a document a text that is one place and
-    /// nothing else becomes the value there, with its type. Events of other types are passed over.
+    /// nothing else becomes the value there, with its type. With `rollout.strategy: BlueGreen` `{version}` stands for `spec.version` in `index`, and every `index`
+    /// holds it. Events of other types are passed over.
     #[schemars(schema_with = "operations")]
     pub handlers: BTreeMap<String, Vec<DocumentOperation>>,
     /// Other Projections may write to the same indices, where they say so as well. Without it workers claim their indices, or what their names begin with, and those of
@@ -237,8 +239,26 @@ pub enum DocumentOperation {
     },
 }
 
+impl DocumentOperation {
+    /// The index, or an alias.
+    pub fn index(&self) -> &str {
+        match self {
+            Self::Index { index, .. } | Self::Update { index, .. } | Self::Delete { index, .. } => index,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn index_mut(&mut self) -> &mut String {
+        match self {
+            Self::Index { index, .. } | Self::Update { index, .. } | Self::Delete { index, .. } => index,
+        }
+    }
+}
+
 /// A text with places for what an event holds.
 const TEMPLATE: &str = r"^([^{}]|\{\{|\}\}|\{(position|type|stream|recorded_at|data(\.[^{}.]+)*)\})*$";
+/// The same where a place in the read store is named, which may be that of a version.
+const PLACE: &str = r"^([^{}]|\{\{|\}\}|\{(version|position|type|stream|recorded_at|data(\.[^{}.]+)*)\})*$";
 
 fn commands(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -255,7 +275,7 @@ fn commands(_: &mut SchemaGenerator) -> Schema {
                 "type": "array",
                 "minItems": 2,
                 "maxItems": 1000,
-                "items": { "type": "string", "maxLength": 65_536, "pattern": TEMPLATE },
+                "items": { "type": "string", "maxLength": 65_536, "pattern": PLACE },
             },
         },
     })
@@ -264,13 +284,15 @@ fn commands(_: &mut SchemaGenerator) -> Schema {
 // No rule in CEL: with up to 1000 types of 100 operations the API server would find it too costly. That an operation is exactly one of three is said
 // by the number of its properties.
 fn operations(_: &mut SchemaGenerator) -> Schema {
-    let text = |description: &str| json!({ "description": description, "type": "string", "minLength": 1, "maxLength": 8_192, "pattern": TEMPLATE });
+    let text_like = |pattern: &str, description: &str| json!({ "description": description, "type": "string", "minLength": 1, "maxLength": 8_192, "pattern": pattern });
+    let text = |description: &str| text_like(TEMPLATE, description);
     let object = |description: &str| json!({ "description": description, "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let version = text(
         "Required with a queue, and absent with other sources, whose positions are the versions: a whole number in the message that grows with each change of the document, such as `{data.version}`. A message that is delivered again, or that comes after a later one, changes nothing.",
     );
     let operation = |description: &str, own: Value, required: &[&str]| {
-        let mut properties = json!({ "index": text("The index, or an alias."), "id": text("The document's `_id`.") });
+        let mut properties =
+            json!({ "index": text_like(PLACE, "The index, or an alias."), "id": text("The document's `_id`.") });
         if let (Some(all), Value::Object(own)) = (properties.as_object_mut(), own) {
             all.extend(own);
         }

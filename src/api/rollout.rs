@@ -8,10 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{HumanDuration, scaling::span, spec::NAME};
 
+/// What Elasticsearch takes for the name of an index, with places in braces.
+const INDEX: &str = r#"^[^A-Z\\/*?"<>| ,#:+_-][^A-Z\\/*?"<>| ,#:]*$"#;
+
 /// What a change of `spec.version` does.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("(has(self.strategy) && self.strategy == 'BlueGreen') || (!has(self.promote) && !has(self.switch) && !has(self.deadline))").message("spec.rollout: promote, switch and deadline have no meaning without strategy BlueGreen"))]
+#[x_kube(
+    validation = Rule::new("!has(self.promote) || !has(self.promote.parity) || !has(self.switch) || has(self.switch.postgresView)").message("spec.rollout.promote.parity must be absent without spec.rollout.switch.postgresView: versions are compared by a query in SQL"),
+    validation = Rule::new("(has(self.strategy) && self.strategy == 'BlueGreen') || (!has(self.promote) && !has(self.switch) && !has(self.deadline))").message("spec.rollout: promote, switch and deadline have no meaning without strategy BlueGreen"),
+)]
 pub struct Rollout {
     /// What a change of `spec.version` does. Cannot be changed later. Default: `InPlace`.
     #[serde(default)]
@@ -24,7 +30,7 @@ pub struct Rollout {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub switch: Option<ReaderSwitch>,
     /// How long the version that readers saw before is kept up to date, so that the annotation `projectionist.dev/rollback` can lead them back at once. Then
-    /// its workers are removed; its schema stays. Default: `1h`; 0s to 8760h.
+    /// its workers are removed; what they built stays. Default: `1h`; 0s to 8760h.
     #[serde(default = "default_keep_old")]
     #[x_kube(validation = Rule::new(span!("0s", "8760h")).message("spec.rollout.keepOld must be from 0s to 8760h"))]
     pub keep_old: HumanDuration,
@@ -52,7 +58,7 @@ pub enum RolloutStrategy {
     /// The workers are restarted, and get the new version in `PROJECTION_VERSION`.
     #[default]
     InPlace,
-    /// A second run with workers of its own builds the new version in its own schema, while the one that readers see is kept up to date. Then readers are led
+    /// A second run with workers of its own builds the new version in places of its own, while the one that readers see is kept up to date. Then readers are led
     /// to it in one step.
     BlueGreen,
 }
@@ -94,12 +100,44 @@ fn default_fresh_for() -> HumanDuration {
     HumanDuration(Rollout::FRESH_FOR)
 }
 
-/// How readers are led to a version.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+/// How readers are led to a version. Exactly one field, for the kind of `readStore`.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.postgresView), has(self.redisPointer), has(self.elasticsearchAliases)].exists_one(x, x)").message("spec.rollout.switch must have exactly one of postgresView, redisPointer and elasticsearchAliases"))]
 pub struct ReaderSwitch {
     /// By views that readers name: the operator makes them, and replaces all of them in one transaction.
-    pub postgres_view: PostgresViews,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres_view: Option<PostgresViews>,
+    /// By a key in Redis that readers ask first: the operator writes the version's name there, in one step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_pointer: Option<RedisPointer>,
+    /// By aliases in Elasticsearch or OpenSearch that readers name: the operator makes them, and moves all of them in one call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("minItems" = 1, "maxItems" = 20, "x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["alias"]))]
+    pub elasticsearch_aliases: Vec<ElasticsearchAlias>,
+}
+
+/// A key in the database of the read store that holds the version that readers are to read.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisPointer {
+    /// The key, a text: the version's name, such as `v2`. Readers ask for it (`GET orders:current`), and then for the keys with that version in their names
+    /// (`orders:v2:…`). No version is built in it, and nothing else writes it.
+    #[schemars(length(min = 1, max = 512))]
+    pub key: String,
+}
+
+/// An alias that readers name in place of an index.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ElasticsearchAlias {
+    /// The alias, which is the name of no index.
+    #[schemars(length(min = 1, max = 150), regex(pattern = "^[A-Za-z0-9][-A-Za-z0-9._]*$"))]
+    pub alias: String,
+    /// The index of a version, which the alias leads to, with `{version}` once in its name: `orders-{version}`.
+    #[schemars(length(min = 1, max = 255), regex(pattern = INDEX))]
+    #[x_kube(validation = Rule::new("self.matches('^[^{}]*[{]version[}][^{}]*$')").message("spec.rollout.switch.elasticsearchAliases[].index must hold {version} once, and no other brace"))]
+    pub index: String,
 }
 
 /// Views in the database of the read store, through which readers see one version.

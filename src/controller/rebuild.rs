@@ -18,14 +18,14 @@ use super::{
 use crate::{
     api::{Projection, ProjectionStatus, Reason, RunStatus, RunWorkers},
     measure::{ProjectionKey, RunKey},
-    rebuild::{self, Comparison, Facts, Next, Side, Step, SwitchReaders, ViewError, ViewsOf, concerns},
-    resolve::{RolloutRules, checkpoint_table_of, has_another_spec, place_of, reader_views, rules, run_of, version_in},
+    rebuild::{self, Comparison, Facts, LeadError, Next, ReadersOf, Side, Step, SwitchReaders, concerns},
+    resolve::{RolloutRules, checkpoint_table_of, has_another_spec, led_by, place_of, rules, run_of, version_in},
     snapshot::Snapshot,
 };
 
 /// The read store tells within this time what readers see. The round of the Projection waits for it.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
-/// And leads them to another version within this time; for readers that hold the views for longer it is tried again.
+/// And leads them to another version within this time; for readers that keep it from that for longer it is tried again.
 const SWITCH_WITHIN: Duration = Duration::from_secs(2);
 /// A store that did not tell is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -101,11 +101,11 @@ impl Rebuilder {
             let next = rebuild::next(&facts(status.live_version()));
             return Some(rebuilt(&rules, status, next, Led::Known, None).again_after(rested));
         }
-        let views = ViewsOf { run: any_of(projection, runs), views: reader_views(projection)? };
+        let readers = ReadersOf { run: any_of(projection, runs), by: led_by(projection)? };
         let untold = memory.untold.take().filter(|(when, _)| at.saturating_duration_since(*when) < ASK_AGAIN);
         let asked = match untold {
             Some(untold) => Err(untold),
-            None => self.shown(projection, runs, &views).await.map_err(|why| (Instant::now(), why)),
+            None => self.shown(projection, runs, &readers).await.map_err(|why| (Instant::now(), why)),
         };
         let shown = match asked {
             Ok(shown) => shown,
@@ -122,7 +122,7 @@ impl Rebuilder {
         let mut next = rebuild::next(&facts(shown.version.as_deref()));
         let mut look_again = None;
         if next.compares {
-            match comparison(&rules, &views.run, &shown, runs) {
+            match comparison(&rules, &readers.run, &shown, runs) {
                 Ok(of) => look_again = memory.parity.follow(of, &self.readers, (at, now)),
                 Err(why) => memory.parity.refuse(why),
             }
@@ -142,8 +142,8 @@ impl Rebuilder {
                     None => rebuilt,
                 });
             }
-            Step::Switch { from: _, to } => self.switch(&views, &shown, runs, to).await,
-            Step::Remove(version) => self.remove(projection, runs, &views, &shown, version).await,
+            Step::Switch { from: _, to } => self.switch(&readers, &shown, runs, to).await,
+            Step::Remove(version) => self.remove(projection, runs, &readers, &shown, version).await,
         };
         let key = ProjectionKey::of(projection);
         match (tried, next.step.clone()) {
@@ -175,31 +175,33 @@ impl Rebuilder {
         &self,
         projection: &Arc<Projection>,
         runs: &[Arc<Projection>],
-        views: &ViewsOf,
+        readers: &ReadersOf,
     ) -> Result<Shown, (Reason, String)> {
-        let place = self.readers.shown(views, ASK_WITHIN).await.map_err(|error| match error {
-            ViewError::Failed(why) => (why.reason, why.message),
-            ViewError::Refused(why) => (Reason::NotOwned, why),
+        let place = self.readers.shown(readers, ASK_WITHIN).await.map_err(|error| match error {
+            LeadError::Failed(why) => (why.reason, why.message),
+            LeadError::Refused(why) => (Reason::NotOwned, why),
         })?;
         let Some(place) = place else { return Ok(Shown { place: None, version: None }) };
         let of_run = runs.iter().find(|run| place_of(run).as_deref() == Some(place.as_str()));
         let version = of_run.and_then(|run| run_of(run).version);
-        let version = version.or_else(|| version_in(projection, &place).map(Arc::from)).ok_or_else(|| {
-            let schema = &views.views.schema;
-            (
-                Reason::NotOwned,
-                format!("the views in schema {schema} show schema {place}, which is of no version of this Projection: does another one lead these readers? Name other views"),
-            )
-        })?;
+        let version = version
+            .or_else(|| version_in(projection, &place).map(Arc::from))
+            .ok_or_else(|| (Reason::NotOwned, readers.by.stray(&place)))?;
         Ok(Shown { place: Some(place), version: Some(version) })
     }
 
-    async fn switch(&self, views: &ViewsOf, shown: &Shown, runs: &[Arc<Projection>], to: &str) -> Result<(), String> {
+    async fn switch(
+        &self,
+        readers: &ReadersOf,
+        shown: &Shown,
+        runs: &[Arc<Projection>],
+        to: &str,
+    ) -> Result<(), String> {
         let run = runs.iter().find(|run| run_of(run).version.as_deref() == Some(to));
         let Some(place) = run.and_then(|run| place_of(run)) else {
-            return Err(format!("spec.readStore.postgres.schema of version {to} is missing"));
+            return Err(readers.by.placeless(to));
         };
-        let switched = self.readers.switch(views, shown.place.as_deref(), &place, SWITCH_WITHIN).await;
+        let switched = self.readers.switch(readers, shown.place.as_deref(), &place, SWITCH_WITHIN).await;
         switched.map_err(|error| error.to_string())
     }
 
@@ -208,11 +210,11 @@ impl Rebuilder {
         &self,
         projection: &Arc<Projection>,
         runs: &[Arc<Projection>],
-        views: &ViewsOf,
+        readers: &ReadersOf,
         shown: &Shown,
         version: &Arc<str>,
     ) -> Result<(), String> {
-        let now = self.shown(projection, runs, views).await.map_err(|(_, why)| why)?;
+        let now = self.shown(projection, runs, readers).await.map_err(|(_, why)| why)?;
         if now != *shown || now.version.as_ref() == Some(version) {
             return Err("readers see another version than a moment ago".to_owned());
         }
@@ -228,7 +230,7 @@ impl Rebuilder {
 /// What readers see.
 #[derive(Debug, PartialEq)]
 struct Shown {
-    /// The schema.
+    /// How the read store names it.
     place: Option<String>,
     /// Its version.
     version: Option<Arc<str>>,

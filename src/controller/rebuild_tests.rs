@@ -22,7 +22,7 @@ use crate::{
     },
     measure::{MeasureError, RunKey},
     names::{METRIC_VERSION_LABEL, PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION},
-    rebuild::{Compared, Comparison, SwitchReaders, ViewError, ViewsOf},
+    rebuild::{Compared, Comparison, LeadError, ReadersOf, SwitchReaders},
     snapshot::Snapshot,
 };
 
@@ -52,7 +52,7 @@ struct State {
 }
 
 impl SwitchReaders for Views {
-    fn shown<'a>(&'a self, _: &'a ViewsOf, _: Duration) -> BoxFuture<'a, Result<Option<String>, ViewError>> {
+    fn shown<'a>(&'a self, _: &'a ReadersOf, _: Duration) -> BoxFuture<'a, Result<Option<String>, LeadError>> {
         let mut state = self.0.lock().unwrap();
         match state.led_after.take() {
             Some((0, place)) => state.shown = Some(place),
@@ -64,22 +64,22 @@ impl SwitchReaders for Views {
 
     fn switch<'a>(
         &'a self,
-        _: &'a ViewsOf,
+        _: &'a ReadersOf,
         from: Option<&'a str>,
         to: &'a str,
         _: Duration,
-    ) -> BoxFuture<'a, Result<(), ViewError>> {
+    ) -> BoxFuture<'a, Result<(), LeadError>> {
         let mut state = self.0.lock().unwrap();
         let done = match () {
             () if state.away => Err(away()),
-            () if state.unfit => Err(ViewError::Refused(format!("the columns of {to} do not fit"))),
+            () if state.unfit => Err(LeadError::Refused(format!("the columns of {to} do not fit"))),
             () if state.shown.as_deref() == from => {
                 state.shown = Some(to.to_owned());
                 state.led.push(to.to_owned());
                 if std::mem::take(&mut state.answer_lost) { Err(away()) } else { Ok(()) }
             }
             () if state.shown.as_deref() == Some(to) => Ok(()),
-            () => Err(ViewError::Refused(format!("{:?} is shown, and not {from:?}", state.shown))),
+            () => Err(LeadError::Refused(format!("{:?} is shown, and not {from:?}", state.shown))),
         };
         Box::pin(async move { done })
     }
@@ -94,8 +94,8 @@ impl SwitchReaders for Views {
     }
 }
 
-fn away() -> ViewError {
-    ViewError::Failed(MeasureError {
+fn away() -> LeadError {
+    LeadError::Failed(MeasureError {
         reason: Reason::ConnectionRefused,
         message: "nothing listens at db:5432".to_owned(),
     })

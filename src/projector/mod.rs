@@ -37,7 +37,11 @@ pub use config::{
 };
 pub use dry_run::{BadEvent, SampleEvent, Tried, check, dry_run, read_events};
 pub use error::{PlaceOfAnother, ProjectorError};
-pub use output::{elasticsearch::DocumentError, postgres::SqlError, redis::CommandError};
+pub use output::{
+    elasticsearch::DocumentError,
+    postgres::SqlError,
+    redis::{CommandError, written_by},
+};
 pub use poison::Poison;
 pub use run::{GIVE_BACK_AFTER, RunOptions, StoreConnection, check_handlers, check_input, run};
 pub use source::SourceConnection;

@@ -5,8 +5,8 @@ mod compare;
 mod elasticsearch;
 mod health;
 mod node_counters;
+mod open;
 mod postgres;
-mod reader_views;
 mod redis;
 pub mod switch;
 mod uncalled;
@@ -25,7 +25,7 @@ use crate::{
     measure::MeasureError,
 };
 pub use elasticsearch::ElasticsearchStore;
-pub use reader_views::OpenStores;
+pub use open::OpenStores;
 pub use redis::RedisStore;
 
 /// Where workers of the built-in projector begin that have handled nothing, of a source whose first event is at position 0.

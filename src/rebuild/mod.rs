@@ -5,7 +5,7 @@
 
 mod parity;
 mod progress;
-mod reader_views;
+mod readers;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +16,7 @@ use jiff::Timestamp;
 pub use self::{
     parity::{Answer, Cell, Compared, Comparison, Parity, Side, apart, difference},
     progress::{Backlog, Pace, in_words, progress},
-    reader_views::{SwitchReaders, ViewError, ViewsOf},
+    readers::{LeadError, ReadersOf, SwitchReaders},
 };
 use crate::{
     api::{ProjectionStatus, RolloutStatus, RunRole},

@@ -103,7 +103,8 @@ impl ProjectionSpec {
     pub fn checkpoint_location(&self, namespace: &str, name: &str) -> Option<CheckpointLocation> {
         let store = self.read_store.as_ref()?;
         if let Some(builtin) = self.projector.as_ref().and_then(|projector| projector.builtin.as_ref()) {
-            return self.builtin_location(builtin, store, format!("{namespace}/{name}"));
+            let name = self.name_in_read_store(format!("{namespace}/{name}"));
+            return self.builtin_location(builtin, store, name);
         }
         let checkpoint = self.checkpoint.as_ref()?;
         if let Some(redis) = checkpoint.redis.as_ref().filter(|_| store.redis.is_some()) {

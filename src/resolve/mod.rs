@@ -14,6 +14,7 @@ mod numbers;
 mod policy;
 mod positions;
 mod postgres;
+mod readers;
 mod runs;
 mod scrape;
 mod versions;
@@ -33,9 +34,10 @@ pub use numbers::Numbers;
 pub use policy::{ConnectionLimits, Measures, Stated, SuspendedBy, existing_workload, fallback_workers};
 pub use positions::{Place, PositionKind};
 pub use postgres::PostgresQuestion;
+pub use readers::{LedAlias, LedBy, led_by, place_of, version_in};
 pub use runs::{
-    ParityRule, ReaderViews, RolloutRules, checkpoint_table_of, comes_back_changed, described_run, described_version,
-    has_another_spec, has_runs, live_beside, place_of, reader_views, rules, run_of, stored_run, version_in,
+    ParityRule, RolloutRules, checkpoint_table_of, comes_back_changed, described_run, described_version,
+    has_another_spec, has_runs, live_beside, rules, run_of, stored_run,
 };
 pub use scrape::AskedMetric;
 pub use workload::{BuiltinPods, Environment, Invalid, Owner, Pods, Validated, WorkerBounds, Workload, validate};
@@ -193,6 +195,7 @@ impl Resolved {
 /// `InvalidSpec` where the API server's rules were not in force when it was written.
 pub fn resolve(projection: &Projection) -> Result<Resolved, MeasureError> {
     let key = ProjectionKey::of(projection);
+    versions::check(&projection.spec).map_err(|(field, problem)| invalid(&format!("{field} {problem}")))?;
     let spec = &*versions::filled(&projection.spec);
     let (source, checkpoint) = source(spec, &key)?;
     let checkpoint_in_source = match &source {

@@ -20,6 +20,8 @@ pub struct Measures {
     read_store: Option<ReadStore>,
     builtin: bool,
     shards: Option<u32>,
+    /// Where a run has a checkpoint of its own by its name alone.
+    version: Option<String>,
 }
 
 impl Measures {
@@ -32,6 +34,7 @@ impl Measures {
             read_store: spec.read_store.clone().map(|store| ReadStore { limits: None, ..store }),
             builtin: spec.is_builtin(),
             shards: spec.shard_count(),
+            version: spec.version_in_names().map(str::to_owned),
         }
     }
 }

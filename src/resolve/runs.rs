@@ -61,15 +61,6 @@ impl ParityRule {
     }
 }
 
-/// The views through which readers see a version.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ReaderViews {
-    /// Their schema.
-    pub schema: String,
-    /// Their names.
-    pub views: Vec<String>,
-}
-
 /// Whether each version is built by a run of its own.
 pub fn has_runs(projection: &Projection) -> bool {
     let rollout = projection.spec.rollout.as_ref();
@@ -225,19 +216,6 @@ pub fn rules(projection: &Projection) -> Option<RolloutRules> {
     })
 }
 
-/// The views through which readers see a version, where there are runs.
-pub fn reader_views(projection: &Projection) -> Option<ReaderViews> {
-    let rollout = projection.spec.rollout.as_ref().filter(|_| has_runs(projection))?;
-    let views = &rollout.switch.as_ref()?.postgres_view;
-    Some(ReaderViews { schema: views.schema.clone(), views: views.views.clone() })
-}
-
-/// The schema that the version of this run is built in.
-pub fn place_of(run: &Projection) -> Option<String> {
-    let spec = versions::filled(&run.spec);
-    spec.read_store.as_ref()?.postgres.as_ref()?.schema.clone()
-}
-
 /// The table in which the workers of this run commit how far they have come.
 pub fn checkpoint_table_of(run: &Projection) -> Option<TableLocation> {
     let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
@@ -245,14 +223,6 @@ pub fn checkpoint_table_of(run: &Projection) -> Option<TableLocation> {
         CheckpointLocation::Table(table) => Some(table),
         _ => None,
     }
-}
-
-/// The version that is built in this schema by the spec as it is now, for versions of which there is no run any more.
-pub fn version_in(projection: &Projection, place: &str) -> Option<String> {
-    let schema = projection.spec.read_store.as_ref()?.postgres.as_ref()?.schema.as_deref()?;
-    let (before, after) = schema.split_once(versions::PLACEHOLDER)?;
-    let version = place.strip_prefix(before)?.strip_suffix(after)?;
-    (ProjectionSpec::may_be_version(version) && !after.contains(versions::PLACEHOLDER)).then(|| version.to_owned())
 }
 
 #[cfg(test)]

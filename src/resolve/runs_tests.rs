@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::resolve::{resolve, validate};
+use crate::resolve::{LedBy, led_by, place_of, resolve, validate, version_in};
 
 fn projection(change: impl FnOnce(&mut Value)) -> Arc<Projection> {
     let connection = json!({"secretRef": {"name": "db"}});
@@ -130,4 +130,36 @@ fn what_cannot_be_a_version_is_none_in_the_name_of_a_schema() {
     {
         assert_eq!(version_in(&projection, place).as_deref(), expected, "{place}");
     }
+}
+
+#[test]
+fn a_pointer_and_aliases_name_the_version_itself() {
+    let led = |store: &str, switch: Value, status: Value| {
+        projection(|object| {
+            object["spec"]["readStore"] = json!({store: {"connection": {"secretRef": {"name": "db"}}}});
+            object["spec"]["rollout"]["switch"] = switch;
+            object["status"] = status;
+        })
+    };
+    let live = json!({"version": "v1", "runs": [{"version": "v1", "role": "Live", "since": "2026-01-01T00:00:00Z"}]});
+    let pointer = |status: &Value| led("redis", json!({"redisPointer": {"key": "orders:current"}}), status.clone());
+    let aliases = led(
+        "elasticsearch",
+        json!({"elasticsearchAliases": [{"alias": "orders", "index": "orders-{version}"}]}),
+        json!({}),
+    );
+    for one in [&pointer(&live), &aliases] {
+        assert_eq!(place_of(one).as_deref(), Some("v1"));
+        assert_eq!(version_in(one, "v0").as_deref(), Some("v0"), "of which there is no run any more");
+    }
+    assert_eq!(version_in(&pointer(&json!({})), "v0"), None, "nothing says that a switch wrote it");
+    assert_eq!(version_in(&pointer(&live), "Not one"), None);
+    let Some(LedBy::Aliases(all)) = led_by(&aliases) else { panic!() };
+    assert_eq!(all[0].index_of("v2"), "orders-v2");
+    assert_eq!(
+        (all[0].version_of("orders-v2"), all[0].version_of("others-v2"), all[0].version_of("orders-")),
+        (Some("v2"), None, None)
+    );
+    let told = led_by(&pointer(&live)).unwrap().stray("s3cret");
+    assert!(told.contains("key orders:current") && !told.contains("s3cret"), "{told}");
 }

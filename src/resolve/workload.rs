@@ -10,7 +10,7 @@ use super::{
     policy::SuspendedBy,
     postgres::read_by_builtin,
     runs::{run_of, spec_to_store},
-    versions::filled,
+    versions::{self, filled},
 };
 use crate::{
     api::{
@@ -173,6 +173,7 @@ pub fn validate(projection: &Projection) -> Result<Validated, Invalid> {
     }
     let uid = metadata.uid.clone().ok_or(Invalid::Incomplete("metadata.uid"))?;
     let owner = Owner { run: run_of(projection), uid };
+    versions::check(&projection.spec).map_err(|(field, problem)| invalid(field, problem))?;
     let spec = &*filled(&projection.spec);
     // Label values and the names of pods are made from it.
     if owner.name().len() > 52 {
@@ -235,7 +236,8 @@ fn built_in(builtin: &BuiltinProjector, spec: &ProjectionSpec, owner: &Owner) ->
     check_input(&input, &output)
         .map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
     poison_can_be_set_aside(spec, &input, &output)?;
-    let configuration = ProjectorConfig::new(owner.run.projection.to_string(), input, output, (builtin, &spec.failure));
+    let name = spec.name_in_read_store(owner.run.projection.to_string());
+    let configuration = ProjectorConfig::new(name, input, output, (builtin, &spec.failure));
     configuration.check().map_err(|error| invalid("spec.projector.builtin", format!("cannot be run: {error}")))?;
     let pod = builtin.pod.clone().unwrap_or_default();
     if let Some(label) = names::SELECTED_LABELS.into_iter().find(|label| pod.labels.contains_key(*label)) {

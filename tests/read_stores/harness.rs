@@ -13,7 +13,8 @@ pub fn redis_server() -> &'static Redis {
     SERVER.get_or_init(|| Redis::on_loopback().unwrap())
 }
 
-/// Elasticsearch has users with the rights of docs/read-stores.md (`documented`), a part of them, or others; OpenSearch comes without users.
+/// Elasticsearch has users with the rights of docs/read-stores.md (`documented`), a part of them, or others, and one with those of docs/rebuilds.md for other indices
+/// (`leader`); OpenSearch comes without users.
 pub fn search_server(distribution: Distribution) -> &'static Elasticsearch {
     static ELASTICSEARCH: OnceLock<Elasticsearch> = OnceLock::new();
     static OPENSEARCH: OnceLock<Elasticsearch> = OnceLock::new();
@@ -23,19 +24,26 @@ pub fn search_server(distribution: Distribution) -> &'static Elasticsearch {
     };
     let role = |index: &str| format!("  indices: [{{names: ['{index}'], privileges: [read]}}]");
     let (reader, elsewhere, documented) = (role("checkpoints"), role("invoices"), documented_role());
+    let leader = role_of(include_str!("../../docs/rebuilds.md"), "PUT /_security/role/projectionist-orders")
+        .replace("orders", "ruled");
     let users = [
         ("reader", reader.as_str()),
         ("documented", documented.as_str()),
         ("elsewhere", elsewhere.as_str()),
         ("monitor", "  cluster: [monitor]"),
+        ("leader", leader.as_str()),
     ];
     server.get_or_init(|| Elasticsearch::on_loopback(distribution, &users).unwrap_or_else(|error| panic!("{error:#}")))
 }
 
 /// The role that docs/read-stores.md says to make, as lines of `roles.yml`.
 fn documented_role() -> String {
-    let page = include_str!("../../docs/read-stores.md");
-    let mut lines = page.lines().skip_while(|line| *line != "PUT /_security/role/projectionist");
+    role_of(include_str!("../../docs/read-stores.md"), "PUT /_security/role/projectionist")
+}
+
+/// What follows on this line of a page.
+fn role_of(page: &str, request: &str) -> String {
+    let mut lines = page.lines().skip_while(|line| *line != request);
     let role: Value = serde_json::from_str(lines.nth(1).unwrap()).unwrap();
     role.as_object().unwrap().iter().map(|(field, value)| format!("  {field}: {value}\n")).collect()
 }

@@ -9,6 +9,7 @@ mod elasticsearch;
 mod fake;
 mod harness;
 mod health;
+mod led;
 mod parity;
 mod postgres;
 mod redis;

@@ -12,8 +12,8 @@ use projectionist::{
     api::{CheckpointRows, Reason, TableLocation},
     measure::{MeasureError, RunKey},
     read_stores::OpenStores,
-    rebuild::{Compared, Comparison, Side, SwitchReaders as _, ViewsOf},
-    resolve::ReaderViews,
+    rebuild::{Compared, Comparison, ReadersOf, Side, SwitchReaders as _},
+    resolve::LedBy,
 };
 use serde_json::json;
 use tokio_postgres::Client;
@@ -77,7 +77,7 @@ async fn two_versions(name: &str) -> (Running, OpenStores, Client) {
     declare(&mut sampler, "orders", &spec);
     let stores = sampler.read_stores().clone();
     let views =
-        ViewsOf { run: run(), views: ReaderViews { schema: "shown".to_owned(), views: vec!["summary".to_owned()] } };
+        ReadersOf { run: run(), by: LedBy::Views { schema: "shown".to_owned(), views: vec!["summary".to_owned()] } };
     while stores.shown(&views, Duration::from_secs(60)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

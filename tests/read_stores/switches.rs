@@ -15,21 +15,19 @@ use projectionist::{
         postgres::{ConnectionSettings, Database},
         redis,
     },
-    measure::RunKey,
     read_stores::{
         RedisStore,
         switch::{AliasSwitch, PointerSwitch, SwitchError, Switched, VersionSwitch, ViewSwitch},
     },
-    rebuild::{SwitchReaders as _, ViewError, ViewsOf},
-    resolve::ReaderViews,
+    resolve::LedAlias,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use test_cluster::{Postgres, Redis, elasticsearch::Distribution};
 use tokio::time::Instant;
 
 use crate::{
     elasticsearch::search_store,
-    harness::{declare, events, postgres_server, redis_server, sampler_with, search_server},
+    harness::{postgres_server, redis_server, search_server},
     sampler::loopback,
 };
 
@@ -327,43 +325,83 @@ async fn a_pointer_key_in_redis_is_switched_by_compare_and_set() {
     let look = || vec![redis_server().run("GET orders:current").unwrap().text().to_owned()];
     under_readers(&switch, ["orders:v1:", "orders:v2:"], vec![Box::new(look)]).await;
     one_of_two(&switch, Some("orders:v1:"), ["orders:v2:", "orders:v3:"]).await;
+    assert!(["orders:v2:", "orders:v3:"].map(|seen| Ok(Some(seen.to_owned()))).contains(&switch.shown(soon()).await));
+    assert_eq!(PointerSwitch::new(Arc::clone(&store), "first").shown(soon()).await, Ok(None));
     one_of_two(&PointerSwitch::new(Arc::clone(&store), "first"), None, ["orders:v1:", "orders:v2:"]).await;
     redis_server().run("HSET orders:hash a b").unwrap();
-    let other = PointerSwitch::new(store, "orders:hash").switch(None, "orders:v1:", soon()).await.unwrap_err();
+    let hash = PointerSwitch::new(store, "orders:hash");
+    let other = hash.switch(None, "orders:v1:", soon()).await.unwrap_err();
     assert!(matches!(&other, SwitchError::NotOurs(why) if why.contains("holds a hash")), "{other}");
+    let other = hash.shown(soon()).await.unwrap_err();
+    assert!(matches!(&other, SwitchError::NotOurs(why) if why.contains("no version")), "{other}");
+}
+
+/// Aliases, each to an index of its own for each version.
+fn aliases(names: &[&str]) -> Vec<LedAlias> {
+    let of = |name: &&str| LedAlias { alias: (*name).to_owned(), index: format!("{name}-{{version}}") };
+    names.iter().map(of).collect()
 }
 
 async fn alias(distribution: Distribution) {
     let server = search_server(distribution);
-    for version in ["orders-v1", "orders-v2", "orders-v3"] {
-        server.run("PUT", &format!("/{version}/_doc/1"), &json!({ "version": version })).unwrap();
+    for version in ["v1", "v2", "v3"] {
+        for name in ["orders", "lines", "first", "both"] {
+            server.run("PUT", &format!("/{name}-{version}/_doc/1"), &json!({ "version": version })).unwrap();
+        }
     }
     let store = search_store(&server.url());
-    let switch = AliasSwitch::new(Arc::clone(&store), "orders");
+    let switch = AliasSwitch::new(Arc::clone(&store), &aliases(&["orders", "lines"]));
     let look = move || {
-        // By its id a document is found in one index only; an alias to two is refused.
-        let found = server.run("GET", "/orders/_doc/1", &json!(null)).unwrap();
-        vec![found["_source"]["version"].as_str().unwrap().to_owned()]
+        // Both aliases in one request: what is seen is of one version. By its id a document is found in one index only; an alias to two is refused.
+        let asked = json!({"docs": [{"_index": "orders", "_id": "1"}, {"_index": "lines", "_id": "1"}]});
+        let found = server.run("POST", "/_mget", &asked).unwrap();
+        let version = |document: &Value| document["_source"]["version"].as_str().unwrap().to_owned();
+        let mut seen: Vec<String> = found["docs"].as_array().unwrap().iter().map(version).collect();
+        seen.dedup();
+        seen
     };
-    under_readers(&switch, ["orders-v1", "orders-v2"], vec![Box::new(look)]).await;
-    one_of_two(&switch, Some("orders-v1"), ["orders-v2", "orders-v3"]).await;
-    one_of_two(&AliasSwitch::new(Arc::clone(&store), "first"), None, ["orders-v1", "orders-v2"]).await;
-    let now = server.run("GET", "/_alias/orders", &json!(null)).unwrap();
-    let now = now.as_object().unwrap().keys().next().unwrap().clone();
-    let missing = switch.switch(Some(&now), "orders-v9", soon()).await.unwrap_err();
-    assert!(
-        matches!(&missing, SwitchError::Unsuitable(why) if why.contains("there is no index orders-v9")),
-        "{missing}"
-    );
+    assert_eq!(switch.shown(soon()).await, Ok(None));
+    under_readers(&switch, ["v1", "v2"], vec![Box::new(look)]).await;
+    one_of_two(&switch, Some("v1"), ["v2", "v3"]).await;
+    one_of_two(&AliasSwitch::new(Arc::clone(&store), &aliases(&["first"])), None, ["v1", "v2"]).await;
+    let now = switch.shown(soon()).await.unwrap().unwrap();
+    let missing = switch.switch(Some(&now), "v9", soon()).await.unwrap_err();
+    assert!(matches!(&missing, SwitchError::Unsuitable(why) if why.contains("there is no index ")), "{missing}");
+    assert!(["orders-v9", "lines-v9"].iter().any(|index| missing.to_string().contains(index)), "{missing}");
     assert_eq!(switch.switch(Some(&now), &now, soon()).await, Ok(Switched::Before), "it is where it was");
-    let index = AliasSwitch::new(Arc::clone(&store), "orders-v1").switch(None, "orders-v2", soon()).await.unwrap_err();
-    assert!(matches!(&index, SwitchError::NotOurs(why) if why.contains("the name of an index")), "{index}");
-    for version in ["orders-v1", "orders-v2"] {
-        let add = json!({"actions": [{"add": {"index": version, "alias": "both"}}]});
-        server.run("POST", "/_aliases", &add).unwrap();
-    }
-    let both = AliasSwitch::new(store, "both").switch(Some("orders-v1"), "orders-v3", soon()).await.unwrap_err();
+    let taken = [LedAlias { alias: "orders-v1".to_owned(), index: "first-{version}".to_owned() }];
+    let index = AliasSwitch::new(Arc::clone(&store), &taken).switch(None, "v2", soon()).await.unwrap_err();
+    assert!(
+        matches!(&index, SwitchError::NotOurs(why) if why.contains("orders-v1 is the name of an index")),
+        "{index}"
+    );
+    let by_hand = |action: &str, index: &str, alias: &str| {
+        let actions = json!({"actions": [{action: {"index": index, "alias": alias}}]});
+        server.run("POST", "/_aliases", &actions).unwrap();
+    };
+    by_hand("add", "both-v1", "both");
+    by_hand("add", "both-v2", "both");
+    let both = AliasSwitch::new(Arc::clone(&store), &aliases(&["both"]));
+    let both = both.switch(Some("v1"), "v3", soon()).await.unwrap_err();
     assert!(matches!(&both, SwitchError::NotOurs(why) if why.contains("2 indices")), "{both}");
+    // A mix is told, and left as it is.
+    by_hand("remove", &format!("lines-{now}"), "lines");
+    for other in ["none", "v1", "v2"].into_iter().filter(|other| *other != now) {
+        if other != "none" {
+            by_hand("add", &format!("lines-{other}"), "lines");
+        }
+        let mixed = switch.switch(Some(&now), "v3", soon()).await.unwrap_err();
+        assert!(
+            matches!(&mixed, SwitchError::NotOurs(why) if why.contains("several versions") && why.contains(other) && why.contains(&now)),
+            "{mixed}"
+        );
+        if other != "none" {
+            by_hand("remove", &format!("lines-{other}"), "lines");
+        }
+    }
+    by_hand("add", "first-v1", "lines");
+    let stray = switch.shown(soon()).await.unwrap_err();
+    assert!(matches!(&stray, SwitchError::NotOurs(why) if why.contains("first-v1, which is of no version")), "{stray}");
 }
 
 #[tokio::test]
@@ -374,48 +412,4 @@ async fn an_alias_in_elasticsearch_is_switched_in_one_call() {
 #[tokio::test]
 async fn an_alias_in_opensearch_is_switched_in_one_call() {
     alias(Distribution::OpenSearch).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_are_led_through_the_read_store_that_the_sampler_has_open() {
-    let (url, client) = events("led").await;
-    let made = "create schema shown; create schema orders_v1; create table orders_v1.summary as select 'v1'::text as version; create schema orders_v2; create table orders_v2.summary as select 'v2'::text as version";
-    client.batch_execute(made).await.unwrap();
-    let mut sampler = sampler_with(&[("events", &url)]);
-    let version = |version: &str| {
-        json!({
-            "readStore": {"postgres": {"connection": {"secretRef": {"name": "events"}}, "schema": "orders_{version}"}},
-            "projector": {"builtin": {"handlers": {"Placed": "select 1"}}},
-            "version": version,
-            "rollout": {"strategy": "BlueGreen", "switch": {"postgresView": {"schema": "shown", "views": ["summary"]}}},
-        })
-    };
-    let of = |version: &str| ViewsOf {
-        run: RunKey { version: Some(version.into()), ..RunKey::unversioned("shop", "orders") },
-        views: ReaderViews { schema: "shown".to_owned(), views: vec!["summary".to_owned()] },
-    };
-    let within = Duration::from_secs(60);
-    let stores = sampler.read_stores().clone();
-    let unknown = stores.shown(&of("v1"), within).await.unwrap_err();
-    assert!(matches!(&unknown, ViewError::Failed(why) if why.reason == Reason::NotMeasuredYet), "{unknown:?}");
-    declare(&mut sampler, "orders", &version("v1"));
-    let opened = async |version: &str| {
-        while stores.shown(&of(version), within).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        stores.shown(&of(version), within).await
-    };
-    assert_eq!(opened("v1").await, Ok(None));
-    stores.switch(&of("v1"), None, "orders_v1", within).await.unwrap();
-    declare(&mut sampler, "orders", &version("v2"));
-    assert_eq!(opened("v2").await, Ok(Some("orders_v1".to_owned())));
-    let late = stores.switch(&of("v2"), None, "orders_v2", within).await.unwrap_err();
-    assert!(matches!(late, ViewError::Refused(_)), "{late:?}");
-    stores.switch(&of("v2"), Some("orders_v1"), "orders_v2", within).await.unwrap();
-    stores.switch(&of("v2"), Some("orders_v1"), "orders_v2", within).await.expect("done before");
-    let seen: String = client.query_one("select version from shown.summary", &[]).await.unwrap().get(0);
-    assert_eq!(seen, "v2");
-    client.batch_execute("drop view shown.summary; create table shown.summary (version text)").await.unwrap();
-    let taken = stores.shown(&of("v2"), within).await.unwrap_err();
-    assert!(matches!(&taken, ViewError::Refused(why) if why.contains("no view that a switch made")), "{taken:?}");
 }

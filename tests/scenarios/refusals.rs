@@ -133,7 +133,13 @@ fn the_examples_are_accepted_as_they_stand() {
             readme.split("```yaml\n").find(|block| block.starts_with("apiVersion")).context("no example")?;
         let annotated = annotated.split("```").next().unwrap_or_default().to_owned();
         let mut all = vec![("README.md".to_owned(), annotated)];
-        for example in ["orders/projection.yaml", "own-workers.yaml", "existing-workload.yaml"] {
+        for example in [
+            "orders/projection.yaml",
+            "own-workers.yaml",
+            "existing-workload.yaml",
+            "rebuild-redis.yaml",
+            "rebuild-elasticsearch.yaml",
+        ] {
             all.push((example.to_owned(), std::fs::read_to_string(root.join("examples").join(example))?));
         }
         for (name, text) in all {

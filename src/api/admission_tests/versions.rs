@@ -75,6 +75,13 @@ fn versions_side_by_side_need_places_of_their_own_a_history_and_a_way_to_lead_re
         ("/spec/rollout", "deadline", json!("1s"), "spec.rollout.deadline must be from 1m to 8760h"),
         ("/spec/rollout", "promote", json!({"for": "soon"}), "spec.rollout.promote.for must be a duration"),
         ("/spec/rollout/switch/postgresView", "views", json!([]), "spec.rollout.switch.postgresView.views must"),
+        ("/spec/rollout/switch", "postgresView", Value::Null, "spec.rollout.switch must have exactly one of"),
+        (
+            "/spec/rollout/switch",
+            "redisPointer",
+            json!({"key": "current"}),
+            "spec.rollout.switch must have exactly one of",
+        ),
         ("/spec/readStore/postgres", "schema", json!("orders"), "spec.readStore.postgres.schema must hold {version}"),
         (
             "/spec",
@@ -144,5 +151,116 @@ fn versions_side_by_side_follow_on_each_other_and_what_readers_name_stays() {
     ] {
         let found = refused(change);
         assert!(found.iter().any(|message| message.starts_with(expected)), "{expected}: {found:?}");
+    }
+}
+
+/// Versions in Redis or Elasticsearch.
+fn without_schemas(store: &str) -> Value {
+    let (builtin, switch) = match store {
+        "redis" => (
+            json!({"redis": {"handlers": {"Placed": [["SET", "orders:{version}:{stream}", "{{version}}"]]}}}),
+            json!({"redisPointer": {"key": "orders:current"}}),
+        ),
+        _ => (
+            json!({"elasticsearch": {"handlers": {"Placed": [{"index": {"index": "orders-{version}", "id": "{stream}", "document": {}}}]}}}),
+            json!({"elasticsearchAliases": [{"alias": "orders", "index": "orders-{version}"}]}),
+        ),
+    };
+    let mut object = side_by_side("v1");
+    object["spec"]["readStore"] = json!({store: {"connection": {"secretRef": {"name": "reads"}}}});
+    object["spec"]["projector"] = json!({"builtin": builtin});
+    object["spec"]["rollout"]["switch"] = switch;
+    object
+}
+
+fn template(store: &str, checkpoint: Value) -> Value {
+    let mut object = without_schemas(store);
+    object["spec"]["projector"] =
+        json!({"template": {"spec": {"containers": [{"name": "worker", "image": "team:1"}]}}});
+    object["spec"]["checkpoint"] = checkpoint;
+    object
+}
+
+#[test]
+fn a_pointer_and_aliases_need_their_kind_of_read_store_and_workers_that_have_a_checkpoint_for_each_version() {
+    for store in ["redis", "elasticsearch"] {
+        admit(without_schemas(store)).unwrap();
+    }
+    for (store, checkpoint) in [
+        ("redis", json!({"redis": {"key": "checkpoints:{version}"}})),
+        ("elasticsearch", json!({"elasticsearch": {"id": "orders-{version}"}})),
+        ("elasticsearch", json!({"elasticsearch": {"index": "checkpoints-{version}"}})),
+    ] {
+        admit(template(store, checkpoint)).unwrap();
+    }
+    let changed = |store: &str, change: &dyn Fn(&mut Value)| {
+        let mut object = without_schemas(store);
+        change(&mut object["spec"]);
+        object
+    };
+    let alias = |index: &str| json!([{"alias": "orders", "index": index}]);
+    for (object, expected) in [
+        (
+            changed("redis", &|spec| spec["readStore"] = without_schemas("elasticsearch")["spec"]["readStore"].clone()),
+            "spec.readStore.redis is required with spec.rollout.switch.redisPointer",
+        ),
+        (
+            changed("elasticsearch", &|spec| spec["readStore"] = without_schemas("redis")["spec"]["readStore"].clone()),
+            "spec.readStore.elasticsearch is required with spec.rollout.switch.elasticsearchAliases",
+        ),
+        (
+            changed("redis", &|spec| {
+                spec["rollout"]["switch"] = side_by_side("v1")["spec"]["rollout"]["switch"].clone()
+            }),
+            "spec.readStore.postgres.schema must hold {version} with spec.rollout.switch.postgresView",
+        ),
+        (
+            changed("redis", &|spec| spec["projector"] = json!({"existing": {"kind": "Deployment", "name": "x"}})),
+            "spec.projector must be builtin with redis, or template",
+        ),
+        (
+            template("redis", json!({"redis": {"key": "checkpoints"}})),
+            "spec.projector must be builtin with redis, or template",
+        ),
+        (
+            template("elasticsearch", json!({"elasticsearch": {}})),
+            "spec.projector must be builtin with elasticsearch, or template",
+        ),
+        (
+            changed("redis", &|spec| spec["rollout"]["promote"] = json!({"parity": {"query": "select 1"}})),
+            "spec.rollout.promote.parity must be absent without spec.rollout.switch.postgresView",
+        ),
+        (
+            changed("elasticsearch", &|spec| spec["rollout"]["switch"]["elasticsearchAliases"] = alias("orders")),
+            "spec.rollout.switch.elasticsearchAliases[].index must hold {version} once",
+        ),
+        (
+            changed("elasticsearch", &|spec| {
+                spec["rollout"]["switch"]["elasticsearchAliases"] = alias("o-{version}-{version}")
+            }),
+            "spec.rollout.switch.elasticsearchAliases[].index must hold {version} once",
+        ),
+        (
+            changed("elasticsearch", &|spec| spec["rollout"]["switch"]["elasticsearchAliases"] = json!([])),
+            "spec.rollout.switch.elasticsearchAliases must",
+        ),
+        (
+            changed("elasticsearch", &|spec| {
+                spec["projector"]["builtin"]["elasticsearch"]["handlers"]["Placed"][0]["index"]["id"] =
+                    json!("{version}");
+            }),
+            "spec.projector.builtin.elasticsearch.handlers",
+        ),
+    ] {
+        let found: Vec<String> = admit(object).expect_err(expected).iter().map(ToString::to_string).collect();
+        assert!(found.iter().any(|refusal| refusal.starts_with(expected)), "{expected}: {found:?}");
+    }
+    for store in ["redis", "elasticsearch"] {
+        let mut after = without_schemas(store);
+        after["spec"]["readStore"][store]["connection"]["secretRef"]["name"] = json!("other");
+        let broken =
+            Validator::new().validate(&schema(), &after, Some(&without_schemas(store))).unwrap_err().into_vec();
+        let expected = format!("spec.readStore.{store}.connection cannot be changed");
+        assert!(broken.iter().any(|error| error.message.starts_with(&expected)), "{broken:?}");
     }
 }

@@ -13,6 +13,7 @@ use super::super::{
     error::{PlaceOfAnother, ProjectorError},
     template::Template,
 };
+use crate::names::run_name;
 
 /// Where a handler writes: an index or a key.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -27,7 +28,7 @@ pub(super) enum Place {
 /// What a Projection claims.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Wanted {
-    /// `namespace/name` of the Projection.
+    /// `namespace/name` of the Projection, and `@version` where each version has a run of its own: these claim for themselves.
     pub(super) projection: String,
     /// Where its handlers write.
     pub(super) places: BTreeSet<Place>,
@@ -126,7 +127,9 @@ pub(super) fn step(kept: &KeptClaims, wanted: &Wanted, unnamed: Unnamed, now: Ti
     let others = kept.iter().filter(|(owner, _)| !new.is_empty() && *owner != projection);
     for (owner, json) in others {
         let theirs = read(owner, json)?;
-        if *shared && theirs.shared {
+        // What two versions of a read model share, no reader can tell apart.
+        let is_version = run_name::parts(owner).0 == run_name::parts(projection).0;
+        if *shared && theirs.shared && !is_version {
             continue;
         }
         for claim in &theirs.claims {
@@ -177,7 +180,7 @@ impl Words<'_> {
         match refusal {
             Refusal::Owned { place, owner, theirs, since } => {
                 ProjectorError::PlaceOfAnother(Box::new(PlaceOfAnother {
-                    projection: projection.to_owned(),
+                    projection: told(projection),
                     at: self.at.clone(),
                     claimed: if theirs == place { String::new() } else { format!(" (with {})", self.shown(&theirs)) },
                     place: self.shown(&place),
@@ -185,7 +188,7 @@ impl Words<'_> {
                     since: since.to_string(),
                     shared: self.shared,
                     remove: (self.remove)(&owner),
-                    owner,
+                    owner: told(&owner),
                 }))
             }
             Refusal::Unreadable { owner } => self.unreadable(&format!(" for {owner:?}"), (self.remove)(&owner)),
@@ -203,6 +206,14 @@ impl Words<'_> {
             Place::Name(name) => format!("{one} {name}"),
             Place::Prefix(prefix) => format!("{several} that begin with {prefix}"),
         }
+    }
+}
+
+/// A Projection, with the version where each has a run of its own.
+fn told(name: &str) -> String {
+    match run_name::parts(name) {
+        (projection, Some(version)) => format!("{projection} (version {version})"),
+        (projection, None) => projection.to_owned(),
     }
 }
 
@@ -322,6 +333,23 @@ mod tests {
         let both = kept(&[("shop/first", &["a"], true), ("shop/second", &["a"], true)]);
         assert_eq!(next(&both, "shop/first", &["a"], false), owned("a", "shop/second", "a"), "it is not its own yet");
         assert!(matches!(next(&alone, "shop/first", &["a"], true), Ok(Step::Write(_))));
+    }
+
+    #[test]
+    fn versions_of_one_read_model_claim_places_of_their_own_and_share_none() {
+        let first = kept(&[("shop/orders@v1", &["orders:v1:*"], false)]);
+        assert!(matches!(next(&first, "shop/orders@v10", &["orders:v10:*"], false), Ok(Step::Write(_))));
+        assert_eq!(
+            next(&first, "shop/orders@v1-a", &["orders:*"], false),
+            owned("orders:*", "shop/orders@v1", "orders:v1:*")
+        );
+        let shared = kept(&[("shop/orders@v1", &["a"], true)]);
+        assert_eq!(next(&shared, "shop/orders@v2", &["a"], true), owned("a", "shop/orders@v1", "a"));
+        assert!(matches!(next(&shared, "shop/other@v2", &["a"], true), Ok(Step::Write(_))));
+        assert_eq!(
+            (told("shop/orders@v1"), told("shop/orders")),
+            ("shop/orders (version v1)".into(), "shop/orders".into())
+        );
     }
 
     #[test]

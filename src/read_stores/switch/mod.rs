@@ -65,6 +65,12 @@ impl fmt::Display for Quoted<'_> {
 
 /// Moves the readers of one read model between its versions.
 pub trait VersionSwitch {
+    /// The version that readers see; `None`: they were led to none yet.
+    ///
+    /// # Errors
+    /// When what is there was not made by a switch, or the server does not tell.
+    fn shown(&self, by: Instant) -> impl Future<Output = Result<Option<String>, SwitchError>> + Send;
+
     /// Shows readers the version `to` in place of `from`; `None`: in place of none, for the first version.
     ///
     /// # Errors

@@ -135,24 +135,6 @@ impl ViewSwitch {
 }
 
 impl ViewSwitch {
-    /// The version that readers see; `None`: there are no views yet.
-    ///
-    /// # Errors
-    /// When what is there was not made by a switch, or the server does not tell.
-    pub async fn shown(&self, by: Instant) -> Result<Option<String>, SwitchError> {
-        let lease = self.database.lease(by).await.map_err(SwitchError::Failed)?;
-        match timeout_at(by, self.found(&lease.live.session.client)).await {
-            Ok(shown) => {
-                lease.give_back();
-                shown
-            }
-            Err(_) => {
-                lease.abandon().await;
-                Err(SwitchError::Failed(self.database.timed_out()))
-            }
-        }
-    }
-
     /// Tries once. `None`: readers held the views for too long.
     async fn try_once(&self, from: Option<&str>, to: &str, by: Instant) -> Result<Option<Switched>, SwitchError> {
         let lease = self.database.lease(by).await.map_err(SwitchError::Failed)?;
@@ -178,6 +160,20 @@ impl ViewSwitch {
 }
 
 impl VersionSwitch for ViewSwitch {
+    async fn shown(&self, by: Instant) -> Result<Option<String>, SwitchError> {
+        let lease = self.database.lease(by).await.map_err(SwitchError::Failed)?;
+        match timeout_at(by, self.found(&lease.live.session.client)).await {
+            Ok(shown) => {
+                lease.give_back();
+                shown
+            }
+            Err(_) => {
+                lease.abandon().await;
+                Err(SwitchError::Failed(self.database.timed_out()))
+            }
+        }
+    }
+
     async fn switch(&self, from: Option<&str>, to: &str, by: Instant) -> Result<Switched, SwitchError> {
         loop {
             if let Some(switched) = self.try_once(from, to, by).await? {

@@ -96,6 +96,12 @@ pub(super) fn stand_in(prefix: &str, key: &str) -> String {
     if key.contains(['{', '}']) { format!("{prefix}{key}") } else { format!("{prefix}{{{key}}}") }
 }
 
+/// The words of a command that name what it writes: keys, or a channel.
+pub fn written_by(words: &[String]) -> &[String] {
+    let [name, rest @ ..] = words else { return &[] };
+    rest.get(..count_of_keys(&name.to_ascii_uppercase())).unwrap_or(rest)
+}
+
 /// Why a command cannot be run.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandError {

@@ -17,7 +17,7 @@ mod state;
 
 use std::collections::BTreeMap;
 
-pub use self::handlers::CommandError;
+pub use self::handlers::{CommandError, written_by};
 pub(in crate::projector) use self::{
     claims::claim, dry_run::RedisDryRun, handlers::Commands, inbox::RedisInbox, overwrites::check as check_overwrites,
 };

@@ -1,4 +1,4 @@
-//! The views through which readers see a version, as the controller asks for them to be moved.
+//! The readers of a read model, as the controller asks for them to be led from one version to another.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,21 +7,21 @@ use futures::future::BoxFuture;
 use super::{Compared, Comparison};
 use crate::{
     measure::{MeasureError, RunKey},
-    resolve::ReaderViews,
+    resolve::LedBy,
 };
 
-/// Which views, and in which database.
+/// Whose readers.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ViewsOf {
-    /// The run whose read store holds them.
+pub struct ReadersOf {
+    /// A run whose read store they ask.
     pub run: RunKey,
-    /// The views.
-    pub views: ReaderViews,
+    /// What leads them there.
+    pub by: LedBy,
 }
 
 /// Why readers see what they saw before.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum ViewError {
+pub enum LeadError {
     /// What is there, or the new version, does not allow it: it stays so until a person does something.
     #[error("{0}")]
     Refused(String),
@@ -30,19 +30,19 @@ pub enum ViewError {
     Failed(MeasureError),
 }
 
-/// Tells which version readers see, compares it with another, and leads them to that. A version is named by the schema that it is built in.
+/// Tells which version readers see, compares it with another, and leads them to that. A version is named as the read store names it to readers.
 pub trait SwitchReaders: Send + Sync + 'static {
-    /// The schema that the views show; `None`: there are no views yet.
-    fn shown<'a>(&'a self, of: &'a ViewsOf, within: Duration) -> BoxFuture<'a, Result<Option<String>, ViewError>>;
+    /// What readers see; `None`: they were led to no version yet.
+    fn shown<'a>(&'a self, of: &'a ReadersOf, within: Duration) -> BoxFuture<'a, Result<Option<String>, LeadError>>;
 
-    /// Lets the views show the schema `to` in place of `from`, where they show that; nothing changes where they show `to` already.
+    /// Leads readers to `to` in place of `from`, where they see that; nothing changes where they see `to` already.
     fn switch<'a>(
         &'a self,
-        of: &'a ViewsOf,
+        of: &'a ReadersOf,
         from: Option<&'a str>,
         to: &'a str,
         within: Duration,
-    ) -> BoxFuture<'a, Result<(), ViewError>>;
+    ) -> BoxFuture<'a, Result<(), LeadError>>;
 
     /// Asks two versions the same, at a moment at which both have handled the same events.
     fn compare(&self, of: Arc<Comparison>, within: Duration) -> BoxFuture<'static, Result<Compared, MeasureError>>;
