@@ -191,7 +191,8 @@ async fn two_versions_in_redis_are_built_side_by_side_and_a_key_leads_readers() 
     assert!(include_str!("../../docs/rebuilds.md").contains(state), "the page lists it");
     let state = state.replace("orders", "rebuilt_redis");
     let rights = "+eval +hget +hset +hdel +hgetall +hincrby +time +info +rpush +type +get +set";
-    server.run(&format!("ACL SETUSER views on >hunter2 {state} ~projectionist:claims ~orders:* {rights}")).unwrap();
+    let keys = format!("{state} ~projectionist:{{shop/newcomer}} ~projectionist:claims ~orders:*");
+    server.run(&format!("ACL SETUSER views on >hunter2 {keys} {rights}")).unwrap();
     let url = server.url_as("views", "hunter2");
     let settings = redis::ConnectionSettings::from_keys(|key| (key == "url").then_some(url.as_str())).unwrap();
     let loopback = AddressRules::default().allowing(["127.0.0.0/8".parse().unwrap()]);

@@ -210,7 +210,7 @@ fn a_pointer_and_aliases_need_their_kind_of_read_store_and_workers_that_have_a_c
         ),
         (
             changed("redis", &|spec| {
-                spec["rollout"]["switch"] = side_by_side("v1")["spec"]["rollout"]["switch"].clone()
+                spec["rollout"]["switch"] = side_by_side("v1")["spec"]["rollout"]["switch"].clone();
             }),
             "spec.readStore.postgres.schema must hold {version} with spec.rollout.switch.postgresView",
         ),
@@ -236,7 +236,7 @@ fn a_pointer_and_aliases_need_their_kind_of_read_store_and_workers_that_have_a_c
         ),
         (
             changed("elasticsearch", &|spec| {
-                spec["rollout"]["switch"]["elasticsearchAliases"] = alias("o-{version}-{version}")
+                spec["rollout"]["switch"]["elasticsearchAliases"] = alias("o-{version}-{version}");
             }),
             "spec.rollout.switch.elasticsearchAliases[].index must hold {version} once",
         ),
