@@ -76,7 +76,7 @@ async fn a_server_is_believed_only_with_a_certificate_of_the_authority_that_is_g
     assert!(idle.message.contains("add sslmode=verify-full"), "{}", idle.message);
 }
 
-/// Lets the server show a certificate of this authority, and take the role `views` only with one of the same. It starts anew.
+/// Lets the server show a certificate of this authority, and take the role `views` only with one of the same. It is restarted.
 async fn belongs_to(own: &Postgres, authority: &CertifiedIssuer<'static, KeyPair>) {
     let (certificate, key) = signed(authority, "localhost");
     own.offer_tls(&certificate, &key).unwrap();
@@ -135,6 +135,35 @@ async fn a_standby_is_refused_because_it_does_not_show_who_is_writing() {
     standby.connect("followed").await.unwrap().execute("select pg_promote()", &[]).await.unwrap();
     sampler.seen_within_two_polls().await;
     sampler.wait_pending("a", 0).await;
+}
+
+#[tokio::test]
+async fn where_several_hosts_are_named_measuring_goes_on_at_the_one_that_becomes_the_primary() {
+    let primary = Postgres::on_loopback().unwrap();
+    let (_, client) = database(&primary, "failover").await;
+    append(&client, 5).await;
+    commit(&client, "a", 2).await;
+    let standby = primary.standby().unwrap();
+    let has_all = || async {
+        let follower = standby.connect("failover").await?;
+        let handled = follower.query_opt("select from checkpoints where position = 2", &[]).await?;
+        anyhow::Ok(handled.is_some())
+    };
+    eventually_is(SOON, "the standby has followed", |has_all| *has_all, has_all).await.unwrap();
+    let (first, second) = (primary.address(), standby.address());
+    // The standby comes first, and is passed over as long as it is one.
+    let hosts = format!("{second},{first}");
+    let url = primary.url("failover").replace(&first.to_string(), &hosts) + "?target_session_attrs=primary";
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", |_| {});
+    sampler.wait_pending("a", 3).await;
+    drop(client);
+    primary.stop().unwrap();
+    sampler.wait("nothing is known while none is the primary", "a", |seen| seen.failure.is_some()).await;
+    let promoted = standby.connect("failover").await.unwrap();
+    promoted.execute("select pg_promote()", &[]).await.unwrap();
+    append(&promoted, 1).await;
+    sampler.wait_pending("a", 4).await;
 }
 
 #[tokio::test]

@@ -365,6 +365,25 @@ async fn what_makes_no_sense_is_unknown_and_never_zero() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_dropped_is_told_and_one_that_is_made_again_is_another_log() {
+    let (url, client) = database(server(), "dropped").await;
+    append(&client, 9).await;
+    commit(&client, "a", 7).await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", |_| {});
+    sampler.wait_pending("a", 2).await;
+    client.batch_execute("create table model (like events including all); drop table events").await.unwrap();
+    let gone = sampler.wait_unknown("a", Reason::TableNotFound).await;
+    assert!(gone.message.contains("events"), "{}", gone.message);
+    client.batch_execute("alter table model rename to events").await.unwrap();
+    append(&client, 3).await;
+    sampler.wait_unknown("a", Reason::CheckpointBeyondHead).await;
+    commit(&client, "a", 0).await;
+    let again = sampler.wait_pending("a", 3).await;
+    assert_eq!((log_head(&again.sample).raw, again.sample.arrived), (Position(3), 0), "nothing has come since");
+}
+
+#[tokio::test]
 async fn several_rows_of_one_name_give_the_lowest_and_no_exact_count() {
     let (url, client) = database(server(), "rows").await;
     append(&client, 9).await;

@@ -82,6 +82,25 @@ async fn what_waits_beyond_a_projections_progression_is_counted_with_its_age() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_dropped_is_told_and_one_that_is_made_again_begins_without_a_progression() {
+    let (url, client) = store("marten_dropped", "shop", false).await;
+    client.batch_execute(&appended("shop", 5, "*DEFAULT*")).await.unwrap();
+    let mark = "select shop.mt_mark_event_progression('Orders:All', $1)";
+    client.execute(mark, &[&3_i64]).await.unwrap();
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", marten(json!({ "schema": "shop", "projection": "Orders" })));
+    sampler.wait_pending("a", 2).await;
+    client.batch_execute("drop schema shop cascade").await.unwrap();
+    sampler.wait_unknown("a", Reason::TableNotFound).await;
+    client.batch_execute(&format!("create schema shop; {}", marten_ddl("shop", false))).await.unwrap();
+    client.batch_execute(&appended("shop", 4, "*DEFAULT*")).await.unwrap();
+    sampler.wait_unknown("a", Reason::NeverCommitted).await;
+    client.execute(mark, &[&0_i64]).await.unwrap();
+    let again = sampler.wait_pending("a", 4).await;
+    assert_eq!(log_head(&again.sample).raw, Position(4));
+}
+
+#[tokio::test]
 async fn an_open_append_holds_the_safe_head_and_archived_events_and_other_tenants_do_not_wait() {
     let (url, client) = store("marten_archived", "public", true).await;
     mark(&client, "Orders:V2:All", 0).await;

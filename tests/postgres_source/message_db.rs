@@ -77,6 +77,26 @@ async fn messages_of_a_category_wait_beyond_the_recorded_position() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_dropped_is_told_and_one_that_is_made_again_begins_without_a_position() {
+    let (url, client) = store("message_db_dropped").await;
+    let mut sampler = Running::start(&[("db", &url)]);
+    sampler.declare("a", orders());
+    for stream in ["orders-1", "orders-2"] {
+        write(&client, stream).await;
+    }
+    record(&client, "orders:position-list", &json!(1)).await;
+    sampler.wait_pending("a", 1).await;
+    client.batch_execute("drop schema message_store cascade").await.unwrap();
+    sampler.wait_unknown("a", Reason::TableNotFound).await;
+    client.batch_execute(MESSAGE_DB).await.unwrap();
+    write(&client, "orders-1").await;
+    sampler.wait_unknown("a", Reason::NeverCommitted).await;
+    record(&client, "orders:position-list", &json!(0)).await;
+    let again = sampler.wait_pending("a", 1).await;
+    assert_eq!(log_head(&again.sample).raw, Position(2));
+}
+
+#[tokio::test]
 async fn a_member_of_a_consumer_group_counts_the_streams_that_fall_to_it() {
     let (url, client) = store("message_db_group").await;
     let mut sampler = Running::start(&[("db", &url)]);

@@ -79,8 +79,8 @@ async fn a_state_that_is_deleted_under_workers_is_told_and_built_again_and_nothi
     server.run("DELETE", "/search_emptied_state", &Value::Null).unwrap();
     append(&shop, 100).await;
     assert_exact(&shop, server).await;
-    // The first request that finds it gone says so, and who makes it anew says that the workers begin again. On a busy server one of the two can be missing: the
-    // refusal of a request that comes in the middle of the deletion may be about something else, and an answer that is lost is told by nobody.
+    // The first request that finds it gone says so, and who makes it again says that the workers begin again. On a busy server one of the two can be missing: the
+    // refusal of a request that comes in the middle of the deletion may be about something else, and an answer that is lost is not told at all.
     let said = || async {
         let all = format!("{}{}", workers[0].output(), workers[1].output());
         let warnings = all.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));

@@ -186,7 +186,7 @@ async fn two_versions_in_redis_are_built_side_by_side_and_a_key_leads_readers() 
     ]}}});
     let rebuild =
         Rebuild::of("rebuilt_redis", "redis", builtin, json!({"redisPointer": {"key": "orders:current"}})).await;
-    // What the documentation says that workers need, and whoever leads readers.
+    // What the documentation says that workers need, and the operator to lead readers.
     let state = "~projectionist:{shop/orders@*}";
     assert!(include_str!("../../docs/rebuilds.md").contains(state), "the page lists it");
     let state = state.replace("orders", "rebuilt_redis");

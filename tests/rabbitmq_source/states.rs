@@ -218,7 +218,7 @@ async fn what_dead_letter_queues_hold_is_parked_and_not_pending() {
     told(both(), "two were refused", |sample| sample.parked == Some(3) && sample.pending == exactly(1)).await;
     // One that is not there hides neither what is pending nor that something is not known.
     let unknown = told(with_dead(&["dead", "dead-none"]), "unknown", |sample| sample.pending == exactly(1)).await;
-    // On a slow machine a note is beside it that nobody consumes from the queue.
+    // On a slow machine a note is beside it that no consumer is there.
     let why = unknown.notes.iter().find_map(|note| match note {
         Note::ParkedUnknown(why) => Some(why),
         _ => None,

@@ -1,4 +1,4 @@
-//! How soon after an append the metric shows it, where the database notifies, and how soon after a commit of the checkpoint whoever awaits the position is answered.
+//! How soon after an append the metric shows it, where the database notifies, and how soon after a commit of the checkpoint a caller that awaits the position is answered.
 
 use std::{
     fs,

@@ -59,7 +59,7 @@ impl Store<'_> {
         match self {
             Self::Postgres(server) => server.create_database(name).await.map(drop),
             Self::Redis(_) => Ok(()),
-            // Nobody searches: what is to be seen is asked for.
+            // There are no searches: what is to be seen is asked for.
             Self::Search(server) => {
                 let settings = json!({"settings": {"index": {"refresh_interval": "-1", "number_of_replicas": 0}}});
                 server.run("PUT", &format!("/{name}"), &settings).map(drop)
