@@ -47,7 +47,9 @@ pub struct Card {
 #[allow(missing_docs)] // As in the order.
 pub struct Searchable {
     pub customer: String,
+    pub sku: String,
     pub country: String,
+    pub total_cents: i64,
     pub status: String,
 }
 
@@ -94,7 +96,8 @@ impl Expected {
     pub fn searchable(&self) -> BTreeMap<String, Searchable> {
         let searchable = |(id, order): (&String, &Summary)| {
             let country = self.countries.get(id).cloned().unwrap_or_default();
-            (id.clone(), Searchable { customer: order.customer.clone(), country, status: order.status.clone() })
+            let Summary { customer, sku, total_cents, status, .. } = order.clone();
+            (id.clone(), Searchable { customer, sku, country, total_cents, status })
         };
         self.orders.iter().map(searchable).collect()
     }

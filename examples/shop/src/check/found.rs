@@ -150,7 +150,13 @@ impl Sources {
             let hits = answer["hits"]["hits"].as_array().map_or(&[][..], Vec::as_slice);
             for hit in hits {
                 let text = |field: &str| hit["_source"][field].as_str().unwrap_or_default().to_owned();
-                let order = Searchable { customer: text("customer"), country: text("country"), status: text("status") };
+                let order = Searchable {
+                    customer: text("customer"),
+                    sku: text("sku"),
+                    country: text("country"),
+                    total_cents: hit["_source"]["total_cents"].as_i64().unwrap_or_default(),
+                    status: text("status"),
+                };
                 found.insert(text("id"), order);
             }
             match hits.last() {

@@ -53,6 +53,8 @@ pub fn compare(expected: &Expected, found: &Found) -> Vec<String> {
     let strangers = found.told.keys().filter(|order| !expected.orders.contains_key(*order));
     differences.extend(strangers.map(|order| format!("a customer was told of {order}, which nobody has placed")));
     differences.extend(found.open_sagas.iter().map(|order| format!("the saga of {order} has not ended")));
+    let unended = expected.orders.iter().filter(|(_, summary)| !summary.has_ended());
+    differences.extend(unended.map(|(order, summary)| format!("{order} has not ended: it is {}", summary.status)));
     for (order, summary) in &expected.orders {
         let paid = found.paid.contains(order);
         if summary.has_ended() && paid != (summary.status == "shipped") {
@@ -126,10 +128,19 @@ mod tests {
     }
 
     #[test]
+    fn an_order_whose_events_stop_short_is_told_although_no_saga_is_open() {
+        let mut cut = events();
+        cut.truncate(6);
+        let expected = Expected::of(&cut).unwrap();
+        let found = Found { told: BTreeMap::new(), ..found(&expected) };
+        assert_eq!(compare(&expected, &found), ["7 has not ended: it is paid"]);
+    }
+
+    #[test]
     fn whatever_is_lost_doubled_invented_or_unfinished_is_told() {
         let expected = Expected::of(&events()).unwrap();
         type Spoil = fn(&mut Found);
-        let cases: [(&str, Spoil); 10] = [
+        let cases: [(&str, Spoil); 11] = [
             ("the order summary lacks 7", |found| found.summaries.clear()),
             ("the order summary has 7 as", |found| found.summaries.values_mut().for_each(|order| order.changes += 1)),
             ("the order summary has 8, which is in no event", |found| {
@@ -137,6 +148,9 @@ mod tests {
             }),
             ("the product cards has book as", |found| found.cards.values_mut().for_each(|card| card.available -= 2)),
             ("the order search lacks 7", |found| found.searchable.clear()),
+            ("the order search has 7 as", |found| {
+                found.searchable.values_mut().for_each(|order| order.total_cents -= 1);
+            }),
             ("of 7 its customer was told 2 times, and not 1", |found| *found.told.get_mut("7").unwrap() = 2),
             ("of 7 its customer was told 0 times, and not 1", |found| found.told.clear()),
             ("the saga of 7 has not ended", |found| found.open_sagas.push("7".to_owned())),

@@ -1,4 +1,4 @@
-//! What goes wrong during the load: workers of each kind are killed, a read store is locked, a broker is restarted, and the kill switch is thrown and released.
+//! What goes wrong during the load: pods of workers of each kind are deleted, a read store is locked, a broker is restarted, and the kill switch is thrown and released.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub(crate) async fn play(
         kill_one(client, &selector).await?;
     }
     kill_one(client, "app=shop-api").await?;
-    step(started, "fault: a worker of each kind and a replica of the API were killed");
+    step(started, "fault: the pods of a worker of each kind and of a replica of the API were deleted without grace");
 
     at(1.2).await;
     reads.batch_execute("begin; lock table orders.order_summary in access exclusive mode").await?;
