@@ -34,6 +34,8 @@ rm -rf "$3" || { sleep 1; rm -rf "$3"; }
 "#;
 /// `guest:guest`, the user that each new server has.
 const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
+/// From starting until it answers.
+const START_WITHIN: Duration = Duration::from_secs(300);
 
 /// A running (or paused) server.
 #[derive(Debug)]
@@ -191,11 +193,16 @@ impl RabbitMq {
     }
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
-        let until = Instant::now() + Duration::from_secs(180);
+        // Erlang starts slowly on a machine that has much else to do.
+        let until = Instant::now() + START_WITHIN;
         // The management API begins before the server takes part in it.
         while !self.call("GET", "overview", &Value::Null).is_ok_and(|(status, _)| status == 200) {
-            if Instant::now() > until || self.server.try_wait()?.is_some() {
-                bail!("rabbitmq-server does not answer at {}: {}", self.management, self.log());
+            if let Some(status) = self.server.try_wait()? {
+                bail!("rabbitmq-server has ended ({status}) before it answered: {}", self.log());
+            }
+            if Instant::now() > until {
+                let (at, within) = (self.management, START_WITHIN);
+                bail!("rabbitmq-server does not answer at {at} within {within:?}: {}", self.log());
             }
             std::thread::sleep(Duration::from_millis(100));
         }
