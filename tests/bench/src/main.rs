@@ -5,7 +5,7 @@
 
 mod availability;
 #[path = "../../support/event_stores.rs"]
-#[allow(dead_code, clippy::unwrap_used)]
+#[allow(clippy::unwrap_used)]
 mod event_stores;
 mod faulty_sources;
 mod fixtures;

@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout)]
 
 #[path = "../../support/event_stores.rs"]
-#[allow(dead_code, clippy::unwrap_used)]
+#[allow(clippy::unwrap_used)]
 mod event_stores;
 mod projector;
 
