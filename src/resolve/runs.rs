@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 use super::{policy::SuspendedBy, versions};
 use crate::{
     api::{
-        CheckpointLocation, OnRolloutFailure, Projection, ProjectionSpec, ProjectionStatus, RatesStatus,
-        RolloutStrategy, RunRole, RunStatus, TableLocation, WorkersStatus,
+        CheckpointLocation, OnRolloutFailure, Projection, ProjectionSpec, ProjectionStatus, RatesStatus, RunRole,
+        RunStatus, TableLocation, WorkersStatus,
     },
     measure::{ProjectionKey, RunKey},
     names::{PROMOTE_ANNOTATION, ROLLBACK_ANNOTATION},
@@ -63,8 +63,7 @@ impl ParityRule {
 
 /// Whether each version is built by a run of its own.
 pub fn has_runs(projection: &Projection) -> bool {
-    let rollout = projection.spec.rollout.as_ref();
-    rollout.is_some_and(|rollout| rollout.strategy == RolloutStrategy::BlueGreen) && projection.spec.version.is_some()
+    projection.spec.has_runs()
 }
 
 /// The run of a Projection that serves readers: what metrics by the Projection's name, its status and its number of workers are about. Before readers were

@@ -12,11 +12,16 @@ use crate::{
 pub(super) const PLACEHOLDER: &str = "{version}";
 
 impl ProjectionSpec {
+    /// Whether each version is built by a run of its own.
+    pub(super) fn has_runs(&self) -> bool {
+        let is_beside = self.rollout.as_ref().is_some_and(|rollout| rollout.strategy == RolloutStrategy::BlueGreen);
+        is_beside && self.version.is_some()
+    }
+
     /// The version by which the places and the state of its workers are named, in a read store without schemas: where each version has a run of its own.
     pub(super) fn version_in_names(&self) -> Option<&str> {
-        let has_runs = self.rollout.as_ref().is_some_and(|rollout| rollout.strategy == RolloutStrategy::BlueGreen);
         let has_schemas = self.read_store.as_ref().is_none_or(|store| store.postgres.is_some());
-        self.version.as_deref().filter(|_| has_runs && !has_schemas)
+        self.version.as_deref().filter(|_| self.has_runs() && !has_schemas)
     }
 
     /// How the workers of the built-in projector call the run that they work for in the read store. `projection`: `namespace/name`.

@@ -67,10 +67,7 @@ impl Cluster {
         commands: &[Command],
         by: Instant,
     ) -> Answered {
-        if self.is_stale
-            && let Err(why) = self.learn(access, None, share(by, 4)).await
-            && self.map.is_none()
-        {
+        if let Err(why) = self.refresh(access, by).await {
             return Answered::unknown(commands.len(), &why);
         }
         let mut answered = Answered::unknown(commands.len(), &redirected_too_often());
@@ -127,12 +124,7 @@ impl Cluster {
         commands: &[Command],
         by: Instant,
     ) -> Result<Vec<ServerAnswer>, MeasureError> {
-        if self.is_stale
-            && let Err(why) = self.learn(access, None, share(by, 4)).await
-            && self.map.is_none()
-        {
-            return Err(why);
-        }
+        self.refresh(access, by).await?;
         let mut masters: Vec<Address> = self.map.iter().flat_map(SlotMap::masters).cloned().collect();
         let left_out = masters.split_off(masters.len().min(MOST_ASKED));
         if masters.is_empty() {
@@ -153,6 +145,17 @@ impl Cluster {
             ServerAnswer { node: Some(node.to_string()), latency: Duration::ZERO, replies }
         }));
         Ok(answers)
+    }
+
+    /// Learns who holds which slots, where what is known of it is old. An old map is better than none.
+    async fn refresh(&mut self, access: &Access, by: Instant) -> Result<(), MeasureError> {
+        if self.is_stale
+            && let Err(why) = self.learn(access, None, share(by, 4)).await
+            && self.map.is_none()
+        {
+            return Err(why);
+        }
+        Ok(())
     }
 
     /// Where a command goes.
